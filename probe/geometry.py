@@ -1,0 +1,173 @@
+"""Cameras, rays, projection and point maps: pure functions.
+
+Conventions (DESIGN section 2): ``world_to_cam`` is 4x4 with OpenCV axes; intrinsics are in pixels of a stated size; the
+first pixel's centre is (0.5, 0.5); the last axis of length 2 is xy, of length 3 is xyz.
+"""
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+
+def pixel_centres(
+    height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "{height} {width} 2"]:
+    """Give xy of every pixel's centre, in pixels: the first is (0.5, 0.5)."""
+    rows = torch.arange(height, device=device, dtype=dtype) + 0.5
+    columns = torch.arange(width, device=device, dtype=dtype) + 0.5
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+
+
+def invert_rigid(transform: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Invert a rotation followed by a translation: world_to_cam becomes cam_to_world and back."""
+    inverse = torch.zeros_like(transform)
+    rotation = transform[..., :3, :3].mT
+    inverse[..., :3, :3] = rotation
+    inverse[..., :3, 3:] = -rotation @ transform[..., :3, 3:]
+    inverse[..., 3, 3] = 1
+    return inverse
+
+
+def camera_centre(world_to_cam: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 3"]:
+    """Give the camera's position in the world."""
+    return invert_rigid(world_to_cam)[..., :3, 3]
+
+
+def relative_camera(
+    world_to_cam: Float[Tensor, "*batch 4 4"], reference: Float[Tensor, "*batch 4 4"]
+) -> Float[Tensor, "*batch 4 4"]:
+    """Express a camera in a reference camera's frame: a point there, to a point in this camera.
+
+    Args:
+        world_to_cam: The camera.
+        reference: ``world_to_cam`` of the reference camera.
+    """
+    return world_to_cam @ invert_rigid(reference)
+
+
+def rotation_degrees(
+    world_to_cam: Float[Tensor, "*batch 4 4"], other: Float[Tensor, "*batch 4 4"]
+) -> Float[Tensor, " *batch"]:
+    """Measure the relative rotation of two cameras, in degrees from 0 to 180.
+
+    Uses atan2 of the sine (from the skew part) and the cosine (from the trace), so that small angles keep their digits.
+    """
+    relative = world_to_cam[..., :3, :3] @ other[..., :3, :3].mT
+    cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    sine = torch.linalg.vector_norm(relative - relative.mT, dim=(-2, -1)) / 8**0.5
+    return torch.rad2deg(torch.atan2(sine, cosine))
+
+
+def world_to_camera(
+    points: Float[Tensor, "*batch p 3"], world_to_cam: Float[Tensor, "*batch 4 4"]
+) -> Float[Tensor, "*batch p 3"]:
+    """Move world points into a camera's frame."""
+    return points @ world_to_cam[..., :3, :3].mT + world_to_cam[..., None, :3, 3]
+
+
+def project(
+    points: Float[Tensor, "*batch p 3"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    world_to_cam: Float[Tensor, "*batch 4 4"],
+) -> tuple[Float[Tensor, "*batch p 2"], Float[Tensor, "*batch p"]]:
+    """Project world points into an image.
+
+    Returns:
+        xy in pixels, and z-depth in world units. Where the depth is not positive the point lies behind the camera and
+        xy is NaN.
+    """
+    local = world_to_camera(points, world_to_cam)
+    depth = local[..., 2]
+    homogeneous = local @ intrinsics.mT
+    xy = homogeneous[..., :2] / torch.where(depth > 0, depth, torch.nan)[..., None]
+    return xy, depth
+
+
+def unproject(
+    xy: Float[Tensor, "*batch p 2"],
+    depth: Float[Tensor, "*batch p"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    world_to_cam: Float[Tensor, "*batch 4 4"],
+) -> Float[Tensor, "*batch p 3"]:
+    """Lift pixels of known z-depth to world points; the inverse of :func:`project`."""
+    return camera_centre(world_to_cam)[..., None, :] + depth[..., None] * ray_directions(xy, intrinsics, world_to_cam)
+
+
+def ray_directions(
+    xy: Float[Tensor, "*batch p 2"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    world_to_cam: Float[Tensor, "*batch 4 4"],
+) -> Float[Tensor, "*batch p 3"]:
+    """Give world directions of the rays through pixels, scaled so that camera z is 1 (ray parameter = z-depth)."""
+    homogeneous = torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1)
+    local = homogeneous @ torch.linalg.inv(intrinsics).mT
+    return local @ world_to_cam[..., :3, :3]
+
+
+def depth_to_point_map(
+    depth: Float[Tensor, "*batch height width"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    world_to_cam: Float[Tensor, "*batch 4 4"],
+) -> Float[Tensor, "*batch 3 height width"]:
+    """Lift a z-depth map, in world units, to the world point of each pixel."""
+    height, width = depth.shape[-2:]
+    xy = rearrange(pixel_centres(height, width, device=depth.device, dtype=depth.dtype), "h w c -> (h w) c")
+    xy = xy.expand(*depth.shape[:-2], -1, -1)
+    points = unproject(xy, depth.flatten(-2), intrinsics, world_to_cam)
+    return rearrange(points, "... (h w) c -> ... c h w", h=height)
+
+
+def point_map_to_depth(
+    point_map: Float[Tensor, "*batch 3 height width"], world_to_cam: Float[Tensor, "*batch 4 4"]
+) -> Float[Tensor, "*batch height width"]:
+    """Give the z-depth of each pixel's world point, in world units."""
+    return einsum(world_to_cam[..., 2, :3], point_map, "... c, ... c h w -> ... h w") + world_to_cam[..., 2, 3, None, None]
+
+
+def plucker_rays(
+    intrinsics: Float[Tensor, "b f 3 3"],
+    world_to_cam: Float[Tensor, "b f 4 4"],
+    size: tuple[int, int],
+    *,
+    scale: float = 1.0,
+) -> Float[Tensor, "b f 6 height width"]:
+    """Give the Plücker coordinates (d, o x d) of every pixel's ray, in the first view's camera frame.
+
+    Args:
+        intrinsics: In pixels of ``size``.
+        world_to_cam: Cameras.
+        size: (height, width) in pixels.
+        scale: World units that make one unit of the moment; a constant, because a division by each scene's own baseline
+            would throw away its scale.
+
+    Returns:
+        Unit direction d, then moment o x d with o the camera's centre over ``scale``.
+
+    Source:
+        CAMEO (arXiv 2512.03045) conditions on Plücker rays; the proper relative form (camera_i . inverse(camera_0)) and
+        pixel centres at 0.5, unlike its release (reference/formats.md A1.4).
+    """
+    local = relative_camera(world_to_cam, world_to_cam[:, :1].expand_as(world_to_cam))
+    xy = rearrange(pixel_centres(*size, device=intrinsics.device, dtype=intrinsics.dtype), "h w c -> (h w) c")
+    xy = xy.expand(*intrinsics.shape[:2], -1, -1)
+    direction = torch.nn.functional.normalize(ray_directions(xy, intrinsics, local), dim=-1)
+    centre = (camera_centre(local) / scale)[..., None, :].expand_as(direction)
+    rays = torch.cat([direction, torch.linalg.cross(centre, direction)], dim=-1)
+    return rearrange(rays, "b f (h w) c -> b f c h w", h=size[0])
+
+
+def crop_intrinsics(intrinsics: Float[Tensor, "*batch 3 3"], top: float, left: float) -> Float[Tensor, "*batch 3 3"]:
+    """Move the principal point as a crop of ``top`` rows and ``left`` columns does."""
+    moved = intrinsics.clone()
+    moved[..., 0, 2] -= left
+    moved[..., 1, 2] -= top
+    return moved
+
+
+def resize_intrinsics(
+    intrinsics: Float[Tensor, "*batch 3 3"], size: tuple[int, int], new_size: tuple[int, int]
+) -> Float[Tensor, "*batch 3 3"]:
+    """Scale intrinsics from one image size to another, each (height, width) in pixels."""
+    factors = intrinsics.new_tensor([new_size[1] / size[1], new_size[0] / size[0], 1.0])
+    return intrinsics * factors[:, None]

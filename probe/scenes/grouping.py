@@ -1,0 +1,231 @@
+"""Which views of a recording show the same place from how far: pairs, rotation bins and groups. Pure."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probe.geometry import depth_to_point_map, project, rotation_degrees
+
+BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Hold how each two views of a recording lie to each other.
+
+    Attributes:
+        frames: The recording's indices that rows and columns stand for.
+        rotation_deg: Relative rotation, degrees from 0 to 180.
+        overlap: Share of a view's pixels whose point the other view sees, from 0 to 1; the smaller of both directions.
+    """
+
+    frames: tuple[int, ...]
+    rotation_deg: Float[Tensor, "n n"]
+    overlap: Float[Tensor, "n n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Name the frames of one scene: an anchor, then views that lie in one rotation bin around it.
+
+    Attributes:
+        frames: The recording's indices, the anchor first.
+        bin: Degrees, from the first up to but not including the second.
+        rotation_deg: Each further frame's rotation to the anchor, in degrees.
+        overlap: Each further frame's overlap with the anchor, from 0 to 1.
+    """
+
+    frames: tuple[int, ...]
+    bin: tuple[float, float]
+    rotation_deg: tuple[float, ...]
+    overlap: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinSupply:
+    """Count what one rotation bin can give.
+
+    Attributes:
+        bin: Degrees, from the first up to but not including the second.
+        pairs: Pairs of frames in the bin that overlap enough.
+        anchors: Frames with enough such partners to head a group.
+        groups: Choices of an anchor and its further views; a set of frames counts once per frame that can head it.
+    """
+
+    bin: tuple[float, float]
+    pairs: int
+    anchors: int
+    groups: int
+
+
+def compare_views(
+    depth: Float[Tensor, "n height width"],
+    intrinsics: Float[Tensor, "3 3"],
+    world_to_cam: Float[Tensor, "n 4 4"],
+    *,
+    frames: tuple[int, ...] | None = None,
+    step: int = 4,
+    tolerance: float = 0.05,
+) -> Pairs:
+    """Measure the rotation and the overlap of each two views.
+
+    A pixel agrees if it has depth and its point, projected into the other view, lands on a pixel that has depth too,
+    equal to the point's z-depth there. A pixel without depth agrees with nothing, so that overlap is never NaN.
+
+    Args:
+        depth: z-depth in world units; not positive where it is missing.
+        intrinsics: In pixels of these depth maps.
+        world_to_cam: Cameras.
+        frames: The recording's indices of these views; 0 to n - 1 unless told.
+        step: Every how manieth row and column is projected; they are looked up in the whole maps.
+        tolerance: The largest difference of two depths that agree, as a fraction of the projected one.
+    """
+    points = depth_to_point_map(depth, intrinsics.expand(len(depth), 3, 3), world_to_cam)
+    rows = columns = slice(step // 2, None, step)
+    points = rearrange(points[..., rows, columns], "n c h w -> n (h w) c")
+    present = rearrange(depth[:, rows, columns] > 0, "n h w -> n (h w)")
+    agree = [_agree(p, depth, intrinsics, world_to_cam, tolerance) & v for p, v in zip(points, present, strict=True)]
+    share = torch.stack(agree).float().mean(-1)
+    return Pairs(
+        frames=frames if frames is not None else tuple(range(len(depth))),
+        rotation_deg=rotation_degrees(rearrange(world_to_cam, "n i j -> n 1 i j"), world_to_cam),
+        overlap=torch.minimum(share, share.mT),
+    )
+
+
+def count_groups(
+    pairs: Pairs, *, views: int, bins: tuple[float, ...] = BINS, min_overlap: float = 0.2
+) -> list[BinSupply]:
+    """Count what each rotation bin can give, for arguments as in :func:`draw_groups`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    _check(views, bins)
+    supplies = []
+    for low, high in pairwise(bins):
+        partners = _partners(pairs, low, high, min_overlap)
+        degrees = partners.sum(-1).tolist()
+        groups = sum(math.comb(degree, views - 1) for degree in degrees)
+        anchors = sum(degree >= views - 1 for degree in degrees)
+        supplies.append(BinSupply(bin=(low, high), pairs=sum(degrees) // 2, anchors=anchors, groups=groups))
+    return supplies
+
+
+def draw_groups(
+    pairs: Pairs,
+    *,
+    count: int,
+    views: int,
+    bins: tuple[float, ...] = BINS,
+    min_overlap: float = 0.2,
+    seed: int = 0,
+) -> list[Group]:
+    """Draw groups of views at random, equally many per rotation bin as far as the recording allows.
+
+    Each bin owes an equal share of ``count`` (the first ones owe the remainder) and gives less if it has less, which
+    :func:`count_groups` tells. Within a bin anchors take turns, so that the groups spread over the recording. No two
+    groups hold the same set of frames.
+
+    Args:
+        pairs: From :func:`compare_views`.
+        count: Groups of all bins together.
+        views: Frames per group, the anchor included.
+        bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
+        min_overlap: What each further frame must share with the anchor, from 0 to 1.
+        seed: Equal seeds give equal groups.
+
+    Returns:
+        In order of the bins; at least one group.
+
+    Raises:
+        ValueError: If an argument is out of range or no bin can give a group.
+    """
+    _check(views, bins)
+    if count < 1:
+        raise ValueError(f"draw_groups: count is {count}, expected at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    seen: set[frozenset[int]] = set()
+    groups: list[Group] = []
+    for index, (low, high) in enumerate(pairwise(bins)):
+        owed = count // (len(bins) - 1) + (index < count % (len(bins) - 1))
+        drawn = _draw(_partners(pairs, low, high, min_overlap), views, owed, generator, seen)
+        groups += [_group(pairs, (low, high), rows) for rows in drawn]
+    if not groups:
+        raise ValueError(_why_none(pairs, views, bins, min_overlap))
+    return groups
+
+
+def _agree(
+    points: Float[Tensor, "p 3"],
+    depth: Float[Tensor, "n height width"],
+    intrinsics: Float[Tensor, "3 3"],
+    world_to_cam: Float[Tensor, "n 4 4"],
+    tolerance: float,
+) -> Bool[Tensor, "n p"]:
+    n, height, width = depth.shape
+    xy, expected = project(points.expand(n, -1, -1), intrinsics.expand(n, 3, 3), world_to_cam)
+    inside = ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(-1)
+    x, y = torch.where(inside[..., None], xy, 0).long().unbind(-1)
+    found = depth.flatten(1).gather(1, y * width + x)
+    return inside & (found > 0) & ((found - expected).abs() <= tolerance * expected)
+
+
+def _partners(pairs: Pairs, low: float, high: float, min_overlap: float) -> Bool[Tensor, "n n"]:
+    partners = (pairs.rotation_deg >= low) & (pairs.rotation_deg < high) & (pairs.overlap >= min_overlap)
+    return partners.fill_diagonal_(False)
+
+
+def _draw(
+    partners: Bool[Tensor, "n n"], views: int, owed: int, generator: torch.Generator, seen: set[frozenset[int]]
+) -> list[tuple[int, ...]]:
+    order = torch.randperm(len(partners), generator=generator).tolist()
+    turns = {anchor: _choices(partners[anchor], views - 1, generator) for anchor in order}
+    drawn: list[tuple[int, ...]] = []
+    while turns and len(drawn) < owed:
+        for anchor in list(turns)[: owed - len(drawn)]:
+            fresh = next((c for c in turns[anchor] if {anchor, *c} not in seen), None)
+            if fresh is None:
+                del turns[anchor]
+                continue
+            seen.add(frozenset((anchor, *fresh)))
+            drawn.append((anchor, *fresh))
+    return drawn
+
+
+def _choices(partners: Bool[Tensor, " n"], size: int, generator: torch.Generator) -> Iterator[tuple[int, ...]]:
+    found = torch.nonzero(partners).flatten()
+    return combinations(found[torch.randperm(len(found), generator=generator)].tolist(), size)
+
+
+def _group(pairs: Pairs, span: tuple[float, float], rows: tuple[int, ...]) -> Group:
+    anchor, others = rows[0], list(rows[1:])
+    return Group(
+        frames=tuple(pairs.frames[row] for row in rows),
+        bin=span,
+        rotation_deg=tuple(pairs.rotation_deg[anchor, others].tolist()),
+        overlap=tuple(pairs.overlap[anchor, others].tolist()),
+    )
+
+
+def _check(views: int, bins: tuple[float, ...]) -> None:
+    if views < 2:
+        raise ValueError(f"groups: views is {views}, expected at least 2: an anchor and another view")
+    if len(bins) < 2 or any(not low < high for low, high in pairwise(bins)):
+        raise ValueError(f"groups: bins are {bins}, expected two or more ascending edges in degrees")
+
+
+def _why_none(pairs: Pairs, views: int, bins: tuple[float, ...], min_overlap: float) -> str:
+    most = max(int(_partners(pairs, low, high, min_overlap).sum(-1).max()) for low, high in pairwise(bins))
+    inside = _partners(pairs, bins[0], bins[-1], -1.0)
+    best = f"{pairs.overlap[inside].max():.3f}" if inside.any() else "none, as no pair is rotated so"
+    return (
+        f"draw_groups: no {views} of {len(pairs.frames)} frames overlap by min_overlap {min_overlap} "
+        f"within a rotation bin of {bins}; the best overlap of a pair is {best}, the most partners of a frame {most}"
+    )

@@ -1,0 +1,375 @@
+"""Real RGB-D recordings: colour images, 16-bit depth images in millimetres, camera poses and intrinsics in text files.
+
+Two layouts are read. 7-Scenes-like: ``frame-000000.color.jpg|png``, ``.depth.png`` and ``.pose.txt`` with one
+``camera-intrinsics.txt``, which serves both images: depth is taken as registered to colour (in the raw 7-Scenes release
+it is not). ScanNet-like: ``color/0.jpg``, ``depth/0.png``, ``pose/0.txt``, ``intrinsic/intrinsic_depth.txt``. Where its
+colour has another size than its depth, colour is resampled into the depth camera by ``intrinsic/intrinsic_color.txt``
+(both cameras are taken to stand at one place, as ScanNet's identity extrinsics say); where the sizes agree, the two are
+taken as registered and only ``intrinsic_depth.txt`` is read.
+
+Depths of 0 and 65535 are missing. Poses are cam-to-world, in metres, with OpenCV axes. Intrinsics are taken as written,
+for a first pixel whose centre is (0.5, 0.5). A frame whose tracking was lost (ScanNet writes -inf) is dropped and named
+in ``Frames.dropped``; every other fault of a folder is refused with one line.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from probe.geometry import crop_intrinsics, depth_to_point_map, invert_rigid, pixel_centres, resize_intrinsics
+from probe.scenes.files import open_image, read_matrix
+from probe.scenes.grouping import BINS, Group, Pairs, compare_views, draw_groups
+from probe.views import Views, concatenate, crop_square, resize
+
+COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
+MISSING = 65535  # a depth that 7-Scenes writes for "missing"; so is 0
+MODES = {
+    "colour": (("RGB", "RGBA", "L", "P"), "an 8-bit colour image"),
+    "depth": (("I;16", "I"), "a 16-bit single-channel PNG in millimetres"),
+}
+RIGID = 1e-2  # the largest deviation of R R^T from the identity; 7-Scenes' own poses reach 3e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Say where a kind of folder keeps its files; ``{}`` stands for a frame's number."""
+
+    colour: tuple[str, ...]
+    depth: tuple[str, ...]
+    pose: tuple[str, ...]
+    intrinsics: str
+    colour_intrinsics: str
+    loses_tracking: bool
+
+
+LAYOUTS = {
+    "7-Scenes": Layout(
+        colour=("frame-{}.color.jpg", "frame-{}.color.png"),
+        depth=("frame-{}.depth.png",),
+        pose=("frame-{}.pose.txt",),
+        intrinsics="camera-intrinsics.txt",
+        colour_intrinsics="camera-intrinsics.txt",
+        loses_tracking=False,
+    ),
+    "ScanNet": Layout(
+        colour=("color/{}.jpg", "color/{}.png"),
+        depth=("depth/{}.png",),
+        pose=("pose/{}.txt",),
+        intrinsics="intrinsic/intrinsic_depth.txt",
+        colour_intrinsics="intrinsic/intrinsic_color.txt",
+        loses_tracking=True,
+    ),
+}
+EXPECTED = (
+    "expected frame-000000.color.jpg, frame-000000.depth.png, frame-000000.pose.txt, ... and camera-intrinsics.txt, or "
+    "color/0.jpg, depth/0.png, pose/0.txt, ... and intrinsic/intrinsic_depth.txt"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Hold where a recording's frames lie and how they were seen, in order of their numbers; no pixels.
+
+    Attributes:
+        root: The folder; every file lies inside it.
+        names: The frames' numbers, as written in their file names.
+        colour: Colour images.
+        depth: Depth images.
+        world_to_cam: OpenCV axes, metres.
+        intrinsics: In pixels of ``size``.
+        colour_intrinsics: In pixels of ``colour_size``.
+        size: (height, width) of the depth images, and of the views that are made.
+        colour_size: (height, width) of the colour images.
+        dropped: Numbers of the frames whose tracking was lost.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    colour: tuple[Path, ...]
+    depth: tuple[Path, ...]
+    world_to_cam: Float[Tensor, "frames 4 4"] = field(repr=False)
+    intrinsics: Float[Tensor, "3 3"]
+    colour_intrinsics: Float[Tensor, "3 3"]
+    size: tuple[int, int]
+    colour_size: tuple[int, int]
+    dropped: tuple[str, ...] = ()
+
+
+def load_frames(root: Path) -> Frames:
+    """Find a recording's frames and read their poses, intrinsics and sizes, but no pixels.
+
+    Args:
+        root: A folder in one of the two layouts.
+
+    Raises:
+        FileNotFoundError: If the folder, its frames, one of a frame's three files or the intrinsics are missing.
+        ValueError: If a file cannot be read, lies outside the folder or does not hold what it should; if sizes differ.
+    """
+    root = Path(root)
+    layout, names = _find_layout(root)
+    files = {kind: [_frame_file(root, layout, kind, name) for name in names] for kind in ("colour", "depth", "pose")}
+    poses = [_read_pose(path, root, may_be_lost=layout.loses_tracking) for path in files["pose"]]
+    kept = [index for index, pose in enumerate(poses) if pose is not None]
+    if not kept:
+        raise ValueError(f"load_frames: tracking was lost in all {len(names)} frames of {root}; none is left")
+    colour, depth = ([files[kind][index] for index in kept] for kind in ("colour", "depth"))
+    size = _common_size(root, depth, "depth")
+    colour_size = _common_size(root, colour, "colour")
+    intrinsics, colour_intrinsics = _both_intrinsics(root, layout, size, colour_size)
+    return Frames(
+        root=root,
+        names=tuple(names[index] for index in kept),
+        colour=tuple(colour),
+        depth=tuple(depth),
+        world_to_cam=torch.stack([pose for pose in poses if pose is not None]),
+        intrinsics=intrinsics,
+        colour_intrinsics=colour_intrinsics,
+        size=size,
+        colour_size=colour_size,
+        dropped=tuple(name for name, pose in zip(names, poses, strict=True) if pose is None),
+    )
+
+
+def compare_frames(frames: Frames, *, most: int = 200) -> Pairs:
+    """Measure rotation and overlap of each two frames, on coarse depth maps of the central square.
+
+    Args:
+        frames: The recording.
+        most: The number of frames compared; a longer recording is thinned to evenly spaced ones, as the time grows with
+            the square of it.
+    """
+    count = len(frames.names)
+    chosen = [index * count // min(most, count) for index in range(min(most, count))]
+    height, width = frames.size
+    side = min(height, width)
+    coarse = min(side, COARSE)
+    cells = ((torch.arange(coarse) + 0.5) * side / coarse).long()
+    rows, columns = cells + (height - side) // 2, cells + (width - side) // 2
+    depth = torch.stack([_read_depth(frames, index)[rows[:, None], columns] for index in chosen])
+    intrinsics = crop_intrinsics(frames.intrinsics, (height - side) // 2, (width - side) // 2)
+    intrinsics = resize_intrinsics(intrinsics, (side, side), (coarse, coarse))
+    step = max(1, coarse // 30)
+    return compare_views(depth, intrinsics, frames.world_to_cam[chosen], frames=tuple(chosen), step=step)
+
+
+def pick_groups(
+    frames: Frames,
+    *,
+    count: int,
+    views: int,
+    bins: tuple[float, ...] = BINS,
+    min_overlap: float = 0.2,
+    seed: int = 0,
+    pairs: Pairs | None = None,
+) -> list[Group]:
+    """Draw groups of frames, equally many per rotation bin, as :func:`probe.scenes.grouping.draw_groups` says.
+
+    Args:
+        frames: The recording.
+        count: Groups of all bins together.
+        views: Frames per group, the anchor included.
+        bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
+        min_overlap: What each further frame must share with the anchor, from 0 to 1.
+        seed: Equal seeds give equal groups.
+        pairs: What :func:`compare_frames` gave, so as not to measure it again.
+
+    Raises:
+        ValueError: If an argument is out of range, no bin can give a group, or a depth image cannot be read.
+    """
+    pairs = pairs if pairs is not None else compare_frames(frames)
+    try:
+        return draw_groups(pairs, count=count, views=views, bins=bins, min_overlap=min_overlap, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"{frames.root}: {error}") from None
+
+
+def load_groups(frames: Frames, groups: list[Group], *, size: int, n_ref: int) -> Views:
+    """Read groups of frames: the central square of each view, in metres.
+
+    Args:
+        frames: The recording.
+        groups: From :func:`pick_groups`; only one is held in full size at a time.
+        size: Side of the views, in pixels.
+        n_ref: The number of reference views, counted from the anchor.
+
+    Raises:
+        ValueError: If there is no group, groups differ in their number of views, or an image cannot be read.
+    """
+    if size < 1 or not groups:
+        raise ValueError(f"load_groups: {len(groups)} groups at size {size}, expected at least one group and one pixel")
+    counts = sorted({len(group.frames) for group in groups})
+    if len(counts) > 1:
+        raise ValueError(f"load_groups: groups hold {counts} views, expected the same number in each")
+    last = max(index for group in groups for index in group.frames)
+    if last >= len(frames.names):
+        raise ValueError(f"load_groups: a group names frame {last} of {len(frames.names)}; is it of another recording?")
+    return concatenate([resize(crop_square(_read_group(frames, g, n_ref)), size, size) for g in groups])
+
+
+def _find_layout(root: Path) -> tuple[Layout, list[str]]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"load_frames: {root} is not a folder; {EXPECTED}")
+    for layout in LAYOUTS.values():
+        templates = layout.colour + layout.depth + layout.pose
+        names = {name for template in templates for name in _numbers(root, template)}
+        if names:
+            return layout, sorted(names, key=lambda name: (int(name), name))
+    raise FileNotFoundError(f"load_frames: {root} holds no frames; {EXPECTED}")
+
+
+def _numbers(root: Path, template: str) -> Iterator[str]:
+    folder, (prefix, suffix) = (root / template).parent, Path(template).name.split("{}")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        number = path.name.removeprefix(prefix).removesuffix(suffix)
+        if path.name == prefix + number + suffix and number.isascii() and number.isdecimal():
+            yield number
+
+
+def _frame_file(root: Path, layout: Layout, kind: str, name: str) -> Path:
+    candidates = [root / template.format(name) for template in getattr(layout, kind)]
+    found = [path for path in candidates if path.exists() or path.is_symlink()]
+    if not found:
+        raise FileNotFoundError(
+            f"load_frames: frame {name} of {root} has no {kind} file; expected {candidates[0].name}"
+        )
+    if len(found) > 1:
+        raise ValueError(f"load_frames: frame {name} has both {found[0]} and {found[1]}; keep one")
+    return found[0]
+
+
+def _read_pose(path: Path, root: Path, *, may_be_lost: bool) -> Float[Tensor, "4 4"] | None:
+    cam_to_world = read_matrix(path, root)
+    if tuple(cam_to_world.shape) != (4, 4):
+        raise ValueError(f"load_frames: {path} is a {_by(cam_to_world.shape)} matrix, expected a 4 x 4 pose")
+    if may_be_lost and cam_to_world.isinf().any() and not cam_to_world.isnan().any():
+        return None
+    if not cam_to_world.isfinite().all():
+        raise ValueError(f"load_frames: {path} holds a NaN or infinite number; remove this frame's files")
+    rotation = cam_to_world[:3, :3]
+    error = (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max()
+    if error > RIGID or rotation.det() < 0 or (cam_to_world[3] - rotation.new_tensor([0, 0, 0, 1])).abs().max() > 1e-6:
+        raise ValueError(f"load_frames: {path} is not a rigid pose (rotation, translation, last row 0 0 0 1)")
+    left, _, right = torch.linalg.svd(rotation)
+    cam_to_world[:3, :3] = left @ right
+    return invert_rigid(cam_to_world).float()
+
+
+def _both_intrinsics(
+    root: Path, layout: Layout, size: tuple[int, int], colour_size: tuple[int, int]
+) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
+    intrinsics = _read_intrinsics(root / layout.intrinsics, root, size)
+    if colour_size == size:
+        return intrinsics, intrinsics
+    if layout.colour_intrinsics == layout.intrinsics:
+        sizes = f"colour is {_by(colour_size)} and depth {_by(size)} (height x width)"
+        raise ValueError(f"load_frames: {sizes} in {root}, expected one size, since one intrinsics file serves both")
+    colour_intrinsics = _read_intrinsics(root / layout.colour_intrinsics, root, colour_size)
+    left, top, right, bottom = _colour_box(intrinsics, colour_intrinsics, size)
+    wide, high = min(right, colour_size[1]) - max(left, 0), min(bottom, colour_size[0]) - max(top, 0)
+    share = max(wide, 0) * max(high, 0) / ((right - left) * (bottom - top))
+    if share < 0.5:
+        files = f"{layout.intrinsics} and {layout.colour_intrinsics} of {root}"
+        raise ValueError(f"load_frames: by {files} colour sees {share:.0%} of the depth image, expected half or more")
+    return intrinsics, colour_intrinsics
+
+
+def _read_intrinsics(path: Path, root: Path, size: tuple[int, int]) -> Float[Tensor, "3 3"]:
+    if not path.exists():
+        raise FileNotFoundError(f"load_frames: intrinsics {path} are missing; {EXPECTED}")
+    matrix = read_matrix(path, root)
+    if tuple(matrix.shape) not in ((3, 3), (4, 4)):
+        raise ValueError(f"load_frames: {path} is a {_by(matrix.shape)} matrix, expected 3 x 3 or 4 x 4 intrinsics")
+    fx, fy, cx, cy = matrix[0, 0].item(), matrix[1, 1].item(), matrix[0, 2].item(), matrix[1, 2].item()
+    plain = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+    if not matrix.isfinite().all() or fx <= 0 or fy <= 0 or not torch.equal(matrix[:3, :3], plain):
+        raise ValueError(
+            f"load_frames: {path} is no pinhole camera; expected rows fx 0 cx, 0 fy cy, 0 0 1 with fx, fy > 0"
+        )
+    if not (0 < cx < size[1] and 0 < cy < size[0]):
+        raise ValueError(f"load_frames: {path} puts the principal point at ({cx}, {cy}), outside the {_by(size)} image")
+    return plain.float()
+
+
+def _common_size(root: Path, paths: list[Path], kind: str) -> tuple[int, int]:
+    headers = [_header(path, root) for path in paths]
+    modes, wanted = MODES[kind]
+    for path, (size, mode) in zip(paths, headers, strict=True):
+        if mode not in modes:
+            raise ValueError(f"load_frames: {path} has pixels of mode {mode}, expected {wanted}")
+        if size != headers[0][0]:
+            both = f"{paths[0].name} is {_by(headers[0][0])}, {path.name} is {_by(size)} (height x width)"
+            raise ValueError(f"load_frames: {kind} images of {root} have mixed sizes: {both}; expected one size")
+    return headers[0][0]
+
+
+def _header(path: Path, root: Path) -> tuple[tuple[int, int], str]:
+    with open_image(path, root) as image:
+        return (image.height, image.width), image.mode
+
+
+def _read_depth(frames: Frames, index: int) -> Float[Tensor, "height width"]:
+    with open_image(frames.depth[index], frames.root) as image:
+        millimetres = torch.from_numpy(np.array(image).astype(np.float32))
+    return torch.where(millimetres < MISSING, millimetres / 1000, 0)
+
+
+def _read_group(frames: Frames, group: Group, n_ref: int) -> Views:
+    depth = torch.stack([_read_depth(frames, index) for index in group.frames])
+    colours, seen = zip(*(_read_colour(frames, index) for index in group.frames), strict=True)
+    intrinsics = frames.intrinsics.expand(len(group.frames), 3, 3)
+    world_to_cam = frames.world_to_cam[list(group.frames)]
+    point_map = depth_to_point_map(depth, intrinsics, world_to_cam)
+    return Views(
+        image=torch.stack(colours)[None],
+        intrinsics=intrinsics[None],
+        world_to_cam=world_to_cam[None],
+        point_map=point_map[None],
+        valid=((depth > 0) & torch.stack(seen))[None],
+        n_ref=n_ref,
+        unit="m",
+        names=(f"{frames.root.resolve().name}:{'-'.join(frames.names[index] for index in group.frames)}",),
+    )
+
+
+def _read_colour(frames: Frames, index: int) -> tuple[Float[Tensor, "3 height width"], Bool[Tensor, "height width"]]:
+    """Give the colour as the depth camera would see it, and where the colour camera looked at all."""
+    with open_image(frames.colour[index], frames.root) as image:
+        colour = np.array(image.convert("RGB"))
+    seen = torch.ones(frames.size, dtype=torch.bool)
+    if frames.colour_size != frames.size:
+        colour, seen = _resample(colour, frames)
+    return rearrange(torch.from_numpy(colour), "height width c -> c height width") / 255, seen
+
+
+def _resample(colour: np.ndarray, frames: Frames) -> tuple[np.ndarray, Bool[Tensor, "height width"]]:
+    left, top, right, bottom = _colour_box(frames.intrinsics, frames.colour_intrinsics, frames.size)
+    (height, width), (colour_height, colour_width) = frames.size, frames.colour_size
+    margin = math.ceil(max(0, -left, -top, right - colour_width, bottom - colour_height))
+    padded = Image.fromarray(np.pad(colour, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+    box = (left + margin, top + margin, right + margin, bottom + margin)
+    resampled = np.array(padded.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    corner, span = torch.tensor([left, top]), torch.tensor([(right - left) / width, (bottom - top) / height])
+    xy = corner + pixel_centres(height, width) * span
+    return resampled, ((xy >= 0) & (xy < torch.tensor([colour_width, colour_height]))).all(-1)
+
+
+def _colour_box(
+    intrinsics: Float[Tensor, "3 3"], colour_intrinsics: Float[Tensor, "3 3"], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Give left, top, right and bottom of the depth image's outline, in colour pixels."""
+    corners = torch.tensor([[0, 0, 1], [size[1], size[0], 1]], dtype=torch.float64)
+    change = colour_intrinsics.double() @ torch.linalg.inv(intrinsics.double())
+    (left, top), (right, bottom) = (corners @ change.mT)[:, :2].tolist()
+    return left, top, right, bottom
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in size)

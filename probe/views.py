@@ -1,0 +1,157 @@
+"""Views: the batch of posed images that every stage passes on."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from probe.geometry import crop_intrinsics, depth_to_point_map, point_map_to_depth, resize_intrinsics
+
+
+@dataclass(frozen=True)
+class Views:
+    """Hold ``b`` scenes of ``f`` posed views each; reference views come first.
+
+    Attributes:
+        image: Colours in [0, 1].
+        intrinsics: In pixels of this image size; the first pixel's centre is (0.5, 0.5).
+        world_to_cam: OpenCV axes (x right, y down, z forward).
+        point_map: World point seen by each pixel, in ``unit``; undefined where ``valid`` is false.
+        valid: False where depth is missing.
+        n_ref: Number of reference views.
+        unit: "m" for metric scenes; None for scenes without a unit.
+        names: One name per scene, or empty.
+    """
+
+    image: Float[Tensor, "b f 3 height width"]
+    intrinsics: Float[Tensor, "b f 3 3"]
+    world_to_cam: Float[Tensor, "b f 4 4"]
+    point_map: Float[Tensor, "b f 3 height width"]
+    valid: Bool[Tensor, "b f height width"]
+    n_ref: int
+    unit: str | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        b, f, _, height, width = self.image.shape
+        expected = {
+            "intrinsics": (b, f, 3, 3),
+            "world_to_cam": (b, f, 4, 4),
+            "point_map": (b, f, 3, height, width),
+            "valid": (b, f, height, width),
+        }
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"Views: {name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
+        if not 0 <= self.n_ref <= f:
+            raise ValueError(f"Views: n_ref is {self.n_ref}, expected 0 to {f}, the number of views")
+        if self.names and len(self.names) != b:
+            raise ValueError(f"Views: {len(self.names)} names for {b} scenes, expected one name per scene")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Give (height, width) in pixels."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    @property
+    def count(self) -> int:
+        """Give the number of views per scene."""
+        return self.image.shape[1]
+
+    def to(self, device: torch.device | str) -> "Views":
+        """Move all tensors to a device."""
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Views(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
+
+    def scene(self, index: int) -> "Views":
+        """Give one scene as a batch of one."""
+        names = self.names[index : index + 1] if self.names else ()
+        return self._indexed(slice(index, index + 1), slice(None), n_ref=self.n_ref, names=names)
+
+    def reorder(self, order: list[int], n_ref: int) -> "Views":
+        """Choose and order views; the first ``n_ref`` of them become references."""
+        return self._indexed(slice(None), order, n_ref=n_ref, names=self.names)
+
+    def _indexed(self, scenes: slice, views: slice | list[int], **changes: object) -> "Views":
+        tensors = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
+        return replace(self, **{name: getattr(self, name)[scenes][:, views] for name in tensors}, **changes)  # type: ignore[arg-type]
+
+
+def concatenate(parts: list[Views]) -> Views:
+    """Join batches of equal size, view count, references and unit along the scene axis.
+
+    Raises:
+        ValueError: If the parts differ in image size, number of views, references or unit.
+    """
+    kinds = {(part.size, part.count, part.n_ref, part.unit) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"concatenate: parts differ in (size, views, n_ref, unit): {sorted(kinds, key=str)}")
+    tensors = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
+    return replace(parts[0], **joined, names=tuple(name for part in parts for name in part.names))
+
+
+def crop(views: Views, top: int, left: int, height: int, width: int) -> Views:
+    """Cut a window out of every view; the principal point moves along.
+
+    Args:
+        views: The views.
+        top: First kept row, in pixels.
+        left: First kept column, in pixels.
+        height: Rows kept.
+        width: Columns kept.
+
+    Raises:
+        ValueError: If the window leaves the image.
+    """
+    full_height, full_width = views.size
+    if min(top, left) < 0 or min(height, width) < 1 or top + height > full_height or left + width > full_width:
+        raise ValueError(
+            f"crop: window (top {top}, left {left}, {height} x {width}) does not lie inside {full_height} x {full_width}"
+        )
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    return replace(
+        views,
+        image=views.image[..., rows, columns],
+        point_map=views.point_map[..., rows, columns],
+        valid=views.valid[..., rows, columns],
+        intrinsics=crop_intrinsics(views.intrinsics, top, left),
+    )
+
+
+def crop_square(views: Views) -> Views:
+    """Cut the largest centred square out of every view."""
+    height, width = views.size
+    side = min(height, width)
+    return crop(views, (height - side) // 2, (width - side) // 2, side, side)
+
+
+def resize(views: Views, height: int, width: int) -> Views:
+    """Resample every view; the intrinsics follow and each point stays on its pixel's ray.
+
+    Colours are averaged (antialiased bilinear). Depth and validity are taken from the nearest pixel, never mixed, and
+    the depth is set back on the ray through the new pixel's centre.
+    """
+    if (height, width) == views.size:
+        return views
+    flat = rearrange(views.image, "b f c height width -> (b f) c height width")
+    image = F.interpolate(flat, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+    depth = point_map_to_depth(views.point_map, views.world_to_cam)
+    intrinsics = resize_intrinsics(views.intrinsics, views.size, (height, width))
+    return replace(
+        views,
+        image=rearrange(image, "(b f) c height width -> b f c height width", f=views.count),
+        point_map=depth_to_point_map(_nearest(depth, height, width), intrinsics, views.world_to_cam),
+        valid=_nearest(views.valid, height, width),
+        intrinsics=intrinsics,
+    )
+
+
+def _nearest(maps: Tensor, height: int, width: int) -> Tensor:
+    full_height, full_width = maps.shape[-2:]
+    rows = ((torch.arange(height, device=maps.device) + 0.5) * full_height / height).long()
+    columns = ((torch.arange(width, device=maps.device) + 0.5) * full_width / width).long()
+    return maps[..., rows[:, None], columns]

@@ -1,0 +1,36 @@
+"""The diffusion objective: pure."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.models.denoising import MultiViewModel, OTHERS, add_noise, condition, to_latents, velocity
+from probe.views import Views
+
+import torch
+
+
+def denoising_error(
+    model: MultiViewModel,
+    views: Views,
+    t: Int[Tensor, " b"],
+    noise: Float[Tensor, "b f 3 h w"],
+    keep_cameras: Float[Tensor, " b"] | None = None,
+) -> Float[Tensor, " b"]:
+    """Measure the mean squared error of the predicted v over the target views of each scene.
+
+    Args:
+        model: The denoiser.
+        views: Views at the model's size, with at least one target.
+        t: Timestep index, one per scene, shared by its targets.
+        noise: Standard normal.
+        keep_cameras: 1 keeps a scene's rays, 0 blanks them (training for guidance); None keeps all.
+
+    Source:
+        arXiv 2512.03045, training protocol (reference/cameo.md section 3): MSE on target views only, v-prediction.
+    """
+    clean, level = to_latents(views.image), model.alpha_bar.to(noise)[t]
+    latents = add_noise(clean, noise, level, views.n_ref)
+    inputs = condition(views, ray_scale=model.ray_scale, keep_cameras=keep_cameras)
+    predicted = model.network(latents, t, inputs, torch.full_like(t, OTHERS))
+    error = (predicted - velocity(clean, noise, level))[:, views.n_ref :]
+    return error.square().flatten(1).mean(1)
