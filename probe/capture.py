@@ -1,109 +1,46 @@
 """Capture: observe, edit or supervise the attention of any model that calls PyTorch's fused attention.
 
 The model stays as it is. While a chosen module's forward runs, a ``TorchFunctionMode`` recognises
-``F.scaled_dot_product_attention`` however the model spells it, below all that the model does to queries and keys.
+``F.scaled_dot_product_attention`` however the model spells it, behind all that the model does to queries and keys.
 Measured behaviour and failure modes: reference/capture.md.
 """
 
 import functools
-import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from types import FunctionType, TracebackType
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
 
 import torch
-from einops import repeat
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from probe.layers import Layer, find_layers, nearest_names
+from probe.attention import (
+    FUSED,
+    SOFTMAX,
+    Call,
+    Edit,
+    Keep,
+    Run,
+    attention_like,
+    bind,
+    checkpoint_region,
+    describe,
+    edited,
+    in_backward,
+    kept,
+    multi_head_body,
+    plain,
+)
+from probe.modules import is_compiled, modules_by_name
+from probe.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
 
-LayerKey = Layer | int | str | tuple[str, int]
-Keep = Literal["none", "detached", "graph"]
-
-_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)(?=\.|$)")
-_SDPA = F.scaled_dot_product_attention
-_SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Hold one attention call as the model made it.
-
-    Attributes:
-        name: Name of the module that made it.
-        nth: Which of the module's calls in this forward.
-        step: Which forward of the model, from 0, since the tap was opened.
-        q: Queries after all that the model does to them (normalisation, rotary embedding).
-        k: Keys; fewer heads than ``q`` where ``gqa``, see ``k_per_head``.
-        v: Values.
-        scale: Factor of the logits.
-        mask: As passed: boolean (True takes part) or added to the logits.
-        causal: Whether later keys are left out.
-        gqa: Whether query heads share key heads.
-        compute_dtype: What the kernel computes in; under autocast not that of ``q``.
-        kernel: Name of the function that the model called.
-    """
-
-    name: str
-    nth: int
-    step: int
-    q: Float[Tensor, "b heads n d"]
-    k: Float[Tensor, "b kv_heads m d"]
-    v: Float[Tensor, "b kv_heads m dv"]
-    scale: float
-    mask: Tensor | None
-    causal: bool
-    gqa: bool
-    compute_dtype: torch.dtype
-    kernel: str
-
-    @property
-    def k_per_head(self) -> Float[Tensor, "b heads m d"]:
-        """Give the keys with as many heads as the queries."""
-        return repeat(self.k, "b heads m d -> b (heads r) m d", r=self.q.shape[1] // self.k.shape[1])
-
-    @property
-    def v_per_head(self) -> Float[Tensor, "b heads m dv"]:
-        """Give the values with as many heads as the queries."""
-        return repeat(self.v, "b heads m d -> b (heads r) m d", r=self.q.shape[1] // self.v.shape[1])
-
-
-Run = Callable[[Tensor, Tensor, Tensor], Tensor]
-Edit = Callable[[Call, Run], Tensor]
-
-
-@dataclass(eq=False)
-class _Target:
-    """What was asked for: one call (nth given) or all calls in a module."""
-
-    name: str
-    nth: int | None = None
-    layer: Layer | None = None
-    edit: Edit | None = None
-    alone: bool = False  # the edit was given for this very name, so it must mean one call
-
-    def covers(self, name: str, nth: int) -> bool:
-        if self.nth is not None:
-            return (name, nth) == (self.name, self.nth)
-        return name == self.name or not self.name or name.startswith(f"{self.name}.")
-
-
-@dataclass(eq=False)
-class _Frame:
-    """One running forward of a wrapped module."""
-
-    name: str
-    nth: int
-    region: object
+__all__ = ["AttentionTap", "Call", "Edit", "Keep", "LayerKey", "Run"]
 
 
 @dataclass(eq=False)
@@ -112,11 +49,20 @@ class _Step:
 
     runs: Counter[str] = field(default_factory=Counter)
     made: Counter[str] = field(default_factory=Counter)
-    seen: dict[_Target, list[tuple[str, int]]] = field(default_factory=dict)
+    seen: dict[Target, list[tuple[str, int]]] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Frame:
+    """A running forward of a watched module: its next call's number, and the checkpointed region around it."""
+
+    name: str
+    nth: int
+    region: object
 
 
 class _Frames(threading.local):
-    """A torch function mode belongs to one thread, and so do the running forwards."""
+    """The running forwards, innermost last; a torch function mode belongs to one thread, and so do they."""
 
     def __init__(self) -> None:
         self.running: list[_Frame] = []
@@ -125,31 +71,33 @@ class _Frames(threading.local):
 class AttentionTap:
     """Observe, edit or supervise chosen attention calls while the context is open.
 
-    Without an edit the model's output is the same bit for bit (only fused ``nn.MultiheadAttention`` and
-    ``nn.TransformerEncoder`` paths are left by PyTorch itself, which rounds differently). On exit, also after an exception,
-    the model is as before. A compiled model runs uncompiled meanwhile. Taps may be nested and are closed in reverse order.
+    Without an edit the model's output is the same bit for bit (only inside ``nn.TransformerEncoder`` and
+    ``nn.MultiheadAttention`` does PyTorch then leave its fused inference kernel, which rounds differently). On exit,
+    also after an exception, the model is as before. A compiled model runs uncompiled meanwhile. Taps may be nested, and
+    are closed in reverse order.
 
-    Call ``backward()`` inside the context where an edit meets gradient checkpointing: the recomputation needs the edit. Under
-    DDP or FSDP add ``0 * output.sum()`` to a loss that uses only captured tensors.
+    Call ``backward()`` inside the context where an edit meets gradient checkpointing: the recomputation needs the edit.
+    Under DDP or FSDP add ``0 * output.sum()`` to a loss that is made of captured tensors only.
 
     Args:
         model: The model, wrapped or not.
-        layers: :class:`~probe.layers.Layer` objects, indexes (looked up by ``find_layers(model)``), names of modules, or
-            (name, nth) pairs. A name may stop at a module that holds the attention; looking it up or editing it then
-            asks that it holds a single call.
-        edit: ``edit(call, run)`` returns the attention's output instead; ``run(q, k, v)`` is the original kernel with its
+        layers: :class:`~probe.layers.Layer` objects, indexes (looked up by ``find_layers(model)``), module names, or
+            pairs of a name and the number of its call. A name may stop at a module that holds the attention; to look it
+            up or to edit it, that must be a single call.
+        edit: ``edit(call, run)`` gives the attention's output instead; ``run(q, k, v)`` is the original kernel with its
             mask, scale and context. One function for all layers, or a dict from layer to function. Edits run again when
-            checkpointing recomputes, so they must depend on nothing but the call.
-        on_call: Called with every recorded call (not with recomputations), outside autocast. Unless ``keep="graph"`` there are no
-            gradients, and with ``keep="none"`` the tensors are the model's own, to be read at once and left unchanged.
+            checkpointing recomputes, so they must depend on the call's tensors, name and number only.
+        on_call: Called with each recorded call (not with recomputed ones), outside autocast. Unless ``keep="graph"``,
+            without gradients; with ``keep="none"`` the tensors are the model's own: read them at once, leave them as
+            they are.
         keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph.
 
     Attributes:
-        softmaxes: Modules that called softmax on attention-like tensors, with their shapes, since the tap was opened.
+        softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module.
 
     Raises:
         ValueError: If a layer is unknown or cannot be seen.
-        RuntimeError: While running, if a layer does not run, calls no fused attention, or has no gradients to keep.
+        RuntimeError: While open, if a layer does not run, calls no fused attention, or has no gradients to keep.
     """
 
     def __init__(
@@ -158,22 +106,28 @@ class AttentionTap:
         layers: LayerKey | Sequence[LayerKey],
         *,
         edit: Edit | Mapping[Any, Edit] | None = None,
-        on_call: Callable[[Call], None] | None = None,
+        on_call: Callable[[Call], object] | None = None,
         keep: Keep = "none",
     ) -> None:
         if keep not in ("none", "detached", "graph"):
             raise ValueError(f"AttentionTap: keep={keep!r} is unknown; choose 'none', 'detached' or 'graph'")
-        self.model, self.edit, self.on_call, self.keep = model, edit, on_call, keep
-        self.layers = [layers] if isinstance(layers, Layer | int | str) or _is_pair(layers) else list(layers)
-        self._modules = _modules_by_name(model)
-        self._targets = _resolve(model, self._modules, self.layers)
-        _attach(self._targets, edit)
-        self.softmaxes: dict[str, tuple[int, ...]] = {}
-        self._calls: dict[tuple[str, int], Call] = {}
+        self.model, self.layers, self.edit, self.on_call, self.keep = model, layers, edit, on_call, keep
+        self._modules = modules_by_name(model)
+        self._targets = resolve(model, self._modules, layers)
+        attach(self._targets, edit, self._modules)
+        self._watched = watched_modules(self._modules, self._targets)
         self._frames = _Frames()
         self._is_open = False
+        self._reset()
 
-    # looking up
+    def _reset(self) -> None:
+        self.softmaxes: dict[str, tuple[int, ...]] = {}
+        self._calls: dict[tuple[str, int], Call] = {}
+        self._step, self._steps, self._depth = _Step(), 0, 0
+        self._ever: set[Target] = set()
+        self._unfinished: Counter[str] = Counter()  # edited calls that checkpointing has yet to recompute
+        self._replaced: list[str] = []
+        self._failed = False
 
     @property
     def calls(self) -> list[Call]:
@@ -181,19 +135,256 @@ class AttentionTap:
         return list(self._calls.values())
 
     def __getitem__(self, layer: LayerKey) -> Call:
-        """Give the last call of a layer, given as a Layer, its index, its name or a (name, nth) pair.
+        """Give a layer's call in the last forward.
 
         Raises:
             ValueError: If the layer is not tapped, or the name holds several calls.
             RuntimeError: If nothing was kept.
         """
-        target = _find_target(self._targets, layer)
-        fits = [call for (name, nth), call in self._calls.items() if target.covers(name, nth)]
+        wanted = wanted_target(layer, self._targets, self._modules)
+        if not any(wanted.means(t) or t.covers(wanted.name, wanted.nth or 0) for t in self._targets):
+            raise ValueError(f"AttentionTap: {layer!r} is not tapped; tapped: {[t.name for t in self._targets]}")
+        fits = [call for key, call in self._calls.items() if wanted.covers(*key)]
         if len(fits) > 1:
-            raise ValueError(
-                f"AttentionTap: {layer!r} holds {len(fits)} attention calls, {[(x.name, x.nth) for x in fits]}; choose one of them"
-            )
+            keys = [(call.name, call.nth) for call in fits]
+            raise ValueError(f"AttentionTap: {layer!r} holds {len(fits)} attention calls; choose one of {keys}")
         if not fits:
-            why = "keep='none' keeps nothing" if self.keep == "none" else "no forward has run in this tap"
-            raise RuntimeError(f"AttentionTap: there is no record of {layer!r}: {why}; use keep='detached', 'graph' or on_call")
+            why = "keep='none' keeps nothing" if self.keep == "none" else "no forward has recorded it"
+            raise RuntimeError(
+                f"AttentionTap: no record of {layer!r}: {why}; use keep='detached', keep='graph' or on_call"
+            )
         return fits[0]
+
+    def __enter__(self) -> "AttentionTap":
+        if self._is_open:
+            raise RuntimeError("AttentionTap: this tap is open already; make another one")
+        self._reset()
+        with ExitStack() as undo:
+            if any(is_compiled(module) for module in self.model.modules()):
+                undo.enter_context(torch.compiler.set_stance("force_eager"))
+            for name, module in {**self._watched, "": self._modules[""]}.items():
+                undo.callback(self._unwrap, module, *self._wrap(name, module))
+            self._undo = undo.pop_all()
+        self._is_open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        self._undo.close()
+        if kind is not None:
+            return
+        for name in +self._unfinished:
+            _refuse_recomputation(name, self._modules[name])
+        if self._replaced:
+            raise RuntimeError(
+                f"AttentionTap: the forward of {self._replaced} was replaced while the tap was open; "
+                "close taps in reverse order"
+            )
+        missed = [target.name for target in self._targets if target not in self._ever]
+        if missed and not self._failed:
+            raise RuntimeError(
+                f"AttentionTap: {missed} never ran inside the with block; was another copy of the model called?"
+            )
+
+    def _wrap(self, name: str, module: nn.Module) -> tuple["_Forward", Any]:
+        forward = _Forward(self, name, module.forward, vars(module).get("forward"))
+        vars(module)["forward"] = forward
+        # a hook of any kind makes PyTorch's encoder layers call their attention module instead of a kernel of their own
+        return forward, module.register_forward_pre_hook(lambda _module, _args: None)
+
+    def _unwrap(self, module: nn.Module, forward: "_Forward", hook: Any) -> None:
+        hook.remove()
+        if vars(module).get("forward") is not forward:
+            self._replaced.append(forward.name)
+            return
+        previous = forward.previous
+        while isinstance(previous, _Forward) and not previous.tap._is_open:
+            previous = previous.previous  # that tap was closed before this one
+        if previous is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = previous
+
+    def _run(self, name: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if in_backward():
+            return self._watch(_Frame(name, 0, None), original, args, kwargs)
+        if self._depth == 0:
+            self._step, self._calls = _Step(), {}
+        self._depth += 1
+        self._step.runs[name] += 1
+        try:
+            output = self._watch(self._frame(name), original, args, kwargs)
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            self._depth -= 1
+        if self._depth == 0:
+            self._finish_step()
+        return output
+
+    def _frame(self, name: str) -> _Frame:
+        return _Frame(name, self._step.made[name], checkpoint_region() if self.edit is not None else None)
+
+    def _watch(self, frame: _Frame, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        running = self._frames.running
+        if frame.name not in self._watched:  # the root, which is only counted
+            return original(*args, **kwargs)
+        running.append(frame)
+        try:
+            if len(running) > 1:
+                return original(*args, **kwargs)
+            with _Mode(self, FUSED.__name__):
+                return original(*args, **kwargs)
+        finally:
+            running.pop()
+
+    def _finish_step(self) -> None:
+        step = self._step
+        for target in self._targets:
+            if target in step.seen:
+                self._ever.add(target)
+            elif step.runs[target.name]:
+                self._failed = True
+                raise RuntimeError(_why_unseen(target, step, self.softmaxes))
+            elif step.runs[""]:
+                self._failed = True
+                raise RuntimeError(
+                    f"AttentionTap: {target.name!r} never ran in this forward of {type(self.model).__name__}; is it "
+                    "skipped, or its parent run by a fused or compiled kernel? List what runs with find_layers(model)"
+                )
+        self._steps += 1
+
+    def _attend(self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        frame, again = self._frames.running[-1], in_backward()
+        nth, frame.nth = frame.nth, frame.nth + 1
+        if not again:
+            self._step.made[frame.name] = frame.nth
+        else:
+            self._refuse_unclear_recomputation(frame.name)
+        covering = [target for target in self._targets if target.covers(frame.name, nth)]
+        target = max(covering, key=lambda t: (len(t.name), t.nth is not None), default=None)
+        if target is None or (again and target.edit is None):
+            return FUSED(*args, **kwargs)
+        given = bind(args, kwargs)
+        call = describe(frame.name, nth, self._steps, kernel, given)
+        if not again:
+            self._record(target, call)
+        if target.edit is None:
+            return FUSED(*args, **kwargs)
+        self._follow_checkpoint(frame, again)
+        return edited(target.edit, call, given)
+
+    def _record(self, target: Target, call: Call) -> None:
+        seen = self._step.seen.setdefault(target, [])
+        seen.append((call.name, call.nth))
+        if target.single and len(seen) > 1:
+            raise RuntimeError(
+                f"AttentionTap: the edit of {target.name!r} is ambiguous; it holds {seen}: name one of them"
+            )
+        if self.keep == "none" and self.on_call is None:
+            return
+        record = kept(call, self.keep)
+        if self.on_call is not None:
+            with plain(call.q.device.type, gradients=self.keep == "graph"):
+                self.on_call(record)
+        if self.keep != "none":
+            self._calls[call.name, call.nth] = record
+
+    def _follow_checkpoint(self, frame: _Frame, again: bool) -> None:
+        """Count edits that a recomputation has to repeat, and refuse those that it would miss."""
+        if again:
+            self._unfinished[frame.name] -= 1
+        elif (region := checkpoint_region()) is not None:
+            self._unfinished[frame.name] += 1
+            if region != frame.region:
+                raise RuntimeError(
+                    f"AttentionTap: {frame.name!r} checkpoints (or saves tensors with hooks) inside its own forward, "
+                    "where a recomputation would miss the edit; turn that off, or checkpoint the whole module"
+                )
+
+    def _refuse_unclear_recomputation(self, name: str) -> None:
+        numbered = any(t.name == name and t.nth is not None and t.edit is not None for t in self._targets)
+        if numbered and self._step.runs[name] > 1:
+            raise RuntimeError(
+                f"AttentionTap: {name!r} runs several times per forward, so a recomputation does not tell which call "
+                "to edit; edit all calls by giving the name, or turn gradient checkpointing off"
+            )
+
+    def _note_softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (shape := attention_like(args, kwargs)) is not None:
+            self.softmaxes[self._frames.running[-1].name] = shape
+
+
+class _Forward:
+    """Stand in for a module's forward while a tap is open."""
+
+    def __init__(self, tap: AttentionTap, name: str, original: Callable[..., Any], previous: Any) -> None:
+        functools.update_wrapper(self, original)
+        self.tap, self.name, self.original, self.previous = tap, name, original, previous
+        # a compiled function that calls the model hands over to plain Python here
+        hidden = name == "" and "torch._dynamo" in sys.modules
+        self.run = torch.compiler.disable(tap._run) if hidden else tap._run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.tap._is_open:
+            return self.original(*args, **kwargs)
+        return self.run(self.name, self.original, args, kwargs)
+
+    def __deepcopy__(self, memo: Any) -> "_Forward":
+        raise RuntimeError(
+            "AttentionTap: a copy of a tapped model would run the original; copy it outside the with block"
+        )
+
+
+class _Mode(TorchFunctionMode):
+    """Hand attention calls to the tap; a mode is suspended while it handles a function."""
+
+    def __init__(self, tap: AttentionTap, kernel: str) -> None:
+        super().__init__()
+        self.tap, self.kernel = tap, kernel
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is FUSED:
+            return self.tap._attend(self.kernel, args, kwargs)
+        if func is F.multi_head_attention_forward:
+            with _Mode(self.tap, func.__name__):
+                return multi_head_body()(*args, **kwargs)
+        if func in SOFTMAX:
+            self.tap._note_softmax(args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _why_unseen(target: Target, step: _Step, softmaxes: Mapping[str, tuple[int, ...]]) -> str:
+    what = f"AttentionTap: {target.name!r} ran"
+    if made := step.made[target.name]:
+        return f"{what} and made {made} attention calls, none with number {target.nth}; use find_layers(model) again"
+    explicit = {name: shape for name, shape in softmaxes.items() if target.holds(name)}
+    if explicit:
+        return (
+            f"{what} but called no fused attention: explicit softmax, by module and shape: {explicit}; switch to "
+            "F.scaled_dot_product_attention (diffusers: AttnProcessor2_0, no slicing; "
+            "nn.MultiheadAttention: need_weights=False)"
+        )
+    return (
+        f"{what} but its kernel bypasses F.scaled_dot_product_attention (flex, flash_attn, xformers, torch.jit or a "
+        "compiled function); choose the native one (diffusers: model.set_attention_backend('native')), or name a "
+        "module that attends"
+    )
+
+
+def _refuse_recomputation(name: str, module: nn.Module) -> None:
+    """Guard a module until its next forward: its edited forward may still be recomputed, without the edit."""
+
+    def refuse(_module: nn.Module, _args: Any) -> None:
+        if in_backward():
+            raise RuntimeError(
+                f"AttentionTap: gradient checkpointing recomputes {name!r} after the tap that edited it was closed, so "
+                "that gradients would be wrong; call backward() inside the with block"
+            )
+        hook.remove()
+
+    hook = module.register_forward_pre_hook(refuse)

@@ -122,7 +122,8 @@ def point_map_to_depth(
     point_map: Float[Tensor, "*batch 3 height width"], world_to_cam: Float[Tensor, "*batch 4 4"]
 ) -> Float[Tensor, "*batch height width"]:
     """Give the z-depth of each pixel's world point, in world units."""
-    return einsum(world_to_cam[..., 2, :3], point_map, "... c, ... c h w -> ... h w") + world_to_cam[..., 2, 3, None, None]
+    depth = einsum(world_to_cam[..., 2, :3], point_map, "... c, ... c h w -> ... h w")
+    return depth + world_to_cam[..., 2, 3, None, None]
 
 
 def plucker_rays(
@@ -157,7 +158,9 @@ def plucker_rays(
     return rearrange(rays, "b f (h w) c -> b f c h w", h=size[0])
 
 
-def crop_intrinsics(intrinsics: Float[Tensor, "*batch 3 3"], top: float, left: float) -> Float[Tensor, "*batch 3 3"]:
+def crop_intrinsics(
+    intrinsics: Float[Tensor, "*batch 3 3"], top: float | int, left: float | int
+) -> Float[Tensor, "*batch 3 3"]:
     """Move the principal point as a crop of ``top`` rows and ``left`` columns does."""
     moved = intrinsics.clone()
     moved[..., 0, 2] -= left

@@ -1,6 +1,5 @@
 """Layers: which attentions of a model join views, on which token grid, with which index."""
 
-import difflib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Shaped
 from torch import Tensor, nn
+
+from probe.modules import inner_model, nearest_names
 
 Kind = Literal["3d", "joint", "view", "temporal", "cross", "other"]
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]  # (views, scale), the scale being None for a native size
@@ -149,14 +150,18 @@ def find_layers(
         RuntimeError: If the model calls no fused attention.
     """
     make = make_inputs or _own_inputs(model)
+    settings: dict[str, tuple[int, int | None]] = {} if make_inputs else {"native": (BASE_VIEWS, None)}
+    settings |= {"more_views": (MORE_VIEWS, 1), "bigger": (BASE_VIEWS, 2), "base": (BASE_VIEWS, 1)}
+    inputs: dict[str, Mapping[str, Any]] = {}
+    sizes: dict[str, dict[_Key, _Sizes]] = {}
     with _quiet(model):
-        base, big = make(BASE_VIEWS, 1), make(BASE_VIEWS, 2)
-        native = base if make_inputs else make(BASE_VIEWS, None)
-        runs = [_sizes(model, inputs) for inputs in (base, make(MORE_VIEWS, 1), big)]
-        table = _table([*runs, runs[0] if make_inputs else _sizes(model, native)])
-        aspect = aspect or _aspect(base, big, native)
+        for name, setting in settings.items():
+            inputs[name] = make(*setting)  # right before its run: making inputs may set the model up for them
+            sizes[name] = _sizes(model, inputs[name])
+        table = _table({"native": sizes["base"], **sizes})
+        aspect = aspect or _aspect({"native": inputs["base"], **inputs})
         layers = [_describe(key, run, aspect) for key, run in table.items()]
-        return _numbered(_located(model, base, big, layers), table)
+        return _numbered(_located(model, inputs, layers), table)
 
 
 def select_layers(layers: Sequence[Layer], choice: str) -> list[Layer]:
@@ -184,12 +189,6 @@ def select_layers(layers: Sequence[Layer], choice: str) -> list[Layer]:
     return chosen
 
 
-def nearest_names(name: str, names: Sequence[str]) -> str:
-    """List the names most like one that is unknown, for an error message."""
-    tail = [other for other in names if name and (other.endswith(name) or name in other)]
-    return ", ".join(repr(near) for near in (tail or difflib.get_close_matches(name, names, n=3, cutoff=0.0))[:3])
-
-
 def _named(numbered: Sequence[Layer], word: str) -> Layer:
     if word.lstrip("-").isdigit():
         fits = [layer for layer in numbered if layer.index == int(word)]
@@ -200,7 +199,8 @@ def _named(numbered: Sequence[Layer], word: str) -> Layer:
     names = [layer.name for layer in fits or numbered]
     what = f"{word!r} means {len(fits)} layers" if fits else f"layer {word!r} is unknown"
     raise ValueError(
-        f"select_layers: {what}; nearest: {nearest_names(word, names)}; allowed: 3d, all, or indexes {_summary(numbered)}"
+        f"select_layers: {what}; nearest: {nearest_names(word, names)}; "
+        f"allowed: 3d, all, or indexes {_summary(numbered)}"
     )
 
 
@@ -211,8 +211,6 @@ def _summary(layers: Sequence[Layer]) -> str:
 
 
 def _own_inputs(model: nn.Module) -> MakeInputs:
-    from probe.capture import inner_model  # capture itself imports this module
-
     own = getattr(inner_model(model), "probe_inputs", None)
     if own is None:
         raise ValueError(
@@ -246,22 +244,30 @@ def _calls(model: nn.Module, inputs: Mapping[str, Any], look: Callable[[Any], An
     explicit = [name for name in tap.softmaxes if not any(name == other for other, _ in seen)]
     if explicit:
         warnings.warn(
-            f"find_layers: {explicit} use an explicit softmax and are not numbered where that is attention", stacklevel=5
+            f"find_layers: {explicit} use an explicit softmax and are not numbered where that is attention",
+            stacklevel=5,
         )
     return seen
 
 
 def _sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[_Key, _Sizes]:
-    return _calls(model, inputs, lambda call: _Sizes(*call.q.shape[:3], call.k.shape[2], call.q.shape[3]))
+    return _calls(model, inputs, _look_at_sizes)
 
 
-def _table(runs: Sequence[dict[_Key, _Sizes]]) -> dict[_Key, _Run]:
-    base = list(runs[0])
-    for run in runs[1:]:
+def _look_at_sizes(call: Any) -> _Sizes:
+    batch, heads, queries, channels = call.q.shape
+    return _Sizes(batch, heads, queries, call.k.shape[2], channels)
+
+
+def _table(runs: Mapping[str, dict[_Key, _Sizes]]) -> dict[_Key, _Run]:
+    base = list(runs["base"])
+    for run in runs.values():
         if list(run) != base:
             odd = sorted(set(run) ^ set(base)) or "their order"
-            raise ValueError(f"find_layers: the attention calls change with the input's size: {odd}; name layers instead")
-    return {key: _Run(*(run[key] for run in runs)) for key in base}
+            raise ValueError(
+                f"find_layers: the attention calls change with the input's size: {odd}; name layers instead"
+            )
+    return {key: _Run(**{name: run[key] for name, run in runs.items()}) for key in base}
 
 
 def _kind(key: _Key, run: _Run) -> Kind:
@@ -293,8 +299,8 @@ def _fit(key: _Key, run: _Run) -> tuple[int, int, int]:
     own, shared = per_view - grid, n - views * per_view
     if rest or grid < 1 or own < 0 or shared < 0:
         raise ValueError(
-            f"find_layers: {key[0]!r} has {n} tokens, {more} with {MORE_VIEWS} views, {big} on a grid twice as wide and high; "
-            "that is not views * h * w and a fixed number of others; check make_inputs(views, scale)"
+            f"find_layers: {key[0]!r} has {n} tokens, {more} with {MORE_VIEWS} views, {big} on a grid twice as wide "
+            "and high; that is not views * h * w and a fixed number of others; check make_inputs(views, scale)"
         )
     return grid, own, shared
 
@@ -312,22 +318,24 @@ def _describe(key: _Key, run: _Run, aspect: tuple[int, int] | None) -> Layer:
     return replace(layer, grid=_grid(count - own, aspect, key[0]), prefix=shared, per_view_prefix=own)
 
 
-def _aspect(
-    base: Mapping[str, Any], big: Mapping[str, Any], native: Mapping[str, Any]
-) -> tuple[int, int] | None:
+def _aspect(inputs: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
     """Read rows : columns off the inputs of which just two axes grow with the grid."""
     found = {}
-    for name in _grown(base, big):
-        axes = [axis for axis, (a, b) in enumerate(zip(base[name].shape, big[name].shape, strict=True)) if a != b]
+    for name in _grown(inputs):
+        base, big, native = (inputs[run][name].shape for run in ("base", "bigger", "native"))
+        axes = [axis for axis, (a, b) in enumerate(zip(base, big, strict=True)) if a != b]
         if len(axes) == 2:
-            rows, columns = (native[name].shape[axis] for axis in axes)
+            rows, columns = (native[axis] for axis in axes)
             found[name] = (rows // math.gcd(rows, columns), columns // math.gcd(rows, columns))
     if len(set(found.values())) > 1:
-        raise ValueError(f"find_layers: inputs differ in their ratio of rows to columns: {found}; pass aspect=(rows, columns)")
+        raise ValueError(
+            f"find_layers: inputs differ in their ratio of rows to columns: {found}; pass aspect=(rows, columns)"
+        )
     return next(iter(found.values()), None)
 
 
-def _grown(base: Mapping[str, Any], big: Mapping[str, Any]) -> list[str]:
+def _grown(inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    base, big = inputs["base"], inputs["bigger"]
     return [name for name, value in base.items() if isinstance(value, Tensor) and value.shape != big[name].shape]
 
 
@@ -343,20 +351,23 @@ def _grid(count: int, aspect: tuple[int, int] | None, name: str) -> tuple[int, i
     return h, w
 
 
-def _located(model: nn.Module, base: Mapping[str, Any], big: Mapping[str, Any], layers: list[Layer]) -> list[Layer]:
+def _located(model: nn.Module, inputs: Mapping[str, Mapping[str, Any]], layers: list[Layer]) -> list[Layer]:
     """Find where the tokens outside the grids lie, by changing the image and looking which queries stay."""
     extras = {(x.prefix, x.per_view_prefix): x for x in reversed(layers) if x.prefix or x.per_view_prefix}
     if not extras:
         return layers
-    moved = {name: torch.rand_like(base[name]) for name in _grown(base, big) if base[name].is_floating_point()}
-    before, after = (_calls(model, inputs, lambda call: call.q.clone()) for inputs in (base, {**base, **moved}))
+    base = inputs["base"]
+    moved = {name: torch.rand_like(base[name]) for name in _grown(inputs) if base[name].is_floating_point()}
+    before, after = (_calls(model, given, lambda call: call.q.clone()) for given in (base, {**base, **moved}))
     first = {key: _first_changed(before[x.name, x.nth], after[x.name, x.nth], x) for key, x in extras.items()}
     return [_shift(x, first.get((x.prefix, x.per_view_prefix), 0)) for x in layers]
 
 
 def _first_changed(before: Tensor, after: Tensor, layer: Layer) -> int:
     if before.is_meta:
-        raise ValueError(f"find_layers: {layer.name!r} has tokens outside the grids; to locate them the model needs weights")
+        raise ValueError(
+            f"find_layers: {layer.name!r} has tokens outside the grids; to locate them the model needs weights"
+        )
     return int((before != after).any(-1).any(1).any(0).int().argmax())
 
 
@@ -366,8 +377,8 @@ def _shift(layer: Layer, first: int) -> Layer:
         return layer
     if not own <= first <= own + shared:
         raise ValueError(
-            f"find_layers: the image starts at token {first} of {layer.name!r}, which has {own} tokens before each view and "
-            f"{shared} outside them; such an order cannot be described"
+            f"find_layers: the image starts at token {first} of {layer.name!r}, which has {own} tokens before each "
+            f"view and {shared} outside them; such an order cannot be described"
         )
     return replace(layer, prefix=first - own, suffix=shared - (first - own))
 

@@ -67,7 +67,13 @@ class Views:
         return Views(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
 
     def scene(self, index: int) -> "Views":
-        """Give one scene as a batch of one."""
+        """Give one scene as a batch of one.
+
+        Raises:
+            IndexError: If there is no such scene.
+        """
+        if not 0 <= index < self.image.shape[0]:
+            raise IndexError(f"Views: scene {index} of {self.image.shape[0]}; count from 0")
         names = self.names[index : index + 1] if self.names else ()
         return self._indexed(slice(index, index + 1), slice(None), n_ref=self.n_ref, names=names)
 
@@ -109,9 +115,8 @@ def crop(views: Views, top: int, left: int, height: int, width: int) -> Views:
     """
     full_height, full_width = views.size
     if min(top, left) < 0 or min(height, width) < 1 or top + height > full_height or left + width > full_width:
-        raise ValueError(
-            f"crop: window (top {top}, left {left}, {height} x {width}) does not lie inside {full_height} x {full_width}"
-        )
+        window = f"(top {top}, left {left}, {height} x {width})"
+        raise ValueError(f"crop: window {window} does not lie inside {full_height} x {full_width}")
     rows, columns = slice(top, top + height), slice(left, left + width)
     return replace(
         views,
@@ -132,18 +137,22 @@ def crop_square(views: Views) -> Views:
 def resize(views: Views, height: int, width: int) -> Views:
     """Resample every view; the intrinsics follow and each point stays on its pixel's ray.
 
-    Colours are averaged (antialiased bilinear). Depth and validity are taken from the nearest pixel, never mixed, and
+    Colours are averaged over the area of the new pixel when the image shrinks (so the renderer's supersampling and this
+    agree), and interpolated bilinearly when it grows. Depth and validity are taken from the nearest pixel, never mixed, and
     the depth is set back on the ray through the new pixel's centre.
     """
     if (height, width) == views.size:
         return views
     flat = rearrange(views.image, "b f c height width -> (b f) c height width")
-    image = F.interpolate(flat, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+    if height <= views.size[0] and width <= views.size[1]:
+        image = F.interpolate(flat, (height, width), mode="area")
+    else:
+        image = F.interpolate(flat, (height, width), mode="bilinear", antialias=True)
     depth = point_map_to_depth(views.point_map, views.world_to_cam)
     intrinsics = resize_intrinsics(views.intrinsics, views.size, (height, width))
     return replace(
         views,
-        image=rearrange(image, "(b f) c height width -> b f c height width", f=views.count),
+        image=rearrange(image.clamp(0, 1), "(b f) c height width -> b f c height width", f=views.count),
         point_map=depth_to_point_map(_nearest(depth, height, width), intrinsics, views.world_to_cam),
         valid=_nearest(views.valid, height, width),
         intrinsics=intrinsics,

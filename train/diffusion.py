@@ -1,12 +1,11 @@
 """The diffusion objective: pure."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel, OTHERS, add_noise, condition, to_latents, velocity
+from probe.models.denoising import OTHERS, MultiViewModel, add_noise, condition, to_latents, velocity
 from probe.views import Views
-
-import torch
 
 
 def denoising_error(

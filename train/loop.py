@@ -56,9 +56,7 @@ def draw_batch(settings: Settings, model: MultiViewModel, generator: torch.Gener
     bins = [settings.rotation_bins[k % len(settings.rotation_bins)] for k in range(count)]
     rotation = draw_rotations(bins, settings.views - 1, generator=generator)
     device = model.alpha_bar.device
-    return make_views(
-        shapes, rotation, size=model.size, n_ref=n_ref, generator=generator, supersample=2, device=device
-    )
+    return make_views(shapes, rotation, size=model.size, n_ref=n_ref, generator=generator, supersample=2, device=device)
 
 
 def training_loss(settings: Settings, model: MultiViewModel, step: int) -> Tensor:
@@ -86,7 +84,9 @@ def validate(settings: Settings, model: MultiViewModel) -> dict[str, float]:
     return {"loss": sum(row.values()) / len(row), **row}
 
 
-def save_checkpoint(folder: Path, step: int, network: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    folder: Path, step: int, network: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
+) -> None:
     """Write network, average and optimiser of a step whole, or not at all."""
     final = folder / f"step-{step:06d}"
     part = final.with_suffix(".part")

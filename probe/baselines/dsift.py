@@ -8,12 +8,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 BIN_PER_SIZE = 1.5  # width of one of SIFT's 4 x 4 bins in keypoint sizes (OpenCV: 3 times half a size)
-DESCRIPTOR = 128
 
 
 def describe(
     image: Float[Tensor, "b f 3 height width"], grid: tuple[int, int]
-) -> Float[Tensor, "b f {grid[0]*grid[1]} {DESCRIPTOR}"]:
+) -> Float[Tensor, "b f {grid[0]*grid[1]} 128"]:
     """Describe each token by the upright RootSIFT descriptor at its centre.
 
     The keypoint size is the token stride over 1.5, which makes each of SIFT's 4 x 4 histogram bins one token wide: a
@@ -21,6 +20,9 @@ def describe(
     and y differ their geometric mean counts. It stays upright, since views of one scene hardly roll and most tokens
     have no dominant gradient. RootSIFT, because its norm is exactly one, which SIFT's own rounding spoils, and because
     its dot product compares histograms as such (Hellinger), which matches better at no cost.
+
+    OpenCV takes a descriptor at the nearest whole pixel: at even strides, whose token centres lie between pixels, each
+    one stands half a pixel off, in all views alike.
 
     Args:
         image: Colours in [0, 1]; turned to 8-bit grey, on the CPU.

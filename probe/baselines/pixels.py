@@ -13,7 +13,7 @@ NORM = (65 * LARGEST) ** 0.5
 
 def describe(
     image: Float[Tensor, "b f 3 height width"], grid: tuple[int, int]
-) -> Float[Tensor, "b f {grid[0]*grid[1]} {3*CELLS**2+1}"]:
+) -> Float[Tensor, "b f {grid[0]*grid[1]} 49"]:
     r"""Describe each token by its patch, averaged to 4 x 4 RGB cells, lifted to a sphere.
 
     The lift appends :math:`\sqrt{R^2 - |x|^2}` to the colours x, taken around mid grey. The largest dot product is then

@@ -1,5 +1,93 @@
-"""Models that can be probed."""
+"""Models that can be probed: one file per family, one visible dict."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from probe.compat import declare_torchvision_operators
 
 declare_torchvision_operators()  # before the first import of diffusers, which imports torchvision
+
+from probe.models.cat3d import TINY, MultiViewUNet, load_unet, settings_of  # noqa: E402
+from probe.models.denoising import MultiViewModel, cameo_scheduler  # noqa: E402
+
+WEIGHTS = Path(__file__).parent / "weights"
+RANDOM = ": random weights"
+CAMERAS_ONLY = ": cameras only"
+
+
+def load_tiny(source: str) -> MultiViewModel:
+    """Load the small model: the shipped weights, or those of a folder that the suite saved.
+
+    Args:
+        source: Empty for the shipped weights; "random" for none; else a checkpoint folder.
+
+    Raises:
+        ValueError: If the folder holds no checkpoint of this kind.
+    """
+    if source == "random":
+        return _model("cat3d-tiny:random", _seeded(TINY, 0), {"weights": "random, seed 0"})
+    folder = Path(source) if source else WEIGHTS / "cat3d-tiny"
+    unet = load_folder(folder)
+    return _model(f"cat3d-tiny:{folder.name}" if source else "cat3d-tiny", unet, _card(folder))
+
+
+def load_folder(folder: Path) -> MultiViewUNet:
+    """Load a network in the diffusers ``save_pretrained`` layout.
+
+    Raises:
+        ValueError: If configuration or weights are absent, unreadable or of another model.
+    """
+    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    for path in (config, weights):
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} holds no checkpoint: {path.name} is missing; give a folder that the suite saved"
+            )
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        return load_unet(weights, settings_of(values))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{config} is not JSON: {error}") from error
+
+
+def _card(folder: Path) -> dict[str, object]:
+    path = folder / "card.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _model(name: str, unet: MultiViewUNet, card: dict[str, object]) -> MultiViewModel:
+    unet.eval().requires_grad_(False)
+    size = unet.config.sample_size * unet.config.encoder_stride
+    return MultiViewModel(name=name, network=unet, alpha_bar=cameo_scheduler().alphas_cumprod, size=size, card=card)
+
+
+def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:
+    """Give the same network with random weights: what its wiring alone finds."""
+    network = _seeded(settings_of(dict(model.network.config)), seed)  # type: ignore[arg-type]
+    return _model(model.name + RANDOM, network, {"weights": f"random, seed {seed}"})
+
+
+def _seeded(config: Mapping[str, Any], seed: int) -> MultiViewUNet:
+    """Draw random weights without touching the caller's random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_unet(None, config)
+
+
+MODELS: dict[str, Callable[[str], MultiViewModel]] = {"cat3d-tiny": load_tiny}
+
+
+def load_model(spec: str) -> MultiViewModel:
+    """Load a model named as on the command line, ``NAME[:PATH]``.
+
+    Raises:
+        ValueError: If the name is unknown or its weights cannot be read.
+    """
+    name, _, source = spec.partition(":")
+    if name not in MODELS:
+        raise ValueError(f"--model {name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
+    return MODELS[name](source)

@@ -7,6 +7,7 @@ through a small convolutional encoder added after ``conv_in``; a domain embeddin
 Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -218,6 +220,9 @@ def _normalise_queries_and_keys(attention: Attention) -> None:
     attention.norm_k = nn.LayerNorm(width, eps=1e-5)
 
 
+SETTINGS = frozenset(inspect.signature(MultiViewUNet.__init__).parameters) - {"self"}
+
+
 def load_unet(source: str | Path | Mapping[str, Tensor] | None, config: Mapping[str, Any]) -> MultiViewUNet:
     """Build the model and fill in its weights.
 
@@ -228,15 +233,27 @@ def load_unet(source: str | Path | Mapping[str, Tensor] | None, config: Mapping[
     Raises:
         ValueError: If the configuration names an unknown size, or weights are missing, left over or misshapen.
     """
-    known = set(MultiViewUNet.__init__.__wrapped__.__annotations__)  # type: ignore[attr-defined]
-    unknown = sorted(set(config) - known)
+    unknown = sorted(set(config) - SETTINGS)
     if unknown:
-        raise ValueError(f"load_unet: unknown settings {unknown}; known ones are {sorted(known - {'return'})}")
+        raise ValueError(f"load_unet: unknown settings {unknown}; known ones are {sorted(SETTINGS)}")
     unet = MultiViewUNet(**config)
     if source is None:
         return unet
-    weights = load_file(source) if isinstance(source, str | Path) else dict(source)
-    return fill(unet, weights, origin=str(source) if isinstance(source, str | Path) else "the state dict")
+    if isinstance(source, Mapping):
+        return fill(unet, source, origin="the state dict")
+    return fill(unet, _read(source), origin=str(source))
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"load_unet: {path} cannot be read as safetensors: {error}") from error
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick this model's own sizes out of a stored diffusers configuration."""
+    return {name: value for name, value in config.items() if name in SETTINGS}
 
 
 def fill(unet: MultiViewUNet, weights: Mapping[str, Tensor], *, origin: str) -> MultiViewUNet:

@@ -59,7 +59,9 @@ def cameo_scheduler() -> DDPMScheduler:
     )
 
 
-def condition(views: Views, *, ray_scale: float, keep_cameras: Float[Tensor, " b"] | None = None) -> Float[Tensor, "b f 7 h w"]:
+def condition(
+    views: Views, *, ray_scale: float, keep_cameras: Float[Tensor, " b"] | None = None
+) -> Float[Tensor, "b f 7 h w"]:
     """Give mask (0 reference, 1 target), ray directions and moments at image resolution.
 
     Args:

@@ -1,6 +1,7 @@
 """Which views of a recording show the same place from how far: pairs, rotation bins and groups. Pure."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -84,7 +85,7 @@ def compare_views(
         world_to_cam: Cameras.
         frames: The recording's indices of these views; 0 to n - 1 unless told.
         step: Every how manieth row and column is projected; they are looked up in the whole maps.
-        tolerance: The largest difference of two depths that agree, as a fraction of the projected one.
+        tolerance: The largest difference of two depths that agree, as a fraction of the projected one, below 1.
     """
     points = depth_to_point_map(depth, intrinsics.expand(len(depth), 3, 3), world_to_cam)
     rows = columns = slice(step // 2, None, step)
@@ -92,22 +93,23 @@ def compare_views(
     present = rearrange(depth[:, rows, columns] > 0, "n h w -> n (h w)")
     agree = [_agree(p, depth, intrinsics, world_to_cam, tolerance) & v for p, v in zip(points, present, strict=True)]
     share = torch.stack(agree).float().mean(-1)
+    row, column = (rearrange(world_to_cam, f"n i j -> {axes} i j") for axes in ("n 1", "1 n"))
     return Pairs(
         frames=frames if frames is not None else tuple(range(len(depth))),
-        rotation_deg=rotation_degrees(rearrange(world_to_cam, "n i j -> n 1 i j"), world_to_cam),
+        rotation_deg=rotation_degrees(*torch.broadcast_tensors(row, column)),
         overlap=torch.minimum(share, share.mT),
     )
 
 
 def count_groups(
-    pairs: Pairs, *, views: int, bins: tuple[float, ...] = BINS, min_overlap: float = 0.2
+    pairs: Pairs, *, views: int, bins: tuple[float | int, ...] = BINS, min_overlap: float | int = 0.2
 ) -> list[BinSupply]:
     """Count what each rotation bin can give, for arguments as in :func:`draw_groups`.
 
     Raises:
         ValueError: If an argument is out of range.
     """
-    _check(views, bins)
+    bins = _edges(bins, views)
     supplies = []
     for low, high in pairwise(bins):
         partners = _partners(pairs, low, high, min_overlap)
@@ -123,8 +125,8 @@ def draw_groups(
     *,
     count: int,
     views: int,
-    bins: tuple[float, ...] = BINS,
-    min_overlap: float = 0.2,
+    bins: tuple[float | int, ...] = BINS,
+    min_overlap: float | int = 0.2,
     seed: int = 0,
 ) -> list[Group]:
     """Draw groups of views at random, equally many per rotation bin as far as the recording allows.
@@ -147,7 +149,7 @@ def draw_groups(
     Raises:
         ValueError: If an argument is out of range or no bin can give a group.
     """
-    _check(views, bins)
+    bins = _edges(bins, views)
     if count < 1:
         raise ValueError(f"draw_groups: count is {count}, expected at least 1")
     generator = torch.Generator().manual_seed(seed)
@@ -174,10 +176,10 @@ def _agree(
     inside = ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(-1)
     x, y = torch.where(inside[..., None], xy, 0).long().unbind(-1)
     found = depth.flatten(1).gather(1, y * width + x)
-    return inside & (found > 0) & ((found - expected).abs() <= tolerance * expected)
+    return inside & ((found - expected).abs() <= tolerance * expected)
 
 
-def _partners(pairs: Pairs, low: float, high: float, min_overlap: float) -> Bool[Tensor, "n n"]:
+def _partners(pairs: Pairs, low: float, high: float, min_overlap: float | int) -> Bool[Tensor, "n n"]:
     partners = (pairs.rotation_deg >= low) & (pairs.rotation_deg < high) & (pairs.overlap >= min_overlap)
     return partners.fill_diagonal_(False)
 
@@ -186,16 +188,15 @@ def _draw(
     partners: Bool[Tensor, "n n"], views: int, owed: int, generator: torch.Generator, seen: set[frozenset[int]]
 ) -> list[tuple[int, ...]]:
     order = torch.randperm(len(partners), generator=generator).tolist()
-    turns = {anchor: _choices(partners[anchor], views - 1, generator) for anchor in order}
+    turns = deque((anchor, _choices(partners[anchor], views - 1, generator)) for anchor in order)
     drawn: list[tuple[int, ...]] = []
     while turns and len(drawn) < owed:
-        for anchor in list(turns)[: owed - len(drawn)]:
-            fresh = next((c for c in turns[anchor] if {anchor, *c} not in seen), None)
-            if fresh is None:
-                del turns[anchor]
-                continue
+        anchor, choices = turns.popleft()
+        fresh = next((others for others in choices if {anchor, *others} not in seen), None)
+        if fresh is not None:
             seen.add(frozenset((anchor, *fresh)))
             drawn.append((anchor, *fresh))
+            turns.append((anchor, choices))
     return drawn
 
 
@@ -214,14 +215,15 @@ def _group(pairs: Pairs, span: tuple[float, float], rows: tuple[int, ...]) -> Gr
     )
 
 
-def _check(views: int, bins: tuple[float, ...]) -> None:
+def _edges(bins: tuple[float | int, ...], views: int) -> tuple[float, ...]:
     if views < 2:
         raise ValueError(f"groups: views is {views}, expected at least 2: an anchor and another view")
     if len(bins) < 2 or any(not low < high for low, high in pairwise(bins)):
         raise ValueError(f"groups: bins are {bins}, expected two or more ascending edges in degrees")
+    return tuple(float(edge) for edge in bins)
 
 
-def _why_none(pairs: Pairs, views: int, bins: tuple[float, ...], min_overlap: float) -> str:
+def _why_none(pairs: Pairs, views: int, bins: tuple[float, ...], min_overlap: float | int) -> str:
     most = max(int(_partners(pairs, low, high, min_overlap).sum(-1).max()) for low, high in pairwise(bins))
     inside = _partners(pairs, bins[0], bins[-1], -1.0)
     best = f"{pairs.overlap[inside].max():.3f}" if inside.any() else "none, as no pair is rotated so"

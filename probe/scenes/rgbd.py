@@ -165,8 +165,8 @@ def pick_groups(
     *,
     count: int,
     views: int,
-    bins: tuple[float, ...] = BINS,
-    min_overlap: float = 0.2,
+    bins: tuple[float | int, ...] = BINS,
+    min_overlap: float | int = 0.2,
     seed: int = 0,
     pairs: Pairs | None = None,
 ) -> list[Group]:

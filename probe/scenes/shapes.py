@@ -110,7 +110,9 @@ def _textures(generator: torch.Generator, b: int, objects: int, difficulty: Diff
         texture["amplitude"] = torch.zeros_like(amplitude)
     if difficulty == "repetitive":  # one texture everywhere, tiled, with whole periods in a tile
         periods = (wave[:, :1] * TILE / (2 * math.pi) * 4).round()
-        texture = {name: repeat(value[:, :1], "b 1 ... -> b s ...", s=surfaces).clone() for name, value in texture.items()}
+        texture = {
+            name: repeat(value[:, :1], "b 1 ... -> b s ...", s=surfaces).clone() for name, value in texture.items()
+        }
         texture["wave"] = repeat(periods * 2 * math.pi / TILE, "b 1 w c -> b s w c", s=surfaces).clone()
     return texture
 
@@ -127,14 +129,21 @@ def draw_shapes(b: int, *, difficulty: Difficulty = "plain", generator: torch.Ge
         ValueError: If the difficulty is unknown.
     """
     if difficulty not in OBJECTS:
-        raise ValueError(f"draw_shapes: unknown difficulty {difficulty!r}; choose one of {', '.join(get_args(Difficulty))}")
+        raise ValueError(
+            f"draw_shapes: unknown difficulty {difficulty!r}; choose one of {', '.join(get_args(Difficulty))}"
+        )
     spheres, boxes, cylinders, bars = OBJECTS[difficulty]
     small = 0.7 if difficulty == "cluttered" else 1.0
     place = _ring(generator, b, spheres + boxes + cylinders + bars, 0.45, 0.95)
     radius = small * _uniform(generator, 0.2, 0.42, b, spheres)
-    half = small * torch.cat([_uniform(generator, 0.15, 0.35, b, boxes, 2), _uniform(generator, 0.15, 0.6, b, boxes, 1)], -1)
+    half = small * torch.cat(
+        [_uniform(generator, 0.15, 0.35, b, boxes, 2), _uniform(generator, 0.15, 0.6, b, boxes, 1)], -1
+    )
     thin = torch.cat([_uniform(generator, 0.03, 0.05, b, bars, 2), _uniform(generator, 0.4, 0.65, b, bars, 1)], -1)
-    can_radius, can_half = small * _uniform(generator, 0.12, 0.25, b, cylinders), small * _uniform(generator, 0.2, 0.5, b, cylinders)
+    can_radius, can_half = (
+        small * _uniform(generator, 0.12, 0.25, b, cylinders),
+        small * _uniform(generator, 0.2, 0.5, b, cylinders),
+    )
     half = torch.cat([half, thin], dim=1)
     turns = torch.cat([_turns(generator, b, boxes, 0.0), _turns(generator, b, bars, 0.6)], dim=1)
     at_sphere, at_box, at_can = place.split([spheres, boxes + bars, cylinders], dim=1)
@@ -188,7 +197,10 @@ def draw_cameras(
 
 
 def _look_at(
-    azimuth: Float[Tensor, "b f"], elevation: Float[Tensor, "b f"], radius: Float[Tensor, "b f"], middle: Float[Tensor, "b f 3"]
+    azimuth: Float[Tensor, "b f"],
+    elevation: Float[Tensor, "b f"],
+    radius: Float[Tensor, "b f"],
+    middle: Float[Tensor, "b f 3"],
 ) -> Float[Tensor, "b f 4 4"]:
     """Place cameras at ``radius`` from ``middle`` on a sphere, looking at it, without roll (z of the world is up)."""
     zero = torch.zeros_like(azimuth)
@@ -301,7 +313,9 @@ def _normals(shapes: Shapes, points: Rays, surface: Int[Tensor, "b p"]) -> Rays:
 def _colours(shapes: Shapes, points: Rays, hits: Hits) -> Rays:
     """Give base colour plus cosines of the position, times .75 + .25 (normal . light)."""
     place = points if shapes.tile is None else points.remainder(shapes.tile)
-    angle = einsum(_pick(shapes.wave, hits.surface), place, "b p w c, b p c -> b p w") + _pick(shapes.phase, hits.surface)
+    angle = einsum(_pick(shapes.wave, hits.surface), place, "b p w c, b p c -> b p w") + _pick(
+        shapes.phase, hits.surface
+    )
     waves = einsum(angle.cos(), _pick(shapes.amplitude, hits.surface), "b p w, b p w c -> b p c")
     shade = 0.75 + 0.25 * einsum(hits.normal, shapes.light, "b p c, b c -> b p")
     return ((_pick(shapes.base, hits.surface) + waves) * shade[..., None]).clamp(0, 1)
@@ -350,7 +364,11 @@ def render(
 
 
 def visible_points(
-    shapes: Shapes, points: Rays, world_to_cam: Float[Tensor, "b 4 4"], intrinsics: Float[Tensor, "b 3 3"], size: tuple[int, int]
+    shapes: Shapes,
+    points: Rays,
+    world_to_cam: Float[Tensor, "b 4 4"],
+    intrinsics: Float[Tensor, "b 3 3"],
+    size: tuple[int, int],
 ) -> Bool[Tensor, "b p"]:
     """Tell exactly whether surface points are seen by a camera: in the frame, and the first hit of the ray to them."""
     xy, _ = project(points, intrinsics, world_to_cam)

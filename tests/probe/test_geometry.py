@@ -90,7 +90,7 @@ def test_project_known():
     # the camera stands at (1, 2, 3) and looks along world z; fx 10, fy 20, principal point (4, 6)
     world_to_cam = rigid(torch.eye(3, dtype=torch.float64), (-1, -2, -3))
     intrinsics = torch.tensor([[10.0, 0, 4], [0, 20, 6], [0, 0, 1]], dtype=torch.float64)
-    points = torch.tensor([[1.0, 2, 8], [2, 3, 8], [1, 2, 3], [1, 2, 2]], dtype=torch.float64)
+    points = torch.tensor([[1.0, 2, 8], [2, 3, 8], [2, 3, 3], [2, 3, 2]], dtype=torch.float64)
     xy, depth = project(points, intrinsics, world_to_cam)
     torch.testing.assert_close(depth, torch.tensor([5.0, 5, 0, -1], dtype=torch.float64))
     torch.testing.assert_close(xy[:2], torch.tensor([[4.0, 6], [6, 10]], dtype=torch.float64))

@@ -1,5 +1,6 @@
 from dataclasses import FrozenInstanceError, replace
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,6 +34,12 @@ def make_views(seed: int = 0, *, b: int = 2, f: int = 3, size: tuple[int, int] =
         names=tuple(f"scene{index}" for index in range(b)),
     )
     return replace(views, **changes)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the shapes to the code's own checks, as outside of the tests; jaxtyping would speak first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def depth_of(views: Views) -> Tensor:
@@ -71,11 +78,13 @@ def test_views_are_frozen():
         ("point_map", (2, 3, 3, 16, 12), r"point_map has shape \(2, 3, 3, 16, 12\), expected \(2, 3, 3, 12, 16\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_views_name_the_mismatch(name: str, shape: tuple[int, ...], message: str):
     with pytest.raises(ValueError, match=message):
         make_views(**{name: torch.zeros(shape)})
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_views_refuse_a_mask_of_another_size():
     with pytest.raises(ValueError, match=r"valid has shape \(2, 3, 12, 15\), expected \(2, 3, 12, 16\)"):
         make_views(valid=torch.ones(2, 3, 12, 15, dtype=torch.bool))

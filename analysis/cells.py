@@ -1,0 +1,270 @@
+"""A probe run -> the page's tables as finished text, the facts of the measurement, and the files to download. Pure."""
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import tables, wording
+from analysis.tables import ProbeRun
+from analysis.wording import MISSING, interval, number, percent, with_interval
+from probe.records import CEILING, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
+
+PROTOCOL_WORDS = {
+    "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as the model "
+    "uses it, averaged over heads. All query tokens whose point the key view really shows count (depth test).",
+    "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the key view by "
+    "squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
+}
+KNOWN_COLUMNS = {
+    *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
+    "common_grid_low", "common_grid_high", "mass_true", "causal_effect",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Hold a table as finished text.
+
+    Attributes:
+        caption: What it shows and how to read it.
+        columns: Headings.
+        rows: Cells.
+        marked: Positions of rows to set off.
+        texts: How many leading columns are text, set left.
+        wide: Whether it may be wider than the text.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
+    texts: int = 1
+    wide: bool = False
+
+
+def text_tables(run: ProbeRun) -> dict[str, Table]:
+    """Write all tables of the page; those without rows are absent.
+
+    Args:
+        run: The probe run.
+    """
+    makers: dict[str, Callable[[ProbeRun], Table]] = {
+        "layers": _layers, "rotation": _rotation, "timesteps": _timesteps, "matchers": _matchers,
+        "thresholds": _thresholds, "pairs": _pairs, "missing": _missing,
+    }  # fmt: skip
+    written = {name: maker(run) for name, maker in makers.items()}
+    return {name: table for name, table in written.items() if table.rows}
+
+
+def _layers(run: ProbeRun) -> Table:
+    more = [name for name in run.layers.columns if name not in KNOWN_COLUMNS]
+    columns = (
+        "layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "same position", "ceiling",
+        "share of ceiling", f"95{wording.NBSP}% interval", "skill", "on the common grid", f"95{wording.NBSP}% interval",
+        "mass on truth", "causal effect", "scenes", "matches counted", *(name.replace("_", " ") for name in more), "module",
+    )  # fmt: skip
+    rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
+    return Table(
+        caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not measured. "
+        f"Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
+        columns=columns,
+        rows=tuple(rows),
+        marked=tuple(n for n, layer in enumerate(run.layers["layer"]) if layer == run.layer),
+        texts=2,
+        wide=True,
+    )
+
+
+def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple[str, ...]:
+    return (
+        f"{row['layer']}{' selected' if row['layer'] == run.layer else ''}",
+        f"{row['grid_h']}x{row['grid_w']}",
+        counted(row["precision"], row["count"]),
+        interval(row["precision_low"], row["precision_high"]),
+        *(percent(row.get(name)) for name in ("chance", "same_position", "ceiling", "share_of_ceiling")),
+        interval(row.get("share_low"), row.get("share_high")),
+        percent(row.get("skill")),
+        percent(row.get("common_grid_precision")),
+        interval(row.get("common_grid_low"), row.get("common_grid_high")),
+        percent(row.get("mass_true")),
+        *(number(row.get(name)) for name in ("causal_effect", "scenes", "count")),
+        *(number(row[name]) if isinstance(row[name], int | float) else str(row[name]) for name in more),
+        str(row["name"]),
+    )
+
+
+def counted(value: Any, count: Any) -> str:
+    """Write a fraction in percent; where it is missing, a dash with the count of what stands behind it.
+
+    Args:
+        value: A fraction, or NaN.
+        count: Of the matches.
+    """
+    text = percent(value)
+    return f"{MISSING} (n = {number(count)})" if text == MISSING else text
+
+
+def _rotation(run: ProbeRun) -> Table:
+    table, names = tables.rotation(run), tables.bins(run)
+    cells = {(row.who, row.rotation_bin): row for row in table.itertuples()}
+    who = list(dict.fromkeys(table["who"]))
+    return Table(
+        caption=f"Precision by rotation between the two cameras, with 95{wording.NBSP}% intervals over scenes; all on the grid "
+        f"of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
+        columns=("", *(wording.bin_words(name) for name in names)),
+        rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
+        marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
+        wide=True,
+    )
+
+
+def _cell(row: Any) -> str:
+    if row.count == 0:
+        return counted(float("nan"), 0)
+    return f"{with_interval(row.value, row.low, row.high)}\nn = {number(row.count)}"
+
+
+def _timesteps(run: ProbeRun) -> Table:
+    table = tables.by_timestep(run)
+    mine = table[table["layer"] == run.layer].set_index("timestep")
+    rows = []
+    for noise in run.timesteps.itertuples():
+        here = mine.loc[noise.timestep] if noise.timestep in mine.index else {"value": None, "count": 0}
+        text = counted(here["value"], here["count"])
+        apart = interval(here.get("low"), here.get("high"))
+        rows.append(
+            (number(noise.timestep), number(noise.alpha_bar), number(noise.snr), text, apart, number(here["count"]))
+        )
+    return Table(
+        caption=f"What each timestep means, and the precision of layer {run.layer} there.",
+        columns=("t", "ᾱ", "SNR", f"precision, layer {run.layer}", f"95{wording.NBSP}% interval", "matches counted"),
+        rows=tuple(rows),
+        texts=0,
+    )
+
+
+def _matchers(run: ProbeRun) -> Table:
+    table = tables.matchers(run)
+    rows = [
+        (
+            row.model,
+            MISSING if row.layer == NO_LAYER else str(row.layer),
+            row.grid,
+            percent(row.value),
+            interval(row.low, row.high),
+            number(row.scenes),
+            number(row.count),
+        )
+        for row in table.itertuples()
+    ]
+    return Table(
+        caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the references "
+        "on each grid; the same scenes, pairs and points.",
+        columns=("matcher", "layer", "grid", "precision", f"95{wording.NBSP}% interval", "scenes", "matches counted"),
+        rows=tuple(rows),
+        marked=tuple(n for n, row in enumerate(rows) if row[0] == run.model),
+    )
+
+
+def _thresholds(run: ProbeRun) -> Table:
+    table = tables.thresholds(run)
+    cells = {(row.metric, row.model): with_interval(row.value, row.low, row.high) for row in table.itertuples()}
+    models = (run.model, UNIFORM, SAME_POSITION, CEILING)
+    metrics = sorted(table["metric"].unique(), key=_threshold_order)
+    return Table(
+        caption=f"Layer {run.layer} by every threshold that was measured; the marked row is the one that layers are ranked by.",
+        columns=("a match is right with", f"layer {run.layer}", "uniform chance", "same position", "ceiling"),
+        rows=tuple(
+            (wording.metric_words(metric), *(cells.get((metric, model), MISSING) for model in models))
+            for metric in metrics
+        ),
+        marked=tuple(n for n, metric in enumerate(metrics) if metric == run.metric),
+    )
+
+
+def _threshold_order(metric: str) -> tuple[str, float]:
+    amount = metric.partition("@")[2]
+    unit = amount.lstrip("0123456789.")
+    return unit, float(amount.removesuffix(unit))
+
+
+def _pairs(run: ProbeRun) -> Table:
+    table = tables.pair_counts(run)
+    return Table(
+        caption="What stands behind each rotation bin. Measured view pairs are ordered, of the direction above, and include "
+        "pairs of views outside the frozen list; matches are counted over all timesteps.",
+        columns=("rotation", "listed pairs", "scenes with one", "measured view pairs", "matches counted"),
+        rows=tuple(
+            (wording.bin_words(row.rotation_bin), *map(number, (row.listed, row.scenes, row.measured, row.count)))
+            for row in table.rename(columns={"count": "matches"}).assign(count=table["count"]).itertuples()
+        ),
+    )
+
+
+def _missing(run: ProbeRun) -> Table:
+    rows = [
+        (row.metric, number(row.rows), number(row.missing), number(row.count))
+        for row in tables.missing(run).itertuples()
+    ]
+    return Table(
+        caption="Rows of the score table by metric. A missing row is one in which nothing could be counted; it is left out of "
+        "every average, never taken as zero.",
+        columns=("metric", "rows", "missing", "points counted"),
+        rows=tuple(rows),
+    )
+
+
+# --- facts and files -----------------------------------------------------------------------------------------------------
+
+
+def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
+    """Say how it was measured: terms and their descriptions.
+
+    Args:
+        run: The probe run.
+    """
+    digests = sorted(run.scores["pair_list"].astype(str).unique())
+    versions = {name: text for name, text in run.environment.items() if name not in ("commit", "machine")}
+    lost = tables.missing(run)
+    facts = {
+        "Protocol": f"{run.protocol}. {PROTOCOL_WORDS.get(run.protocol, '')}".strip(),
+        "Right match": f"{wording.metric_words(run.metric)} ({run.metric})",
+        "Direction": wording.direction_words(str(run.selection["direction"])),
+        "Pair list": f"{wording.plural(len(run.pairs), 'pair')}, digest {wording.listing(digests)}",
+        "Scenes": f"{wording.plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
+        "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them references",
+        "Timesteps": wording.listing(run.timesteps["timestep"]),
+        "Missing": f"{number(lost['missing'].sum())} of {number(lost['rows'].sum())} rows of the score table",
+        "Seed": str(run.settings.get("seed", MISSING)),
+        "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()),
+        "Commit": str(run.environment.get("commit", MISSING)),
+        "Machine": str(run.environment.get("machine", MISSING)),
+    }
+    return tuple(facts.items())
+
+
+def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
+    """Give each table as a CSV file: its name, and a link that holds its content.
+
+    Args:
+        run: The probe run.
+    """
+    frames = {
+        "layers.csv": run.layers, "layer_profile.csv": tables.profile(run),
+        "common_grid.csv": tables.profile(run, common=True), "rotation_bins.csv": tables.rotation(run),
+        "same_position_by_bin.csv": tables.verdicts(run), "timesteps.csv": run.timesteps,
+        "layer_by_timestep.csv": tables.by_timestep(run), "layer_by_head.csv": tables.by_head(run),
+        "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
+        "coverage.csv": tables.coverage(run), "attention.csv": tables.attention(run),
+        "emergence.csv": run.emergence if run.emergence is not None else pd.DataFrame(), "pairs.csv": run.pairs,
+        "missing.csv": tables.missing(run),
+    }  # fmt: skip
+    return tuple((name, _csv(frame)) for name, frame in frames.items() if len(frame))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    text = frame.to_csv(index=False, lineterminator="\n")
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()

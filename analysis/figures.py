@@ -1,0 +1,367 @@
+"""Tables -> SVG text for inlining: no namespace, no identifiers that clash, colours that follow the page's theme."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn
+from markupsafe import escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from probe.records import CEILING, SAME_POSITION, UNIFORM
+
+# Every colour is a CSS variable of the page in disguise; its value here is what it falls back to, on white.
+INK, MUTED, RULE, PAPER = "#1d2127", "#626a75", "#dfe3e8", "#fefefd"
+BLUE, VERMILION, GREEN, PURPLE, GOLD = "#0b64ad", "#c44e0c", "#15835a", "#9b4f8f", "#8f6f00"
+THEME = {"ink": INK, "muted": MUTED, "rule": RULE, "paper": PAPER, "blue": BLUE, "vermilion": VERMILION,
+         "green": GREEN, "purple": PURPLE, "gold": GOLD}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 12, "axes.titlesize": 12.5, "axes.labelsize": 12, "xtick.labelsize": 11, "ytick.labelsize": 11,
+    "legend.fontsize": 11.5, "legend.frameon": False, "legend.handlelength": 1.8, "text.color": INK,
+    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlelocation": "left", "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": RULE,
+    "grid.linewidth": 1, "axes.linewidth": 1, "xtick.major.size": 0, "ytick.major.size": 0, "lines.linewidth": 1.8,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+}  # fmt: skip
+THIS_MODEL = "this model"
+NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+POINTS = 72  # an SVG unit of matplotlib; sizes below are in these units, which the page shows as pixels
+PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 1):g} %")
+REFERENCE_STYLES: dict[str, dict[str, Any]] = {
+    CEILING: {"color": INK, "linestyle": "-", "linewidth": 1.4},
+    SAME_POSITION: {"color": VERMILION, "linestyle": "--", "linewidth": 1.8},
+    UNIFORM: {"color": MUTED, "linestyle": ":", "linewidth": 1.8},
+}
+RIVAL_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": PURPLE, "marker": "x"},
+    {"color": GOLD, "marker": "+", "markersize": 8},
+    {"color": GREEN, "marker": "^"},
+    {"color": MUTED, "marker": "s"},
+    {"color": INK, "marker": "D"},
+    {"color": VERMILION, "marker": "v"},
+)
+LINE_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": BLUE, "linewidth": 2.4, "marker": "o"},
+    {"color": GREEN, "linewidth": 1.5, "marker": "s"},
+    {"color": PURPLE, "linewidth": 1.5, "marker": "D"},
+)
+
+
+# --- from matplotlib to the page ---------------------------------------------------------------------------------------
+
+
+def chart(name: str, alt: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    """Draw one figure as an SVG element for a page.
+
+    Args:
+        name: Tells this figure's identifiers from those of the page's other figures.
+        alt: What a reader hears who cannot see it.
+        size: Width and height in the page's pixels.
+        draw: Fills the empty figure.
+
+    Returns:
+        ``<svg class="chart" ...>...</svg>``, the same text for the same data.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has its own fonts
+        figure = Figure(figsize=(size[0] / POINTS, size[1] / POINTS), layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    return inline(buffer.getvalue(), alt)
+
+
+def inline(svg: str, alt: str) -> str:
+    """Turn a matplotlib SVG file into an element that can stand beside others on one page.
+
+    Args:
+        svg: A whole file.
+        alt: Becomes the element's label.
+    """
+    box = re.search(r'viewBox="([^"]+)"', svg)
+    assert box is not None
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href", "href")
+    body = body.replace("'DejaVu Sans'", "system-ui").replace("\n", " ")
+    for variable, colour in THEME.items():
+        body = body.replace(colour, f"var(--{variable}, {colour})")
+    width = box[1].split()[2]
+    return f'<svg class="chart" role="img" aria-label="{escape(alt)}" viewBox="{box[1]}" data-width="{width}">{body}'
+
+
+def _legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    entries = zip(*axes.get_legend_handles_labels(), strict=True)
+    handles, labels = zip(*sorted(entries, key=lambda entry: _rank(entry[1])), strict=True)
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.4, borderaxespad=0.2)
+
+
+def _rank(label: str) -> int:
+    if label in REFERENCE_STYLES:
+        return 2
+    return 0 if label == THIS_MODEL or label.startswith("layer ") else 1
+
+
+def _top(values: Iterable[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return 1.08 * max(known, default=1.0) or 1.0
+
+
+def _interval(axes: Axes, x: Any, frame: pd.DataFrame, **style: Any) -> None:
+    axes.vlines(x, frame["low"], frame["high"], linewidth=style.pop("linewidth", 2), **style)
+
+
+# --- layers ------------------------------------------------------------------------------------------------------------
+
+
+def layer_profile(
+    profile: pd.DataFrame,
+    *,
+    model: str,
+    selected: int,
+    labels: Mapping[int, str],
+    rivals: Sequence[str],
+    name: str,
+    alt: str,
+) -> str:
+    """Draw precision per 3D layer with what it has to be compared with.
+
+    Args:
+        profile: Columns model, layer, value, low, high.
+        model: The probed model.
+        selected: The chosen layer's index.
+        labels: Text under each layer, in the order of the axis.
+        rivals: Nulls and baselines to draw beside the model.
+        name: See ``chart``.
+        alt: See ``chart``.
+    """
+    place = {layer: n for n, layer in enumerate(labels)}
+    rows = profile.assign(x=profile["layer"].map(place)).sort_values("x")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axvspan(place[selected] - 0.46, place[selected] + 0.46, color=BLUE, alpha=0.09, linewidth=0)
+        _references(axes, rows)
+        for n, rival in enumerate(rivals):
+            _rival(axes, rows[rows["model"] == rival], rival, model, _shift(n, len(rivals)), n)
+        _probed(axes, rows[rows["model"] == model], selected)
+        axes.set_xticks(list(place.values()), list(labels.values()), linespacing=1.35)
+        axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, _top([*rows["value"], *rows["high"]])), ylabel="precision")
+        axes.yaxis.set_major_formatter(PERCENT)
+        _legend(figure, axes)
+
+    return chart(name, alt, (max(620.0, 84.0 * len(place)), 460), draw)
+
+
+def _shift(n: int, count: int) -> float:
+    return (-1) ** n * (0.16 + 0.13 * (n // 2)) if count else 0.0
+
+
+def _references(axes: Axes, rows: pd.DataFrame) -> None:
+    for reference, style in REFERENCE_STYLES.items():
+        marks = rows[rows["model"] == reference]
+        if len(marks):
+            axes.hlines(marks["value"], marks["x"] - 0.42, marks["x"] + 0.42, label=reference, **style)
+
+
+def _rival(axes: Axes, rows: pd.DataFrame, rival: str, model: str, shift: float, n: int) -> None:
+    style = {"markersize": 6, **RIVAL_STYLES[n % len(RIVAL_STYLES)]}
+    axes.vlines(rows["x"] + shift, rows["low"], rows["high"], color=style["color"], linewidth=1, alpha=0.7)
+    label = rival.removeprefix(f"{model}: ")
+    axes.plot(
+        rows["x"] + shift,
+        rows["value"],
+        linestyle="",
+        markerfacecolor="none",
+        markeredgewidth=1.4,
+        label=label,
+        **style,
+    )
+
+
+def _probed(axes: Axes, rows: pd.DataFrame, selected: int) -> None:
+    _interval(axes, rows["x"], rows, color=BLUE, linewidth=2.6)
+    axes.plot(rows["x"], rows["value"], "o", color=BLUE, markersize=7.5, label=THIS_MODEL)
+    best = rows[rows["layer"] == selected]
+    axes.plot(best["x"], best["value"], "o", color=BLUE, markersize=13, markerfacecolor="none", markeredgewidth=1.6)
+    for row in best.dropna(subset=["value"]).itertuples():
+        axes.annotate("selected", (row.x, max(row.value, row.high if row.high == row.high else 0)), (0, 9),
+                      textcoords="offset points", ha="center", color=BLUE, weight="bold", fontsize=11)  # fmt: skip
+
+
+# --- rotation, coverage, training ----------------------------------------------------------------------------------------
+
+
+def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], alt: str) -> str:
+    """Draw precision per rotation bin: layers as points with intervals, references as steps, baselines as marks.
+
+    Args:
+        table: Columns who, rotation_bin, value, low, high.
+        captions: Text under each bin, in the order of the axis.
+        alt: See ``chart``.
+    """
+    place = {name: n for n, name in enumerate(captions)}
+    rows = table.assign(x=table["rotation_bin"].map(place))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _references(axes, rows.rename(columns={"who": "model"}))
+        others = [who for who in dict.fromkeys(rows["who"]) if who not in REFERENCE_STYLES]
+        layers = [who for who in others if who.startswith("layer ")]
+        for n, who in enumerate(layers):
+            part = rows[rows["who"] == who]
+            x = part["x"] + 0.12 * (n - (len(layers) - 1) / 2)
+            _interval(axes, x, part, color=LINE_STYLES[n % 3]["color"])
+            axes.plot(
+                x, part["value"], label=who, markersize=7 if n == 0 else 5.5, **LINE_STYLES[n % 3] | {"linestyle": ""}
+            )
+        for n, who in enumerate(who for who in others if who not in layers):
+            _rival(axes, rows[rows["who"] == who], who, "", 0.28 + 0.07 * n, n + 2)
+        axes.set_xticks(list(place.values()), list(captions.values()), linespacing=1.35)
+        axes.set(xlim=(-0.55, len(place) - 0.45), ylim=(0, _top([*rows["value"], *rows["high"]])), ylabel="precision")
+        axes.yaxis.set_major_formatter(PERCENT)
+        _legend(figure, axes)
+
+    return chart("rotation", alt, (780, 380), draw)
+
+
+def coverage_curve(table: pd.DataFrame, *, alt: str) -> str:
+    """Draw precision against the share of matches kept when the least ambiguous are kept first.
+
+    Args:
+        table: Columns who, coverage, value, low, high.
+        alt: See ``chart``.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _lines(axes, table, "coverage")
+        axes.set(
+            xlabel="share of matches kept, least ambiguous first",
+            ylabel="precision",
+            ylim=(0, _top(table["high"].fillna(table["value"]))),
+        )
+        axes.xaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
+        _legend(figure, axes)
+
+    return chart("coverage", alt, (780, 360), draw)
+
+
+def _lines(axes: Axes, table: pd.DataFrame, x: str) -> None:
+    layers = [who for who in dict.fromkeys(table["who"]) if who.startswith("layer ")]
+    rest = [who for who in dict.fromkeys(table["who"]) if who not in layers]
+    styles = {who: LINE_STYLES[n % len(LINE_STYLES)] for n, who in enumerate(layers)}
+    styles |= {who: REFERENCE_STYLES.get(who, RIVAL_STYLES[(n + 2) % len(RIVAL_STYLES)]) for n, who in enumerate(rest)}
+    for who, style in styles.items():
+        part = table[table["who"] == who].sort_values(x)
+        axes.fill_between(part[x], part["low"], part["high"], color=style["color"], alpha=0.13, linewidth=0)
+        axes.plot(part[x], part["value"], label=who, **{"markersize": 5, **style})
+
+
+def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str) -> str:
+    """Draw precision over training iterations: some layers in colour, the others in grey, chance dotted.
+
+    Args:
+        table: Columns step, layer, value, low, high, chance.
+        highlighted: Layers drawn in colour.
+        alt: See ``chart``.
+    """
+    named = table.assign(who="layer " + table["layer"].astype(str))
+    chance = named[named["layer"].isin(highlighted[:1])].assign(
+        who=UNIFORM, value=named["chance"], low=np.nan, high=np.nan
+    )
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        label = "other layers"
+        for _, part in named[~named["layer"].isin(highlighted)].groupby("layer"):
+            axes.plot(part["step"], part["value"], color=MUTED, alpha=0.55, linewidth=1, label=label)
+            label = "_nolegend_"
+        coloured = pd.concat([named[named["layer"] == layer] for layer in highlighted] + [chance])
+        _lines(axes, coloured, "step")
+        axes.set(xlabel="training iterations", ylabel="precision", ylim=(0, _top([*named["value"], *named["high"]])))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f")))
+        axes.yaxis.set_major_formatter(PERCENT)
+        _legend(figure, axes, 5)
+
+    return chart("emergence", alt, (780, 360), draw)
+
+
+# --- heat maps and small multiples -----------------------------------------------------------------------------------------
+
+
+def heat_map(cells: pd.DataFrame, *, xlabel: str, name: str, alt: str) -> str:
+    """Draw a grid of precisions, each written in its cell in percent; cells without a value stay empty.
+
+    Args:
+        cells: Index: text of each row; columns: text of each column; values in [0, 1] or NaN.
+        xlabel: What the columns are.
+        name: See ``chart``.
+        alt: See ``chart``.
+    """
+    texts = cells.map(lambda value: "" if np.isnan(value) else f"{100 * value:.0f}")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        bar = {"format": PERCENT, "pad": 0.015, "aspect": 30}
+        style = {"cmap": "crest", "vmin": 0, "linewidths": 1.5, "linecolor": PAPER, "annot_kws": {"size": 11}}
+        seaborn.heatmap(cells, ax=axes, annot=texts, fmt="", cbar_kws=bar, **style)
+        _contrast(axes, len(cells.columns))
+        axes.tick_params(axis="both", rotation=0)
+        axes.set(xlabel=xlabel, ylabel="")
+
+    return chart(name, alt, (780, 110 + 30 * len(cells)), draw)
+
+
+def _contrast(axes: Axes, columns: int) -> None:
+    """Write each cell's text in black or white, whichever stands out more (WCAG 2: at luminance 0.18 both do)."""
+    colours = axes.collections[0].get_facecolor()[:, :3]
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    light = linear @ [0.2126, 0.7152, 0.0722] > 0.179
+    for text in axes.texts:
+        column, row = (int(part) for part in text.get_position())
+        text.set_color("black" if light[row * columns + column] else "white")
+
+
+def small_multiples(
+    table: pd.DataFrame, *, titles: Mapping[str, str], selected: int, labels: Mapping[int, str], alt: str
+) -> str:
+    """Draw one small panel per metric, layer by layer with intervals.
+
+    Args:
+        table: Columns model, metric, layer, value, low, high; rows of the uniform chance become marks.
+        titles: Text above each panel, by metric, in order.
+        selected: The chosen layer's index, drawn in colour.
+        labels: Text under each layer, in the order of the axis.
+        alt: See ``chart``.
+    """
+    place = {layer: n for n, layer in enumerate(labels)}
+    rows = table.assign(x=table["layer"].map(place))
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots((len(titles) + 1) // 2, 2, squeeze=False)
+        for axes in grid.flat[len(titles) :]:
+            axes.set_visible(False)
+        for axes, (metric, title) in zip(grid.flat, titles.items(), strict=False):
+            part = rows[(rows["metric"] == metric) & (rows["model"] != UNIFORM)]
+            _references(axes, rows[(rows["metric"] == metric) & (rows["model"] == UNIFORM)])
+            colours = [BLUE if layer == selected else MUTED for layer in part["layer"]]
+            _interval(axes, part["x"], part, colors=colours)
+            axes.scatter(part["x"], part["value"], c=colours, s=34, zorder=3)
+            axes.set_xticks(list(place.values()), [str(layer) for layer in place])
+            axes.set(title=title, ylim=(0, _top([*part["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
+            if metric.startswith("mass"):
+                axes.yaxis.set_major_formatter(PERCENT)
+
+    return chart("attention", alt, (780, 240 * ((len(titles) + 1) // 2)), draw)

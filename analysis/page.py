@@ -1,0 +1,284 @@
+"""A probe run -> all that its page shows: finished text, tables of text, figures. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from analysis import cells, figures, tables, wording
+from analysis.pictures import Panel, choose_examples, embedded_images, panels
+from analysis.tables import ProbeRun
+from analysis.wording import interval, number, percent, with_interval
+
+ATTENTION_TITLES = {
+    "mass_3x3": "mass on the true token and its neighbours",
+    "mass_key_view": "mass on the key view",
+    "entropy": "entropy within the key view (nats)",
+    "cross_entropy": "cross-entropy with the truth (nats)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Hold a figure with its caption."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Hold the match pictures of one pair of views."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Hold all that the page of one run shows; figures and tables that the run cannot fill are absent."""
+
+    title: str
+    model: str
+    scenes: str
+    protocol: str
+    settings: dict[str, Any]
+    facts: tuple[tuple[str, str, str], ...]
+    answer: tuple[str, ...]
+    evidence: str
+    verdicts: tuple[tuple[str, str, str], ...]
+    caveats: tuple[str, ...]
+    figures: dict[str, Drawing]
+    tables: dict[str, cells.Table]
+    images: Markup
+    pairs: tuple[Pair, ...]
+    metric: str
+    direction: str
+    methods: tuple[tuple[str, str], ...]
+    command: str
+    downloads: tuple[tuple[str, str], ...]
+
+
+def make_page(run: ProbeRun) -> Page:
+    """Put together what the page of a run shows.
+
+    Args:
+        run: The probe run.
+    """
+    scenes = str(run.settings.get("scenes", "unnamed scenes"))
+    examples = choose_examples(run)
+    places = wording.layer_places(run)
+    return Page(
+        title=f"{run.model} on {scenes}",
+        model=run.model,
+        scenes=scenes,
+        protocol=run.protocol,
+        settings=run.settings,
+        facts=_facts(run),
+        answer=tuple(wording.answer(run)),
+        evidence=str(run.selection.get("evidence", "")),
+        verdicts=tuple(wording.verdict_texts(run)),
+        caveats=tuple(wording.caveats(run)),
+        figures=_figures(run),
+        tables=cells.text_tables(run),
+        images=Markup(embedded_images(run, examples)),
+        pairs=tuple(Pair(title=_example_title(e), panels=tuple(panels(run, e, places))) for e in examples),
+        metric=wording.metric_words(run.metric),
+        direction=wording.direction_words(str(run.selection["direction"])),
+        methods=cells.methods(run),
+        command=wording.command(run.settings),
+        downloads=cells.downloads(run),
+    )
+
+
+def _facts(run: ProbeRun) -> tuple[tuple[str, str, str], ...]:
+    row = wording.best_row(run)
+    return (
+        ("precision", percent(row["precision"]), interval(row["precision_low"], row["precision_high"])),
+        (
+            "share of the ceiling",
+            percent(row["share_of_ceiling"]),
+            interval(row.get("share_low"), row.get("share_high")),
+        ),
+        ("ceiling", percent(row["ceiling"]), f"best token of {run.grid}"),
+        ("same position", percent(row["same_position"]), "token at the same place"),
+        ("uniform chance", percent(row["chance"]), "any token"),
+    )
+
+
+def _example_title(example: Any) -> str:
+    turn = "" if np.isnan(example.rotation_deg) else f", {example.rotation_deg:.0f}° apart"
+    kinds = ["reference" if view < example.n_ref else "target" for view in (example.query_view, example.key_view)]
+    return (
+        f"{example.scene}: view {example.query_view} ({kinds[0]}) asks view {example.key_view} ({kinds[1]})"
+        f"{turn}, t = {example.timestep}"
+    )
+
+
+# --- figures -----------------------------------------------------------------------------------------------------------
+
+
+def _figures(run: ProbeRun) -> dict[str, Drawing]:
+    makers: dict[str, Callable[[ProbeRun], Drawing | None]] = {
+        "profile": _profile, "common": _common, "rotation": _rotation, "timesteps": _timesteps, "heads": _heads,
+        "emergence": _emergence, "coverage": _coverage, "attention": _attention,
+    }  # fmt: skip
+    drawings = {name: maker(run) for name, maker in makers.items()}
+    return {name: drawing for name, drawing in drawings.items() if drawing is not None}
+
+
+def _draw(svg: str, caption: str) -> Drawing:
+    return Drawing(svg=Markup(svg), caption=caption)
+
+
+def _profile(run: ProbeRun) -> Drawing | None:
+    return _profile_of(run, tables.profile(run), wording.layer_labels(run), "profile", "")
+
+
+def _common(run: ProbeRun) -> Drawing | None:
+    profile = tables.profile(run, common=True)
+    places = wording.layer_places(run)
+    labels = {layer: f"{layer}\n{place}" for layer, place in places.items()}
+    only = "Every layer's attention map was resampled to one grid, so that one ceiling and one chance hold for all. "
+    return _profile_of(run, profile, labels, "common", only) if (profile["model"] == run.model).any() else None
+
+
+def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], name: str, prefix: str) -> Drawing:
+    mine = profile[profile["model"] == run.model]
+    beside = [rival for rival in tables.rivals(run) if rival in set(profile["model"])]
+    caption = (
+        f"{prefix}Filled points: share of matches with {wording.metric_words(run.metric)}, {_bars(mine)} "
+        f"Steps: what the best token of each grid reaches (ceiling), the same position, a uniform guess. "
+        f"Open marks: nulls of the model and other matchers. {_count(mine)}"
+    )
+    alt = f"Precision per 3D layer; layer {run.layer} is selected. " + _spoken(mine, "layer")
+    svg = figures.layer_profile(
+        profile, model=run.model, selected=run.layer, labels=labels, rivals=beside, name=name, alt=alt
+    )
+    return _draw(svg, caption)
+
+
+def _bars(rows: pd.DataFrame) -> str:
+    scenes = sorted({int(n) for n in rows["scenes"]})
+    over = f"{scenes[0]} to {scenes[-1]}" if len(scenes) > 1 else number(scenes[0] if scenes else 0)
+    return f"bars: 95{wording.NBSP}% intervals by bootstrap over {over} scenes."
+
+
+def _count(rows: pd.DataFrame) -> str:
+    counts = [int(n) for n in rows["count"]]
+    if not counts:
+        return "Nothing was counted."
+    low, high = number(min(counts)), number(max(counts))
+    return f"Counted matches per point: {low if low == high else f'{low} to {high}'}."
+
+
+def _spoken(rows: pd.DataFrame, column: str) -> str:
+    return "; ".join(
+        f"{column} {row[column]}: {percent(row['value'])}" for _, row in rows.sort_values(column).iterrows()
+    )
+
+
+def _rotation(run: ProbeRun) -> Drawing | None:
+    table = tables.rotation(run)
+    counts = tables.pair_counts(run).set_index("rotation_bin")["measured"]
+    captions = {name: f"{wording.bin_words(name)}\n{counts[name]} view pairs" for name in counts.index}
+    mine = table[(table["who"] == f"layer {run.layer}") & (table["count"] > 0)]
+    caption = (
+        f"Filled: the selected layer and its runners-up; {_bars(mine)} Steps and open marks: what layer {run.layer} has to "
+        f"beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. {_count(mine)}"
+    )
+    alt = f"Precision of layer {run.layer} by rotation between the cameras. " + _spoken(mine, "rotation_bin")
+    return _draw(figures.rotation_bins(table, captions=captions, alt=alt), caption)
+
+
+def _timesteps(run: ProbeRun) -> Drawing | None:
+    table = tables.by_timestep(run)
+    if table.empty:
+        return None
+    grid = _cells(run, table, "timestep")
+    noise = run.timesteps.set_index("timestep")
+    grid.columns = pd.Index([_timestep_label(int(t), noise) for t in grid.columns])
+    caption = (
+        f"Precision in percent, {number(int(table['scenes'].max()))} scenes; intervals are in the downloads. "
+        f"ᾱ: share of signal left at t; SNR: signal to noise. {_empty(grid)}{_count(table)}"
+    )
+    best = table.loc[table["value"].idxmax()]
+    alt = f"Heat map of precision per layer and timestep; the highest is {percent(best['value'])} at layer {best['layer']:.0f}, t = {best['timestep']:.0f}."
+    return _draw(figures.heat_map(grid, xlabel="timestep t", name="timesteps", alt=alt), caption)
+
+
+def _timestep_label(t: int, noise: pd.DataFrame) -> str:
+    if t not in noise.index:
+        return str(t)
+    return f"{t}\nᾱ {number(noise.loc[t, 'alpha_bar'], 2)}\nSNR {number(noise.loc[t, 'snr'], 2)}"
+
+
+def _cells(run: ProbeRun, table: pd.DataFrame, column: str) -> pd.DataFrame:
+    labels = wording.layer_labels(run, "  ")
+    grid = table.pivot_table(index="layer", columns=column, values="value").reindex(list(labels))
+    grid.index = pd.Index([label + ("  ◂" if layer == run.layer else "") for layer, label in labels.items()])
+    return grid.astype(float)
+
+
+def _empty(grid: pd.DataFrame) -> str:
+    empty = int(grid.isna().to_numpy().sum())
+    return f"{empty} of {grid.size} cells are empty: not measured, or no such head. " if empty else ""
+
+
+def _heads(run: ProbeRun) -> Drawing | None:
+    table = tables.by_head(run)
+    if table.empty:
+        return None
+    grid = _cells(run, table, "head")
+    best = table.loc[table["value"].idxmax()]
+    caption = (
+        f"Precision in percent of each head by itself. Layers have different numbers of heads. The best head is head "
+        f"{best['head']:.0f} of layer {best['layer']:.0f}: {with_interval(best['value'], best['low'], best['high'])}, the highest of "
+        f"{len(table)} and so partly luck. {_empty(grid)}{_count(table)}"
+    )
+    alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])} at layer {best['layer']:.0f}, head {best['head']:.0f}."
+    return _draw(figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption)
+
+
+def _emergence(run: ProbeRun) -> Drawing | None:
+    table = run.emergence
+    if table is None or table.empty:
+        return None
+    shown = [layer for layer in tables.shown_layers(run) if layer in set(table["layer"])]
+    mine = table[table["layer"] == run.layer].sort_values("step")
+    caption = (
+        "Precision of each layer while this model was trained; bands: 95\u00a0% intervals over scenes. "
+        "Dotted: a uniform guess on the selected layer's grid."
+    )
+    alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
+    return _draw(figures.emergence_curve(table, highlighted=shown, alt=alt), caption)
+
+
+def _coverage(run: ProbeRun) -> Drawing | None:
+    table = tables.coverage(run)
+    if table.empty:
+        return None
+    caption = (
+        "Precision when only the least ambiguous matches are kept (lowest ratio of the two nearest distances). A curve that "
+        f"falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals over scenes. {_count(table)}"
+    )
+    mine = table[table["who"] == f"layer {run.layer}"]
+    return _draw(figures.coverage_curve(table, alt="Precision against coverage; " + _spoken(mine, "coverage")), caption)
+
+
+def _attention(run: ProbeRun) -> Drawing | None:
+    table = tables.attention(run)
+    titles = {metric: title for metric, title in ATTENTION_TITLES.items() if metric in set(table.get("metric", []))}
+    if not titles:
+        return None
+    labels = wording.layer_labels(run)
+    mine = table[table["model"] == run.model]
+    caption = (
+        f"One point per layer, the selected one in colour; {_bars(mine)} Dotted: attention that is equal everywhere. "
+        f"Low entropy means sharp attention, which may still be wrong: read it beside the cross-entropy. {_count(mine)}"
+    )
+    alt = "Attention per layer: " + wording.listing(titles.values())
+    return _draw(figures.small_multiples(table, titles=titles, selected=run.layer, labels=labels, alt=alt), caption)

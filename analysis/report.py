@@ -1,0 +1,161 @@
+"""Turn probe runs into pages: ``python -m analysis.report [RUN ...]``. Pure up to ``build_report``; the edge is ``main``."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import tyro
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis import wording
+from analysis.page import Page, make_page
+from analysis.tables import REQUIRED, ProbeRun, read_run
+from probe.records import RunError, write_text
+
+REPORT = "report.html"
+RUNS, INDEX = Path("runs"), Path("reports/index.html")
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Hold a run's line in the index, as finished text; ``link`` is relative to the index."""
+
+    link: str
+    name: str
+    model: str
+    scenes: str
+    protocol: str
+    layer: str
+    precision: str
+    share: str
+
+
+def render(page: Page) -> str:
+    """Write the page of one run.
+
+    Args:
+        page: All that it shows.
+
+    Returns:
+        One self-contained HTML document; equal data gives equal text.
+    """
+    return TEMPLATES.get_template("probe.html.j2").render(page=page)
+
+
+def render_index(entries: Sequence[Entry]) -> str:
+    """Write the page that lists the runs.
+
+    Args:
+        entries: In the order of the list.
+    """
+    return TEMPLATES.get_template("index.html.j2").render(entries=entries)
+
+
+def entry(run: ProbeRun, link: str) -> Entry:
+    """Write a run's line in the index.
+
+    Args:
+        run: The probe run.
+        link: To its page, relative to the index.
+    """
+    row = wording.best_row(run)
+    return Entry(
+        link=link,
+        name=run.name,
+        model=run.model,
+        scenes=str(run.settings.get("scenes", wording.MISSING)),
+        protocol=run.protocol,
+        layer=f"{run.layer} ({wording.layer_places(run)[run.layer]}, {run.grid})",
+        precision=wording.with_interval(row["precision"], row["precision_low"], row["precision_high"]),
+        share=wording.with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
+    )
+
+
+def build_report(run: Path) -> Path:
+    """Write a run's page into its folder, whole or not at all.
+
+    Args:
+        run: A probe run folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        RunError: If the folder is not a finished probe run.
+    """
+    page = run / REPORT
+    write_text(page, render(make_page(read_run(run))))
+    return page
+
+
+def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
+    """Write the page that links to the pages of several runs.
+
+    Args:
+        runs: Probe run folders.
+        index: Where to write; its folder is made.
+
+    Returns:
+        The index's path.
+
+    Raises:
+        RunError: If a folder is not a finished probe run.
+    """
+    entries = [entry(read_run(run), _link(run / REPORT, index.parent)) for run in runs]
+    index.parent.mkdir(parents=True, exist_ok=True)
+    write_text(index, render_index(entries))
+    return index
+
+
+def _link(page: Path, folder: Path) -> str:
+    return quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Find the finished probe runs below a folder, by name.
+
+    Args:
+        root: Searched at any depth.
+    """
+    found = {path.parent for path in root.rglob("selection.json")}
+    return sorted(folder for folder in found if all((folder / name).is_file() for name in REQUIRED))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Rebuild the pages of probe runs, and reports/index.html that links to them."""
+
+    run: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders; without any, all finished probe runs below runs/."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rebuild pages, say where they are, and give the exit code: 2 for a wrong folder.
+
+    Args:
+        argv: Words of the command line; None for the process's own.
+    """
+    asked = tyro.cli(Arguments, args=argv, prog="python -m analysis.report").run
+    try:
+        for run in asked or find_runs(RUNS):
+            print(build_report(run))
+        listed = {run.resolve(): run for run in (*find_runs(RUNS), *asked)}
+        print(build_index([listed[path] for path in sorted(listed)]))
+    except (RunError, OSError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

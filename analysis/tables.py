@@ -1,0 +1,397 @@
+"""A probe run folder as small tidy tables: every figure and table of its page is one of these."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from probe.records import (
+    ALL_HEADS,
+    NO_LAYER,
+    REFERENCES,
+    SAME_POSITION,
+    SCORE_COLUMNS,
+    UNIFORM,
+    RunError,
+    rotation_bin,
+    scene_values,
+    summarise,
+)
+
+REQUIRED = ("config.json", "scores.parquet", "layers.csv", "selection.json", "pairs.csv", "timesteps.csv")
+COMMON_GRID = "/common-grid"
+ATTENTION_METRICS = ("mass_3x3", "mass_key_view", "entropy", "cross_entropy")
+NUMBERS = ["value", "low", "high", "scenes", "count"]
+LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
+                 "same_position", "ceiling", "count", "scenes")  # fmt: skip
+SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRun:
+    """Hold what a probe run folder holds.
+
+    Attributes:
+        name: The folder's name.
+        settings: Every resolved setting.
+        environment: Versions, commit, machine.
+        selection: The chosen layer with its evidence.
+        scores: The score table of each model's last training step.
+        layers: One row per 3D layer, by index.
+        pairs: The frozen list of view pairs.
+        timesteps: Each timestep's alpha-bar and signal-to-noise ratio.
+        emergence: Precision over training iterations, if it was measured.
+        images: uint8 [f 3 H W] of each example scene.
+        matches: One row per query token of the example scenes, if there are any.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    selection: dict[str, Any]
+    scores: pd.DataFrame
+    layers: pd.DataFrame
+    pairs: pd.DataFrame
+    timesteps: pd.DataFrame
+    emergence: pd.DataFrame | None = None
+    images: dict[str, np.ndarray]
+    matches: pd.DataFrame | None = None
+
+    @property
+    def layer(self) -> int:
+        """Give the index of the selected layer."""
+        return int(self.selection["layer"])
+
+    @property
+    def metric(self) -> str:
+        """Give the metric by which the layer was selected."""
+        return str(self.selection["metric"])
+
+    @property
+    def protocol(self) -> str:
+        """Give the protocol by which the layer was selected."""
+        return str(self.selection["protocol"])
+
+    @property
+    def grid(self) -> str:
+        """Give the token grid of the selected layer, such as "16x16"."""
+        return layer_grids(self)[self.layer]
+
+    @cached_property
+    def model(self) -> str:
+        """Give the probed model's name in the score table; its nulls are called "<model>: ..."."""
+        layered = sorted(self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique(), key=len)
+        asked = str(self.selection.get("model", self.settings.get("model")))
+        return asked if asked in layered else str(layered[0])
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """Give the score rows of the selection's protocol and direction."""
+        return _of(self, self.protocol)
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """Give the score rows that the selection rests on: its metric, direction and protocol, all heads together."""
+        return self.measured[(self.measured["metric"] == self.metric) & (self.measured["head"] == ALL_HEADS)]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_run(folder: Path) -> ProbeRun:
+    """Read a probe run folder.
+
+    Args:
+        folder: Made by ``python -m probe.run``.
+
+    Returns:
+        Its tables; the optional ones are None where the file is missing.
+
+    Raises:
+        RunError: If the folder is not a finished probe run or one of its files cannot be used.
+    """
+    missing = [name for name in REQUIRED if not (folder / name).is_file()]
+    if missing:
+        raise RunError(
+            f"read_run: {folder} is no finished probe run, it lacks {', '.join(missing)}; "
+            f"make one with: python -m probe.run --out {folder}"
+        )
+    config = _read(folder / "config.json", _read_json, ("settings", "environment"))
+    layers = _read(folder / "layers.csv", pd.read_csv, LAYER_COLUMNS)
+    selection = _read(folder / "selection.json", _read_json, SELECTION_KEYS)
+    if selection["layer"] not in set(layers["layer"]):
+        raise RunError(f"read_run: {folder}/selection.json names layer {selection['layer']}, which layers.csv lacks")
+    return ProbeRun(
+        name=folder.resolve().name,
+        settings=config["settings"],
+        environment=config["environment"],
+        selection=selection,
+        scores=_last_step(_read(folder / "scores.parquet", pd.read_parquet, SCORE_COLUMNS)),
+        layers=layers.sort_values("layer", ignore_index=True),
+        pairs=_read(folder / "pairs.csv", pd.read_csv, ("pair", "scene", "rotation_bin")),
+        timesteps=_read(folder / "timesteps.csv", pd.read_csv, ("timestep", "alpha_bar", "snr")),
+        emergence=_optional(folder / "emergence.csv", pd.read_csv),
+        images=_optional(folder / "examples.safetensors", load_file) or {},
+        matches=_optional(folder / "matches.parquet", pd.read_parquet),
+    )
+
+
+def _read(path: Path, load: Callable[[Path], Any], columns: Sequence[str] = ()) -> Any:
+    try:
+        content = load(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"read_run: {path} cannot be read: {str(error).splitlines()[0]}; run the probe again") from error
+    absent = [name for name in columns if name not in content]
+    if absent:
+        raise RunError(f"read_run: {path} lacks {', '.join(absent)}; run the probe again")
+    return content
+
+
+def _optional(path: Path, load: Callable[[Path], Any]) -> Any:
+    return _read(path, load) if path.is_file() else None
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _last_step(scores: pd.DataFrame) -> pd.DataFrame:
+    plain = scores.astype({name: str for name, kind in scores.dtypes.items() if kind == "category"})
+    step = plain["step"].fillna(-1)
+    return plain[step == step.groupby(plain["model"]).transform("max")]
+
+
+def _of(run: ProbeRun, protocol: str) -> pd.DataFrame:
+    direction = run.selection["direction"]
+    wanted = run.scores["protocol"] == protocol
+    return run.scores[wanted if direction == "all" else wanted & (run.scores["direction"] == direction)]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def layer_grids(run: ProbeRun) -> dict[int, str]:
+    """Give the token grid of each 3D layer, rows x columns."""
+    rows = run.layers[["layer", "grid_h", "grid_w"]].itertuples(index=False)
+    return {int(row.layer): f"{row.grid_h}x{row.grid_w}" for row in rows}
+
+
+def rivals(run: ProbeRun) -> list[str]:
+    """Name the nulls and baselines of the run: all that is neither the probed model nor a reference, in file order."""
+    return [str(name) for name in run.headline["model"].unique() if name != run.model and name not in REFERENCES]
+
+
+def profile(run: ProbeRun, *, common: bool = False) -> pd.DataFrame:
+    """Give what figure and reader compare layer by layer: the model, its nulls, the baselines and the references.
+
+    Args:
+        run: The probe run.
+        common: Take the comparison in which all maps were resampled to one grid.
+
+    Returns:
+        Columns model, layer, value, low, high, scenes, count; what belongs to a grid stands at each layer of that grid.
+    """
+    table = summarise(run.headline, ["model", "layer", "grid"])
+    layered = table[table["layer"] != NO_LAYER]
+    grids = layer_grids(run)
+    if common:
+        rows = _of(run, run.protocol + COMMON_GRID)
+        rows = rows[(rows["metric"] == run.metric) & (rows["head"] == ALL_HEADS) & (rows["layer"] != NO_LAYER)]
+        layered = summarise(rows, ["model", "layer", "grid"])
+        grids = dict(zip(layered["layer"], layered["grid"], strict=True))
+    return pd.concat([layered.drop(columns="grid"), _at_layers(table, grids)], ignore_index=True)
+
+
+def _at_layers(table: pd.DataFrame, grids: Mapping[int, str]) -> pd.DataFrame:
+    """Repeat what belongs to a grid at each layer of that grid."""
+    places = pd.DataFrame({"layer": list(grids), "grid": list(grids.values())}).astype({"grid": table["grid"].dtype})
+    return table[table["layer"] == NO_LAYER].drop(columns="layer").merge(places, on="grid").drop(columns="grid")
+
+
+def shown_layers(run: ProbeRun, count: int = 3) -> list[int]:
+    """Choose the layers that are drawn in detail: the selected one, then its runners-up.
+
+    Args:
+        run: The probe run.
+        count: How many at most.
+    """
+    after = [int(entry["layer"]) for entry in run.selection.get("runners_up", [])]
+    return list(dict.fromkeys([run.layer, *after]))[:count]
+
+
+def rotation(run: ProbeRun) -> pd.DataFrame:
+    """Give precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
+
+    Returns:
+        Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair
+        list is there; value is NaN and count 0 where nothing was counted.
+    """
+    rows = _with_bins(run.headline)
+    layers = rows[(rows["model"] == run.model) & rows["layer"].isin(shown_layers(run))]
+    others = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid)]
+    named = pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
+    table = summarise(named, ["who", "rotation_bin"])
+    who = [name for name in [f"layer {n}" for n in shown_layers(run)] + [*REFERENCES, *rivals(run)]]
+    present = [name for name in who if name in set(table["who"])]
+    full = pd.MultiIndex.from_product([present, bins(run)], names=["who", "rotation_bin"])
+    table = table.astype({"rotation_bin": str, "who": str}).set_index(["who", "rotation_bin"]).reindex(full)
+    return table.fillna({"scenes": 0, "count": 0}).astype({"scenes": int, "count": int}).reset_index()
+
+
+def _with_bins(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str))
+
+
+def bins(run: ProbeRun) -> list[str]:
+    """List the rotation bins up to the last one that the pair list or the headline reaches, ascending."""
+    every = [str(name) for name in rotation_bin(pd.Series([15.0])).cat.categories]
+    measured = rotation_bin(pd.Series(run.headline["rotation_deg"].unique(), dtype=float)).dropna()
+    present = {*run.pairs["rotation_bin"].dropna().astype(str), *measured.astype(str)}
+    last = max((n for n, name in enumerate(every) if name in present), default=len(every) - 2)
+    return every[: last + 1]
+
+
+def verdicts(run: ProbeRun) -> pd.DataFrame:
+    """Compare the selected layer with the same position in each rotation bin, scene by scene.
+
+    Returns:
+        Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, by
+        bootstrap over scenes), scenes, count, pairs, verdict ("above", "below", "not separable from", "not measured").
+    """
+    rows = _with_bins(run.headline)
+    here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
+    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    both = scene_values(here, ["rotation_bin"]).merge(
+        scene_values(there, ["rotation_bin"]), on=["rotation_bin", "scene"], suffixes=("", "_null")
+    )
+    paired = both.assign(value=both["value"] - both["value_null"], count=1)[["rotation_bin", "scene", "value", "count"]]
+    gap = summarise(paired, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
+    means = rotation(run).pivot_table(index="rotation_bin", columns="who", values="value", dropna=False)
+    layer = summarise(here, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
+    table = pd.DataFrame(
+        {
+            "value": layer["value"],
+            "same_position": means.get(SAME_POSITION, pd.Series(dtype=float)).reindex(bins(run)),
+            "chance": means.get(UNIFORM, pd.Series(dtype=float)).reindex(bins(run)),
+            "difference": gap["value"],
+            "low": gap["low"],
+            "high": gap["high"],
+            "scenes": gap["scenes"].fillna(0).astype(int),
+            "count": layer["count"].fillna(0).astype(int),
+            "pairs": _view_pairs(here).reindex(bins(run)).fillna(0).astype(int),
+        }
+    )
+    words = [_verdict(*row) for row in table[["difference", "low", "high"]].itertuples(index=False)]
+    return table.assign(verdict=words).rename_axis("rotation_bin").reset_index()
+
+
+def _view_pairs(rows: pd.DataFrame) -> pd.Series:
+    counted = rows[(rows["count"] > 0) & rows["value"].notna()]
+    return counted.drop_duplicates(["scene", "query_view", "key_view"])["rotation_bin"].value_counts()
+
+
+def _verdict(difference: float, low: float, high: float) -> str:
+    if math.isnan(difference):
+        return "not measured"
+    if low > 0:
+        return "above"
+    return "below" if high < 0 else "not separable from"
+
+
+def by_timestep(run: ProbeRun) -> pd.DataFrame:
+    """Give precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, count."""
+    rows = run.headline
+    return summarise(rows[(rows["model"] == run.model) & (rows["layer"] != NO_LAYER)], ["layer", "timestep"])
+
+
+def by_head(run: ProbeRun) -> pd.DataFrame:
+    """Give precision per 3D layer and head, heads apart: columns layer, head, value, low, high, scenes, count."""
+    rows = run.measured
+    wanted = (rows["model"] == run.model) & (rows["metric"] == run.metric) & (rows["head"] != ALL_HEADS)
+    return summarise(rows[wanted & (rows["layer"] != NO_LAYER)], ["layer", "head"])
+
+
+def attention(run: ProbeRun) -> pd.DataFrame:
+    """Give attention mass and entropy per 3D layer, beside those of attention that is equal everywhere.
+
+    Returns:
+        Columns model (the probed one or the uniform chance), metric, layer, value, low, high, scenes, count.
+    """
+    rows = run.measured
+    wanted = rows["metric"].isin(ATTENTION_METRICS) & (rows["head"] == ALL_HEADS)
+    table = summarise(rows[wanted & rows["model"].isin([run.model, UNIFORM])], ["model", "metric", "layer", "grid"])
+    layered = table[table["layer"] != NO_LAYER].drop(columns="grid")
+    return pd.concat([layered, _at_layers(table, layer_grids(run))], ignore_index=True) if len(layered) else layered
+
+
+def matchers(run: ProbeRun) -> pd.DataFrame:
+    """Give all that the selected layer is compared with: the model's nulls, the baselines and the references.
+
+    Returns:
+        Columns model, layer (-1 where there is none), grid, value, low, high, scenes, count. Nulls of the model stand with
+        the selected layer, the others with each grid.
+    """
+    table = summarise(run.headline, ["model", "layer", "grid"])
+    kept = table[(table["layer"] == run.layer) | (table["layer"] == NO_LAYER)]
+    order = {name: n for n, name in enumerate([run.model, *rivals(run), *REFERENCES])}
+    area = kept["grid"].map(_tokens)
+    return kept.assign(order=kept["model"].map(order), area=-area).sort_values(["order", "area"])[
+        ["model", "layer", "grid", *NUMBERS]
+    ]
+
+
+def _tokens(grid: str) -> int:
+    return math.prod(int(side) for side in grid.split("x"))
+
+
+def thresholds(run: ProbeRun) -> pd.DataFrame:
+    """Give every precision of the selected layer beside its references: columns metric, model, value, ..., count."""
+    rows = run.measured
+    rows = rows[rows["metric"].str.startswith("precision@") & ~rows["metric"].str.contains("|", regex=False)]
+    mine = (rows["model"] == run.model) & (rows["layer"] == run.layer) & (rows["head"] == ALL_HEADS)
+    return summarise(rows[mine | (rows["model"].isin(REFERENCES) & (rows["grid"] == run.grid))], ["metric", "model"])
+
+
+def coverage(run: ProbeRun) -> pd.DataFrame:
+    """Give precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
+
+    Returns:
+        Columns who, coverage, value, low, high, scenes, count.
+    """
+    rows = run.measured
+    rows = rows[rows["metric"].str.startswith(run.metric + "|coverage=") & (rows["head"] == ALL_HEADS)]
+    rows = rows.assign(coverage=rows["metric"].str.split("=").str[-1].astype(float))
+    layers = rows[(rows["model"] == run.model) & rows["layer"].isin(shown_layers(run))]
+    others = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid)]
+    named = pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
+    return summarise(named, ["who", "coverage"])
+
+
+def missing(run: ProbeRun) -> pd.DataFrame:
+    """Count what could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
+    lost = run.scores["value"].isna() | (run.scores["count"] == 0)
+    table = run.scores.assign(missing=lost, rows=1).groupby("metric")[["rows", "missing", "count"]].sum()
+    return table.astype(int).reset_index()
+
+
+def pair_counts(run: ProbeRun) -> pd.DataFrame:
+    """Count per rotation bin what the headline rests on.
+
+    Returns:
+        Columns rotation_bin, listed (pairs of the frozen list), scenes (that have one), measured (ordered view pairs of the
+        headline's direction in which a point was counted), count (those points, over all timesteps).
+    """
+    listed = run.pairs.assign(rotation_bin=run.pairs["rotation_bin"].astype(str)).groupby("rotation_bin")
+    rows = _with_bins(run.headline)
+    rows = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
+    columns = {"listed": listed["pair"].nunique(), "scenes": listed["scene"].nunique(), "measured": _view_pairs(rows),
+               "count": rows.groupby("rotation_bin")["count"].sum()}  # fmt: skip
+    return pd.DataFrame(columns).reindex(bins(run)).fillna(0).astype(int).rename_axis("rotation_bin").reset_index()

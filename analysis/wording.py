@@ -1,0 +1,360 @@
+"""The page's words: numbers as text, names for readers, the answer and its caveats, all filled from the tables."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.tables import ProbeRun, layer_grids, pair_counts, profile, verdicts
+from probe.records import SAME_POSITION, UNIFORM
+
+STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
+MISSING = "–"
+NBSP = "\u00a0"
+FEW_SCENES, FEW_PAIRS = 10, 10
+LOW_CEILING = 0.5
+ROLES = {"ref": "reference", "tgt": "target"}
+NOT_FLAGS = {"resume", "no_report", "report"}
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------------
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Write a number with so many significant digits; a dash where it is missing.
+
+    Args:
+        value: A number or None.
+        digits: At most so many; whole numbers are written in full.
+    """
+    if value is None or not np.isfinite(value):
+        return MISSING
+    if float(value).is_integer():
+        return f"{int(value):,}".replace(",", "\u202f")
+    return f"{value:.{digits}g}"
+
+
+def percent(value: Any) -> str:
+    """Write a fraction in percent with one decimal; a dash where it is missing.
+
+    Args:
+        value: A fraction, or None.
+    """
+    return MISSING if value is None or not np.isfinite(value) else f"{100 * value:.1f}{NBSP}%"
+
+
+def interval(low: Any, high: Any) -> str:
+    """Write an interval of fractions in percent; a dash where there is none.
+
+    Args:
+        low: Lower end, or None.
+        high: Upper end, or None.
+    """
+    if low is None or high is None or not (np.isfinite(low) and np.isfinite(high)):
+        return MISSING
+    return f"{100 * low:.1f}–{100 * high:.1f}{NBSP}%"
+
+
+def with_interval(value: Any, low: Any, high: Any) -> str:
+    """Write a fraction with its 95 % interval: "31.4 % (28.0–34.9 %)".
+
+    Args:
+        value: A fraction, or None.
+        low: Lower end, or None.
+        high: Upper end, or None.
+    """
+    return percent(value) if interval(low, high) == MISSING else f"{percent(value)} ({interval(low, high)})"
+
+
+def points(value: float) -> str:
+    """Write a difference of fractions in percentage points, with its sign.
+
+    Args:
+        value: The difference.
+    """
+    return MISSING if not np.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def listing(parts: Iterable[Any]) -> str:
+    """Join parts as in a sentence: "2, 7 and 10".
+
+    Args:
+        parts: What to join.
+    """
+    texts = [str(part) for part in parts]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun.
+
+    Args:
+        count: How many.
+        noun: In the singular.
+    """
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+# --- names ---------------------------------------------------------------------------------------------------------------
+
+
+def short_name(name: str) -> str:
+    """Shorten a module name to where it sits: "up 2.0", "mid", "block 12".
+
+    Args:
+        name: Dotted name of the attention module.
+    """
+    parts = name.split(".")
+    blocks = parts.index("transformer_blocks") if "transformer_blocks" in parts else len(parts)
+    before = [part for part in parts[:blocks] if part.isdigit()]
+    nth = next((part for part in parts[blocks:] if part.isdigit()), "")
+    if parts[0] == "mid_block":
+        return "mid"
+    if parts[0] in STAGES:
+        return f"{STAGES[parts[0]]} {'.'.join(before)}" + (f":{nth}" if nth not in ("", "0") else "")
+    if nth or before:
+        return f"block {nth or before[-1]}"
+    return name if len(name) <= 12 else "…" + name[-11:]
+
+
+def layer_places(run: ProbeRun) -> dict[int, str]:
+    """Give each 3D layer's place in the model, short."""
+    return {
+        int(layer): short_name(str(name)) for layer, name in zip(run.layers["layer"], run.layers["name"], strict=True)
+    }
+
+
+def layer_labels(run: ProbeRun, separator: str = "\n") -> dict[int, str]:
+    """Give each 3D layer's index, place and grid, as figures show them.
+
+    Args:
+        run: The probe run.
+        separator: Between the three.
+    """
+    grids = layer_grids(run)
+    return {layer: separator.join([str(layer), place, grids[layer]]) for layer, place in layer_places(run).items()}
+
+
+def metric_words(metric: str) -> str:
+    """Say when a match counts as right: "an error below 5 % of the image side".
+
+    Args:
+        metric: Such as "precision@5%", "precision@1token", "precision@0.05m", "precision@5%scene".
+    """
+    amount = metric.partition("@")[2].partition("|")[0]
+    for end, words in {
+        "%scene": "a 3D error below {}\u00a0% of the scene's size",
+        "%": "an error below {}\u00a0% of the image side",
+        "token": "an error below {} token",
+        "m": "a 3D error below {}\u00a0m",
+    }.items():
+        if amount.endswith(end):
+            return words.format(amount.removesuffix(end))
+    return metric
+
+
+def direction_words(direction: str) -> str:
+    """Say which views ask and which answer: "points of target views looked up in reference views".
+
+    Args:
+        direction: Such as "tgt-ref" (query first), or "all".
+    """
+    query, _, key = direction.partition("-")
+    if query not in ROLES or key not in ROLES:
+        return "points of all views looked up in all other views"
+    return f"points of {ROLES[query]} views looked up in {ROLES[key]} views"
+
+
+def bin_words(name: str) -> str:
+    """Write a rotation bin for readers: "30–60°".
+
+    Args:
+        name: Such as "30-60" or "120+".
+    """
+    return f"over {name[:-1]}°" if name.endswith("+") else name.replace("-", "–") + "°"
+
+
+def command(settings: dict[str, Any]) -> str:
+    """Write the command that makes the run again, one flag a line.
+
+    Args:
+        settings: Every resolved setting; None and empty lists are left at their defaults.
+    """
+    words = [["python", "-m", "probe.run"]]
+    for key, value in settings.items():
+        flag = "--" + key.replace("_", "-")
+        if key in NOT_FLAGS or value is None or isinstance(value, dict) or value in ([], ""):
+            continue
+        if isinstance(value, bool):
+            words += [[flag]] if value else []
+        else:
+            words += [[flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]]
+    return " \\\n  ".join(shlex.join(part) for part in words)
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------------
+
+
+def best_row(run: ProbeRun) -> pd.Series:
+    """Give the selected layer's row of the layer table."""
+    return run.layers.set_index("layer", drop=False).loc[run.layer]
+
+
+def answer(run: ProbeRun) -> list[str]:
+    """Say what the run found, in sentences: the layer, its share of the ceiling, what stands beside it."""
+    row = best_row(run)
+    sentences = [
+        f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) finds the corresponding point best: "
+        f"{percent(row['precision'])} of its matches have {metric_words(run.metric)}"
+        f"{_ci(row['precision_low'], row['precision_high'])}. "
+        f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
+        f"{_ci(row.get('share_low'), row.get('share_high'))}.",
+        f"On the same points a uniform guess gets {percent(row['chance'])}, the token at the same position "
+        f"{percent(row['same_position'])}, and the best possible token {percent(row['ceiling'])}.",
+        _ties(run),
+    ]
+    return sentences
+
+
+def _ci(low: Any, high: Any) -> str:
+    text = interval(low, high)
+    return "" if text == MISSING else f" (95{NBSP}% interval {text})"
+
+
+def _ties(run: ProbeRun) -> str:
+    ties = [tie["layer"] if isinstance(tie, dict) else tie for tie in run.selection.get("ties", [])]
+    shares = run.layers.set_index("layer")["share_of_ceiling"]
+    if ties:
+        word = "Layer" if len(ties) == 1 else "Layers"
+        named = listing(f"{tie} ({percent(shares.get(tie))} of its ceiling)" for tie in ties)
+        return f"{word} {named} cannot be separated from it on these scenes."
+    after = [int(entry["layer"]) for entry in run.selection.get("runners_up", [])]
+    return f"Next comes layer {after[0]} with {percent(shares.get(after[0]))} of its ceiling." if after else ""
+
+
+def verdict_texts(run: ProbeRun) -> list[tuple[str, str, str]]:
+    """Say per rotation bin whether the selected layer beats the same position: the bin, the verdict, the numbers."""
+    return [(bin_words(row.rotation_bin), row.verdict, _verdict_numbers(row)) for row in verdicts(run).itertuples()]
+
+
+def _verdict_numbers(row: Any) -> str:
+    if row.verdict == "not measured":
+        return "no point was counted in this bin"
+    apart = interval(row.low, row.high)
+    spread = (
+        "one scene only, no interval"
+        if apart == MISSING
+        else f"95{NBSP}% interval {points(row.low)} to {points(row.high)}"
+    )
+    return (
+        f"{percent(row.value)} against {percent(row.same_position)}; difference {points(row.difference)} points ({spread}); "
+        f"uniform chance {percent(row.chance)}; {plural(row.scenes, 'scene')}, {plural(row.pairs, 'view pair')}"
+    )
+
+
+# --- caveats ---------------------------------------------------------------------------------------------------------------
+
+
+def caveats(run: ProbeRun) -> list[str]:
+    """Say in plain words what the numbers do not show, as far as the tables tell."""
+    found = [
+        *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run), *_at_chance(run), *_below_same_position(run),
+        *_order_changes(run), *_nulls_close(run), *_missing_values(run),
+    ]  # fmt: skip
+    chosen = (
+        "The layer was chosen on the same scenes on which its score is shown, so on new scenes it is likely to score a "
+        "little lower."
+    )
+    return [*found, chosen]
+
+
+def _few_scenes(run: ProbeRun) -> list[str]:
+    scenes = int(best_row(run)["scenes"])
+    if scenes >= FEW_SCENES:
+        return []
+    return [
+        f"All of it rests on {plural(scenes, 'scene')}: with so few, the intervals are themselves uncertain, and too narrow rather than too wide."
+    ]
+
+
+def _thin_bins(run: ProbeRun) -> list[str]:
+    table = pair_counts(run)
+    empty = [bin_words(row.rotation_bin) for row in table.itertuples() if row.measured == 0]
+    thin = [(bin_words(row.rotation_bin), row.measured) for row in table.itertuples() if 0 < row.measured < FEW_PAIRS]
+    texts = [f"Rotations of {listing(empty)} were not measured: nothing is said about them."] if empty else []
+    if thin:
+        named = listing(f"{name} ({plural(count, 'pair')})" for name, count in thin)
+        texts.append(f"Few view pairs stand behind {named}; read these bins with care.")
+    return texts
+
+
+def _coarse_grids(run: ProbeRun) -> list[str]:
+    low = run.layers[run.layers["ceiling"] < LOW_CEILING]
+    if low.empty:
+        return []
+    grids = layer_grids(run)
+    parts = [
+        f"layers {listing(part['layer'])} ({grid}: {percent(part['ceiling'].iloc[0])})"
+        if len(part) > 1 else f"layer {part['layer'].iloc[0]} ({grid}: {percent(part['ceiling'].iloc[0])})"
+        for grid, part in low.groupby(low["layer"].map(grids), sort=False)
+    ]  # fmt: skip
+    return [
+        f"On coarse grids even the best possible token is mostly wrong by this threshold: the ceiling is low for {listing(parts)}. "
+        "Compare such layers by their share of the ceiling or on the common grid, not by precision."
+    ]
+
+
+def _at_chance(run: ProbeRun) -> list[str]:
+    near = run.layers[run.layers["precision_low"] <= run.layers["chance"]]["layer"]
+    return (
+        [f"{_layers(near)} cannot be told from a uniform guess: the interval reaches down to it."] if len(near) else []
+    )
+
+
+def _below_same_position(run: ProbeRun) -> list[str]:
+    under = run.layers[run.layers["precision_high"] < run.layers["same_position"]]["layer"]
+    if under.empty:
+        return []
+    if len(under) == len(run.layers):
+        return ["Every layer matches worse than simply staying at the same position in the other view."]
+    return [
+        f"{_layers(under)} {'matches' if len(under) == 1 else 'match'} worse than simply staying at the same position in the other view."
+    ]
+
+
+def _layers(layers: Sequence[int] | pd.Series) -> str:
+    return ("Layer " if len(layers) == 1 else "Layers ") + listing(layers)
+
+
+def _order_changes(run: ProbeRun) -> list[str]:
+    if "common_grid_precision" not in run.layers or run.layers["common_grid_precision"].isna().all():
+        return []
+    best = run.layers.loc[run.layers["common_grid_precision"].idxmax()]
+    if int(best["layer"]) == run.layer:
+        return []
+    here = best_row(run)
+    return [
+        f"With all maps resampled to one grid, layer {int(best['layer'])} leads "
+        f"({with_interval(best['common_grid_precision'], best['common_grid_low'], best['common_grid_high'])}; layer {run.layer}: "
+        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): "
+        "the choice depends on how grids are compared."
+    ]
+
+
+def _nulls_close(run: ProbeRun) -> list[str]:
+    rows = profile(run)
+    rows = rows[rows["layer"] == run.layer]
+    low = best_row(run)["precision_low"]
+    close = rows[~rows["model"].isin([run.model, UNIFORM, SAME_POSITION, "ceiling"]) & (rows["value"] >= low)]
+    return [
+        f"“{row.model.removeprefix(f'{run.model}: ')}” scores {with_interval(row.value, row.low, row.high)} at the selected layer's grid, "
+        f"no less than the lower end of layer {run.layer}'s interval: the layer does not beat it clearly."
+        for row in close.itertuples()
+    ]
+
+
+def _missing_values(run: ProbeRun) -> list[str]:
+    lost = run.layers[run.layers["precision"].isna()]["layer"]
+    return [f"{_layers(lost)} could not be measured: no point was counted."] if len(lost) else []

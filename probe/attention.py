@@ -1,0 +1,205 @@
+"""One attention call: what the kernel was given, how to copy it, how to replace its output."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import FunctionType
+from typing import Any, Literal
+
+import torch
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Keep = Literal["none", "detached", "graph"]
+
+FUSED = F.scaled_dot_product_attention
+SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Hold one attention call as the model made it.
+
+    Attributes:
+        name: Name of the module that made it.
+        nth: Which of the module's calls in this forward of the model.
+        step: Which forward of the model, from 0, since the tap was opened.
+        q: Queries after all that the model does to them (normalisation, rotary embedding).
+        k: Keys; fewer heads than ``q`` where ``gqa`` (see ``k_per_head``).
+        v: Values.
+        scale: Factor of the logits.
+        mask: As passed: boolean (True takes part), or added to the logits.
+        causal: Whether later keys are left out.
+        gqa: Whether several query heads share one key head.
+        compute_dtype: What the kernel computes in; under autocast not always that of ``q``.
+        kernel: Name of the function that the model called.
+    """
+
+    name: str
+    nth: int
+    step: int
+    q: Float[Tensor, "b heads n d"]
+    k: Float[Tensor, "b kv_heads m d"]
+    v: Float[Tensor, "b kv_heads m dv"]
+    scale: float
+    mask: Tensor | None
+    causal: bool
+    gqa: bool
+    compute_dtype: torch.dtype
+    kernel: str
+
+    @property
+    def k_per_head(self) -> Float[Tensor, "b heads m d"]:
+        """Give the keys with as many heads as the queries."""
+        return repeat(self.k, "b heads m d -> b (heads r) m d", r=self.q.shape[1] // self.k.shape[1])
+
+    @property
+    def v_per_head(self) -> Float[Tensor, "b heads m dv"]:
+        """Give the values with as many heads as the queries."""
+        return repeat(self.v, "b heads m d -> b (heads r) m d", r=self.q.shape[1] // self.v.shape[1])
+
+
+Run = Callable[[Tensor, Tensor, Tensor], Tensor]
+Edit = Callable[[Call, Run], Tensor]
+
+
+def describe(name: str, nth: int, step: int, kernel: str, given: Mapping[str, Any]) -> Call:
+    """Read a call off the arguments of the fused kernel.
+
+    Args:
+        name: The module that makes it.
+        nth: Its number among the module's calls.
+        step: The forward's number.
+        kernel: The function that the model called.
+        given: What :func:`bind` gave.
+
+    Raises:
+        ValueError: If the tensors are neither [b heads n d] nor [b n d], which is read as one head.
+    """
+    tensors = [given[argument] for argument in ("query", "key", "value")]
+    if tensors[0].ndim not in (3, 4):
+        raise ValueError(
+            f"AttentionTap: {name!r} calls attention on shape {tuple(tensors[0].shape)}; expected [b heads n d] or "
+            "[b n d]; reshape it in the model"
+        )
+    q, k, v = (x if x.ndim == 4 else x[:, None] for x in tensors)
+    scale = q.shape[-1] ** -0.5 if given.get("scale") is None else float(given["scale"])
+    mask, causal, gqa = given.get("attn_mask"), given.get("is_causal", False), given.get("enable_gqa", False)
+    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, _compute_dtype(q), kernel)
+
+
+def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the arguments of the fused kernel."""
+    return dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
+
+
+def kept(call: Call, keep: Keep) -> Call:
+    """Copy a call as far as ``keep`` asks.
+
+    Returns:
+        With "graph" the call itself, with "detached" copies that no later layer can overwrite, with "none" detached
+        views of the model's own tensors.
+
+    Raises:
+        RuntimeError: If a graph is asked for and there is none.
+    """
+    if keep == "graph":
+        if call.q.is_inference() or not (call.q.requires_grad or call.k.requires_grad):
+            raise RuntimeError(
+                f"AttentionTap: keep='graph' asks for gradients, but q and k of {call.name!r} have none: the forward "
+                "ran under no_grad or inference_mode, with frozen weights, or in reentrant checkpointing (there: pass "
+                "use_reentrant=False)"
+            )
+        return call
+    tensors = {name: getattr(call, name).detach() for name in ("q", "k", "v")}
+    return replace(call, **{name: x.clone() if keep == "detached" else x for name, x in tensors.items()})
+
+
+def edited(edit: Edit, call: Call, given: Mapping[str, Any]) -> Tensor:
+    """Run an edit in place of the kernel.
+
+    Raises:
+        ValueError: If its output has not the shape and dtype of the kernel's.
+    """
+    flat = given["query"].ndim == 3
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x[:, 0] if flat else x for x in (q, k, v))
+        output = FUSED(**{**given, "query": q, "key": k, "value": v})
+        return output[:, None] if flat else output
+
+    output = edit(call, run)
+    expected = (*call.q.shape[:3], call.v.shape[3]), call.compute_dtype
+    came = (tuple(output.shape), output.dtype) if isinstance(output, Tensor) else type(output)
+    if came != expected:
+        raise ValueError(f"AttentionTap: the edit of {call.name!r} gave {came}, expected {expected} like run(q, k, v)")
+    return output[:, 0] if flat else output
+
+
+@contextmanager
+def plain(device_type: str, *, gradients: bool) -> Iterator[None]:
+    """Leave autocast, and recording of gradients unless asked for, while a callback looks at a call."""
+    with ExitStack() as stack:
+        if not gradients:
+            stack.enter_context(torch.no_grad())
+        if _autocast_on(device_type):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+def attention_like(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Give the shape of a softmax's logits where it could be attention: over the last of three or more axes."""
+    given = dict(zip(("input", "dim"), args, strict=False)) | dict(kwargs)
+    logits = given.get("input")
+    if not isinstance(logits, Tensor) or logits.ndim < 3 or given.get("dim") not in (-1, logits.ndim - 1):
+        return None
+    return tuple(logits.shape)
+
+
+@functools.cache
+def multi_head_body() -> Callable[..., Any]:
+    """Rebuild ``F.multi_head_attention_forward`` so that it runs its body under a mode rather than dispatch once more.
+
+    Source:
+        reference/capture.md, section 1.1.
+    """
+    original = F.multi_head_attention_forward
+    names = {**vars(F), "has_torch_function": lambda _tensors: False}
+    body = FunctionType(original.__code__, names, original.__name__, original.__defaults__)
+    body.__kwdefaults__ = original.__kwdefaults__
+    return body
+
+
+def in_backward() -> bool:
+    """Tell whether autograd is running, so that a forward can only be a recomputation."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def checkpoint_region() -> object:
+    """Identify the checkpointed region that is running; None outside.
+
+    Non-reentrant checkpointing saves tensors with hooks of its own; reentrant checkpointing, PyTorch's or a copy of it,
+    runs in the forward of a ``CheckpointFunction``.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is not None or torch.is_grad_enabled():
+        return hooks
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_qualname != "CheckpointFunction.forward":
+        frame = frame.f_back
+    return None if frame is None else id(frame)
+
+
+def _compute_dtype(q: Tensor) -> torch.dtype:
+    # autocast leaves float64 alone
+    casts = _autocast_on(q.device.type) and q.dtype != torch.float64
+    return torch.get_autocast_dtype(q.device.type) if casts else q.dtype
+
+
+def _autocast_on(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)

@@ -1,0 +1,39 @@
+"""Command lines: tyro over a frozen dataclass; wrong input ends in one line and exit code 2."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+FRAME = re.compile(r"[─│╭╮╰╯━┃┏┓┗┛|]+")
+
+
+def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str) -> Config:
+    """Read the command line into a configuration.
+
+    A parse error becomes one line on stderr and exit code 2; ``--help`` prints and exits with 0.
+    """
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            return tyro.cli(config, args=arguments, prog=prog)
+    except SystemExit as stop:
+        if stop.code not in (0, None):
+            words = FRAME.sub(" ", re.sub(r"\x1b\[[0-9;]*m", "", caught.getvalue()))
+            print(f"{prog}: {' '.join(words.split())}", file=sys.stderr)
+            raise SystemExit(2) from None
+        raise
+
+
+def run(main: Callable[[Config], None], config: Config, *, prog: str) -> None:
+    """Run a command; what the user can mend (ValueError, OSError) becomes one line on stderr and exit code 2."""
+    try:
+        main(config)
+    except (ValueError, OSError) as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None

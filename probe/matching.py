@@ -1,0 +1,200 @@
+"""From queries and keys to matches, streamed over query tokens: no attention map is ever held whole. Pure.
+
+Axis ``rows`` holds the heads: row 0 is all heads together, rows 1.. are the single heads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange, reduce
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from probe.layers import ViewLayout
+
+WEIGHTS_AT_ONCE = 4_000_000  # attention weights held at a time, over all heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMatches:
+    """Hold, for each query token and key view, where attention looks.
+
+    Attributes:
+        token: Key token with the highest weight in the key view; the first of equal ones.
+        mass_key_view: Share of the weight, over the tokens of all views, that falls on the key view.
+        mass_3x3: Share of the weight that falls on the true token and its eight neighbours; NaN without a true token.
+        entropy: Of the weights within the key view, in nats, from 0 to log(n).
+        cross_entropy: Minus log of the true token's weight within the key view, in nats; NaN without a true token.
+    """
+
+    token: Int[Tensor, "b rows fq n fk"]
+    mass_key_view: Float[Tensor, "b rows fq n fk"]
+    mass_3x3: Float[Tensor, "b rows fq n fk"]
+    entropy: Float[Tensor, "b rows fq n fk"]
+    cross_entropy: Float[Tensor, "b rows fq n fk"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioMatches:
+    """Hold the nearest key token of each query token per key view, and Lowe's ratio of squared distances."""
+
+    token: Int[Tensor, "b fq n fk"]
+    ratio: Float[Tensor, "b fq n fk"]
+
+
+def image_tokens(layout: ViewLayout, device: torch.device) -> Int[Tensor, " tokens"]:
+    """Give the positions of the views' tokens in the joint sequence, view-major, rows before columns."""
+    positions = torch.arange(layout.tokens, device=device)
+    return rearrange(layout.split(positions[:, None]), "f h w 1 -> (f h w)")
+
+
+def attention_matches(
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
+    scale: float,
+    layout: ViewLayout,
+    true_token: Int[Tensor, "b fq n fk"],
+    *,
+    at_once: int = WEIGHTS_AT_ONCE,
+) -> AttentionMatches:
+    """Match by attention weight, as used by the model: softmax over the tokens of all views, then averaged over heads.
+
+    Args:
+        q: Queries as used by the layer.
+        k: Keys as used by the layer.
+        scale: Factor of the logits, 1 / sqrt(d) as a rule.
+        layout: Where the views' tokens lie.
+        true_token: Token of the key view that contains the true point; -1 where there is none.
+        at_once: Weights held at a time.
+
+    Source:
+        arXiv 2512.03045: A = softmax(q k / sqrt d), the match is the key with the highest weight in the key view.
+    """
+    truth = rearrange(true_token, "b fq n fk -> b (fq n) fk")
+    parts = []
+    for rows, weights in _weight_rows(q, k, scale, layout, at_once):
+        parts.append(_read(weights, truth[:, rows], layout.grid))
+    joined = [torch.cat(column, dim=2) for column in zip(*parts, strict=True)]
+    split = [rearrange(column, "b rows (fq n) fk -> b rows fq n fk", fq=layout.views) for column in joined]
+    token, mass_key_view, mass_3x3, entropy, cross_entropy = split
+    return AttentionMatches(
+        token=token, mass_key_view=mass_key_view, mass_3x3=mass_3x3, entropy=entropy, cross_entropy=cross_entropy
+    )
+
+
+def _weight_rows(
+    q: Tensor, k: Tensor, scale: float, layout: ViewLayout, at_once: int
+) -> Iterator[tuple[slice, Float[Tensor, "b rows r fk n"]]]:
+    """Give the attention weights of a few query tokens at a time; row 0 is their mean over heads."""
+    positions = image_tokens(layout, q.device)
+    queries, keys = q[:, :, positions].float(), k.float()
+    step = max(1, at_once // (q.shape[0] * q.shape[1] * k.shape[2]))
+    for start in range(0, len(positions), step):
+        rows = slice(start, start + step)
+        logits = einsum(queries[:, :, rows] * scale, keys, "b heads r d, b heads n d -> b heads r n")
+        weights = logits.softmax(-1)[..., positions]
+        weights = torch.cat([reduce(weights, "b heads r n -> b 1 r n", "mean"), weights], dim=1)
+        yield rows, rearrange(weights, "b rows r (fk n) -> b rows r fk n", fk=layout.views)
+
+
+def _read(
+    weights: Float[Tensor, "b rows r fk n"], truth: Int[Tensor, "b r fk"], grid: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Read match, masses, entropy and cross-entropy off the weights of some query tokens."""
+    mass, token = reduce(weights, "b rows r fk n -> b rows r fk", "sum"), weights.argmax(-1)
+    within = weights / mass[..., None]
+    logarithm = within.clamp(min=torch.finfo(within.dtype).tiny).log()
+    entropy = -(within * logarithm).sum(-1)
+    known = (truth >= 0)[:, None]
+    around, inside = _neighbours(truth.clamp(min=0), grid)
+    near = weights.gather(-1, _over_rows(around, weights)) * inside[:, None]
+    mass_3x3 = torch.where(known, near.sum(-1), torch.nan)
+    at_truth = logarithm.gather(-1, _over_rows(truth.clamp(min=0)[..., None], weights))[..., 0]
+    return token, mass, mass_3x3, entropy, torch.where(known, -at_truth, torch.nan)
+
+
+def _over_rows(index: Int[Tensor, "b r fk m"], weights: Float[Tensor, "b rows r fk n"]) -> Tensor:
+    return index[:, None].expand(-1, weights.shape[1], -1, -1, -1)
+
+
+def _neighbours(token: Int[Tensor, "*batch"], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Give the 3x3 tokens around a token, and which of them lie inside the grid."""
+    h, w = grid
+    offsets = torch.tensor([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], device=token.device)
+    row, column = token[..., None] // w + offsets[:, 0], token[..., None] % w + offsets[:, 1]
+    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+    return torch.where(inside, row * w + column, 0), inside
+
+
+def upsampling(grid: tuple[int, int], common: tuple[int, int]) -> Float[Tensor, "common grid"]:
+    """Give the matrix that resamples a map from one token grid to another, bilinearly (half-pixel centres)."""
+    basis = torch.eye(grid[0] * grid[1])
+    maps = rearrange(basis, "m (h w) -> 1 m h w", h=grid[0])
+    return rearrange(F.interpolate(maps, common, mode="bilinear", align_corners=False), "1 m h w -> (h w) m")
+
+
+def common_grid_matches(
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
+    scale: float,
+    layout: ViewLayout,
+    common: tuple[int, int],
+) -> Int[Tensor, "b 1 fq m fk"]:
+    """Match on a common token grid: the layer's head-averaged weights, resampled over queries and keys, then the argmax.
+
+    So layers of different grids answer the same question at the same resolution (reference/cameo.md section 5). One
+    layer's map between two views is held at a time, at the layer's own resolution.
+    """
+    up = upsampling(layout.grid, common).to(q.device)
+    rows = [weights[:, 0] for _, weights in _weight_rows(q, k, scale, layout, WEIGHTS_AT_ONCE)]
+    maps = rearrange(torch.cat(rows, dim=1), "b (fq n) fk m -> b fq n fk m", fq=layout.views)
+    token = torch.stack([_resampled_argmax(maps[:, :, :, view], up) for view in range(layout.views)], dim=-1)
+    return rearrange(token, "b fq m fk -> b 1 fq m fk")
+
+
+def _resampled_argmax(maps: Float[Tensor, "b fq n m"], up: Float[Tensor, "common n"]) -> Int[Tensor, "b fq common"]:
+    fine_queries = einsum(up, maps, "q n, b fq n m -> b fq q m")
+    step = max(1, WEIGHTS_AT_ONCE // (maps.shape[0] * maps.shape[1] * len(up)))
+    parts = fine_queries.split(step, dim=2)
+    return torch.cat([einsum(part, up, "b fq q m, k m -> b fq q k").argmax(-1) for part in parts], dim=2)
+
+
+def ratio_matches(
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
+    layout: ViewLayout,
+    *,
+    at_once: int = WEIGHTS_AT_ONCE,
+) -> RatioMatches:
+    """Match queries to keys as descriptors: heads concatenated, squared L2, nearest and second nearest key token.
+
+    Returns:
+        The nearest key token, and d1/d2 of the squared distances in [0, 1]; 1 where both distances are zero.
+
+    Raises:
+        ValueError: If a view has fewer than two tokens.
+
+    Source:
+        reference/cameo.md section 4 (ratio protocol of the release, probe3d's recipe on queries and keys).
+    """
+    n = layout.grid[0] * layout.grid[1]
+    if n < 2:
+        raise ValueError(f"ratio_matches: the ratio test needs two tokens per view, the grid is {layout.grid}")
+    positions = image_tokens(layout, q.device)
+    queries, keys = (rearrange(x[:, :, positions].float(), "b heads n d -> b n (heads d)") for x in (q, k))
+    keys = rearrange(keys, "b (fk n) c -> b fk n c", fk=layout.views)
+    step = max(1, at_once // (q.shape[0] * len(positions)))
+    two = [_two_nearest(part, keys) for part in queries.split(step, dim=1)]
+    token, ratio = (torch.cat(column, dim=1) for column in zip(*two, strict=True))
+    split = "b (fq n) fk -> b fq n fk"
+    return RatioMatches(token=rearrange(token, split, fq=layout.views), ratio=rearrange(ratio, split, fq=layout.views))
+
+
+def _two_nearest(queries: Float[Tensor, "b r c"], keys: Float[Tensor, "b fk n c"]) -> tuple[Tensor, Tensor]:
+    product = einsum(queries, keys, "b r c, b fk n c -> b r fk n")
+    squares = queries.square().sum(-1)[..., None, None] + keys.square().sum(-1)[:, None]
+    distance, token = (squares - 2 * product).clamp(min=0).topk(2, dim=-1, largest=False)
+    ratio = torch.where(distance[..., 1] > 0, distance[..., 0] / distance[..., 1], 1.0)
+    return token[..., 0], ratio

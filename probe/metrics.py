@@ -1,0 +1,187 @@
+"""Matches and truth to numbers: pure. A fraction of nothing is NaN with count 0."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probe.correspondence import project_tokens, token_centres, token_of
+from probe.views import Views
+
+Kind = Literal["image", "token", "scene", "metric"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Call a match right if its error is below a threshold.
+
+    Attributes:
+        name: As in the column ``metric``.
+        kind: "image": distance in the key image over the image's side; "token": distance in the key image in tokens;
+            "scene": distance in 3D over the scene's size; "metric": distance in 3D in metres.
+        value: An error equal to it is wrong.
+    """
+
+    name: str
+    kind: Kind
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTruth:
+    """Hold what is true of the tokens of one grid.
+
+    Attributes:
+        grid: Token rows and columns of a view.
+        centres: Of the tokens, xy in pixels.
+        points: World point of each token.
+        valid: Tokens whose point is known.
+        xy: Where the query token's point lies in the key view, in pixels; NaN where unknown or behind the camera.
+        visible: The key view, another one than the query's, really shows the point.
+        token: Token of the key view that contains it; -1 where it is not visible.
+        side: Of the image, in pixels: the geometric mean of height and width.
+        token_size: Width and height of a token in pixels.
+        scene_size: Of each scene, in world units.
+    """
+
+    grid: tuple[int, int]
+    centres: Float[Tensor, "n 2"]
+    points: Float[Tensor, "b f n 3"]
+    valid: Bool[Tensor, "b f n"]
+    xy: Float[Tensor, "b fq n fk 2"]
+    visible: Bool[Tensor, "b fq n fk"]
+    token: Int[Tensor, "b fq n fk"]
+    side: float
+    token_size: Float[Tensor, " 2"]
+    scene_size: Float[Tensor, " b"]
+
+
+def grid_truth(views: Views, grid: tuple[int, int]) -> GridTruth:
+    """Work out the truth of every token of a grid, in every other view."""
+    seen = project_tokens(views, grid)
+    height, width = views.size
+    own = rearrange(torch.eye(views.count, dtype=torch.bool, device=seen.visible.device), "fq fk -> fq 1 fk")
+    visible = seen.visible & ~own
+    known = torch.nan_to_num(seen.xy, nan=-1.0)
+    return GridTruth(
+        grid=grid,
+        centres=token_centres(grid, views.size, device=seen.xy.device),
+        points=seen.points,
+        valid=seen.valid,
+        xy=seen.xy,
+        visible=visible,
+        token=torch.where(visible, token_of(known, views.size, grid), -1),
+        side=(height * width) ** 0.5,
+        token_size=torch.tensor([width / grid[1], height / grid[0]], device=seen.xy.device),
+        scene_size=scene_size(views),
+    )
+
+
+def scene_size(views: Views) -> Float[Tensor, " b"]:
+    """Measure a scene: twice the distance from the mean of its points within which 95 % of them lie, in world units."""
+    points = rearrange(views.point_map, "b f c h w -> b (f h w) c")
+    valid = rearrange(views.valid, "b f h w -> b (f h w)")
+    sizes = []
+    for point, known in zip(points, valid, strict=True):
+        cloud = point[known]
+        distance = (cloud - cloud.mean(0)).norm(dim=-1)
+        sizes.append(
+            2 * torch.quantile(distance[:: 1 + len(distance) // 100_000], 0.95)
+            if known.any()
+            else cloud.new_tensor(torch.nan)
+        )
+    return torch.stack(sizes)
+
+
+def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -> Float[Tensor, "b rows fq n fk"]:
+    """Measure how far matched tokens lie from the truth, in the unit of the threshold's kind.
+
+    Args:
+        token: Matched token of the key view; its centre (in the image) or its point (in 3D) is compared.
+        truth: Of the same grid.
+        kind: See :class:`Threshold`.
+
+    Returns:
+        At least 0; NaN where the truth or the matched token's point is unknown.
+    """
+    if kind in ("image", "token"):
+        unit = truth.token_size if kind == "token" else truth.side
+        return ((truth.centres[token] - truth.xy[:, None]) / unit).norm(dim=-1)
+    distance = (_matched_points(token, truth) - truth.points[:, None, :, :, None]).norm(dim=-1)
+    return distance / truth.scene_size[:, None, None, None, None] if kind == "scene" else distance
+
+
+def _matched_points(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth) -> Float[Tensor, "b rows fq n fk 3"]:
+    """Look up the world point of matched tokens; NaN where it is unknown."""
+    points = torch.where(truth.valid[..., None], truth.points, torch.nan)
+    b, fk = points.shape[:2]
+    scene = rearrange(torch.arange(b, device=token.device), "b -> b 1 1 1 1")
+    view = torch.arange(fk, device=token.device)
+    return points[scene, view, token]
+
+
+def correct(
+    token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, threshold: Threshold
+) -> Bool[Tensor, "b rows fq n fk"]:
+    """Tell which matches are right: their error is known and below the threshold."""
+    return errors(token, truth, threshold.kind) < threshold.value
+
+
+def counted_mean(
+    values: Float[Tensor, "b rows fq n fk"] | Bool[Tensor, "b rows fq n fk"], counted: Bool[Tensor, "b #rows fq n fk"]
+) -> tuple[Float[Tensor, "b rows fq fk"], Int[Tensor, "b rows fq fk"]]:
+    """Average over the counted query tokens.
+
+    Returns:
+        The mean, NaN where nothing was counted; and the count. A counted NaN makes the mean NaN.
+    """
+    counted = counted.expand_as(values)
+    total = torch.where(counted, values.float(), 0.0).sum(3)
+    count = counted.sum(3)
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan), count
+
+
+def best_share(
+    ratio: Float[Tensor, "b fq n fk"], valid: Bool[Tensor, "b fq n fk"], coverage: float, most: int | None = None
+) -> Bool[Tensor, "b fq n fk"]:
+    """Choose the queries with the lowest ratio: a share of the valid ones (rounded up), at most ``most``; ties in order."""
+    ordered = torch.where(valid, ratio, torch.inf).argsort(dim=2, stable=True)
+    rank = torch.empty_like(ordered).scatter_(2, ordered, _positions(ordered))
+    wanted = (valid.sum(2, keepdim=True) * coverage - 1e-9).ceil()
+    return valid & (rank < (wanted if most is None else wanted.clamp(max=most)))
+
+
+def _positions(like: Int[Tensor, "b fq n fk"]) -> Int[Tensor, "b fq n fk"]:
+    return rearrange(torch.arange(like.shape[2], device=like.device), "n -> 1 1 n 1").expand_as(like).contiguous()
+
+
+def uniform_chance(
+    truth: GridTruth, thresholds: tuple[Threshold, ...], *, at_once: int = 4_000_000
+) -> dict[str, Float[Tensor, "b 1 fq n fk"]]:
+    """Compute each query's probability of being right when the match is a token drawn uniformly from the key view."""
+    n = len(truth.centres)
+    shape = truth.visible.shape
+    total = {threshold.name: torch.zeros(shape, device=truth.xy.device) for threshold in thresholds}
+    step = max(1, at_once // truth.visible.numel())
+    for start in range(0, n, step):
+        tokens = torch.arange(start, min(start + step, n), device=truth.xy.device)
+        guess = rearrange(tokens, "m -> 1 m 1 1 1").expand(shape[0], -1, *shape[1:])
+        for threshold in thresholds:
+            total[threshold.name] += reduce(correct(guess, truth, threshold).float(), "b m fq n fk -> b fq n fk", "sum")
+    return {name: rearrange(value / n, "b fq n fk -> b 1 fq n fk") for name, value in total.items()}
+
+
+def same_position(truth: GridTruth) -> Int[Tensor, "b 1 fq n fk"]:
+    """Match every token to the token at the same place in the key view: what a static camera would reward."""
+    b, fq, n, fk = truth.visible.shape
+    return rearrange(torch.arange(n, device=truth.xy.device), "n -> 1 1 1 n 1").expand(b, 1, fq, n, fk)
+
+
+def nearest_token(truth: GridTruth, size: tuple[int, int]) -> Int[Tensor, "b 1 fq n fk"]:
+    """Match every token to the one that contains the true position (clamped into the frame): the grid's ceiling."""
+    bounds = torch.tensor([size[1], size[0]], device=truth.xy.device) - 1e-3
+    inside = torch.nan_to_num(truth.xy, nan=0.0).clamp(min=0).minimum(bounds)
+    return rearrange(token_of(inside, size, truth.grid), "b fq n fk -> b 1 fq n fk")

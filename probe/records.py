@@ -1,0 +1,170 @@
+"""Results on disk: the score table, the run folder, files that are whole or absent."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# One row per combination of the columns before ``value``; DESIGN section 5. ``pair_list`` is the digest of pairs.csv.
+SCORE_COLUMNS = (
+    "model", "step", "scene", "pair", "query_view", "key_view", "direction", "rotation_deg", "layer", "layer_name",
+    "grid", "head", "timestep", "protocol", "pair_list", "metric", "value", "count",
+)  # fmt: skip
+ALL_HEADS = -1
+NO_LAYER = -1  # rows of baselines, chance and ceiling: they belong to a grid, not to a layer
+UNIFORM, SAME_POSITION, CEILING = "chance: uniform", "chance: same position", "ceiling"
+REFERENCES = (UNIFORM, SAME_POSITION, CEILING)
+ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
+RESAMPLES = 1000
+
+
+class RunError(ValueError):
+    """Say in one line why a run folder cannot be used."""
+
+
+def write(path: Path, save: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all: save to ``path.part``, then rename.
+
+    Raises:
+        OSError: Whatever saving raises; the partial file is gone then.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        save(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def environment() -> dict[str, str]:
+    """Tell what a run was made with: versions, commit, processor."""
+    packages = ("torch", "diffusers", "numpy", "pandas")
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "commit": commit or "unknown",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def open_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    """Create a run folder with ``config.json``, or continue one of the same settings.
+
+    Args:
+        out: The folder.
+        settings: Every resolved setting, as plain values.
+        resume: Whether the folder may hold a run of the same settings already.
+
+    Raises:
+        RunError: If the folder holds a run of other settings, a finished run without ``resume``, or cannot be written.
+    """
+    path = out / "config.json"
+    plain = json.loads(json.dumps(_without_nan(settings)))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        changed = sorted(key for key in before.keys() | plain.keys() if before.get(key) != plain.get(key))
+        if changed:
+            raise RunError(
+                f"open_run: {out} was made with other values of {changed}; choose another --out or remove it"
+            )
+        if not resume:
+            raise RunError(
+                f"open_run: {out} already holds this run; add --resume to continue it or choose another --out"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"open_run: {out} is not empty and holds no config.json; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"settings": plain, "environment": environment()})
+    except OSError as error:
+        raise RunError(f"open_run: cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+def digest(table: pd.DataFrame) -> str:
+    """Name a table's content by 12 hexadecimal digits, the same on every machine."""
+    text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def rotation_bin(rotation_deg: pd.Series) -> pd.Series:
+    """Name the 30-degree bin of each rotation: "0-30" and so on; rotations beyond 120 degrees get "120+"."""
+    edges = [*ROTATION_BINS, 180.001]
+    names = [f"{low:.0f}-{high:.0f}" for low, high in zip(ROTATION_BINS, ROTATION_BINS[1:], strict=False)] + ["120+"]
+    return pd.cut(rotation_deg, edges, right=False, labels=names)
+
+
+def scene_values(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Average rows to one value per scene and group: weighted by ``count``, NaN where nothing was counted.
+
+    Args:
+        scores: Rows of the score table.
+        by: Columns that stay apart.
+
+    Returns:
+        Columns ``by``, scene, value, count.
+    """
+    keys = [*by, "scene"]
+    known = scores[scores["value"].notna() & (scores["count"] > 0)]
+    weighted = known.assign(value=known["value"].astype(float) * known["count"])
+    sums = weighted.groupby(keys, observed=True, sort=True)[["value", "count"]].sum().reset_index()
+    sums["value"] /= sums["count"]
+    return sums
+
+
+def summarise(scores: pd.DataFrame, by: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """Average over scenes, with a 95 % interval by bootstrap over scenes.
+
+    Args:
+        scores: Rows of the score table.
+        by: Columns that stay apart.
+        seed: Of the resampling.
+
+    Returns:
+        Columns ``by``, value, low, high, scenes, count. The interval is NaN for fewer than two scenes. Groups in which
+        nothing was counted are absent.
+    """
+    values = scene_values(scores, by)
+    if values.empty:
+        return pd.DataFrame(columns=[*by, "value", "low", "high", "scenes", "count"])
+    random = np.random.default_rng(seed)
+    picks: dict[int, np.ndarray] = {}
+    rows = []
+    for key, group in values.groupby(list(by), observed=True, sort=True):
+        sample = group["value"].to_numpy()
+        size = len(sample)
+        if size not in picks:
+            picks[size] = random.integers(0, size, (RESAMPLES, size))
+        low, high = np.quantile(sample[picks[size]].mean(1), [0.025, 0.975]) if size > 1 else (np.nan, np.nan)
+        rows.append((*key, sample.mean(), low, high, size, int(group["count"].sum())))
+    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "scenes", "count"])

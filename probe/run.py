@@ -1,0 +1,326 @@
+"""Measure where a multi-view model's 3D attention finds the true corresponding point: ``python -m probe.run``."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from probe import command
+from probe.baselines import BASELINES
+from probe.layers import Layer, find_layers, select_layers
+from probe.measuring import (
+    cameras_only,
+    example_matches,
+    finest,
+    measure_baseline,
+    measure_layers,
+    measure_references,
+    truths_of,
+)
+from probe.metrics import Threshold
+from probe.models import CAMERAS_ONLY, load_model, randomised
+from probe.models.denoising import STEPS, MultiViewModel
+from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
+from probe.records import digest, open_run, write, write_json
+from probe.scenes import Request, SceneList, open_scenes
+from probe.selection import Selection, layer_table, select_layer
+from probe.views import Views
+
+PROG = "python -m probe.run"
+BINS = 4
+EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
+
+    model: str = "cat3d-tiny"
+    """NAME or NAME:FOLDER of a checkpoint that the suite saved. Names: cat3d-tiny (shipped; cat3d-tiny:random is untrained)."""
+    scenes: str = "shapes"
+    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit depth in mm, poses)."""
+    out: Path = Path("runs/probe")
+    """Run folder; it refuses other settings than those it was made with."""
+    protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
+    """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio test."""
+    layers: str = "3d"
+    """3d, all (per-view layers too), or indexes among all self-attentions or names, by commas: 10,12."""
+    timesteps: str = "100,300,500,700,900"
+    """Timestep indexes (0 clean to 999 pure noise), by commas; alpha-bar and SNR of each are written to timesteps.csv."""
+    pairs: int = 32
+    """View pairs (view 0 with another view); rounded up to equal numbers per 30-degree rotation bin."""
+    views: int = 3
+    """Views per scene, denoised together."""
+    n_ref: int = 1
+    """Clean reference views among them; they come first."""
+    min_overlap: float = 0.2
+    """Real scenes: share of view 0 that each other view must see, 0 to 1."""
+    image_size: int | None = None
+    """Side in pixels of the images that truth is computed on; default 128 (shapes) or 256 (rgbd). The model sees its own size."""
+    select_by: str | None = None
+    """Metric that layers are ranked by; default the protocol's own, precision@5% (error under 5 % of the image side)."""
+    baselines: str = "pixels,dsift,random,cameras"
+    """Comparisons, by commas, or none: pixels, dsift; random (same network, random weights); cameras (images blanked)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision that the network runs in; scores are computed in float32."""
+    seed: int = 0
+    """Of scenes, noise and random weights."""
+    resume: bool = False
+    """Continue the run in --out."""
+    report: bool = True
+    """Write report.html at the end."""
+
+
+def main(settings: Settings) -> None:
+    """Measure, choose the layer, write the run folder, show the table."""
+    plan = Plan.make(settings)
+    open_run(settings.out, plan.record, resume=settings.resume)
+    console = Console()
+    if plan.scenes.note:
+        console.print(plan.scenes.note)
+    scores, pairs = measure(plan, settings)
+    selection = select_layer(scores, metric=settings.select_by, model=plan.model.name)
+    layers = layer_table(scores, selection)
+    save(settings.out, plan, scores, pairs, layers, selection)
+    show(console, layers, selection, pairs)
+    if settings.report:
+        from analysis.report import build_report  # an edge may call the report last; matplotlib is slow to import
+
+        console.print(f"page: {build_report(settings.out)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Hold everything a run needs, resolved from the settings."""
+
+    model: MultiViewModel
+    layers: list[Layer]
+    scenes: SceneList
+    protocol: Protocol
+    timesteps: tuple[int, ...]
+    baselines: tuple[str, ...]
+    random: MultiViewModel | None
+    record: dict[str, object]
+
+    @classmethod
+    def make(cls, settings: Settings) -> "Plan":
+        """Resolve settings; refuse what cannot be run before anything is written."""
+        timesteps = _numbers(settings.timesteps)
+        baselines = _baselines(settings.baselines)
+        groups = _groups(settings)
+        device, dtype = _device(settings.device), getattr(torch, settings.dtype)
+        model = _placed(load_model(settings.model), device, dtype)
+        layers = select_layers(find_layers(model.network), settings.layers)
+        request = Request(
+            groups=groups,
+            views=settings.views,
+            n_ref=settings.n_ref,
+            seed=settings.seed,
+            min_overlap=settings.min_overlap,
+            size=settings.image_size,
+        )
+        return cls(
+            model=model,
+            layers=layers,
+            scenes=open_scenes(settings.scenes, request),
+            protocol=PROTOCOLS[settings.protocol],
+            timesteps=timesteps,
+            baselines=baselines,
+            random=_placed(randomised(model, settings.seed), device, dtype) if "random" in baselines else None,
+            record=_record(settings, timesteps),
+        )
+
+
+def _record(settings: Settings, timesteps: tuple[int, ...]) -> dict[str, object]:
+    """Keep what decides the numbers, as plain values."""
+    resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out)}
+    resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
+    return {name: value for name, value in resolved.items() if name not in ("resume", "report")}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--timesteps {text!r}: expected indexes separated by commas, such as 100,500,900") from None
+    if not all(0 <= number < STEPS for number in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"--timesteps {text!r}: expected different indexes from 0 (clean) to {STEPS - 1} (pure noise)")
+    return numbers
+
+
+def _baselines(text: str) -> tuple[str, ...]:
+    names = () if text in ("", "none") else tuple(text.split(","))
+    known = (*BASELINES, "random", "cameras")
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"--baselines {','.join(unknown)} is unknown; choose from {', '.join(known)}, or none")
+    return names
+
+
+def _groups(settings: Settings) -> int:
+    """Count scenes: each gives views - 1 pairs with view 0, and each rotation bin gets as many scenes."""
+    if settings.views < 2 or not 1 <= settings.n_ref < settings.views or settings.pairs < 1:
+        raise ValueError(
+            f"--views {settings.views} --n-ref {settings.n_ref} --pairs {settings.pairs}: expected at least 2 views, from 1 "
+            "reference up to one view less than all, and at least 1 pair"
+        )
+    per_round = BINS * (settings.views - 1)
+    return BINS * -(-settings.pairs // per_round)
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _placed(model: MultiViewModel, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
+    model.network.to(device, dtype)
+    return MultiViewModel(**{**vars(model), "alpha_bar": model.alpha_bar.to(device)})
+
+
+def measure(plan: Plan, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure scene after scene, each to a file of its own, so that a stopped run can go on."""
+    parts = settings.out / "parts"
+    parts.mkdir(exist_ok=True)
+    scenes, shared = [], []
+    for index in tqdm(range(len(plan.scenes.names)), desc="scenes", unit="scene"):
+        views, overlap = plan.scenes.load(index)
+        scenes.append(views)
+        shared.append(overlap)
+        path = parts / f"scene-{index:05d}.parquet"
+        if not path.exists():
+            _measure_scene(plan, settings, views, index, parts)
+        scenes[-1] = _without_images(views)
+    pairs = pair_table(scenes, shared)
+    frames = [pd.read_parquet(path) for path in sorted(parts.glob("scene-*.parquet"))]
+    return pd.concat(frames, ignore_index=True).assign(pair_list=digest(pairs)), pairs
+
+
+def _without_images(views: Views) -> Views:
+    """Keep a scene's cameras and name; its pixels would fill the memory of a long run."""
+    small = {
+        "image": views.image[..., :1, :1],
+        "point_map": views.point_map[..., :1, :1],
+        "valid": views.valid[..., :1, :1],
+    }
+    return Views(**{**vars(views), **small})
+
+
+def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, parts: Path) -> None:
+    """Score the model, its nulls, the baselines and the references on one scene."""
+    limits = thresholds(views.unit)
+    noise = _noise(plan.model, views, settings.seed, index)
+    truths = truths_of(views, plan.layers)
+    frames = [measure_references(views, truths, plan.protocol, limits)]
+    for model, seen in _models(plan, views):
+        frames.append(_layers(plan, model, seen, truths, limits, noise))
+    for name in plan.baselines:
+        if name in BASELINES:
+            frames.append(measure_baseline(name, BASELINES[name], views, finest(truths), plan.protocol, limits))
+    if index < EXAMPLES:
+        _save_example(plan, views, truths, noise, parts, index)
+    table = pd.concat(frames, ignore_index=True)
+    write(parts / f"scene-{index:05d}.parquet", lambda part: table.to_parquet(part, index=False))
+
+
+def _noise(model: MultiViewModel, views: Views, seed: int, index: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    dtype = next(model.network.parameters()).dtype
+    return torch.randn(1, views.count, 3, model.size, model.size, generator=generator).to(dtype)
+
+
+def _models(plan: Plan, views: Views) -> list[tuple[MultiViewModel, Views]]:
+    """List the model and its nulls, each with the views it is shown."""
+    chosen = [(plan.model, views)]
+    if plan.random is not None:
+        chosen.append((plan.random, views))
+    if "cameras" in plan.baselines:
+        chosen.append(cameras_only(plan.model, views, plan.model.name + CAMERAS_ONLY))
+    return chosen
+
+
+def _layers(
+    plan: Plan,
+    model: MultiViewModel,
+    views: Views,
+    truths: dict,
+    limits: tuple[Threshold, ...],
+    noise: torch.Tensor,
+) -> pd.DataFrame:
+    return measure_layers(model, views, plan.layers, truths, plan.timesteps, plan.protocol, limits, noise)
+
+
+def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, parts: Path, index: int) -> None:
+    t = plan.timesteps[len(plan.timesteps) // 2]
+    matches = example_matches(plan.model, views, plan.layers, truths, t, plan.protocol, noise)
+    image = (views.image[0] * 255).round().to(torch.uint8).cpu().contiguous()
+    write(parts / f"image-{index:05d}.safetensors", lambda part: save_file({f"image/{views.names[0]}": image}, part))
+    write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
+
+
+def save(
+    out: Path, plan: Plan, scores: pd.DataFrame, pairs: pd.DataFrame, layers: pd.DataFrame, selection: Selection
+) -> None:
+    """Write the run folder's tables whole, then drop the parts."""
+    write(out / "scores.parquet", lambda part: scores.to_parquet(part, index=False))
+    write(out / "layers.csv", lambda part: layers.to_csv(part, index=False))
+    write(out / "pairs.csv", lambda part: pairs.to_csv(part, index=False))
+    write(out / "timesteps.csv", lambda part: timestep_table(plan.model, plan.timesteps).to_csv(part, index=False))
+    write_json(out / "selection.json", selection.record())
+    parts = out / "parts"
+    examples = sorted(parts.glob("matches-*.parquet"))
+    if examples:
+        matches = pd.concat([pd.read_parquet(path) for path in examples], ignore_index=True)
+        write(out / "matches.parquet", lambda part: matches.to_parquet(part, index=False))
+        from safetensors.torch import load_file
+
+        images = {name: image for path in sorted(parts.glob("image-*")) for name, image in load_file(path).items()}
+        write(out / "examples.safetensors", lambda part: save_file(images, part))
+    shutil.rmtree(parts)
+
+
+def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFrame:
+    """Say what each timestep index means: alpha-bar and signal-to-noise ratio."""
+    level = model.alpha_bar.cpu()[list(timesteps)].double()
+    return pd.DataFrame({"timestep": timesteps, "alpha_bar": level, "snr": level / (1 - level)})
+
+
+def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame) -> None:
+    """Print the layers' table and the selection."""
+    table = Table(
+        title=f"{selection.model}: {selection.metric}, {selection.direction}, {len(pairs)} pairs of {selection.scenes} scenes"
+    )
+    for heading in ("layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling"):
+        table.add_column(heading, justify="left" if heading == "name" else "right")
+    for row in layers.itertuples():
+        table.add_row(
+            f"{row.layer}{'*' if row.layer == selection.layer else ''}",
+            str(row.name).replace(".transformer_blocks.0.attn1", ""),
+            f"{row.grid_h}x{row.grid_w}",
+            *(f"{value:.3f}" for value in (row.precision,)),
+            f"{row.precision_low:.3f}-{row.precision_high:.3f}",
+            *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
+            f"{row.share_of_ceiling:.1%}",
+        )
+    console.print(table)
+    console.print(selection.evidence, soft_wrap=True)
+
+
+def cli(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    command.run(main, command.parse(Settings, arguments, prog=PROG), prog=PROG)
+
+
+if __name__ == "__main__":
+    cli()

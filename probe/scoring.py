@@ -1,0 +1,241 @@
+"""From one layer's queries and keys to rows of the score table: pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probe.layers import Layer, ViewLayout
+from probe.matching import RatioMatches, attention_matches, common_grid_matches, ratio_matches
+from probe.metrics import (
+    GridTruth,
+    Threshold,
+    best_share,
+    correct,
+    counted_mean,
+    nearest_token,
+    same_position,
+    uniform_chance,
+)
+from probe.protocols import COMMON_GRID, Protocol, direction, rotation_between
+from probe.records import CEILING, NO_LAYER, SAME_POSITION, SCORE_COLUMNS, UNIFORM
+from probe.views import Views
+
+Measured = dict[str, tuple[Tensor, Tensor]]  # metric -> value and count, [1 rows fq fk] each
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenePairs:
+    """Hold the ordered view pairs of one scene, as columns."""
+
+    pair: tuple[str, ...]
+    query_view: tuple[int, ...]
+    key_view: tuple[int, ...]
+    direction: tuple[str, ...]
+    rotation_deg: tuple[float, ...]
+
+
+def scene_pairs(views: Views) -> ScenePairs:
+    """List all ordered pairs of different views of a single scene.
+
+    Pairs with view 0 are those of the frozen pair list; the others are recorded beside them.
+    """
+    ordered = [(a, b) for a in range(views.count) for b in range(views.count) if a != b]
+    return ScenePairs(
+        pair=tuple(f"{views.names[0]}:{min(a, b)}-{max(a, b)}" for a, b in ordered),
+        query_view=tuple(a for a, _ in ordered),
+        key_view=tuple(b for _, b in ordered),
+        direction=tuple(direction(a, b, views.n_ref) for a, b in ordered),
+        rotation_deg=tuple(rotation_between(views, a, b) for a, b in ordered),
+    )
+
+
+def tabulate(measured: Measured, pairs: ScenePairs, constants: Mapping[str, object]) -> pd.DataFrame:
+    """Lay measured values out as rows of the score table, one per metric, head and ordered pair.
+
+    Args:
+        measured: Row 0 of the second axis becomes head -1, the others heads 0, 1, ...
+        pairs: Of the one scene.
+        constants: The remaining columns.
+    """
+    queries, keys = list(pairs.query_view), list(pairs.key_view)
+    frames = []
+    for metric, (value, count) in measured.items():
+        heads, ordered = value.shape[1], len(queries)
+        frame = {
+            "pair": list(pairs.pair) * heads,
+            "query_view": queries * heads,
+            "key_view": keys * heads,
+            "direction": list(pairs.direction) * heads,
+            "rotation_deg": list(pairs.rotation_deg) * heads,
+            "head": np.repeat(np.arange(heads) - 1, ordered),
+            "value": value[0][:, queries, keys].flatten().double().cpu().numpy(),
+            "count": count[0][:, queries, keys].flatten().cpu().numpy(),
+        }
+        frames.append(pd.DataFrame(frame).assign(metric=metric))
+    return pd.concat(frames, ignore_index=True).assign(**constants)[list(SCORE_COLUMNS)]
+
+
+def precisions(
+    token: Tensor, counted: Bool[Tensor, "b #rows fq n fk"], truth: GridTruth, thresholds: tuple[Threshold, ...]
+) -> Measured:
+    """Measure the share of the counted queries whose match is right, per threshold."""
+    return {threshold.name: counted_mean(correct(token, truth, threshold), counted) for threshold in thresholds}
+
+
+def attention_scores(
+    q: Tensor, k: Tensor, scale: float, layout: ViewLayout, truth: GridTruth, thresholds: tuple[Threshold, ...]
+) -> Measured:
+    """Score one call by protocol ``attention-v1``: precisions, masses, entropy and cross-entropy, per head and together."""
+    matches = attention_matches(q, k, scale, layout, truth.token)
+    visible = truth.visible[:, None]
+    values = ("mass_3x3", "mass_key_view", "entropy", "cross_entropy")
+    return {
+        **precisions(matches.token, visible, truth, thresholds),
+        **{name: counted_mean(getattr(matches, name), visible) for name in values},
+    }
+
+
+def common_grid_scores(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    layout: ViewLayout,
+    truth: GridTruth,
+    thresholds: tuple[Threshold, ...],
+) -> Measured:
+    """Score one call after resampling its map to the grid of ``truth``; all heads together."""
+    token = common_grid_matches(q, k, scale, layout, truth.grid)
+    return precisions(token, truth.visible[:, None], truth, thresholds)
+
+
+def ratio_scores(
+    matches: RatioMatches, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
+) -> Measured:
+    """Score matches by protocol ``ratio-v1``: precisions of the kept ones, how many, and the precision-coverage curve."""
+    valid = queries_with_points(truth)
+    token = rearrange(matches.token, "b fq n fk -> b 1 fq n fk")
+    kept = best_share(matches.ratio, valid, protocol.keep, protocol.most)
+    measured = precisions(token, kept[:, None], truth, thresholds)
+    measured["kept"] = counted_mean(kept[:, None], valid[:, None])
+    for coverage in protocol.coverages:
+        chosen = best_share(matches.ratio, valid, coverage)[:, None]
+        curve = precisions(token, chosen, truth, thresholds)
+        measured.update({f"{name}|coverage={coverage}": value for name, value in curve.items()})
+    return measured
+
+
+def queries_with_points(truth: GridTruth) -> Bool[Tensor, "b fq n fk"]:
+    """Tell which queries of the ratio protocol can be judged: their own point is known, in another view or not."""
+    return rearrange(truth.valid, "b fq n -> b fq n 1").expand_as(truth.visible)
+
+
+def joint_layout(layer: Layer, views: int) -> ViewLayout:
+    """Give the layout of the views' tokens side by side; a per-view layer's are put there by the caller.
+
+    Raises:
+        ValueError: If the layer works on no token grid.
+    """
+    if layer.kind == "view" and layer.grid is not None:
+        return ViewLayout(views, layer.grid)
+    return layer.layout(views)
+
+
+def score_call(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    layer: Layer,
+    truths: Mapping[tuple[int, int], GridTruth],
+    thresholds: tuple[Threshold, ...],
+    protocol: Protocol,
+    pairs: ScenePairs,
+    constants: Mapping[str, object],
+) -> pd.DataFrame:
+    """Score one layer's call on one scene.
+
+    Args:
+        q: Queries as used, of a batch of one scene.
+        k: Keys as used.
+        scale: Factor of the logits.
+        layer: Which layer it is.
+        truths: Truth of every layer's grid; the finest is the common grid.
+        thresholds: Of the protocol.
+        protocol: How to match and count.
+        pairs: Of the scene.
+        constants: Columns model, step, scene, timestep, pair_list.
+    """
+    layout = joint_layout(layer, len(set(pairs.query_view)))
+    truth = truths[layout.grid]
+    own = {"layer": layer.index, "layer_name": layer.name, "grid": grid_name(layout.grid), **constants}
+    if protocol.coverages:
+        measured = ratio_scores(ratio_matches(q, k, layout), truth, thresholds, protocol)
+        return tabulate(measured, pairs, {**own, "protocol": protocol.name})
+    native = attention_scores(q, k, scale, layout, truth, thresholds)
+    finest = truths[max(truths, key=lambda grid: grid[0] * grid[1])]
+    if finest.grid == layout.grid:
+        common = {threshold.name: tuple(part[:, :1] for part in native[threshold.name]) for threshold in thresholds}
+    else:
+        common = common_grid_scores(q, k, scale, layout, finest, thresholds)
+    shared = {**own, "grid": grid_name(finest.grid), "protocol": protocol.name + COMMON_GRID}
+    return pd.concat([tabulate(native, pairs, {**own, "protocol": protocol.name}), tabulate(common, pairs, shared)])
+
+
+def descriptor_scores(
+    descriptors: Float[Tensor, "b f n d"],
+    truth: GridTruth,
+    thresholds: tuple[Threshold, ...],
+    protocol: Protocol,
+) -> Measured:
+    """Score a matcher without a model: the nearest descriptor in the key view."""
+    joint = rearrange(descriptors, "b f n d -> b 1 (f n) d")
+    matches = ratio_matches(joint, joint, ViewLayout(descriptors.shape[1], truth.grid))
+    if protocol.coverages:
+        return ratio_scores(matches, truth, thresholds, protocol)
+    token = rearrange(matches.token, "b fq n fk -> b 1 fq n fk")
+    return precisions(token, truth.visible[:, None], truth, thresholds)
+
+
+def reference_scores(
+    views: Views, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
+) -> dict[str, Measured]:
+    """Compute what a uniform guess, the same position and the best token of the grid score, on the same queries."""
+    counted = queries_with_points(truth) if protocol.coverages else truth.visible
+    counted = counted[:, None]
+    uniform = uniform_chance(truth, thresholds)
+    return {
+        UNIFORM: {name: counted_mean(value, counted) for name, value in uniform.items()} | _uniform_attention(truth),
+        SAME_POSITION: precisions(same_position(truth), counted, truth, thresholds),
+        CEILING: precisions(nearest_token(truth, views.size), counted, truth, thresholds),
+    }
+
+
+def _uniform_attention(truth: GridTruth) -> Measured:
+    """Score attention that is equal everywhere: what masses, entropy and cross-entropy mean by chance."""
+    n, f = len(truth.centres), truth.points.shape[1]
+    flat = torch.zeros(1, 1, f * n, 1, device=truth.xy.device)
+    measured = attention_scores(flat, flat, 1.0, ViewLayout(f, truth.grid), truth, ())
+    return {name: (value[:, :1], count[:, :1]) for name, (value, count) in measured.items()}
+
+
+def unlayered(model: str, grid: tuple[int, int], protocol: Protocol) -> dict[str, object]:
+    """Give the columns of rows that belong to a grid and not to a layer."""
+    return {
+        "model": model,
+        "step": -1,
+        "layer": NO_LAYER,
+        "layer_name": "",
+        "grid": grid_name(grid),
+        "timestep": -1,
+        "protocol": protocol.name,
+    }
+
+
+def grid_name(grid: tuple[int, int]) -> str:
+    """Write a grid as rows x columns: "16x16"."""
+    return f"{grid[0]}x{grid[1]}"

@@ -1,0 +1,380 @@
+"""Layers are told apart, numbered and laid out right."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from attention_toys import WIDTH, Attend, Toy
+from einops import rearrange
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import probe.models  # noqa: F401  (declares what torchvision's wheel lacks, before diffusers is imported)
+from probe.layers import Layer, ViewLayout, find_layers, select_layers
+
+
+def table(layers: list[Layer]) -> list[tuple[Any, ...]]:
+    return [(x.index, x.index_3d, x.name, x.kind, x.grid) for x in layers]
+
+
+def test_find_layers_known():
+    assert table(find_layers(Toy(("view", "3d", "cross", "temporal", "3d")))) == [
+        (None, None, "pooler", "other", None),
+        (0, None, "blocks.0.attn", "view", (8, 12)),
+        (1, 0, "blocks.1.attn", "3d", (8, 12)),
+        (None, None, "blocks.2.attn", "cross", None),
+        (2, None, "blocks.3.attn", "temporal", None),
+        (3, 1, "blocks.4.attn", "3d", (8, 12)),
+    ]
+    layer = find_layers(Toy())[2]
+    assert (layer.heads, layer.channels, layer.nth) == (2, 4, 0)
+    assert layer.layout(3) == ViewLayout(3, (8, 12))
+
+
+def test_order_is_that_of_execution_not_of_names():
+    names = [x.name for x in find_layers(Toy(("3d",) * 12)) if x.kind == "3d"]
+    assert names == [f"blocks.{i}.attn" for i in range(12)]
+    assert names != sorted(names)
+
+
+def test_find_layers_with_given_inputs_has_their_grid():
+    toy = Toy()
+    layers = find_layers(toy, lambda views, scale: toy.probe_inputs(views, scale))
+    assert [x.grid for x in layers if x.kind == "3d"] == [(2, 3), (2, 3)]
+
+
+def test_find_layers_leaves_the_model_as_it_was():
+    toy = Toy()
+    toy.train()
+    toy.blocks[1].eval()
+    flags = [module.training for module in toy.modules()]
+    torch.manual_seed(3)
+    expected = torch.randn(4)
+    torch.manual_seed(3)
+    find_layers(toy)
+    torch.testing.assert_close(torch.randn(4), expected, rtol=0, atol=0)
+    assert [module.training for module in toy.modules()] == flags
+    assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in toy.modules())
+    assert all(parameter.grad is None for parameter in toy.parameters())
+
+
+def test_training_flags_come_back_after_a_failure():
+    toy = Toy().train()
+    with pytest.raises(TypeError, match="nothing"):
+        find_layers(toy, lambda views, scale: {"nothing": torch.zeros(1)})
+    assert all(module.training for module in toy.modules())
+
+
+def test_find_layers_on_the_meta_device():
+    with torch.device("meta"):
+        toy = Toy()
+    assert [x.grid for x in find_layers(toy) if x.kind == "3d"] == [(8, 12), (8, 12)]
+
+
+class Shared(Toy):
+    """The same module twice: two calls of one name."""
+
+    def forward(self, latents: Tensor, text: Tensor) -> Tensor:
+        return super().forward(super().forward(latents, text), text)
+
+
+def test_shared_modules_are_told_apart_by_the_number_of_the_call():
+    found = [(x.index, x.name, x.nth) for x in find_layers(Shared(("3d",))) if x.kind == "3d"]
+    assert found == [(0, "blocks.0.attn", 0), (1, "blocks.0.attn", 1)]
+
+
+class Extras(nn.Module):
+    """Joint attention with text before or after the views and with registers before each view."""
+
+    def __init__(self, before: int, after: int, registers: int, *, per_view_first: bool = False) -> None:
+        super().__init__()
+        self.before, self.after, self.registers = before, after, registers
+        self.per_view = Attend() if per_view_first else None
+        self.first, self.second = Attend(), Attend()
+        self.register = nn.Parameter(torch.randn(registers, WIDTH))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        b, f = latents.shape[:2]
+        image = rearrange(latents, "b f c h w -> b f (h w) c")
+        views = torch.cat([self.register.expand(b, f, -1, -1), image], 2)
+        if self.per_view is not None:
+            views = rearrange(self.per_view(rearrange(views, "b f n c -> (b f) n c")), "(b f) n c -> b f n c", f=f)
+        views = rearrange(views, "b f n c -> b (f n) c")
+        text = torch.linspace(0, 1, (self.before + self.after) * WIDTH, device=latents.device)
+        text = text.reshape(1, -1, WIDTH).expand(b, -1, -1)
+        return self.second(self.first(torch.cat([text[:, : self.before], views, text[:, self.before :]], 1)))
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        return {"latents": torch.zeros(1, views, WIDTH, 2 * (scale or 3), 2 * (scale or 3))}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "registers", "kind"),
+    [(5, 0, 0, "joint"), (0, 4, 0, "joint"), (3, 2, 0, "joint"), (0, 0, 2, "3d"), (3, 1, 2, "joint")],
+)
+def test_tokens_outside_the_grids_are_located(before: int, after: int, registers: int, kind: str):
+    for layer in find_layers(Extras(before, after, registers)):
+        assert (layer.kind, layer.grid) == (kind, (6, 6))
+        assert (layer.prefix, layer.suffix, layer.per_view_prefix) == (before, after, registers)
+        assert layer.layout(4).tokens == before + after + 4 * (registers + 36)
+
+
+def test_registers_are_located_where_no_image_has_reached_them_yet():
+    layers = find_layers(Extras(0, 0, 2, per_view_first=True))
+    assert [(x.kind, x.per_view_prefix, x.grid) for x in layers] == [
+        ("view", 2, (6, 6)),
+        ("3d", 2, (6, 6)),
+        ("3d", 2, (6, 6)),
+    ]
+
+
+def test_tokens_outside_the_grids_need_weights_to_be_located():
+    with torch.device("meta"):
+        model = Extras(5, 0, 0)
+    with pytest.raises(ValueError, match="to locate them the model needs weights"):
+        find_layers(model)
+
+
+class Packed(nn.Module):
+    """Tokens [b f n c] that do not show their grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attend()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.attn(rearrange(tokens, "b f n c -> b (f n) c"))
+
+
+def packed(rows: int, columns: int) -> Callable[[int, int], dict[str, Tensor]]:
+    return lambda views, scale: {"tokens": torch.zeros(1, views, rows * columns * scale**2, WIDTH)}
+
+
+def test_grid_without_an_image_like_input():
+    model = Packed()
+    assert find_layers(model, packed(3, 3))[0].grid == (3, 3)
+    assert find_layers(model, packed(2, 4), aspect=(1, 2))[0].grid == (2, 4)
+    with pytest.raises(
+        ValueError, match=r"'attn' has 8 tokens per view, no square grid; pass aspect=\(rows, columns\)"
+    ):
+        find_layers(model, packed(2, 4))
+    with pytest.raises(ValueError, match="has 7 tokens per view, no grid of 1 : 2"):
+        find_layers(model, packed(1, 7), aspect=(1, 2))
+
+
+class Strided(nn.Module):
+    """A strided convolution that rounds odd sizes up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attn = nn.Conv2d(WIDTH, WIDTH, 3, 2, 1), Attend()
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.conv(rearrange(latents, "b f c h w -> (b f) c h w"))
+        return self.attn(rearrange(x, "(b f) c h w -> b (f h w) c", b=latents.shape[0]))
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        rows, columns = (9, 16) if scale is None else (2 * scale, 2 * scale)
+        return {"latents": torch.zeros(1, views, WIDTH, rows, columns)}
+
+
+def test_native_grid_may_be_rounded():
+    assert find_layers(Strided())[0].grid == (5, 8)
+
+
+def test_inputs_of_different_aspect_are_refused():
+    toy = Toy()
+    both = Toy.probe_inputs
+
+    def make(views: int, scale: int) -> dict[str, Tensor]:
+        return both(toy, views, scale) | {"rays": torch.zeros(1, views, scale, scale)}
+
+    toy.forward = lambda latents, text, rays: Toy.forward(toy, latents, text)
+    with pytest.raises(ValueError, match=r"inputs differ in their ratio .*'rays': \(1, 1\).*pass aspect"):
+        find_layers(toy, make)
+
+
+def test_unprobeable_models_are_refused():
+    with pytest.raises(ValueError, match=r"Packed has no method probe_inputs\(views, scale\); pass make_inputs"):
+        find_layers(Packed())
+    with pytest.raises(ValueError, match="calls change with the input's size"):
+        find_layers(Growing(), packed(2, 2))
+    with pytest.raises(ValueError, match="'attn' has 8 tokens, 12 with 3 views, 33 on a grid"):
+        find_layers(Padded(), packed(2, 2))
+    with pytest.raises(RuntimeError, match="'' ran but its kernel bypasses"):
+        find_layers(nn.Identity(), lambda views, scale: {"input": torch.zeros(1)})
+
+
+class Growing(Packed):
+    """One call per view."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.stack([self.attn(view) for view in tokens.unbind(1)], 1)
+
+
+class Padded(Packed):
+    """One token more at one size only."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = rearrange(tokens, "b f n c -> b (f n) c")
+        return self.attn(torch.cat([x, x[:, :1]], 1) if x.shape[1] == 32 else x)
+
+
+class Explicit(Attend):
+    """Attention that PyTorch's fused kernel does not see."""
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.mT).softmax(-1) @ v
+
+
+def test_explicit_softmax_beside_fused_attention_is_told():
+    toy = Toy()
+    toy.blocks[1].attn = Explicit()
+    with pytest.warns(UserWarning, match=r"\['blocks.1.attn'\] use an explicit softmax and are not numbered"):
+        layers = find_layers(toy)
+    assert [x.name for x in layers if x.kind == "3d"] == ["blocks.3.attn"]
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), *[st.integers(0, 2)] * 3)
+def test_layout_law(f: int, h: int, w: int, prefix: int, suffix: int, own: int):
+    layout = ViewLayout(f, (h, w), prefix, suffix, own)
+    joint = [(-1, -1, -1)] * prefix
+    for view in range(f):
+        joint += [(-1, -1, -1)] * own + [(view, row, column) for row in range(h) for column in range(w)]
+    joint += [(-1, -1, -1)] * suffix
+    split = layout.split(torch.tensor(joint)[None])[0]
+    expected = torch.stack(torch.meshgrid(torch.arange(f), torch.arange(h), torch.arange(w), indexing="ij"), -1)
+    assert torch.equal(split, expected)
+
+
+def test_layout_refuses_other_lengths():
+    with pytest.raises(ValueError, match=r"25 tokens are not 2 views of 3 x 4 and 0 others \(\+1 left over\)"):
+        ViewLayout(2, (3, 4)).split(torch.zeros(25, 1))
+    with pytest.raises(ValueError, match="of kind 'view' and joins no views; choose a 3D layer"):
+        find_layers(Toy())[1].layout(2)
+
+
+def test_select_layers_known():
+    layers = find_layers(Toy())
+    names = [x.name for x in layers]
+    assert [x.index for x in select_layers(layers, "3d")] == [1, 2]
+    assert [x.index for x in select_layers(layers, "all")] == [0, 1, 2]
+    assert [x.index for x in select_layers(layers, "2, 0")] == [0, 2]
+    assert [x.index for x in select_layers(layers, f"{names[4]},1")] == [1, 2]
+    assert [x.index for x in select_layers(layers, "blocks.3")] == [2]
+
+
+def test_select_layers_refusals():
+    layers = find_layers(Toy())
+    with pytest.raises(
+        ValueError, match=r"layer '7' is unknown.*allowed: 3d, all, or indexes 0 to 2, of which 3D: \[1, 2\]"
+    ):
+        select_layers(layers, "7")
+    with pytest.raises(ValueError, match=r"layer 'blocks.1.atn' is unknown; nearest: 'blocks.1.attn'"):
+        select_layers(layers, "blocks.1.atn")
+    with pytest.raises(ValueError, match=r"'blocks' means 3 layers"):
+        select_layers(layers, "blocks")
+    with pytest.raises(ValueError, match=r"layer 'blocks.2.attn' is unknown"):  # cross-attention has no number
+        select_layers(layers, "blocks.2.attn")
+    with pytest.raises(ValueError, match=r"no 3d layer; its calls are 0 to 0, of which 3D: \[\]"):
+        select_layers(find_layers(Toy(("view",))), "3d")
+    with pytest.raises(ValueError, match="no all layer; its calls are 1, none of them self-attention"):
+        select_layers([replace(layers[0])], "all")
+
+
+# diffusers
+
+
+def test_cat3d_of_full_size_has_sixteen_layers_of_which_eleven_are_3d():
+    from probe.models.cat3d import SD21, load_unet
+
+    with torch.device("meta"):
+        layers = find_layers(load_unet(None, SD21))
+    assert [x.index for x in layers] == list(range(16))
+    assert [x.index for x in layers if x.kind == "3d"] == list(range(2, 13))
+    assert layers[10].name == "up_blocks.2.attentions.0.transformer_blocks.0.attn1"
+    assert [(layers[i].grid, layers[i].heads) for i in (0, 4, 6, 10)] == [
+        ((64, 64), 5),
+        ((16, 16), 20),
+        ((8, 8), 20),
+        ((32, 32), 10),
+    ]
+    assert (layers[10].channels, layers[10].index_3d) == (64, 8)
+
+
+def test_hunyuan_dit_numbers_no_pooler_and_no_text():
+    from diffusers import HunyuanDiT2DModel
+    from diffusers.models.embeddings import get_2d_rotary_pos_embed
+
+    model = HunyuanDiT2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=8, hidden_size=16,
+        num_layers=4, mlp_ratio=2.0, cross_attention_dim=8, cross_attention_dim_t5=8, pooled_projection_dim=8,
+        text_len=3, text_len_t5=2,
+    )  # fmt: skip
+
+    def make(views: int, scale: int) -> dict[str, Any]:
+        side = 4 * scale  # the model has no views of its own: they are given to it as one tall image
+        grid = (views * side // 2, side // 2)
+        return {
+            "hidden_states": torch.randn(1, 4, views * side, side),
+            "timestep": torch.tensor([5.0]),
+            "encoder_hidden_states": torch.randn(1, 3, 8),
+            "text_embedding_mask": torch.ones(1, 3, dtype=torch.long),
+            "encoder_hidden_states_t5": torch.randn(1, 2, 8),
+            "text_embedding_mask_t5": torch.ones(1, 2, dtype=torch.long),
+            "image_meta_size": torch.ones(1, 6),
+            "style": torch.zeros(1, dtype=torch.long),
+            "image_rotary_emb": get_2d_rotary_pos_embed(8, ((0, 0), grid), grid, output_type="pt"),
+        }
+
+    layers = find_layers(model, make, aspect=(1, 1))
+    assert [(x.index, x.kind, x.name) for x in layers[:3]] == [
+        (None, "other", "time_extra_emb.pooler"),
+        (0, "3d", "blocks.0.attn1"),
+        (None, "cross", "blocks.0.attn2"),
+    ]
+    assert [x.index for x in layers if x.kind == "3d"] == [0, 1, 2, 3]
+    assert {x.grid for x in layers if x.kind == "3d"} == {(2, 2)}
+
+
+def test_cogvideox_has_text_before_the_frames():
+    from diffusers import CogVideoXTransformer3DModel
+
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=8, text_embed_dim=8,
+        num_layers=2, sample_width=8, sample_height=8, sample_frames=9, patch_size=2, temporal_compression_ratio=4,
+        max_text_seq_length=6,
+    )  # fmt: skip
+
+    def make(views: int, scale: int) -> dict[str, Tensor]:
+        return {
+            "hidden_states": torch.randn(1, views, 4, 4 * scale, 8 * scale),
+            "encoder_hidden_states": torch.randn(1, 6, 8),
+            "timestep": torch.tensor([5]),
+        }
+
+    layers = find_layers(model, make)
+    assert table(layers) == [(i, i, f"transformer_blocks.{i}.attn1", "joint", (2, 4)) for i in range(2)]
+    assert [(x.prefix, x.suffix) for x in layers] == [(6, 0)] * 2
+
+
+def test_wan_goes_through_diffusers_dispatch():
+    from diffusers import WanTransformer3DModel
+
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=8,
+        freq_dim=8, ffn_dim=16, num_layers=11,
+    )  # fmt: skip
+
+    def make(views: int, scale: int) -> dict[str, Tensor]:
+        return {
+            "hidden_states": torch.randn(1, 4, views, 4 * scale, 8 * scale),
+            "timestep": torch.tensor([5]),
+            "encoder_hidden_states": torch.randn(1, 3, 8),
+        }
+
+    layers = [x for x in find_layers(model, make) if x.index is not None]
+    assert table(layers) == [(i, i, f"blocks.{i}.attn1", "3d", (2, 4)) for i in range(11)]

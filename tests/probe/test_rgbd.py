@@ -1,0 +1,502 @@
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from probe.geometry import (
+    depth_to_point_map,
+    invert_rigid,
+    pixel_centres,
+    point_map_to_depth,
+    project,
+    rotation_degrees,
+)
+from probe.scenes.grouping import BINS, count_groups
+from probe.scenes.rgbd import Frames, compare_frames, load_frames, load_groups, pick_groups
+from probe.views import Views
+
+KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
+SIZE = (24, 32)
+INTRINSICS = torch.tensor([[28.0, 0, 15], [0, 30, 13], [0, 0, 1]])
+COLOUR_SIZE = (60, 80)  # reaches less far than depth does, by two of its own pixels and more
+COLOUR_INTRINSICS = torch.tensor([[73.0, 0, 38], [0, 78, 31], [0, 0, 1]])
+MISSING = {0: (4, 7), 65535: (11, 20)}  # written value: its row and column
+
+
+def cameras(count: int) -> Float[Tensor, "count 4 4"]:
+    """Look at the wall z = 3 from changing places, rolled by 10 degrees more each time: all bins have pairs."""
+    angle = torch.arange(count) * math.radians(10)
+    world_to_cam = torch.eye(4).repeat(count, 1, 1)
+    world_to_cam[:, 0, 0], world_to_cam[:, 0, 1] = angle.cos(), -angle.sin()
+    world_to_cam[:, 1, 0], world_to_cam[:, 1, 1] = angle.sin(), angle.cos()
+    tilt = torch.eye(4)
+    tilt[1:3, 1:3] = torch.tensor([[math.cos(0.1), -math.sin(0.1)], [math.sin(0.1), math.cos(0.1)]])
+    world_to_cam = tilt @ world_to_cam
+    world_to_cam[:, 0, 3], world_to_cam[:, 2, 3] = 0.03 * torch.arange(count), 0.01 * torch.arange(count)
+    return world_to_cam
+
+
+def wall(size: tuple[int, int], intrinsics: Tensor, world_to_cam: Tensor) -> tuple[Tensor, Tensor]:
+    """Give z-depth [count h w] in metres and colours [count 3 h w] of the wall, in closed form."""
+    count = len(world_to_cam)
+    unit = depth_to_point_map(torch.ones(count, *size), intrinsics.expand(count, 3, 3), world_to_cam)
+    origin = invert_rigid(world_to_cam)[:, :3, 3, None, None]
+    depth = (3 - origin[:, 2]) / (unit - origin)[:, 2]
+    return depth, paint(origin + depth[:, None] * (unit - origin))
+
+
+def paint(points: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+    x, y = points[..., 0, :, :], points[..., 1, :, :]
+    return torch.stack([0.5 + x / 8, 0.5 + y / 8, 0.5 + (x - y) / 16], dim=-3)
+
+
+def save_matrix(path: Path, matrix: Tensor) -> None:
+    path.write_text("\n".join(" ".join(f"{v:.9e}" for v in row) for row in matrix.double().tolist()) + "\n")
+
+
+def save_colour(path: Path, colour: Float[Tensor, "3 h w"]) -> None:
+    Image.fromarray((colour * 255).round().to(torch.uint8).movedim(0, -1).numpy()).save(path, quality=98)
+
+
+def save_depth(path: Path, depth: Float[Tensor, "h w"]) -> None:
+    Image.fromarray((depth * 1000).round().to(torch.int32).numpy().astype(np.uint16)).save(path)
+
+
+def paths(root: Path, layout: str, index: int) -> tuple[Path, Path, Path]:
+    if layout == "ScanNet":
+        return root / f"color/{index}.jpg", root / f"depth/{index}.png", root / f"pose/{index}.txt"
+    stem = f"frame-{5 * index:06d}"
+    return root / f"{stem}.color.png", root / f"{stem}.depth.png", root / f"{stem}.pose.txt"
+
+
+def write(root: Path, layout: str = "7-Scenes", count: int = 3, *, backwards: bool = False) -> Path:
+    """Write a recording of a wall; both invalid depths stand in every frame."""
+    for folder in ("color", "depth", "pose", "intrinsic") if layout == "ScanNet" else ("",):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    world_to_cam = cameras(count)
+    depth, colour = wall(SIZE, INTRINSICS, world_to_cam)
+    for value, (row, column) in MISSING.items():
+        depth[:, row, column] = value / 1000
+    if layout == "ScanNet":
+        colour = wall(COLOUR_SIZE, COLOUR_INTRINSICS, world_to_cam)[1]
+        for name, intrinsics in (("depth", INTRINSICS), ("color", COLOUR_INTRINSICS)):
+            save_matrix(root / f"intrinsic/intrinsic_{name}.txt", torch.block_diag(intrinsics, torch.ones(1, 1)))
+    else:
+        save_matrix(root / "camera-intrinsics.txt", INTRINSICS)
+    for index in reversed(range(count)) if backwards else range(count):
+        colour_path, depth_path, pose_path = paths(root, layout, index)
+        save_colour(colour_path, colour[index])
+        save_depth(depth_path, depth[index])
+        save_matrix(pose_path, invert_rigid(world_to_cam[index]))
+    return root
+
+
+@pytest.fixture(scope="module", params=["7-Scenes", "ScanNet"])
+def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Frames:
+    return load_frames(write(tmp_path_factory.mktemp("wall"), request.param, count=14))
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory: pytest.TempPathFactory) -> Frames:
+    return load_frames(write(tmp_path_factory.mktemp("seven"), count=14))
+
+
+def assert_points_on_their_pixels(views: Views, atol: float = 1e-3) -> None:
+    """Ask it of pixels with depth: only they have a point."""
+    xy, _ = project(views.point_map.flatten(-2).mT, views.intrinsics, views.world_to_cam)
+    off = (xy - pixel_centres(*views.size).flatten(0, 1)).abs().amax(-1)
+    assert off[views.valid.flatten(-2)].max() < atol
+
+
+def test_frames_are_read_in_order_of_their_numbers(recording: Frames):
+    numbers = [int(name) for name in recording.names]
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 14  # "10" comes after "9", though not in the alphabet
+    assert (recording.size, recording.dropped) == (SIZE, ())
+    torch.testing.assert_close(recording.world_to_cam, cameras(14), rtol=0, atol=1e-6)
+    torch.testing.assert_close(recording.intrinsics, INTRINSICS, rtol=0, atol=1e-6)
+
+
+def test_groups_load_as_views_of_the_wall(recording: Frames):
+    groups = pick_groups(recording, count=8, views=3, seed=0)
+    views = load_groups(recording, groups, size=24, n_ref=1)
+    assert views.image.shape == (len(groups), 3, 3, 24, 24)
+    assert (views.n_ref, views.unit) == (1, "m")
+    assert views.names[0] == f"{recording.root.name}:{'-'.join(recording.names[i] for i in groups[0].frames)}"
+    torch.testing.assert_close(views.world_to_cam[0], recording.world_to_cam[list(groups[0].frames)], rtol=0, atol=0)
+    assert_points_on_their_pixels(views)
+    # depths are whole millimetres, so points lie within one of the wall, and colours within 8 bits (or JPEG's loss)
+    height = views.point_map[:, :, 2][views.valid]
+    torch.testing.assert_close(height, torch.full_like(height, 3.0), rtol=0, atol=1.5e-3)
+    error = (views.image - paint(views.point_map)).abs().amax(2)[views.valid]
+    assert error.max() < 0.02
+    assert error.mean() < 0.006
+
+
+def test_smaller_views_keep_points_on_their_pixels_and_colours_on_their_points(recording: Frames):
+    views = load_groups(recording, pick_groups(recording, count=2, views=2), size=8, n_ref=1)
+    assert views.size == (8, 8)
+    assert_points_on_their_pixels(views)
+    assert (views.image - paint(views.point_map)).abs().amax(2)[views.valid].max() < 0.03
+
+
+def test_missing_depths_are_not_valid(seven: Frames):
+    views = load_groups(seven, pick_groups(seven, count=1, views=2), size=24, n_ref=1)
+    expected = torch.ones(SIZE, dtype=torch.bool)
+    for row, column in MISSING.values():
+        expected[row, column] = False
+    assert torch.equal(views.valid, expected[:, 4:28].expand(1, 2, 24, 24))  # the central square of 32 columns
+    depth = point_map_to_depth(views.point_map, views.world_to_cam)
+    assert depth[views.valid].min() > 2
+    assert depth[~views.valid].abs().max() < 1e-5
+
+
+def test_pixels_outside_of_the_colour_camera_are_not_valid(tmp_path: Path):
+    frames = load_frames(write(tmp_path, "ScanNet"))
+    views = load_groups(frames, pick_groups(frames, count=1, views=2), size=24, n_ref=1)
+    rays = (
+        torch.linalg.inv(views.intrinsics[0, 0])
+        @ torch.cat([pixel_centres(24, 24), torch.ones(24, 24, 1)], -1).flatten(0, 1).mT
+    )
+    x, y, _ = (COLOUR_INTRINSICS @ rays).unflatten(1, (24, 24))
+    seen = (x >= 0) & (x < COLOUR_SIZE[1]) & (y >= 0) & (y < COLOUR_SIZE[0])
+    assert 0.85 < seen.float().mean() < 0.99
+    for row, column in MISSING.values():
+        seen[row, column - 4] = False
+    assert torch.equal(views.valid, seen.expand(1, 2, 24, 24))
+
+
+def test_scannet_colour_of_the_size_of_depth_is_taken_as_registered(tmp_path: Path):
+    write(tmp_path, "ScanNet")
+    (tmp_path / "intrinsic/intrinsic_color.txt").unlink()
+    _, colour = wall(SIZE, INTRINSICS, cameras(3))
+    for index in range(3):
+        save_colour(tmp_path / f"color/{index}.jpg", colour[index])
+    frames = load_frames(tmp_path)
+    assert torch.equal(frames.colour_intrinsics, frames.intrinsics)
+    views = load_groups(frames, pick_groups(frames, count=1, views=2), size=24, n_ref=1)
+    assert (views.image - paint(views.point_map)).abs().amax(2)[views.valid].max() < 0.02
+
+
+def test_lost_tracking_is_dropped_and_named_in_scannet(tmp_path: Path):
+    write(tmp_path, "ScanNet", count=4)
+    save_matrix(tmp_path / "pose/1.txt", torch.full((4, 4), -math.inf))
+    frames = load_frames(tmp_path)
+    assert (frames.names, frames.dropped) == (("0", "2", "3"), ("1",))
+    torch.testing.assert_close(frames.world_to_cam, cameras(4)[[0, 2, 3]], rtol=0, atol=1e-6)
+    assert [path.stem for path in frames.depth] == ["0", "2", "3"]
+    for index in range(4):
+        save_matrix(tmp_path / f"pose/{index}.txt", torch.full((4, 4), -math.inf))
+    with pytest.raises(ValueError, match=r"tracking was lost in all 4 frames of .*; none is left"):
+        load_frames(tmp_path)
+
+
+def test_poses_are_made_exactly_rigid(tmp_path: Path):
+    write(tmp_path)
+    stretched = invert_rigid(cameras(3)[1])
+    stretched[:3, :3] *= 1.002
+    save_matrix(tmp_path / "frame-000005.pose.txt", stretched)
+    world_to_cam = load_frames(tmp_path).world_to_cam
+    torch.testing.assert_close(world_to_cam[:, :3, :3], cameras(3)[:, :3, :3], rtol=0, atol=1e-6)
+    torch.testing.assert_close(invert_rigid(world_to_cam[1])[:3, 3], stretched[:3, 3], rtol=0, atol=1e-6)
+
+
+def test_bins_give_equally_many_groups(recording: Frames):
+    pairs = compare_frames(recording)
+    groups = pick_groups(recording, count=16, views=3, pairs=pairs)
+    assert Counter(group.bin for group in groups) == Counter(dict.fromkeys(pairwise(BINS), 4))
+    assert all(supply.groups >= 4 for supply in count_groups(pairs, views=3))
+    for group in groups:
+        anchor, *others = recording.world_to_cam[list(group.frames)]
+        for other, degrees in zip(others, group.rotation_deg, strict=True):
+            assert rotation_degrees(other, anchor).item() == pytest.approx(degrees, abs=1e-3)
+            assert group.bin[0] <= degrees < group.bin[1]
+
+
+def test_overlap_is_of_the_central_square_only(tmp_path: Path):
+    """Beside each other by the width of the square: the wide images share a margin that the views do not have."""
+    write(tmp_path)
+    for index in range(3):
+        pose = torch.eye(4)
+        pose[0, 3] = index * 24 * 3 / 28
+        save_matrix(paths(tmp_path, "7-Scenes", index)[2], pose)
+        save_depth(paths(tmp_path, "7-Scenes", index)[1], torch.full(SIZE, 3.0))
+    torch.testing.assert_close(compare_frames(load_frames(tmp_path)).overlap, torch.eye(3), rtol=0, atol=0.05)
+
+
+def test_overlap_does_not_mind_what_the_square_leaves_out(tmp_path: Path):
+    write(tmp_path)
+    for index in range(3):
+        save_matrix(paths(tmp_path, "7-Scenes", index)[2], torch.eye(4))
+        depth = torch.full(SIZE, 3.0)
+        depth[:, :4] = depth[:, 28:] = 0  # 24 of 32 columns are left
+        save_depth(paths(tmp_path, "7-Scenes", index)[1], depth)
+    assert torch.equal(compare_frames(load_frames(tmp_path)).overlap, torch.ones(3, 3))
+
+
+def test_overlap_follows_the_views_that_are_made(seven: Frames):
+    """Compare with the share of a loaded view's points that project into the other view: the wall hides nothing."""
+    pairs = compare_frames(seven)
+    for group in pick_groups(seven, count=4, views=2, pairs=pairs):
+        views = load_groups(seven, [group], size=24, n_ref=1)
+        shares = []
+        for source, other in ((0, 1), (1, 0)):
+            points = views.point_map[:, source].flatten(-2).mT
+            xy, _ = project(points, views.intrinsics[:, other], views.world_to_cam[:, other])
+            inside = ((xy >= 0) & (xy < 24)).all(-1) & views.valid[:, source].flatten(1)
+            shares.append(inside.float().mean().item())
+        assert group.overlap[0] == pytest.approx(min(shares), abs=0.02)
+
+
+def test_groups_do_not_depend_on_the_order_of_files_nor_on_the_folder(tmp_path: Path, seven: Frames):
+    other = load_frames(write(tmp_path / "backwards", count=14, backwards=True))
+    assert pick_groups(other, count=9, views=3, seed=4) == pick_groups(seven, count=9, views=3, seed=4)
+    assert pick_groups(other, count=9, views=3, seed=5) != pick_groups(seven, count=9, views=3, seed=4)
+
+
+def test_a_long_recording_is_thinned_evenly(seven: Frames):
+    pairs = compare_frames(seven, most=5)
+    assert pairs.frames == (0, 2, 5, 8, 11)
+    whole = compare_frames(seven)
+    torch.testing.assert_close(pairs.overlap, whole.overlap[list(pairs.frames)][:, list(pairs.frames)], rtol=0, atol=0)
+    groups = pick_groups(seven, count=4, views=2, pairs=pairs)
+    assert {frame for group in groups for frame in group.frames} <= set(pairs.frames)
+
+
+def break_pose(value: float) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        pose = torch.eye(4)
+        pose[0, 1] = value
+        save_matrix(root / "frame-000005.pose.txt", pose)
+
+    return change
+
+
+def put(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / name).write_bytes(content)
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda root: (root / name).unlink()
+
+
+def save(name: str, array: np.ndarray) -> Callable[[Path], object]:
+    return lambda root: Image.fromarray(array).save(root / name)
+
+
+def link_out(root: Path) -> None:
+    outside = root.parent / "outside.png"
+    (root / "frame-000005.color.png").rename(outside)
+    (root / "frame-000005.color.png").symlink_to("../outside.png")
+
+
+def link_in_a_circle(root: Path) -> None:
+    remove("frame-000005.depth.png")(root)
+    (root / "frame-000005.depth.png").symlink_to("frame-000005.depth.png")
+
+
+REFUSED = {
+    "no depth": (
+        remove("frame-000005.depth.png"),
+        "frame 000005 of .* has no depth file; expected frame-000005.depth.png",
+    ),
+    "no pose": (remove("frame-000005.pose.txt"), "frame 000005 of .* has no pose file"),
+    "no colour": (remove("frame-000005.color.png"), "frame 000005 of .* has no colour file"),
+    "no intrinsics": (remove("camera-intrinsics.txt"), "camera-intrinsics.txt are missing; expected frame-000000"),
+    "two colours": (put("frame-000005.color.jpg", b""), "frame 000005 has both .*jpg and .*png; keep one"),
+    "NaN pose": (break_pose(math.nan), "frame-000005.pose.txt holds a NaN or infinite number"),
+    "infinite pose": (break_pose(-math.inf), "frame-000005.pose.txt holds a NaN or infinite number"),
+    "sheared pose": (break_pose(0.1), "frame-000005.pose.txt is not a rigid pose"),
+    "mirrored pose": (
+        put("frame-000005.pose.txt", b"-1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
+        "000005.pose.txt is not a rigid",
+    ),
+    "transposed pose": (
+        put("frame-000005.pose.txt", b"1 0 0 0\n0 1 0 0\n0 0 1 0\n1 2 3 1"),
+        "000005.pose.txt is not a rigid",
+    ),
+    "3 x 4 pose": (put("frame-000005.pose.txt", b"1 0 0 0\n0 1 0 0\n0 0 1 0"), "000005.pose.txt is a 3 x 4 matrix"),
+    "empty pose": (put("frame-000005.pose.txt", b""), "000005.pose.txt has rows of .* expected equal rows"),
+    "ragged pose": (put("frame-000005.pose.txt", b"1 2\n3"), r"000005.pose.txt has rows of \[2, 1\] numbers"),
+    "words for a pose": (put("frame-000005.pose.txt", b"lost"), "000005.pose.txt is not a text file of numbers"),
+    "bytes for a pose": (
+        put("frame-000005.pose.txt", b"\xff\xfe\x00"),
+        "000005.pose.txt is not a text file of numbers",
+    ),
+    "skew": (put("camera-intrinsics.txt", b"28 1 15\n0 30 13\n0 0 1"), "camera-intrinsics.txt is no pinhole camera"),
+    "2 x 2 intrinsics": (put("camera-intrinsics.txt", b"28 0\n0 30"), "is a 2 x 2 matrix, expected 3 x 3 or 4 x 4"),
+    "NaN intrinsics": (
+        put("camera-intrinsics.txt", b"nan 0 15\n0 30 13\n0 0 1"),
+        "intrinsics.txt is no pinhole camera",
+    ),
+    "other size": (
+        put("camera-intrinsics.txt", b"585 0 320\n0 585 240\n0 0 1"),
+        "principal point at .* outside the 24 x 32",
+    ),
+    "8-bit depth": (
+        save("frame-000005.depth.png", np.zeros(SIZE, np.uint8)),
+        "000005.depth.png .* mode L, expected a 16-bit",
+    ),
+    "RGB depth": (
+        save("frame-000005.depth.png", np.zeros((*SIZE, 3), np.uint8)),
+        "000005.depth.png .* mode RGB, expected",
+    ),
+    "16-bit colour": (
+        save("frame-000005.color.png", np.zeros(SIZE, np.uint16)),
+        "000005.color.png .* mode I;16, expected an",
+    ),
+    "sizes of depth": (
+        save("frame-000005.depth.png", np.zeros((12, 16), np.uint16)),
+        "depth images .* mixed sizes: frame-000000.depth.png is 24 x 32, frame-000005.depth.png is 12 x 16",
+    ),
+    "sizes of colour": (
+        save("frame-000010.color.png", np.zeros((12, 16, 3), np.uint8)),
+        "colour images .* mixed sizes: frame-000000.color.png is 24 x 32, frame-000010.color.png is 12 x 16",
+    ),
+    "not an image": (put("frame-000005.color.png", b"no image"), "000005.color.png is not a whole PNG or JPEG image"),
+    "empty image": (put("frame-000005.depth.png", b""), "000005.depth.png is not a whole PNG or JPEG image"),
+    "link out of the folder": (link_out, "frame-000005.color.png leads outside .*outside.png; only files inside"),
+    "link in a circle": (link_in_a_circle, "frame-000005.depth.png does not exist or is a broken link"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_load_frames_refuses(case: str, tmp_path: Path):
+    root = write(tmp_path / "room")
+    change, message = REFUSED[case]
+    change(root)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load_frames(root)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "is not a folder; expected frame-000000.color.jpg, .* or color/0.jpg"),
+        (lambda root: root.write_text("file"), "is not a folder; expected"),
+        (lambda root: root.mkdir(), "holds no frames; expected frame-000000.color.jpg"),
+        (lambda root: (root / "color").mkdir(parents=True), "holds no frames; expected"),
+    ],
+    ids=["missing", "file", "empty", "empty color folder"],
+)
+def test_a_folder_without_frames_is_refused(make: Callable[[Path], object], message: str, tmp_path: Path):
+    make(tmp_path / "room")
+    with pytest.raises(FileNotFoundError, match=message):
+        load_frames(tmp_path / "room")
+
+
+def test_colour_of_another_size_needs_its_own_intrinsics(tmp_path: Path):
+    root = write(tmp_path / "seven")
+    for index in range(3):
+        save_colour(paths(root, "7-Scenes", index)[0], torch.zeros(3, 48, 64))
+    with pytest.raises(ValueError, match=r"colour is 48 x 64 and depth 24 x 32 .* one intrinsics file serves both"):
+        load_frames(root)
+    root = write(tmp_path / "scan", "ScanNet")
+    save_matrix(root / "intrinsic/intrinsic_color.txt", torch.tensor([[400.0, 0, 40], [0, 400, 30], [0, 0, 1]]))
+    with pytest.raises(ValueError, match=r"colour sees \d+% of the depth image, expected half or more"):
+        load_frames(root)
+    (root / "intrinsic/intrinsic_color.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"intrinsic_color.txt are missing"):
+        load_frames(root)
+
+
+@pytest.mark.parametrize("layout", ["7-Scenes", "ScanNet"])
+@pytest.mark.parametrize("kind", ["colour", "depth"])
+@pytest.mark.parametrize("damage", ["truncated", "garbled"])
+def test_an_image_that_breaks_off_is_refused_when_it_is_read(layout: str, kind: str, damage: str, tmp_path: Path):
+    root = write(tmp_path / "room", layout)
+    frames = load_frames(root)
+    groups = pick_groups(frames, count=1, views=3, bins=(0, 60))
+    path = frames.colour[1] if kind == "colour" else frames.depth[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else whole[:60] + bytes(len(whole) - 60))
+    with pytest.raises(ValueError, match=rf"{path.name} is not a whole PNG or JPEG image"):
+        load_groups(load_frames(root) if damage == "truncated" else frames, groups, size=8, n_ref=1)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = write(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"depth.png is not a whole PNG or JPEG image: Image size"):
+        load_frames(root)
+
+
+def test_a_path_out_of_the_folder_is_refused_when_it_is_read(tmp_path: Path):
+    frames = load_frames(write(tmp_path / "room"))
+    shutil.copy(frames.depth[1], tmp_path / "outside.png")
+    groups = pick_groups(frames, count=1, views=3, bins=(0, 60))
+    moved = replace(frames, depth=(frames.depth[0], tmp_path / "room" / ".." / "outside.png", frames.depth[2]))
+    with pytest.raises(ValueError, match=r"outside.png leads outside .*; only files inside the folder are read"):
+        load_groups(moved, groups, size=8, n_ref=1)
+    gone = replace(frames, depth=(tmp_path / "room" / "gone.png", *frames.depth[1:]))
+    with pytest.raises(FileNotFoundError, match=r"gone.png does not exist"):
+        load_groups(gone, groups, size=8, n_ref=1)
+
+
+def test_a_linked_folder_is_read(tmp_path: Path):
+    write(tmp_path / "room")
+    (tmp_path / "link").symlink_to("room")
+    assert len(load_frames(tmp_path / "link").names) == 3
+
+
+def test_frames_that_share_nothing_are_refused(tmp_path: Path):
+    root = write(tmp_path)
+    for index in range(3):
+        pose = torch.eye(4)
+        pose[0, 3] = 0.875 * index * 24 * 3 / 28
+        save_matrix(paths(root, "7-Scenes", index)[2], pose)
+    with pytest.raises(ValueError, match=r"min_overlap 0.5 .*the best overlap of a pair is 0\.\d\d\d"):
+        pick_groups(load_frames(root), count=2, views=2, min_overlap=0.5)
+
+
+def test_load_groups_refuses(seven: Frames):
+    groups = pick_groups(seven, count=4, views=2)
+    with pytest.raises(ValueError, match="0 groups at size 8"):
+        load_groups(seven, [], size=8, n_ref=1)
+    with pytest.raises(ValueError, match="4 groups at size 0"):
+        load_groups(seven, groups, size=0, n_ref=1)
+    with pytest.raises(ValueError, match="n_ref is 3, expected 0 to 2"):
+        load_groups(seven, groups, size=8, n_ref=3)
+    with pytest.raises(ValueError, match=r"groups hold \[2, 3\] views"):
+        load_groups(seven, groups + pick_groups(seven, count=1, views=3), size=8, n_ref=1)
+    with pytest.raises(ValueError, match=r"names frame 99 of 14; is it of another recording"):
+        load_groups(seven, [replace(groups[0], frames=(0, 99))], size=8, n_ref=1)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(
+    not KITCHEN.is_dir(), reason="needs ../shared/data/seven_scenes_kitchen, which is not part of the project"
+)
+def test_kitchen():
+    frames = load_frames(KITCHEN)
+    assert (len(frames.names), frames.size, frames.dropped) == (140, (480, 640), ())
+    groups = pick_groups(frames, count=4, views=3, bins=(0, 30), min_overlap=0.3)
+    views = load_groups(frames, groups, size=128, n_ref=1)
+    assert len(groups) == 4
+    assert views.names[0].startswith("seven_scenes_kitchen:0")
+    assert_points_on_their_pixels(views, atol=0.01)
+    # points that both views see, by depth, have like colours; shuffled ones have not: poses, depth and colour agree
+    first, second = (views.image[:, index].flatten(-2) for index in (0, 1))
+    xy, expected = project(views.point_map[:, 0].flatten(-2).mT, views.intrinsics[:, 1], views.world_to_cam[:, 1])
+    inside = ((xy >= 0) & (xy < 128)).all(-1) & views.valid[:, 0].flatten(1)
+    place = torch.where(inside[..., None], xy, 0).long()
+    place = place[..., 1] * 128 + place[..., 0]
+    found = point_map_to_depth(views.point_map[:, 1], views.world_to_cam[:, 1]).flatten(1).gather(1, place)
+    agree = inside & views.valid[:, 1].flatten(1).gather(1, place) & ((found - expected).abs() < 0.05 * expected)
+    overlap = torch.tensor([group.overlap[0] for group in groups])
+    assert (agree.float().mean(1) >= overlap - 0.05).all()
+    moved = second.gather(2, place[:, None].expand(-1, 3, -1))
+    difference = (moved - first).abs().mean(1)[agree].mean()
+    shuffled = (second[:, :, torch.randperm(128**2, generator=torch.Generator().manual_seed(0))] - first).abs().mean(1)
+    assert difference < 0.4 * shuffled[agree].mean()
