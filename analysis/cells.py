@@ -7,15 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import tables, wording
+from analysis import rotation, tables, wording
 from analysis.tables import ProbeRun
 from analysis.wording import MISSING, interval, number, percent, with_interval
 from probe.records import CEILING, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
 
 PROTOCOL_WORDS = {
-    "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as the model "
+    "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
+    "the model "
     "uses it, averaged over heads. All query tokens whose point the key view really shows count (depth test).",
-    "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the key view by "
+    "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
+    "key view by "
     "squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
 }
 KNOWN_COLUMNS = {
@@ -64,11 +66,13 @@ def _layers(run: ProbeRun) -> Table:
     columns = (
         "layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "same position", "ceiling",
         "share of ceiling", f"95{wording.NBSP}% interval", "skill", "on the common grid", f"95{wording.NBSP}% interval",
-        "mass on truth", "causal effect", "scenes", "matches counted", *(name.replace("_", " ") for name in more), "module",
+        "mass on truth", "causal effect", "scenes", "matches counted", *(name.replace("_", " ") for name in more),
+        "module",
     )  # fmt: skip
     rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
     return Table(
-        caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not measured. "
+        caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not "
+        "measured. "
         f"Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
         columns=columns,
         rows=tuple(rows),
@@ -108,16 +112,16 @@ def counted(value: Any, count: Any) -> str:
 
 
 def _rotation(run: ProbeRun) -> Table:
-    table, names = tables.rotation(run), tables.bins(run)
+    table, names = rotation.rotation(run), rotation.bins(run)
     cells = {(row.who, row.rotation_bin): row for row in table.itertuples()}
     who = list(dict.fromkeys(table["who"]))
     return Table(
-        caption=f"Precision by rotation between the two cameras, with 95{wording.NBSP}% intervals over scenes; all on the grid "
+        caption=f"Precision by rotation between the two cameras, with 95{wording.NBSP}% intervals over scenes; all "
+        "on the grid "
         f"of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
         columns=("", *(wording.bin_words(name) for name in names)),
         rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
         marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
-        wide=True,
     )
 
 
@@ -161,7 +165,8 @@ def _matchers(run: ProbeRun) -> Table:
         for row in table.itertuples()
     ]
     return Table(
-        caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the references "
+        caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
+        "references "
         "on each grid; the same scenes, pairs and points.",
         columns=("matcher", "layer", "grid", "precision", f"95{wording.NBSP}% interval", "scenes", "matches counted"),
         rows=tuple(rows),
@@ -175,13 +180,15 @@ def _thresholds(run: ProbeRun) -> Table:
     models = (run.model, UNIFORM, SAME_POSITION, CEILING)
     metrics = sorted(table["metric"].unique(), key=_threshold_order)
     return Table(
-        caption=f"Layer {run.layer} by every threshold that was measured; the marked row is the one that layers are ranked by.",
+        caption=f"Layer {run.layer} by every threshold that was measured; the marked row is the one that layers are "
+        "ranked by.",
         columns=("a match is right with", f"layer {run.layer}", "uniform chance", "same position", "ceiling"),
         rows=tuple(
             (wording.metric_words(metric), *(cells.get((metric, model), MISSING) for model in models))
             for metric in metrics
         ),
         marked=tuple(n for n, metric in enumerate(metrics) if metric == run.metric),
+        wide=True,
     )
 
 
@@ -192,9 +199,10 @@ def _threshold_order(metric: str) -> tuple[str, float]:
 
 
 def _pairs(run: ProbeRun) -> Table:
-    table = tables.pair_counts(run)
+    table = rotation.pair_counts(run)
     return Table(
-        caption="What stands behind each rotation bin. Measured view pairs are ordered, of the direction above, and include "
+        caption="What stands behind each rotation bin. Measured view pairs are ordered, of the direction above, and "
+        "include "
         "pairs of views outside the frozen list; matches are counted over all timesteps.",
         columns=("rotation", "listed pairs", "scenes with one", "measured view pairs", "matches counted"),
         rows=tuple(
@@ -210,14 +218,15 @@ def _missing(run: ProbeRun) -> Table:
         for row in tables.missing(run).itertuples()
     ]
     return Table(
-        caption="Rows of the score table by metric. A missing row is one in which nothing could be counted; it is left out of "
+        caption="Rows of the score table by metric. A missing row is one in which nothing could be counted; it is "
+        "left out of "
         "every average, never taken as zero.",
         columns=("metric", "rows", "missing", "points counted"),
         rows=tuple(rows),
     )
 
 
-# --- facts and files -----------------------------------------------------------------------------------------------------
+# --- facts and files -------------------------------------------------------------------------------------------------
 
 
 def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
@@ -235,7 +244,8 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "Direction": wording.direction_words(str(run.selection["direction"])),
         "Pair list": f"{wording.plural(len(run.pairs), 'pair')}, digest {wording.listing(digests)}",
         "Scenes": f"{wording.plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
-        "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them references",
+        "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them "
+        "references",
         "Timesteps": wording.listing(run.timesteps["timestep"]),
         "Missing": f"{number(lost['missing'].sum())} of {number(lost['rows'].sum())} rows of the score table",
         "Seed": str(run.settings.get("seed", MISSING)),
@@ -254,8 +264,8 @@ def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     """
     frames = {
         "layers.csv": run.layers, "layer_profile.csv": tables.profile(run),
-        "common_grid.csv": tables.profile(run, common=True), "rotation_bins.csv": tables.rotation(run),
-        "same_position_by_bin.csv": tables.verdicts(run), "timesteps.csv": run.timesteps,
+        "common_grid.csv": tables.profile(run, common=True), "rotation_bins.csv": rotation.rotation(run),
+        "same_position_by_bin.csv": rotation.verdicts(run), "timesteps.csv": run.timesteps,
         "layer_by_timestep.csv": tables.by_timestep(run), "layer_by_head.csv": tables.by_head(run),
         "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
         "coverage.csv": tables.coverage(run), "attention.csv": tables.attention(run),

@@ -24,8 +24,8 @@ THEME = {"ink": INK, "muted": MUTED, "rule": RULE, "paper": PAPER, "blue": BLUE,
          "green": GREEN, "purple": PURPLE, "gold": GOLD}  # fmt: skip
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 12, "axes.titlesize": 12.5, "axes.labelsize": 12, "xtick.labelsize": 11, "ytick.labelsize": 11,
-    "legend.fontsize": 11.5, "legend.frameon": False, "legend.handlelength": 1.8, "text.color": INK,
+    "font.size": 13, "axes.titlesize": 13, "axes.labelsize": 13, "xtick.labelsize": 12, "ytick.labelsize": 12,
+    "legend.fontsize": 12.5, "legend.frameon": False, "legend.handlelength": 1.8, "text.color": INK,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.titlelocation": "left", "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": RULE,
@@ -34,6 +34,7 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 THIS_MODEL = "this model"
 NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+WIDTH = 920.0
 POINTS = 72  # an SVG unit of matplotlib; sizes below are in these units, which the page shows as pixels
 PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 1):g} %")
 REFERENCE_STYLES: dict[str, dict[str, Any]] = {
@@ -42,12 +43,12 @@ REFERENCE_STYLES: dict[str, dict[str, Any]] = {
     UNIFORM: {"color": MUTED, "linestyle": ":", "linewidth": 1.8},
 }
 RIVAL_STYLES: tuple[dict[str, Any], ...] = (
-    {"color": PURPLE, "marker": "x"},
-    {"color": GOLD, "marker": "+", "markersize": 8},
-    {"color": GREEN, "marker": "^"},
+    {"color": GOLD, "marker": "x"},
+    {"color": GOLD, "marker": "+", "markersize": 9},
+    {"color": MUTED, "marker": "^"},
     {"color": MUTED, "marker": "s"},
     {"color": INK, "marker": "D"},
-    {"color": VERMILION, "marker": "v"},
+    {"color": INK, "marker": "v"},
 )
 LINE_STYLES: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "linewidth": 2.4, "marker": "o"},
@@ -56,7 +57,7 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
 )
 
 
-# --- from matplotlib to the page ---------------------------------------------------------------------------------------
+# --- from matplotlib to the page -------------------------------------------------------------------------------------
 
 
 def chart(name: str, alt: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
@@ -95,8 +96,9 @@ def inline(svg: str, alt: str) -> str:
     body = body.replace("'DejaVu Sans'", "system-ui").replace("\n", " ")
     for variable, colour in THEME.items():
         body = body.replace(colour, f"var(--{variable}, {colour})")
-    width = box[1].split()[2]
-    return f'<svg class="chart" role="img" aria-label="{escape(alt)}" viewBox="{box[1]}" data-width="{width}">{body}'
+    width = float(box[1].split()[2])
+    shape = f'viewBox="{box[1]}" style="max-width:{width:.0f}px"'
+    return f'<svg class="chart" role="img" aria-label="{escape(alt)}" {shape}>{body}'
 
 
 def _legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
@@ -120,7 +122,7 @@ def _interval(axes: Axes, x: Any, frame: pd.DataFrame, **style: Any) -> None:
     axes.vlines(x, frame["low"], frame["high"], linewidth=style.pop("linewidth", 2), **style)
 
 
-# --- layers ------------------------------------------------------------------------------------------------------------
+# --- layers ----------------------------------------------------------------------------------------------------------
 
 
 def layer_profile(
@@ -152,18 +154,18 @@ def layer_profile(
         axes.axvspan(place[selected] - 0.46, place[selected] + 0.46, color=BLUE, alpha=0.09, linewidth=0)
         _references(axes, rows)
         for n, rival in enumerate(rivals):
-            _rival(axes, rows[rows["model"] == rival], rival, model, _shift(n, len(rivals)), n)
+            _rival(axes, rows[rows["model"] == rival], rival.removeprefix(f"{model}: "), _shift(n), n)
         _probed(axes, rows[rows["model"] == model], selected)
         axes.set_xticks(list(place.values()), list(labels.values()), linespacing=1.35)
         axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, _top([*rows["value"], *rows["high"]])), ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
         _legend(figure, axes)
 
-    return chart(name, alt, (max(620.0, 84.0 * len(place)), 460), draw)
+    return chart(name, alt, (max(WIDTH, 76.0 * len(place)), 460), draw)
 
 
-def _shift(n: int, count: int) -> float:
-    return (-1) ** n * (0.16 + 0.13 * (n // 2)) if count else 0.0
+def _shift(n: int) -> float:
+    return (-1) ** n * (0.16 + 0.13 * (n // 2))
 
 
 def _references(axes: Axes, rows: pd.DataFrame) -> None:
@@ -173,19 +175,14 @@ def _references(axes: Axes, rows: pd.DataFrame) -> None:
             axes.hlines(marks["value"], marks["x"] - 0.42, marks["x"] + 0.42, label=reference, **style)
 
 
-def _rival(axes: Axes, rows: pd.DataFrame, rival: str, model: str, shift: float, n: int) -> None:
-    style = {"markersize": 6, **RIVAL_STYLES[n % len(RIVAL_STYLES)]}
+def _rival(axes: Axes, rows: pd.DataFrame, label: str, shift: float, n: int) -> None:
+    style = {"markersize": 6, "linestyle": "", "markerfacecolor": "none", "markeredgewidth": 1.4, **_rival_style(n)}
     axes.vlines(rows["x"] + shift, rows["low"], rows["high"], color=style["color"], linewidth=1, alpha=0.7)
-    label = rival.removeprefix(f"{model}: ")
-    axes.plot(
-        rows["x"] + shift,
-        rows["value"],
-        linestyle="",
-        markerfacecolor="none",
-        markeredgewidth=1.4,
-        label=label,
-        **style,
-    )
+    axes.plot(rows["x"] + shift, rows["value"], label=label, **style)
+
+
+def _rival_style(n: int) -> dict[str, Any]:
+    return RIVAL_STYLES[n % len(RIVAL_STYLES)]
 
 
 def _probed(axes: Axes, rows: pd.DataFrame, selected: int) -> None:
@@ -198,15 +195,16 @@ def _probed(axes: Axes, rows: pd.DataFrame, selected: int) -> None:
                       textcoords="offset points", ha="center", color=BLUE, weight="bold", fontsize=11)  # fmt: skip
 
 
-# --- rotation, coverage, training ----------------------------------------------------------------------------------------
+# --- rotation, coverage, training ------------------------------------------------------------------------------------
 
 
-def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], alt: str) -> str:
+def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], rivals: Sequence[str], alt: str) -> str:
     """Draw precision per rotation bin: layers as points with intervals, references as steps, baselines as marks.
 
     Args:
         table: Columns who, rotation_bin, value, low, high.
         captions: Text under each bin, in the order of the axis.
+        rivals: Baselines; their order gives their marks.
         alt: See ``chart``.
     """
     place = {name: n for n, name in enumerate(captions)}
@@ -215,36 +213,38 @@ def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], alt: str)
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         _references(axes, rows.rename(columns={"who": "model"}))
-        others = [who for who in dict.fromkeys(rows["who"]) if who not in REFERENCE_STYLES]
-        layers = [who for who in others if who.startswith("layer ")]
+        layers = [who for who in dict.fromkeys(rows["who"]) if who.startswith("layer ")]
         for n, who in enumerate(layers):
-            part = rows[rows["who"] == who]
-            x = part["x"] + 0.12 * (n - (len(layers) - 1) / 2)
-            _interval(axes, x, part, color=LINE_STYLES[n % 3]["color"])
-            axes.plot(
-                x, part["value"], label=who, markersize=7 if n == 0 else 5.5, **LINE_STYLES[n % 3] | {"linestyle": ""}
-            )
-        for n, who in enumerate(who for who in others if who not in layers):
-            _rival(axes, rows[rows["who"] == who], who, "", 0.28 + 0.07 * n, n + 2)
+            _marks(axes, rows[rows["who"] == who], who, 0.12 * (n - (len(layers) - 1) / 2), n)
+        for n, who in enumerate(rivals):
+            if (rows["who"] == who).any():
+                _rival(axes, rows[rows["who"] == who], who, 0.24 + 0.05 * n, n)
         axes.set_xticks(list(place.values()), list(captions.values()), linespacing=1.35)
         axes.set(xlim=(-0.55, len(place) - 0.45), ylim=(0, _top([*rows["value"], *rows["high"]])), ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
         _legend(figure, axes)
 
-    return chart("rotation", alt, (780, 380), draw)
+    return chart("rotation", alt, (WIDTH, 380), draw)
 
 
-def coverage_curve(table: pd.DataFrame, *, alt: str) -> str:
+def _marks(axes: Axes, rows: pd.DataFrame, label: str, shift: float, n: int) -> None:
+    style = {**LINE_STYLES[n % len(LINE_STYLES)], "linestyle": "", "markersize": 7.5 if n == 0 else 5.5}
+    _interval(axes, rows["x"] + shift, rows, color=style["color"])
+    axes.plot(rows["x"] + shift, rows["value"], label=label, **style)
+
+
+def coverage_curve(table: pd.DataFrame, *, rivals: Sequence[str], alt: str) -> str:
     """Draw precision against the share of matches kept when the least ambiguous are kept first.
 
     Args:
         table: Columns who, coverage, value, low, high.
+        rivals: Baselines; their order gives their marks.
         alt: See ``chart``.
     """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _lines(axes, table, "coverage")
+        _lines(axes, table, "coverage", rivals)
         axes.set(
             xlabel="share of matches kept, least ambiguous first",
             ylabel="precision",
@@ -254,18 +254,17 @@ def coverage_curve(table: pd.DataFrame, *, alt: str) -> str:
         axes.yaxis.set_major_formatter(PERCENT)
         _legend(figure, axes)
 
-    return chart("coverage", alt, (780, 360), draw)
+    return chart("coverage", alt, (WIDTH, 360), draw)
 
 
-def _lines(axes: Axes, table: pd.DataFrame, x: str) -> None:
+def _lines(axes: Axes, table: pd.DataFrame, x: str, rivals: Sequence[str]) -> None:
     layers = [who for who in dict.fromkeys(table["who"]) if who.startswith("layer ")]
-    rest = [who for who in dict.fromkeys(table["who"]) if who not in layers]
     styles = {who: LINE_STYLES[n % len(LINE_STYLES)] for n, who in enumerate(layers)}
-    styles |= {who: REFERENCE_STYLES.get(who, RIVAL_STYLES[(n + 2) % len(RIVAL_STYLES)]) for n, who in enumerate(rest)}
-    for who, style in styles.items():
-        part = table[table["who"] == who].sort_values(x)
+    styles |= {who: _rival_style(n) for n, who in enumerate(rivals)} | REFERENCE_STYLES
+    for who in dict.fromkeys(table["who"]):
+        part, style = table[table["who"] == who].sort_values(x), {"markersize": 5, **styles[who]}
         axes.fill_between(part[x], part["low"], part["high"], color=style["color"], alpha=0.13, linewidth=0)
-        axes.plot(part[x], part["value"], label=who, **{"markersize": 5, **style})
+        axes.plot(part[x], part["value"], label=who, **style)
 
 
 def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str) -> str:
@@ -288,16 +287,16 @@ def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str
             axes.plot(part["step"], part["value"], color=MUTED, alpha=0.55, linewidth=1, label=label)
             label = "_nolegend_"
         coloured = pd.concat([named[named["layer"] == layer] for layer in highlighted] + [chance])
-        _lines(axes, coloured, "step")
+        _lines(axes, coloured, "step", ())
         axes.set(xlabel="training iterations", ylabel="precision", ylim=(0, _top([*named["value"], *named["high"]])))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f")))
         axes.yaxis.set_major_formatter(PERCENT)
         _legend(figure, axes, 5)
 
-    return chart("emergence", alt, (780, 360), draw)
+    return chart("emergence", alt, (WIDTH, 360), draw)
 
 
-# --- heat maps and small multiples -----------------------------------------------------------------------------------------
+# --- heat maps and small multiples -----------------------------------------------------------------------------------
 
 
 def heat_map(cells: pd.DataFrame, *, xlabel: str, name: str, alt: str) -> str:
@@ -309,7 +308,8 @@ def heat_map(cells: pd.DataFrame, *, xlabel: str, name: str, alt: str) -> str:
         name: See ``chart``.
         alt: See ``chart``.
     """
-    texts = cells.map(lambda value: "" if np.isnan(value) else f"{100 * value:.0f}")
+    digits = 0 if cells.max().max() >= 0.1 else 1
+    texts = cells.map(lambda value: "" if np.isnan(value) else f"{100 * value:.{digits}f}")
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -321,12 +321,12 @@ def heat_map(cells: pd.DataFrame, *, xlabel: str, name: str, alt: str) -> str:
         axes.tick_params(axis="both", rotation=0)
         axes.set(xlabel=xlabel, ylabel="")
 
-    return chart(name, alt, (780, 110 + 30 * len(cells)), draw)
+    return chart(name, alt, (WIDTH, 110 + 30 * len(cells)), draw)
 
 
 def _contrast(axes: Axes, columns: int) -> None:
     """Write each cell's text in black or white, whichever stands out more (WCAG 2: at luminance 0.18 both do)."""
-    colours = axes.collections[0].get_facecolor()[:, :3]
+    colours = np.asarray(axes.collections[0].get_facecolor(), dtype=float)[:, :3]
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     light = linear @ [0.2126, 0.7152, 0.0722] > 0.179
     for text in axes.texts:
@@ -364,4 +364,4 @@ def small_multiples(
             if metric.startswith("mass"):
                 axes.yaxis.set_major_formatter(PERCENT)
 
-    return chart("attention", alt, (780, 240 * ((len(titles) + 1) // 2)), draw)
+    return chart("attention", alt, (WIDTH, 250 * ((len(titles) + 1) // 2)), draw)

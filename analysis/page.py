@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import cells, figures, tables, wording
+from analysis import caveats, cells, figures, rotation, tables, wording
 from analysis.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.tables import ProbeRun
 from analysis.wording import interval, number, percent, with_interval
@@ -81,7 +81,7 @@ def make_page(run: ProbeRun) -> Page:
         answer=tuple(wording.answer(run)),
         evidence=str(run.selection.get("evidence", "")),
         verdicts=tuple(wording.verdict_texts(run)),
-        caveats=tuple(wording.caveats(run)),
+        caveats=tuple(caveats.caveats(run)),
         figures=_figures(run),
         tables=cells.text_tables(run),
         images=Markup(embedded_images(run, examples)),
@@ -118,7 +118,7 @@ def _example_title(example: Any) -> str:
     )
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
+# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def _figures(run: ProbeRun) -> dict[str, Drawing]:
@@ -150,9 +150,9 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
     mine = profile[profile["model"] == run.model]
     beside = [rival for rival in tables.rivals(run) if rival in set(profile["model"])]
     caption = (
-        f"{prefix}Filled points: share of matches with {wording.metric_words(run.metric)}, {_bars(mine)} "
+        f"{prefix}Filled points: share of matches with {wording.metric_words(run.metric)}; {_bars(mine)} "
         f"Steps: what the best token of each grid reaches (ceiling), the same position, a uniform guess. "
-        f"Open marks: nulls of the model and other matchers. {_count(mine)}"
+        f"Open marks: nulls of the model, and other matchers on the grids where they were run. {_count(mine)}"
     )
     alt = f"Precision per 3D layer; layer {run.layer} is selected. " + _spoken(mine, "layer")
     svg = figures.layer_profile(
@@ -163,7 +163,9 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
 
 def _bars(rows: pd.DataFrame) -> str:
     scenes = sorted({int(n) for n in rows["scenes"]})
-    over = f"{scenes[0]} to {scenes[-1]}" if len(scenes) > 1 else number(scenes[0] if scenes else 0)
+    if not scenes or scenes[-1] < 2:
+        return "no intervals, since no more than one scene stands behind each."
+    over = f"{scenes[0]} to {scenes[-1]}" if len(scenes) > 1 else number(scenes[0])
     return f"bars: 95{wording.NBSP}% intervals by bootstrap over {over} scenes."
 
 
@@ -182,16 +184,17 @@ def _spoken(rows: pd.DataFrame, column: str) -> str:
 
 
 def _rotation(run: ProbeRun) -> Drawing | None:
-    table = tables.rotation(run)
-    counts = tables.pair_counts(run).set_index("rotation_bin")["measured"]
+    table = rotation.rotation(run)
+    counts = rotation.pair_counts(run).set_index("rotation_bin")["measured"]
     captions = {name: f"{wording.bin_words(name)}\n{counts[name]} view pairs" for name in counts.index}
     mine = table[(table["who"] == f"layer {run.layer}") & (table["count"] > 0)]
     caption = (
-        f"Filled: the selected layer and its runners-up; {_bars(mine)} Steps and open marks: what layer {run.layer} has to "
+        f"Filled: the selected layer and its runners-up; {_bars(mine)} Steps and open marks: what layer {run.layer} "
+        "has to "
         f"beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. {_count(mine)}"
     )
     alt = f"Precision of layer {run.layer} by rotation between the cameras. " + _spoken(mine, "rotation_bin")
-    return _draw(figures.rotation_bins(table, captions=captions, alt=alt), caption)
+    return _draw(figures.rotation_bins(table, captions=captions, rivals=_rivals(run, table), alt=alt), caption)
 
 
 def _timesteps(run: ProbeRun) -> Drawing | None:
@@ -206,7 +209,8 @@ def _timesteps(run: ProbeRun) -> Drawing | None:
         f"ᾱ: share of signal left at t; SNR: signal to noise. {_empty(grid)}{_count(table)}"
     )
     best = table.loc[table["value"].idxmax()]
-    alt = f"Heat map of precision per layer and timestep; the highest is {percent(best['value'])} at layer {best['layer']:.0f}, t = {best['timestep']:.0f}."
+    where = f"layer {best['layer']:.0f}, t = {best['timestep']:.0f}"
+    alt = f"Heat map of precision per layer and timestep; the highest is {percent(best['value'])} at {where}."
     return _draw(figures.heat_map(grid, xlabel="timestep t", name="timesteps", alt=alt), caption)
 
 
@@ -236,10 +240,11 @@ def _heads(run: ProbeRun) -> Drawing | None:
     best = table.loc[table["value"].idxmax()]
     caption = (
         f"Precision in percent of each head by itself. Layers have different numbers of heads. The best head is head "
-        f"{best['head']:.0f} of layer {best['layer']:.0f}: {with_interval(best['value'], best['low'], best['high'])}, the highest of "
+        f"{best['head']:.0f} of layer {best['layer']:.0f}: "
+        f"{with_interval(best['value'], best['low'], best['high'])}, the highest of "
         f"{len(table)} and so partly luck. {_empty(grid)}{_count(table)}"
     )
-    alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])} at layer {best['layer']:.0f}, head {best['head']:.0f}."
+    alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])}."
     return _draw(figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption)
 
 
@@ -262,11 +267,20 @@ def _coverage(run: ProbeRun) -> Drawing | None:
     if table.empty:
         return None
     caption = (
-        "Precision when only the least ambiguous matches are kept (lowest ratio of the two nearest distances). A curve that "
-        f"falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals over scenes. {_count(table)}"
+        "Precision when only the least ambiguous matches are kept (lowest ratio of the two nearest distances). A "
+        "curve that "
+        "falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals over "
+        f"scenes. {_count(table)}"
     )
     mine = table[table["who"] == f"layer {run.layer}"]
-    return _draw(figures.coverage_curve(table, alt="Precision against coverage; " + _spoken(mine, "coverage")), caption)
+    alt = "Precision against coverage; " + _spoken(mine, "coverage")
+    return _draw(figures.coverage_curve(table, rivals=_rivals(run, table), alt=alt), caption)
+
+
+def _rivals(run: ProbeRun, table: pd.DataFrame) -> list[str]:
+    """List the rivals up to the last one that a table shows, so that each keeps its mark in every figure."""
+    names, shown = tables.rivals(run), set(table["who"])
+    return names[: max((n + 1 for n, name in enumerate(names) if name in shown), default=0)]
 
 
 def _attention(run: ProbeRun) -> Drawing | None:

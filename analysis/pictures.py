@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from markupsafe import escape
 from PIL import Image
 
-from analysis.tables import ProbeRun, bins
+from analysis.rotation import bins
+from analysis.tables import ProbeRun
 from probe.records import rotation_bin
 
 PAPER_LAYERS = (2, 4, 6, 7, 10)  # the columns of the paper's figure (CAMEO, arXiv 2512.03045)
@@ -61,7 +62,7 @@ class Panel:
     selected: bool = False
 
 
-# --- which pairs --------------------------------------------------------------------------------------------------------
+# --- which pairs -----------------------------------------------------------------------------------------------------
 
 
 def choose_examples(run: ProbeRun, count: int = 6) -> list[Example]:
@@ -125,7 +126,7 @@ def _in_turn(groups: Sequence[Example], order: Sequence[str], count: int) -> lis
 
 
 def panel_layers(example: Example, selected: int) -> list[int]:
-    """Choose the layers to show: those of the paper's figure that are there (else five spread evenly), and the selected.
+    """Choose the layers to show: those of the paper's figure (if two are there, else five spread evenly), the selected.
 
     Args:
         example: What is to be shown.
@@ -138,7 +139,7 @@ def panel_layers(example: Example, selected: int) -> list[int]:
     return [layer for layer in present if layer in wanted]
 
 
-# --- drawing ------------------------------------------------------------------------------------------------------------
+# --- drawing ---------------------------------------------------------------------------------------------------------
 
 
 def is_right(rows: pd.DataFrame, metric: str, grid: str, aspect: float) -> pd.Series:
@@ -146,8 +147,8 @@ def is_right(rows: pd.DataFrame, metric: str, grid: str, aspect: float) -> pd.Se
 
     Args:
         rows: match_x, match_y, true_x, true_y as fractions of the image's width and height.
-        metric: "precision@5%" of the image's side, the geometric mean of height and width; "precision@1token"; any other,
-            such as a distance in 3D, stands for 5 %.
+        metric: "precision@5%" of the image's side, the geometric mean of height and width; "precision@1token"; any
+            other, such as a distance in 3D, stands for 5 %.
         grid: Token rows x columns.
         aspect: Image height over width.
     """
@@ -225,7 +226,7 @@ def panels(run: ProbeRun, example: Example, names: Mapping[int, str]) -> list[Pa
     first = [
         Panel(
             title=f"view {example.query_view} asks",
-            note=f"{seen} of {len(finest)} tokens seen in both",
+            note=f"{seen} of {len(finest)} tokens\nseen in both views",
             svg=_panel(asked, aspect, _hidden(drawn, aspect) + _dots(shown, "query", shown, aspect), "query view"),
         ),
         Panel(
@@ -246,7 +247,7 @@ def _layer_panel(
     possible = is_right(best_possible(seen, grid), run.metric, grid, aspect)
     drawn = thinned(rows)
     drawn = drawn[drawn["visible"]]
-    note = f"{grid}: {int(right.sum())} of {len(seen)} right, {int(possible.sum())} possible"
+    note = f"{int(right.sum())} of {len(seen)} right\n{grid} allows {int(possible.sum())}"
     return Panel(
         title=f"layer {layer} · {names[layer]}",
         note=note,
@@ -284,7 +285,7 @@ def colour(x: float, y: float) -> str:
         y: From 0 (top) to 1 (bottom).
     """
     top, bottom = (CORNERS[row][0] * (1 - x) + CORNERS[row][1] * x for row in (0, 1))
-    return "#{:02x}{:02x}{:02x}".format(*(int(round(part)) for part in top * (1 - y) + bottom * y))
+    return "#{:02x}{:02x}{:02x}".format(*(round(part) for part in top * (1 - y) + bottom * y))
 
 
 def _dots(rows: pd.DataFrame, place: str, colours: pd.DataFrame, aspect: float) -> str:

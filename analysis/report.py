@@ -1,4 +1,4 @@
-"""Turn probe runs into pages: ``python -m analysis.report [RUN ...]``. Pure up to ``build_report``; the edge is ``main``."""
+"""Turn probe runs into pages: ``python -m analysis.report [RUN ...]``; pure up to ``build_report``."""
 
 import os
 import sys

@@ -17,12 +17,9 @@ from probe.records import (
     ALL_HEADS,
     NO_LAYER,
     REFERENCES,
-    SAME_POSITION,
     SCORE_COLUMNS,
     UNIFORM,
     RunError,
-    rotation_bin,
-    scene_values,
     summarise,
 )
 
@@ -227,83 +224,21 @@ def shown_layers(run: ProbeRun, count: int = 3) -> list[int]:
     return list(dict.fromkeys([run.layer, *after]))[:count]
 
 
-def rotation(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
+def shown(run: ProbeRun) -> list[str]:
+    """Order what is drawn in detail: the shown layers, the references, the rivals."""
+    return [*(f"layer {n}" for n in shown_layers(run)), *REFERENCES, *rivals(run)]
 
-    Returns:
-        Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair
-        list is there; value is NaN and count 0 where nothing was counted.
+
+def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of the shown layers and of what stands on the selected layer's grid, named in a column who.
+
+    Args:
+        run: The probe run.
+        rows: Of its score table.
     """
-    rows = _with_bins(run.headline)
     layers = rows[(rows["model"] == run.model) & rows["layer"].isin(shown_layers(run))]
     others = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid)]
-    named = pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
-    table = summarise(named, ["who", "rotation_bin"])
-    who = [name for name in [f"layer {n}" for n in shown_layers(run)] + [*REFERENCES, *rivals(run)]]
-    present = [name for name in who if name in set(table["who"])]
-    full = pd.MultiIndex.from_product([present, bins(run)], names=["who", "rotation_bin"])
-    table = table.astype({"rotation_bin": str, "who": str}).set_index(["who", "rotation_bin"]).reindex(full)
-    return table.fillna({"scenes": 0, "count": 0}).astype({"scenes": int, "count": int}).reset_index()
-
-
-def _with_bins(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str))
-
-
-def bins(run: ProbeRun) -> list[str]:
-    """List the rotation bins up to the last one that the pair list or the headline reaches, ascending."""
-    every = [str(name) for name in rotation_bin(pd.Series([15.0])).cat.categories]
-    measured = rotation_bin(pd.Series(run.headline["rotation_deg"].unique(), dtype=float)).dropna()
-    present = {*run.pairs["rotation_bin"].dropna().astype(str), *measured.astype(str)}
-    last = max((n for n, name in enumerate(every) if name in present), default=len(every) - 2)
-    return every[: last + 1]
-
-
-def verdicts(run: ProbeRun) -> pd.DataFrame:
-    """Compare the selected layer with the same position in each rotation bin, scene by scene.
-
-    Returns:
-        Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, by
-        bootstrap over scenes), scenes, count, pairs, verdict ("above", "below", "not separable from", "not measured").
-    """
-    rows = _with_bins(run.headline)
-    here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
-    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
-    both = scene_values(here, ["rotation_bin"]).merge(
-        scene_values(there, ["rotation_bin"]), on=["rotation_bin", "scene"], suffixes=("", "_null")
-    )
-    paired = both.assign(value=both["value"] - both["value_null"], count=1)[["rotation_bin", "scene", "value", "count"]]
-    gap = summarise(paired, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
-    means = rotation(run).pivot_table(index="rotation_bin", columns="who", values="value", dropna=False)
-    layer = summarise(here, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
-    table = pd.DataFrame(
-        {
-            "value": layer["value"],
-            "same_position": means.get(SAME_POSITION, pd.Series(dtype=float)).reindex(bins(run)),
-            "chance": means.get(UNIFORM, pd.Series(dtype=float)).reindex(bins(run)),
-            "difference": gap["value"],
-            "low": gap["low"],
-            "high": gap["high"],
-            "scenes": gap["scenes"].fillna(0).astype(int),
-            "count": layer["count"].fillna(0).astype(int),
-            "pairs": _view_pairs(here).reindex(bins(run)).fillna(0).astype(int),
-        }
-    )
-    words = [_verdict(*row) for row in table[["difference", "low", "high"]].itertuples(index=False)]
-    return table.assign(verdict=words).rename_axis("rotation_bin").reset_index()
-
-
-def _view_pairs(rows: pd.DataFrame) -> pd.Series:
-    counted = rows[(rows["count"] > 0) & rows["value"].notna()]
-    return counted.drop_duplicates(["scene", "query_view", "key_view"])["rotation_bin"].value_counts()
-
-
-def _verdict(difference: float, low: float, high: float) -> str:
-    if math.isnan(difference):
-        return "not measured"
-    if low > 0:
-        return "above"
-    return "below" if high < 0 else "not separable from"
+    return pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
 
 
 def by_timestep(run: ProbeRun) -> pd.DataFrame:
@@ -336,8 +271,8 @@ def matchers(run: ProbeRun) -> pd.DataFrame:
     """Give all that the selected layer is compared with: the model's nulls, the baselines and the references.
 
     Returns:
-        Columns model, layer (-1 where there is none), grid, value, low, high, scenes, count. Nulls of the model stand with
-        the selected layer, the others with each grid.
+        Columns model, layer (-1 where there is none), grid, value, low, high, scenes, count. Nulls of the model stand
+        with the selected layer, the others with each grid.
     """
     table = summarise(run.headline, ["model", "layer", "grid"])
     kept = table[(table["layer"] == run.layer) | (table["layer"] == NO_LAYER)]
@@ -369,10 +304,9 @@ def coverage(run: ProbeRun) -> pd.DataFrame:
     rows = run.measured
     rows = rows[rows["metric"].str.startswith(run.metric + "|coverage=") & (rows["head"] == ALL_HEADS)]
     rows = rows.assign(coverage=rows["metric"].str.split("=").str[-1].astype(float))
-    layers = rows[(rows["model"] == run.model) & rows["layer"].isin(shown_layers(run))]
-    others = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid)]
-    named = pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
-    return summarise(named, ["who", "coverage"])
+    table = summarise(named(run, rows), ["who", "coverage"])
+    order = {name: n for n, name in enumerate(shown(run))}
+    return table.sort_values("who", key=lambda who: who.map(order), kind="stable", ignore_index=True)
 
 
 def missing(run: ProbeRun) -> pd.DataFrame:
@@ -380,18 +314,3 @@ def missing(run: ProbeRun) -> pd.DataFrame:
     lost = run.scores["value"].isna() | (run.scores["count"] == 0)
     table = run.scores.assign(missing=lost, rows=1).groupby("metric")[["rows", "missing", "count"]].sum()
     return table.astype(int).reset_index()
-
-
-def pair_counts(run: ProbeRun) -> pd.DataFrame:
-    """Count per rotation bin what the headline rests on.
-
-    Returns:
-        Columns rotation_bin, listed (pairs of the frozen list), scenes (that have one), measured (ordered view pairs of the
-        headline's direction in which a point was counted), count (those points, over all timesteps).
-    """
-    listed = run.pairs.assign(rotation_bin=run.pairs["rotation_bin"].astype(str)).groupby("rotation_bin")
-    rows = _with_bins(run.headline)
-    rows = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
-    columns = {"listed": listed["pair"].nunique(), "scenes": listed["scene"].nunique(), "measured": _view_pairs(rows),
-               "count": rows.groupby("rotation_bin")["count"].sum()}  # fmt: skip
-    return pd.DataFrame(columns).reindex(bins(run)).fillna(0).astype(int).rename_axis("rotation_bin").reset_index()

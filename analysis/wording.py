@@ -1,25 +1,23 @@
-"""The page's words: numbers as text, names for readers, the answer and its caveats, all filled from the tables."""
+"""The page's words: numbers as text, names for readers, and the answer in sentences."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.tables import ProbeRun, layer_grids, pair_counts, profile, verdicts
-from probe.records import SAME_POSITION, UNIFORM
+from analysis.rotation import verdicts
+from analysis.tables import ProbeRun, layer_grids
 
 STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
 MISSING = "–"
 NBSP = "\u00a0"
-FEW_SCENES, FEW_PAIRS = 10, 10
-LOW_CEILING = 0.5
 ROLES = {"ref": "reference", "tgt": "target"}
 NOT_FLAGS = {"resume", "no_report", "report"}
 
 
-# --- numbers -------------------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -42,7 +40,7 @@ def percent(value: Any) -> str:
     Args:
         value: A fraction, or None.
     """
-    return MISSING if value is None or not np.isfinite(value) else f"{100 * value:.1f}{NBSP}%"
+    return MISSING if value is None or not np.isfinite(value) else f"{100 * value:.1f}{NBSP}%".replace("-", "−")
 
 
 def interval(low: Any, high: Any) -> str:
@@ -97,7 +95,7 @@ def plural(count: int, noun: str) -> str:
     return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 
-# --- names ---------------------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
 def short_name(name: str) -> str:
@@ -194,7 +192,7 @@ def command(settings: dict[str, Any]) -> str:
     return " \\\n  ".join(shlex.join(part) for part in words)
 
 
-# --- the answer ------------------------------------------------------------------------------------------------------------
+# --- the answer ------------------------------------------------------------------------------------------------------
 
 
 def best_row(run: ProbeRun) -> pd.Series:
@@ -205,17 +203,17 @@ def best_row(run: ProbeRun) -> pd.Series:
 def answer(run: ProbeRun) -> list[str]:
     """Say what the run found, in sentences: the layer, its share of the ceiling, what stands beside it."""
     row = best_row(run)
-    sentences = [
+    return [
         f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) finds the corresponding point best: "
         f"{percent(row['precision'])} of its matches have {metric_words(run.metric)}"
-        f"{_ci(row['precision_low'], row['precision_high'])}. "
+        f"{_ci(row['precision_low'], row['precision_high'])}, over {plural(int(row['scenes']), 'scene')}. "
         f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
         f"{_ci(row.get('share_low'), row.get('share_high'))}.",
+        _doubt(row),
         f"On the same points a uniform guess gets {percent(row['chance'])}, the token at the same position "
         f"{percent(row['same_position'])}, and the best possible token {percent(row['ceiling'])}.",
         _ties(run),
     ]
-    return sentences
 
 
 def _ci(low: Any, high: Any) -> str:
@@ -223,15 +221,26 @@ def _ci(low: Any, high: Any) -> str:
     return "" if text == MISSING else f" (95{NBSP}% interval {text})"
 
 
+def _doubt(row: pd.Series) -> str:
+    if row["precision_low"] > row["chance"]:
+        return ""
+    return "Its interval does not lie above the uniform guess, so no layer was shown to find correspondence at all."
+
+
 def _ties(run: ProbeRun) -> str:
     ties = [tie["layer"] if isinstance(tie, dict) else tie for tie in run.selection.get("ties", [])]
-    shares = run.layers.set_index("layer")["share_of_ceiling"]
+    layers = run.layers.set_index("layer")
+    shares = layers["share_of_ceiling"]
     if ties:
         word = "Layer" if len(ties) == 1 else "Layers"
-        named = listing(f"{tie} ({percent(shares.get(tie))} of its ceiling)" for tie in ties)
+        weak = layers["precision_low"] <= layers["chance"]
+        named = listing(
+            f"{tie} ({percent(shares[tie])} of its ceiling{', not above a uniform guess' if weak[tie] else ''})"
+            for tie in ties
+        )
         return f"{word} {named} cannot be separated from it on these scenes."
     after = [int(entry["layer"]) for entry in run.selection.get("runners_up", [])]
-    return f"Next comes layer {after[0]} with {percent(shares.get(after[0]))} of its ceiling." if after else ""
+    return f"Next comes layer {after[0]} with {percent(shares[after[0]])} of its ceiling." if after else ""
 
 
 def verdict_texts(run: ProbeRun) -> list[tuple[str, str, str]]:
@@ -249,112 +258,7 @@ def _verdict_numbers(row: Any) -> str:
         else f"95{NBSP}% interval {points(row.low)} to {points(row.high)}"
     )
     return (
-        f"{percent(row.value)} against {percent(row.same_position)}; difference {points(row.difference)} points ({spread}); "
+        f"{percent(row.value)} against {percent(row.same_position)}; difference {points(row.difference)} points "
+        f"({spread}); "
         f"uniform chance {percent(row.chance)}; {plural(row.scenes, 'scene')}, {plural(row.pairs, 'view pair')}"
     )
-
-
-# --- caveats ---------------------------------------------------------------------------------------------------------------
-
-
-def caveats(run: ProbeRun) -> list[str]:
-    """Say in plain words what the numbers do not show, as far as the tables tell."""
-    found = [
-        *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run), *_at_chance(run), *_below_same_position(run),
-        *_order_changes(run), *_nulls_close(run), *_missing_values(run),
-    ]  # fmt: skip
-    chosen = (
-        "The layer was chosen on the same scenes on which its score is shown, so on new scenes it is likely to score a "
-        "little lower."
-    )
-    return [*found, chosen]
-
-
-def _few_scenes(run: ProbeRun) -> list[str]:
-    scenes = int(best_row(run)["scenes"])
-    if scenes >= FEW_SCENES:
-        return []
-    return [
-        f"All of it rests on {plural(scenes, 'scene')}: with so few, the intervals are themselves uncertain, and too narrow rather than too wide."
-    ]
-
-
-def _thin_bins(run: ProbeRun) -> list[str]:
-    table = pair_counts(run)
-    empty = [bin_words(row.rotation_bin) for row in table.itertuples() if row.measured == 0]
-    thin = [(bin_words(row.rotation_bin), row.measured) for row in table.itertuples() if 0 < row.measured < FEW_PAIRS]
-    texts = [f"Rotations of {listing(empty)} were not measured: nothing is said about them."] if empty else []
-    if thin:
-        named = listing(f"{name} ({plural(count, 'pair')})" for name, count in thin)
-        texts.append(f"Few view pairs stand behind {named}; read these bins with care.")
-    return texts
-
-
-def _coarse_grids(run: ProbeRun) -> list[str]:
-    low = run.layers[run.layers["ceiling"] < LOW_CEILING]
-    if low.empty:
-        return []
-    grids = layer_grids(run)
-    parts = [
-        f"layers {listing(part['layer'])} ({grid}: {percent(part['ceiling'].iloc[0])})"
-        if len(part) > 1 else f"layer {part['layer'].iloc[0]} ({grid}: {percent(part['ceiling'].iloc[0])})"
-        for grid, part in low.groupby(low["layer"].map(grids), sort=False)
-    ]  # fmt: skip
-    return [
-        f"On coarse grids even the best possible token is mostly wrong by this threshold: the ceiling is low for {listing(parts)}. "
-        "Compare such layers by their share of the ceiling or on the common grid, not by precision."
-    ]
-
-
-def _at_chance(run: ProbeRun) -> list[str]:
-    near = run.layers[run.layers["precision_low"] <= run.layers["chance"]]["layer"]
-    return (
-        [f"{_layers(near)} cannot be told from a uniform guess: the interval reaches down to it."] if len(near) else []
-    )
-
-
-def _below_same_position(run: ProbeRun) -> list[str]:
-    under = run.layers[run.layers["precision_high"] < run.layers["same_position"]]["layer"]
-    if under.empty:
-        return []
-    if len(under) == len(run.layers):
-        return ["Every layer matches worse than simply staying at the same position in the other view."]
-    return [
-        f"{_layers(under)} {'matches' if len(under) == 1 else 'match'} worse than simply staying at the same position in the other view."
-    ]
-
-
-def _layers(layers: Sequence[int] | pd.Series) -> str:
-    return ("Layer " if len(layers) == 1 else "Layers ") + listing(layers)
-
-
-def _order_changes(run: ProbeRun) -> list[str]:
-    if "common_grid_precision" not in run.layers or run.layers["common_grid_precision"].isna().all():
-        return []
-    best = run.layers.loc[run.layers["common_grid_precision"].idxmax()]
-    if int(best["layer"]) == run.layer:
-        return []
-    here = best_row(run)
-    return [
-        f"With all maps resampled to one grid, layer {int(best['layer'])} leads "
-        f"({with_interval(best['common_grid_precision'], best['common_grid_low'], best['common_grid_high'])}; layer {run.layer}: "
-        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): "
-        "the choice depends on how grids are compared."
-    ]
-
-
-def _nulls_close(run: ProbeRun) -> list[str]:
-    rows = profile(run)
-    rows = rows[rows["layer"] == run.layer]
-    low = best_row(run)["precision_low"]
-    close = rows[~rows["model"].isin([run.model, UNIFORM, SAME_POSITION, "ceiling"]) & (rows["value"] >= low)]
-    return [
-        f"“{row.model.removeprefix(f'{run.model}: ')}” scores {with_interval(row.value, row.low, row.high)} at the selected layer's grid, "
-        f"no less than the lower end of layer {run.layer}'s interval: the layer does not beat it clearly."
-        for row in close.itertuples()
-    ]
-
-
-def _missing_values(run: ProbeRun) -> list[str]:
-    lost = run.layers[run.layers["precision"].isna()]["layer"]
-    return [f"{_layers(lost)} could not be measured: no point was counted."] if len(lost) else []

@@ -25,15 +25,15 @@ class AttentionMatches:
         token: Key token with the highest weight in the key view; the first of equal ones.
         mass_key_view: Share of the weight, over the tokens of all views, that falls on the key view.
         mass_3x3: Share of the weight that falls on the true token and its eight neighbours; NaN without a true token.
-        entropy: Of the weights within the key view, in nats, from 0 to log(n).
-        cross_entropy: Minus log of the true token's weight within the key view, in nats; NaN without a true token.
+        entropy: Of the weights of all heads together within the key view, in nats, from 0 to log(n).
+        cross_entropy: Minus log of the true token's share of them, in nats; NaN without a true token.
     """
 
     token: Int[Tensor, "b rows fq n fk"]
     mass_key_view: Float[Tensor, "b rows fq n fk"]
     mass_3x3: Float[Tensor, "b rows fq n fk"]
-    entropy: Float[Tensor, "b rows fq n fk"]
-    cross_entropy: Float[Tensor, "b rows fq n fk"]
+    entropy: Float[Tensor, "b 1 fq n fk"]
+    cross_entropy: Float[Tensor, "b 1 fq n fk"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,10 @@ def attention_matches(
         arXiv 2512.03045: A = softmax(q k / sqrt d), the match is the key with the highest weight in the key view.
     """
     truth = rearrange(true_token, "b fq n fk -> b (fq n) fk")
-    parts = []
-    for rows, weights in _weight_rows(q, k, scale, layout, at_once):
-        parts.append(_read(weights, truth[:, rows], layout.grid))
+    parts, start = [], 0
+    for logits in _logits(q, k, scale, image_tokens(layout, q.device), at_once):
+        rows = slice(start, start := start + logits.shape[2])
+        parts.append(_read(logits, truth[:, rows], layout))
     joined = [torch.cat(column, dim=2) for column in zip(*parts, strict=True)]
     split = [rearrange(column, "b rows (fq n) fk -> b rows fq n fk", fq=layout.views) for column in joined]
     token, mass_key_view, mass_3x3, entropy, cross_entropy = split
@@ -84,35 +85,42 @@ def attention_matches(
     )
 
 
-def _weight_rows(
-    q: Tensor, k: Tensor, scale: float, layout: ViewLayout, at_once: int
-) -> Iterator[tuple[slice, Float[Tensor, "b rows r fk n"]]]:
-    """Give the attention weights of a few query tokens at a time; row 0 is their mean over heads."""
-    positions = image_tokens(layout, q.device)
-    queries, keys = q[:, :, positions].float(), k.float()
-    step = max(1, at_once // (q.shape[0] * q.shape[1] * k.shape[2]))
-    for start in range(0, len(positions), step):
-        rows = slice(start, start + step)
-        logits = einsum(queries[:, :, rows] * scale, keys, "b heads r d, b heads n d -> b heads r n")
-        weights = logits.softmax(-1)[..., positions]
-        weights = torch.cat([reduce(weights, "b heads r n -> b 1 r n", "mean"), weights], dim=1)
-        yield rows, rearrange(weights, "b rows r (fk n) -> b rows r fk n", fk=layout.views)
+def _logits(
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
+    scale: float,
+    queries: Int[Tensor, " queries"],
+    at_once: int,
+) -> Iterator[Float[Tensor, "b heads r joint"]]:
+    """Give the logits of a few of the query tokens at a time."""
+    keys = k.float()
+    for rows in queries.split(max(1, at_once // (q.shape[0] * q.shape[1] * k.shape[2]))):
+        yield einsum(q[:, :, rows].float() * scale, keys, "b heads r d, b heads n d -> b heads r n")
 
 
 def _read(
-    weights: Float[Tensor, "b rows r fk n"], truth: Int[Tensor, "b r fk"], grid: tuple[int, int]
+    logits: Float[Tensor, "b heads r joint"], truth: Int[Tensor, "b r fk"], layout: ViewLayout
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Read match, masses, entropy and cross-entropy off the weights of some query tokens."""
-    mass, token = reduce(weights, "b rows r fk n -> b rows r fk", "sum"), weights.argmax(-1)
-    within = weights / mass[..., None]
-    logarithm = within.clamp(min=torch.finfo(within.dtype).tiny).log()
-    entropy = -(within * logarithm).sum(-1)
-    known = (truth >= 0)[:, None]
-    around, inside = _neighbours(truth.clamp(min=0), grid)
-    near = weights.gather(-1, _over_rows(around, weights)) * inside[:, None]
-    mass_3x3 = torch.where(known, near.sum(-1), torch.nan)
-    at_truth = logarithm.gather(-1, _over_rows(truth.clamp(min=0)[..., None], weights))[..., 0]
-    return token, mass, mass_3x3, entropy, torch.where(known, -at_truth, torch.nan)
+    """Read match, masses, entropy and cross-entropy off the logits of some query tokens.
+
+    In logarithms, so that a key view whose weights all vanish in floating point still has a best token.
+    """
+    own = rearrange(logits[..., image_tokens(layout, logits.device)], "b h r (fk n) -> b h r fk n", fk=layout.views)
+    log_mass = own.logsumexp(-1) - logits.logsumexp(-1)[..., None]
+    log_within = own.log_softmax(-1)
+    part = log_mass.log_softmax(1)  # of the weight that all heads together put on the key view, each head's
+    known, place = (truth >= 0)[:, None], truth.clamp(min=0)
+    log_truth = log_within.gather(-1, _over_rows(place[..., None], log_within))[..., 0]
+    log_truth = torch.cat([(part + log_truth).logsumexp(1, keepdim=True), log_truth], dim=1)
+    within = log_within.exp()
+    together = einsum(part.exp(), within, "b heads r fk, b heads r fk n -> b r fk n")
+    within = torch.cat([together[:, None], within], dim=1)
+    mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
+    around, inside = _neighbours(place, layout.grid)
+    near = (within.gather(-1, _over_rows(around, within)) * inside[:, None]).sum(-1) * mass
+    missing = torch.full_like(mass, torch.nan)
+    entropy = torch.special.entr(within).sum(-1)
+    return within.argmax(-1), mass, near.where(known, missing), entropy, (-log_truth).where(known, missing)
 
 
 def _over_rows(index: Int[Tensor, "b r fk m"], weights: Float[Tensor, "b rows r fk n"]) -> Tensor:
@@ -142,23 +150,29 @@ def common_grid_matches(
     layout: ViewLayout,
     common: tuple[int, int],
 ) -> Int[Tensor, "b 1 fq m fk"]:
-    """Match on a common token grid: the layer's head-averaged weights, resampled over queries and keys, then the argmax.
+    """Match on a common token grid: the head-averaged weights, resampled over queries and keys, then the argmax.
 
-    So layers of different grids answer the same question at the same resolution (reference/cameo.md section 5). One
-    layer's map between two views is held at a time, at the layer's own resolution.
+    So layers of different grids answer the same question at the same resolution (reference/cameo.md section 5). The
+    weights of one query view are held at a time, at the layer's own resolution.
     """
     up = upsampling(layout.grid, common).to(q.device)
-    rows = [weights[:, 0] for _, weights in _weight_rows(q, k, scale, layout, WEIGHTS_AT_ONCE)]
-    maps = rearrange(torch.cat(rows, dim=1), "b (fq n) fk m -> b fq n fk m", fq=layout.views)
-    token = torch.stack([_resampled_argmax(maps[:, :, :, view], up) for view in range(layout.views)], dim=-1)
-    return rearrange(token, "b fq m fk -> b 1 fq m fk")
+    positions = image_tokens(layout, q.device)
+    tokens = []
+    for queries in positions.chunk(layout.views):
+        parts = [
+            reduce(logits.softmax(-1)[..., positions], "b heads r n -> b r n", "mean")
+            for logits in _logits(q, k, scale, queries, WEIGHTS_AT_ONCE)
+        ]
+        maps = rearrange(torch.cat(parts, dim=1), "b n (fk m) -> b fk n m", fk=layout.views)
+        tokens.append(_resampled_argmax(maps, up))
+    return rearrange(torch.stack(tokens, dim=1), "b fq fk m -> b 1 fq m fk")
 
 
-def _resampled_argmax(maps: Float[Tensor, "b fq n m"], up: Float[Tensor, "common n"]) -> Int[Tensor, "b fq common"]:
-    fine_queries = einsum(up, maps, "q n, b fq n m -> b fq q m")
+def _resampled_argmax(maps: Float[Tensor, "b fk n m"], up: Float[Tensor, "common n"]) -> Int[Tensor, "b fk common"]:
+    fine_queries = einsum(up, maps, "q n, b fk n m -> b fk q m")
     step = max(1, WEIGHTS_AT_ONCE // (maps.shape[0] * maps.shape[1] * len(up)))
     parts = fine_queries.split(step, dim=2)
-    return torch.cat([einsum(part, up, "b fq q m, k m -> b fq q k").argmax(-1) for part in parts], dim=2)
+    return torch.cat([einsum(part, up, "b fk q m, k m -> b fk q k").argmax(-1) for part in parts], dim=2)
 
 
 def ratio_matches(
@@ -185,7 +199,7 @@ def ratio_matches(
     positions = image_tokens(layout, q.device)
     queries, keys = (rearrange(x[:, :, positions].float(), "b heads n d -> b n (heads d)") for x in (q, k))
     keys = rearrange(keys, "b (fk n) c -> b fk n c", fk=layout.views)
-    step = max(1, at_once // (q.shape[0] * len(positions)))
+    step = max(1, at_once // (q.shape[0] * layout.views * max(n, 2 * queries.shape[-1])))
     two = [_two_nearest(part, keys) for part in queries.split(step, dim=1)]
     token, ratio = (torch.cat(column, dim=1) for column in zip(*two, strict=True))
     split = "b (fq n) fk -> b fq n fk"
@@ -193,8 +207,17 @@ def ratio_matches(
 
 
 def _two_nearest(queries: Float[Tensor, "b r c"], keys: Float[Tensor, "b fk n c"]) -> tuple[Tensor, Tensor]:
-    product = einsum(queries, keys, "b r c, b fk n c -> b r fk n")
-    squares = queries.square().sum(-1)[..., None, None] + keys.square().sum(-1)[:, None]
-    distance, token = (squares - 2 * product).clamp(min=0).topk(2, dim=-1, largest=False)
+    """Give the nearest key token and the ratio.
+
+    Products find the two nearest, around the mean so that they cancel less; their distances are then taken as such, so
+    that equal descriptors are at distance 0 and not at that of rounding.
+    """
+    centre = reduce(keys, "b fk n c -> b 1 1 c", "mean")
+    product = einsum(queries - centre[:, 0], keys - centre, "b r c, b fk n c -> b r fk n")
+    near = ((keys - centre).square().sum(-1)[:, None] - 2 * product).topk(2, dim=-1, largest=False).indices
+    scene = rearrange(torch.arange(len(keys), device=keys.device), "b -> b 1 1 1")
+    view = rearrange(torch.arange(keys.shape[1], device=keys.device), "fk -> fk 1")
+    exact = (rearrange(queries, "b r c -> b r 1 1 c") - keys[scene, view, near]).square().sum(-1)
+    distance, order = exact.sort(dim=-1, stable=True)
     ratio = torch.where(distance[..., 1] > 0, distance[..., 0] / distance[..., 1], 1.0)
-    return token[..., 0], ratio
+    return near.gather(-1, order)[..., 0], ratio

@@ -17,7 +17,9 @@ from probe.matching import attention_matches, ratio_matches
 from probe.metrics import GridTruth, Threshold, grid_truth
 from probe.models.denoising import MultiViewModel, predict
 from probe.protocols import Protocol
+from probe.records import Rows, score_table
 from probe.scoring import (
+    Measured,
     descriptor_scores,
     grid_name,
     joint_layout,
@@ -86,17 +88,17 @@ def measure_layers(
     noise: Float[Tensor, "1 f 3 size size"],
 ) -> pd.DataFrame:
     """Score all layers of a model on one scene, at every timestep with the same noise."""
-    pairs, frames = scene_pairs(views), []
+    pairs, rows = scene_pairs(views), list[Rows]()
     step = int(str((model.card or {}).get("steps", -1)))
     for t in timesteps:
         constants = {"model": model.name, "step": step, "scene": views.names[0], "timestep": t, "pair_list": ""}
 
         def listen(layer: Layer, call: Call, constants: dict[str, object] = constants) -> None:
             q, k = views_joined(call, layer, views.count)
-            frames.append(score_call(q, k, call.scale, layer, truths, thresholds, protocol, pairs, constants))
+            rows.extend(score_call(q, k, call.scale, layer, truths, thresholds, protocol, pairs, constants))
 
         denoise_and_listen(model, views, layers, t, noise, listen)
-    return pd.concat(frames, ignore_index=True)
+    return score_table(rows)
 
 
 def cameras_only(model: MultiViewModel, views: Views, name: str) -> tuple[MultiViewModel, Views]:
@@ -108,11 +110,13 @@ def measure_references(
     views: Views, truths: Truths, protocol: Protocol, thresholds: tuple[Threshold, ...]
 ) -> pd.DataFrame:
     """Score uniform chance, the same position and the ceiling on every grid of one scene."""
-    frames = []
-    for grid, truth in truths.items():
-        for name, measured in reference_scores(views, truth, thresholds, protocol).items():
-            frames.append(_unlayered_rows(name, measured, views, grid, protocol))
-    return pd.concat(frames, ignore_index=True)
+    return score_table(
+        [
+            _unlayered_rows(name, measured, views, grid, protocol)
+            for grid, truth in truths.items()
+            for name, measured in reference_scores(views, truth, thresholds, protocol).items()
+        ]
+    )
 
 
 def measure_baseline(
@@ -120,12 +124,10 @@ def measure_baseline(
 ) -> pd.DataFrame:
     """Score a matcher that needs no model, on the finest grid."""
     measured = descriptor_scores(describe(views.image, truth.grid), truth, thresholds, protocol)
-    return _unlayered_rows(name, measured, views, truth.grid, protocol)
+    return score_table([_unlayered_rows(name, measured, views, truth.grid, protocol)])
 
 
-def _unlayered_rows(
-    name: str, measured: dict[str, tuple[Tensor, Tensor]], views: Views, grid: tuple[int, int], protocol: Protocol
-) -> pd.DataFrame:
+def _unlayered_rows(name: str, measured: Measured, views: Views, grid: tuple[int, int], protocol: Protocol) -> Rows:
     constants = {**unlayered(name, grid, protocol), "scene": views.names[0], "pair_list": ""}
     return tabulate(measured, scene_pairs(views), constants)
 

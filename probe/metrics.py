@@ -81,19 +81,21 @@ def grid_truth(views: Views, grid: tuple[int, int]) -> GridTruth:
 
 
 def scene_size(views: Views) -> Float[Tensor, " b"]:
-    """Measure a scene: twice the distance from the mean of its points within which 95 % of them lie, in world units."""
+    """Measure a scene: twice the distance from the mean of its points within which 95 % of them lie, in world units.
+
+    Returns:
+        NaN where no point is known.
+    """
     points = rearrange(views.point_map, "b f c h w -> b (f h w) c")
-    valid = rearrange(views.valid, "b f h w -> b (f h w)")
-    sizes = []
-    for point, known in zip(points, valid, strict=True):
-        cloud = point[known]
-        distance = (cloud - cloud.mean(0)).norm(dim=-1)
-        sizes.append(
-            2 * torch.quantile(distance[:: 1 + len(distance) // 100_000], 0.95)
-            if known.any()
-            else cloud.new_tensor(torch.nan)
-        )
-    return torch.stack(sizes)
+    known = rearrange(views.valid & views.point_map.isfinite().all(2), "b f h w -> b (f h w)")
+    return torch.stack([_cloud_size(point[seen]) for point, seen in zip(points, known, strict=True)])
+
+
+def _cloud_size(points: Float[Tensor, "p 3"]) -> Float[Tensor, ""]:
+    if not len(points):
+        return points.new_tensor(torch.nan)
+    distance = (points - points.mean(0)).norm(dim=-1)
+    return 2 * torch.quantile(distance[:: 1 + len(distance) // 100_000], 0.95)
 
 
 def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -> Float[Tensor, "b rows fq n fk"]:
@@ -147,10 +149,17 @@ def counted_mean(
 def best_share(
     ratio: Float[Tensor, "b fq n fk"], valid: Bool[Tensor, "b fq n fk"], coverage: float, most: int | None = None
 ) -> Bool[Tensor, "b fq n fk"]:
-    """Choose the queries with the lowest ratio: a share of the valid ones (rounded up), at most ``most``; ties in order."""
+    """Choose the queries with the lowest ratio; of equal ones the first.
+
+    Args:
+        ratio: Finite where valid.
+        valid: Queries to choose from.
+        coverage: Share of the valid ones to choose, rounded up.
+        most: Choose no more than these.
+    """
     ordered = torch.where(valid, ratio, torch.inf).argsort(dim=2, stable=True)
     rank = torch.empty_like(ordered).scatter_(2, ordered, _positions(ordered))
-    wanted = (valid.sum(2, keepdim=True) * coverage - 1e-9).ceil()
+    wanted = (valid.sum(2, keepdim=True).double() * coverage - 1e-9).ceil()  # 0.28 * 25 is not 7
     return valid & (rank < (wanted if most is None else wanted.clamp(max=most)))
 
 

@@ -5,7 +5,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,37 @@ def rotation_bin(rotation_deg: pd.Series) -> pd.Series:
     edges = [*ROTATION_BINS, 180.001]
     names = [f"{low:.0f}-{high:.0f}" for low, high in zip(ROTATION_BINS, ROTATION_BINS[1:], strict=False)] + ["120+"]
     return pd.cut(rotation_deg, edges, right=False, labels=names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Hold rows of the score table before they become one: columns that vary, and columns that do not."""
+
+    columns: Mapping[str, np.ndarray]
+    constants: Mapping[str, object]
+
+
+def score_table(parts: Sequence[Rows]) -> pd.DataFrame:
+    """Join rows into a score table; text columns are categorical, because they repeat."""
+    sizes = [len(part.columns["value"]) for part in parts]
+    table = {}
+    for column in SCORE_COLUMNS:
+        if column in parts[0].columns:
+            values = np.concatenate([part.columns[column] for part in parts])
+        else:
+            each = np.array([part.constants[column] for part in parts], dtype=object)
+            values = np.repeat(each, sizes)
+        table[column] = _column(values)
+    return pd.DataFrame(table)
+
+
+def _column(values: np.ndarray) -> pd.Categorical | np.ndarray:
+    if values.dtype != object:
+        return values
+    codes, kinds = pd.factorize(values)
+    if isinstance(kinds[0], str):
+        return pd.Categorical.from_codes(codes, list(kinds))
+    return kinds.astype(type(kinds[0]))[codes]
 
 
 def scene_values(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

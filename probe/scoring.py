@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -23,7 +22,7 @@ from probe.metrics import (
     uniform_chance,
 )
 from probe.protocols import COMMON_GRID, Protocol, direction, rotation_between
-from probe.records import CEILING, NO_LAYER, SAME_POSITION, SCORE_COLUMNS, UNIFORM
+from probe.records import CEILING, NO_LAYER, SAME_POSITION, UNIFORM, Rows
 from probe.views import Views
 
 Measured = dict[str, tuple[Tensor, Tensor]]  # metric -> value and count, [1 rows fq fk] each
@@ -55,7 +54,7 @@ def scene_pairs(views: Views) -> ScenePairs:
     )
 
 
-def tabulate(measured: Measured, pairs: ScenePairs, constants: Mapping[str, object]) -> pd.DataFrame:
+def tabulate(measured: Measured, pairs: ScenePairs, constants: Mapping[str, object]) -> Rows:
     """Lay measured values out as rows of the score table, one per metric, head and ordered pair.
 
     Args:
@@ -64,21 +63,27 @@ def tabulate(measured: Measured, pairs: ScenePairs, constants: Mapping[str, obje
         constants: The remaining columns.
     """
     queries, keys = list(pairs.query_view), list(pairs.key_view)
-    frames = []
-    for metric, (value, count) in measured.items():
-        heads, ordered = value.shape[1], len(queries)
-        frame = {
-            "pair": list(pairs.pair) * heads,
-            "query_view": queries * heads,
-            "key_view": keys * heads,
-            "direction": list(pairs.direction) * heads,
-            "rotation_deg": list(pairs.rotation_deg) * heads,
-            "head": np.repeat(np.arange(heads) - 1, ordered),
-            "value": value[0][:, queries, keys].flatten().double().cpu().numpy(),
-            "count": count[0][:, queries, keys].flatten().cpu().numpy(),
-        }
-        frames.append(pd.DataFrame(frame).assign(metric=metric))
-    return pd.concat(frames, ignore_index=True).assign(**constants)[list(SCORE_COLUMNS)]
+    values = [_at_pairs(value, queries, keys) for value, _ in measured.values()]
+    counts = [_at_pairs(count, queries, keys) for _, count in measured.values()]
+    heads = [np.repeat(np.arange(value.shape[1]) - 1, len(queries)) for value, _ in measured.values()]
+    repeats = sum(len(head) for head in heads) // len(queries)
+    text = {"pair": pairs.pair, "direction": pairs.direction}
+    columns = {
+        **{name: np.tile(np.array(column, dtype=object), repeats) for name, column in text.items()},
+        "query_view": np.tile(queries, repeats),
+        "key_view": np.tile(keys, repeats),
+        "rotation_deg": np.tile(pairs.rotation_deg, repeats),
+        "head": np.concatenate(heads),
+        "metric": np.repeat(np.array(list(measured), dtype=object), [len(value) for value in values]),
+        "value": np.concatenate(values).astype(np.float64),
+        "count": np.concatenate(counts).astype(np.int64),
+    }
+    return Rows(columns=columns, constants=constants)
+
+
+def _at_pairs(value: Tensor, queries: list[int], keys: list[int]) -> np.ndarray:
+    """Read [1 rows fq fk] at ordered pairs of views: rows one after the other."""
+    return value[0][:, queries, keys].flatten().cpu().numpy()
 
 
 def precisions(
@@ -156,7 +161,7 @@ def score_call(
     protocol: Protocol,
     pairs: ScenePairs,
     constants: Mapping[str, object],
-) -> pd.DataFrame:
+) -> list[Rows]:
     """Score one layer's call on one scene.
 
     Args:
@@ -175,15 +180,15 @@ def score_call(
     own = {"layer": layer.index, "layer_name": layer.name, "grid": grid_name(layout.grid), **constants}
     if protocol.coverages:
         measured = ratio_scores(ratio_matches(q, k, layout), truth, thresholds, protocol)
-        return tabulate(measured, pairs, {**own, "protocol": protocol.name})
+        return [tabulate(measured, pairs, {**own, "protocol": protocol.name})]
     native = attention_scores(q, k, scale, layout, truth, thresholds)
     finest = truths[max(truths, key=lambda grid: grid[0] * grid[1])]
     if finest.grid == layout.grid:
-        common = {threshold.name: tuple(part[:, :1] for part in native[threshold.name]) for threshold in thresholds}
+        common = {limit.name: (native[limit.name][0][:, :1], native[limit.name][1][:, :1]) for limit in thresholds}
     else:
         common = common_grid_scores(q, k, scale, layout, finest, thresholds)
     shared = {**own, "grid": grid_name(finest.grid), "protocol": protocol.name + COMMON_GRID}
-    return pd.concat([tabulate(native, pairs, {**own, "protocol": protocol.name}), tabulate(common, pairs, shared)])
+    return [tabulate(native, pairs, {**own, "protocol": protocol.name}), tabulate(common, pairs, shared)]
 
 
 def descriptor_scores(

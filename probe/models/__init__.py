@@ -12,7 +12,7 @@ from probe.compat import declare_torchvision_operators
 declare_torchvision_operators()  # before the first import of diffusers, which imports torchvision
 
 from probe.models.cat3d import TINY, MultiViewUNet, load_unet, settings_of  # noqa: E402
-from probe.models.denoising import MultiViewModel, cameo_scheduler  # noqa: E402
+from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
 RANDOM = ": random weights"
@@ -62,7 +62,7 @@ def _card(folder: Path) -> dict[str, object]:
 def _model(name: str, unet: MultiViewUNet, card: dict[str, object]) -> MultiViewModel:
     unet.eval().requires_grad_(False)
     size = unet.config.sample_size * unet.config.encoder_stride
-    return MultiViewModel(name=name, network=unet, alpha_bar=cameo_scheduler().alphas_cumprod, size=size, card=card)
+    return MultiViewModel(name=name, network=unet, alpha_bar=pixel_scheduler().alphas_cumprod, size=size, card=card)
 
 
 def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:

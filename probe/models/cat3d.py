@@ -41,11 +41,12 @@ TINY: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 3,
     "out_channels": 3,
-    "block_out_channels": (16, 48, 80, 80),
-    "attention_head_dim": (1, 3, 5, 5),
+    "block_out_channels": (24, 48, 64, 64),
+    "attention_head_dim": (1, 3, 4, 4),
     "norm_num_groups": 8,
     "encoder_channels": (16, 32),
     "encoder_stride": 1,
+    "clean_references": True,
 }
 
 
@@ -123,6 +124,7 @@ class MultiViewUNet(UNet2DConditionModel):
         encoder_channels: tuple[int, ...] = (32, 64, 128, 256),
         encoder_stride: int = 8,
         num_class_embeds: int = len(DOMAINS),
+        clean_references: bool = False,
     ) -> None:
         levels = len(block_out_channels)
         heads = attention_head_dim if isinstance(attention_head_dim, int) else tuple(attention_head_dim)
@@ -180,13 +182,21 @@ class MultiViewUNet(UNet2DConditionModel):
         with self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition):
             out = super().forward(
                 rearrange(latents, "b f c h w -> (b f) c h w"),
-                repeat(t, "b -> (b f)", f=views),
+                rearrange(self._times(t, inputs), "b f -> (b f)"),
                 encoder_hidden_states=None,
                 class_labels=repeat(domain, "b -> (b f)", f=views),
                 cross_attention_kwargs={"views": views},
                 return_dict=False,
             )[0]
         return rearrange(out, "(b f) c h w -> b f c h w", f=views)
+
+    def _times(self, t: Tensor, inputs: Tensor) -> Tensor:
+        """Give each view its timestep: the scene's, or 0 for references where ``clean_references`` says so.
+
+        The release gives references the scene's timestep; a small model learns sooner when told that they are clean.
+        """
+        times = repeat(t, "b -> b f", f=inputs.shape[1])
+        return times * inputs[:, :, 0].amax((-2, -1)).to(times) if self.config.clean_references else times
 
     def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
         """Make inputs for recognising layers (:func:`probe.layers.find_layers`).

@@ -59,6 +59,17 @@ def cameo_scheduler() -> DDPMScheduler:
     )
 
 
+def pixel_scheduler() -> DDPMScheduler:
+    """Build the small pixel-space model's scheduler: cosine (arXiv 2102.09672), zero terminal SNR, v-prediction."""
+    return DDPMScheduler(
+        num_train_timesteps=STEPS,
+        beta_schedule="squaredcos_cap_v2",
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        clip_sample=False,
+    )
+
+
 def condition(
     views: Views, *, ray_scale: float, keep_cameras: Float[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b f 7 h w"]:

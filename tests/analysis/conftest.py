@@ -87,8 +87,8 @@ def make_run(folder: Path, plan: Plan = SMALL) -> Path:
 
 def write_settings(folder: Path, plan: Plan) -> None:
     settings = {"model": plan.model, "scenes": "shapes", "protocol": plan.protocol, "layers": "3d",
-                "timesteps": list(plan.timesteps), "pairs": 6, "views": plan.views, "n_ref": 1, "seed": 0, "dtype": None,
-                "baselines": ["pixels", "dsift"], "select_by": plan.metric}  # fmt: skip
+                "timesteps": list(plan.timesteps), "pairs": 6, "views": plan.views, "n_ref": 1, "seed": 0,
+                "dtype": None, "baselines": ["pixels", "dsift"], "select_by": plan.metric}  # fmt: skip
     environment = {"python": "3.11.9", "torch": "2.13.0", "commit": "0123456789ab", "machine": "x86_64, 2 cores"}
     write_json(folder / "config.json", {"settings": settings, "environment": environment})
 
@@ -243,17 +243,16 @@ def selection(plan: Plan, layers: pd.DataFrame, pair_list: str) -> dict[str, obj
     entries = order[columns].rename(columns={"share_low": "low", "share_high": "high"}).to_dict("records")
     ties = [int(row.layer) for row in order.iloc[1:].itertuples() if row.share_high > order["share_low"].iloc[0]]
     return {**entries[0], "model": plan.model, "metric": plan.metric, "direction": "tgt-ref", "protocol": plan.protocol,
-            "pair_list": pair_list, "ties": ties, "runners_up": entries[1:], "evidence": f"Layer {entries[0]['layer']} leads."}  # fmt: skip
+            "pair_list": pair_list, "ties": ties, "runners_up": entries[1:],
+            "evidence": f"Layer {entries[0]['layer']} leads."}  # fmt: skip
 
 
 def emergence(plan: Plan) -> pd.DataFrame:
-    steps = (0, 1000, 2000, 4000, 8000)
-    rows = [
-        {"step": step, "layer": layer, "layer_name": name, "value": (v := 0.5 * plan.quality[layer] * step / 8000 + 0.01),
-         "low": 0.8 * v, "high": 1.2 * v, "chance": CHANCES[plan.grids[layer]]}
-        for step in steps for layer, name in plan.names.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+    layers = pd.DataFrame({"layer": list(plan.names), "layer_name": list(plan.names.values())})
+    table = pd.DataFrame({"step": [0, 1000, 2000, 4000, 8000]}).merge(layers, how="cross")
+    value = 0.01 + 0.5 * table["layer"].map(plan.quality) * table["step"] / 8000
+    chance = table["layer"].map(plan.grids).map(CHANCES)
+    return table.assign(value=value, low=0.8 * value, high=1.2 * value, chance=chance)
 
 
 def write_examples(folder: Path, plan: Plan, views: pd.DataFrame) -> None:

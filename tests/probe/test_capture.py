@@ -1,6 +1,7 @@
 """A tap sees every fused attention, changes nothing unless asked, and refuses what it cannot see."""
 
 import copy
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -103,6 +104,18 @@ class Wrapping(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
+
+
+def test_a_name_does_not_mean_longer_numbers():
+    model = Plain(*(Attend() for _ in range(11)))
+    with AttentionTap(model, ["blocks.1", "blocks.10"], keep="detached", edit={"blocks.1": uniform}) as tap:
+        model(tokens())
+    assert [call.name for call in tap.calls] == ["blocks.1", "blocks.10"]
+    with AttentionTap(model, "blocks.1", keep="detached") as tap:
+        model(tokens())
+    assert tap["blocks.1"].name == "blocks.1"
+    with pytest.raises(ValueError, match=r"'blocks.10' is not tapped"):
+        tap["blocks.10"]
 
 
 def test_wrappers_do_not_show_in_names():
@@ -263,11 +276,17 @@ def test_autocast_computes_below_the_record():
     assert tap[FIRST].compute_dtype == torch.float64
 
 
+def note_gradient(weight: Tensor, seen: list[bool], call: Call) -> None:
+    seen.append((call.q * weight).requires_grad)
+
+
 def test_callbacks_have_no_gradients_unless_the_graph_is_kept():
     seen: list[bool] = []
     for keep in ("none", "detached", "graph"):
         model = Plain()
-        with AttentionTap(model, FIRST, keep=keep, on_call=lambda call: seen.append((call.q + 1).requires_grad)):
+        weight = torch.ones(4, requires_grad=True)
+        on_call = functools.partial(note_gradient, weight, seen)
+        with AttentionTap(model, FIRST, keep=keep, on_call=on_call):
             model(tokens())
     assert seen == [False, False, True]
 
@@ -699,6 +718,10 @@ def test_modules_may_run_without_the_model():
         model.blocks[1](tokens())
         model.blocks[1].forward(tokens())
     assert tap["blocks.1"].step == 1
+    with AttentionTap(model, "", keep="detached") as tap:
+        model(tokens())
+        model.blocks[1](tokens())
+    assert [call.name for call in tap.calls] == ["blocks.1"]  # of the last forward only
     with (
         pytest.raises(RuntimeError, match=r"'blocks.0' ran but its kernel bypasses"),
         AttentionTap(other := Plain(nn.Linear(WIDTH, WIDTH)), FIRST),

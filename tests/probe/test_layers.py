@@ -161,6 +161,8 @@ def test_grid_without_an_image_like_input():
         ValueError, match=r"'attn' has 8 tokens per view, no square grid; pass aspect=\(rows, columns\)"
     ):
         find_layers(model, packed(2, 4))
+    with pytest.raises(ValueError, match="has 20 tokens per view, no square grid"):
+        find_layers(model, packed(4, 5))
     with pytest.raises(ValueError, match="has 7 tokens per view, no grid of 1 : 2"):
         find_layers(model, packed(1, 7), aspect=(1, 2))
 

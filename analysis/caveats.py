@@ -1,0 +1,138 @@
+"""What a run's numbers do not show, in plain words and as far as the tables tell."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.rotation import pair_counts
+from analysis.tables import ProbeRun, layer_grids, profile, rivals
+from analysis.wording import best_row, bin_words, listing, percent, plural, with_interval
+
+FEW_SCENES, FEW_PAIRS = 10, 10
+LOW_CEILING = 0.5
+
+
+def caveats(run: ProbeRun) -> list[str]:
+    """Say in plain words what the numbers do not show, as far as the tables tell."""
+    found = [
+        *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run), *_at_chance(run), *_below_same_position(run),
+        *_order_changes(run), *_rivals_close(run), *_missing_values(run),
+    ]  # fmt: skip
+    chosen = (
+        "The layer was chosen on the same scenes on which its score is shown, so on new scenes it is likely to score a "
+        "little lower."
+    )
+    return [*found, chosen]
+
+
+def _few_scenes(run: ProbeRun) -> list[str]:
+    scenes = int(best_row(run)["scenes"])
+    if scenes >= FEW_SCENES:
+        return []
+    return [
+        f"All of it rests on {plural(scenes, 'scene')}: with so few, the intervals are themselves uncertain, and too "
+        "narrow rather than too wide."
+    ]
+
+
+def _thin_bins(run: ProbeRun) -> list[str]:
+    table = pair_counts(run)
+    empty = [bin_words(row.rotation_bin) for row in table.itertuples() if row.measured == 0]
+    thin = [(bin_words(row.rotation_bin), row.measured) for row in table.itertuples() if 0 < row.measured < FEW_PAIRS]
+    texts = [f"Rotations of {listing(empty)} were not measured: nothing is said about them."] if empty else []
+    if thin:
+        named = listing(f"{name} ({plural(count, 'pair')})" for name, count in thin)
+        texts.append(f"Few view pairs stand behind {named}; read these bins with care.")
+    return texts
+
+
+def _coarse_grids(run: ProbeRun) -> list[str]:
+    low = run.layers[run.layers["ceiling"] < LOW_CEILING]
+    if low.empty:
+        return []
+    grids = layer_grids(run)
+    parts = [
+        f"{_layers(part['layer']).lower()} ({grid}: {percent(part['ceiling'].iloc[0])})"
+        for grid, part in low.groupby(low["layer"].map(grids), sort=False)
+    ]
+    fairer = " or on the common grid" if _has_common_grid(run) else ""
+    return [
+        "On coarse grids even the best possible token is mostly wrong by this threshold: the ceiling is low for "
+        f"{listing(parts)}. Compare such layers by their share of the ceiling{fairer}, not by precision."
+    ]
+
+
+def _at_chance(run: ProbeRun) -> list[str]:
+    near = run.layers[run.layers["precision_low"] <= run.layers["chance"]]["layer"]
+    if near.empty:
+        return []
+    who = (
+        "No layer lies"
+        if len(near) == len(run.layers)
+        else f"{_layers(near)} {'does' if len(near) == 1 else 'do'} not lie"
+    )
+    return [f"{who} above a uniform guess: the interval reaches down to it, or below."]
+
+
+def _below_same_position(run: ProbeRun) -> list[str]:
+    under = run.layers[run.layers["precision_high"] < run.layers["same_position"]]["layer"]
+    if under.empty:
+        return []
+    if len(under) == len(run.layers):
+        return ["Every layer matches worse than simply staying at the same position in the other view."]
+    return [
+        f"{_layers(under)} {'matches' if len(under) == 1 else 'match'} worse than simply staying at the same "
+        "position in the other view."
+    ]
+
+
+def _layers(layers: Sequence[int] | pd.Series) -> str:
+    return ("Layer " if len(layers) == 1 else "Layers ") + listing(layers)
+
+
+def _has_common_grid(run: ProbeRun) -> bool:
+    return "common_grid_precision" in run.layers and bool(run.layers["common_grid_precision"].notna().any())
+
+
+def _order_changes(run: ProbeRun) -> list[str]:
+    if not _has_common_grid(run):
+        return []
+    best = run.layers.loc[run.layers["common_grid_precision"].idxmax()]
+    if int(best["layer"]) == run.layer:
+        return []
+    here = best_row(run)
+    return [
+        f"With all maps resampled to one grid, layer {int(best['layer'])} leads "
+        f"({with_interval(best['common_grid_precision'], best['common_grid_low'], best['common_grid_high'])}; layer "
+        f"{run.layer}: "
+        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): "
+        "the choice depends on how grids are compared."
+    ]
+
+
+def _rivals_close(run: ProbeRun) -> list[str]:
+    """Name what scores about as high as the selected layer: on its own grid, or else on the common one."""
+    if best_row(run)["precision_low"] <= best_row(run)["chance"]:
+        return []  # said already: nothing is beaten
+    native, common = (part[part["layer"] == run.layer] for part in (profile(run), profile(run, common=True)))
+    texts = []
+    for name in rivals(run):
+        where, rows = (
+            (f"its grid of {run.grid}", native) if name in set(native["model"]) else ("the common grid", common)
+        )
+        mine, other = (rows[rows["model"] == model] for model in (run.model, name))
+        if len(mine) and len(other) and other["value"].iloc[0] >= mine["low"].iloc[0]:
+            texts.append(
+                f"“{name.removeprefix(f'{run.model}: ')}” scores {_measured(other)} on {where}, where layer "
+                f"{run.layer} has {_measured(mine)}: the layer does not clearly beat it."
+            )
+    return texts
+
+
+def _measured(rows: pd.DataFrame) -> str:
+    return with_interval(*rows[["value", "low", "high"]].iloc[0])
+
+
+def _missing_values(run: ProbeRun) -> list[str]:
+    lost = run.layers[run.layers["precision"].isna()]["layer"]
+    return [f"{_layers(lost)} could not be measured: no point was counted."] if len(lost) else []

@@ -1,0 +1,97 @@
+"""Precision by rotation between the two cameras: bins, what stands in each, and the verdict on the same position."""
+
+import math
+
+import pandas as pd
+
+from analysis.tables import ProbeRun, named, shown
+from probe.records import SAME_POSITION, UNIFORM, rotation_bin, scene_values, summarise
+
+
+def rotation(run: ProbeRun) -> pd.DataFrame:
+    """Give precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
+
+    Returns:
+        Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair
+        list is there; value is NaN and count 0 where nothing was counted.
+    """
+    table = summarise(named(run, _with_bins(run.headline)), ["who", "rotation_bin"])
+    present = [name for name in shown(run) if name in set(table["who"])]
+    full = pd.MultiIndex.from_product([present, bins(run)], names=["who", "rotation_bin"])
+    table = table.astype({"rotation_bin": str, "who": str}).set_index(["who", "rotation_bin"]).reindex(full)
+    return table.fillna({"scenes": 0, "count": 0}).astype({"scenes": int, "count": int}).reset_index()
+
+
+def _with_bins(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str))
+
+
+def bins(run: ProbeRun) -> list[str]:
+    """List the rotation bins up to the last one that the pair list or the headline reaches, ascending."""
+    every = [str(name) for name in rotation_bin(pd.Series([15.0])).cat.categories]
+    measured = rotation_bin(pd.Series(run.headline["rotation_deg"].unique(), dtype=float)).dropna()
+    present = {*run.pairs["rotation_bin"].dropna().astype(str), *measured.astype(str)}
+    last = max((n for n, name in enumerate(every) if name in present), default=len(every) - 2)
+    return every[: last + 1]
+
+
+def verdicts(run: ProbeRun) -> pd.DataFrame:
+    """Compare the selected layer with the same position in each rotation bin, scene by scene.
+
+    Returns:
+        Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, by
+        bootstrap over scenes), scenes, count, pairs, verdict ("above", "below", "not separable from", "not measured").
+    """
+    rows = _with_bins(run.headline)
+    here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
+    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    both = scene_values(here, ["rotation_bin"]).merge(
+        scene_values(there, ["rotation_bin"]), on=["rotation_bin", "scene"], suffixes=("", "_null")
+    )
+    paired = both.assign(value=both["value"] - both["value_null"], count=1)[["rotation_bin", "scene", "value", "count"]]
+    gap = summarise(paired, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
+    means = rotation(run).pivot_table(index="rotation_bin", columns="who", values="value", dropna=False)
+    layer = summarise(here, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
+    table = pd.DataFrame(
+        {
+            "value": layer["value"],
+            "same_position": means.get(SAME_POSITION, pd.Series(dtype=float)).reindex(bins(run)),
+            "chance": means.get(UNIFORM, pd.Series(dtype=float)).reindex(bins(run)),
+            "difference": gap["value"],
+            "low": gap["low"],
+            "high": gap["high"],
+            "scenes": gap["scenes"].fillna(0).astype(int),
+            "count": layer["count"].fillna(0).astype(int),
+            "pairs": _view_pairs(here).reindex(bins(run)).fillna(0).astype(int),
+        }
+    )
+    words = [_verdict(*row) for row in table[["difference", "low", "high"]].itertuples(index=False)]
+    return table.assign(verdict=words).rename_axis("rotation_bin").reset_index()
+
+
+def _view_pairs(rows: pd.DataFrame) -> pd.Series:
+    counted = rows[(rows["count"] > 0) & rows["value"].notna()]
+    return counted.drop_duplicates(["scene", "query_view", "key_view"])["rotation_bin"].value_counts()
+
+
+def _verdict(difference: float, low: float, high: float) -> str:
+    if math.isnan(difference):
+        return "not measured"
+    if low > 0:
+        return "above"
+    return "below" if high < 0 else "not separable from"
+
+
+def pair_counts(run: ProbeRun) -> pd.DataFrame:
+    """Count per rotation bin what the headline rests on.
+
+    Returns:
+        Columns rotation_bin, listed (pairs of the frozen list), scenes (that have one), measured (ordered view pairs of
+        the headline's direction in which a point was counted), count (those points, over all timesteps).
+    """
+    listed = run.pairs.assign(rotation_bin=run.pairs["rotation_bin"].astype(str)).groupby("rotation_bin")
+    rows = _with_bins(run.headline)
+    rows = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
+    columns = {"listed": listed["pair"].nunique(), "scenes": listed["scene"].nunique(), "measured": _view_pairs(rows),
+               "count": rows.groupby("rotation_bin")["count"].sum()}  # fmt: skip
+    return pd.DataFrame(columns).reindex(bins(run)).fillna(0).astype(int).rename_axis("rotation_bin").reset_index()
