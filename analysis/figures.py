@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 THIS_MODEL = "this model"
 NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-WIDTH = 920.0
+WIDTH = 920
 POINTS = 72  # an SVG unit of matplotlib; sizes below are in these units, which the page shows as pixels
 PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 1):g} %")
 REFERENCE_STYLES: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
 # --- from matplotlib to the page -------------------------------------------------------------------------------------
 
 
-def chart(name: str, alt: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+def chart(name: str, alt: str, size: tuple[int, int], draw: Callable[[Figure], None]) -> str:
     """Draw one figure as an SVG element for a page.
 
     Args:
@@ -161,7 +161,7 @@ def layer_profile(
         axes.yaxis.set_major_formatter(PERCENT)
         _legend(figure, axes)
 
-    return chart(name, alt, (max(WIDTH, 76.0 * len(place)), 460), draw)
+    return chart(name, alt, (max(WIDTH, 76 * len(place)), 460), draw)
 
 
 def _shift(n: int) -> float:
@@ -350,17 +350,18 @@ def small_multiples(
     rows = table.assign(x=table["layer"].map(place))
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots((len(titles) + 1) // 2, 2, squeeze=False)
+        grid = figure.subplots((len(titles) + 1) // 2, 2, squeeze=False, gridspec_kw={"hspace": 0.12})
         for axes in grid.flat[len(titles) :]:
             axes.set_visible(False)
         for axes, (metric, title) in zip(grid.flat, titles.items(), strict=False):
-            part = rows[(rows["metric"] == metric) & (rows["model"] != UNIFORM)]
-            _references(axes, rows[(rows["metric"] == metric) & (rows["model"] == UNIFORM)])
+            here = rows[rows["metric"] == metric]
+            part = here[here["model"] != UNIFORM]
+            _references(axes, here[here["model"] == UNIFORM])
             colours = [BLUE if layer == selected else MUTED for layer in part["layer"]]
             _interval(axes, part["x"], part, colors=colours)
             axes.scatter(part["x"], part["value"], c=colours, s=34, zorder=3)
             axes.set_xticks(list(place.values()), [str(layer) for layer in place])
-            axes.set(title=title, ylim=(0, _top([*part["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
+            axes.set(title=title, ylim=(0, _top([*here["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
             if metric.startswith("mass"):
                 axes.yaxis.set_major_formatter(PERCENT)
 

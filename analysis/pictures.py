@@ -188,7 +188,9 @@ def embedded_images(run: ProbeRun, examples: Iterable[Example]) -> str:
     scenes = _scenes(run)
     wanted = sorted({(scenes.index(e.scene), view) for e in examples for view in (e.query_view, e.key_view)})
     images = [_embedded(run.images[f"image/{scenes[n]}"][view], image_key(n, view)) for n, view in wanted]
-    return f'<svg width="0" height="0" aria-hidden="true"><defs>{"".join(images)}</defs></svg>'
+    return (
+        f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{"".join(images)}</defs></svg>'
+    )
 
 
 def _embedded(image: UInt8[np.ndarray, "3 height width"], key: str) -> str:

@@ -13,8 +13,8 @@ def declare_torchvision_operators() -> bool:
     """Declare the operators that torchvision's CUDA wheel expects, where torch is a CPU build.
 
     PyPI's torchvision beside a CPU-only torch cannot be imported ("operator torchvision::nms does not exist"), and
-    diffusers, torch-fidelity and lpips fail with it. Declaring the schemas of the two missing operators before the first
-    import lets the Python parts work; the compiled operators themselves stay absent and say so when called.
+    diffusers, torch-fidelity and lpips fail with it. Declaring the schemas of the two missing operators before the
+    first import lets the Python parts work; the compiled operators themselves stay absent and say so when called.
 
     Returns:
         Whether the operators are declared by this function.

@@ -103,24 +103,34 @@ def _read(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Read match, masses, entropy and cross-entropy off the logits of some query tokens.
 
-    In logarithms, so that a key view whose weights all vanish in floating point still has a best token.
+    Within each key view first: so a view whose weights all vanish in floating point still has a best token.
     """
-    own = rearrange(logits[..., image_tokens(layout, logits.device)], "b h r (fk n) -> b h r fk n", fk=layout.views)
-    log_mass = own.logsumexp(-1) - logits.logsumexp(-1)[..., None]
-    log_within = own.log_softmax(-1)
-    part = log_mass.log_softmax(1)  # of the weight that all heads together put on the key view, each head's
-    known, place = (truth >= 0)[:, None], truth.clamp(min=0)
-    log_truth = log_within.gather(-1, _over_rows(place[..., None], log_within))[..., 0]
-    log_truth = torch.cat([(part + log_truth).logsumexp(1, keepdim=True), log_truth], dim=1)
-    within = log_within.exp()
-    together = einsum(part.exp(), within, "b heads r fk, b heads r fk n -> b r fk n")
-    within = torch.cat([together[:, None], within], dim=1)
+    inside = image_tokens(layout, logits.device)
+    own = rearrange(logits[..., inside], "b heads r (fk n) -> b heads r fk n", fk=layout.views)
+    peak = own.amax(-1)
+    weights = (own - peak[..., None]).exp()
+    total = reduce(weights, "b heads r fk n -> b heads r fk", "sum")
+    weights = weights / total[..., None]
+    log_sum = peak + total.log()
+    others = torch.ones(layout.tokens, dtype=torch.bool, device=logits.device).index_fill(0, inside, False)
+    log_mass = log_sum - torch.cat([log_sum, logits[..., others]], dim=-1).logsumexp(-1)[..., None]
+    log_part = log_mass.log_softmax(1)  # of the weight that all heads together put on the key view, each head's
+    together = einsum(log_part.exp(), weights, "b heads r fk, b heads r fk n -> b r fk n")[:, None]
     mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
-    around, inside = _neighbours(place, layout.grid)
-    near = (within.gather(-1, _over_rows(around, within)) * inside[:, None]).sum(-1) * mass
-    missing = torch.full_like(mass, torch.nan)
-    entropy = torch.special.entr(within).sum(-1)
-    return within.argmax(-1), mass, near.where(known, missing), entropy, (-log_truth).where(known, missing)
+    place, missing = truth.clamp(min=0), torch.where(truth >= 0, 0.0, torch.nan)[:, None]
+    near = torch.cat([_mass_around(place, part, layout.grid) for part in (together, weights)], dim=1) * mass
+    at_truth = own.gather(-1, _over_rows(place[..., None], own))[..., 0] - log_sum
+    cross_entropy = -(log_part + at_truth).logsumexp(1, keepdim=True)
+    token = torch.cat([together.argmax(-1), weights.argmax(-1)], dim=1)
+    return token, mass, near + missing, torch.special.entr(together).sum(-1), cross_entropy + missing
+
+
+def _mass_around(
+    token: Int[Tensor, "b r fk"], weights: Float[Tensor, "b rows r fk n"], grid: tuple[int, int]
+) -> Float[Tensor, "b rows r fk"]:
+    """Sum the weights of the 3x3 tokens around a token."""
+    around, inside = _neighbours(token, grid)
+    return (weights.gather(-1, _over_rows(around, weights)) * inside[:, None]).sum(-1)
 
 
 def _over_rows(index: Int[Tensor, "b r fk m"], weights: Float[Tensor, "b rows r fk n"]) -> Tensor:

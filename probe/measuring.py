@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe.attention import Call
 from probe.capture import AttentionTap
@@ -66,15 +66,22 @@ def denoise_and_listen(
     views: Views,
     layers: Sequence[Layer],
     t: int,
-    noise: Tensor,
+    noise: Float[Tensor, "1 f 3 size size"],
     listen: Callable[[Layer, Call], None],
 ) -> None:
     """Run one denoising step on a scene and hand every chosen layer's call to ``listen``."""
     by_key = {(layer.name, layer.nth): layer for layer in layers}
     small = resize(views, model.size, model.size).to(model.alpha_bar.device)
     index = torch.tensor([t], device=model.alpha_bar.device)
-    with torch.no_grad(), AttentionTap(model.network, list(layers), on_call=lambda c: listen(by_key[c.name, c.nth], c)):
+    tap = AttentionTap(model.network, list(layers), on_call=lambda call: listen(by_key[call.name, call.nth], call))
+    with torch.no_grad(), model.network.register_forward_pre_hook(_in_own_precision), tap:
         predict(model, small, index, noise.to(model.alpha_bar.device))
+
+
+def _in_own_precision(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Hand a network of lower precision its inputs in it; they are made in float32."""
+    dtype = next(network.parameters()).dtype
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
 def measure_layers(

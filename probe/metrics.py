@@ -159,7 +159,7 @@ def best_share(
     """
     ordered = torch.where(valid, ratio, torch.inf).argsort(dim=2, stable=True)
     rank = torch.empty_like(ordered).scatter_(2, ordered, _positions(ordered))
-    wanted = (valid.sum(2, keepdim=True).double() * coverage - 1e-9).ceil()  # 0.28 * 25 is not 7
+    wanted = (valid.sum(2, keepdim=True).double() * coverage - 1e-9).ceil()  # in float32 0.09 * 300 is more than 27
     return valid & (rank < (wanted if most is None else wanted.clamp(max=most)))
 
 

@@ -40,14 +40,14 @@ class Protocol:
 PROTOCOLS = {
     "attention-v1": Protocol(
         name="attention-v1",
-        rule="attention weights as used, averaged over heads, restricted to the key view, argmax; over all query tokens "
-        "whose point is visible in the key view (depth test)",
+        rule="attention weights as used, averaged over heads, restricted to the key view, argmax; over all query "
+        "tokens whose point is visible in the key view (depth test)",
     ),
     "ratio-v1": Protocol(
         name="ratio-v1",
-        rule="heads concatenated, query against key, squared L2, ratio of the two nearest; over the quarter of the query "
-        "tokens with the lowest ratio, at most 1000 per view pair, visible or not; a match of an unseen point is wrong "
-        "unless it lands where the point projects",
+        rule="heads concatenated, query against key, squared L2, ratio of the two nearest; over the quarter of the "
+        "query tokens with the lowest ratio, at most 1000 per view pair, visible or not; a match of an unseen point is "
+        "wrong unless it lands where the point projects",
         coverages=(0.1, 0.25, 0.5, 0.75, 1.0),
         keep=0.25,
         most=1000,

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,19 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
 
     Args:
         out: The folder.
-        settings: Every resolved setting, as plain values.
+        settings: Every resolved setting, as plain values; the folder's own path ("out") may differ.
         resume: Whether the folder may hold a run of the same settings already.
 
     Raises:
-        RunError: If the folder holds a run of other settings, a finished run without ``resume``, or cannot be written.
+        RunError: If the folder holds a run of other settings, a run of these without ``resume``, or something else, or
+            cannot be written.
     """
     path = out / "config.json"
     plain = json.loads(json.dumps(_without_nan(settings)))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        before = _settings_in(path)
         changed = sorted(key for key in before.keys() | plain.keys() if before.get(key) != plain.get(key))
+        changed = [key for key in changed if key != "out"]  # a folder may be moved
         if changed:
             raise RunError(
                 f"open_run: {out} was made with other values of {changed}; choose another --out or remove it"
@@ -103,13 +106,20 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
                 f"open_run: {out} already holds this run; add --resume to continue it or choose another --out"
             )
         return
-    if out.exists() and any(out.iterdir()):
-        raise RunError(f"open_run: {out} is not empty and holds no config.json; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise RunError(f"open_run: {out} is not empty and holds no config.json; choose another --out")
         write_json(path, {"settings": plain, "environment": environment()})
     except OSError as error:
         raise RunError(f"open_run: cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"open_run: {path} is not the config.json of a run; choose another --out") from error
 
 
 def digest(table: pd.DataFrame) -> str:
@@ -121,7 +131,7 @@ def digest(table: pd.DataFrame) -> str:
 def rotation_bin(rotation_deg: pd.Series) -> pd.Series:
     """Name the 30-degree bin of each rotation: "0-30" and so on; rotations beyond 120 degrees get "120+"."""
     edges = [*ROTATION_BINS, 180.001]
-    names = [f"{low:.0f}-{high:.0f}" for low, high in zip(ROTATION_BINS, ROTATION_BINS[1:], strict=False)] + ["120+"]
+    names = [f"{low:.0f}-{high:.0f}" for low, high in pairwise(ROTATION_BINS)] + ["120+"]
     return pd.cut(rotation_deg, edges, right=False, labels=names)
 
 
@@ -157,14 +167,14 @@ def _column(values: np.ndarray) -> pd.Categorical | np.ndarray:
 
 
 def scene_values(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Average rows to one value per scene and group: weighted by ``count``, NaN where nothing was counted.
+    """Average rows to one value per scene and group, weighted by ``count``.
 
     Args:
         scores: Rows of the score table.
         by: Columns that stay apart.
 
     Returns:
-        Columns ``by``, scene, value, count.
+        Columns ``by``, scene, value, count. Scenes and groups in which nothing was counted are absent.
     """
     keys = [*by, "scene"]
     known = scores[scores["value"].notna() & (scores["count"] > 0)]

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from tqdm import tqdm
 
 from probe import command
@@ -31,11 +32,13 @@ from probe.models.denoising import STEPS, MultiViewModel
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
+from probe.scoring import joint_layout
 from probe.selection import Selection, layer_table, select_layer
 from probe.views import Views
 
 PROG = "python -m probe.run"
 BINS = 4
+SEEDS = 2**32
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
 
 
@@ -44,17 +47,20 @@ class Settings:
     """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
 
     model: str = "cat3d-tiny"
-    """NAME or NAME:FOLDER of a checkpoint that the suite saved. Names: cat3d-tiny (shipped; cat3d-tiny:random is untrained)."""
+    """NAME or NAME:FOLDER of a checkpoint that the suite saved. Names: cat3d-tiny (shipped; cat3d-tiny:random is
+    untrained)."""
     scenes: str = "shapes"
-    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit depth in mm, poses)."""
+    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
+    depth in mm, poses)."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
-    """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio test."""
+    """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio
+    test."""
     layers: str = "3d"
     """3d, all (per-view layers too), or indexes among all self-attentions or names, by commas: 10,12."""
     timesteps: str = "100,300,500,700,900"
-    """Timestep indexes (0 clean to 999 pure noise), by commas; alpha-bar and SNR of each are written to timesteps.csv."""
+    """Timestep indexes (0 clean to 999 pure noise), by commas; timesteps.csv tells alpha-bar and SNR of each."""
     pairs: int = 32
     """View pairs (view 0 with another view); rounded up to equal numbers per 30-degree rotation bin."""
     views: int = 3
@@ -64,11 +70,14 @@ class Settings:
     min_overlap: float = 0.2
     """Real scenes: share of view 0 that each other view must see, 0 to 1."""
     image_size: int | None = None
-    """Side in pixels of the images that truth is computed on; default 128 (shapes) or 256 (rgbd). The model sees its own size."""
+    """Side in pixels of the images that truth is computed on; default 128 (shapes) or 256 (rgbd). The model sees its
+    own size."""
     select_by: str | None = None
-    """Metric that layers are ranked by; default the protocol's own, precision@5% (error under 5 % of the image side)."""
+    """Metric that layers are ranked by; default the protocol's own, precision@5% (error under 5 % of the image's
+    side)."""
     baselines: str = "pixels,dsift,random,cameras"
-    """Comparisons, by commas, or none: pixels, dsift; random (same network, random weights); cameras (images blanked)."""
+    """Comparisons, by commas, or none: pixels, dsift; random (same network, random weights); cameras (images
+    blanked)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -88,15 +97,26 @@ def main(settings: Settings) -> None:
     console = Console()
     if plan.scenes.note:
         console.print(plan.scenes.note)
+    if _is_complete(settings.out):
+        console.print(f"{settings.out} is complete already")
+    else:
+        _measure_and_choose(plan, settings, console)
+    if settings.report:
+        from analysis.report import build_report  # an edge may call the report last; matplotlib is slow to import
+
+        console.print(f"page: {build_report(settings.out)}")
+
+
+def _is_complete(out: Path) -> bool:
+    return (out / "selection.json").exists() and not (out / "parts").exists()
+
+
+def _measure_and_choose(plan: "Plan", settings: Settings, console: Console) -> None:
     scores, pairs = measure(plan, settings)
     selection = select_layer(scores, metric=settings.select_by, model=plan.model.name)
     layers = layer_table(scores, selection)
     save(settings.out, plan, scores, pairs, layers, selection)
     show(console, layers, selection, pairs)
-    if settings.report:
-        from analysis.report import build_report  # an edge may call the report last; matplotlib is slow to import
-
-        console.print(f"page: {build_report(settings.out)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +149,13 @@ class Plan:
             min_overlap=settings.min_overlap,
             size=settings.image_size,
         )
+        scenes, protocol = open_scenes(settings.scenes, request), PROTOCOLS[settings.protocol]
+        _try_first_scene(scenes, layers, protocol, settings.select_by)
         return cls(
             model=model,
             layers=layers,
-            scenes=open_scenes(settings.scenes, request),
-            protocol=PROTOCOLS[settings.protocol],
+            scenes=scenes,
+            protocol=protocol,
             timesteps=timesteps,
             baselines=baselines,
             random=_placed(randomised(model, settings.seed), device, dtype) if "random" in baselines else None,
@@ -171,11 +193,27 @@ def _groups(settings: Settings) -> int:
     """Count scenes: each gives views - 1 pairs with view 0, and each rotation bin gets as many scenes."""
     if settings.views < 2 or not 1 <= settings.n_ref < settings.views or settings.pairs < 1:
         raise ValueError(
-            f"--views {settings.views} --n-ref {settings.n_ref} --pairs {settings.pairs}: expected at least 2 views, from 1 "
-            "reference up to one view less than all, and at least 1 pair"
+            f"--views {settings.views} --n-ref {settings.n_ref} --pairs {settings.pairs}: expected at least 2 views, "
+            "from 1 reference up to one view less than all, and at least 1 pair"
         )
+    if settings.image_size is not None and settings.image_size < 1:
+        raise ValueError(f"--image-size {settings.image_size}: expected at least as many pixels as tokens, such as 128")
+    if not 0 <= settings.seed < SEEDS:
+        raise ValueError(f"--seed {settings.seed}: expected 0 to {SEEDS - 1}")
     per_round = BINS * (settings.views - 1)
     return BINS * -(-settings.pairs // per_round)
+
+
+def _try_first_scene(scenes: SceneList, layers: list[Layer], protocol: Protocol, select_by: str | None) -> None:
+    """Refuse what only a scene can tell: images smaller than a token grid, layers on no grid, an unknown metric."""
+    views, _ = scenes.load(0)
+    truths_of(views, layers)
+    for layer in layers:
+        joint_layout(layer, views.count)
+    names = [limit.name for limit in thresholds(views.unit)]
+    names += [f"{name}|coverage={coverage}" for name in names for coverage in protocol.coverages]
+    if select_by not in (None, *names):
+        raise ValueError(f"--select-by {select_by!r} is unknown; choose from {', '.join(names)}")
 
 
 def _device(name: str) -> torch.device:
@@ -185,8 +223,8 @@ def _device(name: str) -> torch.device:
 
 
 def _placed(model: MultiViewModel, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
-    model.network.to(device, dtype)
-    return MultiViewModel(**{**vars(model), "alpha_bar": model.alpha_bar.to(device)})
+    torch.nn.Module.to(model.network, device, dtype)  # diffusers' own warns of modules to keep in float32, even of none
+    return replace(model, alpha_bar=model.alpha_bar.to(device))
 
 
 def measure(plan: Plan, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -209,12 +247,8 @@ def measure(plan: Plan, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]
 
 def _without_images(views: Views) -> Views:
     """Keep a scene's cameras and name; its pixels would fill the memory of a long run."""
-    small = {
-        "image": views.image[..., :1, :1],
-        "point_map": views.point_map[..., :1, :1],
-        "valid": views.valid[..., :1, :1],
-    }
-    return Views(**{**vars(views), **small})
+    image, point_map, valid = (x[..., :1, :1] for x in (views.image, views.point_map, views.valid))
+    return replace(views, image=image, point_map=point_map, valid=valid)
 
 
 def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, parts: Path) -> None:
@@ -236,8 +270,7 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
 
 def _noise(model: MultiViewModel, views: Views, seed: int, index: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-    dtype = next(model.network.parameters()).dtype
-    return torch.randn(1, views.count, 3, model.size, model.size, generator=generator).to(dtype)
+    return torch.randn(1, views.count, 3, model.size, model.size, generator=generator)
 
 
 def _models(plan: Plan, views: Views) -> list[tuple[MultiViewModel, Views]]:
@@ -265,7 +298,7 @@ def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, p
     t = plan.timesteps[len(plan.timesteps) // 2]
     matches = example_matches(plan.model, views, plan.layers, truths, t, plan.protocol, noise)
     image = (views.image[0] * 255).round().to(torch.uint8).cpu().contiguous()
-    write(parts / f"image-{index:05d}.safetensors", lambda part: save_file({f"image/{views.names[0]}": image}, part))
+    _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": image})
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
 
 
@@ -283,11 +316,13 @@ def save(
     if examples:
         matches = pd.concat([pd.read_parquet(path) for path in examples], ignore_index=True)
         write(out / "matches.parquet", lambda part: matches.to_parquet(part, index=False))
-        from safetensors.torch import load_file
-
         images = {name: image for path in sorted(parts.glob("image-*")) for name, image in load_file(path).items()}
-        write(out / "examples.safetensors", lambda part: save_file(images, part))
+        _write_tensors(out / "examples.safetensors", images)
     shutil.rmtree(parts)
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    write(path, lambda part: part.write_bytes(serialise(tensors)))  # save_file would make a file of its owner alone
 
 
 def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFrame:
@@ -299,7 +334,8 @@ def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFr
 def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame) -> None:
     """Print the layers' table and the selection."""
     table = Table(
-        title=f"{selection.model}: {selection.metric}, {selection.direction}, {len(pairs)} pairs of {selection.scenes} scenes"
+        title=f"{selection.model}: {selection.metric}, {selection.direction}, {len(pairs)} pairs of {selection.scenes} "
+        "scenes"
     )
     for heading in ("layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling"):
         table.add_column(heading, justify="left" if heading == "name" else "right")

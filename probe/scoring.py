@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.layers import Layer, ViewLayout
@@ -17,6 +17,7 @@ from probe.metrics import (
     best_share,
     correct,
     counted_mean,
+    errors,
     nearest_token,
     same_position,
     uniform_chance,
@@ -87,16 +88,24 @@ def _at_pairs(value: Tensor, queries: list[int], keys: list[int]) -> np.ndarray:
 
 
 def precisions(
-    token: Tensor, counted: Bool[Tensor, "b #rows fq n fk"], truth: GridTruth, thresholds: tuple[Threshold, ...]
+    token: Int[Tensor, "b rows fq n fk"],
+    counted: Bool[Tensor, "b #rows fq n fk"],
+    truth: GridTruth,
+    thresholds: tuple[Threshold, ...],
 ) -> Measured:
     """Measure the share of the counted queries whose match is right, per threshold."""
     return {threshold.name: counted_mean(correct(token, truth, threshold), counted) for threshold in thresholds}
 
 
 def attention_scores(
-    q: Tensor, k: Tensor, scale: float, layout: ViewLayout, truth: GridTruth, thresholds: tuple[Threshold, ...]
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
+    scale: float,
+    layout: ViewLayout,
+    truth: GridTruth,
+    thresholds: tuple[Threshold, ...],
 ) -> Measured:
-    """Score one call by protocol ``attention-v1``: precisions, masses, entropy and cross-entropy, per head and together."""
+    """Score one call by protocol ``attention-v1``: precisions and masses per head and together, entropies together."""
     matches = attention_matches(q, k, scale, layout, truth.token)
     visible = truth.visible[:, None]
     values = ("mass_3x3", "mass_key_view", "entropy", "cross_entropy")
@@ -107,8 +116,8 @@ def attention_scores(
 
 
 def common_grid_scores(
-    q: Tensor,
-    k: Tensor,
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
     scale: float,
     layout: ViewLayout,
     truth: GridTruth,
@@ -122,7 +131,7 @@ def common_grid_scores(
 def ratio_scores(
     matches: RatioMatches, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
 ) -> Measured:
-    """Score matches by protocol ``ratio-v1``: precisions of the kept ones, how many, and the precision-coverage curve."""
+    """Score matches by protocol ``ratio-v1``: precisions of the kept ones, their share, and precision over coverage."""
     valid = queries_with_points(truth)
     token = rearrange(matches.token, "b fq n fk -> b 1 fq n fk")
     kept = best_share(matches.ratio, valid, protocol.keep, protocol.most)
@@ -152,8 +161,8 @@ def joint_layout(layer: Layer, views: int) -> ViewLayout:
 
 
 def score_call(
-    q: Tensor,
-    k: Tensor,
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
     scale: float,
     layer: Layer,
     truths: Mapping[tuple[int, int], GridTruth],
@@ -184,7 +193,7 @@ def score_call(
     native = attention_scores(q, k, scale, layout, truth, thresholds)
     finest = truths[max(truths, key=lambda grid: grid[0] * grid[1])]
     if finest.grid == layout.grid:
-        common = {limit.name: (native[limit.name][0][:, :1], native[limit.name][1][:, :1]) for limit in thresholds}
+        common = _all_heads({limit.name: native[limit.name] for limit in thresholds})
     else:
         common = common_grid_scores(q, k, scale, layout, finest, thresholds)
     shared = {**own, "grid": grid_name(finest.grid), "protocol": protocol.name + COMMON_GRID}
@@ -209,22 +218,40 @@ def descriptor_scores(
 def reference_scores(
     views: Views, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
 ) -> dict[str, Measured]:
-    """Compute what a uniform guess, the same position and the best token of the grid score, on the same queries."""
-    counted = queries_with_points(truth) if protocol.coverages else truth.visible
-    counted = counted[:, None]
-    uniform = uniform_chance(truth, thresholds)
+    """Compute what a uniform guess, the same position and the best token of the grid score, on the same queries.
+
+    Where the protocol keeps a share of the queries, guesses have nothing to choose them by and stand for all of them;
+    the best token's are chosen by its true error, so that no matcher's choice beats it.
+    """
+    counted = (queries_with_points(truth) if protocol.coverages else truth.visible)[:, None]
+    uniform = {name: counted_mean(value, counted) for name, value in uniform_chance(truth, thresholds).items()}
     return {
-        UNIFORM: {name: counted_mean(value, counted) for name, value in uniform.items()} | _uniform_attention(truth),
+        UNIFORM: uniform if protocol.coverages else uniform | _uniform_attention(truth),
         SAME_POSITION: precisions(same_position(truth), counted, truth, thresholds),
-        CEILING: precisions(nearest_token(truth, views.size), counted, truth, thresholds),
+        CEILING: _ceiling(nearest_token(truth, views.size), truth, thresholds, protocol),
     }
+
+
+def _ceiling(
+    token: Int[Tensor, "b 1 fq n fk"], truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
+) -> Measured:
+    if not protocol.coverages:
+        return precisions(token, truth.visible[:, None], truth, thresholds)
+    measured: Measured = {}
+    for threshold in thresholds:
+        error = errors(token, truth, threshold.kind)[:, 0].nan_to_num(nan=torch.finfo(torch.float32).max)
+        measured |= ratio_scores(RatioMatches(token=token[:, 0], ratio=error), truth, (threshold,), protocol)
+    return measured
 
 
 def _uniform_attention(truth: GridTruth) -> Measured:
     """Score attention that is equal everywhere: what masses, entropy and cross-entropy mean by chance."""
     n, f = len(truth.centres), truth.points.shape[1]
-    flat = torch.zeros(1, 1, f * n, 1, device=truth.xy.device)
-    measured = attention_scores(flat, flat, 1.0, ViewLayout(f, truth.grid), truth, ())
+    flat = torch.zeros(len(truth.points), 1, f * n, 1, device=truth.xy.device)
+    return _all_heads(attention_scores(flat, flat, 1.0, ViewLayout(f, truth.grid), truth, ()))
+
+
+def _all_heads(measured: Measured) -> Measured:
     return {name: (value[:, :1], count[:, :1]) for name, (value, count) in measured.items()}
 
 

@@ -20,7 +20,21 @@ from probe.records import (
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Hold a layer's score: precision over the ceiling of its grid, with a 95 % interval by bootstrap over scenes."""
+    """Hold a layer's score: precision over the ceiling of its grid.
+
+    Attributes:
+        layer: Index among all self-attentions.
+        name: Of its module.
+        grid: Token rows x columns of a view.
+        precision: NaN where nothing was counted, like all that follows.
+        chance: Precision of a token drawn uniformly.
+        same_position: Precision of the token at the same place.
+        ceiling: Precision of the best token of the grid.
+        share_of_ceiling: NaN unless the ceilings of all layers are known, and where the ceiling is 0.
+        low: Of what layers are ranked by (the share, or the precision where ceilings are missing), the lower end of the
+            95 % interval by bootstrap over scenes; NaN for fewer than two scenes.
+        high: Its upper end.
+    """
 
     layer: int
     name: str
@@ -49,8 +63,9 @@ class Selection:
         timesteps: Averaged over.
         scenes: Number of scenes.
         best: The layer's numbers.
-        ties: Indexes of layers whose difference to the best has zero in its 95 % interval (paired by scene).
-        runners_up: All other layers, best first.
+        ties: Indexes of layers that are not shown to be worse: the 95 % interval of the difference, paired by scene,
+            has zero in it, or there is none because a single scene was measured.
+        runners_up: All other layers, best first; those without a counted match come last.
         above_chance: Whether the best layer's precision interval lies above uniform chance.
         evidence: The result in a sentence.
     """
@@ -81,41 +96,36 @@ def select_layer(
     """Choose the layer with the highest precision over its grid's ceiling.
 
     Layers whose precision is not above uniform chance (lower end of the interval) come after all that are: on a coarse
-    grid the ceiling is low, and a share of it is soon noise.
+    grid the ceiling is low, and a share of it is soon noise. Where the table lacks the ceiling of a layer's grid, all
+    layers are ranked by precision instead; where it lacks chance, none counts as above it.
 
     Args:
-        scores: The score table of one probe run (one protocol, one pair list).
+        scores: The score table of one probe run (one protocol, one pair list). Of several training steps the last one
+            counts. The columns ``pair_list`` and ``step`` may be absent.
         metric: To rank by; None for the protocol's own.
-        direction: Of the pairs; None for the protocol's own, or for all pairs if the table has none of those.
+        direction: Of the pairs, or "all"; None for the protocol's own, or for all pairs if the table has none of those.
         model: Whose layers; None where the table holds one model beside its nulls and baselines.
 
     Raises:
-        ValueError: If protocols, pair lists or models are mixed, or the metric is absent.
+        ValueError: If protocols, pair lists or models are mixed, or nothing was counted of what is asked for.
     """
     rows = _one_protocol(scores)
     model = model or _one_model(rows)
     metric = metric or _own_metric(rows)
     rows, way = _in_direction(rows[rows["metric"] == metric], direction)
-    own = rows[(rows["model"] == model) & (rows["head"] == ALL_HEADS) & (rows["layer"] >= 0)]
+    own = _layers_of(rows, model)
     if own["value"].notna().sum() == 0:
         raise ValueError(
-            f"select_layer: {model!r} has no counted {metric!r}; measured are {sorted(scores['metric'].unique())}"
+            f"select_layer: {model!r} has no counted {metric!r} in direction {way!r}; the table holds the metrics "
+            f"{_kinds(scores, 'metric')} and the directions {_kinds(scores, 'direction')}"
         )
-    precision = _by_scene(own)
-    layers = own.drop_duplicates("layer").set_index("layer")
-    grids = layers["grid"].loc[precision.columns]
-    ceiling = _reference(rows, CEILING, precision, grids)
-    share = _resampled(precision, ceiling)
-    candidates = [
-        _candidate(layers, rows, precision, ceiling, share, position) for position in range(len(precision.columns))
-    ]
-    low = summarise(own, ["layer"]).set_index("layer")["low"]
-    beats_chance = [bool(low.get(candidate.layer, np.nan) > candidate.chance) for candidate in candidates]
-    keys = [(not above, -candidate.share_of_ceiling) for above, candidate in zip(beats_chance, candidates, strict=True)]
-    order = sorted(range(len(candidates)), key=keys.__getitem__)
+    candidates, draws = _candidates(rows, own)
+    order = _order(candidates, own)
     best = candidates[order[0]]
-    gap = np.quantile(share[:, order[:1]] - share, 0.025, axis=0)
-    ties = tuple(candidates[k].layer for k in order[1:] if gap[k] <= 0)
+    worse = _quantile(draws[:, order[:1]] - draws, 0.025) > 0
+    ties = tuple(candidates[k].layer for k in order[1:] if not worse[k] and candidates[k].precision >= 0)
+    above_chance = _above_chance(candidates, own)[order[0]]
+    scenes = own.loc[own["value"].notna(), "scene"].nunique()
     return Selection(
         layer=best.layer,
         name=best.name,
@@ -125,12 +135,12 @@ def select_layer(
         protocol=str(rows["protocol"].iloc[0]),
         pair_list=str(rows["pair_list"].iloc[0]) if "pair_list" in rows else "",
         timesteps=tuple(sorted(int(t) for t in own["timestep"].unique())),
-        scenes=len(precision),
+        scenes=scenes,
         best=best,
         ties=ties,
         runners_up=tuple(candidates[k] for k in order[1:]),
-        above_chance=beats_chance[order[0]],
-        evidence=_evidence(best, ties, metric, len(precision)),
+        above_chance=above_chance,
+        evidence=_evidence(best, ties, metric, scenes, above_chance),
     )
 
 
@@ -138,7 +148,7 @@ def _one_protocol(scores: pd.DataFrame) -> pd.DataFrame:
     """Leave out the common-grid variant; refuse what must not be ranked together."""
     rows = scores[~scores["protocol"].astype(str).str.endswith(COMMON_GRID)]
     for column in ("protocol", "pair_list"):
-        found = sorted(rows[column].astype(str).unique()) if column in rows else []
+        found = _kinds(rows, column) if column in rows else []
         if len(found) > 1:
             raise ValueError(
                 f"select_layer: scores of different {column}s {found} cannot be ranked together; choose one"
@@ -146,17 +156,28 @@ def _one_protocol(scores: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def _kinds(rows: pd.DataFrame, column: str) -> list[str]:
+    return sorted(rows[column].astype(str).unique())
+
+
 def _one_model(rows: pd.DataFrame) -> str:
-    models = rows.loc[rows["layer"] >= 0, "model"].astype(str).unique()
-    probed = sorted(name for name in models if ": " not in name)
+    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if ": " not in name]
     if len(probed) != 1:
         raise ValueError(f"select_layer: expected the layers of one model, found {probed}; name one with model=")
     return probed[0]
 
 
+def _layers_of(rows: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Give the rows of a model's layers at its last training step, all heads together."""
+    own = rows[(rows["model"] == model) & (rows["head"] == ALL_HEADS) & (rows["layer"] >= 0)]
+    if "step" not in own or own["step"].isna().all():
+        return own
+    return own[own["step"] == own["step"].max()]
+
+
 def _own_metric(rows: pd.DataFrame) -> str:
-    protocol = PROTOCOLS.get(str(rows["protocol"].iloc[0]))
-    precisions = sorted(name for name in rows["metric"].astype(str).unique() if name.startswith("precision"))
+    protocol = PROTOCOLS.get(str(rows["protocol"].iloc[0])) if len(rows) else None
+    precisions = [name for name in _kinds(rows, "metric") if name.startswith("precision")]
     if protocol is not None and protocol.select_by in precisions:
         return protocol.select_by
     if len(precisions) == 1:
@@ -171,116 +192,150 @@ def _in_direction(rows: pd.DataFrame, direction: str | None) -> tuple[pd.DataFra
     return (rows if direction == "all" else rows[rows["direction"] == direction]), direction
 
 
-def _by_scene(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lay out one value per scene (row) and layer (column): mean over timesteps and pairs, weighted by count."""
-    return scene_values(rows, ["layer"]).pivot(index="scene", columns="layer", values="value")
+def _by_scene(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Lay out one value per scene (row) and value of a column: mean over timesteps and pairs, weighted by count."""
+    values = scene_values(rows, [column])
+    return values.set_index(["scene", column])["value"].unstack(column)  # noqa: PD010, each scene has one value
 
 
-def _reference(rows: pd.DataFrame, name: str, like: pd.DataFrame, grids: pd.Series) -> pd.DataFrame:
-    """Lay out a reference's value per scene and layer, by the layer's grid; NaN where it was not measured."""
-    found = scene_values(rows[rows["model"] == name], ["grid"]).pivot(index="scene", columns="grid", values="value")
-    table = found.reindex(index=like.index, columns=list(grids))
-    table.columns = like.columns
-    return table
+def _candidates(rows: pd.DataFrame, own: pd.DataFrame) -> tuple[list[Candidate], np.ndarray]:
+    """Score every layer; give with them the bootstrap draws of what they are ranked by, [resamples, layers]."""
+    layers = own.drop_duplicates("layer").set_index("layer").sort_index()
+    precision = _by_scene(own, "layer").reindex(columns=layers.index)
+    limits = _by_scene(rows[rows["model"] == CEILING], "grid")
+    ceiling = limits.reindex(index=precision.index, columns=layers["grid"].to_numpy())
+    chance, same = (_grid_means(rows, name) for name in (UNIFORM, SAME_POSITION))
+    value, limit = precision.to_numpy(), ceiling.to_numpy()
+    by_share = not (np.isnan(_mean(limit)) & ~np.isnan(_mean(value))).any()
+    share = np.where(by_share, _ratio(_mean(value), _mean(limit)), np.nan)
+    draws = _draws(value, limit if by_share else np.ones_like(value))
+    low, high = _quantile(draws, 0.025), _quantile(draws, 0.975)
+    candidates = [
+        Candidate(
+            layer=int(layer),
+            name=str(info.layer_name),
+            grid=str(info.grid),
+            precision=float(precision[layer].mean()),
+            chance=float(chance.get(info.grid, np.nan)),
+            same_position=float(same.get(info.grid, np.nan)),
+            ceiling=float(ceiling.iloc[:, k].mean()),
+            share_of_ceiling=float(share[k]),
+            low=float(low[k]),
+            high=float(high[k]),
+        )
+        for k, (layer, info) in enumerate(layers.iterrows())
+    ]
+    return candidates, draws
 
 
-def _resampled(precision: pd.DataFrame, ceiling: pd.DataFrame) -> np.ndarray:
-    """Draw scenes with replacement; give mean precision over mean ceiling, [resamples, layers]."""
-    picks = np.random.default_rng(0).integers(0, len(precision), (RESAMPLES, len(precision)))
-    limit = _mean(ceiling.to_numpy()[picks]) if ceiling.notna().any().all() else 1.0
-    return _mean(precision.to_numpy()[picks]) / limit
+def _draws(precision: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+    """Draw scenes with replacement; give mean precision over mean ceiling, NaN where there is one scene."""
+    scenes = len(precision)
+    if scenes < 2:
+        return np.full((1, precision.shape[1]), np.nan)
+    picks = np.random.default_rng(0).integers(0, scenes, (RESAMPLES, scenes))
+    return _ratio(_mean(precision[picks]), _mean(ceiling[picks]))
+
+
+def _ratio(value: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Divide; NaN where the limit is zero or unknown: nothing can be right on such a grid."""
+    return np.divide(value, limit, out=np.full(value.shape, np.nan), where=limit > 0)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
     """Average over scenes that were counted; NaN where none was."""
     known = ~np.isnan(values)
     total, count = np.where(known, values, 0).sum(-2), known.sum(-2)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return _ratio(total, count)
 
 
-def _candidate(
-    layers: pd.DataFrame,
-    rows: pd.DataFrame,
-    precision: pd.DataFrame,
-    ceiling: pd.DataFrame,
-    share: np.ndarray,
-    position: int,
-) -> Candidate:
-    layer = precision.columns[position]
-    info, value, limit = layers.loc[layer], precision[layer].mean(), ceiling[layer].mean()
-    low, high = np.nanquantile(share[:, position], [0.025, 0.975]) if len(precision) > 1 else (np.nan, np.nan)
-    null = {name: _grid_mean(rows, name, info["grid"]) for name in (UNIFORM, SAME_POSITION)}
-    return Candidate(
-        layer=int(layer),
-        name=str(info["layer_name"]),
-        grid=str(info["grid"]),
-        precision=float(value),
-        chance=null[UNIFORM],
-        same_position=null[SAME_POSITION],
-        ceiling=float(limit),
-        share_of_ceiling=float(value / limit) if limit == limit else float(value),
-        low=float(low),
-        high=float(high),
-    )
+def _quantile(draws: np.ndarray, share: float) -> np.ndarray:
+    """Give a quantile of each column's known draws; NaN where a column has none."""
+    known = ~np.isnan(draws)
+    return np.array([np.quantile(c[k], share) if k.any() else np.nan for c, k in zip(draws.T, known.T, strict=True)])
 
 
-def _grid_mean(rows: pd.DataFrame, model: str, grid: str) -> float:
-    """Average a reference over scenes; NaN where it was not measured."""
-    found = scene_values(rows[(rows["model"] == model) & (rows["grid"] == grid)], ["grid"])
-    return float(found["value"].mean())
+def _above_chance(candidates: list[Candidate], own: pd.DataFrame) -> list[bool]:
+    low = summarise(own, ["layer"]).set_index("layer")["low"]
+    return [bool(low.get(candidate.layer, np.nan) > candidate.chance) for candidate in candidates]
 
 
-def _evidence(best: Candidate, ties: tuple[int, ...], metric: str, scenes: int) -> str:
+def _order(candidates: list[Candidate], own: pd.DataFrame) -> list[int]:
+    """Rank: above chance first, then by share of the ceiling, or by precision where a ceiling is missing."""
+    by_share = any(candidate.share_of_ceiling >= 0 for candidate in candidates)
+    keys = []
+    for candidate, above in zip(candidates, _above_chance(candidates, own), strict=True):
+        score = candidate.share_of_ceiling if by_share else candidate.precision
+        keys.append((not above, bool(np.isnan(score)), -score, candidate.layer))
+    return sorted(range(len(candidates)), key=keys.__getitem__)
+
+
+def _grid_means(rows: pd.DataFrame, model: str) -> pd.Series:
+    """Average a reference over scenes, per grid."""
+    return _by_scene(rows[rows["model"] == model], "grid").mean()
+
+
+def _evidence(best: Candidate, ties: tuple[int, ...], metric: str, scenes: int, above_chance: bool) -> str:
     beside = f"not separable from layers {', '.join(map(str, ties))}" if ties else "ahead of every other layer"
+    ranked = (
+        f"{best.share_of_ceiling:.1%} of its grid's ceiling in {metric}"
+        if best.share_of_ceiling >= 0
+        else f"{best.precision:.1%} {metric} (no ceiling was measured)"
+    )
+    interval = f"95 % interval {best.low:.1%} to {best.high:.1%} over {scenes} scenes" if scenes > 1 else "one scene"
+    doubt = "" if above_chance else " Its interval does not lie above uniform chance."
     return (
-        f"Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {best.share_of_ceiling:.1%} of its grid's ceiling in "
-        f"{metric} (95 % interval {best.low:.1%} to {best.high:.1%} over {scenes} scenes); precision {best.precision:.3f}, "
-        f"uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, ceiling {best.ceiling:.3f}; {beside}."
+        f"Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); precision "
+        f"{best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, ceiling "
+        f"{best.ceiling:.3f}; {beside}.{doubt}"
     )
 
 
 def layer_table(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Give one row per 3D layer: the columns of layers.csv (DESIGN section 5)."""
-    rows, _ = _in_direction(
-        scores[scores["head"] == ALL_HEADS], None if selection.direction == "all" else selection.direction
-    )
-    own = rows[rows["model"] == selection.model]
+    """Give one row per 3D layer: the columns of layers.csv (DESIGN section 5). What was not measured is NaN."""
+    own = _layers_of(_in_direction(scores, selection.direction)[0], selection.model)
     native = own[own["protocol"] == selection.protocol]
-    precision = summarise(native[native["metric"] == selection.metric], ["layer"]).set_index("layer")
-    mass = summarise(native[native["metric"] == "mass_3x3"], ["layer"]).set_index("layer")
-    shared = own[(own["protocol"] == selection.protocol + COMMON_GRID) & (own["metric"] == selection.metric)]
-    common = summarise(shared, ["layer"]).set_index("layer")
-    table = []
-    for candidate in sorted([selection.best, *selection.runners_up], key=lambda c: c.layer):
-        grid_h, grid_w = (int(side) for side in candidate.grid.split("x"))
-        layer = candidate.layer
-        table.append(
-            {
-                "layer": layer,
-                "name": candidate.name,
-                "grid_h": grid_h,
-                "grid_w": grid_w,
-                "precision": candidate.precision,
-                "precision_low": _cell(precision, layer, "low"),
-                "precision_high": _cell(precision, layer, "high"),
-                "chance": candidate.chance,
-                "same_position": candidate.same_position,
-                "ceiling": candidate.ceiling,
-                "share_of_ceiling": candidate.share_of_ceiling,
-                "share_low": candidate.low,
-                "share_high": candidate.high,
-                "skill": (candidate.precision - candidate.chance) / (candidate.ceiling - candidate.chance),
-                "common_grid_precision": _cell(common, layer, "value"),
-                "common_grid_low": _cell(common, layer, "low"),
-                "common_grid_high": _cell(common, layer, "high"),
-                "mass_true": _cell(mass, layer, "value"),
-                "causal_effect": np.nan,
-                "count": int(_cell(precision, layer, "count")),
-                "scenes": int(_cell(precision, layer, "scenes")),
-            }
-        )
-    return pd.DataFrame(table)
+    shared = own[own["protocol"] == selection.protocol + COMMON_GRID]
+    precision, mass = _summary(native, selection.metric), _summary(native, "mass_3x3")
+    common = _summary(shared, selection.metric)
+    candidates = sorted([selection.best, *selection.runners_up], key=lambda candidate: candidate.layer)
+    return pd.DataFrame([_layer_row(candidate, precision, mass, common) for candidate in candidates])
+
+
+def _summary(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return summarise(rows[rows["metric"] == metric], ["layer"]).set_index("layer")
+
+
+def _layer_row(
+    candidate: Candidate, precision: pd.DataFrame, mass: pd.DataFrame, common: pd.DataFrame
+) -> dict[str, object]:
+    layer, (grid_h, grid_w) = candidate.layer, (int(side) for side in candidate.grid.split("x"))
+    gain, room = candidate.precision - candidate.chance, candidate.ceiling - candidate.chance
+    ranked_by_share = candidate.share_of_ceiling >= 0
+    return {
+        "layer": layer,
+        "name": candidate.name,
+        "grid_h": grid_h,
+        "grid_w": grid_w,
+        "precision": candidate.precision,
+        "precision_low": _cell(precision, layer, "low"),
+        "precision_high": _cell(precision, layer, "high"),
+        "chance": candidate.chance,
+        "same_position": candidate.same_position,
+        "ceiling": candidate.ceiling,
+        "share_of_ceiling": candidate.share_of_ceiling,
+        "share_low": candidate.low if ranked_by_share else np.nan,
+        "share_high": candidate.high if ranked_by_share else np.nan,
+        "skill": gain / room if room > 0 else np.nan,
+        "common_grid_precision": _cell(common, layer, "value"),
+        "common_grid_low": _cell(common, layer, "low"),
+        "common_grid_high": _cell(common, layer, "high"),
+        "mass_true": _cell(mass, layer, "value"),
+        "causal_effect": np.nan,
+        "count": int(precision["count"].get(layer, 0)),
+        "scenes": int(precision["scenes"].get(layer, 0)),
+    }
 
 
 def _cell(table: pd.DataFrame, layer: int, column: str) -> float:
-    return float(table.loc[layer, column]) if layer in table.index else float("nan")
+    return float(table[column].get(layer, np.nan))

@@ -8,23 +8,25 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from probe.models.denoising import STEPS, MultiViewModel
+from probe.records import write_text
 from probe.scenes.shapes import Difficulty, draw_rotations, draw_shapes, make_views
 from probe.views import Views
 from train.diffusion import denoising_error
 
 VALIDATION_SEED = 2**40  # far from every training step's seed
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
+LOG_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,19 @@ class Settings:
     validation_scenes: int = 32
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Seed a CPU generator for one step."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Hold what a step changes."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    ema: EMAModel
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Give the seed of everything random in one step."""
+    return seed * 1_000_003 + step
 
 
 def draw_batch(settings: Settings, model: MultiViewModel, generator: torch.Generator, count: int, n_ref: int) -> Views:
@@ -60,8 +72,8 @@ def draw_batch(settings: Settings, model: MultiViewModel, generator: torch.Gener
 
 
 def training_loss(settings: Settings, model: MultiViewModel, step: int) -> Tensor:
-    """Draw one step's scenes, timesteps and noise; give the mean denoising error."""
-    generator = step_generator(settings.seed, step)
+    """Draw one step's scenes, references, timesteps and noise; give the mean denoising error."""
+    generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
     n_ref = int(torch.randint(1, settings.views, (), generator=generator))
     views = draw_batch(settings, model, generator, settings.batch_size, n_ref)
     t = torch.randint(0, STEPS, (settings.batch_size,), generator=generator)
@@ -84,16 +96,26 @@ def validate(settings: Settings, model: MultiViewModel) -> dict[str, float]:
     return {"loss": sum(row.values()) / len(row), **row}
 
 
-def save_checkpoint(
-    folder: Path, step: int, network: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write network, average and optimiser of a step whole, or not at all."""
+def start(settings: Settings, model: MultiViewModel) -> Trainer:
+    """Set up AdamW, its warm-up and the running average of the weights."""
+    network = model.network
+    network.requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=settings.warmup)
+    ema = EMAModel(network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
+    ema.to(model.alpha_bar.device)
+    return Trainer(network=network, optimizer=optimizer, schedule=schedule, ema=ema)
+
+
+def save_checkpoint(folder: Path, step: int, trainer: Trainer) -> None:
+    """Write network, average, optimiser and schedule of a step whole, or not at all."""
     final = folder / f"step-{step:06d}"
     part = final.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    network.save_pretrained(part)  # type: ignore[operator]
-    torch.save({"ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part / "trainer.pt")
+    trainer.network.save_pretrained(part)  # type: ignore[operator]
+    state = {name: getattr(trainer, name).state_dict() for name in ("optimizer", "schedule", "ema")}
+    torch.save({**state, "step": step}, part / "trainer.pt")
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
 
@@ -104,34 +126,67 @@ def last_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
-def restore(path: Path, network: nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> int:
+def restore(path: Path, trainer: Trainer) -> int:
     """Load a checkpoint in place; give its step."""
-    from safetensors.torch import load_file
-
-    network.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
+    trainer.network.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
     state = torch.load(path / "trainer.pt", weights_only=True)
-    ema.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name in ("optimizer", "schedule", "ema"):
+        getattr(trainer, name).load_state_dict(state[name])
     return int(state["step"])
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
+def append_row(path: Path, row: dict[str, float]) -> None:
     """Append one JSON row."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def drop_rows_after(path: Path, step: int) -> None:
     """Forget logged rows that a resumed run will log again."""
     if path.exists():
-        kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+
+
+def take_step(settings: Settings, model: MultiViewModel, trainer: Trainer, step: int) -> tuple[float, float]:
+    """Take one optimiser step; give the loss and the gradient's norm before clipping.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+    """
+    loss = training_loss(settings, model, step)
+    if not torch.isfinite(loss):
+        seed = step_seed(settings.seed, step)
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step} (batch seed {seed})")
+    trainer.optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.clip)
+    trainer.optimizer.step()
+    trainer.schedule.step()
+    trainer.ema.step(trainer.network.parameters())
+    return loss.item(), norm.item()
+
+
+def with_average(
+    settings: Settings, model: MultiViewModel, trainer: Trainer, out: Path, step: int, *, evaluate: bool
+) -> None:
+    """Validate, or save, the averaged weights; then put the live ones back."""
+    parameters = list(trainer.network.parameters())
+    trainer.ema.store(parameters)
+    trainer.ema.copy_to(parameters)
+    trainer.network.eval()
+    if evaluate:
+        append_row(out / "evaluation.jsonl", {"step": step, **validate(settings, model)})
+    else:
+        trainer.network.save_pretrained(out / "averaged" / f"step-{step:06d}")  # type: ignore[operator]
+    trainer.ema.restore(parameters)
+    trainer.network.train()
 
 
 def train(
     settings: Settings, model: MultiViewModel, out: Path, *, resume: bool, checkpoint_every: int, evaluate_every: int
 ) -> Iterator[int]:
-    """Train in place, yielding after each checkpoint its step; the model holds the averaged weights then and at the end.
+    """Train in place, yielding the step after each checkpoint; at the end the model holds the averaged weights.
 
     Args:
         settings: What decides the run.
@@ -142,61 +197,32 @@ def train(
         evaluate_every: Steps between validations.
 
     Raises:
-        FloatingPointError: If the loss is not finite; names the step, its seed and the last checkpoint.
+        ValueError: If the loss is not finite; names the step, its seed and the last checkpoint.
     """
-    network = model.network
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    ema = EMAModel(network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
-    ema.to(model.alpha_bar.device)
-    checkpoints = out / "checkpoints"
+    trainer, checkpoints = start(settings, model), out / "checkpoints"
     found = last_checkpoint(checkpoints) if resume else None
-    done = restore(found, network, ema, optimizer) if found else 0
+    done = restore(found, trainer) if found else 0
     for name in ("metrics.jsonl", "evaluation.jsonl"):
         drop_rows_after(out / name, done)
-    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=settings.warmup)
-    for _ in range(done):
-        schedule.step()
-    network.train()
+    trainer.network.train()
     progress = tqdm(range(done, settings.steps), initial=done, total=settings.steps, unit="step", desc="train")
     for step in progress:
         started = time.perf_counter()
-        loss = training_loss(settings, model, step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"train: the loss is {loss.item()} at step {step} (batch seed {settings.seed * 1_000_003 + step}); "
-                f"the last good checkpoint is {last_checkpoint(checkpoints) or 'none'}; lower --learning-rate"
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        optimizer.step()
-        schedule.step()
-        ema.step(network.parameters())
-        seconds = time.perf_counter() - started
-        if (step + 1) % 10 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-            append_row(
-                out / "metrics.jsonl",
-                {"step": step + 1, "loss": loss.item(), "gradient_norm": norm.item(), "seconds": seconds},
-            )
-        last = step + 1 == settings.steps
-        if last or (step + 1) % evaluate_every == 0 or (step + 1) % checkpoint_every == 0:
-            ema.store(network.parameters())
-            ema.copy_to(network.parameters())
-            network.eval()
-            if last or (step + 1) % evaluate_every == 0:
-                append_row(out / "evaluation.jsonl", {"step": step + 1, **validate(settings, model)})
-            if (step + 1) % checkpoint_every == 0:
-                network.save_pretrained(out / "averaged" / f"step-{step + 1:06d}")  # type: ignore[operator]
-            ema.restore(network.parameters())
-            network.train()
-        if last or (step + 1) % checkpoint_every == 0:
-            save_checkpoint(checkpoints, step + 1, network, ema, optimizer)
-            yield step + 1
-    ema.copy_to(network.parameters())
-    network.eval()
-
-
-def settings_record(settings: Settings) -> dict[str, Any]:
-    """Give the settings as plain values."""
-    return asdict(settings)
+        try:
+            loss, norm = take_step(settings, model, trainer, step)
+        except FloatingPointError as error:
+            last_good = last_checkpoint(checkpoints) or "none yet"
+            raise ValueError(f"train: {error}; last checkpoint: {last_good}; lower --learning-rate") from error
+        at, last = step + 1, step + 1 == settings.steps
+        if last or at % LOG_EVERY == 0:
+            progress.set_postfix(loss=f"{loss:.3f}")
+            row = {"step": at, "loss": loss, "gradient_norm": norm, "seconds": time.perf_counter() - started}
+            append_row(out / "metrics.jsonl", row)
+        if last or at % evaluate_every == 0:
+            with_average(settings, model, trainer, out, at, evaluate=True)
+        if last or at % checkpoint_every == 0:
+            with_average(settings, model, trainer, out, at, evaluate=False)
+            save_checkpoint(checkpoints, at, trainer)
+            yield at
+    trainer.ema.copy_to(trainer.network.parameters())
+    trainer.network.eval()

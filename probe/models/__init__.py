@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,15 @@ def load_tiny(source: str) -> MultiViewModel:
         ValueError: If the folder holds no checkpoint of this kind.
     """
     if source == "random":
-        return _model("cat3d-tiny:random", _seeded(TINY, 0), {"weights": "random, seed 0"})
+        return replace(fresh_tiny(0), name="cat3d-tiny:random")
     folder = Path(source) if source else WEIGHTS / "cat3d-tiny"
     unet = load_folder(folder)
     return _model(f"cat3d-tiny:{folder.name}" if source else "cat3d-tiny", unet, _card(folder))
+
+
+def fresh_tiny(seed: int) -> MultiViewModel:
+    """Give the small model with random weights drawn from a seed, to be trained."""
+    return _model("cat3d-tiny", _seeded(TINY, seed), {"weights": f"random, seed {seed}"})
 
 
 def load_folder(folder: Path) -> MultiViewUNet:
@@ -47,16 +53,28 @@ def load_folder(folder: Path) -> MultiViewUNet:
             raise ValueError(
                 f"{folder} holds no checkpoint: {path.name} is missing; give a folder that the suite saved"
             )
+    values = _read_json(config)
+    if values.get("_class_name") != MultiViewUNet.__name__:
+        raise ValueError(
+            f"{config} describes {values.get('_class_name')!r}, not {MultiViewUNet.__name__}; "
+            "give a folder that the suite saved"
+        )
+    return load_unet(weights, settings_of(values))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-        return load_unet(weights, settings_of(values))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no names with values; give a folder that the suite saved")
+    return values
 
 
 def _card(folder: Path) -> dict[str, object]:
     path = folder / "card.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _read_json(path) if path.is_file() else {}
 
 
 def _model(name: str, unet: MultiViewUNet, card: dict[str, object]) -> MultiViewModel:

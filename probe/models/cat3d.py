@@ -1,8 +1,8 @@
 """CAT3D on a stock diffusers U-Net in Stable Diffusion 2.1's layout, from 5 M parameters to the full size.
 
-Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all views
-(11 of 16 in SD 2.1's layout). No text branch; LayerNorm on each head's queries and keys; mask and Plücker rays enter
-through a small convolutional encoder added after ``conv_in``; a domain embedding is added to the time embedding.
+Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
+views (11 of 16 in SD 2.1's layout). No text branch; LayerNorm on each head's queries and keys; mask and Plücker rays
+enter through a small convolutional encoder added after ``conv_in``; a domain embedding joins the time embedding.
 
 Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
 """
@@ -61,7 +61,7 @@ class InputEncoder(nn.Module):
         halvings = round(math.log2(stride))
         if 2**halvings != stride or halvings >= len(channels):
             raise ValueError(
-                f"InputEncoder: stride {stride} needs a power of two with fewer halvings than the {len(channels)} stages"
+                f"InputEncoder: stride {stride} is no power of two with fewer halvings than the {len(channels)} stages"
             )
         self.stages = len(channels)
         for number, (before, after) in enumerate(zip((inputs, *channels), channels, strict=False), start=1):
@@ -175,8 +175,8 @@ class MultiViewUNet(UNet2DConditionModel):
         views, stride = latents.shape[1], self.config.encoder_stride
         if inputs.shape[-1] != stride * latents.shape[-1] or inputs.shape[-2] != stride * latents.shape[-2]:
             raise ValueError(
-                f"MultiViewUNet: inputs of {tuple(inputs.shape[-2:])} pixels for latents of {tuple(latents.shape[-2:])}; "
-                f"expected {stride} times the latents' size"
+                f"MultiViewUNet: inputs of {tuple(inputs.shape[-2:])} pixels for latents of "
+                f"{tuple(latents.shape[-2:])}; expected {stride} times the latents' size"
             )
         condition = self.add_conv_in(rearrange(inputs, "b f c h w -> (b f) c h w"))
         with self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition):

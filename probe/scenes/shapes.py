@@ -70,7 +70,7 @@ class Hits:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+def _uniform(generator: torch.Generator, low: float | int, high: float | int, *shape: int) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
@@ -211,6 +211,26 @@ def _look_at(
     translation = -einsum(rotation, middle + radius[..., None] * outward, "b f i j, b f j -> b f i")
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*azimuth.shape, 1, 4)
     return torch.cat([torch.cat([rotation, translation[..., None]], -1), bottom], dim=-2)
+
+
+def keep_inside(
+    world_to_cam: Float[Tensor, "b f 4 4"], room: Float[Tensor, "b 3"], *, margin: float = 0.05
+) -> Float[Tensor, "b f 4 4"]:
+    """Move cameras that stand outside of their room (some 3 in 100,000) back inside; the others stay bit for bit.
+
+    Args:
+        world_to_cam: The cameras; none is turned.
+        room: Half sizes; the floor is z = 0.
+        margin: From the wall to a moved camera, in scene units.
+    """
+    middle, half = F.pad(room[:, None, 2:], (2, 0)), room[:, None]
+    offset = camera_centre(world_to_cam) - middle
+    outside = (offset.abs() >= half).any(-1, keepdim=True)
+    centre = middle + offset.clamp(margin - half, half - margin)
+    translation = -einsum(world_to_cam[..., :3, :3], centre, "b f i j, b f j -> b f i")
+    placed = world_to_cam.clone()
+    placed[..., :3, 3] = torch.where(outside, translation, world_to_cam[..., :3, 3])
+    return placed
 
 
 # --- casting ---------------------------------------------------------------------------------------------------------
@@ -395,7 +415,7 @@ def overlaps(shapes: Shapes, views: Views, *, grid: int = 24) -> Float[Tensor, "
 
 
 def draw_rotations(bins: list[int], targets: int, *, generator: torch.Generator) -> Float[Tensor, "b {targets}"]:
-    """Draw relative rotations in degrees, one row per scene, uniform within the scene's bin of :data:`ROTATION_BINS`."""
+    """Draw relative rotations in degrees, one row per scene, uniform in the scene's bin of :data:`ROTATION_BINS`."""
     low = torch.tensor([ROTATION_BINS[k] for k in bins])[:, None]
     high = torch.tensor([ROTATION_BINS[k + 1] for k in bins])[:, None]
     return low + (high - low) * torch.rand(len(bins), targets, generator=generator)
@@ -423,6 +443,7 @@ def make_views(
         device: Where to cast the rays and leave the result.
     """
     world_to_cam, field = draw_cameras(rotation, generator=generator)
+    world_to_cam = keep_inside(world_to_cam, shapes.room)
     focal = size / 2 / torch.tan(torch.deg2rad(field) / 2)
     intrinsics = torch.diag_embed(torch.stack([focal, focal, torch.ones_like(focal)], dim=-1))
     intrinsics[..., :2, 2] = size / 2

@@ -1,6 +1,6 @@
 """A probe run folder made of hand-made numbers: what probe.run would write, without a model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -280,6 +280,12 @@ def match_rows(plan: Plan, row: object, layer: int) -> pd.DataFrame:
          "query_y": y, "match_x": match_x, "match_y": y, "true_x": np.where(seen, true_x, np.nan),
          "true_y": np.where(seen, y, np.nan), "visible": seen}
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[[Path], Path]:
+    """Give what writes a run folder, for tests that change it."""
+    return make_run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,178 @@
+"""Time and memory of probing all 3D layers, against the same forward without the tap: python benchmarks/probe_overhead.py
+
+Each variant runs in a process of its own (peak memory is that process's highest resident size, above that of the loaded
+model), and the wall times are paired: round i of every variant against round i of the bare forward. Variants: bare (no tap), tap (opened, nothing read), probe (attention-v1 scores of every
+3D layer and head, streamed), maps (every 3D layer's softmax map kept until the forward has ended, then scored).
+"""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from einops import einsum, rearrange
+
+from probe.capture import AttentionTap
+from probe.layers import find_layers, select_layers
+from probe.measuring import truths_of
+from probe.models import fresh_tiny
+from probe.models.cat3d import SD21, load_unet
+from probe.protocols import PROTOCOLS, thresholds
+from probe.scenes import Request, open_scenes
+from probe.scoring import joint_layout, precisions, scene_pairs, score_call
+
+VARIANTS = ("bare", "tap", "probe", "maps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Compare the variants."""
+
+    size: Literal["tiny", "sd21"] = "tiny"
+    """tiny: the small model; sd21: SD 2.1's sizes, random weights, latents of 64x64 (3.3 GB of weights)."""
+    views: int = 4
+    """Views per scene."""
+    rounds: int = 5
+    """Timed rounds after one warm-up; medians are printed."""
+    threads: int = 2
+    """CPU threads."""
+    variant: Literal["bare", "tap", "probe", "maps"] | None = None
+    """Internal: run one variant and print its times and memory as JSON."""
+
+
+def network_of(size: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = fresh_tiny(0).network if size == "tiny" else load_unet(None, SD21)
+    return network.eval().requires_grad_(False)
+
+
+def layers_of(network: torch.nn.Module, size: str) -> list:
+    if size == "tiny":
+        return select_layers(find_layers(network), "3d")
+    with torch.device("meta"):
+        twin = load_unet(None, SD21)
+    return select_layers(find_layers(twin), "3d")
+
+
+def keep_map(kept: list, call) -> None:
+    kept.append(einsum(call.q * call.scale, call.k, "b heads q d, b heads k d -> b heads q k").softmax(-1))
+
+
+def score_maps(kept: list, layers: list, truths: dict, limits: tuple) -> list:
+    scores = []
+    for weights, layer in zip(kept, layers, strict=True):
+        views = next(iter(truths.values())).points.shape[1]
+        mean = rearrange(weights.mean(1), "b (fq n) (fk m) -> b 1 fq n fk m", fq=views, fk=views)
+        truth = truths[joint_layout(layer, views).grid]
+        scores.append(precisions(mean.argmax(-1), truth.visible[:, None], truth, limits))
+    return scores
+
+
+def forward(variant: str, network, layers: list, inputs: dict, views, truths: dict) -> None:
+    limits, protocol, pairs = thresholds(None), PROTOCOLS["attention-v1"], scene_pairs(views)
+    constants = {"model": "m", "step": 0, "scene": "s", "timestep": 0, "pair_list": ""}
+    by_key, kept = {(layer.name, layer.nth): layer for layer in layers}, []
+
+    def score(call) -> None:
+        layer = by_key[call.name, call.nth]
+        score_call(call.q.float(), call.k.float(), call.scale, layer, truths, limits, protocol, pairs, constants)
+
+    listeners = {"tap": None, "probe": score, "maps": partial(keep_map, kept)}
+    with torch.no_grad():
+        if variant == "bare":
+            network(**inputs)
+        else:
+            with AttentionTap(network, layers, on_call=listeners[variant]):
+                network(**inputs)
+        if variant == "maps":
+            score_maps(kept, layers, truths, limits)
+
+
+def child(settings: Benchmark) -> None:
+    """Run one variant, waiting for a line on stdin before each round so that the variants' rounds alternate."""
+    torch.set_num_threads(settings.threads)
+    network = network_of(settings.size)
+    loaded = resident("VmRSS")
+    layers = layers_of(network, settings.size)
+    views, _ = open_scenes("shapes", Request(groups=4, views=settings.views, n_ref=1)).load(0)
+    truths, inputs = truths_of(views, layers), network.probe_inputs(settings.views)
+    inputs["latents"] = torch.randn(inputs["latents"].shape, generator=torch.Generator().manual_seed(0))
+    print("ready", flush=True)
+    for _line in sys.stdin:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
+        started = time.perf_counter()
+        forward(settings.variant or "bare", network, layers, inputs, views, truths)
+        seconds = time.perf_counter() - started
+        print(json.dumps({"seconds": seconds, "mib": resident("VmHWM") - loaded}), flush=True)
+
+
+def resident(field: str) -> float:
+    """Read this process's resident size (VmRSS) or its highest (VmHWM), in MiB, from Linux's /proc."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
+
+
+def main(settings: Benchmark) -> None:
+    """Start one process per variant, alternate their rounds, print ratios of medians."""
+    arguments = [f"--{name}={getattr(settings, name)}" for name in ("size", "views", "threads")]
+    processes, results = {}, {name: [] for name in VARIANTS}
+    for name in VARIANTS if settings.size == "tiny" else VARIANTS[:1]:
+        processes[name] = start(name, arguments)
+    for _round in range(settings.rounds + 1):
+        for name in VARIANTS:
+            process = processes.get(name) or start(name, arguments)
+            results[name].append(ask(process))
+            if name not in processes:  # big models: one process in memory at a time beside the bare one
+                results[name].extend(ask(process) for _ in range(settings.rounds))
+                finish(process)
+        if settings.size != "tiny":
+            results["bare"].extend(ask(processes["bare"]) for _ in range(settings.rounds))
+            break
+    for process in processes.values():
+        finish(process)
+    report(settings, results)
+
+
+def start(name: str, arguments: list[str]) -> subprocess.Popen:
+    command = [sys.executable, __file__, *arguments, f"--variant={name}"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while process.stdout.readline().strip() != "ready":
+        if process.poll() is not None:
+            raise SystemExit(f"{name}: the process ended with {process.returncode}")
+    return process
+
+
+def ask(process: subprocess.Popen) -> dict:
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def finish(process: subprocess.Popen) -> None:
+    process.stdin.close()
+    process.wait()
+
+
+def report(settings: Benchmark, results: dict) -> None:
+    bare = [row["seconds"] for row in results["bare"][1:]]
+    base = max(row["mib"] for row in results["bare"])
+    print(f"{settings.size}, {settings.views} views, {settings.threads} threads, {len(bare)} rounds")
+    print(f"{'variant':8} {'seconds':>9} {'ratio':>7} {'peak MiB':>9} {'ratio':>7}")
+    for name, rows in results.items():
+        seconds = [row["seconds"] for row in rows[1:]]
+        ratio = statistics.median(s / b for s, b in zip(seconds, bare, strict=True))
+        peak = max(row["mib"] for row in rows)
+        print(f"{name:8} {statistics.median(seconds):9.3f} {ratio:7.2f} {peak:9.0f} {peak / base:7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    given = tyro.cli(Benchmark)
+    child(given) if given.variant else main(given)

@@ -1,0 +1,211 @@
+"""Laws of the tables: each is a group-by of the score table, a missing value is never a number."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import rotation, tables
+from analysis.tables import ProbeRun, RunError, read_run
+from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
+
+
+@pytest.fixture(scope="module")
+def run(run_folder: Path) -> ProbeRun:
+    return read_run(run_folder)
+
+
+def changed(run: ProbeRun, rows: pd.Series, **columns: object) -> ProbeRun:
+    """Give the run with other values in some rows of the score table."""
+    scores = run.scores.copy()
+    for name, value in columns.items():
+        scores.loc[rows, name] = value
+    return replace(run, scores=scores)
+
+
+def of(run: ProbeRun, model: str) -> pd.Series:
+    """Mark the rows that the headline takes of a model's selected layer, or of a reference on that layer's grid."""
+    place = run.scores["layer"] == (run.layer if model == run.model else NO_LAYER)
+    return (
+        (run.scores["model"] == model) & place & (run.scores["grid"] == run.grid) & (run.scores["metric"] == run.metric)
+    )
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_knows_its_model_layer_and_grid(run: ProbeRun):
+    assert (run.name, run.model, run.layer, run.grid) == ("probe", "tiny", 10, "16x16")
+    assert (run.metric, run.protocol) == ("precision@5%", "attention-v1")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "scores.parquet", "layers.csv", "selection.json", "pairs.csv", "timesteps.csv"]
+)
+def test_a_folder_without_a_needed_file_is_refused(run_folder: Path, tmp_path: Path, name: str):
+    broken = shutil.copytree(run_folder, tmp_path / "broken")
+    (broken / name).unlink()
+    with pytest.raises(RunError, match=re.escape(f"it lacks {name}; make one")):
+        read_run(broken)
+
+
+@pytest.mark.parametrize("name", ["config.json", "scores.parquet", "layers.csv", "examples.safetensors"])
+def test_an_unreadable_file_is_named_in_one_line(run_folder: Path, tmp_path: Path, name: str):
+    broken = shutil.copytree(run_folder, tmp_path / "broken")
+    (broken / name).write_bytes(b"")
+    with pytest.raises(RunError, match=name) as caught:
+        read_run(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_selection_of_an_unknown_layer_is_refused(run_folder: Path, tmp_path: Path):
+    broken = shutil.copytree(run_folder, tmp_path / "broken")
+    selection = json.loads((broken / "selection.json").read_text())
+    (broken / "selection.json").write_text(json.dumps({**selection, "layer": 99}))
+    with pytest.raises(RunError, match=r"names layer 99, which layers\.csv lacks"):
+        read_run(broken)
+
+
+def test_optional_files_may_be_missing(run_folder: Path, tmp_path: Path):
+    bare = shutil.copytree(run_folder, tmp_path / "bare")
+    for name in ("emergence.csv", "examples.safetensors", "matches.parquet"):
+        (bare / name).unlink()
+    run = read_run(bare)
+    assert run.emergence is None
+    assert run.matches is None
+    assert run.images == {}
+
+
+def test_only_each_models_last_step_counts(run_folder: Path, tmp_path: Path):
+    twice = shutil.copytree(run_folder, tmp_path / "twice")
+    scores = pd.read_parquet(twice / "scores.parquet")
+    early = scores[scores["model"] == "tiny"].assign(step=0, value=0.0)
+    pd.concat([early, scores]).to_parquet(twice / "scores.parquet")
+    pd.testing.assert_frame_equal(read_run(twice).scores.reset_index(drop=True), scores)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_profile_is_a_group_by_of_the_headline(run: ProbeRun):
+    scores = run.scores
+    wanted = (scores["direction"] == "tgt-ref") & (scores["protocol"] == "attention-v1")
+    wanted &= (scores["metric"] == "precision@5%") & (scores["head"] == ALL_HEADS) & (scores["model"] == "tiny")
+    expected = summarise(scores[wanted], ["layer"])
+    profile = tables.profile(run)
+    mine = profile[profile["model"] == "tiny"].drop(columns="model").reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, expected, check_dtype=False)
+
+
+def test_profile_agrees_with_the_layer_table(run: ProbeRun):
+    profile = tables.profile(run).set_index(["model", "layer"])["value"]
+    for model, column in {
+        "tiny": "precision",
+        UNIFORM: "chance",
+        SAME_POSITION: "same_position",
+        CEILING: "ceiling",
+    }.items():
+        np.testing.assert_allclose(profile[model].loc[run.layers["layer"]], run.layers[column], rtol=1e-12)
+
+
+def test_on_the_common_grid_one_ceiling_holds_for_all_layers(run: ProbeRun):
+    native, common = (tables.profile(run, common=flag) for flag in (False, True))
+    assert len(set(native[native["model"] == CEILING]["value"])) == 2
+    assert len(set(common[common["model"] == CEILING]["value"])) == 1
+    assert sorted(common[common["model"] == "dsift"]["layer"]) == [2, 7, 10]
+
+
+def test_all_heads_together_are_no_head(run: ProbeRun):
+    counts = tables.by_head(run).groupby("layer")["head"].agg(["min", "count"])
+    assert counts.loc[7].tolist() == [0, 3]
+    assert counts.loc[10].tolist() == [0, 2]
+
+
+def test_timesteps_average_to_the_layer(run: ProbeRun):
+    table = tables.by_timestep(run)
+    means = table.groupby("layer")["value"].mean()
+    np.testing.assert_allclose(means, run.layers.set_index("layer")["precision"].loc[means.index])
+
+
+def test_what_was_not_counted_is_no_zero(run: ProbeRun):
+    lost = changed(run, of(run, "tiny") & (run.scores["scene"] == "room-0"), value=np.nan, count=0)
+    table = tables.profile(lost).set_index(["model", "layer"]).loc[("tiny", 10)]
+    kept = (
+        tables.profile(changed(run, run.scores["scene"] == "room-0", count=0))
+        .set_index(["model", "layer"])
+        .loc[("tiny", 10)]
+    )
+    assert table["scenes"] == 2
+    assert table["value"] == kept["value"]
+    assert tables.missing(lost).set_index("metric").loc["precision@5%", "missing"] > 0
+    assert tables.missing(run)["missing"].sum() == 0
+
+
+def test_matchers_start_with_the_model_and_end_with_the_ceiling(run: ProbeRun):
+    table = tables.matchers(run)
+    assert table["model"].tolist()[:3] == ["tiny", "tiny: random weights", "tiny: cameras only"]
+    assert table["model"].tolist()[-1] == CEILING
+    assert set(table.loc[table["layer"] != NO_LAYER, "layer"]) == {10}
+
+
+def test_thresholds_leave_out_coverage(ratio_folder: Path):
+    run = read_run(ratio_folder)
+    assert set(tables.thresholds(run)["metric"]) == {
+        "precision@2%",
+        "precision@5%",
+        "precision@10%",
+        "precision@1token",
+    }
+
+
+def test_coverage_belongs_to_the_ratio_protocol(run: ProbeRun, ratio_folder: Path):
+    assert tables.coverage(run).empty
+    table = tables.coverage(read_run(ratio_folder))
+    assert table["who"].iloc[0] == "layer 10"
+    assert sorted(table["coverage"].unique()) == [0.1, 0.5, 1.0]
+
+
+# --- rotation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mine", "null", "verdict"), [(0.5, 0.2, "above"), (0.2, 0.5, "below"), (0.3, 0.3, "not separable from")]
+)
+def test_verdict_of_constant_scores(run: ProbeRun, mine: float, null: float, verdict: str):
+    run = changed(changed(run, of(run, "tiny"), value=mine), of(run, SAME_POSITION), value=null)
+    table = rotation.verdicts(run)
+    measured = table[table["scenes"] > 1]
+    assert len(measured)
+    assert set(measured["verdict"]) == {verdict}
+    np.testing.assert_allclose(measured[["difference", "low", "high"]], mine - null, atol=1e-12)
+
+
+def test_one_scene_separates_nothing(run: ProbeRun):
+    one = changed(run, of(run, "tiny"), value=0.9)
+    one = replace(one, scores=one.scores[one.scores["scene"] == "room-0"])
+    table = rotation.verdicts(one)
+    assert set(table.loc[table["scenes"] == 1, "verdict"]) == {"not separable from"}
+
+
+def test_an_empty_bin_stays_as_missing(run: ProbeRun):
+    far = changed(run, (run.scores["rotation_deg"] >= 30) & (run.scores["rotation_deg"] < 60), value=np.nan, count=0)
+    table = rotation.verdicts(far).set_index("rotation_bin")
+    assert table.loc["30-60", "verdict"] == "not measured"
+    assert np.isnan(table.loc["30-60", "value"])
+    assert rotation.pair_counts(far).set_index("rotation_bin").loc["30-60", "measured"] == 0
+    wide = rotation.rotation(far).set_index(["who", "rotation_bin"])
+    assert np.isnan(wide.loc[("layer 10", "30-60"), "value"])
+    assert wide.loc[("layer 10", "30-60"), "count"] == 0
+
+
+def test_pair_counts_add_up(run: ProbeRun):
+    table = rotation.pair_counts(run)
+    assert table["listed"].sum() == len(run.pairs)
+    assert table["measured"].sum() == 3 * 2  # scenes times target views, each looked up in the one reference
+    mine = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
+    assert table["count"].sum() == mine["count"].sum()

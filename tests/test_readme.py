@@ -1,0 +1,49 @@
+"""The README's commands and snippets are the ones that work."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.M | re.S)
+
+
+def test_the_first_two_commands_install_probe_and_test():
+    install, test = blocks("bash")[:2]
+    assert "-c constraints.txt" in install
+    assert install.rstrip().endswith("-m probe.run")
+    assert test.strip() == ".venv/bin/python -m pytest"
+
+
+def test_the_python_snippet_runs(capsys):
+    (snippet,) = blocks("python")
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert "up_blocks.2.attentions.0" in capsys.readouterr().out
+
+
+def test_named_files_exist():
+    names = re.findall(r"`((?:probe|train|analysis|benchmarks|reports)/[\w./-]*)`|\]\((reports/[\w./-]+)\)|`(\./check)`", TEXT)
+    for found in names:
+        path = next(part for part in found if part)
+        assert (ROOT / path).exists(), path
+
+
+def test_environment_yml_asks_for_the_same_as_the_readme():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    assert pip == ["-e .[test]", "-c constraints.txt"]
+    assert "python=3.11" in environment["dependencies"]
+
+
+def test_every_requirement_is_pinned():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = project.split("dependencies = [", 1)[1].split("[tool.hatch", 1)[0]
+    wanted = {name.lower().replace("_", "-") for name in re.findall(r'"([A-Za-z][\w-]*)[<>=~]', listed)}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    assert wanted <= pinned, wanted - pinned

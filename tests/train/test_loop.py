@@ -1,0 +1,170 @@
+"""The training loop: laws of steps, checkpoints and resuming."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from probe.models.cat3d import TINY, load_unet
+from probe.models.denoising import MultiViewModel, pixel_scheduler, velocity
+from train import loop
+from train.cameo import Command, cli, settings_of
+from train.diffusion import denoising_error
+
+SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
+SETTINGS = loop.Settings(
+    steps=4,
+    batch_size=2,
+    views=2,
+    learning_rate=1e-3,
+    difficulty="plain",
+    rotation_bins=(0, 1),
+    camera_dropout=0.5,
+    ema_decay=0.9,
+    seed=3,
+    warmup=2,
+    validation_scenes=2,
+)
+
+
+def small_model(seed: int = 0) -> MultiViewModel:
+    torch.manual_seed(seed)
+    network = load_unet(None, SMALL)
+    return MultiViewModel(name="small", network=network, alpha_bar=pixel_scheduler().alphas_cumprod, size=8)
+
+
+def run(out: Path, *, resume: bool = False, steps: int = 4, every: int = 2) -> MultiViewModel:
+    model = small_model()
+    list(
+        loop.train(replace(SETTINGS, steps=steps), model, out, resume=resume, checkpoint_every=every, evaluate_every=2)
+    )
+    return model
+
+
+def weights(model: MultiViewModel) -> list[torch.Tensor]:
+    return list(model.network.state_dict().values())
+
+
+def test_the_error_is_zero_for_a_perfect_prediction_and_counts_targets_only():
+    class Oracle(torch.nn.Module):
+        def forward(self, latents, t, inputs, domain):  # gives the true v in targets, nonsense in references
+            return self.answer
+
+    model = replace(small_model(), network=Oracle())
+    views = loop.draw_batch(SETTINGS, model, torch.Generator().manual_seed(0), 2, n_ref=1)
+    noise = torch.randn(views.image.shape, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([10, 900])
+    answer = velocity(views.image * 2 - 1, noise, model.alpha_bar[t])
+    answer[:, :1] = 100.0
+    model.network.answer = answer
+    torch.testing.assert_close(denoising_error(model, views, t, noise), torch.zeros(2))
+    answer[1, 1] += 2.0
+    torch.testing.assert_close(denoising_error(model, views, t, noise), torch.tensor([0.0, 4.0]))
+
+
+def test_a_step_lowers_the_loss_it_is_taken_on():
+    model = small_model()
+    trainer = loop.start(replace(SETTINGS, warmup=0), model)
+    before = loop.training_loss(SETTINGS, model, 0).item()
+    for _ in range(5):
+        loop.take_step(SETTINGS, model, trainer, 0)
+    assert loop.training_loss(SETTINGS, model, 0).item() < before
+
+
+def test_steps_draw_different_scenes_and_repeat_exactly():
+    model = small_model()
+    losses = [loop.training_loss(SETTINGS, model, step).item() for step in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_resuming_gives_the_bits_of_the_unbroken_run(tmp_path: Path):
+    unbroken = run(tmp_path / "unbroken")
+    run(tmp_path / "broken", steps=2)
+    resumed = run(tmp_path / "broken", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(unbroken), weights(resumed), strict=True))
+    for name in ("metrics.jsonl", "evaluation.jsonl"):
+        rows = [
+            [json.loads(line) for line in (tmp_path / f / name).read_text().splitlines()]
+            for f in ("unbroken", "broken")
+        ]
+        for row in [*rows[0], *rows[1]]:
+            row.pop("seconds", None)
+        if name == "evaluation.jsonl":
+            assert rows[0] == rows[1]
+        assert rows[1][-1] == rows[0][-1]
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_resumed_from(tmp_path: Path):
+    run(tmp_path, steps=2)
+    (tmp_path / "checkpoints" / "step-000003.part").mkdir()
+    assert loop.last_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-000002"
+
+
+def test_averaged_weights_are_saved_and_the_live_ones_put_back(tmp_path: Path):
+    model = run(tmp_path)
+    averaged = load_file(tmp_path / "averaged" / "step-000004" / "diffusion_pytorch_model.safetensors")
+    live = load_file(tmp_path / "checkpoints" / "step-000004" / "diffusion_pytorch_model.safetensors")
+    final = model.network.state_dict()
+    assert all(torch.equal(final[name], averaged[name]) for name in final)
+    assert any(not torch.equal(live[name], averaged[name]) for name in final)
+
+
+def test_a_loss_that_is_not_finite_names_step_seed_and_checkpoint(tmp_path: Path):
+    model = small_model()
+    for parameter in model.network.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"loss is nan at step 0 \(batch seed 3000009\); last checkpoint: none yet"):
+        list(loop.train(SETTINGS, model, tmp_path, resume=False, checkpoint_every=2, evaluate_every=2))
+
+
+def test_rows_after_the_checkpoint_are_dropped_and_so_is_a_torn_line(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2}\n{"step": 4}\n{"step":')
+    loop.drop_rows_after(path, 2)
+    assert path.read_text() == '{"step": 2}\n'
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"views": 1}, {"camera_dropout": 1.5}, {"learning_rate": 0.0}])
+def test_numbers_out_of_range_are_refused(wrong: dict):
+    with pytest.raises(ValueError, match="--"):
+        settings_of(Command(**wrong))
+
+
+def test_an_unknown_layer_ends_in_one_line(capsys: pytest.CaptureFixture, tmp_path: Path):
+    with pytest.raises(SystemExit) as stop:
+        cli(["--layer", "worst", "--out", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert "none" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
+    program = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import torch; torch.set_num_threads(1);"
+        "from test_loop import run; run(Path(sys.argv[1]), resume=True, steps=40, every=3)"
+    )
+    here = str(Path(__file__).parent)
+    for name in ("broken", "unbroken"):
+        command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / name), here]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if name == "broken":
+            while not (tmp_path / name / "checkpoints" / "step-000006").exists() and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert process.wait() == 0
+    broken, unbroken = (
+        load_file(tmp_path / name / "averaged" / "step-000040" / "diffusion_pytorch_model.safetensors")
+        for name in ("broken", "unbroken")
+    )
+    assert all(torch.equal(broken[name], unbroken[name]) for name in unbroken)
