@@ -10,7 +10,7 @@ from typing import TypeVar
 import tyro
 
 Config = TypeVar("Config")
-FRAME = re.compile(r"[─│╭╮╰╯━┃┏┓┗┛|]+")
+FRAME = re.compile(r"╭.*?╮|[─│╰╯━┃┏┓┗┛]+")  # the top of tyro's box carries a title that the text repeats
 
 
 def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str) -> Config:

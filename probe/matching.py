@@ -44,9 +44,13 @@ class RatioMatches:
     ratio: Float[Tensor, "b fq n fk"]
 
 
-def image_tokens(layout: ViewLayout, device: torch.device) -> Int[Tensor, " tokens"]:
-    """Give the positions of the views' tokens in the joint sequence, view-major, rows before columns."""
-    positions = torch.arange(layout.tokens, device=device)
+def image_tokens(joint: Float[Tensor, "*lead joint d"], layout: ViewLayout) -> Int[Tensor, " tokens"]:
+    """Give the positions of the views' tokens in a joint sequence, view-major, rows before columns.
+
+    Raises:
+        ValueError: If the sequence has not the layout's length.
+    """
+    positions = torch.arange(joint.shape[-2], device=joint.device)
     return rearrange(layout.split(positions[:, None]), "f h w 1 -> (f h w)")
 
 
@@ -74,9 +78,10 @@ def attention_matches(
     """
     truth = rearrange(true_token, "b fq n fk -> b (fq n) fk")
     parts, start = [], 0
-    for logits in _logits(q, k, scale, image_tokens(layout, q.device), at_once):
+    inside = image_tokens(k, layout)
+    for logits in _logits(q, k, scale, inside, at_once):
         rows = slice(start, start := start + logits.shape[2])
-        parts.append(_read(logits, truth[:, rows], layout))
+        parts.append(_read(logits, truth[:, rows], inside, layout.grid))
     joined = [torch.cat(column, dim=2) for column in zip(*parts, strict=True)]
     split = [rearrange(column, "b rows (fq n) fk -> b rows fq n fk", fq=layout.views) for column in joined]
     token, mass_key_view, mass_3x3, entropy, cross_entropy = split
@@ -99,28 +104,29 @@ def _logits(
 
 
 def _read(
-    logits: Float[Tensor, "b heads r joint"], truth: Int[Tensor, "b r fk"], layout: ViewLayout
+    logits: Float[Tensor, "b heads r joint"],
+    truth: Int[Tensor, "b r fk"],
+    inside: Int[Tensor, " tokens"],
+    grid: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Read match, masses, entropy and cross-entropy off the logits of some query tokens.
 
     Within each key view first: so a view whose weights all vanish in floating point still has a best token.
     """
-    inside = image_tokens(layout, logits.device)
-    own = rearrange(logits[..., inside], "b heads r (fk n) -> b heads r fk n", fk=layout.views)
-    peak = own.amax(-1)
-    weights = (own - peak[..., None]).exp()
+    own = rearrange(logits[..., inside], "b heads r (fk n) -> b heads r fk n", fk=truth.shape[-1])
+    place, missing = truth.clamp(min=0), torch.where(truth >= 0, 0.0, torch.nan)[:, None]
+    at_truth, peak = own.gather(-1, _over_rows(place[..., None], own))[..., 0], own.amax(-1)
+    weights = own.sub_(peak[..., None]).exp_()  # in place: this is where the time goes
     total = reduce(weights, "b heads r fk n -> b heads r fk", "sum")
-    weights = weights / total[..., None]
+    weights.div_(total[..., None])
     log_sum = peak + total.log()
-    others = torch.ones(layout.tokens, dtype=torch.bool, device=logits.device).index_fill(0, inside, False)
+    others = torch.ones_like(logits[0, 0, 0], dtype=torch.bool).index_fill(0, inside, False)
     log_mass = log_sum - torch.cat([log_sum, logits[..., others]], dim=-1).logsumexp(-1)[..., None]
     log_part = log_mass.log_softmax(1)  # of the weight that all heads together put on the key view, each head's
-    together = einsum(log_part.exp(), weights, "b heads r fk, b heads r fk n -> b r fk n")[:, None]
+    together = reduce(log_part.exp()[..., None] * weights, "b heads r fk n -> b 1 r fk n", "sum")
     mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
-    place, missing = truth.clamp(min=0), torch.where(truth >= 0, 0.0, torch.nan)[:, None]
-    near = torch.cat([_mass_around(place, part, layout.grid) for part in (together, weights)], dim=1) * mass
-    at_truth = own.gather(-1, _over_rows(place[..., None], own))[..., 0] - log_sum
-    cross_entropy = -(log_part + at_truth).logsumexp(1, keepdim=True)
+    near = torch.cat([_mass_around(place, part, grid) for part in (together, weights)], dim=1) * mass
+    cross_entropy = -(log_part + at_truth - log_sum).logsumexp(1, keepdim=True)
     token = torch.cat([together.argmax(-1), weights.argmax(-1)], dim=1)
     return token, mass, near + missing, torch.special.entr(together).sum(-1), cross_entropy + missing
 
@@ -166,7 +172,7 @@ def common_grid_matches(
     weights of one query view are held at a time, at the layer's own resolution.
     """
     up = upsampling(layout.grid, common).to(q.device)
-    positions = image_tokens(layout, q.device)
+    positions = image_tokens(k, layout)
     tokens = []
     for queries in positions.chunk(layout.views):
         parts = [
@@ -206,7 +212,7 @@ def ratio_matches(
     n = layout.grid[0] * layout.grid[1]
     if n < 2:
         raise ValueError(f"ratio_matches: the ratio test needs two tokens per view, the grid is {layout.grid}")
-    positions = image_tokens(layout, q.device)
+    positions = image_tokens(k, layout)
     queries, keys = (rearrange(x[:, :, positions].float(), "b heads n d -> b n (heads d)") for x in (q, k))
     keys = rearrange(keys, "b (fk n) c -> b fk n c", fk=layout.views)
     step = max(1, at_once // (q.shape[0] * layout.views * max(n, 2 * queries.shape[-1])))

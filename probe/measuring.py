@@ -40,11 +40,6 @@ def truths_of(views: Views, layers: Sequence[Layer]) -> Truths:
     return {grid: grid_truth(views, grid) for grid in sorted({layer.grid for layer in layers if layer.grid})}
 
 
-def finest(truths: Truths) -> GridTruth:
-    """Give the truth of the finest grid: the common grid."""
-    return truths[max(truths, key=lambda grid: grid[0] * grid[1])]
-
-
 def views_joined(call: Call, layer: Layer, views: int) -> tuple[Tensor, Tensor]:
     """Give queries and keys of all views of a scene side by side, in the precision that the kernel computed in.
 
@@ -129,7 +124,7 @@ def measure_references(
 def measure_baseline(
     name: str, describe: Describe, views: Views, truth: GridTruth, protocol: Protocol, thresholds: tuple[Threshold, ...]
 ) -> pd.DataFrame:
-    """Score a matcher that needs no model, on the finest grid."""
+    """Score a matcher that needs no model, on one grid."""
     measured = descriptor_scores(describe(views.image, truth.grid), truth, thresholds, protocol)
     return score_table([_unlayered_rows(name, measured, views, truth.grid, protocol)])
 

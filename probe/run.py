@@ -1,6 +1,7 @@
 """Measure where a multi-view model's 3D attention finds the true corresponding point: ``python -m probe.run``."""
 
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
@@ -20,7 +22,6 @@ from probe.layers import Layer, find_layers, select_layers
 from probe.measuring import (
     cameras_only,
     example_matches,
-    finest,
     measure_baseline,
     measure_layers,
     measure_references,
@@ -94,7 +95,7 @@ def main(settings: Settings) -> None:
     """Measure, choose the layer, write the run folder, show the table."""
     plan = Plan.make(settings)
     open_run(settings.out, plan.record, resume=settings.resume)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     if plan.scenes.note:
         console.print(plan.scenes.note)
     if _is_complete(settings.out):
@@ -198,6 +199,8 @@ def _groups(settings: Settings) -> int:
         )
     if settings.image_size is not None and settings.image_size < 1:
         raise ValueError(f"--image-size {settings.image_size}: expected at least as many pixels as tokens, such as 128")
+    if not 0 <= settings.min_overlap <= 1:
+        raise ValueError(f"--min-overlap {settings.min_overlap}: expected a share from 0 to 1")
     if not 0 <= settings.seed < SEEDS:
         raise ValueError(f"--seed {settings.seed}: expected 0 to {SEEDS - 1}")
     per_round = BINS * (settings.views - 1)
@@ -261,7 +264,9 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
         frames.append(_layers(plan, model, seen, truths, limits, noise))
     for name in plan.baselines:
         if name in BASELINES:
-            frames.append(measure_baseline(name, BASELINES[name], views, finest(truths), plan.protocol, limits))
+            frames += [
+                measure_baseline(name, BASELINES[name], views, t, plan.protocol, limits) for t in truths.values()
+            ]
     if index < EXAMPLES:
         _save_example(plan, views, truths, noise, parts, index)
     table = pd.concat(frames, ignore_index=True)
@@ -333,18 +338,17 @@ def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFr
 
 def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame) -> None:
     """Print the layers' table and the selection."""
-    table = Table(
-        title=f"{selection.model}: {selection.metric}, {selection.direction}, {len(pairs)} pairs of {selection.scenes} "
-        "scenes"
-    )
+    counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
+    title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling"):
-        table.add_column(heading, justify="left" if heading == "name" else "right")
+        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for row in layers.itertuples():
         table.add_row(
-            f"{row.layer}{'*' if row.layer == selection.layer else ''}",
-            str(row.name).replace(".transformer_blocks.0.attn1", ""),
+            f"{row.layer}{'*' if row.layer == selection.layer else ' '}",
+            str(row.name).partition(".transformer_blocks")[0],
             f"{row.grid_h}x{row.grid_w}",
-            *(f"{value:.3f}" for value in (row.precision,)),
+            f"{row.precision:.3f}",
             f"{row.precision_low:.3f}-{row.precision_high:.3f}",
             *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
             f"{row.share_of_ceiling:.1%}",

@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probe.correspondence import match_tokens
 from probe.layers import Layer, ViewLayout
 from probe.matching import RatioMatches, attention_matches, common_grid_matches, ratio_matches
 from probe.metrics import (
@@ -220,28 +221,37 @@ def reference_scores(
 ) -> dict[str, Measured]:
     """Compute what a uniform guess, the same position and the best token of the grid score, on the same queries.
 
+    The best token is the one that contains the true position, and for thresholds in 3D the one whose point is nearest.
     Where the protocol keeps a share of the queries, guesses have nothing to choose them by and stand for all of them;
-    the best token's are chosen by its true error, so that no matcher's choice beats it.
+    the best token's are chosen by its true error. So no matcher on this grid beats the ceiling.
     """
     counted = (queries_with_points(truth) if protocol.coverages else truth.visible)[:, None]
     uniform = {name: counted_mean(value, counted) for name, value in uniform_chance(truth, thresholds).items()}
     return {
         UNIFORM: uniform if protocol.coverages else uniform | _uniform_attention(truth),
         SAME_POSITION: precisions(same_position(truth), counted, truth, thresholds),
-        CEILING: _ceiling(nearest_token(truth, views.size), truth, thresholds, protocol),
+        CEILING: _ceiling(views, truth, thresholds, protocol),
     }
 
 
-def _ceiling(
-    token: Int[Tensor, "b 1 fq n fk"], truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
-) -> Measured:
-    if not protocol.coverages:
-        return precisions(token, truth.visible[:, None], truth, thresholds)
+def _ceiling(views: Views, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
+    in_image = nearest_token(truth, views.size)
+    in_3d = rearrange(match_tokens(views.point_map, views.valid, truth.grid).index, "b fq n fk -> b 1 fq n fk")
     measured: Measured = {}
     for threshold in thresholds:
-        error = errors(token, truth, threshold.kind)[:, 0].nan_to_num(nan=torch.finfo(torch.float32).max)
-        measured |= ratio_scores(RatioMatches(token=token[:, 0], ratio=error), truth, (threshold,), protocol)
+        token = in_image if threshold.kind in ("image", "token") else in_3d
+        measured |= _with_hindsight(token, truth, threshold, protocol)
     return measured
+
+
+def _with_hindsight(
+    token: Int[Tensor, "b 1 fq n fk"], truth: GridTruth, threshold: Threshold, protocol: Protocol
+) -> Measured:
+    """Score one match per query, and choose queries by their true error where the protocol keeps a share of them."""
+    if not protocol.coverages:
+        return precisions(token, truth.visible[:, None], truth, (threshold,))
+    error = errors(token, truth, threshold.kind)[:, 0].nan_to_num(nan=torch.finfo(torch.float32).max)
+    return ratio_scores(RatioMatches(token=token[:, 0], ratio=error), truth, (threshold,), protocol)
 
 
 def _uniform_attention(truth: GridTruth) -> Measured:

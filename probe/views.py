@@ -1,6 +1,7 @@
 """Views: the batch of posed images that every stage passes on."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.geometry import crop_intrinsics, depth_to_point_map, point_map_to_depth, resize_intrinsics
+
+TENSORS = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ class Views:
 
     def to(self, device: torch.device | str) -> "Views":
         """Move all tensors to a device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Views(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def scene(self, index: int) -> "Views":
         """Give one scene as a batch of one.
@@ -82,8 +86,8 @@ class Views:
         return self._indexed(slice(None), order, n_ref=n_ref, names=self.names)
 
     def _indexed(self, scenes: slice, views: slice | list[int], **changes: object) -> "Views":
-        tensors = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
-        return replace(self, **{name: getattr(self, name)[scenes][:, views] for name in tensors}, **changes)  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {name: getattr(self, name)[scenes][:, views] for name in TENSORS}
+        return replace(self, **chosen, **changes)
 
 
 def concatenate(parts: list[Views]) -> Views:
@@ -95,8 +99,7 @@ def concatenate(parts: list[Views]) -> Views:
     kinds = {(part.size, part.count, part.n_ref, part.unit) for part in parts}
     if len(kinds) != 1:
         raise ValueError(f"concatenate: parts differ in (size, views, n_ref, unit): {sorted(kinds, key=str)}")
-    tensors = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
     return replace(parts[0], **joined, names=tuple(name for part in parts for name in part.names))
 
 
@@ -138,8 +141,8 @@ def resize(views: Views, height: int, width: int) -> Views:
     """Resample every view; the intrinsics follow and each point stays on its pixel's ray.
 
     Colours are averaged over the area of the new pixel when the image shrinks (so the renderer's supersampling and this
-    agree), and interpolated bilinearly when it grows. Depth and validity are taken from the nearest pixel, never mixed, and
-    the depth is set back on the ray through the new pixel's centre.
+    agree), and interpolated bilinearly when it grows. Depth and validity are taken from the nearest pixel, never mixed,
+    and the depth is set back on the ray through the new pixel's centre.
     """
     if (height, width) == views.size:
         return views

@@ -27,7 +27,8 @@ def test_the_python_snippet_runs(capsys):
 
 
 def test_named_files_exist():
-    names = re.findall(r"`((?:probe|train|analysis|benchmarks|reports)/[\w./-]*)`|\]\((reports/[\w./-]+)\)|`(\./check)`", TEXT)
+    folders = "probe|train|analysis|benchmarks|reports"
+    names = re.findall(rf"`((?:{folders})/[\w./-]*)`|\]\((reports/[\w./-]+)\)|`(\./check)`", TEXT)
     for found in names:
         path = next(part for part in found if part)
         assert (ROOT / path).exists(), path

@@ -64,7 +64,7 @@ def main(given: Command) -> None:
     open_run(given.out, {**decisive, "out": str(given.out)}, resume=given.resume)
     device = "cuda" if given.device != "cpu" and torch.cuda.is_available() else "cpu"
     model = fresh_tiny(given.seed)
-    model.network.to(device, memory_format=torch.channels_last)
+    model.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = MultiViewModel(**{**vars(model), "alpha_bar": model.alpha_bar.to(device)})
     every = {"checkpoint_every": given.checkpoint_every, "evaluate_every": given.evaluate_every}
     for _step in train(settings, model, given.out, resume=given.resume, **every):

@@ -1,4 +1,4 @@
-"""CAT3D on a stock diffusers U-Net in Stable Diffusion 2.1's layout, from 5 M parameters to the full size.
+"""CAT3D on a stock diffusers U-Net in Stable Diffusion 2.1's layout, from 2.5 M parameters to the full size.
 
 Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
 views (11 of 16 in SD 2.1's layout). No text branch; LayerNorm on each head's queries and keys; mask and Plücker rays
@@ -9,7 +9,7 @@ Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the rele
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
     "out_channels": 3,
     "block_out_channels": (24, 48, 64, 64),
     "attention_head_dim": (1, 3, 4, 4),
-    "norm_num_groups": 8,
+    "norm_num_groups": 1,
     "encoder_channels": (16, 32),
     "encoder_stride": 1,
     "clean_references": True,
@@ -117,11 +117,11 @@ class MultiViewUNet(UNet2DConditionModel):
         sample_size: int = 64,
         in_channels: int = 4,
         out_channels: int = 4,
-        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
-        attention_head_dim: tuple[int, ...] | int = (5, 10, 20, 20),
+        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
+        attention_head_dim: Sequence[int] | int = (5, 10, 20, 20),
         layers_per_block: int = 2,
         norm_num_groups: int = 32,
-        encoder_channels: tuple[int, ...] = (32, 64, 128, 256),
+        encoder_channels: Sequence[int] = (32, 64, 128, 256),
         encoder_stride: int = 8,
         num_class_embeds: int = len(DOMAINS),
         clean_references: bool = False,
@@ -151,7 +151,7 @@ class MultiViewUNet(UNet2DConditionModel):
                 first_level = name.startswith(("down_blocks.0.", f"up_blocks.{levels - 1}."))
                 module.set_processor(ViewProcessor() if first_level else JointViewProcessor())
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         latents: Float[Tensor, "b f c h w"],
         t: Int[Tensor, " b"] | Float[Tensor, " b"],

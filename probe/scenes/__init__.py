@@ -102,6 +102,7 @@ def open_scenes(spec: str, request: Request) -> SceneList:
 
     Raises:
         ValueError: If the name is unknown or the scenes cannot be had.
+        FileNotFoundError: If ROOT is no such folder.
     """
     name, _, root = spec.partition(":")
     if name not in SCENES:

@@ -5,7 +5,7 @@ Every ray hits something, so point maps have no holes. Lengths are scene units (
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from einops import einsum, rearrange, reduce, repeat
@@ -19,6 +19,8 @@ from probe.views import Views
 Difficulty = Literal["plain", "cluttered", "repetitive", "textureless"]
 ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 ROOM_FACES = 6
+WAVES = 4  # cosines per octave
+OCTAVES = {1.0: 0.2, 3.0: 0.2, 8.0: 0.1}  # spatial frequency, in coarse ones, to the colour amplitude of each cosine
 TILE = 0.5  # scene units: side of the repeated cube of texture in "repetitive"
 # spheres, boxes, cylinders, bars; ring on which they stand (scene units)
 OBJECTS: dict[Difficulty, tuple[int, int, int, int]] = {
@@ -55,7 +57,8 @@ class Shapes:
     def to(self, device: torch.device | str) -> "Shapes":
         """Move all tensors to a device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)})
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +96,18 @@ def _turns(generator: torch.Generator, b: int, count: int, tilt: float) -> Float
 
 
 def _textures(generator: torch.Generator, b: int, objects: int, difficulty: Difficulty) -> dict[str, Tensor]:
-    """Draw a solid texture per surface: a base colour and cosines at two scales (coarse ones carry most of it)."""
+    """Draw a solid texture per surface: a base colour and cosines at three scales, so that points can be told apart."""
     surfaces = ROOM_FACES + objects
     coarse = torch.tensor([1.25] * ROOM_FACES + [2.5] * objects)  # rad per unit, standard deviation
-    scale = torch.stack([coarse] * 4 + [2.5 * coarse] * 2, dim=-1)
-    strength = torch.tensor([0.22] * 4 + [0.08] * 2)
-    wave = torch.randn(b, surfaces, 6, 3, generator=generator) * scale[..., None]
-    amplitude = strength[:, None] * _uniform(generator, -1, 1, b, surfaces, 6, 3)
+    scale = torch.stack([factor * coarse for factor in OCTAVES for _ in range(WAVES)], dim=-1)
+    strength = torch.tensor([height for height in OCTAVES.values() for _ in range(WAVES)])
+    count = len(OCTAVES) * WAVES
+    wave = torch.randn(b, surfaces, count, 3, generator=generator) * scale[..., None]
+    amplitude = strength[:, None] * _uniform(generator, -1, 1, b, surfaces, count, 3)
     texture = {
         "base": _uniform(generator, 0.25, 0.75, b, surfaces, 3),
         "wave": wave,
-        "phase": _uniform(generator, 0, 2 * math.pi, b, surfaces, 6),
+        "phase": _uniform(generator, 0, 2 * math.pi, b, surfaces, count),
         "amplitude": amplitude,
     }
     if difficulty == "textureless":

@@ -1,0 +1,373 @@
+"""Laws of choosing the layer, on hand-made score tables."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probe.protocols import COMMON_GRID
+from probe.records import CEILING, SAME_POSITION, SCORE_COLUMNS, UNIFORM, summarise
+from probe.selection import layer_table, select_layer
+
+METRIC = "precision@5%"
+COLUMNS = [
+    "layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance", "same_position",
+    "ceiling", "share_of_ceiling", "mass_true", "causal_effect", "count",
+]  # fmt: skip
+GRIDS = {"16x16": 1.0, "8x8": 0.5, "4x4": 0.1}
+
+
+def row(**changes: object) -> dict[str, object]:
+    """One row of the score table: pair 0-1 of a scene, from the target to the reference, all heads together."""
+    plain = {"model": "m", "step": -1, "scene": "s0", "pair": "s0:0-1", "query_view": 1, "key_view": 0,
+             "direction": "tgt-ref", "rotation_deg": 10.0, "layer": 0, "layer_name": "", "grid": "16x16", "head": -1,
+             "timestep": 500, "protocol": "attention-v1", "pair_list": "abc", "metric": METRIC, "value": 0.5,
+             "count": 100}  # fmt: skip
+    assert set(plain) == set(SCORE_COLUMNS)
+    assert set(changes) <= set(plain)
+    return plain | changes
+
+
+def table_of(
+    layers: Mapping[int, tuple[str, Sequence[float]]],
+    *,
+    ceilings: Mapping[str, float] = GRIDS,
+    chance: float | None = 0.01,
+    metric: str = METRIC,
+    **changes: object,
+) -> pd.DataFrame:
+    """A score table: each layer's grid and its precision in each scene, with the references of every grid."""
+    rows = [
+        row(layer=index, layer_name=f"blocks.{index}", grid=grid, scene=f"s{n}", value=value, metric=metric, **changes)
+        for index, (grid, values) in layers.items()
+        for n, value in enumerate(values)
+    ]
+    scenes = sorted({str(r["scene"]) for r in rows})
+    null = {"layer": -1, "timestep": -1, "metric": metric, **changes}
+    for grid in {grid for grid, _ in layers.values()}:
+        for scene in scenes:
+            if grid in ceilings:
+                rows.append(row(model=CEILING, grid=grid, scene=scene, value=ceilings[grid], **null))
+            if chance is not None:
+                rows.append(row(model=UNIFORM, grid=grid, scene=scene, value=chance, **null))
+                rows.append(row(model=SAME_POSITION, grid=grid, scene=scene, value=2 * chance, **null))
+    return pd.DataFrame(rows)
+
+
+STEADY = [0.30, 0.32, 0.31, 0.29, 0.33]
+
+
+def times(factor: float) -> list[float]:
+    return [factor * value for value in STEADY]
+
+
+# The best
+
+
+def test_the_best_is_best_by_share_of_its_grids_ceiling():
+    """The fine grid's precision is higher, the coarse one's share of what it can reach."""
+    found = select_layer(table_of({2: ("16x16", times(1.0)), 5: ("8x8", times(0.8)), 9: ("16x16", times(0.9))}))
+    assert (found.layer, found.name) == (5, "blocks.5")
+    assert found.best.precision == pytest.approx(0.31 * 0.8)
+    assert found.best.share_of_ceiling == pytest.approx(0.31 * 0.8 / 0.5)
+    assert (found.best.ceiling, found.best.chance, found.best.same_position) == pytest.approx((0.5, 0.01, 0.02))
+    assert [candidate.layer for candidate in found.runners_up] == [2, 9]
+    assert found.ties == ()
+    assert found.above_chance
+    assert (found.metric, found.direction, found.protocol) == (METRIC, "tgt-ref", "attention-v1")
+    assert (found.model, found.pair_list, found.timesteps, found.scenes) == ("m", "abc", (500,), 5)
+
+
+def test_layers_not_above_chance_come_last():
+    """A share of a low ceiling is soon high by chance: 0.05 of 0.1 is half, but the interval goes down to 0."""
+    noisy = [0.0, 0.0, 0.0, 0.0, 0.25]
+    found = select_layer(table_of({3: ("4x4", noisy), 4: ("16x16", times(1.0)), 5: ("16x16", times(0.5))}))
+    assert [found.layer, *(candidate.layer for candidate in found.runners_up)] == [4, 5, 3]
+    assert found.runners_up[1].share_of_ceiling == pytest.approx(0.5)
+    assert found.ties == (3,)
+
+
+def test_no_layer_above_chance_is_said():
+    found = select_layer(table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, chance=0.4))
+    assert found.layer == 3
+    assert not found.above_chance
+    assert "does not lie above uniform chance" in found.evidence
+    assert "above uniform chance" not in select_layer(table_of({3: ("16x16", times(1))})).evidence
+
+
+def test_ties_are_layers_whose_paired_difference_has_zero_in_its_interval():
+    """Layer 4 is worse in every scene, by little; layer 5 now better, now worse; both have one interval apart."""
+    best = np.array([0.2, 0.4, 0.6, 0.8])
+    found = select_layer(
+        table_of({3: ("16x16", best), 4: ("16x16", best - 0.02), 5: ("16x16", best[[1, 0, 3, 2]] - 0.01)})
+    )
+    assert found.layer == 3
+    assert found.ties == (5,)
+    assert found.best.low < found.runners_up[0].precision < found.best.high
+    assert "not separable from layers 5" in found.evidence
+
+
+def test_a_tie_in_the_score_itself_goes_to_the_first_layer():
+    found = select_layer(table_of({7: ("16x16", STEADY), 3: ("16x16", STEADY)}))
+    assert found.layer == 3
+    assert found.ties == (7,)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    values=st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=4),
+    grids=st.lists(st.sampled_from(sorted(GRIDS)), min_size=4, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_laws_of_selection(values: list[list[float]], grids: list[str], seed: int):
+    scores = table_of({index: (grid, v) for index, (grid, v) in enumerate(zip(grids, values, strict=False))})
+    found = select_layer(scores)
+    ranked = [found.best, *found.runners_up]
+    assert sorted(candidate.layer for candidate in ranked) == list(range(len(values)))
+    for candidate in ranked:
+        assert candidate.low - 1e-9 <= candidate.share_of_ceiling <= candidate.high + 1e-9
+        assert candidate.share_of_ceiling == pytest.approx(candidate.precision / GRIDS[candidate.grid])
+    assert set(found.ties) <= {candidate.layer for candidate in found.runners_up}
+    shuffled = scores.sample(frac=1, random_state=seed)
+    again = select_layer(shuffled)
+    assert [c.layer for c in (again.best, *again.runners_up)] == [candidate.layer for candidate in ranked]
+    assert again.ties == found.ties
+
+
+def test_pairs_weigh_by_their_count_and_scenes_equally():
+    rows = [
+        row(scene="s0", pair="s0:0-1", value=1.0, count=30),
+        row(scene="s0", pair="s0:0-2", query_view=2, value=0.0, count=10),
+        row(scene="s1", pair="s1:0-1", value=0.25, count=1000),
+        row(scene="s1", pair="s1:0-1", timestep=100, value=0.25, count=1000),
+    ]
+    found = select_layer(pd.DataFrame(rows))
+    assert found.best.precision == pytest.approx((0.75 + 0.25) / 2)
+    assert found.timesteps == (100, 500)
+
+
+# What is left out
+
+
+def test_other_rows_cannot_matter():
+    scores = table_of({3: ("16x16", times(1)), 5: ("16x16", times(0.9))})
+    noise = [
+        row(layer=5, head=0, value=1.0),
+        row(layer=5, metric="precision@10%", value=1.0),
+        row(layer=5, direction="ref-tgt", query_view=0, key_view=1, value=1.0),
+        row(layer=5, protocol="attention-v1" + COMMON_GRID, value=1.0),
+        row(layer=5, model="m: random weights", value=1.0),
+        row(layer=-1, model="dsift", value=1.0),
+        row(layer=5, model=UNIFORM, head=0, value=1.0),
+    ]
+    assert select_layer(pd.concat([scores, pd.DataFrame(noise)])) == select_layer(scores)
+
+
+def test_rows_of_nothing_are_left_out_but_not_for_zero():
+    values = [0.3, math.nan, 0.5, math.nan]
+    found = select_layer(table_of({3: ("16x16", values), 4: ("16x16", [0.1, 0.1, 0.1, 0.1])}))
+    assert found.layer == 3
+    assert found.best.precision == pytest.approx(0.4)
+    assert found.scenes == 4
+    cells = layer_table(table_of({3: ("16x16", values), 4: ("16x16", [0.1] * 4)}), found).set_index("layer")
+    assert cells.loc[3, ["scenes", "count"]].tolist() == [2, 200]
+    assert cells.loc[4, ["scenes", "count"]].tolist() == [4, 400]
+
+
+def test_a_layer_without_a_counted_match_is_listed_last_with_nan():
+    scores = table_of({2: ("4x4", [math.nan] * 5), 3: ("16x16", STEADY)}, ceilings={"16x16": 1.0})
+    found = select_layer(scores)
+    assert found.layer == 3
+    assert found.best.share_of_ceiling == pytest.approx(0.31)  # its missing ceiling is nobody's loss
+    assert found.ties == ()
+    cells = layer_table(scores, found).set_index("layer")
+    assert cells.loc[2, ["scenes", "count"]].tolist() == [0, 0]
+    assert cells.loc[2, ["precision", "precision_low", "share_of_ceiling", "skill"]].isna().all()
+
+
+def test_a_grid_on_which_nothing_can_be_right_has_no_share():
+    scores = table_of({2: ("4x4", [0.0] * 5), 3: ("16x16", STEADY)}, ceilings={"16x16": 1.0, "4x4": 0.0}, chance=0.0)
+    found = select_layer(scores)
+    assert found.layer == 3
+    assert math.isnan(found.runners_up[0].share_of_ceiling)
+    cells = layer_table(scores, found).set_index("layer")
+    assert math.isnan(cells.loc[2, "skill"])
+    assert cells.loc[2, "precision"] == 0
+
+
+def test_some_scenes_without_ceiling_cannot_hide_a_tie():
+    """A quarter of the draws hold no scene whose coarse ceiling is above zero; they say nothing of the difference."""
+    coarse = [0.1, 0.0, 0.0, 0.0]
+    scores = table_of({2: ("4x4", coarse), 3: ("16x16", [0.9, 0.9, 0.9, 0.9])}, chance=None)
+    zero = (scores["model"] == CEILING) & (scores["grid"] == "4x4") & (scores["scene"] != "s0")
+    scores.loc[zero, "value"] = 0.0
+    found = select_layer(scores)
+    assert found.layer == 2
+    assert found.best.share_of_ceiling == pytest.approx(1)
+    assert (found.best.low, found.best.high) == pytest.approx((1, 1))
+
+
+def test_a_single_scene_has_no_interval_and_separates_nothing():
+    scores = table_of({3: ("16x16", [0.5]), 4: ("16x16", [0.1])})
+    found = select_layer(scores)
+    assert found.layer == 3
+    assert found.scenes == 1
+    assert math.isnan(found.best.low)
+    assert math.isnan(found.best.high)
+    assert not found.above_chance
+    assert found.ties == (4,)
+    assert "one scene" in found.evidence
+    assert "nan" not in found.evidence
+    cells = layer_table(scores, found)
+    assert cells[["precision_low", "precision_high", "share_low", "share_high"]].isna().all(axis=None)
+
+
+def test_the_last_training_step_counts():
+    early = table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, step=500)
+    late = table_of({3: ("16x16", times(0.5)), 4: ("16x16", times(1))}, step=1000)
+    late = late[late["layer"] >= 0]
+    found = select_layer(pd.concat([early, late]))
+    assert found.layer == 4
+    assert found.best.precision == pytest.approx(0.31)
+    assert layer_table(pd.concat([early, late]), found)["precision"].tolist() == pytest.approx([0.155, 0.31])
+
+
+# Tables with the contract's columns only
+
+
+def test_without_references_layers_are_ranked_by_precision():
+    """The columns of DESIGN section 5 are enough: neither pair_list nor ceilings nor chance."""
+    layers = {2: ("16x16", times(1.0)), 5: ("8x8", times(0.8)), 9: ("16x16", times(1.2))}
+    scores = table_of(layers, ceilings={}, chance=None, metric="precision@2cm", protocol="mine").drop(
+        columns="pair_list"
+    )
+    found = select_layer(scores)
+    assert [found.layer, *(candidate.layer for candidate in found.runners_up)] == [9, 2, 5]
+    assert math.isnan(found.best.share_of_ceiling)
+    assert found.best.low < found.best.precision < found.best.high
+    assert not found.above_chance
+    assert (found.pair_list, found.metric) == ("", "precision@2cm")
+    assert found.ties == ()
+    assert "37.2% precision@2cm (no ceiling was measured)" in found.evidence
+    cells = layer_table(scores, found)
+    assert cells[["share_of_ceiling", "share_low", "chance"]].isna().all(axis=None)
+    assert cells["precision_low"].notna().all()
+
+
+def test_a_ceiling_that_one_grid_lacks_ranks_all_by_precision():
+    layers = {2: ("16x16", times(1.0)), 5: ("8x8", times(0.8))}
+    found = select_layer(table_of(layers, ceilings={"8x8": 0.5}))
+    assert found.layer == 2
+    assert math.isnan(found.runners_up[0].share_of_ceiling)
+    assert found.runners_up[0].ceiling == 0.5
+
+
+def test_text_columns_may_be_categorical():
+    scores = table_of({3: ("16x16", times(1)), 5: ("8x8", times(0.4))})
+    text = [name for name in scores if scores[name].dtype.kind not in "if"]
+    assert {"model", "scene", "grid", "metric"} <= set(text)
+    found = select_layer(scores.astype(dict.fromkeys(text, "category")))
+    assert found == select_layer(scores)
+
+
+# Refusals
+
+
+def test_what_must_not_be_ranked_together_is_refused():
+    scores = table_of({3: ("16x16", STEADY)})
+    for column, other in (("protocol", "ratio-v1"), ("pair_list", "xyz")):
+        with pytest.raises(ValueError, match=rf"different {column}s .*{other}.* cannot be ranked together"):
+            select_layer(pd.concat([scores, scores.assign(**{column: other})]))
+    with pytest.raises(ValueError, match=r"layers of one model, found \['m', 'other'\]; name one with model="):
+        select_layer(pd.concat([scores, scores[scores["layer"] >= 0].assign(model="other")]))
+
+
+def test_a_model_is_chosen_by_name():
+    scores = table_of({3: ("16x16", STEADY), 4: ("16x16", times(0.5))})
+    null = scores[scores["layer"] >= 0].assign(model="m: random weights")
+    null["value"] = null["value"].where(null["layer"] == 4, 0.02)
+    both = pd.concat([scores, null])
+    assert select_layer(both).layer == 3
+    assert select_layer(both, model="m: random weights").layer == 4
+    with pytest.raises(ValueError, match="'nobody' has no counted 'precision@5%'"):
+        select_layer(both, model="nobody")
+
+
+def test_an_absent_metric_or_direction_is_refused():
+    scores = table_of({3: ("16x16", STEADY)})
+    with pytest.raises(ValueError, match=r"'m' has no counted 'speed' .* holds the metrics \['precision@5%'\]"):
+        select_layer(scores, metric="speed")
+    with pytest.raises(ValueError, match=r"in direction 'ref-ref'; .* the directions \['tgt-ref'\]"):
+        select_layer(scores, direction="ref-ref")
+    with pytest.raises(ValueError, match="no counted 'precision@5%'"):
+        select_layer(scores.assign(value=math.nan))
+    two = pd.concat(
+        [table_of({3: ("16x16", STEADY)}, metric=name, protocol="mine") for name in ("precision@a", "precision@b")]
+    )
+    with pytest.raises(ValueError, match=r"name the metric to rank by; measured are \['precision@a', 'precision@b'\]"):
+        select_layer(two)
+    assert select_layer(two, metric="precision@b").metric == "precision@b"
+    with pytest.raises(ValueError, match="layers of one model, found"):
+        select_layer(scores[:0])
+    with pytest.raises(ValueError, match="name the metric"):
+        select_layer(scores[:0], model="m")
+
+
+# Directions
+
+
+def test_directions_are_those_of_the_protocol_unless_named():
+    there = table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))})
+    back = table_of({3: ("16x16", times(0.1)), 4: ("16x16", times(2))}, direction="ref-tgt")
+    both = pd.concat([there, back])
+    assert [select_layer(both, direction=way).layer for way in (None, "tgt-ref", "ref-tgt", "all")] == [3, 3, 4, 4]
+    assert select_layer(back).direction == "all"
+    every = select_layer(both, direction="all")
+    cells = layer_table(both, every).set_index("layer")
+    assert every.best.precision == pytest.approx(0.31 * 1.25)
+    assert cells.loc[4, "precision_low"] < 0.31 * 1.25 < cells.loc[4, "precision_high"]
+    assert cells.loc[4, "count"] == 1000
+
+
+# The table
+
+
+def test_layer_table_by_hand():
+    layers = {5: ("8x8", times(0.8)), 2: ("16x16", times(1.0))}
+    scores = table_of(layers)
+    mass = table_of(layers, metric="mass_3x3", ceilings={}, chance=None)
+    mass["value"] /= 2
+    common = table_of(layers, ceilings={}, chance=None, protocol="attention-v1" + COMMON_GRID)
+    common["value"] /= 4
+    scores = pd.concat([scores, mass, common])
+    found = select_layer(scores)
+    cells = layer_table(scores, found)
+    assert set(COLUMNS) <= set(cells.columns)
+    assert cells["layer"].tolist() == [2, 5]
+    assert cells["name"].tolist() == ["blocks.2", "blocks.5"]
+    assert cells[["grid_h", "grid_w"]].to_numpy().tolist() == [[16, 16], [8, 8]]
+    assert cells["precision"].tolist() == pytest.approx([0.31, 0.248])
+    assert cells["share_of_ceiling"].tolist() == pytest.approx([0.31, 0.496])
+    assert cells["skill"].tolist() == pytest.approx([0.3 / 0.99, 0.238 / 0.49])
+    assert cells["mass_true"].tolist() == pytest.approx([0.155, 0.124])
+    assert cells["common_grid_precision"].tolist() == pytest.approx([0.0775, 0.062])
+    assert cells[["count", "scenes"]].to_numpy().tolist() == [[500, 5]] * 2
+    own = summarise(
+        scores[(scores["metric"] == METRIC) & (scores["protocol"] == "attention-v1") & (scores["layer"] == 2)],
+        ["layer"],
+    )
+    assert cells.loc[0, ["precision_low", "precision_high"]].tolist() == own.loc[0, ["low", "high"]].tolist()
+    assert cells.loc[1, ["share_low", "share_high"]].tolist() == [found.best.low, found.best.high]
+
+
+def test_a_selection_is_plain_values():
+    found = select_layer(table_of({3: ("16x16", STEADY), 4: ("8x8", STEADY)}))
+    read = json.loads(json.dumps(found.record()))
+    assert read["layer"] == 4
+    assert read["best"]["grid"] == "8x8"
+    assert [entry["layer"] for entry in read["runners_up"]] == [3]
