@@ -1,8 +1,9 @@
-"""Time and memory of probing all 3D layers, against the same forward without the tap: python benchmarks/probe_overhead.py
+"""Time and memory of probing all 3D layers, against the same forward without: python benchmarks/probe_overhead.py
 
-Each variant runs in a process of its own (peak memory is that process's highest resident size, above that of the loaded
-model), and the wall times are paired: round i of every variant against round i of the bare forward. Variants: bare (no tap), tap (opened, nothing read), probe (attention-v1 scores of every
-3D layer and head, streamed), maps (every 3D layer's softmax map kept until the forward has ended, then scored).
+Each variant runs in a process of its own. Peak memory is that process's highest resident size above that of the loaded
+model; wall times are paired, round i of every variant with round i of the bare forward. Variants: bare (no tap), tap
+(opened, nothing read), probe (attention-v1 scores of every 3D layer and head, streamed), maps (every 3D layer's softmax
+map kept until the forward has ended, then the precision of all heads together).
 """
 
 import json

@@ -85,7 +85,7 @@ class Views:
         """Choose and order views; the first ``n_ref`` of them become references."""
         return self._indexed(slice(None), order, n_ref=n_ref, names=self.names)
 
-    def _indexed(self, scenes: slice, views: slice | list[int], **changes: object) -> "Views":
+    def _indexed(self, scenes: slice, views: slice | list[int], **changes: Any) -> "Views":
         chosen: dict[str, Any] = {name: getattr(self, name)[scenes][:, views] for name in TENSORS}
         return replace(self, **chosen, **changes)
 

@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
     "norm_num_groups": 1,
     "encoder_channels": (16, 32),
     "encoder_stride": 1,
+    "encoder_norm": False,
     "clean_references": True,
 }
 
@@ -56,7 +57,9 @@ class InputEncoder(nn.Module):
     Keys are those of the release (``conv1.0.weight`` ... ``conv_out.bias``), see reference/formats.md A1.2.
     """
 
-    def __init__(self, inputs: int, channels: tuple[int, ...], stride: int, outputs: int) -> None:
+    def __init__(
+        self, inputs: int, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool = True
+    ) -> None:
         super().__init__()
         halvings = round(math.log2(stride))
         if 2**halvings != stride or halvings >= len(channels):
@@ -67,7 +70,8 @@ class InputEncoder(nn.Module):
         for number, (before, after) in enumerate(zip((inputs, *channels), channels, strict=False), start=1):
             step = 2 if 1 < number <= 1 + halvings else 1
             convolution = nn.Conv2d(before, after, 3, step, 1)
-            stage = nn.Sequential(convolution, nn.GroupNorm(after // 4, after, eps=1e-6), nn.SiLU())
+            norm = nn.GroupNorm(after // 4, after, eps=1e-6) if normalise else nn.Identity()
+            stage = nn.Sequential(convolution, norm, nn.SiLU())
             self.add_module(f"conv{number}", stage)
         self.conv_out = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
         nn.init.zeros_(self.conv_out.weight)
@@ -123,6 +127,7 @@ class MultiViewUNet(UNet2DConditionModel):
         norm_num_groups: int = 32,
         encoder_channels: Sequence[int] = (32, 64, 128, 256),
         encoder_stride: int = 8,
+        encoder_norm: bool = True,
         num_class_embeds: int = len(DOMAINS),
         clean_references: bool = False,
     ) -> None:
@@ -144,7 +149,9 @@ class MultiViewUNet(UNet2DConditionModel):
         )
         _remove_text(self)
         nn.init.zeros_(self.class_embedding.weight)
-        self.add_conv_in = InputEncoder(7, tuple(encoder_channels), encoder_stride, block_out_channels[0])
+        self.add_conv_in = InputEncoder(
+            7, tuple(encoder_channels), encoder_stride, block_out_channels[0], normalise=encoder_norm
+        )
         for name, module in self.named_modules():
             if isinstance(module, Attention):
                 _normalise_queries_and_keys(module)

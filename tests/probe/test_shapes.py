@@ -291,18 +291,14 @@ def test_keep_inside_known():
     assert torch.equal(placed[..., 3, :], world_to_cam[..., 3, :])
 
 
-def test_views_are_photographed_from_inside():
-    # among these 2000 cameras draw_cameras puts one behind the wall of its room
-    g = generator(14)
-    shapes = draw_shapes(500, generator=g)
-    rotation = 120 * torch.rand(500, 3, generator=g)
-    state = g.get_state()
-    views = make_views(shapes, rotation, size=1, n_ref=1, generator=g)
-    drawn, _ = draw_cameras(rotation, generator=generator(0).set_state(state))
-    out = signed_distances(shapes, camera_centre(drawn)).amin(-1) < 0
-    assert out.nonzero().tolist() == [[58, 1]]
-    assert torch.equal(views.world_to_cam[~out], drawn[~out])
-    assert signed_distances(shapes, camera_centre(views.world_to_cam)).min() > 0
+def test_views_are_photographed_from_inside(monkeypatch: pytest.MonkeyPatch):
+    rotation = torch.tensor([[40.0, 70.0]])
+    drawn, field = draw_cameras(rotation, generator=generator(0))
+    drawn[0, 1, :3, 3] = -drawn[0, 1, :3, :3] @ torch.tensor([3.02, 0.0, 1.0])  # behind the wall
+    monkeypatch.setattr("probe.scenes.shapes.draw_cameras", lambda rotation, generator: (drawn, field))
+    views = make_views(hand_made(), rotation, size=1, n_ref=1, generator=generator(0))
+    assert signed_distances(hand_made(), camera_centre(views.world_to_cam)).min() > 0
+    assert torch.equal(views.world_to_cam[0, [0, 2]], drawn[0, [0, 2]])
 
 
 @pytest.mark.parametrize("degrees", [0.0, 0.01, 1.0, 10.0, 24.0, 30.0, 60.0, 90.0, 119.0, 120.0, 150.0, 180.0])
@@ -558,16 +554,14 @@ def test_visible_points_known():
     assert seen[0].tolist() == list(points.values())
 
 
-def test_visible_points_count_the_frame_s_first_border_only():
-    # depth 3 from x = 0: column 10 - 10 y / 3, so y = 3 is column 0 and y = -3 is column 20
-    points = torch.tensor([[[3.0, 2.9999, 1.5], [3, -2.9999, 1.5], [3, 2.9, 1.5]]])
-    shapes = hand_made()
-    narrow = torch.tensor([[[10.0, 0, 9.999], [0, 10, 10], [0, 0, 1]]])
-    camera = camera_at(0, 0, 1.5)
-    assert visible_points(shapes, points, camera, WIDE, (20, 20))[0].tolist() == [True, True, True]
-    assert visible_points(shapes, points, camera, narrow, (20, 20))[0].tolist() == [False, True, True]
-    assert visible_points(shapes, points, camera, WIDE, (20, 19))[0].tolist() == [True, False, True]
-    assert visible_points(shapes, points, camera, WIDE, (9, 20))[0].tolist() == [False, False, False]
+def test_visible_points_count_the_first_border_of_the_frame_and_not_the_last():
+    # at a depth of 2 the column is 10 - 5 y and the row 10 - 5 (z - 1.5): exactly 0, 20, and just within
+    shapes, camera = hand_made(), camera_at(0, 0, 1.5)
+    points = torch.tensor([[[2.0, 2, 1.5], [2, -2, 1.5], [2, 1.999, 1.5], [2, -1.999, 1.5], [2, 0, 2.9], [2, 0, 1.3]]])
+    assert visible_points(shapes, points, camera, WIDE, (20, 20))[0].tolist() == [True, False, True, True, True, True]
+    # the size is (height, width)
+    assert visible_points(shapes, points, camera, WIDE, (20, 11))[0].tolist() == [True, False, True, False, True, True]
+    assert visible_points(shapes, points, camera, WIDE, (10, 20))[0].tolist() == [False] * 4 + [True, False]
 
 
 @laws

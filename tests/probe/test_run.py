@@ -1,0 +1,308 @@
+"""The command as a user meets it: its files, stopping and going on, and wrong input in one line."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from probe import run
+from probe.records import REFERENCES, SCORE_COLUMNS, digest
+from probe.scenes import Request, SceneList, open_scenes
+
+SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
+QUICK = [*SMALL, "--timesteps", "500", "--layers", "6,8", "--baselines", "none"]
+FILES = ["config.json", "examples.safetensors", "layers.csv", "matches.parquet", "pairs.csv", "scores.parquet",
+         "selection.json", "timesteps.csv"]  # fmt: skip
+
+
+PARTS = [("image", "safetensors"), ("matches", "parquet"), ("scene", "parquet")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """Load each model, and look at its layers, once for all tests; none of them changes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_model", cache(run.load_model))
+        patch.setattr(run, "find_layers", cache(run.find_layers))
+        yield
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder) if name != "config.json"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two timesteps, two layers, and all nulls and baselines."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run.cli([*SMALL, "--timesteps", "100,500", "--layers", "6,8", "--out", str(out)])
+    return out
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one timestep, two layers and nothing beside them."""
+    out = tmp_path_factory.mktemp("runs") / "quick"
+    run.cli([*QUICK, "--out", str(out)])
+    return out
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> None:
+    """Make loading a scene fail."""
+
+    def open_some(spec: str, request: Request) -> SceneList:
+        scenes = open_scenes(spec, request)
+
+        def load(index: int):
+            if index == stop:
+                raise OSError("disk full")
+            return scenes.load(index)
+
+        return replace(scenes, load=load)
+
+    monkeypatch.setattr(run, "open_scenes", open_some)
+
+
+def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Run with wrong input: exit code 2 and one line on stderr, which is given back."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run.cli(arguments)
+    said = capfd.readouterr()
+    assert stop.value.code == 2
+    assert said.out == ""
+    assert said.err.endswith("\n")
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("python -m probe.run: ")
+    assert "Traceback" not in said.err
+    return said.err
+
+
+# The run folder
+
+
+def test_the_folder_holds_what_the_contract_says(whole: Path):
+    assert files(whole) == FILES
+    assert not (whole / "parts").exists()
+
+
+def test_config_holds_every_resolved_setting(whole: Path):
+    config = json.loads((whole / "config.json").read_text())
+    assert config["settings"] == {
+        "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
+        "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
+        "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,cameras", "device": "auto",
+        "dtype": "float32", "seed": 0,
+    }  # fmt: skip
+    assert {"torch", "commit", "machine"} <= set(config["environment"])
+
+
+def test_scores_hold_the_model_its_nulls_baselines_and_references(whole: Path):
+    scores = pd.read_parquet(whole / "scores.parquet")
+    assert list(scores.columns) == list(SCORE_COLUMNS)
+    name = "cat3d-tiny:random"
+    layered, unlayered = scores[scores["layer"] >= 0], scores[scores["layer"] < 0]
+    assert set(layered["model"]) == {name, f"{name}: random weights", f"{name}: cameras only"}
+    assert set(unlayered["model"]) == {*REFERENCES, "pixels", "dsift"}
+    assert set(layered["layer"]) == {6, 8}
+    assert set(layered["timestep"]) == {100, 500}
+    assert scores["scene"].nunique() == 4
+    assert set(scores["direction"]) == {"tgt-ref", "ref-tgt"}
+    pairs = pd.read_csv(whole / "pairs.csv")
+    assert set(scores["pair_list"]) == {digest(pairs)}
+    assert set(scores["pair"]) == set(pairs["pair"])
+    assert pairs["rotation_bin"].tolist() == ["0-30", "30-60", "60-90", "90-120"]  # equally many per bin
+    keys = [column for column in SCORE_COLUMNS if column not in ("value", "count")]
+    assert not scores.duplicated(keys).any()
+    numbers = scores[scores["metric"].astype(str).str.startswith("precision")]["value"].dropna()
+    assert numbers.between(0, 1).all()
+
+
+def test_layers_and_selection_agree(whole: Path):
+    layers = pd.read_csv(whole / "layers.csv").set_index("layer")
+    selection = json.loads((whole / "selection.json").read_text())
+    assert sorted(layers.index) == [6, 8]
+    assert layers[["grid_h", "grid_w"]].to_numpy().tolist() == [[4, 4], [8, 8]]
+    chosen = layers.loc[selection["layer"]]
+    assert selection["name"] == chosen["name"]
+    assert selection["best"]["precision"] == pytest.approx(chosen["precision"])
+    assert {selection["layer"], *(entry["layer"] for entry in selection["runners_up"])} == {6, 8}
+    assert selection["timesteps"] == [100, 500]
+    assert selection["scenes"] == 4
+    assert (layers["ceiling"] >= layers["chance"]).all()
+
+
+def test_timesteps_say_what_they_mean(whole: Path):
+    table = pd.read_csv(whole / "timesteps.csv")
+    assert table["timestep"].tolist() == [100, 500]
+    np.testing.assert_allclose(table["snr"], table["alpha_bar"] / (1 - table["alpha_bar"]))
+    assert table["alpha_bar"].is_monotonic_decreasing
+
+
+def test_examples_are_kept_for_the_pictures(whole: Path):
+    matches, images = pd.read_parquet(whole / "matches.parquet"), load_file(whole / "examples.safetensors")
+    scenes = pd.read_csv(whole / "pairs.csv")["scene"].tolist()
+    assert sorted(images) == sorted(f"image/{scene}" for scene in scenes)
+    assert all(image.shape == (2, 3, 32, 32) and image.dtype == np.uint8 for image in images.values())
+    assert set(matches["scene"]) == set(scenes)
+    assert set(matches["timestep"]) == {500}
+    assert (whole / "examples.safetensors").stat().st_mode == (whole / "layers.csv").stat().st_mode
+
+
+def test_the_ratio_protocol_runs_too(tmp_path: Path):
+    ratio = ["--protocol", "ratio-v1", "--select-by", "precision@10%", "--layers", "6"]
+    run.cli([*QUICK, *ratio, "--out", str(tmp_path / "r")])
+    scores = pd.read_parquet(tmp_path / "r" / "scores.parquet")
+    assert set(scores["protocol"]) == {"ratio-v1"}
+    selection = json.loads((tmp_path / "r" / "selection.json").read_text())
+    assert (selection["protocol"], selection["metric"]) == ("ratio-v1", "precision@10%")
+    assert all(entry["share_of_ceiling"] <= 1 for entry in (selection["best"], *selection["runners_up"]))
+
+
+# Stopping and going on
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: Path, capfd: pytest.CaptureFixture[str]
+):
+    """The disk is full at the third scene; besides, the second one's file was not complete."""
+    out, parts = tmp_path / "r", tmp_path / "r" / "parts"
+    stop_at(monkeypatch, 2)
+    with pytest.raises(SystemExit) as stop:
+        run.cli([*QUICK, "--out", str(out)])
+    assert stop.value.code == 2
+    assert capfd.readouterr().err.endswith("python -m probe.run: disk full\n")
+    begun = [f"parts/{kind}-0000{k}.{end}" for kind, end in PARTS for k in (0, 1)]
+    assert files(out) == ["config.json", *begun]
+    (parts / "scene-00001.parquet").rename(parts / "scene-00001.parquet.part")
+    first = (parts / "scene-00000.parquet").stat().st_mtime_ns
+    measured = []
+    original = run._measure_scene
+
+    def measure(*given) -> None:
+        measured.append(given[3])
+        assert (parts / "scene-00000.parquet").stat().st_mtime_ns == first
+        original(*given)
+
+    monkeypatch.setattr(run, "_measure_scene", measure)
+    stop_at(monkeypatch, None)
+    run.cli([*QUICK, "--out", str(out), "--resume"])
+    assert measured == [1, 2, 3]
+    assert contents(out) == contents(quick)
+
+
+def test_a_complete_run_is_not_made_again(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = contents(quick)
+    monkeypatch.setattr(run, "_measure_scene", None)
+    run.cli([*QUICK, "--out", str(quick), "--resume"])
+    assert "is complete already" in " ".join(capsys.readouterr().out.split())
+    assert contents(quick) == before
+
+
+def test_another_run_in_the_folder_is_refused(quick: Path, capfd: pytest.CaptureFixture[str]):
+    before = contents(quick)
+    same = [*QUICK, "--out", str(quick)]
+    assert "already holds this run; add --resume to continue it" in refused(same, capfd)
+    for resume in ([], ["--resume"]):
+        said = refused([*same, "--seed", "1", "--pairs", "9", *resume], capfd)
+        assert "was made with other values of ['pairs', 'seed']; choose another --out" in said
+    assert contents(quick) == before
+
+
+# Wrong input
+
+WRONG = {
+    "model": (["--model", "sd9"], "--model 'sd9' is unknown; choose one of cat3d-tiny"),
+    "checkpoint": (["--model", "cat3d-tiny:/no/where"], "/no/where holds no checkpoint"),
+    "layer": (["--layers", "99"], "layer '99' is unknown; nearest"),
+    "layer name": (["--layers", "6,up_blocks.2"], "'up_blocks.2' means 3 layers"),
+    "scenes": (["--scenes", "moon"], "--scenes 'moon' is unknown; choose one of shapes, rgbd"),
+    "difficulty": (["--scenes", "shapes:hard"], "choose shapes:plain|cluttered|repetitive|textureless"),
+    "no folder": (["--scenes", "rgbd"], "--scenes rgbd needs a folder"),
+    "missing folder": (["--scenes", "rgbd:/no/where"], "/no/where is not a folder"),
+    "timesteps in words": (["--timesteps", "100,soon"], "--timesteps '100,soon': expected indexes separated by commas"),
+    "timesteps too late": (["--timesteps", "1000"], "from 0 (clean) to 999 (pure noise)"),
+    "timesteps twice": (["--timesteps", "5,5"], "expected different indexes"),
+    "no timesteps": (["--timesteps", ""], "expected indexes"),
+    "baseline": (["--baselines", "pixels,sift"], "--baselines sift is unknown; choose from dsift, pixels"),
+    "one view": (["--views", "1"], "expected at least 2 views"),
+    "all references": (["--views", "3", "--n-ref", "3"], "one view less than all"),
+    "no pairs": (["--pairs", "0"], "at least 1 pair"),
+    "pairs in words": (["--pairs", "many"], "--pairs"),
+    "flag": (["--stride", "2"], "Unrecognized options: --stride"),
+    "stray word": (["shapes"], "Unrecognized options: shapes"),
+    "protocol": (["--protocol", "attention-v2"], "Expected one of ('attention-v1', 'ratio-v1')"),
+    "metric": (["--select-by", "precision"], "'precision' is unknown; choose from precision@2%, precision@5%"),
+    "metric of metres": (["--select-by", "precision@0.02m"], "choose from precision@2%"),
+    "image": (["--image-size", "8"], "choose a coarser grid or larger images"),
+    "no image": (["--image-size", "0"], "--image-size 0"),
+    "overlap": (["--min-overlap", "20"], "expected a share from 0 to 1"),
+    "seed": (["--seed", "-1"], "--seed -1: expected 0 to"),
+    "dtype": (["--dtype", "int8"], "Expected one of ('float32', 'bfloat16', 'float16')"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line_and_leaves_no_run(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    arguments, expected = WRONG[name]
+    assert expected in refused([*SMALL, *arguments, "--out", str(tmp_path / "r")], capfd)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = refused([*SMALL, "--device", "cuda", "--out", str(tmp_path / "r")], capfd)
+    assert "no CUDA device is available here; choose cpu or auto" in said
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "is not empty and holds no config.json" in refused([*QUICK, "--out", str(tmp_path)], capfd)
+    assert "cannot write to" in refused([*QUICK, "--out", str(tmp_path / "notes.txt")], capfd)
+    assert files(tmp_path) == ["notes.txt"]
+
+
+def test_placing_a_model_says_nothing(caplog: pytest.LogCaptureFixture):
+    """Libraries log to stderr too: diffusers warns whenever a model is cast."""
+    model = run.load_model("cat3d-tiny:random")
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        run._placed(model, torch.device("cpu"), torch.float32)
+        assert caplog.text == ""
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_help_names_every_choice():
+    words = [sys.executable, "-m", "probe.run", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(run.__file__).parents[1])
+    assert done.returncode == 0
+    assert done.stderr == ""
+    text = " ".join(done.stdout.replace("│", " ").split())
+    flags = ["model", "scenes", "out", "protocol", "layers", "timesteps", "pairs", "views", "n-ref", "min-overlap",
+             "image-size", "select-by", "baselines", "device", "dtype", "seed", "resume", "report"]  # fmt: skip
+    assert [flag for flag in flags if f"--{flag}" not in text] == []
+    choices = [
+        "cat3d-tiny", "shapes[:plain|cluttered|repetitive|textureless]", "rgbd:FOLDER", "attention-v1", "ratio-v1",
+        "3d, all", "pixels, dsift", "random", "cameras", "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
+    ]  # fmt: skip
+    assert [choice for choice in choices if choice not in text] == []
