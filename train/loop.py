@@ -135,7 +135,7 @@ def restore(path: Path, trainer: Trainer) -> int:
     return int(state["step"])
 
 
-def append_row(path: Path, row: dict[str, float]) -> None:
+def append_row(path: Path, row: dict[str, float | int]) -> None:
     """Append one JSON row."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -200,6 +200,7 @@ def train(
         ValueError: If the loss is not finite; names the step, its seed and the last checkpoint.
     """
     trainer, checkpoints = start(settings, model), out / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
     found = last_checkpoint(checkpoints) if resume else None
     done = restore(found, trainer) if found else 0
     for name in ("metrics.jsonl", "evaluation.jsonl"):
@@ -216,7 +217,7 @@ def train(
         at, last = step + 1, step + 1 == settings.steps
         if last or at % LOG_EVERY == 0:
             progress.set_postfix(loss=f"{loss:.3f}")
-            row = {"step": at, "loss": loss, "gradient_norm": norm, "seconds": time.perf_counter() - started}
+            row: dict[str, float | int] = {"step": at, "loss": loss, "gradient_norm": norm, "seconds": time.perf_counter() - started}
             append_row(out / "metrics.jsonl", row)
         if last or at % evaluate_every == 0:
             with_average(settings, model, trainer, out, at, evaluate=True)

@@ -41,8 +41,8 @@ TINY: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 3,
     "out_channels": 3,
-    "block_out_channels": (24, 48, 64, 64),
-    "attention_head_dim": (1, 3, 4, 4),
+    "block_out_channels": (8, 64, 64, 64),
+    "attention_head_dim": (1, 4, 4, 4),
     "norm_num_groups": 1,
     "encoder_channels": (16, 32),
     "encoder_stride": 1,
@@ -74,14 +74,24 @@ class InputEncoder(nn.Module):
             stage = nn.Sequential(convolution, norm, nn.SiLU())
             self.add_module(f"conv{number}", stage)
         self.conv_out = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        if normalise:
+            nn.init.zeros_(self.conv_out.weight)
+            nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        else:
+            _start_at_full_scale(self)
 
     def forward(self, inputs: Float[Tensor, "bf c H W"]) -> Float[Tensor, "bf channels h w"]:
         """Encode."""
         for number in range(1, self.stages + 1):
             inputs = self.get_submodule(f"conv{number}")(inputs)
         return self.conv_out(inputs)
+
+
+def _start_at_full_scale(encoder: nn.Module) -> None:
+    """Draw He-normal weights, so that cameras weigh as much as colours from the first step on."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
 class JointViewProcessor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from probe.layers import Layer, find_layers
 from probe.models import load_folder
-from probe.models.cat3d import DOMAINS, SD21, TINY, InputEncoder, MultiViewUNet, fill, load_unet, settings_of
+from probe.models.cat3d import DOMAINS, SD21, SETTINGS, TINY, InputEncoder, MultiViewUNet, fill, load_unet, settings_of
 
 SMALL: dict[str, Any] = {
     "sample_size": 8,
@@ -179,6 +179,16 @@ def test_encoder_halves_after_its_first_stage(stride: int, sides: tuple[int, ...
         stage.register_forward_hook(lambda _module, _args, output: seen.append(output.shape[-1]))
     assert encoder(torch.zeros(2, 7, 16, 16)).shape == (2, 5, sides[-1], sides[-1])
     assert tuple(seen) == sides
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_encoder_normalises_its_stages_if_asked(normalise: bool):
+    encoder = InputEncoder(7, (4, 8), 1, 5, normalise=normalise)
+    inputs = torch.randn(2, 7, 6, 6, generator=generator(0))
+    stage = F.conv2d(inputs, encoder.conv1[0].weight, encoder.conv1[0].bias, padding=1)
+    expected = F.silu(F.group_norm(stage, 1, eps=1e-6) if normalise else stage)
+    torch.testing.assert_close(encoder.conv1(inputs), expected, **CLOSE)
+    assert ("conv1.1.weight" in encoder.state_dict()) is normalise
 
 
 @pytest.mark.parametrize("stride", [3, 8])
@@ -392,12 +402,8 @@ def test_saved_and_loaded_is_equal_bit_for_bit(unet: MultiViewUNet, tmp_path: Pa
     torch.testing.assert_close(theirs(**draw()), unet(**draw()), rtol=1e-5, atol=1e-5)  # mapped memory sums otherwise
     stored = json.loads((tmp_path / "config.json").read_text())
     kept = settings_of(stored)
-    assert {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()} == {
-        **SMALL,
-        "layers_per_block": 2,
-        "num_class_embeds": 3,
-        "clean_references": False,
-    }
+    assert kept.keys() == SETTINGS
+    assert {name: tuple(kept[name]) if isinstance(kept[name], list) else kept[name] for name in SMALL} == SMALL
     assert "cross_attention_dim" in stored  # diffusers stores its own settings beside ours
     assert "cross_attention_dim" not in kept
 
