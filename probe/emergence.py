@@ -15,6 +15,7 @@ from probe.models import load_model
 from probe.protocols import PROTOCOLS, thresholds
 from probe.records import ALL_HEADS, UNIFORM, summarise, write
 from probe.scenes import Request, open_scenes
+from probe.seeds import derive
 
 PROG = "python -m probe.emergence"
 
@@ -62,9 +63,8 @@ def measure_checkpoint(path: Path, settings: Settings) -> pd.DataFrame:
     for index in range(len(scenes.names)):
         views, _ = scenes.load(index)
         truths, limits = truths_of(views, layers), thresholds(views.unit)
-        noise = torch.randn(
-            1, 3, 3, model.size, model.size, generator=torch.Generator().manual_seed(settings.seed + index)
-        )
+        generator = torch.Generator().manual_seed(derive("noise", settings.seed, index))
+        noise = torch.randn(1, 3, 3, model.size, model.size, generator=generator)
         frames.append(measure_layers(model, views, layers, truths, timesteps, protocol, limits, noise))
         frames.append(measure_references(views, truths, protocol, limits))
     scores = pd.concat(frames, ignore_index=True)

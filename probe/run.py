@@ -34,6 +34,7 @@ from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scoring import joint_layout
+from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
 from probe.views import Views
 
@@ -95,7 +96,7 @@ def main(settings: Settings) -> None:
     """Measure, choose the layer, write the run folder, show the table."""
     plan = Plan.make(settings)
     open_run(settings.out, plan.record, resume=settings.resume)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     if plan.scenes.note:
         console.print(plan.scenes.note)
     if _is_complete(settings.out):
@@ -274,7 +275,7 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
 
 
 def _noise(model: MultiViewModel, views: Views, seed: int, index: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    generator = torch.Generator().manual_seed(derive("noise", seed, index))
     return torch.randn(1, views.count, 3, model.size, model.size, generator=generator)
 
 

@@ -16,7 +16,6 @@ from probe.metrics import (
     GridTruth,
     Threshold,
     best_share,
-    correct,
     counted_mean,
     errors,
     nearest_token,
@@ -94,8 +93,9 @@ def precisions(
     truth: GridTruth,
     thresholds: tuple[Threshold, ...],
 ) -> Measured:
-    """Measure the share of the counted queries whose match is right, per threshold."""
-    return {threshold.name: counted_mean(correct(token, truth, threshold), counted) for threshold in thresholds}
+    """Measure the share of the counted queries whose match is right, per threshold; an error equal to it is wrong."""
+    found = {kind: errors(token, truth, kind) for kind in {threshold.kind for threshold in thresholds}}
+    return {threshold.name: counted_mean(found[threshold.kind] < threshold.value, counted) for threshold in thresholds}
 
 
 def attention_scores(

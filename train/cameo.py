@@ -35,7 +35,7 @@ class Command:
     """Views per scene; 1 to views - 1 of them are references, drawn per step."""
     max_rotation: Literal[30, 60, 90, 120] = 60
     """Largest rotation of a view against view 0, in degrees."""
-    learning_rate: float = 8e-4
+    learning_rate: float = 1.2e-3
     """Of AdamW, after 100 warm-up steps."""
     camera_dropout: float = 0.0
     """Share of scenes whose cameras are blanked, for guidance, 0 to 1."""

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from probe.models.denoising import STEPS, MultiViewModel
 from probe.records import write_text
 from probe.scenes.shapes import Difficulty, draw_rotations, draw_shapes, make_views
+from probe.seeds import derive
 from probe.views import Views
 from train.diffusion import denoising_error
 
-VALIDATION_SEED = 2**40  # far from every training step's seed
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 LOG_EVERY = 10
 
@@ -59,7 +59,7 @@ class Trainer:
 
 def step_seed(seed: int, step: int) -> int:
     """Give the seed of everything random in one step."""
-    return seed * 1_000_003 + step
+    return derive("training", seed, step)
 
 
 def draw_batch(settings: Settings, model: MultiViewModel, generator: torch.Generator, count: int, n_ref: int) -> Views:
@@ -86,7 +86,7 @@ def training_loss(settings: Settings, model: MultiViewModel, step: int) -> Tenso
 @torch.no_grad()
 def validate(settings: Settings, model: MultiViewModel) -> dict[str, float]:
     """Measure the denoising error on held-out scenes, at fixed timesteps and over their mean."""
-    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    generator = torch.Generator().manual_seed(derive("validation"))
     views = draw_batch(settings, model, generator, settings.validation_scenes, n_ref=1)
     noise = torch.randn(views.image.shape, generator=generator).to(views.image)
     row = {}
@@ -217,7 +217,12 @@ def train(
         at, last = step + 1, step + 1 == settings.steps
         if last or at % LOG_EVERY == 0:
             progress.set_postfix(loss=f"{loss:.3f}")
-            row: dict[str, float | int] = {"step": at, "loss": loss, "gradient_norm": norm, "seconds": time.perf_counter() - started}
+            row: dict[str, float | int] = {
+                "step": at,
+                "loss": loss,
+                "gradient_norm": norm,
+                "seconds": time.perf_counter() - started,
+            }
             append_row(out / "metrics.jsonl", row)
         if last or at % evaluate_every == 0:
             with_average(settings, model, trainer, out, at, evaluate=True)

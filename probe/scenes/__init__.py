@@ -8,6 +8,7 @@ import torch
 
 from probe.scenes import rgbd, shapes
 from probe.scenes.grouping import count_groups
+from probe.seeds import derive
 from probe.views import Views
 
 
@@ -55,7 +56,7 @@ def open_shapes(root: str, request: Request) -> SceneList:
     bins = len(shapes.ROTATION_BINS) - 1
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
-        generator = torch.Generator().manual_seed(2**32 + request.seed * 1_000_003 + index)  # never a training seed
+        generator = torch.Generator().manual_seed(derive("scene", request.seed, index))
         rooms = shapes.draw_shapes(1, difficulty=difficulty, generator=generator)
         rotation = shapes.draw_rotations([index % bins], request.views - 1, generator=generator)
         views = shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)

@@ -1,0 +1,72 @@
+"""Pack a checkpoint for the package: half-precision weights, configuration, card: ``python -m train.ship``."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from safetensors.torch import load_file, save_file
+
+from probe import command
+from probe.models import load_folder
+from probe.models.cat3d import settings_of
+from probe.records import environment, write, write_json
+
+PROG = "python -m train.ship"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Write a checkpoint's weights in half precision, with its configuration and a card of how it was trained."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of python -m train.cameo."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    step: int | None = None
+    """Averaged checkpoint to take; default the last one."""
+
+
+def main(settings: Settings) -> None:
+    """Pack one averaged checkpoint."""
+    found = {int(path.name.removeprefix("step-")): path for path in (settings.run / "averaged").glob("step-*")}
+    step = settings.step if settings.step is not None else max(found, default=None)
+    if step not in found:
+        raise ValueError(f"{settings.run} holds no averaged checkpoint of step {step}; there are {sorted(found)}")
+    network = load_folder(found[step])
+    weights = load_file(found[step] / "diffusion_pytorch_model.safetensors")
+    half = {name: weight.half().contiguous() for name, weight in weights.items()}
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write(settings.out / "diffusion_pytorch_model.safetensors", lambda part: save_file(half, part))
+    write_json(settings.out / "config.json", settings_of(dict(network.config)))
+    parameters = sum(weight.numel() for weight in weights.values())
+    write_json(settings.out / "card.json", card(settings.run, step, parameters))
+
+
+def card(run: Path, step: int, parameters: int) -> dict[str, object]:
+    """Say how weights came to be: settings, steps, time, machine and validation losses."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    logged, validated = (
+        [row for row in map(json.loads, (run / name).read_text(encoding="utf-8").splitlines()) if row["step"] <= step]
+        for name in ("metrics.jsonl", "evaluation.jsonl")
+    )
+    seconds = sorted(row["seconds"] for row in logged)[len(logged) // 2]
+    return {
+        "steps": step,
+        "parameters": parameters,
+        "training": config["settings"],
+        "environment": config["environment"],
+        "packed_with": environment(),
+        "seconds_per_step": round(seconds, 3),
+        "hours": round(seconds * step / 3600, 2),
+        "validation_loss": validated[-1] if validated else None,
+    }
+
+
+def cli(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    command.run(main, command.parse(Settings, arguments, prog=PROG), prog=PROG)
+
+
+if __name__ == "__main__":
+    cli()
