@@ -134,6 +134,11 @@ class Plan:
     random: MultiViewModel | None
     record: dict[str, object]
 
+    @property
+    def middle(self) -> int:
+        """Give the timestep of the nulls and the pictures: the middle one asked for."""
+        return self.timesteps[len(self.timesteps) // 2]
+
     @classmethod
     def make(cls, settings: Settings) -> "Plan":
         """Resolve settings; refuse what cannot be run before anything is written."""
@@ -297,12 +302,12 @@ def _layers(
     limits: tuple[Threshold, ...],
     noise: torch.Tensor,
 ) -> pd.DataFrame:
-    return measure_layers(model, views, plan.layers, truths, plan.timesteps, plan.protocol, limits, noise)
+    timesteps = plan.timesteps if model is plan.model else (plan.middle,)
+    return measure_layers(model, views, plan.layers, truths, timesteps, plan.protocol, limits, noise)
 
 
 def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, parts: Path, index: int) -> None:
-    t = plan.timesteps[len(plan.timesteps) // 2]
-    matches = example_matches(plan.model, views, plan.layers, truths, t, plan.protocol, noise)
+    matches = example_matches(plan.model, views, plan.layers, truths, plan.middle, plan.protocol, noise)
     image = (views.image[0] * 255).round().to(torch.uint8).cpu().contiguous()
     _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": image})
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))

@@ -38,7 +38,8 @@ def main(settings: Settings) -> None:
     half = {name: weight.half().contiguous() for name, weight in weights.items()}
     settings.out.mkdir(parents=True, exist_ok=True)
     write(settings.out / "diffusion_pytorch_model.safetensors", lambda part: save_file(half, part))
-    write_json(settings.out / "config.json", settings_of(dict(network.config)))
+    sizes = settings_of(dict(network.config))
+    write_json(settings.out / "config.json", {"_class_name": type(network).__name__, **sizes})
     parameters = sum(weight.numel() for weight in weights.values())
     write_json(settings.out / "card.json", card(settings.run, step, parameters))
 
