@@ -313,6 +313,12 @@ def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, p
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
 
 
+def _copy_emergence(model: MultiViewModel, out: Path) -> None:
+    """Keep the history of precision that lies beside the weights (:mod:`probe.emergence`), where there is one."""
+    if model.folder is not None and (found := model.folder / "emergence.csv").is_file():
+        write(out / "emergence.csv", lambda part: shutil.copyfile(found, part))
+
+
 def save(
     out: Path, plan: Plan, scores: pd.DataFrame, pairs: pd.DataFrame, layers: pd.DataFrame, selection: Selection
 ) -> None:
@@ -322,6 +328,7 @@ def save(
     write(out / "pairs.csv", lambda part: pairs.to_csv(part, index=False))
     write(out / "timesteps.csv", lambda part: timestep_table(plan.model, plan.timesteps).to_csv(part, index=False))
     write_json(out / "selection.json", selection.record())
+    _copy_emergence(plan.model, out)
     parts = out / "parts"
     examples = sorted(parts.glob("matches-*.parquet"))
     if examples:

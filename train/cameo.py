@@ -35,6 +35,10 @@ class Command:
     """Views per scene; 1 to views - 1 of them are references, drawn per step."""
     max_rotation: Literal[30, 60, 90, 120] = 60
     """Largest rotation of a view against view 0, in degrees."""
+    rotation_ramp: int = 1500
+    """Steps over which rotations grow from 0 to full: matching starts between views that hardly differ."""
+    timestep_shift: float = 4.0
+    """Noise that is trained on: 1 draws timesteps evenly, 4 draws four of five from the noisier half."""
     learning_rate: float = 1.2e-3
     """Of AdamW, after 100 warm-up steps."""
     camera_dropout: float = 0.0
@@ -84,6 +88,8 @@ def settings_of(given: Command) -> Settings:
     """
     if min(given.steps, given.batch_size, given.checkpoint_every, given.evaluate_every, given.keep_checkpoints) < 1:
         raise ValueError("--steps, --batch-size, --checkpoint-every, --evaluate-every, --keep-checkpoints: at least 1")
+    if given.rotation_ramp < 0 or given.timestep_shift <= 0:
+        raise ValueError("expected --rotation-ramp of at least 0 and --timestep-shift above 0")
     if given.views < 2 or not 0 <= given.camera_dropout <= 1 or given.learning_rate <= 0:
         raise ValueError("expected --views of at least 2, --camera-dropout from 0 to 1, --learning-rate above 0")
     return Settings(
@@ -93,6 +99,8 @@ def settings_of(given: Command) -> Settings:
         learning_rate=given.learning_rate,
         difficulty=given.scenes,
         rotation_bins=tuple(range(given.max_rotation // 30)),
+        rotation_ramp=given.rotation_ramp,
+        timestep_shift=given.timestep_shift,
         camera_dropout=given.camera_dropout,
         ema_decay=given.ema_decay,
         seed=given.seed,

@@ -39,6 +39,8 @@ class Settings:
     learning_rate: float
     difficulty: Difficulty
     rotation_bins: tuple[int, ...]
+    rotation_ramp: int
+    timestep_shift: float
     camera_dropout: float
     ema_decay: float
     seed: int
@@ -62,21 +64,38 @@ def step_seed(seed: int, step: int) -> int:
     return derive("training", seed, step)
 
 
-def draw_batch(settings: Settings, model: MultiViewModel, generator: torch.Generator, count: int, n_ref: int) -> Views:
-    """Draw rooms and photograph them from rotations in the settings' bins, bins taken in turn."""
+def draw_batch(
+    settings: Settings, model: MultiViewModel, generator: torch.Generator, count: int, n_ref: int, widest: float = 1.0
+) -> Views:
+    """Draw rooms and photograph them from rotations in the settings' bins, taken in turn, times ``widest`` (0 to 1)."""
     shapes = draw_shapes(count, difficulty=settings.difficulty, generator=generator)
     bins = [settings.rotation_bins[k % len(settings.rotation_bins)] for k in range(count)]
-    rotation = draw_rotations(bins, settings.views - 1, generator=generator)
+    rotation = widest * draw_rotations(bins, settings.views - 1, generator=generator)
     device = model.alpha_bar.device
     return make_views(shapes, rotation, size=model.size, n_ref=n_ref, generator=generator, supersample=2, device=device)
+
+
+def ramp(step: int, length: int) -> float:
+    """Grow linearly from 1 / length at step 0 to 1; always 1 where the length is 0."""
+    return min(1.0, (step + 1) / length) if length else 1.0
+
+
+def shift_timesteps(uniform: Tensor, shift: float) -> Tensor:
+    """Turn numbers in [0, 1) into timestep indices that lie near the noise where ``shift`` is above 1.
+
+    Source:
+        arXiv 2403.03206 (Stable Diffusion 3), equation 23: shift t / (1 + (shift - 1) t).
+    """
+    return (STEPS * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=STEPS - 1)
 
 
 def training_loss(settings: Settings, model: MultiViewModel, step: int) -> Tensor:
     """Draw one step's scenes, references, timesteps and noise; give the mean denoising error."""
     generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
     n_ref = int(torch.randint(1, settings.views, (), generator=generator))
-    views = draw_batch(settings, model, generator, settings.batch_size, n_ref)
-    t = torch.randint(0, STEPS, (settings.batch_size,), generator=generator)
+    widest = ramp(step, settings.rotation_ramp)
+    views = draw_batch(settings, model, generator, settings.batch_size, n_ref, widest)
+    t = shift_timesteps(torch.rand(settings.batch_size, generator=generator), settings.timestep_shift)
     noise = torch.randn(views.image.shape, generator=generator)
     keep = (torch.rand(settings.batch_size, generator=generator) >= settings.camera_dropout).float()
     device = model.alpha_bar.device

@@ -3,7 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+import pandas as pd
 import tyro
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +19,8 @@ PROG = "python -m train.ship"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Write a checkpoint's weights in half precision, with its configuration and a card of how it was trained."""
+    """Write a checkpoint's weights in half precision, with its configuration, a card of how it was trained, and the
+    history of precision where python -m probe.emergence measured it."""
 
     run: tyro.conf.Positional[Path]
     """Run folder of python -m train.cameo."""
@@ -40,6 +43,9 @@ def main(settings: Settings) -> None:
     write(settings.out / "diffusion_pytorch_model.safetensors", lambda part: save_file(half, part))
     sizes = settings_of(dict(network.config))
     write_json(settings.out / "config.json", {"_class_name": type(network).__name__, **sizes})
+    if (found := settings.run / "averaged" / "emergence.csv").is_file():
+        history = pd.read_csv(found)
+        write(settings.out / "emergence.csv", lambda part: history[history["step"] <= step].to_csv(part, index=False))
     parameters = sum(weight.numel() for weight in weights.values())
     write_json(settings.out / "card.json", card(settings.run, step, parameters))
 
@@ -51,15 +57,15 @@ def card(run: Path, step: int, parameters: int) -> dict[str, object]:
         [row for row in map(json.loads, (run / name).read_text(encoding="utf-8").splitlines()) if row["step"] <= step]
         for name in ("metrics.jsonl", "evaluation.jsonl")
     )
-    seconds = sorted(row["seconds"] for row in logged)[len(logged) // 2]
+    seconds = median([row["seconds"] for row in logged]) if logged else None
     return {
         "steps": step,
         "parameters": parameters,
         "training": config["settings"],
         "environment": config["environment"],
         "packed_with": environment(),
-        "seconds_per_step": round(seconds, 3),
-        "hours": round(seconds * step / 3600, 2),
+        "seconds_per_step": seconds,
+        "hours": seconds and seconds * step / 3600,
         "validation_loss": validated[-1] if validated else None,
     }
 

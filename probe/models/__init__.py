@@ -33,7 +33,8 @@ def load_tiny(source: str) -> MultiViewModel:
         return replace(fresh_tiny(0), name="cat3d-tiny:random")
     folder = Path(source) if source else WEIGHTS / "cat3d-tiny"
     unet = load_folder(folder)
-    return _model(f"cat3d-tiny:{folder.name}" if source else "cat3d-tiny", unet, _card(folder))
+    model = _model(f"cat3d-tiny:{folder.name}" if source else "cat3d-tiny", unet, _card(folder))
+    return replace(model, folder=folder)
 
 
 def fresh_tiny(seed: int) -> MultiViewModel:

@@ -1,6 +1,7 @@
 """One denoising step of a multi-view model: schedule, inputs, noise. Pure functions of tensors."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
@@ -26,6 +27,7 @@ class MultiViewModel:
         size: Side of the images the network sees, in pixels.
         ray_scale: World units that make one unit of the rays' moment.
         card: What is known of the weights (data, steps, seed, ...).
+        folder: Where the weights lie; None for random ones.
     """
 
     name: str
@@ -34,6 +36,7 @@ class MultiViewModel:
     size: int
     ray_scale: float = 2.0
     card: dict[str, object] | None = None
+    folder: Path | None = None
 
 
 def cameo_betas() -> Float[Tensor, " steps"]:

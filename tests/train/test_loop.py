@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from probe.models.cat3d import TINY, load_unet
 from probe.models.denoising import MultiViewModel, pixel_scheduler, velocity
-from train import loop
+from train import loop, ship
 from train.cameo import Command, cli, settings_of
 from train.diffusion import denoising_error
 
@@ -26,6 +26,8 @@ SETTINGS = loop.Settings(
     learning_rate=1e-3,
     difficulty="plain",
     rotation_bins=(0, 1),
+    rotation_ramp=3,
+    timestep_shift=4.0,
     camera_dropout=0.5,
     ema_decay=0.9,
     seed=3,
@@ -168,3 +170,40 @@ def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
         for name in ("broken", "unbroken")
     )
     assert all(torch.equal(broken[name], unbroken[name]) for name in unbroken)
+
+
+@pytest.mark.parametrize(
+    ("step", "length", "share"), [(0, 4, 0.25), (2, 4, 0.75), (3, 4, 1.0), (9, 4, 1.0), (0, 0, 1.0)]
+)
+def test_the_ramp_grows_to_one_and_stays(step: int, length: int, share: float):
+    assert loop.ramp(step, length) == share
+
+
+def test_the_ramp_scales_the_rotations_of_a_batch():
+    def widest_turn(widest: float) -> float:
+        generator = torch.Generator().manual_seed(1)
+        views = loop.draw_batch(replace(SETTINGS, rotation_bins=(1,)), small_model(), generator, 8, 1, widest)
+        turn = views.world_to_cam[:, 1, :3, :3] @ views.world_to_cam[:, 0, :3, :3].mT
+        return float(((turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1).acos().rad2deg().max())
+
+    assert 30 <= widest_turn(1.0) <= 60.01
+    assert widest_turn(0.1) <= 6.01
+
+
+def test_shifted_timesteps_match_the_formula_and_stay_in_range():
+    uniform = torch.tensor([0.0, 0.2, 0.5, 0.9999999])
+    assert loop.shift_timesteps(uniform, 4.0).tolist() == [0, 500, 800, 999]
+    assert loop.shift_timesteps(uniform[:3], 1.0).tolist() == [0, 200, 500]
+
+
+def test_shipping_keeps_the_history_up_to_the_step_shipped(tmp_path: Path):
+    run(tmp_path / "run", steps=4, every=2)
+    open_settings = {"settings": {"seed": 3}, "environment": {}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(open_settings))
+    (tmp_path / "run" / "averaged" / "emergence.csv").write_text("step,layer,value\n2,10,0.5\n4,10,0.75\n")
+    ship.main(ship.Settings(run=tmp_path / "run", out=tmp_path / "out", step=2))
+    assert (tmp_path / "out" / "emergence.csv").read_text() == "step,layer,value\n2,10,0.5\n"
+    packed = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
+    whole = load_file(tmp_path / "run" / "averaged" / "step-000002" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(packed[name], weight.half()) for name, weight in whole.items())
+    assert json.loads((tmp_path / "out" / "card.json").read_text())["steps"] == 2
