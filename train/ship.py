@@ -19,8 +19,7 @@ PROG = "python -m train.ship"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Write a checkpoint's weights in half precision, with its configuration, a card of how it was trained, and the
-    history of precision where python -m probe.emergence measured it."""
+    """Write a checkpoint's weights in half precision, its configuration, a card of its training, its emergence.csv."""
 
     run: tyro.conf.Positional[Path]
     """Run folder of python -m train.cameo."""
@@ -43,8 +42,9 @@ def main(settings: Settings) -> None:
     write(settings.out / "diffusion_pytorch_model.safetensors", lambda part: save_file(half, part))
     sizes = settings_of(dict(network.config))
     write_json(settings.out / "config.json", {"_class_name": type(network).__name__, **sizes})
-    if (found := settings.run / "averaged" / "emergence.csv").is_file():
-        history = pd.read_csv(found)
+    history_file = settings.run / "averaged" / "emergence.csv"
+    if history_file.is_file():
+        history = pd.read_csv(history_file)
         write(settings.out / "emergence.csv", lambda part: history[history["step"] <= step].to_csv(part, index=False))
     parameters = sum(weight.numel() for weight in weights.values())
     write_json(settings.out / "card.json", card(settings.run, step, parameters))
