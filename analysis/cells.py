@@ -272,9 +272,14 @@ def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "emergence.csv": run.emergence if run.emergence is not None else pd.DataFrame(), "pairs.csv": run.pairs,
         "missing.csv": tables.missing(run),
     }  # fmt: skip
-    return tuple((name, _csv(frame)) for name, frame in frames.items() if len(frame))
+    return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))
 
 
-def _csv(frame: pd.DataFrame) -> str:
+def csv_link(frame: pd.DataFrame) -> str:
+    """Write a table as a link that holds it as a CSV file.
+
+    Args:
+        frame: The table; its index is left out.
+    """
     text = frame.to_csv(index=False, lineterminator="\n")
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()

@@ -1,4 +1,4 @@
-"""Turn probe runs into pages: ``python -m analysis.report [RUN ...]``; pure up to ``build_report``."""
+"""Turn probe and training runs into pages: ``python -m analysis.report [RUN ...]``; pure up to ``build_report``."""
 
 import os
 import sys
@@ -13,6 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis import wording
 from analysis.page import Page, make_page
 from analysis.tables import REQUIRED, ProbeRun, read_run
+from analysis.training import METRICS, is_training, read_training
+from analysis.training_page import TrainingEntry, TrainingPage, make_training_page, training_entry
 from probe.records import RunError, write_text
 
 REPORT = "report.html"
@@ -52,13 +54,26 @@ def render(page: Page) -> str:
     return TEMPLATES.get_template("probe.html.j2").render(page=page)
 
 
-def render_index(entries: Sequence[Entry]) -> str:
+def render_training(page: TrainingPage) -> str:
+    """Write the page of one training run.
+
+    Args:
+        page: All that it shows.
+
+    Returns:
+        One self-contained HTML document; equal data gives equal text.
+    """
+    return TEMPLATES.get_template("train.html.j2").render(page=page)
+
+
+def render_index(entries: Sequence[Entry], training: Sequence[TrainingEntry] = ()) -> str:
     """Write the page that lists the runs.
 
     Args:
-        entries: In the order of the list.
+        entries: Probe runs, in the order of the list.
+        training: Training runs, likewise.
     """
-    return TEMPLATES.get_template("index.html.j2").render(entries=entries)
+    return TEMPLATES.get_template("index.html.j2").render(entries=entries, training=training)
 
 
 def entry(run: ProbeRun, link: str) -> Entry:
@@ -85,35 +100,50 @@ def build_report(run: Path) -> Path:
     """Write a run's page into its folder, whole or not at all.
 
     Args:
-        run: A probe run folder.
+        run: A probe run folder, or a training run folder, finished or not.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: If the folder is not a finished probe run.
+        RunError: If the folder is neither a finished probe run nor a training run, or a file of it cannot be used.
     """
     page = run / REPORT
-    write_text(page, render(make_page(read_run(run))))
+    if is_training(run):
+        write_text(page, render_training(make_training_page(read_training(run))))
+    else:
+        write_text(page, render(make_page(_read_probe(run))))
     return page
+
+
+def _read_probe(run: Path) -> ProbeRun:
+    """Read a probe run; say of a folder that is nothing at all that it is no training run either."""
+    try:
+        return read_run(run)
+    except RunError as error:
+        if (run / "scores.parquet").exists():
+            raise
+        raise RunError(f"{error}; nor is it a training run, which has config.json and metrics.jsonl") from error
 
 
 def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
     """Write the page that links to the pages of several runs.
 
     Args:
-        runs: Probe run folders.
+        runs: Probe run folders and training run folders.
         index: Where to write; its folder is made.
 
     Returns:
         The index's path.
 
     Raises:
-        RunError: If a folder is not a finished probe run.
+        RunError: If a folder is neither a finished probe run nor a training run.
     """
-    entries = [entry(read_run(run), _link(run / REPORT, index.parent)) for run in runs]
+    links = {run: _link(run / REPORT, index.parent) for run in runs}
+    training = [training_entry(read_training(run), link) for run, link in links.items() if is_training(run)]
+    entries = [entry(_read_probe(run), link) for run, link in links.items() if not is_training(run)]
     index.parent.mkdir(parents=True, exist_ok=True)
-    write_text(index, render_index(entries))
+    write_text(index, render_index(entries, training))
     return index
 
 
@@ -122,21 +152,23 @@ def _link(page: Path, folder: Path) -> str:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Find the finished probe runs below a folder, by name.
+    """Find the finished probe runs and the training runs below a folder, by name.
 
     Args:
         root: Searched at any depth.
     """
-    found = {path.parent for path in root.rglob("selection.json")}
-    return sorted(folder for folder in found if all((folder / name).is_file() for name in REQUIRED))
+    probes = {path.parent for path in root.rglob("selection.json")}
+    finished = {folder for folder in probes if all((folder / name).is_file() for name in REQUIRED)}
+    training = {path.parent for path in root.rglob(METRICS) if is_training(path.parent)}
+    return sorted(finished | training)
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Rebuild the pages of probe runs, and reports/index.html that links to them."""
+    """Rebuild the pages of probe and training runs, and reports/index.html that links to them."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders; without any, all finished probe runs below runs/."""
+    """Run folders; without any, all finished probe runs and all training runs below runs/."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -174,13 +174,14 @@ def bin_words(name: str) -> str:
     return f"over {name[:-1]}°" if name.endswith("+") else name.replace("-", "–") + "°"
 
 
-def command(settings: dict[str, Any]) -> str:
+def command(settings: dict[str, Any], program: str = "probe.run") -> str:
     """Write the command that makes the run again, one flag a line.
 
     Args:
         settings: Every resolved setting; None and empty lists are left at their defaults.
+        program: What makes such runs.
     """
-    words = [["python", "-m", "probe.run"]]
+    words = [["python", "-m", program]]
     for key, value in settings.items():
         flag = "--" + key.replace("_", "-")
         if key in NOT_FLAGS or value is None or isinstance(value, dict) or value in ([], ""):

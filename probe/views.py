@@ -81,6 +81,10 @@ class Views:
         names = self.names[index : index + 1] if self.names else ()
         return self._indexed(slice(index, index + 1), slice(None), n_ref=self.n_ref, names=names)
 
+    def scenes(self, chosen: slice) -> "Views":
+        """Give several scenes as a smaller batch."""
+        return self._indexed(chosen, slice(None), n_ref=self.n_ref, names=self.names[chosen])
+
     def reorder(self, order: list[int], n_ref: int) -> "Views":
         """Choose and order views; the first ``n_ref`` of them become references."""
         return self._indexed(slice(None), order, n_ref=n_ref, names=self.names)

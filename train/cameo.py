@@ -1,83 +1,241 @@
-"""Train the small multi-view model: ``python -m train.cameo --layer none``."""
+"""Train a multi-view model with supervised attention: ``python -m train.cameo --layer 10``."""
 
-import shutil
-from dataclasses import asdict, dataclass
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
 
 from probe import command
-from probe.models import fresh_tiny
+from probe.emergence import Watch
+from probe.layers import Layer, find_layers, select_layers
+from probe.models import fresh_tiny, load_model
 from probe.models.denoising import MultiViewModel
 from probe.records import environment, open_run, write_json
 from probe.scenes.shapes import Difficulty
-from train.loop import Settings, train
+from probe.seeds import derive
+from train.alignment import Mixing, Target
+from train.loop import OptimizerName, Precision, Rhythm, Settings, Trainer, WeightSchedule, start, train
+from train.monitor import evaluate, follow_precision, hold_out
+from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
 
 PROG = "python -m train.cameo"
+NOT_DECISIVE = ("resume", "steps", "out", "report", "probe", "keep_checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Train a multi-view diffusion model on procedural scenes."""
+    """Train a multi-view diffusion model on procedural scenes, one layer's attention supervised by true matches."""
 
-    layer: Literal["none"] = "none"
-    """Layer whose attention is supervised; none trains on the diffusion objective alone."""
-    model: Literal["cat3d-tiny"] = "cat3d-tiny"
-    """Network; it starts from random weights drawn from --seed."""
+    layer: str = "10"
+    """3D layers to supervise: indexes by commas; auto takes the layer of --probe's selection.json; random draws one by
+    --seed; none trains on the diffusion objective alone."""
+    probe: Path = Path("runs/probe")
+    """Probe run whose selection.json --layer auto reads."""
+    objective: Literal["cameo", Rival] = "cameo"
+    """What is asked of the layer: cameo supervises its attention with true matches; repa-dsift and repa-dinov2 pull its
+    output towards frozen image features, geometry towards an encoding of the true points."""
+    weight: float = 0.02
+    """Of the added objective (the paper's value)."""
+    weight_schedule: WeightSchedule = "constant"
+    """constant; linear falls to 0 at --weight-until; off stops there."""
+    weight_until: int = 0
+    """Step at which the schedule ends; 0 is --steps."""
+    mixing: Mixing = "mlp"
+    """How the logits of the heads become one: mlp (the paper), mean times a learned scale, positive weights."""
+    target: Target = "per_pair"
+    """per_pair: one match per key view (the paper); global_nearest: one over all key views (the release)."""
+    truth: Truth = "cycle"
+    """Pairs that count: cycle consistent (the paper), visible by a depth test, or gated by cycle and 3D distance."""
+    cycle_tolerance: float = 1.5
+    """Round trip, in tokens, below which a match is cycle consistent."""
+    max_queries: int | None = None
+    """Supervise at most so many random pairs of each scene and side; None takes all."""
+    control: Control = "none"
+    """shuffled gives every scene another scene's matches: supervision that must not help."""
+    model: str = "cat3d-tiny:random"
+    """cat3d-tiny:random starts from weights drawn by --seed, cat3d-tiny from the shipped ones, cat3d-tiny:FOLDER from
+    a checkpoint."""
     scenes: Difficulty = "plain"
     """Difficulty of the procedural scenes."""
     steps: int = 4000
     """Optimiser steps in all."""
-    batch_size: int = 4
-    """Scenes per step."""
-    views: int = 3
+    batch_size: int = 6
+    """Scenes per step, over all processes."""
+    accumulate: int = 1
+    """Parts in which a batch is computed, to save memory."""
+    views: int = 2
     """Views per scene; 1 to views - 1 of them are references, drawn per step."""
     max_rotation: Literal[30, 60, 90, 120] = 60
     """Largest rotation of a view against view 0, in degrees."""
-    rotation_ramp: int = 1500
+    rotation_ramp: int = 1000
     """Steps over which rotations grow from 0 to full: matching starts between views that hardly differ."""
+    shuffle_views: float = 0.0
+    """Share of steps whose views come in random order (the paper: .5)."""
     timestep_shift: float = 4.0
     """Noise that is trained on: 1 draws timesteps evenly, 4 draws four of five from the noisier half."""
+    optimizer: OptimizerName = "muon"
+    """muon for the hidden matrices (learns several times faster from scratch), adamw for the rest or for all."""
     learning_rate: float = 1.2e-3
-    """Of AdamW, after 100 warm-up steps."""
+    """Of AdamW; Muon takes 2.5 times as much."""
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """Of the learning rate; each begins with --warmup steps."""
+    warmup: int = 100
+    """Steps over which the learning rate grows from 0."""
+    clip: float = 1.0
+    """Largest norm of the gradients."""
     camera_dropout: float = 0.0
-    """Share of scenes whose cameras are blanked, for guidance, 0 to 1."""
-    ema_decay: float = 0.999
-    """Of the running average of the weights, which is what is validated and saved."""
+    """Share of scenes whose cameras are blanked, for guidance, 0 to 1 (the paper: .1)."""
+    ema_decay: float = 0.998
+    """Of the running average of the weights, which is what is evaluated and saved."""
+    precision: Precision = "no"
+    """Mixed precision: no (float32), bf16 or fp16."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
     seed: int = 0
     """Of weights, scenes, timesteps and noise; step s uses (seed, s)."""
     out: Path = Path("runs/train")
     """Run folder; it refuses other settings than those it was made with."""
     resume: bool = False
     """Continue from the last whole checkpoint in --out, or start when there is none."""
-    checkpoint_every: int = 250
+    checkpoint_every: int = 500
     """Steps between checkpoints."""
-    evaluate_every: int = 250
-    """Steps between validations on 32 held-out scenes."""
     keep_checkpoints: int = 2
-    """Checkpoints with trainer state that are kept (about 40 MB each); the averaged weights of all are kept."""
+    """Checkpoints with trainer state that are kept (about 30 MB each); the averaged weights of all are kept."""
+    evaluate_every: int = 500
+    """Steps between evaluations: validation loss, samples, PSNR, SSIM, readout gap."""
+    evaluate_scenes: int = 16
+    """Held-out scenes that are sampled at each evaluation."""
+    sampling_steps: int = 20
+    """Of DDIM, at each evaluation."""
+    probe_every: int = 500
+    """Steps between probes of every 3D layer (emergence.csv); a multiple of --evaluate-every; 0 never probes."""
+    probe_groups: int = 8
+    """Scenes of three views that are probed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
+    report: bool = True
+    """Rebuild OUT/report.html at every evaluation."""
 
 
 def main(given: Command) -> None:
-    """Train; leave averaged weights in OUT/averaged/step-NNNNNN and the last ones in OUT/final."""
+    """Train; leave averaged weights in OUT/averaged/step-NNNNNN, the last ones in OUT/final, and the page."""
     settings = settings_of(given)
-    decisive = {name: value for name, value in asdict(given).items() if name not in ("resume", "steps", "out")}
-    open_run(given.out, {**decisive, "out": str(given.out)}, resume=given.resume)
-    device = "cuda" if given.device != "cpu" and torch.cuda.is_available() else "cpu"
-    model = fresh_tiny(given.seed)
-    model.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = MultiViewModel(**{**vars(model), "alpha_bar": model.alpha_bar.to(device)})
-    every = {"checkpoint_every": given.checkpoint_every, "evaluate_every": given.evaluate_every}
-    for _step in train(settings, model, given.out, resume=given.resume, **every):
-        for old in sorted((given.out / "checkpoints").glob("step-*"))[: -given.keep_checkpoints]:
-            shutil.rmtree(old)
+    accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
+    model = _model(given, accelerator.device)
+    layers = layers_of(given, model)
+    objective = _objective(given, layers)
+    decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
+    named = {"layers": [layer.name for layer in layers]}
+    if accelerator.is_main_process:
+        open_run(given.out, {**decisive, **named, "out": str(given.out)}, resume=given.resume)
+    accelerator.wait_for_everyone()
+    trainer = start(settings, model, objective, accelerator)
+    _train(given, settings, model, trainer)
+    if accelerator.is_main_process:
+        _finish(given, model, {**decisive, **named})
+
+
+def _train(given: Command, settings: Settings, model: MultiViewModel, trainer: Trainer) -> None:
+    """Train, evaluate, probe, and refresh the page."""
+    rhythm = Rhythm(
+        checkpoint_every=given.checkpoint_every, evaluate_every=given.evaluate_every, keep=given.keep_checkpoints
+    )
+    held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps)
+    watch = Watch(groups=given.probe_groups, timesteps="500,900")
+    measure = evaluate(settings, held, trainer.objective, given.out)
+
+    def look(averaged: MultiViewModel, step: int) -> dict[str, object]:
+        if given.probe_every and (step % given.probe_every == 0 or step == given.steps):
+            follow_precision(averaged, step, watch, given.out)
+        return measure(averaged)
+
+    for step in train(settings, model, given.out, rhythm, resume=given.resume, trainer=trainer, evaluate=look):
+        if given.report and trainer.accelerator.is_main_process and step % given.evaluate_every == 0:
+            _report(given.out)
+
+
+def _finish(given: Command, model: MultiViewModel, decisive: dict[str, object]) -> None:
+    """Save the averaged weights with their card, and the page."""
     final = given.out / "final"
     model.network.save_pretrained(final)  # type: ignore[operator]
     write_json(final / "card.json", {"steps": given.steps, **decisive, **environment()})
-    print(f"weights: {final}\nprobe them: python -m probe.run --model cat3d-tiny:{final}")
+    print(f"weights: {final}\nprobe them: python -m probe.run --model cat3d-tiny:{final} --out {given.out}-probe")
+    if given.report:
+        print(f"page: {_report(given.out)}")
+
+
+def _report(out: Path) -> Path:
+    from analysis.report import build_report  # an edge may call the report last; matplotlib is slow to import
+
+    return build_report(out)
+
+
+def _model(given: Command, device: torch.device) -> MultiViewModel:
+    model = fresh_tiny(given.seed) if given.model == "cat3d-tiny:random" else load_model(given.model)
+    model.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if given.gradient_checkpointing:
+        model.network.enable_gradient_checkpointing()  # type: ignore[operator]
+    return replace(model, alpha_bar=model.alpha_bar.to(device))
+
+
+def _objective(given: Command, layers: Sequence[Layer]) -> Objective | None:
+    """Build what is added to the diffusion objective; its weights are drawn by the seed."""
+    if not layers:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive("objective", given.seed))
+        if given.objective != "cameo":
+            return make_rival(given.objective, layers)
+        return AttentionSupervision(
+            layers,
+            Supervision(
+                mixing=given.mixing,
+                target=given.target,
+                truth=given.truth,
+                cycle_tolerance=given.cycle_tolerance,
+                control=given.control,
+                max_queries=given.max_queries,
+            ),
+        )
+
+
+def layers_of(given: Command, model: MultiViewModel) -> list[Layer]:
+    """Find the layers to supervise; empty for none.
+
+    Raises:
+        ValueError: If the choice is unknown, or names a layer that does not join views on a grid.
+    """
+    if given.layer == "none":
+        return []
+    found = find_layers(model.network)
+    if given.layer == "random":
+        joint = [layer for layer in found if layer.kind == "3d"]
+        return [random.Random(derive("layer", given.seed)).choice(joint)]
+    choice = str(selected_layer(given.probe)) if given.layer == "auto" else given.layer
+    layers = select_layers(found, choice)
+    for layer in layers:
+        grid_of(layer)
+    return layers
+
+
+def selected_layer(probe: Path) -> int:
+    """Read the chosen layer of a probe run.
+
+    Raises:
+        ValueError: If there is no such run, or it chose none.
+    """
+    path = probe / "selection.json"
+    if not path.is_file():
+        raise ValueError(f"--layer auto: {path} does not exist; run python -m probe.run --out {probe} first")
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["layer"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--layer auto: {path} names no layer ({error!r}); probe again, or give an index") from error
 
 
 def settings_of(given: Command) -> Settings:
@@ -86,25 +244,46 @@ def settings_of(given: Command) -> Settings:
     Raises:
         ValueError: If a number is out of range.
     """
-    if min(given.steps, given.batch_size, given.checkpoint_every, given.evaluate_every, given.keep_checkpoints) < 1:
-        raise ValueError("--steps, --batch-size, --checkpoint-every, --evaluate-every, --keep-checkpoints: at least 1")
-    if given.rotation_ramp < 0 or given.timestep_shift <= 0:
-        raise ValueError("expected --rotation-ramp of at least 0 and --timestep-shift above 0")
-    if given.views < 2 or not 0 <= given.camera_dropout <= 1 or given.learning_rate <= 0:
-        raise ValueError("expected --views of at least 2, --camera-dropout from 0 to 1, --learning-rate above 0")
-    return Settings(
-        steps=given.steps,
-        batch_size=given.batch_size,
-        views=given.views,
-        learning_rate=given.learning_rate,
-        difficulty=given.scenes,
-        rotation_bins=tuple(range(given.max_rotation // 30)),
-        rotation_ramp=given.rotation_ramp,
-        timestep_shift=given.timestep_shift,
-        camera_dropout=given.camera_dropout,
-        ema_decay=given.ema_decay,
-        seed=given.seed,
+    _check(given)
+    shared = {name: getattr(given, name) for name in Settings.__dataclass_fields__ if hasattr(given, name)}
+    bins = tuple(range(given.max_rotation // 30))
+    return Settings(**{**shared, "difficulty": given.scenes, "rotation_bins": bins})
+
+
+AT_LEAST_ONE = (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "evaluate_every",
+    "evaluate_scenes",
+    "sampling_steps",
+    "probe_groups",
+)
+NOT_NEGATIVE = ("rotation_ramp", "weight", "weight_until", "warmup", "probe_every")
+POSITIVE = ("timestep_shift", "learning_rate", "clip", "cycle_tolerance")
+SHARES = ("camera_dropout", "shuffle_views", "ema_decay")
+
+
+def _check(given: Command) -> None:
+    rules = (
+        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
+        (POSITIVE, lambda value: value > 0, "above 0"),
+        (SHARES, lambda value: 0 <= value <= 1, "from 0 to 1"),
+        (("views",), lambda value: value >= 2, "at least 2"),
     )
+    for names, holds, expected in rules:
+        for name in names:
+            if not holds(getattr(given, name)):
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected {expected}")
+    if given.control == "shuffled" and given.objective != "cameo":
+        raise ValueError(f"--control shuffled: goes with --objective cameo, not {given.objective}")
+    if given.probe_every % given.evaluate_every:
+        raise ValueError(
+            f"--probe-every {given.probe_every}: expected a multiple of --evaluate-every {given.evaluate_every}, or 0"
+        )
 
 
 def cli(arguments: list[str] | None = None) -> None:

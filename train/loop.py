@@ -1,20 +1,25 @@
-"""The training loop: draws scenes, takes steps, validates, checkpoints, resumes.
+"""The training loop on accelerate: draws scenes, takes steps, validates, checkpoints, resumes.
 
 Everything random in step ``s`` (rooms, cameras, timesteps, noise, dropout) is drawn from a generator seeded by
-``(seed, s)``, so a resumed run sees what the unbroken run sees without storing any generator's state.
+``(seed, s)`` for the whole batch, of which each process takes its part: a resumed run sees what the unbroken run sees
+without storing any generator's state, and any number of processes sees the same scenes.
 """
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,9 +29,15 @@ from probe.scenes.shapes import Difficulty, draw_rotations, draw_shapes, make_vi
 from probe.seeds import derive
 from probe.views import Views
 from train.diffusion import denoising_error
+from train.objectives import AttentionTruth, FeatureTruth, Objective
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 LOG_EVERY = 10
+
+WeightSchedule = Literal["constant", "linear", "off"]
+OptimizerName = Literal["adamw", "muon"]
+MUON_RATE = 2.5  # matrices learn at this multiple of AdamW's learning rate (updates matched in size)
+Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +55,67 @@ class Settings:
     camera_dropout: float
     ema_decay: float
     seed: int
+    optimizer: OptimizerName = "adamw"
+    shuffle_views: float = 0.0
+    weight: float = 0.0
+    weight_schedule: WeightSchedule = "constant"
+    weight_until: int = 0
+    accumulate: int = 1
+    schedule: str = "constant_with_warmup"
     warmup: int = 100
     clip: float = 1.0
     validation_scenes: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Hold what a step changes."""
+class Batch:
+    """Hold the scenes of a step with everything random about them."""
 
+    views: Views
+    t: Tensor
+    noise: Tensor
+    keep_cameras: Tensor
+
+    def scenes(self, chosen: slice) -> "Batch":
+        """Pick scenes."""
+        return Batch(
+            views=self.views.scenes(chosen),
+            t=self.t[chosen],
+            noise=self.noise[chosen],
+            keep_cameras=self.keep_cameras[chosen],
+        )
+
+
+class TrainingStep(nn.Module):
+    """Hold the network and the added objective in one module, so that data parallelism sees every parameter used."""
+
+    def __init__(self, model: MultiViewModel, objective: Objective | None) -> None:
+        super().__init__()
+        self.model, self.network, self.objective = model, model.network, objective
+
+    def forward(self, batch: Batch, truth: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Give the mean denoising error and the added objective (zero where there is none)."""
+        if self.objective is None:
+            error = self._error(batch)
+            return error, torch.zeros_like(error)
+        with self.objective.watch(self.network) as seen:
+            error = self._error(batch)
+            return error, self.objective(seen, truth, batch.views.n_ref, generator)
+
+    def _error(self, batch: Batch) -> Tensor:
+        return denoising_error(self.model, batch.views, batch.t, batch.noise, batch.keep_cameras).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Hold what a step changes, and how it is computed."""
+
+    accelerator: Accelerator
+    module: nn.Module
     network: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    objective: Objective | None
+    optimizers: list[torch.optim.Optimizer]
+    schedules: list[torch.optim.lr_scheduler.LRScheduler]
     ema: EMAModel
 
 
@@ -65,14 +125,29 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def draw_batch(
-    settings: Settings, model: MultiViewModel, generator: torch.Generator, count: int, n_ref: int, widest: float = 1.0
+    settings: Settings,
+    model: MultiViewModel,
+    generator: torch.Generator,
+    count: int,
+    n_ref: int,
+    *,
+    widest: float = 1.0,
+    only: slice = slice(None),
 ) -> Views:
     """Draw rooms and photograph them from rotations in the settings' bins, taken in turn, times ``widest`` (0 to 1)."""
     shapes = draw_shapes(count, difficulty=settings.difficulty, generator=generator)
     bins = [settings.rotation_bins[k % len(settings.rotation_bins)] for k in range(count)]
     rotation = widest * draw_rotations(bins, settings.views - 1, generator=generator)
-    device = model.alpha_bar.device
-    return make_views(shapes, rotation, size=model.size, n_ref=n_ref, generator=generator, supersample=2, device=device)
+    return make_views(
+        shapes,
+        rotation,
+        size=model.size,
+        n_ref=n_ref,
+        generator=generator,
+        supersample=2,
+        device=model.alpha_bar.device,
+        only=only,
+    )
 
 
 def ramp(step: int, length: int) -> float:
@@ -89,17 +164,33 @@ def shift_timesteps(uniform: Tensor, shift: float) -> Tensor:
     return (STEPS * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=STEPS - 1)
 
 
-def training_loss(settings: Settings, model: MultiViewModel, step: int) -> Tensor:
-    """Draw one step's scenes, references, timesteps and noise; give the mean denoising error."""
+def view_order(settings: Settings, step: int) -> list[int]:
+    """Shuffle the views of a step's scenes, or leave them, by a coin of the settings' share."""
+    generator = torch.Generator().manual_seed(derive("view order", settings.seed, step))
+    shuffle = float(torch.rand((), generator=generator)) < settings.shuffle_views
+    return torch.randperm(settings.views, generator=generator).tolist() if shuffle else list(range(settings.views))
+
+
+def draw_step(settings: Settings, model: MultiViewModel, step: int, only: slice = slice(None)) -> Batch:
+    """Draw one step's scenes, references, timesteps, noise and dropped cameras; keep the chosen scenes."""
     generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
     n_ref = int(torch.randint(1, settings.views, (), generator=generator))
-    widest = ramp(step, settings.rotation_ramp)
-    views = draw_batch(settings, model, generator, settings.batch_size, n_ref, widest)
-    t = shift_timesteps(torch.rand(settings.batch_size, generator=generator), settings.timestep_shift)
-    noise = torch.randn(views.image.shape, generator=generator)
-    keep = (torch.rand(settings.batch_size, generator=generator) >= settings.camera_dropout).float()
-    device = model.alpha_bar.device
-    return denoising_error(model, views, t.to(device), noise.to(device), keep.to(device)).mean()
+    widest, count = ramp(step, settings.rotation_ramp), settings.batch_size
+    views = draw_batch(settings, model, generator, count, n_ref, widest=widest, only=only)
+    views = views.reorder(view_order(settings, step), n_ref)
+    t = shift_timesteps(torch.rand(count, generator=generator), settings.timestep_shift)
+    noise = torch.randn((count, *views.image.shape[1:]), generator=generator)
+    keep = (torch.rand(count, generator=generator) >= settings.camera_dropout).float()
+    t, noise, keep = (x[only].to(model.alpha_bar.device) for x in (t, noise, keep))
+    return Batch(views=views, t=t, noise=noise, keep_cameras=keep)
+
+
+def weight_at(settings: Settings, step: int) -> float:
+    """Give the weight of the added objective: constant; falling to 0 at ``weight_until``; or constant, then off."""
+    until = settings.weight_until or settings.steps
+    if settings.weight_schedule == "linear":
+        return settings.weight * max(0.0, 1 - step / until)
+    return 0.0 if settings.weight_schedule == "off" and step >= until else settings.weight
 
 
 @torch.no_grad()
@@ -115,28 +206,85 @@ def validate(settings: Settings, model: MultiViewModel) -> dict[str, float]:
     return {"loss": sum(row.values()) / len(row), **row}
 
 
-def start(settings: Settings, model: MultiViewModel) -> Trainer:
-    """Set up AdamW, its warm-up and the running average of the weights."""
+def start(
+    settings: Settings,
+    model: MultiViewModel,
+    objective: Objective | None = None,
+    accelerator: Accelerator | None = None,
+) -> Trainer:
+    """Set up AdamW, its schedule, the running average of the weights, and accelerate around them.
+
+    Raises:
+        ValueError: If the batch cannot be shared out evenly.
+    """
+    accelerator = accelerator or Accelerator(cpu=model.alpha_bar.device.type == "cpu")
+    parts = accelerator.num_processes * settings.accumulate
+    if settings.batch_size % parts:
+        raise ValueError(
+            f"train: a batch of {settings.batch_size} scenes cannot be shared by {accelerator.num_processes} processes "
+            f"in {settings.accumulate} parts each; choose a multiple of {parts}"
+        )
     network = model.network
     network.requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=settings.warmup)
+    module = TrainingStep(model, objective).to(model.alpha_bar.device)
+    optimizers = make_optimizers(settings, module)
+    lengths = {"num_warmup_steps": settings.warmup, "num_training_steps": settings.steps}
+    schedules = [get_scheduler(settings.schedule, one, **lengths) for one in optimizers]
     ema = EMAModel(network.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
     ema.to(model.alpha_bar.device)
-    return Trainer(network=network, optimizer=optimizer, schedule=schedule, ema=ema)
+    module, *prepared = accelerator.prepare(module, *optimizers)
+    return Trainer(
+        accelerator=accelerator,
+        module=module,
+        network=network,
+        objective=objective,
+        optimizers=prepared,
+        schedules=schedules,
+        ema=ema,
+    )
+
+
+def make_optimizers(settings: Settings, module: "TrainingStep") -> list[torch.optim.Optimizer]:
+    """Build AdamW for all, or Muon for the network's hidden matrices and AdamW for the rest.
+
+    Source:
+        Muon: Jordan et al. 2024, as torch.optim.Muon; embeddings, convolutions and vectors stay with AdamW as advised
+        there.
+    """
+    parameters, hidden = list(module.parameters()), set[int]()
+    optimizers: list[torch.optim.Optimizer] = []
+    if settings.optimizer == "muon":
+        named = module.network.named_parameters()
+        matrices = [weight for name, weight in named if weight.ndim == 2 and "emb" not in name]
+        hidden = {id(weight) for weight in matrices}
+        rate = {"lr": MUON_RATE * settings.learning_rate, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=0.01, **rate))  # type: ignore[arg-type]
+    rest = [weight for weight in parameters if id(weight) not in hidden]
+    return [torch.optim.AdamW(rest, settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01), *optimizers]
 
 
 def save_checkpoint(folder: Path, step: int, trainer: Trainer) -> None:
-    """Write network, average, optimiser and schedule of a step whole, or not at all."""
+    """Write network, average, added objective, optimiser and schedule of a step whole, or not at all."""
     final = folder / f"step-{step:06d}"
     part = final.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     trainer.network.save_pretrained(part)  # type: ignore[operator]
-    state = {name: getattr(trainer, name).state_dict() for name in ("optimizer", "schedule", "ema")}
-    torch.save({**state, "step": step}, part / "trainer.pt")
+    if trainer.objective is not None:
+        save_file(trainer.objective.state_dict(), part / "objective.safetensors")
+    torch.save({**_states(trainer), "step": step}, part / "trainer.pt")
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
+
+
+def _states(trainer: Trainer) -> dict[str, Any]:
+    scaler = trainer.accelerator.scaler
+    return {
+        "optimizers": [one.state_dict() for one in trainer.optimizers],
+        "schedules": [one.state_dict() for one in trainer.schedules],
+        "ema": trainer.ema.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -148,13 +296,19 @@ def last_checkpoint(folder: Path) -> Path | None:
 def restore(path: Path, trainer: Trainer) -> int:
     """Load a checkpoint in place; give its step."""
     trainer.network.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
+    if trainer.objective is not None:
+        trainer.objective.load_state_dict(load_file(path / "objective.safetensors"))
     state = torch.load(path / "trainer.pt", weights_only=True)
-    for name in ("optimizer", "schedule", "ema"):
-        getattr(trainer, name).load_state_dict(state[name])
+    for name in ("optimizers", "schedules"):
+        for one, kept in zip(getattr(trainer, name), state[name], strict=True):
+            one.load_state_dict(kept)
+    trainer.ema.load_state_dict(state["ema"])
+    if trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
     return int(state["step"])
 
 
-def append_row(path: Path, row: dict[str, float | int]) -> None:
+def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON row."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -167,87 +321,170 @@ def drop_rows_after(path: Path, step: int) -> None:
         write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
 
 
-def take_step(settings: Settings, model: MultiViewModel, trainer: Trainer, step: int) -> tuple[float, float]:
-    """Take one optimiser step; give the loss and the gradient's norm before clipping.
+def own_scenes(settings: Settings, accelerator: Accelerator) -> slice:
+    """Give this process's scenes of a batch."""
+    each = settings.batch_size // accelerator.num_processes
+    return slice(accelerator.process_index * each, (accelerator.process_index + 1) * each)
+
+
+def accumulate_gradients(settings: Settings, model: MultiViewModel, trainer: Trainer, step: int) -> dict[str, float]:
+    """Add up the gradients of one step's scenes, part by part; give the losses, averaged over parts and processes."""
+    accelerator = trainer.accelerator
+    batch = draw_step(settings, model, step, own_scenes(settings, accelerator))
+    truth = _truth(settings, trainer, batch.views)
+    generator = torch.Generator().manual_seed(derive("query subset", settings.seed, step, accelerator.process_index))
+    size, weight = len(batch.t) // settings.accumulate, weight_at(settings, step)
+    losses = []
+    for part in (slice(first, first + size) for first in range(0, len(batch.t), size)):
+        last = part.stop == len(batch.t)
+        with _synchronised(trainer, last):
+            error, extra = trainer.module(batch.scenes(part), truth and truth.scenes(part), generator)
+            accelerator.backward((error + weight * extra) / settings.accumulate)
+        losses.append(torch.stack([error.detach(), extra.detach()]))
+    mean = accelerator.reduce(torch.stack(losses).mean(0), "mean")
+    return {"loss": float(mean[0]), "objective": float(mean[1])}
+
+
+def _truth(settings: Settings, trainer: Trainer, views: Views) -> AttentionTruth | FeatureTruth | None:
+    """Work out what the added objective needs to know of this process's scenes."""
+
+    def average(counts: Tensor) -> Tensor:
+        return trainer.accelerator.reduce(counts, "mean") / settings.accumulate
+
+    return None if trainer.objective is None else trainer.objective.prepare(views, average)
+
+
+def _synchronised(trainer: Trainer, last: bool) -> AbstractContextManager[Any]:
+    """Exchange gradients between processes in the last part of a step only."""
+    return nullcontext() if last else trainer.accelerator.no_sync(trainer.module)
+
+
+def take_step(settings: Settings, model: MultiViewModel, trainer: Trainer, step: int) -> dict[str, float]:
+    """Take one optimiser step; give the losses and the gradient's norm before clipping.
 
     Raises:
-        FloatingPointError: If the loss is not finite.
+        FloatingPointError: If a loss is not finite.
     """
-    loss = training_loss(settings, model, step)
-    if not torch.isfinite(loss):
-        seed = step_seed(settings.seed, step)
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step} (batch seed {seed})")
-    trainer.optimizer.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(trainer.network.parameters(), settings.clip)
-    trainer.optimizer.step()
-    trainer.schedule.step()
+    for optimizer in trainer.optimizers:
+        optimizer.zero_grad()
+    losses = accumulate_gradients(settings, model, trainer, step)
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            seed = step_seed(settings.seed, step)
+            raise FloatingPointError(f"the {name} is {value} at step {step} (batch seed {seed})")
+    norm = trainer.accelerator.clip_grad_norm_(trainer.module.parameters(), settings.clip)
+    for optimizer, schedule in zip(trainer.optimizers, trainer.schedules, strict=True):
+        optimizer.step()
+        schedule.step()
     trainer.ema.step(trainer.network.parameters())
-    return loss.item(), norm.item()
+    return {**losses, "gradient_norm": float(norm)}
 
 
-def with_average(
-    settings: Settings, model: MultiViewModel, trainer: Trainer, out: Path, step: int, *, evaluate: bool
-) -> None:
-    """Validate, or save, the averaged weights; then put the live ones back."""
+@contextmanager
+def averaged(trainer: Trainer) -> Iterator[None]:
+    """Put the averaged weights into the network, and the live ones back."""
     parameters = list(trainer.network.parameters())
     trainer.ema.store(parameters)
     trainer.ema.copy_to(parameters)
     trainer.network.eval()
-    if evaluate:
-        append_row(out / "evaluation.jsonl", {"step": step, **validate(settings, model)})
-    else:
-        trainer.network.save_pretrained(out / "averaged" / f"step-{step:06d}")  # type: ignore[operator]
-    trainer.ema.restore(parameters)
-    trainer.network.train()
+    try:
+        yield
+    finally:
+        trainer.ema.restore(parameters)
+        trainer.network.train()
+
+
+Evaluate = Callable[[MultiViewModel, int], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """Hold what happens how often, in steps; the last step has all of it."""
+
+    checkpoint_every: int
+    evaluate_every: int
+    keep: int = 2
 
 
 def train(
-    settings: Settings, model: MultiViewModel, out: Path, *, resume: bool, checkpoint_every: int, evaluate_every: int
+    settings: Settings,
+    model: MultiViewModel,
+    out: Path,
+    rhythm: Rhythm,
+    *,
+    resume: bool,
+    trainer: Trainer | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Iterator[int]:
-    """Train in place, yielding the step after each checkpoint; at the end the model holds the averaged weights.
+    """Train in place, yielding the step after each checkpoint or evaluation; at the end the model holds the average.
 
     Args:
         settings: What decides the run.
         model: The denoiser; its network is trained.
         out: The run's folder.
+        rhythm: How often to save and to evaluate.
         resume: Continue from the last whole checkpoint in ``out``, or start when there is none.
-        checkpoint_every: Steps between checkpoints.
-        evaluate_every: Steps between validations.
+        trainer: From :func:`start`; None trains on the diffusion objective alone.
+        evaluate: Measures the averaged weights, as named numbers; default :func:`validate`.
 
     Raises:
-        ValueError: If the loss is not finite; names the step, its seed and the last checkpoint.
+        ValueError: If a loss is not finite; names the step, its seed and the last checkpoint.
     """
-    trainer, checkpoints = start(settings, model), out / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    found = last_checkpoint(checkpoints) if resume else None
-    done = restore(found, trainer) if found else 0
-    for name in ("metrics.jsonl", "evaluation.jsonl"):
-        drop_rows_after(out / name, done)
+    trainer = trainer or start(settings, model)
+    done = _prepare_folder(out, trainer, resume=resume)
+    main = trainer.accelerator.is_main_process
     trainer.network.train()
-    progress = tqdm(range(done, settings.steps), initial=done, total=settings.steps, unit="step", desc="train")
-    for step in progress:
-        started = time.perf_counter()
+    bar = tqdm(range(done, settings.steps), initial=done, total=settings.steps, unit="step", disable=not main)
+    for step in bar:
+        started, at = time.perf_counter(), step + 1
         try:
-            loss, norm = take_step(settings, model, trainer, step)
+            row = take_step(settings, model, trainer, step)
         except FloatingPointError as error:
-            last_good = last_checkpoint(checkpoints) or "none yet"
+            last_good = last_checkpoint(out / "checkpoints") or "none yet"
             raise ValueError(f"train: {error}; last checkpoint: {last_good}; lower --learning-rate") from error
-        at, last = step + 1, step + 1 == settings.steps
-        if last or at % LOG_EVERY == 0:
-            progress.set_postfix(loss=f"{loss:.3f}")
-            row: dict[str, float | int] = {
-                "step": at,
-                "loss": loss,
-                "gradient_norm": norm,
-                "seconds": time.perf_counter() - started,
-            }
-            append_row(out / "metrics.jsonl", row)
-        if last or at % evaluate_every == 0:
-            with_average(settings, model, trainer, out, at, evaluate=True)
-        if last or at % checkpoint_every == 0:
-            with_average(settings, model, trainer, out, at, evaluate=False)
-            save_checkpoint(checkpoints, at, trainer)
+        due = {name: _due(at, settings.steps, every) for name, every in _every(rhythm).items()}
+        if main and due["log"]:
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+            append_row(out / "metrics.jsonl", {"step": at, **row, "seconds": time.perf_counter() - started})
+        if due["evaluate"]:
+            with averaged(trainer):
+                found = evaluate(model, at) if evaluate else validate(settings, model)
+            if main:
+                append_row(out / "evaluation.jsonl", {"step": at, **found})
+        if due["checkpoint"]:
+            _save(out, at, trainer, rhythm.keep)
+        if due["evaluate"] or due["checkpoint"]:
             yield at
     trainer.ema.copy_to(trainer.network.parameters())
     trainer.network.eval()
+
+
+def _every(rhythm: Rhythm) -> dict[str, int]:
+    return {"log": LOG_EVERY, "evaluate": rhythm.evaluate_every, "checkpoint": rhythm.checkpoint_every}
+
+
+def _due(at: int, steps: int, every: int) -> bool:
+    return at == steps or at % every == 0
+
+
+def _prepare_folder(out: Path, trainer: Trainer, *, resume: bool) -> int:
+    """Make the folder of checkpoints, restore the last one on resuming, forget rows after it; give its step."""
+    checkpoints = out / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    found = last_checkpoint(checkpoints) if resume else None
+    done = restore(found, trainer) if found else 0
+    if trainer.accelerator.is_main_process:
+        for name in ("metrics.jsonl", "evaluation.jsonl"):
+            drop_rows_after(out / name, done)
+    return done
+
+
+def _save(out: Path, step: int, trainer: Trainer, keep: int) -> None:
+    """Save the averaged weights for good, and the trainer's state in place of the oldest one kept."""
+    if trainer.accelerator.is_main_process:
+        with averaged(trainer):
+            trainer.network.save_pretrained(out / "averaged" / f"step-{step:06d}")  # type: ignore[operator]
+        save_checkpoint(out / "checkpoints", step, trainer)
+        for old in sorted((out / "checkpoints").glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    trainer.accelerator.wait_for_everyone()

@@ -60,6 +60,12 @@ class Shapes:
         moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
+    def rooms(self, chosen: slice) -> "Shapes":
+        """Pick some of the rooms."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        picked: dict[str, Any] = {name: v[chosen] for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **picked)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hits:
@@ -434,6 +440,7 @@ def make_views(
     generator: torch.Generator,
     supersample: int = 1,
     device: torch.device | str = "cpu",
+    only: slice = slice(None),
 ) -> Views:
     """Photograph rooms: view 0, then one view per requested rotation to it, all square.
 
@@ -445,9 +452,11 @@ def make_views(
         generator: On the CPU.
         supersample: Rays per pixel side for the colour.
         device: Where to cast the rays and leave the result.
+        only: Rooms to photograph; cameras are drawn for all, so that a part is the same as in the whole.
     """
     world_to_cam, field = draw_cameras(rotation, generator=generator)
-    world_to_cam = keep_inside(world_to_cam, shapes.room)
+    world_to_cam, field = keep_inside(world_to_cam, shapes.room)[only], field[only]
+    shapes = shapes.rooms(only)
     focal = size / 2 / torch.tan(torch.deg2rad(field) / 2)
     intrinsics = torch.diag_embed(torch.stack([focal, focal, torch.ones_like(focal)], dim=-1))
     intrinsics[..., :2, 2] = size / 2

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from probe.layers import find_layers, select_layers
 from probe.models.cat3d import TINY, load_unet
 from probe.models.denoising import MultiViewModel, pixel_scheduler, velocity
 from train import loop, ship
 from train.cameo import Command, cli, settings_of
 from train.diffusion import denoising_error
+from train.objectives import AttentionSupervision, Supervision
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 SETTINGS = loop.Settings(
@@ -42,12 +44,28 @@ def small_model(seed: int = 0) -> MultiViewModel:
     return MultiViewModel(name="small", network=network, alpha_bar=pixel_scheduler().alphas_cumprod, size=8)
 
 
-def run(out: Path, *, resume: bool = False, steps: int = 4, every: int = 2) -> MultiViewModel:
+def supervision(model: MultiViewModel, **changes: object) -> AttentionSupervision:
+    kinds = {"mixing": "mlp", "target": "per_pair", "truth": "cycle", "cycle_tolerance": 1.5}
+    settings = Supervision(**{**kinds, "control": "none", "max_queries": None, **changes})
+    torch.manual_seed(1)
+    return AttentionSupervision(select_layers(find_layers(model.network), "10"), settings)
+
+
+def run(
+    out: Path, *, resume: bool = False, steps: int = 4, every: int = 2, supervised: bool = False, **changes: object
+) -> MultiViewModel:
     model = small_model()
-    list(
-        loop.train(replace(SETTINGS, steps=steps), model, out, resume=resume, checkpoint_every=every, evaluate_every=2)
-    )
+    settings = replace(SETTINGS, steps=steps, weight=0.5, **changes)
+    trainer = loop.start(settings, model, supervision(model) if supervised else None)
+    rhythm = loop.Rhythm(checkpoint_every=every, evaluate_every=2)
+    list(loop.train(settings, model, out, rhythm, resume=resume, trainer=trainer))
     return model
+
+
+def step_loss(model: MultiViewModel, step: int) -> float:
+    batch = loop.draw_step(SETTINGS, model, step)
+    with torch.no_grad():
+        return denoising_error(model, batch.views, batch.t, batch.noise, batch.keep_cameras).mean().item()
 
 
 def weights(model: MultiViewModel) -> list[torch.Tensor]:
@@ -74,22 +92,29 @@ def test_the_error_is_zero_for_a_perfect_prediction_and_counts_targets_only():
 def test_a_step_lowers_the_loss_it_is_taken_on():
     model = small_model()
     trainer = loop.start(replace(SETTINGS, warmup=0), model)
-    before = loop.training_loss(SETTINGS, model, 0).item()
+    before = step_loss(model, 0)
     for _ in range(5):
         loop.take_step(SETTINGS, model, trainer, 0)
-    assert loop.training_loss(SETTINGS, model, 0).item() < before
+    assert step_loss(model, 0) < before
 
 
 def test_steps_draw_different_scenes_and_repeat_exactly():
     model = small_model()
-    losses = [loop.training_loss(SETTINGS, model, step).item() for step in (0, 1, 0)]
+    losses = [step_loss(model, step) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_resuming_gives_the_bits_of_the_unbroken_run(tmp_path: Path):
-    unbroken = run(tmp_path / "unbroken")
-    run(tmp_path / "broken", steps=2)
-    resumed = run(tmp_path / "broken", resume=True)
+@pytest.mark.parametrize(
+    "kind", [{}, {"supervised": True}, {"supervised": True, "optimizer": "muon"}, {"schedule": "cosine"}]
+)
+def test_resuming_gives_the_bits_of_the_unbroken_run(tmp_path: Path, kind: dict):
+    unbroken = run(tmp_path / "unbroken", **kind)
+    whole = replace(SETTINGS, steps=4, weight=0.5, **{k: v for k, v in kind.items() if k != "supervised"})
+    model = small_model()
+    trainer = loop.start(whole, model, supervision(model) if "supervised" in kind else None)
+    rhythm = loop.Rhythm(checkpoint_every=2, evaluate_every=2)
+    next(loop.train(whole, model, tmp_path / "broken", rhythm, resume=False, trainer=trainer))  # stops at step 2
+    resumed = run(tmp_path / "broken", resume=True, **kind)
     assert all(torch.equal(a, b) for a, b in zip(weights(unbroken), weights(resumed), strict=True))
     for name in ("metrics.jsonl", "evaluation.jsonl"):
         rows = [
@@ -122,8 +147,9 @@ def test_a_loss_that_is_not_finite_names_step_seed_and_checkpoint(tmp_path: Path
     model = small_model()
     for parameter in model.network.parameters():
         parameter.data.fill_(float("nan"))
+    rhythm = loop.Rhythm(checkpoint_every=2, evaluate_every=2)
     with pytest.raises(ValueError, match=r"loss is nan at step 0 \(batch seed \d+\); last checkpoint: none yet"):
-        list(loop.train(SETTINGS, model, tmp_path, resume=False, checkpoint_every=2, evaluate_every=2))
+        list(loop.train(SETTINGS, model, tmp_path, rhythm, resume=False))
 
 
 def test_rows_after_the_checkpoint_are_dropped_and_so_is_a_torn_line(tmp_path: Path):
@@ -133,7 +159,18 @@ def test_rows_after_the_checkpoint_are_dropped_and_so_is_a_torn_line(tmp_path: P
     assert path.read_text() == '{"step": 2}\n'
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"views": 1}, {"camera_dropout": 1.5}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"views": 1},
+        {"camera_dropout": 1.5},
+        {"learning_rate": 0.0},
+        {"weight": -1.0},
+        {"probe_every": 3},
+        {"control": "shuffled", "objective": "geometry"},
+    ],
+)
 def test_numbers_out_of_range_are_refused(wrong: dict):
     with pytest.raises(ValueError, match="--"):
         settings_of(Command(**wrong))
@@ -145,14 +182,15 @@ def test_an_unknown_layer_ends_in_one_line(capsys: pytest.CaptureFixture, tmp_pa
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.count("\n") == 1
-    assert "none" in error
+    assert "indexes 0 to 15" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import torch; torch.set_num_threads(1);"
-        "from test_loop import run; run(Path(sys.argv[1]), resume=True, steps=40, every=3)"
+        "from test_loop import run;"
+        "run(Path(sys.argv[1]), resume=True, steps=24, every=3, supervised=True, optimizer='muon')"
     )
     here = str(Path(__file__).parent)
     for name in ("broken", "unbroken"):
@@ -166,7 +204,7 @@ def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert process.wait() == 0
     broken, unbroken = (
-        load_file(tmp_path / name / "averaged" / "step-000040" / "diffusion_pytorch_model.safetensors")
+        load_file(tmp_path / name / "averaged" / "step-000024" / "diffusion_pytorch_model.safetensors")
         for name in ("broken", "unbroken")
     )
     assert all(torch.equal(broken[name], unbroken[name]) for name in unbroken)
@@ -182,7 +220,7 @@ def test_the_ramp_grows_to_one_and_stays(step: int, length: int, share: float):
 def test_the_ramp_scales_the_rotations_of_a_batch():
     def widest_turn(widest: float) -> float:
         generator = torch.Generator().manual_seed(1)
-        views = loop.draw_batch(replace(SETTINGS, rotation_bins=(1,)), small_model(), generator, 8, 1, widest)
+        views = loop.draw_batch(replace(SETTINGS, rotation_bins=(1,)), small_model(), generator, 8, 1, widest=widest)
         turn = views.world_to_cam[:, 1, :3, :3] @ views.world_to_cam[:, 0, :3, :3].mT
         return float(((turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1).acos().rad2deg().max())
 
@@ -207,3 +245,76 @@ def test_shipping_keeps_the_history_up_to_the_step_shipped(tmp_path: Path):
     whole = load_file(tmp_path / "run" / "averaged" / "step-000002" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(packed[name], weight.half()) for name, weight in whole.items())
     assert json.loads((tmp_path / "out" / "card.json").read_text())["steps"] == 2
+
+
+def test_the_learning_rate_grows_over_the_warm_up_and_then_stays():
+    trainer = loop.start(replace(SETTINGS, warmup=2), small_model())
+    rates = []
+    for step in range(4):
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        loop.take_step(SETTINGS, trainer.module.model, trainer, step)
+    assert rates == pytest.approx([0.0, 0.5e-3, 1e-3, 1e-3])
+
+
+def test_muon_takes_the_hidden_matrices_and_adamw_all_the_rest():
+    model = small_model()
+    settings = replace(SETTINGS, optimizer="muon")
+    adamw, muon = loop.make_optimizers(settings, loop.TrainingStep(model, supervision(model)))
+    named = {id(weight): name for name, weight in model.network.named_parameters()}
+    of_muon = {named[id(weight)] for weight in muon.param_groups[0]["params"]}
+    assert all(".attentions." in name and name.endswith("weight") for name in of_muon)
+    assert "up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q.weight" in of_muon
+    total = len(list(model.network.parameters())) + len(list(supervision(model).parameters()))
+    assert len(adamw.param_groups[0]["params"]) + len(of_muon) == total
+
+
+@pytest.mark.parametrize(
+    ("schedule", "until", "weights_"),
+    [
+        ("constant", 0, [0.5, 0.5, 0.5, 0.5]),
+        ("linear", 0, [0.5, 0.375, 0.25, 0.125]),
+        ("linear", 2, [0.5, 0.25, 0.0, 0.0]),
+        ("off", 2, [0.5, 0.5, 0.0, 0.0]),
+    ],
+)
+def test_the_weight_follows_its_schedule(schedule: str, until: int, weights_: list[float]):
+    settings = replace(SETTINGS, steps=4, weight=0.5, weight_schedule=schedule, weight_until=until)
+    assert [loop.weight_at(settings, step) for step in range(4)] == weights_
+
+
+def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole():
+    gradients = []
+    for parts in (1, 2, 4):
+        model = small_model()
+        settings = replace(SETTINGS, batch_size=4, weight=0.5, accumulate=parts)
+        trainer = loop.start(settings, model, supervision(model))
+        loop.accumulate_gradients(settings, model, trainer, 0)
+        gradients.append([weight.grad for weight in trainer.module.parameters()])
+    for other in gradients[1:]:
+        for whole, parted in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(whole, parted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_part_of_a_batch_is_that_part_of_the_whole():
+    model = small_model()
+    settings = replace(SETTINGS, batch_size=4, shuffle_views=1.0, views=3)
+    whole, part = loop.draw_step(settings, model, 5), loop.draw_step(settings, model, 5, slice(1, 3))
+    for name in ("t", "noise", "keep_cameras"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[1:3])
+    assert torch.equal(part.views.point_map, whole.views.point_map[1:3])
+    assert torch.equal(part.views.image, whole.views.image[1:3])
+    assert part.views.n_ref == whole.views.n_ref
+
+
+def test_a_share_of_the_steps_shuffles_its_views():
+    settings = replace(SETTINGS, views=4, shuffle_views=0.5)
+    orders = [loop.view_order(settings, step) for step in range(200)]
+    kept = sum(order == [0, 1, 2, 3] for order in orders)
+    assert 70 <= kept <= 130
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert loop.view_order(replace(settings, shuffle_views=0.0), 3) == [0, 1, 2, 3]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="a batch of 2 scenes cannot be shared by 1 processes in 3 parts"):
+        loop.start(replace(SETTINGS, accumulate=3), small_model())

@@ -1,0 +1,299 @@
+"""A training run folder as small tidy tables: every figure and table of its page is one of these."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import figures
+from probe.records import RunError
+
+CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.jsonl"
+EMERGENCE, SAMPLES, CARD = "emergence.csv", "samples.png", "final/card.json"
+EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
+TRIVIAL = {figures.COPY: "copy_", figures.MEAN_COLOUR: "mean_colour_"}
+"""What needs no model, and how its columns of the evaluation begin."""
+HIGH_NOISE = "loss_t900"
+WINDOWS = 30
+"""The running mean of what is logged goes over one part in so many of the run."""
+SHOWN_LAYERS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Hold how a measure of image quality is named and read."""
+
+    title: str
+    unit: str
+    digits: int
+    higher_is_better: bool
+
+
+MEASURES = {
+    "psnr": Measure(title="PSNR", unit="dB", digits=1, higher_is_better=True),
+    "ssim": Measure(title="SSIM", unit="", digits=3, higher_is_better=True),
+    "lpips": Measure(title="LPIPS", unit="", digits=3, higher_is_better=False),
+    "match_error": Measure(title="match error", unit="", digits=3, higher_is_better=False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Hold what a training run folder holds.
+
+    Attributes:
+        name: The folder's name.
+        settings: Every resolved setting.
+        environment: Versions, commit, machine.
+        metrics: One row per logged step.
+        evaluation: One row per evaluation; may be empty.
+        emergence: Precision per 3D layer over iterations, if it was measured.
+        samples: A picture of the last evaluation's samples, as PNG, if there is one.
+        torn: Files whose last line was cut off and left out.
+        finished: Whether the final weights were saved.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: pd.DataFrame
+    evaluation: pd.DataFrame
+    emergence: pd.DataFrame | None = None
+    samples: bytes | None = None
+    torn: tuple[str, ...] = ()
+    finished: bool = False
+
+    @property
+    def step(self) -> int:
+        """Give the last logged or evaluated step; 0 where there is none."""
+        return int(max([0, *self.metrics["step"], *self.evaluation["step"]]))
+
+    @property
+    def trains_layers(self) -> bool:
+        """Tell whether anything was asked of a layer."""
+        return str(self.settings.get("layer", "none")) != "none"
+
+    @cached_property
+    def supervised(self) -> tuple[int, ...]:
+        """Give the indexes of the layers that something was asked of, as far as the files tell."""
+        if not self.trains_layers:
+            return ()
+        read_out = _layers_in(self.evaluation.columns, "readout_")
+        asked = [part.strip() for part in _plain(self.settings["layer"]).split(",")]
+        if read_out or all(part.isdigit() for part in asked):
+            return tuple(read_out or sorted(int(part) for part in asked))
+        if self.emergence is None:
+            return ()
+        named = self.emergence["layer_name"].isin(self.settings.get("layers") or [])
+        return tuple(sorted({int(layer) for layer in self.emergence.loc[named, "layer"]}))
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _layers_in(columns: Iterable[str], prefix: str) -> list[int]:
+    ends = [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
+    return sorted(int(end) for end in ends if end.isdigit())
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def is_training(folder: Path) -> bool:
+    """Tell whether a folder holds a training run: its settings and a log of its steps.
+
+    Args:
+        folder: Any folder.
+    """
+    return (folder / CONFIG).is_file() and (folder / METRICS).is_file()
+
+
+def read_training(folder: Path) -> TrainingRun:
+    """Read a training run folder, also while the run goes on.
+
+    Args:
+        folder: Made by ``python -m train.cameo``.
+
+    Returns:
+        Its tables; a last line that was cut off is left out and named in ``torn``.
+
+    Raises:
+        RunError: If one of its files cannot be used.
+    """
+    config = _read_config(folder / CONFIG)
+    logs = {name: _read_rows(folder / name) for name in (METRICS, EVALUATION)}
+    samples = folder / SAMPLES
+    return TrainingRun(
+        name=folder.resolve().name,
+        settings=config["settings"],
+        environment=config["environment"],
+        metrics=logs[METRICS][0],
+        evaluation=logs[EVALUATION][0],
+        emergence=_read_emergence(folder / EMERGENCE),
+        samples=samples.read_bytes() if samples.is_file() else None,
+        torn=tuple(name for name, (_, torn) in logs.items() if torn),
+        finished=(folder / CARD).is_file(),
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return {name: dict(config[name]) for name in ("settings", "environment")}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"read_training: {path} is not the config.json of a run ({error!r}); train again") from error
+
+
+def _read_rows(path: Path) -> tuple[pd.DataFrame, bool]:
+    """Read a log of one JSON object a line, steps rising; tell whether its last line was cut off."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    rows = [_row(line) for line in lines]
+    torn = bool(rows) and rows[-1] is None
+    whole = rows[:-1] if torn else rows
+    bad = [number for number, row in enumerate(whole, 1) if row is None]
+    if bad:
+        raise RunError(
+            f"read_training: line {bad[0]} of {path} is not a JSON object with a step; mend or remove that line"
+        )
+    return _numbers(pd.DataFrame(whole, columns=None if whole else ["step"]), path), torn
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
+
+
+def _numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    try:
+        table = table.astype(float).astype({"step": int})
+    except (ValueError, TypeError) as error:
+        raise RunError(f"read_training: {path} holds what is no number: {error}; mend or remove that row") from error
+    return table.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
+
+
+def _read_emergence(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:
+        raise RunError(f"read_training: {path} cannot be read: {error}; remove it or probe again") from error
+    absent = [name for name in EMERGENCE_COLUMNS if name not in table]
+    if absent:
+        raise RunError(f"read_training: {path} lacks {', '.join(absent)}; remove it or probe again")
+    return table.sort_values(["step", "layer"], ignore_index=True) if len(table) else None
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def last_row(run: TrainingRun, column: str) -> pd.Series | None:
+    """Give the last evaluation that has a value of a column; None where none has.
+
+    Args:
+        run: The training run.
+        column: Of the evaluation.
+    """
+    known = run.evaluation[run.evaluation[column].notna()] if column in run.evaluation else run.evaluation.iloc[:0]
+    return None if known.empty else known.iloc[-1]
+
+
+def measured(run: TrainingRun) -> list[str]:
+    """List the measures of image quality that the run has."""
+    return [name for name in MEASURES if last_row(run, name) is not None]
+
+
+def losses(run: TrainingRun) -> pd.DataFrame:
+    """Give what is minimised over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
+    parts = [*_logged(run, "loss", "loss"), _line(run.evaluation, "loss", "loss", figures.VALIDATION)]
+    parts += [_line(run.evaluation, HIGH_NOISE, HIGH_NOISE, figures.VALIDATION)]
+    if run.trains_layers:
+        parts += _logged(run, "objective", "objective")
+    return _join(parts)
+
+
+def cost(run: TrainingRun) -> pd.DataFrame:
+    """Give the gradient's norm and the seconds of each logged step: columns panel, who, step, value."""
+    return _join([part for column in ("gradient_norm", "seconds") for part in _logged(run, column, column)])
+
+
+def quality(run: TrainingRun) -> pd.DataFrame:
+    """Give image quality over iterations beside what needs no model: columns panel (the measure), who, step, value."""
+    whose = {figures.THIS_MODEL: "", **TRIVIAL}
+    return _join(
+        [_line(run.evaluation, prefix + name, name, who) for name in measured(run) for who, prefix in whose.items()]
+    )
+
+
+def readouts(run: TrainingRun) -> pd.DataFrame:
+    """Give both precisions of each supervised layer over iterations: columns panel (its index), who, step, value."""
+    both = {figures.READOUT: "readout_", figures.ATTENTION: "attention_"}
+    each = [(n, who, prefix) for n in run.supervised for who, prefix in both.items()]
+    return _join([_line(run.evaluation, f"{prefix}{n}", str(n), who) for n, who, prefix in each])
+
+
+def _line(frame: pd.DataFrame, column: str, panel: str, who: str) -> pd.DataFrame:
+    if column not in frame:
+        return pd.DataFrame()
+    known = frame[np.isfinite(frame[column])]
+    return pd.DataFrame({"panel": panel, "who": who, "step": known["step"], "value": known[column]})
+
+
+def _logged(run: TrainingRun, column: str, panel: str) -> list[pd.DataFrame]:
+    each = _line(run.metrics, column, panel, figures.LOGGED)
+    if each.empty:
+        return []
+    window = math.ceil(len(each) / WINDOWS)
+    mean = each["value"].rolling(window, center=True, min_periods=1).mean()
+    return [each, each.assign(who=figures.RUNNING_MEAN, value=mean)] if window > 1 else [each]
+
+
+def _join(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    full = [part for part in parts if len(part)]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=["panel", "who", "step", "value"])
+
+
+def shown_layers(run: TrainingRun) -> list[int]:
+    """Choose the layers that stand out: the supervised ones; without any, the best at the last probe.
+
+    Args:
+        run: The training run.
+    """
+    if run.emergence is None:
+        return []
+    last = run.emergence[run.emergence["step"] == run.emergence["step"].max()]
+    ranked = last.sort_values(["value", "layer"], ascending=[False, True])["layer"]
+    return [int(n) for n in run.supervised if n in set(last["layer"])] or [int(n) for n in ranked[:SHOWN_LAYERS]]
+
+
+def tradeoff(run: TrainingRun) -> pd.DataFrame:
+    """Give precision and PSNR of each checkpoint that has both: columns who ("layer 10"), step, precision, quality.
+
+    Precision is that of the probes; without any, that of the attention at the supervised layers.
+    """
+    quality = _line(run.evaluation, "psnr", "", "").rename(columns={"value": "quality"})
+    columns = ["who", "step", "precision", "quality"]
+    parts = [part.assign(who=f"layer {layer}") for layer, part in _precision_of_layers(run).items()]
+    if not parts or quality.empty:
+        return pd.DataFrame(columns=columns)
+    precision = pd.concat(parts).rename(columns={"value": "precision"})
+    return precision.merge(quality[["step", "quality"]], on="step")[columns]
+
+
+def _precision_of_layers(run: TrainingRun) -> dict[int, pd.DataFrame]:
+    table = run.emergence
+    if table is None:
+        parts = {n: _line(run.evaluation, f"attention_{n}", "", "") for n in run.supervised}
+    else:
+        parts = {n: table[(table["layer"] == n) & table["value"].notna()] for n in shown_layers(run)}
+    return {layer: part[["step", "value"]] for layer, part in parts.items() if len(part)}

@@ -1,0 +1,418 @@
+"""A training run -> all that its page shows, and its line in the index: finished text, tables, figures. Pure."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from analysis import cells, figures, training, training_words, wording
+from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
+from analysis.training_words import amount
+from analysis.wording import MISSING, interval, listing, number, percent, points
+
+PROGRAM = "train.cameo"
+NOT_FLAGS = ("layers",)
+"""Settings that the command works out by itself."""
+LISTED, LINE = 12, 84
+"""Rows of the table of evaluations at most; characters of a line of the command."""
+PANELS = {
+    "loss": "mean error of the prediction",
+    HIGH_NOISE: "error at high noise (t = 900)",
+    "objective": "added objective, unweighted",
+    "gradient_norm": "norm of the gradients, before clipping",
+    "seconds": "seconds per step",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Hold a figure with its caption, and the link that holds the table it is drawn from."""
+
+    name: str
+    svg: Markup
+    caption: str
+    csv: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Hold a section of the page; ``table`` may be None, and so may ``picture``, a link that holds a PNG."""
+
+    name: str
+    title: str
+    charts: tuple[Chart, ...] = ()
+    table: cells.Table | None = None
+    picture: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPage:
+    """Hold all that the page of one training run shows; what the run cannot fill is absent."""
+
+    title: str
+    subtitle: str
+    answer: tuple[str, ...]
+    facts: tuple[tuple[str, str, str], ...]
+    caveats: tuple[str, ...]
+    sections: tuple[Section, ...]
+    settings: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    command: str
+    rebuild: str
+    downloads: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingEntry:
+    """Hold a training run's line in the index, as finished text; ``link`` is relative to the index."""
+
+    link: str
+    name: str
+    model: str
+    scenes: str
+    supervised: str
+    progress: str
+    loss: str
+    psnr: str
+    trivial: str
+    precision: str
+    gap: str
+
+
+def make_training_page(run: TrainingRun) -> TrainingPage:
+    """Put together what the page of a training run shows.
+
+    Args:
+        run: The training run.
+    """
+    made = [maker(run) for maker in (_quality, _samples, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
+    settings = {"steps": run.step, **run.settings}
+    return TrainingPage(
+        title=f"{run.settings.get('model', 'unnamed model')} trained on {training_words.scenes_words(run)}",
+        subtitle=f"Supervised: {training_words.supervision(run)}; {training_words.progress(run)}.",
+        answer=tuple(sentence for sentence in training_words.answer(run) if sentence),
+        facts=tuple(_facts(run)),
+        caveats=tuple(training_words.caveats(run)),
+        sections=tuple(section for section in made if section is not None),
+        settings=_texts(run.settings),
+        environment=_texts(run.environment),
+        command=_packed(wording.command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
+        rebuild=f"python -m analysis.report {run.settings.get('out', run.name)}",
+        downloads=_downloads(run),
+    )
+
+
+def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
+    """Write a training run's line in the index.
+
+    Args:
+        run: The training run.
+        link: To its page, relative to the index.
+    """
+    loss, psnr = training.last_row(run, "loss"), training.last_row(run, "psnr")
+    probed = _probed(run)
+    gaps = training_words.readout_gaps(run)
+    return TrainingEntry(
+        link=link,
+        name=run.name,
+        model=str(run.settings.get("model", MISSING)),
+        scenes=str(run.settings.get("scenes", MISSING)),
+        supervised=training_words.supervision(run),
+        progress=training_words.progress(run).removesuffix(" iterations"),
+        loss=MISSING if loss is None else number(loss["loss"]),
+        psnr=MISSING if psnr is None else number(psnr["psnr"]),
+        trivial=MISSING if psnr is None else " / ".join(
+            number(psnr.get(f"{prefix}psnr")) for prefix in TRIVIAL.values()),
+        precision=MISSING if probed is None else f"layer {probed['layer']:.0f}: {percent(probed['value'])}",
+        gap=listing(points(readout - attention) for readout, attention in gaps.values()) or MISSING,
+    )  # fmt: skip
+
+
+def _texts(facts: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name).replace("_", " "), listing(value) if isinstance(value, list) else str(value))
+                 for name, value in facts.items())  # fmt: skip
+
+
+def _packed(command: str) -> str:
+    """Put as many flags on a line as it holds."""
+    lines = [""]
+    for part in command.split(" \\\n  "):
+        if len(lines[-1]) + len(part) > LINE:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {part}".strip()
+    return " \\\n  ".join(lines)
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
+    facts = [("iterations", number(run.step), _pace(run))]
+    if (row := training.last_row(run, "loss")) is not None:
+        noise = row.get(HIGH_NOISE, np.nan)
+        facts.append(("held-out loss", number(row["loss"]), f"at t = 900: {number(noise)}" if noise == noise else ""))
+    facts += [_quality_fact(run, name) for name in training.measured(run)]
+    if (probed := _probed(run)) is not None:
+        name = f"{'precision' if run.supervised else 'best precision'}, layer {probed['layer']:.0f}"
+        facts.append((name, percent(probed["value"]), f"uniform chance {percent(probed['chance'])}"))
+    for layer, (readout, attention) in training_words.readout_gaps(run).items():
+        both = f"readout {percent(readout)}, attention {percent(attention)}"
+        facts.append((f"readout gap in points, layer {layer}", points(readout - attention), both))
+    return facts
+
+
+def _pace(run: TrainingRun) -> str:
+    return f"{number(run.metrics['seconds'].median())} s each" if "seconds" in run.metrics else ""
+
+
+def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
+    row = training.last_row(run, name)
+    assert row is not None
+    return (MEASURES[name].title, amount(name, row[name]), training_words.beside(name, row).strip("()"))
+
+
+def _probed(run: TrainingRun) -> pd.Series | None:
+    """Give the last probe of the layer that stands out."""
+    layers = training.shown_layers(run)
+    if run.emergence is None or not layers:
+        return None
+    table = run.emergence[run.emergence["layer"].isin(layers)]
+    last = table[table["step"] == table["step"].max()].dropna(subset=["value"])
+    return None if last.empty else last.loc[last["value"].idxmax()]
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _chart(name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+    return Chart(name=name, svg=Markup(svg), caption=caption, csv=cells.csv_link(table))
+
+
+def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
+    """Keep the panels through which a line can be drawn."""
+    steps = table.groupby("panel")["step"].nunique()
+    return {panel: title for panel, title in titles.items() if steps.get(panel, 0) > 1}
+
+
+def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
+    """Say the last value of each line, for who cannot see the figure."""
+    lines = (
+        table[(table["who"] != figures.LOGGED) & table["panel"].isin(titles)]
+        .groupby(["panel", "who"], sort=False)
+        .tail(1)
+    )
+    return "; ".join(f"{titles[row.panel]}, {row.who}: {number(row.value)} at {row.step}" for row in lines.itertuples())
+
+
+def _quality(run: TrainingRun) -> Section | None:
+    if not training.measured(run):
+        return None
+    return Section(name="quality", title="Image quality", charts=_quality_chart(run), table=_against(run))
+
+
+def _quality_chart(run: TrainingRun) -> tuple[Chart, ...]:
+    table = training.quality(run)
+    titles = _panels(table, {name: _quality_title(name) for name in MEASURES})
+    if not titles:
+        return ()
+    caption = (
+        "Blue: generated views of held-out scenes against the true ones. The lines across need no model: a copy of "
+        "the nearest reference view, and that view's mean colour. Where blue is not on the better side of both, the "
+        "model has not been shown to use its cameras. Match error: difference of colour to the references at true "
+        "matches."
+    )
+    alt = "Image quality over iterations. " + _spoken(table, titles)
+    svg = figures.step_panels(table, titles=titles, name="quality", alt=alt)
+    return (_chart("quality", svg, caption, table),)
+
+
+def _quality_title(name: str) -> str:
+    measure = MEASURES[name]
+    unit = f" ({measure.unit})" if measure.unit else ""
+    return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
+
+
+def _against(run: TrainingRun) -> cells.Table:
+    names = training.measured(run)
+    rows = {name: training.last_row(run, name) for name in names}
+    who = {"this model": "", **TRIVIAL}
+    steps = sorted({int(row["step"]) for row in rows.values() if row is not None})
+    return cells.Table(
+        caption=f"The last values, at iteration {listing(map(number, steps))}, beside what needs no model, on the same "
+        "scenes.",
+        columns=("", *(_quality_title(name) for name in names)),
+        rows=tuple(
+            (label, *(amount(name, row.get(prefix + name)) for name, row in rows.items() if row is not None))
+            for label, prefix in who.items()
+        ),
+        marked=(0,),
+    )
+
+
+def _samples(run: TrainingRun) -> Section | None:
+    if run.samples is None:
+        return None
+    picture = "data:image/png;base64," + base64.b64encode(run.samples).decode()
+    row = training.last_row(run, "psnr")
+    when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
+    text = f"Held-out scenes at {when}, as the trainer drew them: the same scenes each time, not chosen by quality."
+    return Section(name="samples", title="Samples", picture=picture, text=text)
+
+
+def _precision(run: TrainingRun) -> Section | None:
+    if run.emergence is None:
+        return None
+    return Section(name="precision", title="Correspondence", charts=_emergence_chart(run), table=_layers(run))
+
+
+def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
+    table, layers = run.emergence, training.shown_layers(run)
+    if table is None or table["step"].nunique() < 2:
+        return ()
+    named = training_words.layer_words(run, layers)
+    who = "the supervised" if set(layers) & set(run.supervised) else "the best at the last probe,"
+    caption = (
+        "The share of query points of generated views for which a layer's strongest attention in a reference view "
+        f"lies at the corresponding point. In colour: {who} {named}; grey: the other 3D layers; bands: "
+        f"95{wording.NBSP}% intervals over scenes; dotted: a uniform guess on the grid of layer {layers[0]}. Coarser "
+        "grids have another chance level: see the table."
+    )
+    last = table[(table["step"] == table["step"].max()) & table["layer"].isin(layers)]
+    told = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
+    svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {told}")
+    return (_chart("emergence", svg, caption, table),)
+
+
+def _layers(run: TrainingRun) -> cells.Table:
+    table = run.emergence
+    assert table is not None
+    last = table[table["step"] == table["step"].max()]
+    rows = [
+        (
+            f"{row.layer}{' supervised' if row.layer in run.supervised else ''}",
+            row.grid,
+            percent(row.value),
+            interval(row.low, row.high),
+            percent(row.chance),
+            row.layer_name,
+        )
+        for row in last.itertuples()
+    ]
+    return cells.Table(
+        caption=f"Every 3D layer at the last probe, iteration {number(table['step'].max())}.",
+        columns=("layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "module"),
+        rows=tuple(rows),
+        marked=tuple(n for n, layer in enumerate(last["layer"]) if layer in run.supervised),
+        texts=2,
+    )
+
+
+def _readout(run: TrainingRun) -> Section | None:
+    table = training.readouts(run)
+    titles = {str(layer): training_words.layer_words(run, [layer]) for layer in run.supervised}
+    titles = _panels(table, titles)
+    if not titles:
+        return None
+    caption = (
+        "On the same queries: how often the logits that the loss reads out (after its mixing of the heads) point at "
+        "the corresponding point, and how often the attention itself does, averaged over heads as everywhere on this "
+        "page. A wide gap means that the loss is satisfied by its own weights, while the attention that the model "
+        "uses stays unaligned. These are other queries than the probe's, so its precision may differ."
+    )
+    alt = "Precision of readout and attention over iterations. " + _spoken(table, titles)
+    svg = figures.step_panels(table, titles=titles, name="readout", alt=alt, percent=True)
+    chart = _chart("readout", svg, caption, table)
+    return Section(name="readout", title="Readout gap", charts=(chart,))
+
+
+def _tradeoff(run: TrainingRun) -> Section | None:
+    table = training.tradeoff(run)
+    if table["step"].nunique() < 2:
+        return None
+    row = training.last_row(run, "psnr")
+    assert row is not None
+    lines = {who: row[f"{prefix}psnr"] for who, prefix in TRIVIAL.items() if np.isfinite(row.get(f"{prefix}psnr"))}
+    caption = (
+        "One point per checkpoint, joined in the order of training; the numbers at the ends are iterations. Up and to "
+        "the right: images get better as attention finds the corresponding points. Within one run both grow with "
+        "time, so this alone does not show that one causes the other."
+    )
+    ends = table.sort_values("step").groupby("who").tail(1)
+    told = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
+    svg = figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
+    chart = _chart("tradeoff", svg, caption, table)
+    return Section(name="tradeoff", title="Precision against quality", charts=(chart,))
+
+
+def _losses(run: TrainingRun) -> Section | None:
+    table = training.losses(run)
+    titles = _panels(table, PANELS)
+    if not titles:
+        return None
+    caption = (
+        "Grey: each logged step, on its own scenes and timesteps; black: its running mean; blue: held-out scenes at "
+        "fixed timesteps, with averaged weights. Training draws its timesteps as the settings say and held-out scenes "
+        "are measured evenly over t, so compare their slopes, not their heights. The first steps may lie above the "
+        "frame."
+    )
+    alt = "Losses over iterations. " + _spoken(table, titles)
+    chart = _chart("loss", figures.step_panels(table, titles=titles, name="loss", alt=alt), caption, table)
+    return Section(name="loss", title="Loss", charts=(chart,))
+
+
+def _cost(run: TrainingRun) -> Section | None:
+    table = training.cost(run)
+    titles = _panels(table, PANELS)
+    if not titles:
+        return None
+    caption = (
+        "Grey: each logged step; black: its running mean. Sudden jumps of the norm mark batches that upset the "
+        "training; seconds tell what else the machine was doing. The highest 2 in 100 may lie above the frame."
+    )
+    alt = "Gradient norm and seconds per step over iterations. " + _spoken(table, titles)
+    svg = figures.step_panels(table, titles=titles, name="cost", alt=alt, height=220)
+    return Section(name="cost", title="Gradients and time", charts=(_chart("cost", svg, caption, table),))
+
+
+def _rows(run: TrainingRun) -> Section | None:
+    table = run.evaluation
+    if table.empty:
+        return None
+    shown = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(LISTED, len(table))).round().astype(int))]
+    some = f"{len(shown)} of {number(len(table))} evaluations, evenly spread"
+    columns = {name: title for name, title in _columns(run).items() if name in table and table[name].notna().any()}
+    written = cells.Table(
+        caption=f"{some if len(shown) < len(table) else 'All evaluations'}; evaluation.csv below has every column.",
+        columns=("iteration", *columns.values()),
+        rows=tuple(
+            (number(row["step"]), *(_cell(name, row[name]) for name in columns)) for row in shown.to_dict("records")
+        ),
+        texts=0,
+        wide=True,
+    )
+    return Section(name="evaluations", title="Evaluations", table=written)
+
+
+def _columns(run: TrainingRun) -> dict[str, str]:
+    both = [(kind, layer) for layer in run.supervised for kind in ("readout", "attention")]
+    return {
+        "loss": "held-out loss",
+        HIGH_NOISE: "at t = 900",
+        **{name: measure.title for name, measure in MEASURES.items()},
+        **{f"{kind}_{layer}": f"{kind}, layer {layer}" for kind, layer in both},
+    }
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in MEASURES:
+        return amount(name, value)
+    return percent(value) if name.startswith(("readout_", "attention_")) else number(value)
+
+
+def _downloads(run: TrainingRun) -> tuple[tuple[str, str], ...]:
+    frames = {"metrics.csv": run.metrics, "evaluation.csv": run.evaluation, "emergence.csv": run.emergence}
+    return tuple((name, cells.csv_link(frame)) for name, frame in frames.items() if frame is not None and len(frame))

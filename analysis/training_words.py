@@ -1,0 +1,253 @@
+"""A training run's words: what was trained, how far, what it reached beside answers that need no model. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import training
+from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
+from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
+
+OBJECTIVES = {
+    "cameo": "supervised by true matches (CAMEO",
+    "repa-dsift": "pulled towards frozen DSIFT features (REPA",
+    "repa-dinov2": "pulled towards frozen DINOv2 features (REPA",
+    "geometry": "pulled towards an encoding of the true points (geometry",
+}
+
+
+# --- names and numbers -----------------------------------------------------------------------------------------------
+
+
+def amount(name: str, value: Any) -> str:
+    """Write a value of a measure of image quality with its unit; a dash where it is missing.
+
+    Args:
+        name: Key of ``MEASURES``.
+        value: A number, or None.
+    """
+    measure = MEASURES[name]
+    if value is None or not np.isfinite(value):
+        return MISSING
+    return f"{value:.{measure.digits}f}" + (f"{NBSP}{measure.unit}" if measure.unit else "")
+
+
+def model_words(run: TrainingRun) -> str:
+    """Name the model, and say so if it began from random weights."""
+    name = str(run.settings.get("model", "an unnamed model"))
+    return f"{name.removesuffix(':random')}, from random weights," if name.endswith(":random") else name
+
+
+def scenes_words(run: TrainingRun) -> str:
+    """Name what was trained on: "plain scenes"."""
+    return f"{run.settings.get('scenes', 'unnamed')} scenes"
+
+
+def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:
+    """Name layers as in a sentence: "layer 10 (up 2.0)", with their place where a probe tells it."""
+    names = {} if run.emergence is None else dict(zip(run.emergence["layer"], run.emergence["layer_name"], strict=True))
+    each = [f"{n} ({short_name(str(names[n]))})" if n in names else str(n) for n in layers]
+    return f"layer{'' if len(each) == 1 else 's'} {listing(each)}"
+
+
+def supervision(run: TrainingRun) -> str:
+    """Say in a few words what was asked of which layers, as the index shows it."""
+    if not run.trains_layers:
+        return "none"
+    control = run.settings.get("control", "none")
+    parts = [str(run.settings.get("objective", "cameo")), "" if control == "none" else f"{control} truth"]
+    layers = listing(run.supervised) or str(run.settings["layer"])
+    return ", ".join(part for part in parts if part) + f" at layer {layers}"
+
+
+def progress(run: TrainingRun) -> str:
+    """Say how far the training went: "4 000 iterations", "1 500 of 4 000 iterations"."""
+    asked = run.settings.get("steps")
+    short = isinstance(asked, int) and run.step < asked
+    return f"{number(run.step)} of {plural(int(asked or 0), 'iteration')}" if short else plural(run.step, "iteration")
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def answer(run: TrainingRun) -> list[str]:
+    """Say what was trained, how far, and what it reached, in sentences; empty ones for what was not measured."""
+    return [
+        _trained(run),
+        _quality(run),
+        _precision(run),
+        _gap(run),
+        _losses(run),
+    ]
+
+
+def _trained(run: TrainingRun) -> str:
+    began = f"{model_words(run)} was trained on {scenes_words(run)} for {progress(run)}"
+    if not run.trains_layers:
+        return f"{began} on the diffusion objective alone; no layer was supervised."
+    objective = str(run.settings.get("objective", "cameo"))
+    layers = layer_words(run, run.supervised) if run.supervised else f"layer {run.settings['layer']}"
+    told = [f"{name} {str(run.settings[name]).replace('_', ' ')}" for name in ("weight", "mixing", "truth", "target")
+            if name in run.settings and (name == "weight" or objective == "cameo")]  # fmt: skip
+    asked = OBJECTIVES.get(objective, f"under an added objective ({objective}")
+    return f"{began}, with {layers} {asked}{'; ' if told else ''}{', '.join(told)}).{_control(run)}"
+
+
+def _control(run: TrainingRun) -> str:
+    control = run.settings.get("control", "none")
+    if control == "shuffled":
+        return " This is a control: every scene was given another scene's matches, which must not help."
+    return "" if control == "none" else f" This is a control: {control}."
+
+
+def _quality(run: TrainingRun) -> str:
+    names = training.measured(run)
+    if not names:
+        return "Its samples have not been measured yet." if run.step else "No step has been logged yet."
+    first, *others = [(name, row) for name in names if (row := training.last_row(run, name)) is not None]
+    name, row = first
+    began = f"At iteration {number(row['step'])} its samples of held-out scenes have a {MEASURES[name].title} of "
+    told = [f"{MEASURES[name].title} {amount(name, row[name])} {beside(name, row)}".strip() for name, row in others]
+    rest = f" Beside it: {listing(told)}." if told else ""
+    return f"{began}{amount(name, row[name])}: {_against(name, row)}.{rest}{_judgement([first, *others])}"
+
+
+def beside(name: str, row: pd.Series) -> str:
+    """Write what needs no model beside a measure: "(copy 0.31, mean colour 0.36)"; empty where it was not measured.
+
+    Args:
+        name: Key of ``MEASURES``.
+        row: Of the evaluation.
+    """
+    words = {"copy_": "copy", "mean_colour_": "mean colour"}
+    known = [prefix for prefix in words if np.isfinite(row.get(prefix + name, np.nan))]
+    return f"({', '.join(f'{words[p]} {amount(name, row[p + name])}' for p in known)})" if known else ""
+
+
+def _against(name: str, row: pd.Series) -> str:
+    words = {"copy_": "copying the nearest reference", "mean_colour_": "filling in that reference's mean colour"}
+    parts = [
+        f"{_order(beats(name, row, prefix))} {words[prefix]} ({amount(name, row[prefix + name])})"
+        for prefix in TRIVIAL.values()
+        if np.isfinite(row.get(prefix + name, np.nan))
+    ]
+    return " and ".join(parts) or "nothing that needs no model was measured beside it"
+
+
+def _order(sign: float) -> str:
+    return "better than" if sign > 0 else "worse than" if sign < 0 else "equal to"
+
+
+def beats(name: str, row: pd.Series, prefix: str) -> float:
+    """Give by how much the model is better than a trivial answer; negative where it is worse, NaN where unknown.
+
+    Args:
+        name: Key of ``MEASURES``.
+        row: Of the evaluation.
+        prefix: Of the trivial answer's columns.
+    """
+    difference = float(row[name] - row.get(prefix + name, np.nan))
+    return difference if MEASURES[name].higher_is_better else -difference
+
+
+def _judgement(measured: Sequence[tuple[str, pd.Series]]) -> str:
+    """Warn where an answer without a model is as good; praise only what beats all of them by every measure."""
+    margins = {name: [beats(name, row, prefix) for prefix in TRIVIAL.values()] for name, row in measured}
+    lost = [MEASURES[name].title for name, each in margins.items() if any(margin <= 0 for margin in each)]
+    if lost:
+        return f" By {listing(lost)} an answer that needs no model is as good or better."
+    if all(margin > 0 for each in margins.values() for margin in each):
+        return " They beat what needs no model by every measure taken."
+    return ""
+
+
+def _precision(run: TrainingRun) -> str:
+    layers = training.shown_layers(run)
+    if run.emergence is None or not layers:
+        return ""
+    table = run.emergence[run.emergence["step"] == run.emergence["step"].max()].set_index("layer")
+    layer = table.loc[layers, "value"].idxmax() if table.loc[layers, "value"].notna().any() else layers[0]
+    row = table.loc[layer]
+    name = layer_words(run, [int(layer)])
+    finds = "finds the corresponding point"
+    began = f"The supervised {name} {finds}" if layer in run.supervised else f"Of all layers {name} {finds} most often:"
+    text = (
+        f"{began} for {with_interval(row['value'], row['low'], row['high'])} of the query points, where a uniform guess "
+        f"finds {percent(row['chance'])}."
+    )
+    return text + ("" if row["low"] > row["chance"] else " Its interval does not lie above that guess.")
+
+
+def _gap(run: TrainingRun) -> str:
+    gaps = readout_gaps(run)
+    if not gaps:
+        return ""
+    each = [
+        f"at layer {layer} the readout is right for {percent(readout)} of the queries and the attention for "
+        f"{percent(attention)}, a gap of {points(readout - attention)} points"
+        for layer, (readout, attention) in gaps.items()
+    ]
+    ahead = max(readout - attention for readout, attention in gaps.values()) > 0
+    told = (
+        "What the readout has ahead, the loss's own mixing of the heads achieves and not the attention that the model "
+        "uses."
+        if ahead
+        else "The attention that the model uses is as good as what the loss reads out of it."
+    )
+    return f"Readout gap: {'; '.join(each)}. {told}"
+
+
+def readout_gaps(run: TrainingRun) -> dict[int, tuple[float, float]]:
+    """Give each supervised layer's last precision by the loss's readout and by its attention, where both are known."""
+    gaps = {}
+    for layer in run.supervised:
+        row = training.last_row(run, f"readout_{layer}")
+        if row is not None and np.isfinite(row.get(f"attention_{layer}", np.nan)):
+            gaps[layer] = (float(row[f"readout_{layer}"]), float(row[f"attention_{layer}"]))
+    return gaps
+
+
+def _losses(run: TrainingRun) -> str:
+    last = training.last_row(run, "loss")
+    if last is None:
+        return ""
+    first = run.evaluation.dropna(subset=["loss"]).iloc[0]
+    text = f"The mean error on held-out scenes {_moved(first, last, 'loss')}"
+    if np.isfinite(last.get(HIGH_NOISE, np.nan)):
+        text += f"; at high noise (t{NBSP}={NBSP}900) it {_moved(first, last, HIGH_NOISE)}"
+    return text + "."
+
+
+def _moved(first: pd.Series, last: pd.Series, column: str) -> str:
+    if first["step"] == last["step"] or not np.isfinite(first[column]):
+        return f"is {number(last[column])} at iteration {number(last['step'])}"
+    verb = "fell" if last[column] < first[column] else "rose" if last[column] > first[column] else "stayed"
+    since = f"(iteration {number(first['step'])})"
+    return f"{verb} from {number(first[column])} {since} to {number(last[column])}"
+
+
+# --- caveats ---------------------------------------------------------------------------------------------------------
+
+
+def caveats(run: TrainingRun) -> list[str]:
+    """Say what the numbers do not show."""
+    said = [f"This is one run with seed {run.settings.get('seed', MISSING)}: a difference to another run means little "
+            "until both are repeated with more seeds."]  # fmt: skip
+    said += [f"The last line of {name} was cut off and is left out." for name in run.torn]
+    asked = run.settings.get("steps")
+    if not run.finished and isinstance(asked, int) and run.step < asked:
+        said.append(f"The run is not finished: {progress(run)} so far.")
+    if len(run.evaluation) == 1:
+        said.append("There is one evaluation only, so nothing can be said of where it is going.")
+    if training.measured(run):
+        said.append("Image quality is a mean over a few held-out scenes, without intervals.")
+        lost = [measure.title for name, measure in MEASURES.items() if training.last_row(run, name) is None]
+        said += [f"Not measured: {listing(lost)}."] if lost else []
+    if run.trains_layers and run.emergence is None:
+        said.append("No layer was probed (emergence.csv is absent), so precision has no chance level beside it.")
+    if HIGH_NOISE in run.evaluation:
+        said.append("The mean loss is dominated by small t, where the image shows through the noise; what a model "
+                    "takes from other views shows at high noise.")  # fmt: skip
+    return said

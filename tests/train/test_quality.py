@@ -1,0 +1,449 @@
+"""The measures of generated views: known values, laws, other libraries, and what is missing."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg, ndimage
+from skimage.metrics import peak_signal_noise_ratio
+from torch import Tensor, nn
+
+from probe.correspondence import project_tokens
+from probe.geometry import rotation_degrees
+from probe.models.denoising import MultiViewModel, pixel_scheduler, to_latents, velocity
+from probe.scenes.shapes import draw_shapes, make_views
+from probe.views import Views, resize
+from train.quality import (
+    COLOUR_CELLS,
+    COPY,
+    FEATURE_EXTRACTORS_REGISTRY,
+    INCEPTION,
+    LPIPS,
+    LPIPS_WEIGHTS,
+    MATCH_ERROR,
+    MEAN,
+    METHODS,
+    MODEL,
+    PSNR,
+    SSIM,
+    TRUTH,
+    ColourCells,
+    absence,
+    colours_at,
+    evaluate_quality,
+    load_lpips,
+    match_error,
+    nearest_reference,
+    psnr,
+    quality_summary,
+    set_distances,
+    ssim,
+    trivial_answers,
+    worst_cases,
+)
+
+SIZE = 16
+SEEDS = st.integers(0, 2**31 - 1)
+laws = settings(max_examples=20, deadline=None)
+KEYS = ["scene", "view", "rotation_deg", "n_ref", "method", "metric", "value", "count"]
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def photograph(n_ref: int = 1, *, b: int = 2, f: int = 3, size: int = SIZE, seed: int = 0) -> Views:
+    g = torch.Generator().manual_seed(seed)
+    rotation = 5 + 25 * torch.rand(b, f - 1, generator=g)
+    views = make_views(draw_shapes(b, generator=g), rotation, size=size, n_ref=n_ref, generator=g, supersample=2)
+    return replace(views, names=tuple(f"room-{k}" for k in range(b)))
+
+
+class Oracle(nn.Module):
+    """Predicts the true v, of the image plus an offset."""
+
+    def __init__(self, views: Views, noise: Tensor, offset: float = 0.0) -> None:
+        super().__init__()
+        self.clean, self.noise = to_latents(resize(views, SIZE, SIZE).image + offset), noise
+
+    def forward(self, latents, t, inputs, domain):
+        return velocity(self.clean, self.noise, pixel_scheduler().alphas_cumprod[t])
+
+
+def oracle(views: Views, offset: float = 0.0) -> tuple[MultiViewModel, Tensor]:
+    noise = torch.randn(*views.image.shape[:3], SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    network = Oracle(views, noise, offset)
+    return MultiViewModel(name="oracle", network=network, alpha_bar=pixel_scheduler().alphas_cumprod, size=SIZE), noise
+
+
+def value(rows: pd.DataFrame, method: str, metric: str) -> np.ndarray:
+    return rows[(rows["method"] == method) & (rows["metric"] == metric)]["value"].to_numpy()
+
+
+# --- one image -------------------------------------------------------------------------------------------------------
+
+
+def test_psnr_known():
+    truth = torch.full((3, 4, 5), 0.5)
+    assert psnr(truth + 0.1, truth) == pytest.approx(20.0, abs=1e-5)  # 10 log10(1 / 0.01)
+    assert psnr(truth - 0.5, truth) == pytest.approx(6.0206, abs=1e-4)
+    half = truth.clone()
+    half[:, :2] += 0.1
+    assert psnr(half, truth) == pytest.approx(20 + 3.0103, abs=1e-4)  # half of the squared error
+    assert psnr(truth, truth) == 100.0
+    assert psnr(truth + 1e-6, truth) == 100.0
+
+
+@laws
+@given(seed=SEEDS)
+def test_psnr_and_ssim_laws(seed: int):
+    image, truth = drawn(seed, 2, 3, 12, 13)
+    expected = peak_signal_noise_ratio(truth.double().numpy(), image.double().numpy(), data_range=1)
+    assert psnr(image, truth) == pytest.approx(expected)
+    for measure, best in ((psnr, 100.0), (ssim, 1.0)):
+        assert measure(image, truth) == pytest.approx(measure(truth, image))
+        assert (
+            measure(image, truth) < measure(0.5 * (image + truth), truth) < measure(truth, truth) == pytest.approx(best)
+        )
+        flipped = measure(image.flip(-1), truth.flip(-1))
+        assert flipped == pytest.approx(measure(image, truth))
+
+
+def test_ssim_known():
+    first, second = torch.full((3, 12, 12), 0.2), torch.full((3, 12, 12), 0.6)
+    luminance = (2 * 0.2 * 0.6 + 0.01**2) / (0.2**2 + 0.6**2 + 0.01**2)  # flat images: the structure is equal
+    assert ssim(first, second) == pytest.approx(luminance, abs=1e-6)
+    assert ssim(first, first) == pytest.approx(1.0)
+
+
+def test_ssim_is_that_of_an_11_pixel_gaussian_of_sigma_1_5():
+    image, truth = drawn(3, 2, 3, 14, 17).double()
+    tap = torch.exp(-torch.arange(-5, 6, dtype=torch.float64).square() / (2 * 1.5**2))
+    window = (tap[:, None] * tap / tap.sum().square()).expand(3, 1, 11, 11)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(x[None], window, groups=3)[0]  # windows that lie inside only
+
+    x, y = mean(image), mean(truth)
+    xx, yy, xy = mean(image**2) - x * x, mean(truth**2) - y * y, mean(image * truth) - x * y
+    expected = (2 * x * y + 1e-4) * (2 * xy + 9e-4) / ((x * x + y * y + 1e-4) * (xx + yy + 9e-4))
+    assert ssim(image.float(), truth.float()) == pytest.approx(expected.mean().item(), abs=1e-6)
+
+
+def test_ssim_of_an_image_smaller_than_its_window_is_nan():
+    assert np.isnan(ssim(torch.zeros(3, 10, 20), torch.zeros(3, 10, 20)))
+    assert ssim(torch.zeros(3, 11, 20), torch.zeros(3, 11, 20)) == pytest.approx(1.0)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """An empty cache of weights."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def test_lpips_without_weights_is_absent_and_says_so(cache):
+    assert load_lpips() is None
+    assert absence(LPIPS, LPIPS_WEIGHTS) == (
+        f"lpips is absent (NaN): no weights at {cache / LPIPS_WEIGHTS[0]} and {cache / LPIPS_WEIGHTS[1]}"
+    )
+    (cache / LPIPS_WEIGHTS[0]).touch()
+    assert absence(LPIPS, LPIPS_WEIGHTS) == f"lpips is absent (NaN): no weights at {cache / LPIPS_WEIGHTS[1]}"
+    assert load_lpips() is None
+
+
+def test_lpips_with_weights_is_zero_for_equal_images_only(cache, monkeypatch: pytest.MonkeyPatch):
+    from torchvision.models.vgg import cfgs, make_layers
+
+    for name in LPIPS_WEIGHTS:
+        (cache / name).touch()
+    widths = (64, 128, 256, 512, 512)
+    lines = {f"lin{k}.model.1.weight": torch.full((1, width, 1, 1), 1 / width) for k, width in enumerate(widths)}
+    torch.manual_seed(0)
+    layers = make_layers(cfgs["D"])  # the paper's backbone with random weights
+    package = "torch_fidelity.sample_similarity_lpips"
+    monkeypatch.setattr(f"{package}.load_state_dict_from_url", lambda *_args, **_kwargs: lines)
+    monkeypatch.setattr(f"{package}.torchvision_load_pretrained_vgg16", lambda: SimpleNamespace(features=layers))
+    lpips = load_lpips()
+    assert absence(LPIPS, LPIPS_WEIGHTS) == ""
+    views = photograph(b=1)
+    model, noise = oracle(views)
+    rows = evaluate_quality(model, views, noise, steps=2, lpips=lpips).rows
+    assert value(rows, MODEL, LPIPS) == pytest.approx(0, abs=1e-6)
+    assert (value(rows, COPY, LPIPS) > 1e-4).all()
+
+
+# --- true matches ----------------------------------------------------------------------------------------------------
+
+
+def test_colours_at_known():
+    ramp = torch.arange(4.0).expand(1, 3, 4, 4)  # the column's number
+    xy = torch.tensor([[[0.5, 0.5], [1.0, 2.0], [3.5, 3.5], [2.0, 0.5], [0.1, 0.5], [4.0, 4.0]]])
+    assert colours_at(ramp, xy, (4, 4))[0, :, 0].tolist() == pytest.approx([0, 0.5, 3, 1.5, 0, 3])
+    torch.testing.assert_close(colours_at(ramp, 2 * xy, (8, 8)), colours_at(ramp, xy, (4, 4)))
+    turned = ramp.mT
+    torch.testing.assert_close(colours_at(turned, xy.flip(-1), (4, 4)), colours_at(ramp, xy, (4, 4)))
+    tall = torch.arange(6.0)[:, None].expand(1, 3, 6, 2)
+    assert colours_at(tall, torch.tensor([[[1.0, 2.0]]]), (6, 2)).flatten().tolist() == pytest.approx([1.5] * 3)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.125, -0.25])
+@pytest.mark.parametrize("n_ref", [1, 2])
+def test_match_error_of_a_scene_of_one_colour_is_what_it_is_off_by(n_ref: int, delta: float):
+    views = photograph(n_ref)
+    image = torch.full_like(views.image, 0.5)
+    image[:, n_ref:] += delta
+    error, count = match_error(image, project_tokens(views, views.size), views.size, n_ref)
+    torch.testing.assert_close(error, torch.full((2, 3 - n_ref), abs(delta)), rtol=0, atol=1e-6)
+    assert (count > 50).all()
+
+
+def test_match_error_is_what_a_slow_loop_finds():
+    views = photograph(2, size=20)
+    image = drawn(4, 2, 3, 3, SIZE, SIZE)
+    seen = project_tokens(views, (SIZE, SIZE))
+
+    def look(view: Tensor, xy: Tensor) -> np.ndarray:
+        place = (xy.double().numpy()[::-1] * SIZE / 20 - 0.5)[:, None]
+        return np.array([ndimage.map_coordinates(c, place, order=1, mode="nearest")[0] for c in view.double().numpy()])
+
+    for b in range(2):
+        found = [
+            np.abs(look(image[b, 2], seen.xy[b, 2, n, 2]) - look(image[b, r], seen.xy[b, 2, n, r])).mean()
+            for r in range(2)
+            for n in range(SIZE * SIZE)
+            if seen.visible[b, 2, n, r]
+        ]
+        error, count = match_error(image, seen, views.size, 2)
+        assert error[b, 0].item() == pytest.approx(np.mean(found), abs=1e-4)
+        assert count[b, 0] == len(found)
+
+
+def test_match_error_without_a_match_is_nan_and_counts_none():
+    views = photograph()
+    views = replace(views, valid=torch.zeros_like(views.valid))
+    error, count = match_error(views.image, project_tokens(views, views.size), views.size, 1)
+    assert error.isnan().all()
+    assert not count.any()
+
+
+def test_the_true_image_agrees_with_the_references_and_a_copy_does_not():
+    views = photograph(size=64)
+    seen = project_tokens(views, views.size)
+    floor = match_error(views.image, seen, views.size, 1)[0]
+    copied = match_error(trivial_answers(views)[COPY], seen, views.size, 1)[0]
+    assert (floor < 0.05).all()
+    assert (3 * floor < copied).all()
+
+
+def test_the_same_view_twice_agrees_exactly():
+    views = photograph(b=1).reorder([0, 0], 1)
+    error, count = match_error(views.image, project_tokens(views, views.size), views.size, 1)
+    assert error.item() == pytest.approx(0, abs=1e-5)
+    assert count.item() > 0.9 * SIZE * SIZE
+
+
+# --- trivial answers -------------------------------------------------------------------------------------------------
+
+
+def test_trivial_answers_take_the_reference_rotated_least():
+    views = photograph(2, f=4)
+    nearest = nearest_reference(views)
+    answers = trivial_answers(views)
+    for scene in range(2):
+        for target in (2, 3):
+            turns = rotation_degrees(views.world_to_cam[scene, :2], views.world_to_cam[scene, target].expand(2, 4, 4))
+            best = int(turns.argmin())
+            assert nearest[scene, target - 2] == best
+            assert torch.equal(answers[COPY][scene, target], views.image[scene, best])
+            mean = views.image[scene, best].mean((1, 2))[:, None, None].expand(3, SIZE, SIZE)
+            torch.testing.assert_close(answers[MEAN][scene, target], mean)
+    assert 0 < nearest.sum() < 4  # both references are nearest somewhere
+    for image in answers.values():
+        assert torch.equal(image[:, :2], views.image[:, :2])
+
+
+# --- one batch -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_ref", [1, 2])
+def test_a_perfect_model_is_measured_as_perfect(n_ref: int):
+    views = photograph(n_ref, size=32)
+    model, noise = oracle(views)
+    quality = evaluate_quality(model, views, noise, steps=3)
+    rows = quality.rows
+    assert list(rows.columns) == KEYS
+    assert (value(rows, MODEL, PSNR) > 90).all()
+    assert value(rows, MODEL, SSIM) == pytest.approx(1, abs=1e-5)
+    assert value(rows, MODEL, MATCH_ERROR) == pytest.approx(value(rows, TRUTH, MATCH_ERROR), abs=1e-5)
+    assert np.isnan(value(rows, MODEL, LPIPS)).all()
+    assert (rows[rows["metric"] == LPIPS]["count"] == 0).all()
+    assert rows.groupby(["method", "metric"]).size().to_dict() == {
+        **{(method, metric): 2 * (3 - n_ref) for method in METHODS for metric in (PSNR, SSIM, LPIPS, MATCH_ERROR)},
+        (TRUTH, MATCH_ERROR): 2 * (3 - n_ref),
+    }
+    small = resize(views, SIZE, SIZE)
+    torch.testing.assert_close(quality.targets[TRUTH], small.image[:, n_ref:], rtol=0, atol=0)
+    torch.testing.assert_close(quality.targets[MODEL], small.image[:, n_ref:], rtol=0, atol=1e-4)
+
+
+def test_an_offset_shows_in_psnr_of_the_model_only():
+    views = replace(photograph(), image=0.25 + 0.5 * photograph().image)
+    model, noise = oracle(views, offset=0.1)
+    rows = evaluate_quality(model, views, noise, steps=2).rows
+    assert value(rows, MODEL, PSNR) == pytest.approx(20, abs=1e-3)
+    perfect = evaluate_quality(*oracle(views)[:1], views, noise, steps=2).rows
+    for method, metric in ((COPY, PSNR), (MEAN, SSIM), (TRUTH, MATCH_ERROR)):
+        assert np.array_equal(value(rows, method, metric), value(perfect, method, metric))
+
+
+def test_rows_name_scene_view_and_the_rotation_against_view_0():
+    views = photograph(2)
+    model, noise = oracle(views)
+    rows = evaluate_quality(model, views, noise, steps=1).rows
+    assert set(rows["n_ref"]) == {2}
+    assert set(rows["view"]) == {2}
+    for scene in range(2):
+        turn = rotation_degrees(views.world_to_cam[scene, 2], views.world_to_cam[scene, 0]).item()
+        assert rows[rows["scene"] == f"room-{scene}"]["rotation_deg"].to_numpy() == pytest.approx(turn, abs=1e-4)
+
+
+def test_scenes_are_measured_apart():
+    views = photograph()
+    model, noise = oracle(views)
+    together = evaluate_quality(model, views, noise, steps=2).rows
+    for k in range(2):
+        network = Oracle(views.scene(k), noise[k : k + 1])
+        alone = evaluate_quality(replace(model, network=network), views.scene(k), noise[k : k + 1], steps=2).rows
+        same = together[together["scene"] == f"room-{k}"].reset_index(drop=True)
+        assert same["value"].to_numpy() == pytest.approx(alone["value"].to_numpy(), rel=1e-4, abs=1e-4, nan_ok=True)
+        pd.testing.assert_frame_equal(same.drop(columns="value"), alone.drop(columns="value"))
+
+
+# --- sets ------------------------------------------------------------------------------------------------------------
+
+
+def test_colour_cells_known():
+    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    image[0, 0, :2, :2] = 255  # red, upper left
+    image[0, 1, 2:, ::2] = 255  # green stripes, below
+    mean, deviation = ColourCells(COLOUR_CELLS, ("cells",))(image)[0].reshape(2, 3, 2, 2)
+    assert mean.tolist() == [[[1, 0], [0, 0]], [[0, 0], [0.5, 0.5]], [[0, 0], [0, 0]]]
+    assert deviation.tolist() == [[[0, 0], [0, 0]], [[0, 0], [0.5, 0.5]], [[0, 0], [0, 0]]]
+
+
+def test_set_distances_are_those_of_their_definitions():
+    images, truth = drawn(0, 40, 3, 8, 8).square(), drawn(1, 40, 3, 8, 8)
+    found = set_distances(images, truth, COLOUR_CELLS)
+    describe = ColourCells(COLOUR_CELLS, ("cells",))
+    x, y = (describe((part * 255).round().to(torch.uint8))[0].double().numpy() for part in (images, truth))
+    covariance = [np.cov(part, rowvar=False) for part in (x, y)]
+    cross = linalg.sqrtm(covariance[0] @ covariance[1]).real
+    fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(covariance[0] + covariance[1] - 2 * cross)
+    xx, yy, xy = ((a @ b.T / 24 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    off = [(k.sum() - np.trace(k)) / (40 * 39) for k in (xx, yy)]
+    assert found[f"fid[{COLOUR_CELLS}]"] == pytest.approx(fid, rel=1e-3)
+    assert found[f"kid[{COLOUR_CELLS}]"] == pytest.approx(sum(off) - 2 * xy.mean(), abs=1e-4)
+    same = set_distances(truth, truth, COLOUR_CELLS)
+    assert same[f"fid[{COLOUR_CELLS}]"] == pytest.approx(0, abs=1e-4)
+    assert same[f"kid[{COLOUR_CELLS}]"] < found[f"kid[{COLOUR_CELLS}]"]
+
+
+def test_a_set_without_weights_or_images_has_no_distance(cache):
+    images = drawn(0, 3, 3, 8, 8)
+    for extractor, part in ((INCEPTION, images), (COLOUR_CELLS, images[:1])):
+        found = set_distances(part, part, extractor)
+        assert list(found) == [f"fid[{extractor}]", f"kid[{extractor}]"]
+        assert all(np.isnan(distance) for distance in found.values())
+
+
+def test_an_extractor_that_is_not_registered_is_refused():
+    with pytest.raises(ValueError, match=r"set_distances: 'inception' is not registered .*colour-cells.*choose one"):
+        set_distances(drawn(0, 3, 3, 8, 8), drawn(1, 3, 3, 8, 8), "inception")
+
+
+def test_an_extractor_that_a_user_registers_is_used(monkeypatch: pytest.MonkeyPatch):
+    class Red(ColourCells):
+        def forward(self, image):
+            return (image[:, 0].double().flatten(1).mean(1, keepdim=True).repeat(1, 2),)
+
+    monkeypatch.setitem(FEATURE_EXTRACTORS_REGISTRY, "red", Red)
+    images = drawn(0, 5, 3, 8, 8)
+    other = torch.cat([images[:, :1], 1 - images[:, 1:]], dim=1)  # equal in red
+    assert set_distances(images, other, "red")["fid[red]"] == pytest.approx(0, abs=1e-6)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(values: dict[str, tuple[float, float]], metric: str = PSNR) -> pd.DataFrame:
+    """Rows of one metric: per scene, the rotation of its one target and the value."""
+    rows = [
+        (scene, 1, rotation, 1, method, metric, number, int(np.isfinite(number)))
+        for scene, (rotation, number) in values.items()
+        for method in METHODS
+    ]
+    return pd.DataFrame(rows, columns=KEYS)
+
+
+def test_summary_known():
+    found = quality_summary(table({"a": (10.0, 20.0), "b": (29.9, 30.0), "c": (30.0, 10.0)}))
+    assert list(found.columns) == [
+        "n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count"
+    ]  # fmt: skip
+    assert list(found["rotation_bin"]) == ["0-30"] * 3 + ["30-60"] * 3 + ["all"] * 3
+    assert list(found["method"]) == list(METHODS) * 3
+    own = found[found["method"] == MODEL].set_index("rotation_bin")
+    assert own["value"].to_dict() == {"0-30": 25.0, "30-60": 10.0, "all": 20.0}
+    assert own["scenes"].to_dict() == {"0-30": 2, "30-60": 1, "all": 3}
+    assert own.loc["0-30", ["low", "high"]].tolist() == [20.0, 30.0]
+    assert own.loc["30-60", ["low", "high"]].isna().all()
+    assert 10.0 <= own.loc["all", "low"] < 20.0 < own.loc["all", "high"] <= 30.0
+
+
+def test_summary_keeps_what_is_missing_as_nan_with_no_scene():
+    found = quality_summary(table({"a": (10.0, float("nan")), "b": (40.0, float("nan"))}, LPIPS))
+    assert len(found) == 9
+    assert found[["value", "low", "high"]].isna().all(axis=None)
+    assert (found[["scenes", "count"]] == 0).all(axis=None)
+    mixed = quality_summary(table({"a": (10.0, float("nan")), "b": (40.0, 2.0)}, LPIPS))
+    own = mixed[mixed["method"] == MODEL].set_index("rotation_bin")
+    assert own["value"].isna().tolist() == [True, False, False]
+    assert own.loc["all", ["value", "scenes"]].tolist() == [2.0, 1]
+
+
+@laws
+@given(seed=SEEDS, scenes=st.integers(2, 12))
+def test_intervals_hold_their_mean_and_shrink_to_equal_values(seed: int, scenes: int):
+    numbers = 10 * drawn(seed, scenes).double()
+    found = quality_summary(table({f"s{k}": (50.0, float(number)) for k, number in enumerate(numbers)}))
+    assert (found["low"] <= found["value"] + 1e-9).all()
+    assert (found["value"] <= found["high"] + 1e-9).all()
+    assert found["value"].to_numpy() == pytest.approx(numbers.mean().item())
+    flat = quality_summary(table({f"s{k}": (50.0, 3.0) for k in range(scenes)}))
+    assert (flat[["value", "low", "high"]] == 3.0).all(axis=None)
+
+
+def test_the_worst_case_comes_first_with_its_trivial_answer_and_its_floor():
+    views = photograph()
+    noise = oracle(views)[1]
+    spoiled = replace(views, image=views.image.clone())
+    spoiled.image[1, 2] = 1 - spoiled.image[1, 2]  # what the model draws
+    rows = evaluate_quality(oracle(spoiled)[0], views, noise, steps=1).rows
+    found = worst_cases(rows)
+    assert list(found.columns) == [
+        "scene", "view", "rotation_deg", "n_ref", PSNR, SSIM, LPIPS, MATCH_ERROR, "copy_psnr", "truth_match_error"
+    ]  # fmt: skip
+    assert len(found) == 4
+    assert found.loc[0, ["scene", "view"]].tolist() == ["room-1", 2]
+    assert found[PSNR].is_monotonic_increasing
+    assert found[LPIPS].isna().all()
+    first = rows[(rows["scene"] == "room-1") & (rows["view"] == 2)]
+    assert found.loc[0, "copy_psnr"] == value(first, COPY, PSNR).item()
+    assert found.loc[0, "truth_match_error"] == value(first, TRUTH, MATCH_ERROR).item()

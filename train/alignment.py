@@ -1,0 +1,525 @@
+"""The CAMEO loss: supervise the attention between views with true matches, in memory linear in the tokens. Pure.
+
+Only pairs (query token, key view) that count are computed, a chunk at a time. A chunk's gradients are taken together
+with its loss, on detached leaves, so that nothing per pair of tokens outlives its chunk and nothing is computed twice;
+the backward pass then only multiplies. On one CPU core, with 4 views of 32 x 32 tokens and 10 heads of 64, this takes
+1/12 of the plain formula's time and 1/97 of its memory; recomputing every chunk in the backward pass, 1/7 and 1/11
+(benchmarks/alignment_cost.py).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from probe.correspondence import TokenMatches
+
+Mixing = Literal["mlp", "mean", "positive"]
+Target = Literal["per_pair", "global_nearest"]
+Backend = Literal["auto", "plain", "chunked"]
+
+NUMBERS_AT_ONCE = {"cpu": 2**22}
+"""Numbers that a chunk may hold, by kind of device: on a CPU 16 MiB in float32, which stays in its last cache."""
+
+NUMBERS_ELSEWHERE = 2**26
+"""The same for other devices: 256 MiB in float32, so that a scene takes tens of kernels and not thousands."""
+
+
+# Mixing the heads
+
+
+class WeightedHeads(nn.Module):
+    """Mix heads by a weighted sum, with weights that follow from what is learned."""
+
+    def __init__(self, learned: Float[Tensor, " some"], weights: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.learned, self.weights = nn.Parameter(learned), weights
+
+    def forward(self, scores: Float[Tensor, "*lead heads"]) -> Float[Tensor, "*lead 1"]:
+        """Sum the heads."""
+        return einsum(scores, self.weights(self.learned), "... heads, heads -> ...")[..., None]
+
+
+def _equal(heads: int, learned: Float[Tensor, "1"]) -> Float[Tensor, " {heads}"]:
+    return learned.expand(heads) / heads
+
+
+def mean_of_heads(heads: int) -> WeightedHeads:
+    """Build the mixing by the mean of heads times one learned scale, 1 at first."""
+    return WeightedHeads(torch.ones(1), partial(_equal, heads))
+
+
+def positive_heads(heads: int) -> WeightedHeads:
+    """Build the mixing by one weight per head, the softplus of what is learned; 1 / heads at first, never negative."""
+    return WeightedHeads(torch.full((heads,), math.log(math.expm1(1 / heads))), F.softplus)
+
+
+def mlp_over_heads(heads: int) -> nn.Sequential:
+    """Build the paper's mixing: heads -> 4 heads -> GELU -> 1, at every pair of tokens."""
+    return nn.Sequential(nn.Linear(heads, 4 * heads), nn.GELU(), nn.Linear(4 * heads, 1))
+
+
+def _mlp_logits(
+    q: Float[Tensor, "heads r d"],
+    k: Float[Tensor, "heads m d"],
+    up: Float[Tensor, "hidden heads"],
+    up_bias: Float[Tensor, " hidden"],
+    down: Float[Tensor, "1 hidden"],
+    _down_bias: Float[Tensor, "1"],
+) -> Float[Tensor, "r m"]:
+    """Mix with heads first: one matrix product over all pairs. The last bias cancels in the softmax: left out."""
+    scores = einsum(q, k, "heads r d, heads m d -> heads r m")
+    hidden = F.gelu(torch.addmm(rearrange(up_bias, "hidden -> hidden 1"), up, scores.flatten(1)))
+    return rearrange(down @ hidden, "1 (r m) -> r m", r=q.shape[1])
+
+
+def _weighted_logits(
+    q: Float[Tensor, "heads r d"], k: Float[Tensor, "heads m d"], weights: Float[Tensor, " heads"]
+) -> Float[Tensor, "r m"]:
+    """Weigh the queries' heads; the sum over heads is then one product of concatenated heads."""
+    queries = rearrange(q * rearrange(weights, "heads -> heads 1 1"), "heads r d -> r (heads d)")
+    return queries @ rearrange(k, "heads m d -> (heads d) m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadMixing:
+    """Say how logits of heads become one logit.
+
+    Attributes:
+        build: Makes the module, logits [* heads] to [* 1].
+        weights: What of that module :attr:`logits` needs.
+        logits: From scaled queries, keys and weights to mixed logits, up to a constant.
+        numbers: Per pair of tokens and head, that the loss and its gradients hold at a time.
+    """
+
+    build: Callable[[int], nn.Module]
+    weights: Callable[[Any], tuple[Tensor, ...]]
+    logits: Callable[..., Tensor]
+    numbers: int
+
+
+def _parameters(mix: nn.Sequential) -> tuple[Tensor, ...]:
+    return tuple(mix.parameters())
+
+
+def _head_weights(mix: WeightedHeads) -> tuple[Tensor, ...]:
+    return (mix.weights(mix.learned),)
+
+
+MIXINGS: dict[str, HeadMixing] = {
+    # scores, then four hidden units before and after GELU, and as many of gradients
+    "mlp": HeadMixing(build=mlp_over_heads, weights=_parameters, logits=_mlp_logits, numbers=18),
+    "mean": HeadMixing(build=mean_of_heads, weights=_head_weights, logits=_weighted_logits, numbers=1),
+    "positive": HeadMixing(build=positive_heads, weights=_head_weights, logits=_weighted_logits, numbers=1),
+}
+
+
+# Which pairs enter, and with which weight
+
+
+def _per_pair(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
+    return matches.counted
+
+
+def _global_nearest(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
+    """Of the pairs of a query token keep the one of the view with the nearest match, counted or not."""
+    if matches.distance is None:
+        raise ValueError(
+            "CorrespondenceAlignment: matches.distance is None, target='global_nearest' expects distances to pick the "
+            "nearest view by; take matches from match_tokens, or target='per_pair'"
+        )
+    hidden = _own_view(matches.counted.shape[1], matches.counted.device) | matches.distance.isnan()
+    nearest = matches.distance.masked_fill(hidden, torch.inf).argmin(-1, keepdim=True)
+    views = torch.arange(matches.counted.shape[-1], device=matches.counted.device)
+    return matches.counted & (views == nearest)
+
+
+TARGETS: dict[str, Callable[[TokenMatches], Bool[Tensor, "b fq n fk"]]] = {
+    "per_pair": _per_pair,
+    "global_nearest": _global_nearest,
+}
+
+
+def _own_view(views: int, device: torch.device) -> Bool[Tensor, "fq 1 fk"]:
+    return rearrange(torch.eye(views, dtype=torch.bool, device=device), "fq fk -> fq 1 fk")
+
+
+def pair_weights(
+    matches: TokenMatches,
+    n_ref: int,
+    *,
+    target: str = "per_pair",
+    max_queries: int | None = None,
+    generator: torch.Generator | None = None,
+    counts: Float[Tensor, "2"] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "b fq n fk"]:
+    """Give every pair (query token, key view) its weight in the loss; pairs of weight 0 need not be computed.
+
+    The weighted sum over pairs is the mean over counted pairs with a reference query plus that with a target query.
+
+    Args:
+        matches: The truth. A query's own view never counts.
+        n_ref: Reference views; they come first.
+        target: Key of :data:`TARGETS`. With ``"global_nearest"`` a counted pair has a weight only if its view has the
+            query's nearest match of all, but counts in the mean's denominator without.
+        max_queries: Of each scene and side draw at most so many pairs that have a weight, without replacement, all
+            equally likely, and give them the weight of all: the expectation of the sum, and the sum of a side's
+            weights in a scene, are those of all pairs.
+        generator: Where the draw comes from; None for PyTorch's own.
+        counts: Divide the sums of the reference and the target side by these instead of by the pairs counted here: the
+            average counts of the parts that share a batch, so that the parts' losses average to the batch's.
+        dtype: Of the weights.
+
+    Raises:
+        ValueError: If ``"global_nearest"`` has no distances.
+
+    Source:
+        reference/cameo.md sections 2 and 6.1.
+    """
+    other = ~_own_view(matches.counted.shape[1], matches.counted.device)
+    counted, entering = matches.counted & other, TARGETS[target](matches) & other
+    sides = (slice(None, n_ref), slice(n_ref, None))
+    numbers = [counted[:, side].sum() for side in sides] if counts is None else list(counts)
+    parts = [
+        _side(number, entering[:, side], max_queries, generator, dtype)
+        for side, number in zip(sides, numbers, strict=True)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _side(
+    counted: Int[Tensor, ""] | Float[Tensor, ""],
+    entering: Bool[Tensor, "b side n fk"],
+    most: int | None,
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "b side n fk"]:
+    """Weigh the pairs whose queries lie on one side, references or targets; without a counted pair all weigh 0."""
+    share = 1 / torch.where(counted > 0, counted, 1).to(dtype)
+    if most is None:
+        return entering * share
+    drawn = _draw(entering, most, generator)
+    per_scene = [x.flatten(1).sum(1).clamp(min=1).to(dtype) for x in (entering, drawn)]
+    return drawn * rearrange(share * per_scene[0] / per_scene[1], "b -> b 1 1 1")
+
+
+def _draw(
+    pairs: Bool[Tensor, "b side n fk"], most: int, generator: torch.Generator | None
+) -> Bool[Tensor, "b side n fk"]:
+    device = pairs.device if generator is None else generator.device
+    lots = torch.rand(pairs.shape, generator=generator, device=device).to(pairs.device)
+    lots = lots.masked_fill(~pairs, -1).flatten(1)
+    first = lots.topk(min(most, lots.shape[1]), dim=1).indices
+    return torch.zeros_like(lots, dtype=torch.bool).scatter_(1, first, True).view_as(pairs) & pairs
+
+
+# The sum over pairs, in two ways
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """Every pair's matching token and weight in the loss, and how logits are made of queries and keys."""
+
+    index: Int[Tensor, "b fq m fk"]
+    weight: Float[Tensor, "b fq m fk"]
+    mixing: HeadMixing
+    mix: nn.Module
+    scale: float
+
+
+def _plain(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
+    """Compute the formula as it stands, every pair at once: the reference."""
+    dtype, views = pairs.weight.dtype, pairs.weight.shape[-1]
+    scores = einsum(q.to(dtype) * pairs.scale, k.to(dtype), "b heads q d, b heads k d -> b q k heads")
+    weights = {name: weight.to(dtype) for name, weight in pairs.mix.named_parameters()}
+    logits = rearrange(
+        functional_call(pairs.mix, weights, scores), "b (fq n) (fk m) 1 -> b fq n fk m", fq=views, fk=views
+    )
+    at_match = logits.log_softmax(-1).gather(-1, pairs.index[..., None])[..., 0]
+    return -(pairs.weight * at_match).sum()
+
+
+def _chunked(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
+    """Compute the pairs that have a weight, a chunk at a time."""
+    inputs = (q, k, *pairs.mixing.weights(pairs.mix))
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return _WithGradients.apply(pairs, *inputs)
+    with torch.no_grad():
+        return _sum_chunks(pairs, inputs, None)
+
+
+def _sum_chunks(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tensor] | None) -> Float[Tensor, ""]:
+    """Sum the chunks' losses and add their gradients, if wanted, to those given."""
+    q, k, *weights = inputs
+    total = pairs.weight.new_zeros(())
+    for scene, view, rows in query_chunks(pairs.weight != 0, pairs_at_once(pairs.mixing, q)):
+        keys = slice(view * pairs.index.shape[2], (view + 1) * pairs.index.shape[2])
+        index, weight = (x[scene, ..., view].flatten()[rows] for x in (pairs.index, pairs.weight))
+        loss_of = partial(chunk_loss, pairs.mixing.logits, pairs.scale, index, weight)
+        parts = [x.detach().to(total.dtype) for x in (q[scene][:, rows], k[scene][:, keys], *weights)]
+        if gradients is None:
+            total += loss_of(*parts)
+        else:
+            loss, (of_rows, of_keys, *of_weights) = _value_and_gradients(loss_of, parts)
+            total += loss
+            gradients[0][scene].index_add_(1, rows, of_rows)
+            gradients[1][scene][:, keys] += of_keys
+            for gradient, part in zip(gradients[2:], of_weights, strict=True):
+                gradient += part
+    return total
+
+
+def pairs_at_once(mixing: HeadMixing, q: Float[Tensor, "b heads n d"]) -> int:
+    """Say how many pairs of tokens a chunk may have: a number that changes cost, not results."""
+    return NUMBERS_AT_ONCE.get(q.device.type, NUMBERS_ELSEWHERE) // (mixing.numbers * q.shape[1])
+
+
+def query_chunks(entering: Bool[Tensor, "b fq m fk"], most: int) -> Iterator[tuple[int, int, Int[Tensor, " r"]]]:
+    """Give scene, key view and some of the query tokens that enter with it, counted over the views.
+
+    Args:
+        entering: Which query tokens enter with which key view.
+        most: Pairs of tokens that a chunk may have; it has one query token at least.
+    """
+    rows = max(1, most // entering.shape[2])
+    for scene, view in product(range(entering.shape[0]), range(entering.shape[3])):
+        found = entering[scene, ..., view].flatten().nonzero()[:, 0]
+        yield from ((scene, view, part) for part in found.split(rows) if len(part))
+
+
+def chunk_loss(
+    logits: Callable[..., Tensor],
+    scale: float,
+    index: Int[Tensor, " r"],
+    weight: Float[Tensor, " r"],
+    q: Float[Tensor, "heads r d"],
+    k: Float[Tensor, "heads m d"],
+    *weights: Tensor,
+) -> Float[Tensor, ""]:
+    """Sum the weighted cross-entropies of some queries with the tokens of one key view."""
+    return F.cross_entropy(logits(q * scale, k, *weights), index, reduction="none") @ weight
+
+
+def _value_and_gradients(
+    function: Callable[..., Tensor], inputs: list[Tensor]
+) -> tuple[Float[Tensor, ""], tuple[Tensor, ...]]:
+    with torch.enable_grad():
+        leaves = [x.requires_grad_() for x in inputs]
+        value = function(*leaves)
+    return value.detach(), torch.autograd.grad(value, leaves, materialize_grads=True)
+
+
+class _WithGradients(torch.autograd.Function):
+    """The chunks' sum, whose gradients are kept from the forward pass: as large as q and k, nothing per pair."""
+
+    @staticmethod
+    def forward(ctx: Any, pairs: _Pairs, *inputs: Tensor) -> Float[Tensor, ""]:
+        gradients = [torch.zeros_like(x, dtype=pairs.weight.dtype) for x in inputs]
+        total = _sum_chunks(pairs, inputs, gradients)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [x.dtype for x in inputs]
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = (  # in the precision of the loss: a scaler of half precision multiplies before anything is rounded
+            (outer * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return None, *scaled
+
+
+BACKENDS: dict[str, Callable[..., Float[Tensor, ""]]] = {"auto": _chunked, "plain": _plain, "chunked": _chunked}
+
+
+class CorrespondenceAlignment(nn.Module):
+    r"""Take the cross-entropy between a layer's attention and the true matches (the CAMEO loss).
+
+    .. math:: z_{qk} = \mathrm{mix}_h(s\, q_h \cdot k_h), \qquad
+        L = \sum_{side} \frac{1}{|side|} \sum_{(q, v) \in side} -\log \mathrm{softmax}_{k \in v}(z_q)_{match(q, v)}
+
+    A side holds the counted pairs (query token, key view) of all scenes with a reference query, or with a target
+    query. An empty side adds 0. Where a batch is computed in parts (several processes, accumulated gradients), give
+    each part the average ``counts``: parts that divide by their own counts do not average to the batch's loss.
+
+    Args:
+        heads: Heads of the supervised layer.
+        mixing: Key of :data:`MIXINGS`. ``"mlp"`` is the paper's; it may weigh heads negatively and so satisfy the loss
+            while the attention stays unaligned. ``"mean"`` and ``"positive"`` cannot set one head against another, and
+            take an eighth of the time.
+        target: ``"per_pair"``: every counted pair has its match. ``"global_nearest"`` reproduces the release: only the
+            pair whose match is the nearest of all other views has one; the rest adds 0 and counts in the mean.
+        max_queries: Draw at most so many pairs of each scene and side, see :func:`pair_weights`; None takes all.
+        backend: Key of :data:`BACKENDS`; ``"auto"`` takes ``"chunked"``.
+
+    Attributes:
+        mix: The mixing's weights, trained along and thrown away afterwards.
+
+    Raises:
+        ValueError: If an argument makes no sense.
+
+    Source:
+        CAMEO (arXiv 2512.03045); reference/cameo.md sections 2 and 6.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        mixing: str = "mlp",
+        target: str = "per_pair",
+        max_queries: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check_choice("mixing", mixing, MIXINGS)
+        _check_choice("target", target, TARGETS)
+        _check_choice("backend", backend, BACKENDS)
+        for name, number in (("heads", heads), ("max_queries", max_queries)):
+            if number is not None and number < 1:
+                raise ValueError(f"CorrespondenceAlignment: {name} is {number}, expected 1 or more; raise it")
+        self.heads, self.mixing, self.target = heads, mixing, target
+        self.max_queries, self.backend = max_queries, backend
+        self.mix = MIXINGS[mixing].build(heads)
+
+    def forward(
+        self,
+        q: Float[Tensor, "b heads n d"],
+        k: Float[Tensor, "b heads n d"],
+        matches: TokenMatches,
+        n_ref: int,
+        *,
+        scale: float | None = None,
+        generator: torch.Generator | None = None,
+        counts: Float[Tensor, "2"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Compute the loss, in float32 at least and outside autocast.
+
+        Args:
+            q: Queries as used by the layer, view-major, rows before columns; text and registers left out.
+            k: Keys likewise.
+            matches: The truth on the layer's token grid.
+            n_ref: Reference views; they come first.
+            scale: Factor of the logits; None for 1 / sqrt(d).
+            generator: Of the draw under ``max_queries``; None for PyTorch's own.
+            counts: What to divide by, of each side, where a batch is computed in parts: see :func:`pair_weights`.
+
+        Returns:
+            In nats, 0 or more; 0, with zero gradients, if nothing is counted.
+
+        Raises:
+            ValueError: If heads, shapes, or the number of references do not fit.
+        """
+        _check_heads(q, k, self.heads)
+        _check_matches(q, matches, n_ref)
+        dtype = torch.promote_types(torch.promote_types(q.dtype, next(self.mix.parameters()).dtype), torch.float32)
+        with torch.autocast(q.device.type, enabled=False):
+            weight = pair_weights(
+                matches,
+                n_ref,
+                target=self.target,
+                max_queries=self.max_queries,
+                generator=generator,
+                counts=counts,
+                dtype=dtype,
+            )
+            pairs = _Pairs(
+                index=matches.index.long(),
+                weight=weight,
+                mixing=MIXINGS[self.mixing],
+                mix=self.mix,
+                scale=_scale(q, scale),
+            )
+            return BACKENDS[self.backend](q, k, pairs)
+
+
+@torch.no_grad()
+def readout_matches(
+    alignment: CorrespondenceAlignment,
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads n d"],
+    views_count: int,
+    *,
+    scale: float | None = None,
+) -> Int[Tensor, "b fq n//{views_count} fk"]:
+    """Read the matches off the loss's own mixed logits: what it believes, not where the attention looks.
+
+    Args:
+        alignment: The loss; its mixing reads.
+        q: Queries as used by the layer, view-major.
+        k: Keys likewise.
+        views_count: Views per scene.
+        scale: Factor of the logits; None for 1 / sqrt(d).
+
+    Returns:
+        For every query token and key view, its own too, the key token of the highest mixed logit; the first of equals.
+
+    Raises:
+        ValueError: If heads or shapes do not fit.
+    """
+    _check_heads(q, k, alignment.heads)
+    _check_views("readout_matches", q, views_count)
+    mixing = MIXINGS[alignment.mixing]
+    weights = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in mixing.weights(alignment.mix)]
+    every = torch.ones(len(q), views_count, q.shape[2] // views_count, views_count, dtype=torch.bool, device=q.device)
+    found = torch.zeros_like(every, dtype=torch.long)
+    with torch.autocast(q.device.type, enabled=False):
+        for scene, view, rows in query_chunks(every, pairs_at_once(mixing, q)):
+            keys = k[scene].chunk(views_count, dim=1)[view].to(weights[0].dtype)
+            queries = q[scene][:, rows].to(weights[0].dtype) * _scale(q, scale)
+            found[scene].flatten(0, 1)[rows, view] = mixing.logits(queries, keys, *weights).argmax(-1)
+    return found
+
+
+def _scale(q: Float[Tensor, "b heads n d"], scale: float | None) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale
+
+
+# Refusals
+
+
+def _check_choice(name: str, came: str, choices: dict[str, Any]) -> None:
+    if came not in choices:
+        raise ValueError(
+            f"CorrespondenceAlignment: {name} is {came!r}, expected one of {', '.join(choices)}; choose one of them"
+        )
+
+
+def _check_heads(q: Tensor, k: Tensor, heads: int) -> None:
+    if q.ndim != 4 or q.shape != k.shape or q.shape[1] != heads:
+        raise ValueError(
+            f"CorrespondenceAlignment: q {tuple(q.shape)} and k {tuple(k.shape)}, expected both (scenes, {heads} heads,"
+            " tokens, channels); build the loss with the heads of the layer that is tapped"
+        )
+
+
+def _check_views(function: str, q: Tensor, views: int) -> None:
+    if views < 1 or q.shape[2] % views:
+        raise ValueError(
+            f"{function}: {q.shape[2]} tokens cannot be divided into {views} views; leave out text and registers"
+        )
+
+
+def _check_matches(q: Tensor, matches: TokenMatches, n_ref: int) -> None:
+    views = matches.index.shape[-1]
+    _check_views("CorrespondenceAlignment", q, views)
+    expected = (len(q), views, q.shape[2] // views, views)
+    given = [tuple(x.shape) for x in (matches.index, matches.counted, matches.distance) if x is not None]
+    if any(shape != expected for shape in given):
+        raise ValueError(
+            f"CorrespondenceAlignment: matches of shapes {given} for q {tuple(q.shape)}, expected all {expected} "
+            "(scenes, views, tokens of a view, views); match on the layer's token grid"
+        )
+    if not 0 <= n_ref <= views:
+        raise ValueError(f"CorrespondenceAlignment: n_ref is {n_ref}, expected 0 to {views} views; count references")

@@ -1,0 +1,400 @@
+"""How good generated views are: per image against the truth, by true matches, and as a set. Pure functions.
+
+The trivial answers stand beside every number: a copy of the reference that is rotated least against the target, and
+that reference's mean colour. A model that does not beat them has not used its cameras. Missing is NaN, never 0.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Float, Int, UInt8
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from probe.compat import declare_torchvision_operators
+from probe.correspondence import TokenProjections, project_tokens
+from probe.geometry import rotation_degrees
+from probe.models.denoising import MultiViewModel
+from probe.records import rotation_bin, summarise
+from probe.views import Views, resize
+from train.diffusion import sample_views
+
+declare_torchvision_operators()  # before the first import of torch-fidelity, which imports torchvision
+
+from torch_fidelity import calculate_metrics, register_feature_extractor  # noqa: E402
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # noqa: E402
+from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS  # noqa: E402
+
+METHODS = MODEL, COPY, MEAN = "model", "copy", "mean colour"
+TRUTH = "truth"
+PSNR, SSIM, LPIPS, MATCH_ERROR = "psnr", "ssim", "lpips", "match_error"
+MOST_PSNR = 100.0
+WINDOW = 11  # pixels: the gaussian of sigma 1.5, cut at 3.5 sigma
+ALL_BINS = "all"
+COLOUR_CELLS, INCEPTION = "colour-cells", "inception-v3-compat"
+LPIPS_WEIGHTS = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
+# What the suite measures FID and KID with: torch-fidelity's names, and the files each needs in torch's cache
+EXTRACTORS: dict[str, tuple[str, ...]] = {
+    COLOUR_CELLS: (),
+    INCEPTION: ("weights-inception-2015-12-05-6726825d.pth",),
+}
+MOST_KID = 1000  # images of a KID subset
+GROUP = ["n_ref", "rotation_bin", "method", "metric"]
+
+Lpips = Callable[[Tensor, Tensor], Tensor]
+
+
+# --- one image -------------------------------------------------------------------------------------------------------
+
+
+def psnr(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
+    """Compute the peak signal-to-noise ratio of an image with colours in [0, 1], in dB, by scikit-image.
+
+    Returns:
+        At most 100, which stands for a mean squared error of 1e-10 or less: equal images would be infinite, and so
+        would every mean with them.
+    """
+    with np.errstate(divide="ignore"):
+        return min(float(peak_signal_noise_ratio(_pixels(truth), _pixels(image), data_range=1)), MOST_PSNR)
+
+
+def ssim(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
+    """Compute the structural similarity of an image with colours in [0, 1].
+
+    The variant: gaussian window of 11 x 11 pixels, sigma 1.5, population covariance, K1 0.01, K2 0.03, mean over the
+    colour channels and over all pixels whose window lies inside.
+
+    Returns:
+        In [-1, 1]; NaN for images smaller than the window.
+
+    Source:
+        Wang et al. 2004 (IEEE TIP 13:4), by scikit-image.
+    """
+    if min(image.shape[1:]) < WINDOW:
+        return float("nan")
+    variant: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(_pixels(truth), _pixels(image), data_range=1, channel_axis=-1, **variant))
+
+
+def _pixels(image: Float[Tensor, "3 h w"]) -> np.ndarray:
+    return rearrange(image, "c h w -> h w c").double().cpu().numpy()
+
+
+def load_lpips(device: torch.device | str = "cpu") -> SampleSimilarityLPIPS | None:
+    """Load LPIPS (VGG16, by torch-fidelity) from torch's cache; None where its weights are absent.
+
+    Source:
+        Zhang et al. 2018 (arXiv 1801.03924).
+    """
+    if missing_weights(LPIPS_WEIGHTS):
+        return None
+    return SampleSimilarityLPIPS("lpips-vgg16").to(device)
+
+
+def missing_weights(files: Sequence[str]) -> list[str]:
+    """List those of the files that torch's cache, ``torch.hub.get_dir()/checkpoints``, lacks."""
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    return [str(cache / name) for name in files if not (cache / name).is_file()]
+
+
+def absence(measure: str, files: Sequence[str]) -> str:
+    """Say in one line that a measure is absent, and where the files it needs belong; empty if they are there."""
+    missing = missing_weights(files)
+    return f"{measure} is absent (NaN): no weights at {' and '.join(missing)}" if missing else ""
+
+
+# --- true matches ----------------------------------------------------------------------------------------------------
+
+
+def match_error(
+    image: Float[Tensor, "b f 3 h w"], seen: TokenProjections, size: tuple[int, int], n_ref: int
+) -> tuple[Float[Tensor, "b targets"], Int[Tensor, "b targets"]]:
+    """Compare each target's colours with those of the references where both show the same point.
+
+    Colours are interpolated bilinearly at the two exact positions of each match. The true image has an error too, from
+    interpolation and gloss: the floor.
+
+    Args:
+        image: References first, then generated targets.
+        seen: Where the points of the target's pixels lie in the references, and whether they are seen there.
+        size: (height, width) in pixels that ``seen`` is expressed in; the image may be of another.
+        n_ref: Number of references.
+
+    Returns:
+        Mean absolute difference of colour, 0 to 1, over channels and matches; NaN without one. And how many there are.
+    """
+    targets = range(n_ref, image.shape[1])
+    own = torch.stack([colours_at(image[:, t], seen.xy[:, t, :, t], size) for t in targets], dim=1)
+    there = [[colours_at(image[:, r], seen.xy[:, t, :, r], size) for r in range(n_ref)] for t in targets]
+    other = torch.stack([torch.stack(row, dim=2) for row in there], dim=1)
+    error = reduce((rearrange(own, "b t n c -> b t n 1 c") - other).abs(), "b t n r c -> b t n r", "mean")
+    visible = seen.visible[:, n_ref:, :, :n_ref]
+    count = visible.sum((2, 3))
+    total = torch.where(visible, error, 0.0).sum((2, 3))
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan), count
+
+
+def colours_at(
+    image: Float[Tensor, "b 3 h w"], xy: Float[Tensor, "b p 2"], size: tuple[int, int]
+) -> Float[Tensor, "b p 3"]:
+    """Interpolate colours bilinearly; beyond the outermost pixels' centres the image goes on as it ends.
+
+    Args:
+        image: Colours.
+        xy: Positions in pixels of ``size``; the first pixel's centre is (0.5, 0.5).
+        size: (height, width) in pixels that ``xy`` is expressed in.
+
+    Returns:
+        The colours; undefined where a position is NaN.
+    """
+    place = rearrange(2 * xy / xy.new_tensor([size[1], size[0]]) - 1, "b p c -> b p 1 c")
+    found = F.grid_sample(image, place.to(image), mode="bilinear", padding_mode="border", align_corners=False)
+    return rearrange(found, "b c p 1 -> b p c")
+
+
+# --- one batch of scenes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Hold what was measured of a batch of scenes, and the images it was measured on.
+
+    Attributes:
+        rows: scene, view, rotation_deg (of the target against view 0), n_ref, method, metric, value, count: how many
+            matches a match_error is a mean of, else 1, or 0 where the value is NaN.
+        targets: Target views, at the model's size, per method, and the true ones under "truth".
+    """
+
+    rows: pd.DataFrame
+    targets: Mapping[str, Float[Tensor, "b targets 3 h w"]]
+
+
+@torch.no_grad()
+def evaluate_quality(
+    model: MultiViewModel,
+    views: Views,
+    noise: Float[Tensor, "b f 3 size size"],
+    *,
+    steps: int = 50,
+    guidance: float = 1.0,
+    lpips: Lpips | None = None,
+) -> Quality:
+    """Generate the target views of scenes and measure them beside the trivial answers.
+
+    Args:
+        model: The denoiser.
+        views: The views, with names and point maps, at any size; the model is shown, and judged at, its own.
+        noise: Standard normal, at the model's size.
+        steps: Of DDIM.
+        guidance: On the cameras; 1 is none.
+        lpips: From :func:`load_lpips`; None leaves LPIPS NaN.
+    """
+    device = model.alpha_bar.device
+    views = views.to(device)
+    small = resize(views, model.size, model.size)
+    drawn = sample_views(model, small, noise.to(device), steps=steps, guidance=guidance)
+    answers = {MODEL: drawn, **trivial_answers(small), TRUTH: small.image}
+    seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
+    rows: list[dict[str, object]] = []
+    for method, image in answers.items():
+        known = _image_metrics(image, small, lpips) if method != TRUTH else {}
+        rows += _rows(small, method, {**known, MATCH_ERROR: match_error(image, seen, views.size, views.n_ref)})
+    targets = {method: image[:, views.n_ref :] for method, image in answers.items()}
+    return Quality(rows=pd.DataFrame(rows), targets=targets)
+
+
+def trivial_answers(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
+    """Answer each target view with the reference rotated least against it, or with that reference's mean colour."""
+    nearest = nearest_reference(views)
+    scene = rearrange(torch.arange(len(nearest), device=nearest.device), "b -> b 1")
+    copied, given = views.image[scene, nearest], views.image[:, : views.n_ref]
+    mean = reduce(copied, "b t c h w -> b t c 1 1", "mean").expand_as(copied)
+    return {name: torch.cat([given, targets], dim=1) for name, targets in ((COPY, copied), (MEAN, mean))}
+
+
+def nearest_reference(views: Views) -> Int[Tensor, "b targets"]:
+    """Find the reference view rotated least against each target view; of equal ones the first."""
+    targets = rearrange(views.world_to_cam[:, views.n_ref :], "b t i j -> b t 1 i j")
+    references = rearrange(views.world_to_cam[:, : views.n_ref], "b r i j -> b 1 r i j")
+    shape = (len(views.image), targets.shape[1], views.n_ref, 4, 4)
+    return rotation_degrees(targets.expand(shape), references.expand(shape)).argmin(-1)
+
+
+Measured = tuple[Float[Tensor, "b targets"], Int[Tensor, "b targets"]]
+
+
+def _image_metrics(image: Float[Tensor, "b f 3 h w"], views: Views, lpips: Lpips | None) -> dict[str, Measured]:
+    """Compare target views with the true ones."""
+    pairs = image[:, views.n_ref :], views.image[:, views.n_ref :]
+    flat = [rearrange(part, "b t c h w -> (b t) c h w") for part in pairs]
+    values = {
+        PSNR: torch.tensor([psnr(*pair) for pair in zip(*flat, strict=True)]),
+        SSIM: torch.tensor([ssim(*pair) for pair in zip(*flat, strict=True)]),
+        LPIPS: torch.full((len(flat[0]),), torch.nan) if lpips is None else lpips(*(255 * part for part in flat)).cpu(),
+    }
+    parted = {name: rearrange(value.flatten(), "(b t) -> b t", b=len(image)) for name, value in values.items()}
+    return {name: (value, (~value.isnan()).long()) for name, value in parted.items()}
+
+
+def _rows(views: Views, method: str, measured: Mapping[str, Measured]) -> list[dict[str, object]]:
+    """List one row per target view and metric."""
+    first = repeat(views.world_to_cam[:, 0], "b i j -> b f i j", f=views.count)
+    rotation = rotation_degrees(views.world_to_cam, first).tolist()
+    names = views.names or tuple(f"scene-{index}" for index in range(len(views.image)))
+    return [
+        {
+            "scene": name,
+            "view": view,
+            "rotation_deg": rotation[scene][view],
+            "n_ref": views.n_ref,
+            "method": method,
+            "metric": metric,
+            "value": float(value[scene, view - views.n_ref]),
+            "count": int(count[scene, view - views.n_ref]),
+        }
+        for scene, name in enumerate(names)
+        for view in range(views.n_ref, views.count)
+        for metric, (value, count) in measured.items()
+    ]
+
+
+# --- a set of images -------------------------------------------------------------------------------------------------
+
+
+class ColourCells(FeatureExtractorBase):
+    """Describe an image by the mean and standard deviation of each colour in four quarters: 24 numbers, no weights."""
+
+    def __init__(self, name: str, features_list: Sequence[str], **_settings: object) -> None:
+        super().__init__(name, features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """Name the features."""
+        return ("cells",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """Name the features of a metric: the same for all."""
+        return "cells"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Say that compiling gains nothing."""
+        return False
+
+    def forward(self, image: UInt8[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 24"]]:
+        """Describe."""
+        colour = image.double() / 255
+        mean, square = (F.adaptive_avg_pool2d(part, 2).flatten(1) for part in (colour, colour.square()))
+        return (torch.cat([mean, (square - mean.square()).clamp(min=0).sqrt()], dim=1).float(),)
+
+
+class _Images(Dataset):
+    """Hand images to torch-fidelity, in 8 bits."""
+
+    def __init__(self, images: Float[Tensor, "n 3 h w"]) -> None:
+        self.images = (images * 255).round().to(torch.uint8).cpu()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        return self.images[index]
+
+
+def set_distances(
+    images: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"], extractor: str
+) -> dict[str, float]:
+    """Measure FID and KID of a set of images against the true ones, by torch-fidelity.
+
+    Few images make both noisy and FID too high; compare sets of equal size, of one extractor, only.
+
+    Args:
+        images: Colours in [0, 1]; compared in 8 bits.
+        truth: As many true ones.
+        extractor: A name registered with torch-fidelity. "colour-cells" is the suite's own: mean and standard deviation
+            of each colour in four quarters of the image; its distances say nothing about details.
+
+    Returns:
+        "fid[extractor]", not below 0 but for rounding, and "kid[extractor]", unbiased and so also below 0 (over all
+        images at once up to 1000, else the mean of 100 subsets of 1000). NaN for fewer than two images, and where the
+        extractor's weights are not in torch's cache.
+
+    Raises:
+        ValueError: If nothing of this name is registered.
+
+    Source:
+        arXiv 1706.08500 and arXiv 1801.01401.
+    """
+    if COLOUR_CELLS not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(COLOUR_CELLS, ColourCells)
+    if extractor not in FEATURE_EXTRACTORS_REGISTRY:
+        raise ValueError(
+            f"set_distances: {extractor!r} is not registered with torch-fidelity, which knows "
+            f"{', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}; register it or choose one of these"
+        )
+    names = {f"fid[{extractor}]": "frechet_inception_distance", f"kid[{extractor}]": "kernel_inception_distance_mean"}
+    if len(images) < 2 or missing_weights(EXTRACTORS.get(extractor, ())):
+        return dict.fromkeys(names, float("nan"))
+    found = calculate_metrics(
+        input1=_Images(images),
+        input2=_Images(truth),
+        feature_extractor=extractor,
+        fid=True,
+        kid=True,
+        kid_subset_size=min(len(images), MOST_KID),
+        kid_subsets=1 if len(images) <= MOST_KID else 100,
+        cuda=False,
+        save_cpu_ram=True,
+        cache=False,
+        verbose=False,
+    )
+    return {name: float(found[key]) for name, key in names.items()}
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average images per number of references, rotation bin (and "all"), method and metric.
+
+    Returns:
+        Columns n_ref, rotation_bin, method, metric, value, low, high (95 % by bootstrap over scenes; NaN for fewer than
+        two), scenes, count. What was asked for and is nowhere known has a row of NaN with 0 scenes.
+    """
+    binned = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]))
+    names = [*binned["rotation_bin"].cat.categories, ALL_BINS]
+    both = pd.concat([binned, binned.assign(rotation_bin=ALL_BINS)], ignore_index=True)
+    for column, kinds in (("rotation_bin", names), ("method", [*METHODS, TRUTH])):
+        both[column] = pd.Categorical(both[column].astype(str), kinds)  # in this order the table is sorted
+    asked = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
+    table = asked.merge(summarise(both, GROUP), on=GROUP, how="left")
+    counts = {name: table[name].fillna(0).astype(int) for name in ("scenes", "count")}
+    return table.astype({"rotation_bin": str, "method": str}).assign(**counts)
+
+
+def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
+    """List every generated view, the lowest PSNR first.
+
+    Returns:
+        Columns scene, view, rotation_deg, n_ref, the model's metrics, copy_psnr (of the trivial answer) and
+        truth_match_error (the floor).
+    """
+    keys = ["scene", "view", "rotation_deg", "n_ref"]
+
+    def wide(method: str) -> pd.DataFrame:
+        chosen = rows[rows["method"] == method]
+        return chosen.set_index([*keys, "metric"])["value"].unstack("metric")  # noqa: PD010, pivot_table drops NaN
+
+    own = wide(MODEL).reindex(columns=[PSNR, SSIM, LPIPS, MATCH_ERROR])
+    beside = {"copy_psnr": wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
+    return own.assign(**beside).reset_index().sort_values([PSNR, *keys], ignore_index=True)
