@@ -1,6 +1,7 @@
 """A training run -> all that its page shows, and its line in the index: finished text, tables, figures. Pure."""
 
 import base64
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from analysis import cells, figures, training, training_words, wording
 from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.training_words import amount
+from analysis.training_words import amount, loss_text
 from analysis.wording import MISSING, interval, listing, number, percent, points
 
 PROGRAM = "train.cameo"
@@ -78,7 +79,6 @@ class TrainingEntry:
     progress: str
     loss: str
     psnr: str
-    trivial: str
     precision: str
     gap: str
 
@@ -90,10 +90,10 @@ def make_training_page(run: TrainingRun) -> TrainingPage:
         run: The training run.
     """
     made = [maker(run) for maker in (_quality, _samples, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
-    settings = {"steps": run.step, **run.settings}
+    settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
     return TrainingPage(
         title=f"{run.settings.get('model', 'unnamed model')} trained on {training_words.scenes_words(run)}",
-        subtitle=f"Supervised: {training_words.supervision(run)}; {training_words.progress(run)}.",
+        subtitle=f"{training_words.progress(run)}; supervised: {training_words.supervision(run)}.",
         answer=tuple(sentence for sentence in training_words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(training_words.caveats(run)),
@@ -101,7 +101,7 @@ def make_training_page(run: TrainingRun) -> TrainingPage:
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=_packed(wording.command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
-        rebuild=f"python -m analysis.report {run.settings.get('out', run.name)}",
+        rebuild=shlex.join(["python", "-m", "analysis.report", str(run.settings.get("out", run.name))]),
         downloads=_downloads(run),
     )
 
@@ -114,8 +114,7 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         link: To its page, relative to the index.
     """
     loss, psnr = training.last_row(run, "loss"), training.last_row(run, "psnr")
-    probed = _probed(run)
-    gaps = training_words.readout_gaps(run)
+    probed, gaps = _probed(run), training_words.readout_gaps(run)
     return TrainingEntry(
         link=link,
         name=run.name,
@@ -123,12 +122,10 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         scenes=str(run.settings.get("scenes", MISSING)),
         supervised=training_words.supervision(run),
         progress=training_words.progress(run).removesuffix(" iterations"),
-        loss=MISSING if loss is None else number(loss["loss"]),
-        psnr=MISSING if psnr is None else number(psnr["psnr"]),
-        trivial=MISSING if psnr is None else " / ".join(
-            number(psnr.get(f"{prefix}psnr")) for prefix in TRIVIAL.values()),
-        precision=MISSING if probed is None else f"layer {probed['layer']:.0f}: {percent(probed['value'])}",
-        gap=listing(points(readout - attention) for readout, attention in gaps.values()) or MISSING,
+        loss=MISSING if loss is None else loss_text(loss["loss"]),
+        psnr=MISSING if psnr is None else training_words.with_trivial("psnr", psnr),
+        precision=MISSING if probed is None else f"{percent(probed['value'])} ({probed['layer']:.0f})",
+        gap=", ".join(points(readout - attention) for readout, attention in gaps.values()) or MISSING,
     )  # fmt: skip
 
 
@@ -151,10 +148,13 @@ def _packed(command: str) -> str:
 
 
 def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
-    facts = [("iterations", number(run.step), _pace(run))]
+    pace = f"{number(run.metrics['seconds'].median())} s each" if "seconds" in run.metrics else ""
+    facts = [("iterations", number(run.step), pace)]
     if (row := training.last_row(run, "loss")) is not None:
         noise = row.get(HIGH_NOISE, np.nan)
-        facts.append(("held-out loss", number(row["loss"]), f"at t = 900: {number(noise)}" if noise == noise else ""))
+        facts.append(
+            ("held-out loss", loss_text(row["loss"]), f"at t = 900: {loss_text(noise)}" if noise == noise else "")
+        )
     facts += [_quality_fact(run, name) for name in training.measured(run)]
     if (probed := _probed(run)) is not None:
         name = f"{'precision' if run.supervised else 'best precision'}, layer {probed['layer']:.0f}"
@@ -163,10 +163,6 @@ def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
         both = f"readout {percent(readout)}, attention {percent(attention)}"
         facts.append((f"readout gap in points, layer {layer}", points(readout - attention), both))
     return facts
-
-
-def _pace(run: TrainingRun) -> str:
-    return f"{number(run.metrics['seconds'].median())} s each" if "seconds" in run.metrics else ""
 
 
 def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
@@ -208,26 +204,27 @@ def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
     return "; ".join(f"{titles[row.panel]}, {row.who}: {number(row.value)} at {row.step}" for row in lines.itertuples())
 
 
+def _step_charts(name: str, table: pd.DataFrame, titles: dict[str, str], caption: str, **how: Any) -> tuple[Chart, ...]:
+    """Draw the panels that a line goes through, if there are any."""
+    titles = _panels(table, titles)
+    if not titles:
+        return ()
+    alt = f"{name.capitalize()} over iterations. {_spoken(table, titles)}"
+    return (_chart(name, figures.step_panels(table, titles=titles, name=name, alt=alt, **how), caption, table),)
+
+
 def _quality(run: TrainingRun) -> Section | None:
     if not training.measured(run):
         return None
-    return Section(name="quality", title="Image quality", charts=_quality_chart(run), table=_against(run))
-
-
-def _quality_chart(run: TrainingRun) -> tuple[Chart, ...]:
-    table = training.quality(run)
-    titles = _panels(table, {name: _quality_title(name) for name in MEASURES})
-    if not titles:
-        return ()
     caption = (
         "Blue: generated views of held-out scenes against the true ones. The lines across need no model: a copy of "
         "the nearest reference view, and that view's mean colour. Where blue is not on the better side of both, the "
         "model has not been shown to use its cameras. Match error: difference of colour to the references at true "
         "matches."
     )
-    alt = "Image quality over iterations. " + _spoken(table, titles)
-    svg = figures.step_panels(table, titles=titles, name="quality", alt=alt)
-    return (_chart("quality", svg, caption, table),)
+    titles = {name: _quality_title(name) for name in MEASURES}
+    charts = _step_charts("quality", training.quality(run), titles, caption)
+    return Section(name="quality", title="Image quality", charts=charts, table=_against(run))
 
 
 def _quality_title(name: str) -> str:
@@ -273,11 +270,11 @@ def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
     table, layers = run.emergence, training.shown_layers(run)
     if table is None or table["step"].nunique() < 2:
         return ()
-    named = training_words.layer_words(run, layers)
     who = "the supervised" if set(layers) & set(run.supervised) else "the best at the last probe,"
+    who = f"{who} {training_words.layer_words(run, layers)}"
     caption = (
         "The share of query points of generated views for which a layer's strongest attention in a reference view "
-        f"lies at the corresponding point. In colour: {who} {named}; grey: the other 3D layers; bands: "
+        f"lies at the corresponding point. In colour: {who}; grey: the other 3D layers; bands: "
         f"95{wording.NBSP}% intervals over scenes; dotted: a uniform guess on the grid of layer {layers[0]}. Coarser "
         "grids have another chance level: see the table."
     )
@@ -312,21 +309,15 @@ def _layers(run: TrainingRun) -> cells.Table:
 
 
 def _readout(run: TrainingRun) -> Section | None:
-    table = training.readouts(run)
-    titles = {str(layer): training_words.layer_words(run, [layer]) for layer in run.supervised}
-    titles = _panels(table, titles)
-    if not titles:
-        return None
     caption = (
         "On the same queries: how often the logits that the loss reads out (after its mixing of the heads) point at "
         "the corresponding point, and how often the attention itself does, averaged over heads as everywhere on this "
         "page. A wide gap means that the loss is satisfied by its own weights, while the attention that the model "
         "uses stays unaligned. These are other queries than the probe's, so its precision may differ."
     )
-    alt = "Precision of readout and attention over iterations. " + _spoken(table, titles)
-    svg = figures.step_panels(table, titles=titles, name="readout", alt=alt, percent=True)
-    chart = _chart("readout", svg, caption, table)
-    return Section(name="readout", title="Readout gap", charts=(chart,))
+    titles = {str(layer): training_words.layer_words(run, [layer]) for layer in run.supervised}
+    charts = _step_charts("readout", training.readouts(run), titles, caption, percent=True)
+    return Section(name="readout", title="Readout gap", charts=charts) if charts else None
 
 
 def _tradeoff(run: TrainingRun) -> Section | None:
@@ -349,33 +340,23 @@ def _tradeoff(run: TrainingRun) -> Section | None:
 
 
 def _losses(run: TrainingRun) -> Section | None:
-    table = training.losses(run)
-    titles = _panels(table, PANELS)
-    if not titles:
-        return None
     caption = (
         "Grey: each logged step, on its own scenes and timesteps; black: its running mean; blue: held-out scenes at "
         "fixed timesteps, with averaged weights. Training draws its timesteps as the settings say and held-out scenes "
         "are measured evenly over t, so compare their slopes, not their heights. The first steps may lie above the "
         "frame."
     )
-    alt = "Losses over iterations. " + _spoken(table, titles)
-    chart = _chart("loss", figures.step_panels(table, titles=titles, name="loss", alt=alt), caption, table)
-    return Section(name="loss", title="Loss", charts=(chart,))
+    charts = _step_charts("loss", training.losses(run), PANELS, caption)
+    return Section(name="loss", title="Loss", charts=charts) if charts else None
 
 
 def _cost(run: TrainingRun) -> Section | None:
-    table = training.cost(run)
-    titles = _panels(table, PANELS)
-    if not titles:
-        return None
     caption = (
         "Grey: each logged step; black: its running mean. Sudden jumps of the norm mark batches that upset the "
         "training; seconds tell what else the machine was doing. The highest 2 in 100 may lie above the frame."
     )
-    alt = "Gradient norm and seconds per step over iterations. " + _spoken(table, titles)
-    svg = figures.step_panels(table, titles=titles, name="cost", alt=alt, height=220)
-    return Section(name="cost", title="Gradients and time", charts=(_chart("cost", svg, caption, table),))
+    charts = _step_charts("cost", training.cost(run), PANELS, caption, height=220)
+    return Section(name="cost", title="Gradients and time", charts=charts) if charts else None
 
 
 def _rows(run: TrainingRun) -> Section | None:
@@ -410,7 +391,7 @@ def _columns(run: TrainingRun) -> dict[str, str]:
 def _cell(name: str, value: Any) -> str:
     if name in MEASURES:
         return amount(name, value)
-    return percent(value) if name.startswith(("readout_", "attention_")) else number(value)
+    return loss_text(value) if name.startswith("loss") else percent(value)
 
 
 def _downloads(run: TrainingRun) -> tuple[tuple[str, str], ...]:

@@ -34,6 +34,15 @@ def amount(name: str, value: Any) -> str:
     return f"{value:.{measure.digits}f}" + (f"{NBSP}{measure.unit}" if measure.unit else "")
 
 
+def loss_text(value: Any) -> str:
+    """Write a loss with three significant digits, zeros too; a dash where it is missing.
+
+    Args:
+        value: A number, or None.
+    """
+    return MISSING if value is None or not np.isfinite(value) else f"{value:#.3g}".rstrip(".")
+
+
 def model_words(run: TrainingRun) -> str:
     """Name the model, and say so if it began from random weights."""
     name = str(run.settings.get("model", "an unnamed model"))
@@ -59,7 +68,7 @@ def supervision(run: TrainingRun) -> str:
     control = run.settings.get("control", "none")
     parts = [str(run.settings.get("objective", "cameo")), "" if control == "none" else f"{control} truth"]
     layers = listing(run.supervised) or str(run.settings["layer"])
-    return ", ".join(part for part in parts if part) + f" at layer {layers}"
+    return ", ".join(part for part in parts if part) + f" at {layers}"
 
 
 def progress(run: TrainingRun) -> str:
@@ -126,6 +135,19 @@ def beside(name: str, row: pd.Series) -> str:
     return f"({', '.join(f'{words[p]} {amount(name, row[p + name])}' for p in known)})" if known else ""
 
 
+def with_trivial(name: str, row: pd.Series) -> str:
+    """Write a measure with what needs no model, short: "15.0 (11.7 / 12.3)".
+
+    Args:
+        name: Key of ``MEASURES``.
+        row: Of the evaluation.
+    """
+    digits = MEASURES[name].digits
+    each = [float(row.get(prefix + name, np.nan)) for prefix in ("", *TRIVIAL.values())]
+    own, *trivial = [MISSING if np.isnan(value) else f"{value:.{digits}f}" for value in each]
+    return f"{own} ({' / '.join(trivial)})"
+
+
 def _against(name: str, row: pd.Series) -> str:
     words = {"copy_": "copying the nearest reference", "mean_colour_": "filling in that reference's mean colour"}
     parts = [
@@ -174,8 +196,8 @@ def _precision(run: TrainingRun) -> str:
     finds = "finds the corresponding point"
     began = f"The supervised {name} {finds}" if layer in run.supervised else f"Of all layers {name} {finds} most often:"
     text = (
-        f"{began} for {with_interval(row['value'], row['low'], row['high'])} of the query points, where a uniform guess "
-        f"finds {percent(row['chance'])}."
+        f"{began} for {with_interval(row['value'], row['low'], row['high'])} of the query points, where a uniform "
+        f"guess finds {percent(row['chance'])}."
     )
     return text + ("" if row["low"] > row["chance"] else " Its interval does not lie above that guess.")
 
@@ -222,10 +244,10 @@ def _losses(run: TrainingRun) -> str:
 
 def _moved(first: pd.Series, last: pd.Series, column: str) -> str:
     if first["step"] == last["step"] or not np.isfinite(first[column]):
-        return f"is {number(last[column])} at iteration {number(last['step'])}"
+        return f"is {loss_text(last[column])} at iteration {number(last['step'])}"
     verb = "fell" if last[column] < first[column] else "rose" if last[column] > first[column] else "stayed"
     since = f"(iteration {number(first['step'])})"
-    return f"{verb} from {number(first[column])} {since} to {number(last[column])}"
+    return f"{verb} from {loss_text(first[column])} {since} to {loss_text(last[column])}"
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------

@@ -20,10 +20,17 @@ def test_the_first_two_commands_install_probe_and_test():
     assert test.strip() == ".venv/bin/python -m pytest"
 
 
-def test_the_python_snippet_runs(capsys):
-    (snippet,) = blocks("python")
-    exec(compile(snippet, "README.md", "exec"), {})
+def test_the_python_snippets_run(capsys):
+    look, train = blocks("python")
+    exec(compile(look, "README.md", "exec"), {})
     assert "up_blocks.2.attentions.0" in capsys.readouterr().out
+    exec(compile(train, "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("loss") == 3
+
+
+def test_adopting_the_loss_takes_five_lines():
+    lines = re.findall(r"# (\d)$", blocks("python")[1], re.M)
+    assert lines == ["1", "2", "3", "4", "5"]
 
 
 def test_named_files_exist():

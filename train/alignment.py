@@ -3,7 +3,7 @@
 Only pairs (query token, key view) that count are computed, a chunk at a time. A chunk's gradients are taken together
 with its loss, on detached leaves, so that nothing per pair of tokens outlives its chunk and nothing is computed twice;
 the backward pass then only multiplies. On one CPU core, with 4 views of 32 x 32 tokens and 10 heads of 64, this takes
-1/12 of the plain formula's time and 1/97 of its memory; recomputing every chunk in the backward pass, 1/7 and 1/11
+1/10 of the plain formula's time and 1/92 of its memory; recomputing every chunk in the backward pass, 1/5 and 1/11
 (benchmarks/alignment_cost.py).
 """
 
@@ -357,7 +357,7 @@ class CorrespondenceAlignment(nn.Module):
         heads: Heads of the supervised layer.
         mixing: Key of :data:`MIXINGS`. ``"mlp"`` is the paper's; it may weigh heads negatively and so satisfy the loss
             while the attention stays unaligned. ``"mean"`` and ``"positive"`` cannot set one head against another, and
-            take an eighth of the time.
+            take a sixth of the time.
         target: ``"per_pair"``: every counted pair has its match. ``"global_nearest"`` reproduces the release: only the
             pair whose match is the nearest of all other views has one; the rest adds 0 and counts in the mean.
         max_queries: Draw at most so many pairs of each scene and side, see :func:`pair_weights`; None takes all.

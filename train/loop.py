@@ -309,9 +309,10 @@ def restore(path: Path, trainer: Trainer) -> int:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON row."""
+    """Append one JSON row; a number that is not finite becomes null."""
+    plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(plain) + "\n")
 
 
 def drop_rows_after(path: Path, step: int) -> None:

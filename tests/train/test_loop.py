@@ -318,3 +318,19 @@ def test_a_share_of_the_steps_shuffles_its_views():
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ValueError, match="a batch of 2 scenes cannot be shared by 1 processes in 3 parts"):
         loop.start(replace(SETTINGS, accumulate=3), small_model())
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path):
+    program = str(Path(__file__).parent / "two_processes.py")
+    gradients = []
+    for count in (1, 2):
+        out = tmp_path / f"{count}.safetensors"
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        done = subprocess.run([*launch, program, str(out)], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        gradients.append(load_file(out))
+        assert int(gradients[-1].pop("processes")) == count
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, alone in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], alone, rtol=1e-3, atol=1e-5, msg=name)
+    assert any("objective.losses" in name and float(grad.abs().max()) > 0 for name, grad in gradients[0].items())

@@ -1,0 +1,161 @@
+"""Truth rules, controls and rivals: known cases and laws."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from probe.layers import find_layers, select_layers
+from probe.metrics import scene_size
+from probe.models.cat3d import TINY, load_unet
+from probe.models.denoising import MultiViewModel, pixel_scheduler
+from probe.scenes.shapes import draw_shapes, make_views
+from probe.views import Views
+from train import objectives
+from train.loop import Batch, TrainingStep
+from train.objectives import AttentionSupervision, Supervision, make_rival
+
+SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 2, "norm_num_groups": 4}
+PAPER = Supervision(
+    mixing="mlp", target="per_pair", truth="cycle", cycle_tolerance=1.5, control="none", max_queries=None
+)
+
+
+def scenes(count: int = 2, rotation: float = 20.0, views: int = 3) -> Views:
+    generator = torch.Generator().manual_seed(4)
+    shapes = draw_shapes(count, difficulty="plain", generator=generator)
+    turned = torch.full((count, views - 1), rotation)
+    return make_views(shapes, turned, size=16, n_ref=1, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiViewModel:
+    torch.manual_seed(0)
+    return MultiViewModel(
+        name="small", network=load_unet(None, SMALL), alpha_bar=pixel_scheduler().alphas_cumprod, size=16
+    )
+
+
+def batch_of(views: Views) -> Batch:
+    count = len(views.image)
+    noise = torch.randn(views.image.shape, generator=torch.Generator().manual_seed(1))
+    return Batch(views=views, t=torch.full((count,), 500), noise=noise, keep_cameras=torch.ones(count))
+
+
+def same(average: torch.Tensor) -> torch.Tensor:
+    return average
+
+
+def test_visible_truth_counts_what_the_depth_test_sees_and_gated_is_part_of_cycle():
+    views, grid = scenes(rotation=70.0), (8, 8)
+    truth = {name: rule(views, grid, 1.5) for name, rule in objectives.TRUTHS.items()}
+    assert torch.equal(truth["visible"].index, truth["cycle"].index)
+    assert bool((truth["gated"].counted <= truth["cycle"].counted).all())
+    kept = truth["gated"].distance[truth["gated"].counted]
+    assert float(kept.max()) < objectives.GATE * float(scene_size(views).max())
+    numbers = [int(truth[name].counted.sum()) for name in ("gated", "cycle")]
+    assert 0 < numbers[0] < numbers[1]
+    assert not bool((truth["visible"].counted & ~objectives.visible_tokens(views, grid)).any())
+
+
+def test_identical_views_are_matched_with_themselves_under_every_rule():
+    views = scenes(1, views=2).reorder([0, 0], 1)
+    for rule in objectives.TRUTHS.values():
+        matches = rule(views, (4, 4), 1.5)
+        assert matches.index[0, 0, :, 1].tolist() == list(range(16))
+        assert bool(matches.counted[0, 0, :, 1].all())
+        assert not bool(matches.counted[0, 0, :, 0].any())
+
+
+def test_shuffled_truth_is_the_next_scenes_and_needs_two():
+    matches = objectives.cycle_truth(scenes(3), (4, 4), 1.5)
+    moved = objectives.shuffled(matches)
+    assert torch.equal(moved.index[1], matches.index[0])
+    assert torch.equal(moved.counted[0], matches.counted[2])
+    with pytest.raises(ValueError, match="batch of at least 2"):
+        objectives.shuffled(objectives.cycle_truth(scenes(1), (4, 4), 1.5))
+
+
+def test_picking_scenes_of_a_truth_is_the_truth_of_those_scenes(model: MultiViewModel):
+    views = scenes(3)
+    objective = AttentionSupervision(select_layers(find_layers(model.network), "10,6"), PAPER)
+    whole, part = objective.prepare(views, same).scenes(slice(1, 2)), objective.prepare(views.scenes(slice(1, 2)), same)
+    assert set(whole.matches) == {(8, 8), (2, 2)}
+    for grid, matches in whole.matches.items():
+        assert torch.equal(matches.index, part.matches[grid].index)
+        assert torch.equal(matches.counted, part.matches[grid].counted)
+
+
+def test_looking_does_not_change_the_denoising_error(model: MultiViewModel):
+    batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
+    plain, _ = TrainingStep(model, None)(batch, None, None)
+    objective = AttentionSupervision(layers, PAPER)
+    error, extra = TrainingStep(model, objective)(batch, objective.prepare(batch.views, same), None)
+    assert torch.equal(plain, error)
+    assert 0 < extra.item() < 20
+
+
+def test_supervision_reaches_queries_and_keys_of_its_layer_but_not_its_values(model: MultiViewModel):
+    batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
+    objective = AttentionSupervision(layers, PAPER)
+    model.network.zero_grad()
+    _, extra = TrainingStep(model, objective)(batch, objective.prepare(batch.views, same), None)
+    extra.backward()
+    attention = model.network.get_submodule(layers[0].name)
+    assert float(attention.to_q.weight.grad.abs().max()) > 0
+    assert float(attention.to_k.weight.grad.abs().max()) > 0
+    assert attention.to_v.weight.grad is None
+    assert all(weight.grad is not None for weight in objective.parameters())
+
+
+def test_supervising_a_layer_raises_its_likelihood_of_the_true_match(model: MultiViewModel):
+    batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
+    step = TrainingStep(model, AttentionSupervision(layers, replace(PAPER, mixing="mean")))
+    truth = step.objective.prepare(batch.views, same)
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    optimizer, losses = torch.optim.Adam(step.parameters(), 3e-3), []
+    for _ in range(12):
+        losses.append(step(batch, truth, None)[1])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    model.network.load_state_dict(before, strict=False)
+    assert losses[-1].item() < losses[0].item() - 0.1
+
+
+@pytest.mark.parametrize("name", ["repa-dsift", "geometry"])
+def test_a_rival_is_minus_one_for_its_own_features_and_trains_the_layers_module(name: str, model: MultiViewModel):
+    batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
+    rival = make_rival(name, layers)  # type: ignore[arg-type]
+    model.network.zero_grad()
+    _, extra = TrainingStep(model, rival)(batch, rival.prepare(batch.views, same), None)
+    assert -1 <= extra.item() <= 1
+    extra.backward()
+    assert model.network.get_submodule(layers[0].name).to_v.weight.grad is not None
+    rival.projectors[0] = torch.nn.Identity()
+    truth = rival.prepare(batch.views, same)
+    flat = truth.features[8, 8].flatten(0, 1)
+    assert rival({layers[0].name: 3 * flat}, truth, 1).item() == pytest.approx(-1, abs=1e-5)
+    assert not model.network.get_submodule(layers[0].name)._forward_hooks
+
+
+def test_encoded_points_are_equal_where_points_are_and_zero_where_there_is_none():
+    views = scenes(1, views=2).reorder([0, 0], 1)
+    code = objectives.encode_points(views, (4, 4))
+    assert torch.equal(code[0, 0], code[0, 1])
+    assert float((code[0, 0, 0] - code[0, 0, 15]).norm()) > 0.1
+    hidden = replace(views, valid=torch.zeros_like(views.valid).logical_or_(views.valid))
+    hidden.valid[0, 0, :4, :4] = False
+    assert float(objectives.encode_points(hidden, (4, 4))[0, 0, 0].abs().max()) == 0
+
+
+def test_layers_that_join_no_views_are_refused(model: MultiViewModel):
+    layer = select_layers(find_layers(model.network), "0")[0]
+    with pytest.raises(ValueError, match="only 3D layers on a grid can be supervised"):
+        objectives.grid_of(layer)
+
+
+def test_dinov2_that_is_not_at_hand_is_refused_in_one_sentence(model: MultiViewModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="choose repa-dsift or geometry"):
+        make_rival("repa-dinov2", select_layers(find_layers(model.network), "10"))

@@ -1,0 +1,33 @@
+"""Run by torchrun: write the gradients of one supervised step, averaged over processes."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)
+
+from test_loop import SETTINGS, small_model, supervision  # noqa: E402
+
+from train import loop  # noqa: E402
+
+
+def main(out: Path) -> None:
+    """Take the gradients and save them from the main process."""
+    accelerator, model = Accelerator(cpu=True), small_model()
+    settings = replace(SETTINGS, batch_size=4, weight=0.5)
+    trainer = loop.start(settings, model, supervision(model), accelerator)
+    loop.accumulate_gradients(settings, model, trainer, 0)
+    if accelerator.is_main_process:
+        named = accelerator.unwrap_model(trainer.module).named_parameters()
+        gradients = {name: weight.grad.contiguous() for name, weight in named}
+        save_file({**gradients, "processes": torch.tensor(accelerator.num_processes)}, out)
+    accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
