@@ -447,14 +447,14 @@ def train(
         if main and due["log"]:
             bar.set_postfix(loss=f"{row['loss']:.3f}")
             append_row(out / "metrics.jsonl", {"step": at, **row, "seconds": time.perf_counter() - started})
-        if due["evaluate"]:
+        if due["evaluate"] and main:
             with averaged(trainer):
                 found = evaluate(model, at) if evaluate else validate(settings, model)
-            if main:
-                append_row(out / "evaluation.jsonl", {"step": at, **found})
-        if due["checkpoint"]:
+            append_row(out / "evaluation.jsonl", {"step": at, **found})
+        if due["checkpoint"] and main:
             _save(out, at, trainer, rhythm.keep)
         if due["evaluate"] or due["checkpoint"]:
+            trainer.accelerator.wait_for_everyone()
             yield at
     trainer.ema.copy_to(trainer.network.parameters())
     trainer.network.eval()
@@ -482,10 +482,8 @@ def _prepare_folder(out: Path, trainer: Trainer, *, resume: bool) -> int:
 
 def _save(out: Path, step: int, trainer: Trainer, keep: int) -> None:
     """Save the averaged weights for good, and the trainer's state in place of the oldest one kept."""
-    if trainer.accelerator.is_main_process:
-        with averaged(trainer):
-            trainer.network.save_pretrained(out / "averaged" / f"step-{step:06d}")  # type: ignore[operator]
-        save_checkpoint(out / "checkpoints", step, trainer)
-        for old in sorted((out / "checkpoints").glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
-    trainer.accelerator.wait_for_everyone()
+    with averaged(trainer):
+        trainer.network.save_pretrained(out / "averaged" / f"step-{step:06d}")  # type: ignore[operator]
+    save_checkpoint(out / "checkpoints", step, trainer)
+    for old in sorted((out / "checkpoints").glob("step-*"))[:-keep]:
+        shutil.rmtree(old)

@@ -1,0 +1,118 @@
+"""The training command, end to end on a small network: files, refusals, layers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_loop import SMALL, small_model, supervision
+
+from probe.models import load_model
+from probe.models.cat3d import load_unet
+from train import cameo, monitor
+from train.cameo import Command, cli, layers_of, selected_layer
+from train.loop import Settings
+
+QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
+FEW = ("--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("train") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cameo, "fresh_tiny", small_model)
+        cli([*QUICK, *FEW, "--layer", "10,12", "--out", str(out)])
+    return out
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_what_the_page_and_the_probe_read(finished: Path):
+    evaluated = rows(finished / "evaluation.jsonl")
+    assert [row["step"] for row in evaluated] == [2, 4]
+    wanted = {"loss", "loss_t900", "psnr", "ssim", "copy_psnr", "mean_colour_psnr", "match_error", "attention_12"}
+    assert wanted | {"readout_10", "readout_12"} <= evaluated[0].keys()
+    assert evaluated[0]["lpips"] is None or evaluated[0]["lpips"] > 0
+    assert all(0 <= evaluated[-1][name] <= 1 for name in ("attention_10", "readout_10", "match_error"))
+    assert rows(finished / "metrics.jsonl")[-1]["objective"] > 0
+    table = pd.read_csv(finished / "emergence.csv")
+    assert sorted(table["step"].unique()) == [2, 4]
+    assert sorted(table["layer"].unique()) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert (finished / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert (finished / "checkpoints" / "step-000004" / "objective.safetensors").is_file()
+
+
+def test_the_model_that_is_saved_holds_no_weights_of_the_objective(finished: Path):
+    model = load_model(f"cat3d-tiny:{finished / 'final'}")
+    assert model.card is not None
+    assert model.card["layers"] == [
+        "up_blocks.2.attentions.0.transformer_blocks.0.attn1",
+        "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
+    ]
+    assert not any("mix" in name for name in load_file(finished / "final" / "diffusion_pytorch_model.safetensors"))
+
+
+def test_a_finished_run_is_refused_without_resume_and_another_setting_always(
+    finished: Path, capsys: pytest.CaptureFixture
+):
+    for changed, expected in (
+        (("--layer", "10,12"), "add --resume"),
+        (("--layer", "10", "--resume"), "made with other values"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli([*QUICK, *FEW, *changed, "--out", str(finished)])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.count("\n") == 1
+        assert expected in error
+
+
+def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):
+    model = small_model()
+    (tmp_path / "selection.json").write_text('{"layer": 12}')
+    assert [layer.index for layer in layers_of(Command(layer="auto", probe=tmp_path), model)] == [12]
+    assert layers_of(Command(layer="none"), model) == []
+    drawn = {layers_of(Command(layer="random", seed=seed), model)[0].index for seed in range(30)}
+    assert drawn <= set(range(2, 13))
+    assert len(drawn) > 5
+
+
+@pytest.mark.parametrize("text", [None, "not json", "{}", '{"layer": null}'])
+def test_auto_without_a_selection_is_refused(tmp_path: Path, text: str | None):
+    if text is not None:
+        (tmp_path / "selection.json").write_text(text)
+    with pytest.raises(ValueError, match="--layer auto"):
+        selected_layer(tmp_path)
+
+
+def test_a_layer_within_views_is_refused():
+    with pytest.raises(ValueError, match="only 3D layers on a grid can be supervised"):
+        layers_of(Command(layer="0"), small_model())
+
+
+def test_attention_and_readout_agree_where_all_heads_weigh_alike():
+    """One head: its attention and the mean over heads are the same map, so the gap is zero."""
+    torch.manual_seed(0)
+    model = replace(small_model(), network=load_unet(None, {**SMALL, "sample_size": 32}), size=32)
+    settings = cameo.settings_of(Command(batch_size=2))
+    assert isinstance(settings, Settings)
+    held = monitor.hold_out(settings, model, 3, 2)
+    gap = monitor.measure_gap(model, supervision(model, mixing="mean"), held)
+    assert gap["attention_10"] == gap["readout_10"]
+    reversed_ = supervision(model, mixing="mean")
+    with torch.no_grad():
+        reversed_.losses[0].mix.learned.neg_()
+    opposite = monitor.measure_gap(model, reversed_, held)
+    assert opposite["attention_10"] == gap["attention_10"]
+    assert opposite["readout_10"] != gap["readout_10"]
