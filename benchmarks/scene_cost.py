@@ -8,8 +8,9 @@ import torch
 import tyro
 
 from probe.models import fresh_tiny
+from train.batches import draw_batch
 from train.cameo import Command, settings_of
-from train.loop import draw_batch, start, take_step
+from train.loop import start, take_step
 
 
 @dataclass(frozen=True, kw_only=True)

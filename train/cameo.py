@@ -18,10 +18,12 @@ from probe.models.denoising import MultiViewModel
 from probe.records import environment, open_run, write_json
 from probe.scenes.shapes import Difficulty
 from probe.seeds import derive
-from train.alignment import Mixing, Target
-from train.loop import OptimizerName, Precision, Rhythm, Settings, Trainer, WeightSchedule, start, train
+from train.alignment import Target
+from train.loop import Rhythm, Trainer, start, train
+from train.mixing import Mixing
 from train.monitor import evaluate, follow_precision, hold_out
 from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
+from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 
 PROG = "python -m train.cameo"
 NOT_DECISIVE = ("resume", "steps", "out", "report", "probe", "keep_checkpoints")

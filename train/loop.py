@@ -1,9 +1,4 @@
-"""The training loop on accelerate: draws scenes, takes steps, validates, checkpoints, resumes.
-
-Everything random in step ``s`` (rooms, cameras, timesteps, noise, dropout) is drawn from a generator seeded by
-``(seed, s)`` for the whole batch, of which each process takes its part: a resumed run sees what the unbroken run sees
-without storing any generator's state, and any number of processes sees the same scenes.
-"""
+"""The training loop on accelerate: takes steps, validates, checkpoints, resumes."""
 
 import json
 import math
@@ -13,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,67 +18,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from probe.models.denoising import STEPS, MultiViewModel
+from probe.models.denoising import MultiViewModel
 from probe.records import write_text
-from probe.scenes.shapes import Difficulty, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive
 from probe.views import Views
+from train.batches import Batch, draw_batch, draw_step, step_seed
 from train.diffusion import denoising_error
 from train.objectives import AttentionTruth, FeatureTruth, Objective
+from train.settings import Settings
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 LOG_EVERY = 10
 
-WeightSchedule = Literal["constant", "linear", "off"]
-OptimizerName = Literal["adamw", "muon"]
 MUON_RATE = 2.5  # matrices learn at this multiple of AdamW's learning rate (updates matched in size)
-Precision = Literal["no", "bf16", "fp16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Hold what decides a training run; lengths in steps."""
-
-    steps: int
-    batch_size: int
-    views: int
-    learning_rate: float
-    difficulty: Difficulty
-    rotation_bins: tuple[int, ...]
-    rotation_ramp: int
-    timestep_shift: float
-    camera_dropout: float
-    ema_decay: float
-    seed: int
-    optimizer: OptimizerName = "adamw"
-    shuffle_views: float = 0.0
-    weight: float = 0.0
-    weight_schedule: WeightSchedule = "constant"
-    weight_until: int = 0
-    accumulate: int = 1
-    schedule: str = "constant_with_warmup"
-    warmup: int = 100
-    clip: float = 1.0
-    validation_scenes: int = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Hold the scenes of a step with everything random about them."""
-
-    views: Views
-    t: Tensor
-    noise: Tensor
-    keep_cameras: Tensor
-
-    def scenes(self, chosen: slice) -> "Batch":
-        """Pick scenes."""
-        return Batch(
-            views=self.views.scenes(chosen),
-            t=self.t[chosen],
-            noise=self.noise[chosen],
-            keep_cameras=self.keep_cameras[chosen],
-        )
 
 
 class TrainingStep(nn.Module):
@@ -117,72 +64,6 @@ class Trainer:
     optimizers: list[torch.optim.Optimizer]
     schedules: list[torch.optim.lr_scheduler.LRScheduler]
     ema: EMAModel
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Give the seed of everything random in one step."""
-    return derive("training", seed, step)
-
-
-def draw_batch(
-    settings: Settings,
-    model: MultiViewModel,
-    generator: torch.Generator,
-    count: int,
-    n_ref: int,
-    *,
-    widest: float = 1.0,
-    only: slice = slice(None),
-) -> Views:
-    """Draw rooms and photograph them from rotations in the settings' bins, taken in turn, times ``widest`` (0 to 1)."""
-    shapes = draw_shapes(count, difficulty=settings.difficulty, generator=generator)
-    bins = [settings.rotation_bins[k % len(settings.rotation_bins)] for k in range(count)]
-    rotation = widest * draw_rotations(bins, settings.views - 1, generator=generator)
-    return make_views(
-        shapes,
-        rotation,
-        size=model.size,
-        n_ref=n_ref,
-        generator=generator,
-        supersample=2,
-        device=model.alpha_bar.device,
-        only=only,
-    )
-
-
-def ramp(step: int, length: int) -> float:
-    """Grow linearly from 1 / length at step 0 to 1; always 1 where the length is 0."""
-    return min(1.0, (step + 1) / length) if length else 1.0
-
-
-def shift_timesteps(uniform: Tensor, shift: float) -> Tensor:
-    """Turn numbers in [0, 1) into timestep indices that lie near the noise where ``shift`` is above 1.
-
-    Source:
-        arXiv 2403.03206 (Stable Diffusion 3), equation 23: shift t / (1 + (shift - 1) t).
-    """
-    return (STEPS * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=STEPS - 1)
-
-
-def view_order(settings: Settings, step: int) -> list[int]:
-    """Shuffle the views of a step's scenes, or leave them, by a coin of the settings' share."""
-    generator = torch.Generator().manual_seed(derive("view order", settings.seed, step))
-    shuffle = float(torch.rand((), generator=generator)) < settings.shuffle_views
-    return torch.randperm(settings.views, generator=generator).tolist() if shuffle else list(range(settings.views))
-
-
-def draw_step(settings: Settings, model: MultiViewModel, step: int, only: slice = slice(None)) -> Batch:
-    """Draw one step's scenes, references, timesteps, noise and dropped cameras; keep the chosen scenes."""
-    generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
-    n_ref = int(torch.randint(1, settings.views, (), generator=generator))
-    widest, count = ramp(step, settings.rotation_ramp), settings.batch_size
-    views = draw_batch(settings, model, generator, count, n_ref, widest=widest, only=only)
-    views = views.reorder(view_order(settings, step), n_ref)
-    t = shift_timesteps(torch.rand(count, generator=generator), settings.timestep_shift)
-    noise = torch.randn((count, *views.image.shape[1:]), generator=generator)
-    keep = (torch.rand(count, generator=generator) >= settings.camera_dropout).float()
-    t, noise, keep = (x[only].to(model.alpha_bar.device) for x in (t, noise, keep))
-    return Batch(views=views, t=t, noise=noise, keep_cameras=keep)
 
 
 def weight_at(settings: Settings, step: int) -> float:

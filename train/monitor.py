@@ -23,9 +23,11 @@ from probe.records import write
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
-from train.loop import Settings, draw_batch, validate
+from train.batches import draw_batch
+from train.loop import validate
 from train.objectives import AttentionSupervision, Objective
 from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality
+from train.settings import Settings
 
 PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}
 MIDDLE = 500  # timestep at which attention and readout are compared

@@ -24,7 +24,8 @@ from probe.correspondence import TokenMatches, match_tokens, token_points, visib
 from probe.layers import Layer
 from probe.metrics import scene_size
 from probe.views import Views
-from train.alignment import CorrespondenceAlignment, Mixing, Target
+from train.alignment import CorrespondenceAlignment, Target
+from train.mixing import Mixing
 
 Truth = Literal["cycle", "visible", "gated"]
 Control = Literal["none", "shuffled"]

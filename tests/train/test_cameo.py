@@ -14,7 +14,7 @@ from probe.models import load_model
 from probe.models.cat3d import load_unet
 from train import cameo, monitor
 from train.cameo import Command, cli, layers_of, selected_layer
-from train.loop import Settings
+from train.settings import Settings
 
 QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
 FEW = ("--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")

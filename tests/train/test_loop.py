@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from probe.layers import find_layers, select_layers
 from probe.models.cat3d import TINY, load_unet
 from probe.models.denoising import MultiViewModel, pixel_scheduler, velocity
-from train import loop, ship
+from train import batches, loop, ship
 from train.cameo import Command, cli, settings_of
 from train.diffusion import denoising_error
 from train.objectives import AttentionSupervision, Supervision
+from train.settings import Settings
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
-SETTINGS = loop.Settings(
+SETTINGS = Settings(
     steps=4,
     batch_size=2,
     views=2,
@@ -63,7 +64,7 @@ def run(
 
 
 def step_loss(model: MultiViewModel, step: int) -> float:
-    batch = loop.draw_step(SETTINGS, model, step)
+    batch = batches.draw_step(SETTINGS, model, step)
     with torch.no_grad():
         return denoising_error(model, batch.views, batch.t, batch.noise, batch.keep_cameras).mean().item()
 
@@ -78,7 +79,7 @@ def test_the_error_is_zero_for_a_perfect_prediction_and_counts_targets_only():
             return self.answer
 
     model = replace(small_model(), network=Oracle())
-    views = loop.draw_batch(SETTINGS, model, torch.Generator().manual_seed(0), 2, n_ref=1)
+    views = batches.draw_batch(SETTINGS, model, torch.Generator().manual_seed(0), 2, n_ref=1)
     noise = torch.randn(views.image.shape, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([10, 900])
     answer = velocity(views.image * 2 - 1, noise, model.alpha_bar[t])
@@ -214,13 +215,13 @@ def test_a_killed_run_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
     ("step", "length", "share"), [(0, 4, 0.25), (2, 4, 0.75), (3, 4, 1.0), (9, 4, 1.0), (0, 0, 1.0)]
 )
 def test_the_ramp_grows_to_one_and_stays(step: int, length: int, share: float):
-    assert loop.ramp(step, length) == share
+    assert batches.ramp(step, length) == share
 
 
 def test_the_ramp_scales_the_rotations_of_a_batch():
     def widest_turn(widest: float) -> float:
         generator = torch.Generator().manual_seed(1)
-        views = loop.draw_batch(replace(SETTINGS, rotation_bins=(1,)), small_model(), generator, 8, 1, widest=widest)
+        views = batches.draw_batch(replace(SETTINGS, rotation_bins=(1,)), small_model(), generator, 8, 1, widest=widest)
         turn = views.world_to_cam[:, 1, :3, :3] @ views.world_to_cam[:, 0, :3, :3].mT
         return float(((turn.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1).acos().rad2deg().max())
 
@@ -230,8 +231,8 @@ def test_the_ramp_scales_the_rotations_of_a_batch():
 
 def test_shifted_timesteps_match_the_formula_and_stay_in_range():
     uniform = torch.tensor([0.0, 0.2, 0.5, 0.9999999])
-    assert loop.shift_timesteps(uniform, 4.0).tolist() == [0, 500, 800, 999]
-    assert loop.shift_timesteps(uniform[:3], 1.0).tolist() == [0, 200, 500]
+    assert batches.shift_timesteps(uniform, 4.0).tolist() == [0, 500, 800, 999]
+    assert batches.shift_timesteps(uniform[:3], 1.0).tolist() == [0, 200, 500]
 
 
 def test_shipping_keeps_the_history_up_to_the_step_shipped(tmp_path: Path):
@@ -298,7 +299,7 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole():
 def test_a_part_of_a_batch_is_that_part_of_the_whole():
     model = small_model()
     settings = replace(SETTINGS, batch_size=4, shuffle_views=1.0, views=3)
-    whole, part = loop.draw_step(settings, model, 5), loop.draw_step(settings, model, 5, slice(1, 3))
+    whole, part = batches.draw_step(settings, model, 5), batches.draw_step(settings, model, 5, slice(1, 3))
     for name in ("t", "noise", "keep_cameras"):
         assert torch.equal(getattr(part, name), getattr(whole, name)[1:3])
     assert torch.equal(part.views.point_map, whole.views.point_map[1:3])
@@ -308,11 +309,11 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole():
 
 def test_a_share_of_the_steps_shuffles_its_views():
     settings = replace(SETTINGS, views=4, shuffle_views=0.5)
-    orders = [loop.view_order(settings, step) for step in range(200)]
+    orders = [batches.view_order(settings, step) for step in range(200)]
     kept = sum(order == [0, 1, 2, 3] for order in orders)
     assert 70 <= kept <= 130
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
-    assert loop.view_order(replace(settings, shuffle_views=0.0), 3) == [0, 1, 2, 3]
+    assert batches.view_order(replace(settings, shuffle_views=0.0), 3) == [0, 1, 2, 3]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -12,7 +12,8 @@ from probe.models.denoising import MultiViewModel, pixel_scheduler
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 from train import objectives
-from train.loop import Batch, TrainingStep
+from train.batches import Batch
+from train.loop import TrainingStep
 from train.objectives import AttentionSupervision, Supervision, make_rival
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 2, "norm_num_groups": 4}

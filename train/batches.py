@@ -1,0 +1,102 @@
+"""The scenes of a training step, with everything random about them.
+
+Everything random in step ``s`` (rooms, cameras, timesteps, noise, dropout) is drawn from a generator seeded by
+``(seed, s)`` for the whole batch, of which each process takes its part: a resumed run sees what the unbroken run sees
+without storing any generator's state, and any number of processes sees the same scenes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probe.models.denoising import STEPS, MultiViewModel
+from probe.scenes.shapes import draw_rotations, draw_shapes, make_views
+from probe.seeds import derive
+from probe.views import Views
+from train.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Hold the scenes of a step with everything random about them."""
+
+    views: Views
+    t: Tensor
+    noise: Tensor
+    keep_cameras: Tensor
+
+    def scenes(self, chosen: slice) -> "Batch":
+        """Pick scenes."""
+        return Batch(
+            views=self.views.scenes(chosen),
+            t=self.t[chosen],
+            noise=self.noise[chosen],
+            keep_cameras=self.keep_cameras[chosen],
+        )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Give the seed of everything random in one step."""
+    return derive("training", seed, step)
+
+
+def draw_batch(
+    settings: Settings,
+    model: MultiViewModel,
+    generator: torch.Generator,
+    count: int,
+    n_ref: int,
+    *,
+    widest: float = 1.0,
+    only: slice = slice(None),
+) -> Views:
+    """Draw rooms and photograph them from rotations in the settings' bins, taken in turn, times ``widest`` (0 to 1)."""
+    shapes = draw_shapes(count, difficulty=settings.difficulty, generator=generator)
+    bins = [settings.rotation_bins[k % len(settings.rotation_bins)] for k in range(count)]
+    rotation = widest * draw_rotations(bins, settings.views - 1, generator=generator)
+    return make_views(
+        shapes,
+        rotation,
+        size=model.size,
+        n_ref=n_ref,
+        generator=generator,
+        supersample=2,
+        device=model.alpha_bar.device,
+        only=only,
+    )
+
+
+def ramp(step: int, length: int) -> float:
+    """Grow linearly from 1 / length at step 0 to 1; always 1 where the length is 0."""
+    return min(1.0, (step + 1) / length) if length else 1.0
+
+
+def shift_timesteps(uniform: Tensor, shift: float) -> Tensor:
+    """Turn numbers in [0, 1) into timestep indices that lie near the noise where ``shift`` is above 1.
+
+    Source:
+        arXiv 2403.03206 (Stable Diffusion 3), equation 23: shift t / (1 + (shift - 1) t).
+    """
+    return (STEPS * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=STEPS - 1)
+
+
+def view_order(settings: Settings, step: int) -> list[int]:
+    """Shuffle the views of a step's scenes, or leave them, by a coin of the settings' share."""
+    generator = torch.Generator().manual_seed(derive("view order", settings.seed, step))
+    shuffle = float(torch.rand((), generator=generator)) < settings.shuffle_views
+    return torch.randperm(settings.views, generator=generator).tolist() if shuffle else list(range(settings.views))
+
+
+def draw_step(settings: Settings, model: MultiViewModel, step: int, only: slice = slice(None)) -> Batch:
+    """Draw one step's scenes, references, timesteps, noise and dropped cameras; keep the chosen scenes."""
+    generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
+    n_ref = int(torch.randint(1, settings.views, (), generator=generator))
+    widest, count = ramp(step, settings.rotation_ramp), settings.batch_size
+    views = draw_batch(settings, model, generator, count, n_ref, widest=widest, only=only)
+    views = views.reorder(view_order(settings, step), n_ref)
+    t = shift_timesteps(torch.rand(count, generator=generator), settings.timestep_shift)
+    noise = torch.randn((count, *views.image.shape[1:]), generator=generator)
+    keep = (torch.rand(count, generator=generator) >= settings.camera_dropout).float()
+    t, noise, keep = (x[only].to(model.alpha_bar.device) for x in (t, noise, keep))
+    return Batch(views=views, t=t, noise=noise, keep_cameras=keep)

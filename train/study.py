@@ -1,0 +1,374 @@
+"""Compare ways of training over seeds: ``python -m train.study --seeds 0,1,2``."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from probe import command
+from probe.models import fresh_tiny
+from probe.records import open_run, write
+from train import cameo
+from train.comparison import (
+    HIGH_NOISE,
+    LEAST_SEEDS,
+    LOSS,
+    PRECISION,
+    TRIVIAL,
+    Finished,
+    Tables,
+    average_reach,
+    compare,
+    draw,
+    is_finished,
+    last_step,
+    read_finished,
+    styles,
+)
+from train.quality import MATCH_ERROR, PSNR, SSIM
+
+PROG = "python -m train.study"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": ("--layer", "none"),
+    "cameo": ("--layer", "{layer}"),
+    "other-layer": ("--layer", "{other_layer}"),
+    "mean": ("--layer", "{layer}", "--mixing", "mean"),
+    "positive": ("--layer", "{layer}", "--mixing", "positive"),
+    "visible": ("--layer", "{layer}", "--truth", "visible"),
+    "gated": ("--layer", "{layer}", "--truth", "gated"),
+    "shuffled": ("--layer", "{layer}", "--control", "shuffled"),
+    "repa-dsift": ("--layer", "{layer}", "--objective", "repa-dsift"),
+    "geometry": ("--layer", "{layer}", "--objective", "geometry"),
+}
+"""What each variant asks of python -m train.cameo; {layer} and {other_layer} are the study's flags."""
+OTHER_LAYER = "other-layer"
+PASSED_ON = ("steps", "batch_size", "evaluate_every", "evaluate_scenes", "probe_every", "device")
+NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
+FILES = ("study", "summary", "reach", "settings")
+POLL = 5.0
+"""Seconds between looks at how far the runs are."""
+DIGITS = {LOSS: 4, HIGH_NOISE: 4, PSNR: 2, SSIM: 3, MATCH_ERROR: 4}
+
+Runner = Callable[[Sequence[str], int], tuple[int, str]]
+"""Train with the given flags on so many threads; give the exit code and what went to stderr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Train every variant with every seed; tables and a figure of what each reaches, and how soon."""
+
+    variants: str = ",".join(VARIANTS)
+    """By commas. plain: the diffusion objective alone; cameo: the paper's; the others each change one thing of it."""
+    seeds: str = "0,1,2"
+    """By commas; three or more give intervals. All variants share a seed's weights, scenes and noise."""
+    layer: int = 12
+    """The selected layer, which every variant but other-layer supervises."""
+    other_layer: int = 10
+    """The layer of the variant other-layer."""
+    steps: int = 4000
+    """Optimiser steps of each run."""
+    batch_size: int = 6
+    """Scenes per step."""
+    evaluate_every: int = 500
+    """Steps between evaluations."""
+    evaluate_scenes: int = 16
+    """Held-out scenes that are sampled at each evaluation."""
+    probe_every: int = 500
+    """Steps between probes of every 3D layer; a multiple of --evaluate-every; 0 never probes."""
+    out: Path = Path("runs/study")
+    """Folder of the runs, VARIANT-seedN, and of the tables; it refuses other settings than those it was made with."""
+    jobs: int = 1
+    """Runs side by side."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Name one run of a study."""
+
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Give the name of its folder."""
+        return f"{self.variant}-seed{self.seed}"
+
+
+def run_process(arguments: Sequence[str], threads: int) -> tuple[int, str]:
+    """Train in a process of its own, which keeps the study's lock while it lives."""
+    done = subprocess.run(
+        [sys.executable, "-m", "train.cameo", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        close_fds=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def main(given: Study, runner: Runner = run_process) -> None:
+    """Train what is not finished, seed by seed; write and show the tables; exit with 1 if a run failed."""
+    runs = plan(given)
+    _check(given, runs)
+    settings = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
+    open_run(given.out, settings, resume=True)
+    with alone(given.out):
+        failed = train_all(given, runs, runner)
+        tables = save(given)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if tables is not None:
+        show(console, given, tables)
+    for run in runs:
+        if not is_finished(given.out / run.name, given.steps):
+            console.print(f"missing: {run.name}: {failed.get(run, 'not finished')}", markup=False, soft_wrap=True)
+    if failed:
+        raise SystemExit(1)
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+def plan(given: Study) -> list[Run]:
+    """List the runs seed by seed, so that a stopped study has whole seeds.
+
+    Raises:
+        ValueError: If a variant is unknown, or a seed is no whole number of 0 or more, or one is given twice.
+    """
+    names = given.variants.split(",")
+    unknown = sorted(set(names) - set(VARIANTS))
+    if unknown or len(set(names)) < len(names):
+        wrong = f"{','.join(unknown)} is unknown" if unknown else "names one twice"
+        raise ValueError(f"--variants {given.variants}: {wrong}; choose different ones from {', '.join(VARIANTS)}")
+    return [Run(variant=variant, seed=seed) for seed in _seeds(given.seeds) for variant in names]
+
+
+def _seeds(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) < len(parts):
+        raise ValueError(f"--seeds {text!r}: expected different whole numbers of 0 or more, by commas, such as 0,1,2")
+    return [int(part) for part in parts]
+
+
+def arguments(given: Study, run: Run) -> list[str]:
+    """Give the flags of python -m train.cameo for one run."""
+    layers = {"layer": given.layer, "other_layer": given.other_layer}
+    own = [flag.format(**layers) for flag in VARIANTS[run.variant]]
+    shared = [text for name in PASSED_ON for text in (f"--{name.replace('_', '-')}", str(getattr(given, name)))]
+    return [*own, *shared, "--seed", str(run.seed), "--out", str(given.out / run.name), "--resume", "--no-report"]
+
+
+def _check(given: Study, runs: Sequence[Run]) -> None:
+    """Refuse what the trainer would refuse, before anything is written."""
+    if given.jobs < 1:
+        raise ValueError(f"--jobs {given.jobs}: expected at least 1")
+    if given.layer == given.other_layer and any(run.variant == OTHER_LAYER for run in runs):
+        raise ValueError(f"--other-layer {given.other_layer}: is --layer too; choose another one")
+    model = fresh_tiny(0)
+    for variant in dict.fromkeys(run.variant for run in runs):
+        asked = command.parse(cameo.Command, arguments(given, Run(variant=variant, seed=0)), prog=PROG)
+        cameo.settings_of(asked)
+        cameo.layers_of(asked, model)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a study's folder for this process and the runs it starts: two trainers must never write one run.
+
+    Raises:
+        ValueError: If another study, or a run that a killed one left behind, still works there.
+    """
+    with (out / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"alone: another study, or a run it left behind, works in {out}; let it end, or end it"
+            ) from None
+        os.set_inheritable(lock.fileno(), True)
+        yield
+
+
+def train_all(given: Study, runs: Sequence[Run], runner: Runner) -> dict[Run, str]:
+    """Train what is not finished, --jobs side by side, and write the tables after each; give why runs failed."""
+    left = [run for run in runs if not is_finished(given.out / run.name, given.steps)]
+    threads, failed = max(1, torch.get_num_threads() // given.jobs), {}
+    with ThreadPoolExecutor(given.jobs) as pool, _bar(given, runs) as bar:
+        started = {pool.submit(runner, arguments(given, run), threads): run for run in left}
+        try:
+            for future in _as_they_end(given, started, bar):
+                run, (code, words) = started[future], future.result()
+                if code or not is_finished(given.out / run.name, given.steps):
+                    failed[run] = f"failed with exit code {code}: {last_words(words)}"
+                    bar.write(f"{run.name} {failed[run]}", file=sys.stderr)
+                save(given)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return failed
+
+
+def _bar(given: Study, runs: Sequence[Run]) -> tqdm:
+    done = sum(_steps_done(given, run) for run in runs)
+    return tqdm(desc=f"{len(runs)} runs", total=len(runs) * given.steps, initial=done, unit="step")
+
+
+def _as_they_end(
+    given: Study, started: dict[Future[tuple[int, str]], Run], bar: tqdm
+) -> Iterator[Future[tuple[int, str]]]:
+    """Yield runs as they end, and move the bar by the steps that all of them have logged."""
+    waiting, before = set(started), bar.n - sum(_steps_done(given, run) for run in started.values())
+    while waiting:
+        ended, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
+        bar.n = before + sum(_steps_done(given, run) for run in started.values())
+        bar.refresh()
+        yield from ended
+
+
+def _steps_done(given: Study, run: Run) -> int:
+    return last_step(given.out / run.name / "metrics.jsonl")
+
+
+def last_words(text: str) -> str:
+    """Give the last line that is not empty; a progress bar writes each state as a line."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
+# --- tables and figure -----------------------------------------------------------------------------------------------
+
+
+def finished_runs(given: Study) -> list[Finished]:
+    """Read every finished run in the folder, also those of an earlier call, variant by variant."""
+    found = []
+    for variant in VARIANTS:
+        seeds = [path.name.removeprefix(f"{variant}-seed") for path in given.out.glob(f"{variant}-seed*")]
+        for seed in sorted(int(text) for text in seeds if text.isdecimal()):
+            folder = given.out / Run(variant=variant, seed=seed).name
+            if is_finished(folder, given.steps):
+                found.append(read_finished(folder, variant, seed))
+    return found
+
+
+def save(given: Study) -> Tables | None:
+    """Write the tables and the figure of what is finished; None if nothing is."""
+    runs = finished_runs(given)
+    if not runs:
+        return None
+    tables = compare(runs)
+    for name in FILES:
+        _write_table(given.out / f"{name}.csv", getattr(tables, name))
+    figure = draw(tables.summary, panels(given, tables), styles(list(VARIANTS)))
+    write(
+        given.out / "study.png", lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
+    )
+    return tables
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write(path, lambda part: table.to_csv(part, index=False))
+
+
+def _precisions(given: Study, tables: Tables) -> list[str]:
+    """Name the precision of the layers that are supervised, as far as they were probed."""
+    other = [given.other_layer] if OTHER_LAYER in set(tables.settings["variant"]) else []
+    names = [f"{PRECISION}_{layer}" for layer in (given.layer, *other)]
+    return [name for name in names if (tables.summary["metric"] == name).any()]
+
+
+def panels(given: Study, tables: Tables) -> dict[str, str]:
+    """Choose what the figure shows: metric to title."""
+    fixed = {HIGH_NOISE: "error at high noise (t = 900)", PSNR: "PSNR (dB)", SSIM: "SSIM"}
+    return fixed | {name: name.replace("_", " of layer ") for name in _precisions(given, tables)}
+
+
+def show(console: Console, given: Study, tables: Tables) -> None:
+    """Print final values beside the trivial answers, how soon each reaches the plain run's, and where all is."""
+    metrics = [*DIGITS, *_precisions(given, tables)]
+    console.print(final_table(tables, given.steps, metrics))
+    console.print(reach_view(tables, metrics))
+    lines = (
+        f"± : half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
+        "copy, mean colour: of the reference rotated least to the target; a model that stays below has not used cameras",
+        "(2/3): two of three seeds reach it, and the mean is over those",
+        f"tables: {', '.join(f'{given.out / name}.csv' for name in FILES)}; figure: {given.out / 'study.png'}",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
+    return table
+
+
+def final_table(tables: Tables, step: int, metrics: Sequence[str]) -> Table:
+    """Lay out the mean of each metric at the last step with its interval, a row per variant and trivial answer."""
+    final = tables.summary[tables.summary["step"] == step].set_index(["variant", "metric"])
+    seeds = tables.study.groupby("variant")["seed"].nunique()
+    table = _table(f"at step {step}", ["seeds", *metrics])
+    for variant in tables.settings["variant"]:
+        table.add_row(variant, str(seeds[variant]), *(_value(final, variant, metric) for metric in metrics))
+    first = str(tables.settings["variant"].iloc[0])
+    for name, prefix in TRIVIAL.items():
+        table.add_row(name, "", *(_value(final, first, prefix + metric, interval=False) for metric in metrics))
+    return table
+
+
+def _value(final: pd.DataFrame, variant: str, metric: str, *, interval: bool = True) -> str:
+    if (variant, metric) not in final.index:
+        return ""
+    row, digits = final.loc[(variant, metric)], DIGITS.get(metric.split("colour_")[-1].removeprefix("copy_"), 3)
+    half = row["high"] - row["mean"]
+    return f"{row['mean']:.{digits}f}" + (f" ± {half:.{digits}f}" if interval and pd.notna(half) else "")
+
+
+def reach_view(tables: Tables, metrics: Sequence[str]) -> Table:
+    """Lay out the mean ratio of steps at which each variant reaches the plain run's final value, per metric."""
+    found = average_reach(tables.reach).set_index(["variant", "metric"])
+    table = _table("steps to the plain run's final value, over the plain run's steps", metrics)
+    for variant in tables.settings["variant"]:
+        table.add_row(variant, *(_ratio(found, variant, metric) for metric in metrics))
+    return table
+
+
+def _ratio(found: pd.DataFrame, variant: str, metric: str) -> str:
+    if (variant, metric) not in found.index:
+        return ""
+    row = found.loc[(variant, metric)]
+    if row["reached"] == 0:
+        return "never"
+    return f"{row['ratio']:.2f}" + (
+        "" if row["reached"] == row["seeds"] else f" ({row['reached']:.0f}/{row['seeds']:.0f})"
+    )
+
+
+def cli(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    command.run(main, command.parse(Study, arguments, prog=PROG), prog=PROG)
+
+
+if __name__ == "__main__":
+    cli()
