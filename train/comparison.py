@@ -82,10 +82,16 @@ def last_step(log: Path) -> int:
 
     Args:
         log: One JSON object a line; the last line may be cut off.
+
+    Raises:
+        RunError: If that row has no step.
     """
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return int(json.loads(whole[-1])["step"]) if whole else 0
+    try:
+        return int(json.loads(whole[-1])["step"]) if whole else 0
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"last_step: the last row of {log} has no step ({error!r}); remove that run's folder") from error
 
 
 def is_finished(folder: Path, steps: int) -> bool:
@@ -243,11 +249,13 @@ def average_reach(reach: pd.DataFrame) -> pd.DataFrame:
         reach: From :func:`reach_table`.
 
     Returns:
-        Columns variant, metric, ratio (NaN where no seed reaches it), reached, seeds (those that had a goal).
+        Columns variant, metric, ratio (NaN where no seed reaches it), reached, seeds (those that had a goal), at_most
+        (whether a seed reached it by its first evaluation, so that the ratio is the largest it can be).
     """
-    known = reach[reach["goal"].notna()]
-    groups = known.groupby(["variant", "metric"], sort=False)["ratio"]
-    return groups.agg(ratio="mean", reached="count", seeds="size").reset_index()
+    known = reach[reach["goal"].notna()].assign(at_most=reach["note"] == BY_THE_FIRST)
+    named = {name: ("ratio", how) for name, how in (("ratio", "mean"), ("reached", "count"), ("seeds", "size"))}
+    groups = known.groupby(["variant", "metric"], sort=False)
+    return groups.agg(**named, at_most=("at_most", "any")).reset_index()
 
 
 def settings_table(runs: Sequence[Finished]) -> pd.DataFrame:

@@ -132,6 +132,7 @@ def main(given: Study, runner: Runner = run_process) -> None:
     settings = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     open_run(given.out, settings, resume=True)
     with alone(given.out):
+        save(given)  # runs that do not belong together are refused now, not after hours
         failed = train_all(given, runs, runner)
         tables = save(given)
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -308,8 +309,8 @@ def show(console: Console, given: Study, tables: Tables) -> None:
     console.print(reach_view(tables, metrics))
     lines = (
         f"± : half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
-        "copy, mean colour: of the reference rotated least to the target; a model that stays below has not used cameras",
-        "(2/3): two of three seeds reach it, and the mean is over those",
+        "copy, mean colour: of the reference rotated least to the target; a worse model has not used its cameras",
+        "(2/3): two of three seeds reach it, and the mean is over those; ≤: reached by the first evaluation",
         f"tables: {', '.join(f'{given.out / name}.csv' for name in FILES)}; figure: {given.out / 'study.png'}",
     )
     for line in lines:
@@ -333,16 +334,17 @@ def final_table(tables: Tables, step: int, metrics: Sequence[str]) -> Table:
         table.add_row(variant, str(seeds[variant]), *(_value(final, variant, metric) for metric in metrics))
     first = str(tables.settings["variant"].iloc[0])
     for name, prefix in TRIVIAL.items():
-        table.add_row(name, "", *(_value(final, first, prefix + metric, interval=False) for metric in metrics))
+        table.add_row(name, "", *(_value(final, first, metric, prefix) for metric in metrics))
     return table
 
 
-def _value(final: pd.DataFrame, variant: str, metric: str, *, interval: bool = True) -> str:
-    if (variant, metric) not in final.index:
+def _value(final: pd.DataFrame, variant: str, metric: str, prefix: str = "") -> str:
+    """Write a mean and, but for a trivial answer, half of its interval."""
+    if (variant, prefix + metric) not in final.index:
         return ""
-    row, digits = final.loc[(variant, metric)], DIGITS.get(metric.split("colour_")[-1].removeprefix("copy_"), 3)
+    row, digits = final.loc[(variant, prefix + metric)], DIGITS.get(metric, 3)
     half = row["high"] - row["mean"]
-    return f"{row['mean']:.{digits}f}" + (f" ± {half:.{digits}f}" if interval and pd.notna(half) else "")
+    return f"{row['mean']:.{digits}f}" + ("" if prefix or pd.isna(half) else f" ± {half:.{digits}f}")
 
 
 def reach_view(tables: Tables, metrics: Sequence[str]) -> Table:
@@ -360,9 +362,8 @@ def _ratio(found: pd.DataFrame, variant: str, metric: str) -> str:
     row = found.loc[(variant, metric)]
     if row["reached"] == 0:
         return "never"
-    return f"{row['ratio']:.2f}" + (
-        "" if row["reached"] == row["seeds"] else f" ({row['reached']:.0f}/{row['seeds']:.0f})"
-    )
+    share = "" if row["reached"] == row["seeds"] else f" ({row['reached']}/{row['seeds']})"
+    return f"{'≤ ' if row['at_most'] else ''}{row['ratio']:.2f}{share}"
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from probe.scenes import rgbd, shapes
+from probe.scenes import casting, rgbd, shapes
 from probe.scenes.grouping import count_groups
 from probe.seeds import derive
 from probe.views import Views
@@ -60,7 +60,7 @@ def open_shapes(root: str, request: Request) -> SceneList:
         rooms = shapes.draw_shapes(1, difficulty=difficulty, generator=generator)
         rotation = shapes.draw_rotations([index % bins], request.views - 1, generator=generator)
         views = shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
-        overlap = shapes.overlaps(rooms, views)[0]
+        overlap = casting.overlaps(rooms, views)[0]
         named = Views(**{**vars(views), "names": (names[index],)})
         return named, tuple(torch.minimum(overlap[0, 1:], overlap[1:, 0]).tolist())
 

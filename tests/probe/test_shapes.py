@@ -10,23 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import camera_centre, pixel_centres, point_map_to_depth, project, ray_directions, rotation_degrees
+from probe.scenes.casting import ROOM_FACES, Shapes, cast, first_distance, overlaps, render, visible_points
 from probe.scenes.shapes import (
     OBJECTS,
-    ROOM_FACES,
     ROTATION_BINS,
     TILE,
     Difficulty,
-    Shapes,
-    cast,
     draw_cameras,
     draw_rotations,
     draw_shapes,
-    first_distance,
     keep_inside,
     make_views,
-    overlaps,
-    render,
-    visible_points,
 )
 from probe.views import Views
 
