@@ -335,7 +335,9 @@ def draw(summary: pd.DataFrame, panels: Mapping[str, str], looks: Mapping[str, M
         for spare in axes[len(panels) :]:
             spare.remove()
         named = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(named.values(), named.keys(), loc="outside right upper")
+        figure.legend(
+            named.values(), named.keys(), loc="outside right upper", title="mean over seeds,\nband: 95 % interval"
+        )
     return figure
 
 

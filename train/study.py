@@ -57,10 +57,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 OTHER_LAYER = "other-layer"
 PASSED_ON = ("steps", "batch_size", "evaluate_every", "evaluate_scenes", "probe_every", "device")
 NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
+FIGURE = "study.png"
 FILES = ("study", "summary", "reach", "settings")
 POLL = 5.0
 """Seconds between looks at how far the runs are."""
-DIGITS = {LOSS: 4, HIGH_NOISE: 4, PSNR: 2, SSIM: 3, MATCH_ERROR: 4}
+DIGITS = {LOSS: 3, HIGH_NOISE: 3, PSNR: 2, SSIM: 3, MATCH_ERROR: 3}
 
 Runner = Callable[[Sequence[str], int], tuple[int, str]]
 """Train with the given flags on so many threads; give the exit code and what went to stderr."""
@@ -75,7 +76,7 @@ class Study:
     seeds: str = "0,1,2"
     """By commas; three or more give intervals. All variants share a seed's weights, scenes and noise."""
     layer: int = 12
-    """The selected layer, which every variant but other-layer supervises."""
+    """The selected layer, which every variant but plain and other-layer supervises."""
     other_layer: int = 10
     """The layer of the variant other-layer."""
     steps: int = 4000
@@ -126,22 +127,23 @@ def run_process(arguments: Sequence[str], threads: int) -> tuple[int, str]:
 
 
 def main(given: Study, runner: Runner = run_process) -> None:
-    """Train what is not finished, seed by seed; write and show the tables; exit with 1 if a run failed."""
+    """Train what is not finished, seed by seed; write and show the tables; exit with 1 if a run is missing."""
     runs = plan(given)
     _check(given, runs)
     settings = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     open_run(given.out, settings, resume=True)
     with alone(given.out):
         save(given)  # runs that do not belong together are refused now, not after hours
-        failed = train_all(given, runs, runner)
+        missing = train_all(given, runs, runner)
         tables = save(given)
+        if tables is not None:
+            save_figure(given, tables)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if tables is not None:
         show(console, given, tables)
-    for run in runs:
-        if not is_finished(given.out / run.name, given.steps):
-            console.print(f"missing: {run.name}: {failed.get(run, 'not finished')}", markup=False, soft_wrap=True)
-    if failed:
+    for run, reason in missing.items():
+        console.print(f"missing: {run.name}: {reason}", markup=False, soft_wrap=True)
+    if missing:
         raise SystemExit(1)
 
 
@@ -212,21 +214,29 @@ def alone(out: Path) -> Iterator[None]:
 
 
 def train_all(given: Study, runs: Sequence[Run], runner: Runner) -> dict[Run, str]:
-    """Train what is not finished, --jobs side by side, and write the tables after each; give why runs failed."""
+    """Train what is not finished, --jobs side by side, and write the tables after each; stop on Ctrl-C.
+
+    Returns:
+        The runs that are missing, and why.
+    """
     left = [run for run in runs if not is_finished(given.out / run.name, given.steps)]
-    threads, failed = max(1, torch.get_num_threads() // given.jobs), {}
+    missing, threads = dict.fromkeys(left, "not trained: stopped"), max(1, torch.get_num_threads() // given.jobs)
     with ThreadPoolExecutor(given.jobs) as pool, _bar(given, runs) as bar:
         started = {pool.submit(runner, arguments(given, run), threads): run for run in left}
         try:
             for future in _as_they_end(given, started, bar):
                 run, (code, words) = started[future], future.result()
-                if code or not is_finished(given.out / run.name, given.steps):
-                    failed[run] = f"failed with exit code {code}: {last_words(words)}"
-                    bar.write(f"{run.name} {failed[run]}", file=sys.stderr)
+                missing[run] = f"failed with exit code {code}: {last_words(words)}"
+                if not code and is_finished(given.out / run.name, given.steps):
+                    del missing[run]
+                else:
+                    bar.write(f"{run.name} {missing[run]}", file=sys.stderr)
                 save(given)
+        except KeyboardInterrupt:
+            bar.write("stopped; the same command continues", file=sys.stderr)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return failed
+    return missing
 
 
 def _bar(given: Study, runs: Sequence[Run]) -> tqdm:
@@ -271,22 +281,24 @@ def finished_runs(given: Study) -> list[Finished]:
 
 
 def save(given: Study) -> Tables | None:
-    """Write the tables and the figure of what is finished; None if nothing is."""
+    """Write the tables of what is finished; None if nothing is."""
     runs = finished_runs(given)
     if not runs:
         return None
     tables = compare(runs)
     for name in FILES:
         _write_table(given.out / f"{name}.csv", getattr(tables, name))
-    figure = draw(tables.summary, panels(given, tables), styles(list(VARIANTS)))
-    write(
-        given.out / "study.png", lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
-    )
     return tables
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     write(path, lambda part: table.to_csv(part, index=False))
+
+
+def save_figure(given: Study, tables: Tables) -> None:
+    """Draw the tables as ``study.png``."""
+    figure = draw(tables.summary, panels(given, tables), styles(list(VARIANTS)))
+    write(given.out / FIGURE, lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None}))
 
 
 def _precisions(given: Study, tables: Tables) -> list[str]:
@@ -299,7 +311,8 @@ def _precisions(given: Study, tables: Tables) -> list[str]:
 def panels(given: Study, tables: Tables) -> dict[str, str]:
     """Choose what the figure shows: metric to title."""
     fixed = {HIGH_NOISE: "error at high noise (t = 900)", PSNR: "PSNR (dB)", SSIM: "SSIM"}
-    return fixed | {name: name.replace("_", " of layer ") for name in _precisions(given, tables)}
+    layers = zip(_precisions(given, tables), ("the selected one", f"that of {OTHER_LAYER}"), strict=False)
+    return fixed | {name: f"{name.replace('_', ' of layer ')}, {which}" for name, which in layers}
 
 
 def show(console: Console, given: Study, tables: Tables) -> None:
@@ -308,10 +321,10 @@ def show(console: Console, given: Study, tables: Tables) -> None:
     console.print(final_table(tables, given.steps, metrics))
     console.print(reach_view(tables, metrics))
     lines = (
-        f"± : half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
+        f"±: half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
         "copy, mean colour: of the reference rotated least to the target; a worse model has not used its cameras",
         "(2/3): two of three seeds reach it, and the mean is over those; ≤: reached by the first evaluation",
-        f"tables: {', '.join(f'{given.out / name}.csv' for name in FILES)}; figure: {given.out / 'study.png'}",
+        f"tables: {', '.join(f'{given.out / name}.csv' for name in FILES)}; figure: {given.out / FIGURE}",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
@@ -344,7 +357,7 @@ def _value(final: pd.DataFrame, variant: str, metric: str, prefix: str = "") -> 
         return ""
     row, digits = final.loc[(variant, prefix + metric)], DIGITS.get(metric, 3)
     half = row["high"] - row["mean"]
-    return f"{row['mean']:.{digits}f}" + ("" if prefix or pd.isna(half) else f" ± {half:.{digits}f}")
+    return f"{row['mean']:.{digits}f}" + ("" if prefix or pd.isna(half) else f"±{half:.{digits}f}")
 
 
 def reach_view(tables: Tables, metrics: Sequence[str]) -> Table:

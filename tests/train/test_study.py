@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -337,7 +338,7 @@ def test_a_study_trains_seed_by_seed_and_leaves_tables_and_a_figure(small, capsy
     assert (asked.out / "study.png").read_bytes()[:4] == b"\x89PNG"
     shown = capsys.readouterr().out
     half = 4.302653 * 0.1 / math.sqrt(3)
-    assert f"14.10 ± {half:.2f}" in shown
+    assert f"14.10±{half:.2f}" in shown
     assert "0.50" in shown
     for name, value in (("copy", "11.00"), ("mean colour", "12.00")):
         assert value in next(line for line in shown.splitlines() if line.strip().startswith(name + "  "))
@@ -377,21 +378,27 @@ def test_a_failing_run_is_reported_and_the_others_go_on(small, capsys: pytest.Ca
     assert counts.to_dict() == {"plain": 2, "cameo": 1, "mean": 1}
 
 
-def test_tables_are_there_as_soon_as_one_run_is(small):
-    asked, seen = small(seeds="0"), []
+def test_a_stopped_study_has_tables_of_what_is_finished_and_names_the_rest(small, capsys: pytest.CaptureFixture):
+    asked = small(seeds="0")
 
     class Stopped(FakeTrainer):
         def __call__(self, flags: Sequence[str], threads: int) -> tuple[int, str]:
-            if len(self.calls) == 1:
+            if self.calls:
+                while not (asked.out / "settings.csv").exists():
+                    time.sleep(0.01)
                 raise KeyboardInterrupt
             return super().__call__(flags, threads)
 
     trainer = Stopped()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stop:
         main(asked, trainer)
-    seen = pd.read_csv(asked.out / "study.csv")["variant"].unique()
-    assert list(seen) == ["plain"]
+    assert stop.value.code == 1
     assert trainer.names == ["plain-seed0"]
+    assert list(pd.read_csv(asked.out / "study.csv")["variant"].unique()) == ["plain"]
+    out, error = capsys.readouterr()
+    assert "stopped; the same command continues" in error
+    lines = [line for line in out.splitlines() if line.startswith("missing")]
+    assert lines == [f"missing: {variant}-seed0: not trained: stopped" for variant in ("cameo", "mean")]
 
 
 def test_nothing_finished_leaves_no_table(small, capsys: pytest.CaptureFixture):
