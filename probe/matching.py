@@ -113,15 +113,15 @@ def _read(
 
     Within each key view first: so a view whose weights all vanish in floating point still has a best token.
     """
-    own = rearrange(logits[..., inside], "b heads r (fk n) -> b heads r fk n", fk=truth.shape[-1])
+    own, others = _part(logits, inside)
+    own = rearrange(own, "b heads r (fk n) -> b heads r fk n", fk=truth.shape[-1])
     place, missing = truth.clamp(min=0), torch.where(truth >= 0, 0.0, torch.nan)[:, None]
     at_truth, peak = own.gather(-1, _over_rows(place[..., None], own))[..., 0], own.amax(-1)
     weights = own.sub_(peak[..., None]).exp_()  # in place: this is where the time goes
     total = reduce(weights, "b heads r fk n -> b heads r fk", "sum")
     weights.div_(total[..., None])
     log_sum = peak + total.log()
-    others = torch.ones_like(logits[0, 0, 0], dtype=torch.bool).index_fill(0, inside, False)
-    log_mass = log_sum - torch.cat([log_sum, logits[..., others]], dim=-1).logsumexp(-1)[..., None]
+    log_mass = log_sum - torch.cat([log_sum, others], dim=-1).logsumexp(-1)[..., None]
     log_part = log_mass.log_softmax(1)  # of the weight that all heads together put on the key view, each head's
     together = reduce(log_part.exp()[..., None] * weights, "b heads r fk n -> b 1 r fk n", "sum")
     mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
@@ -129,6 +129,16 @@ def _read(
     cross_entropy = -(log_part + at_truth - log_sum).logsumexp(1, keepdim=True)
     token = torch.cat([together.argmax(-1), weights.argmax(-1)], dim=1)
     return token, mass, near + missing, torch.special.entr(together).sum(-1), cross_entropy + missing
+
+
+def _part(
+    logits: Float[Tensor, "b heads r joint"], inside: Int[Tensor, " tokens"]
+) -> tuple[Float[Tensor, "b heads r tokens"], Float[Tensor, "b heads r others"]]:
+    """Part the image tokens from the others; where there are no others, the logits themselves are not copied."""
+    if len(inside) == logits.shape[-1]:
+        return logits, logits[..., :0]
+    others = torch.ones_like(logits[0, 0, 0], dtype=torch.bool).index_fill(0, inside, False)
+    return logits[..., inside], logits[..., others]
 
 
 def _mass_around(

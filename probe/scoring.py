@@ -84,7 +84,7 @@ def tabulate(measured: Measured, pairs: ScenePairs, constants: Mapping[str, obje
 
 def _at_pairs(value: Tensor, queries: list[int], keys: list[int]) -> np.ndarray:
     """Read [1 rows fq fk] at ordered pairs of views: rows one after the other."""
-    return value[0][:, queries, keys].flatten().cpu().numpy()
+    return value[0].cpu().numpy()[:, queries, keys].ravel()
 
 
 def precisions(
