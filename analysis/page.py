@@ -248,6 +248,10 @@ def _heads(run: ProbeRun) -> Drawing | None:
     return _draw(figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption)
 
 
+def _names(column: pd.Series) -> str:
+    return ", ".join(sorted({str(name) for name in column}))
+
+
 def _emergence(run: ProbeRun) -> Drawing | None:
     table = run.emergence
     if table is None or table.empty:
@@ -255,7 +259,8 @@ def _emergence(run: ProbeRun) -> Drawing | None:
     shown = [layer for layer in tables.shown_layers(run) if layer in set(table["layer"])]
     mine = table[table["layer"] == run.layer].sort_values("step")
     caption = (
-        "Precision of each layer while this model was trained; bands: 95\u00a0% intervals over scenes. "
+        "Precision of each layer while this model was trained, always on the scenes "
+        f"\u201c{_names(table['scenes'])}\u201d; bands: 95\u00a0% intervals over scenes. "
         "Dotted: a uniform guess on the selected layer's grid."
     )
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")

@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 import tyro
 from tqdm import tqdm
 
 from probe import command
 from probe.layers import find_layers, select_layers
-from probe.measuring import measure_layers, measure_references, truths_of
+from probe.measuring import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
+from probe.metrics import Threshold
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel
 from probe.protocols import PROTOCOLS, thresholds
 from probe.records import ALL_HEADS, UNIFORM, summarise, write
-from probe.scenes import Request, open_scenes
-from probe.seeds import derive
+from probe.scenes import Request, SceneList, open_scenes
+from probe.views import Views
 
 PROG = "python -m probe.emergence"
 
@@ -54,6 +54,7 @@ def main(settings: Settings) -> None:
         raise ValueError(
             f"{settings.checkpoints} holds no checkpoint named step-NNNNNN; train with python -m train.cameo"
         )
+    _try_first_scene(settings)
     tables = [
         measure_step(load_model(f"cat3d-tiny:{path}"), int(path.name.removeprefix("step-")), settings)
         for path in tqdm(found, desc="checkpoints")
@@ -64,16 +65,20 @@ def main(settings: Settings) -> None:
 
 
 def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame:
-    """Score a model's 3D layers at one step of its training; give step, layer, layer_name, value, low, high, chance."""
+    """Score a model's 3D layers at one step of its training.
+
+    Returns:
+        One row per layer: step, scenes (as named by ``watch``), layer, layer_name, grid, value, low, high, chance.
+
+    Raises:
+        ValueError: If timesteps or metric are unknown.
+    """
     protocol, layers = PROTOCOLS["attention-v1"], select_layers(find_layers(model.network), "3d")
-    scenes = open_scenes(watch.scenes, Request(groups=watch.groups, views=3, n_ref=1, seed=watch.seed))
-    timesteps = [int(t) for t in watch.timesteps.split(",")]
-    frames = []
+    scenes, frames = _scenes(watch), []
     for index in range(len(scenes.names)):
         views, _ = scenes.load(index)
-        truths, limits = truths_of(views, layers), thresholds(views.unit)
-        generator = torch.Generator().manual_seed(derive("noise", watch.seed, index))
-        noise = torch.randn(1, 3, 3, model.size, model.size, generator=generator)
+        truths, limits, timesteps = truths_of(views, layers), _limit(watch, views), timestep_indexes(watch.timesteps)
+        noise = scene_noise(model, views, watch.seed, index)
         frames.append(measure_layers(model, views, layers, truths, timesteps, protocol, limits, noise))
         frames.append(measure_references(views, truths, protocol, limits))
     scores = pd.concat(frames, ignore_index=True)
@@ -84,9 +89,29 @@ def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame
         & (scores["head"] == ALL_HEADS)
     ]
     chance = summarise(rows[rows["model"] == UNIFORM], ["grid"]).set_index("grid")["value"]
-    table = summarise(rows[rows["layer"] >= 0], ["layer", "layer_name", "grid"])
+    table = summarise(rows[rows["layer"] >= 0], ["layer", "layer_name", "grid"]).drop(columns=["scenes", "count"])
     table.insert(0, "step", step)
-    return table.assign(chance=table["grid"].map(chance).astype(float)).drop(columns=["scenes", "count"])
+    table.insert(1, "scenes", watch.scenes)
+    return table.assign(chance=table["grid"].map(chance).astype(float))
+
+
+def _scenes(watch: Watch) -> SceneList:
+    return open_scenes(watch.scenes, Request(groups=watch.groups, views=3, n_ref=1, seed=watch.seed))
+
+
+def _try_first_scene(watch: Watch) -> None:
+    """Refuse unknown scenes, timesteps or metric before the progress bar begins."""
+    timestep_indexes(watch.timesteps)
+    _limit(watch, _scenes(watch).load(0)[0])
+
+
+def _limit(watch: Watch, views: Views) -> tuple[Threshold, ...]:
+    """Pick the one threshold that is followed."""
+    found = tuple(limit for limit in thresholds(views.unit) if limit.name == watch.metric)
+    if not found:
+        known = ", ".join(limit.name for limit in thresholds(views.unit))
+        raise ValueError(f"--metric {watch.metric!r} is unknown; choose from {known}")
+    return found
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from probe.capture import AttentionTap
 from probe.layers import Layer
 from probe.matching import attention_matches, ratio_matches
 from probe.metrics import GridTruth, Threshold, grid_truth
-from probe.models.denoising import MultiViewModel, predict
+from probe.models.denoising import STEPS, MultiViewModel, predict
 from probe.protocols import Protocol
 from probe.records import Rows, score_table
 from probe.scoring import (
@@ -29,10 +29,32 @@ from probe.scoring import (
     tabulate,
     unlayered,
 )
+from probe.seeds import derive
 from probe.views import Views, resize
 
 Truths = dict[tuple[int, int], GridTruth]
 Describe = Callable[[Tensor, tuple[int, int]], Tensor]
+
+
+def timestep_indexes(text: str) -> tuple[int, ...]:
+    """Read the timesteps of a command line, such as "100,500,900".
+
+    Raises:
+        ValueError: If they are no different indexes of the noise schedule.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--timesteps {text!r}: expected indexes separated by commas, such as 100,500,900") from None
+    if not all(0 <= number < STEPS for number in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"--timesteps {text!r}: expected different indexes from 0 (clean) to {STEPS - 1} (pure noise)")
+    return numbers
+
+
+def scene_noise(model: MultiViewModel, views: Views, seed: int, index: int) -> Float[Tensor, "1 f 3 size size"]:
+    """Draw the noise of one scene: the same for every model, timestep and checkpoint."""
+    generator = torch.Generator().manual_seed(derive("noise", seed, index))
+    return torch.randn(1, views.count, 3, model.size, model.size, generator=generator)
 
 
 def truths_of(views: Views, layers: Sequence[Layer]) -> Truths:

@@ -25,16 +25,17 @@ from probe.measuring import (
     measure_baseline,
     measure_layers,
     measure_references,
+    scene_noise,
+    timestep_indexes,
     truths_of,
 )
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
-from probe.models.denoising import STEPS, MultiViewModel
+from probe.models.denoising import MultiViewModel
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scoring import joint_layout
-from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
 from probe.views import Views
 
@@ -142,7 +143,7 @@ class Plan:
     @classmethod
     def make(cls, settings: Settings) -> "Plan":
         """Resolve settings; refuse what cannot be run before anything is written."""
-        timesteps = _numbers(settings.timesteps)
+        timesteps = timestep_indexes(settings.timesteps)
         baselines = _baselines(settings.baselines)
         groups = _groups(settings)
         device, dtype = _device(settings.device), getattr(torch, settings.dtype)
@@ -175,16 +176,6 @@ def _record(settings: Settings, timesteps: tuple[int, ...]) -> dict[str, object]
     resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out)}
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
     return {name: value for name, value in resolved.items() if name not in ("resume", "report")}
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--timesteps {text!r}: expected indexes separated by commas, such as 100,500,900") from None
-    if not all(0 <= number < STEPS for number in numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError(f"--timesteps {text!r}: expected different indexes from 0 (clean) to {STEPS - 1} (pure noise)")
-    return numbers
 
 
 def _baselines(text: str) -> tuple[str, ...]:
@@ -263,7 +254,7 @@ def _without_images(views: Views) -> Views:
 def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, parts: Path) -> None:
     """Score the model, its nulls, the baselines and the references on one scene."""
     limits = thresholds(views.unit)
-    noise = _noise(plan.model, views, settings.seed, index)
+    noise = scene_noise(plan.model, views, settings.seed, index)
     truths = truths_of(views, plan.layers)
     frames = [measure_references(views, truths, plan.protocol, limits)]
     for model, seen in _models(plan, views):
@@ -277,11 +268,6 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
         _save_example(plan, views, truths, noise, parts, index)
     table = pd.concat(frames, ignore_index=True)
     write(parts / f"scene-{index:05d}.parquet", lambda part: table.to_parquet(part, index=False))
-
-
-def _noise(model: MultiViewModel, views: Views, seed: int, index: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(derive("noise", seed, index))
-    return torch.randn(1, views.count, 3, model.size, model.size, generator=generator)
 
 
 def _models(plan: Plan, views: Views) -> list[tuple[MultiViewModel, Views]]:

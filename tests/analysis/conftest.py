@@ -249,7 +249,7 @@ def selection(plan: Plan, layers: pd.DataFrame, pair_list: str) -> dict[str, obj
 
 def emergence(plan: Plan) -> pd.DataFrame:
     layers = pd.DataFrame({"layer": list(plan.names), "layer_name": list(plan.names.values())})
-    table = pd.DataFrame({"step": [0, 1000, 2000, 4000, 8000]}).merge(layers, how="cross")
+    table = pd.DataFrame({"step": [0, 1000, 2000, 4000, 8000], "scenes": "shapes"}).merge(layers, how="cross")
     value = 0.01 + 0.5 * table["layer"].map(plan.quality) * table["step"] / 8000
     chance = table["layer"].map(plan.grids).map(CHANCES)
     return table.assign(value=value, low=0.8 * value, high=1.2 * value, chance=chance)

@@ -1,0 +1,76 @@
+"""Precision over training: the same numbers as a probe run's, and it travels with the weights."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from probe import emergence, run
+from probe.models import load_model
+from probe.models.cat3d import TINY, load_unet
+
+SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of a small network, and their emergence.csv."""
+    folder = tmp_path_factory.mktemp("averaged")
+    for step in (3, 20):
+        torch.manual_seed(step)
+        load_unet(None, SMALL).save_pretrained(folder / f"step-{step:06d}")
+    emergence.cli([str(folder), "--groups", "4", "--timesteps", "300,900", "--seed", "5"])
+    return folder
+
+
+def test_it_has_the_numbers_of_a_probe_run_of_the_same_scenes_and_noise(checkpoints: Path, tmp_path: Path):
+    shared = ["--pairs", "8", "--timesteps", "300,900", "--seed", "5", "--baselines", "none", "--no-report"]
+    table = pd.read_csv(checkpoints / "emergence.csv")
+    assert sorted(table["step"].unique()) == [3, 20]
+    assert set(table["scenes"]) == {"shapes"}
+    for step in (3, 20):
+        out = tmp_path / str(step)
+        run.cli(["--model", f"cat3d-tiny:{checkpoints / f'step-{step:06d}'}", *shared, "--out", str(out)])
+        layers = pd.read_csv(out / "layers.csv").sort_values("layer")
+        mine = table[table["step"] == step].sort_values("layer")
+        assert mine["layer"].tolist() == layers["layer"].tolist()
+        pairs = {"value": "precision", "low": "precision_low", "high": "precision_high", "chance": "chance"}
+        for here, there in pairs.items():
+            assert mine[here].tolist() == pytest.approx(layers[there].tolist(), abs=1e-6), here
+
+
+def test_the_history_beside_the_weights_is_copied_into_the_run(checkpoints: Path, tmp_path: Path):
+    quick = ["--pairs", "1", "--views", "2", "--timesteps", "500", "--layers", "6", "--baselines", "none"]
+    for name, history in (("with", "step,layer\n1,2\n"), ("without", None)):
+        folder = tmp_path / name
+        load_model(f"cat3d-tiny:{checkpoints / 'step-000003'}").network.save_pretrained(folder)
+        if history:
+            (folder / "emergence.csv").write_text(history)
+        run.cli(["--model", f"cat3d-tiny:{folder}", *quick, "--no-report", "--out", str(tmp_path / f"run-{name}")])
+        copied = tmp_path / f"run-{name}" / "emergence.csv"
+        assert (copied.read_text() if copied.exists() else None) == history
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (["--metric", "precision@7%"], "--metric 'precision@7%' is unknown; choose from precision@2%"),
+        (["--timesteps", "noon"], "expected indexes separated by commas"),
+        (["--scenes", "moon"], "moon"),
+    ],
+)
+def test_wrong_input_ends_in_one_line(checkpoints: Path, tmp_path: Path, capfd, wrong: list[str], expected: str):
+    with pytest.raises(SystemExit) as stop:
+        emergence.cli([str(checkpoints), *wrong, "--out", str(tmp_path / "x.csv")])
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("python -m")]
+    assert stop.value.code == 2
+    assert len(error) == 1
+    assert expected in error[0]
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path: Path, capfd):
+    with pytest.raises(SystemExit):
+        emergence.cli([str(tmp_path)])
+    assert "holds no checkpoint named step-NNNNNN" in capfd.readouterr().err
