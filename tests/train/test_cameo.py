@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 from test_loop import SMALL, small_model, supervision
 
+from probe.layers import find_layers, select_layers
+from probe.measuring import measure_layers, truths_of
 from probe.models import load_model
 from probe.models.cat3d import load_unet
+from probe.protocols import PROTOCOLS, thresholds
 from train import cameo, monitor
 from train.cameo import Command, cli, layers_of, selected_layer
 from train.settings import Settings
@@ -116,3 +119,27 @@ def test_attention_and_readout_agree_where_all_heads_weigh_alike():
     opposite = monitor.measure_gap(model, reversed_, held)
     assert opposite["attention_10"] == gap["attention_10"]
     assert opposite["readout_10"] != gap["readout_10"]
+
+
+def test_the_supervised_layers_precision_is_the_probes():
+    """On one scene, at the same timestep and noise, the attention's precision is what probe.measuring says."""
+    torch.manual_seed(0)
+    model = replace(small_model(), network=load_unet(None, {**SMALL, "sample_size": 32}), size=32)
+    held = monitor.hold_out(cameo.settings_of(Command(batch_size=2, max_rotation=120)), model, 1, 2)
+    layers = select_layers(find_layers(model.network), "10")
+    truths, limits = truths_of(held.views, layers), thresholds(None)
+    scores = measure_layers(
+        model, held.views, layers, truths, [monitor.MIDDLE], PROTOCOLS["attention-v1"], limits, held.noise
+    )
+    row = scores[
+        (scores["metric"] == "precision@5%")
+        & (scores["head"] == -1)
+        & (scores["direction"] == "tgt-ref")
+        & (scores["protocol"] == "attention-v1")
+    ]
+    seen = int(truths[16, 16].visible[0, 1, :, 0].sum())
+    assert 0 < seen < 256  # tokens that are not seen must not count
+    assert row["count"].tolist() == [seen]
+    found = monitor.measure_gap(model, supervision(model, mixing="mean"), held)["attention_10"]
+    assert found == pytest.approx(float(row["value"].iloc[0]))
+    assert found > 0
