@@ -6,19 +6,14 @@ model; wall times are paired, round i of every variant with round i of the bare 
 map kept until the forward has ended, then the precision of all heads together).
 """
 
-import json
-import re
 import statistics
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
+from alternating import ask, finish, resident, serve, start
 from einops import einsum, rearrange
 
 from probe.capture import AttentionTap
@@ -106,19 +101,7 @@ def child(settings: Benchmark) -> None:
     views, _ = open_scenes("shapes", Request(groups=4, views=settings.views, n_ref=1)).load(0)
     truths, inputs = truths_of(views, layers), network.probe_inputs(settings.views)
     inputs["latents"] = torch.randn(inputs["latents"].shape, generator=torch.Generator().manual_seed(0))
-    print("ready", flush=True)
-    for _line in sys.stdin:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
-        started = time.perf_counter()
-        forward(settings.variant or "bare", network, layers, inputs, views, truths)
-        seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "mib": resident("VmHWM") - loaded}), flush=True)
-
-
-def resident(field: str) -> float:
-    """Read this process's resident size (VmRSS) or its highest (VmHWM), in MiB, from Linux's /proc."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
+    serve(lambda: forward(settings.variant or "bare", network, layers, inputs, views, truths), loaded)
 
 
 def main(settings: Benchmark) -> None:
@@ -126,10 +109,10 @@ def main(settings: Benchmark) -> None:
     arguments = [f"--{name}={getattr(settings, name)}" for name in ("size", "views", "threads")]
     processes, results = {}, {name: [] for name in VARIANTS}
     for name in VARIANTS if settings.size == "tiny" else VARIANTS[:1]:
-        processes[name] = start(name, arguments)
+        processes[name] = start(__file__, name, arguments)
     for _round in range(settings.rounds + 1):
         for name in VARIANTS:
-            process = processes.get(name) or start(name, arguments)
+            process = processes.get(name) or start(__file__, name, arguments)
             results[name].append(ask(process))
             if name not in processes:  # big models: one process in memory at a time beside the bare one
                 results[name].extend(ask(process) for _ in range(settings.rounds))
@@ -140,26 +123,6 @@ def main(settings: Benchmark) -> None:
     for process in processes.values():
         finish(process)
     report(settings, results)
-
-
-def start(name: str, arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, __file__, *arguments, f"--variant={name}"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while process.stdout.readline().strip() != "ready":
-        if process.poll() is not None:
-            raise SystemExit(f"{name}: the process ended with {process.returncode}")
-    return process
-
-
-def ask(process: subprocess.Popen) -> dict:
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    return json.loads(process.stdout.readline())
-
-
-def finish(process: subprocess.Popen) -> None:
-    process.stdin.close()
-    process.wait()
 
 
 def report(settings: Benchmark, results: dict) -> None:

@@ -130,7 +130,7 @@ def main(given: Command) -> None:
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
     model = _model(given, accelerator.device)
     layers = layers_of(given, model)
-    objective = _objective(given, layers)
+    objective = objective_of(given, layers)
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     named = {"layers": [layer.name for layer in layers]}
     if accelerator.is_main_process:
@@ -185,7 +185,7 @@ def _model(given: Command, device: torch.device) -> MultiViewModel:
     return replace(model, alpha_bar=model.alpha_bar.to(device))
 
 
-def _objective(given: Command, layers: Sequence[Layer]) -> Objective | None:
+def objective_of(given: Command, layers: Sequence[Layer]) -> Objective | None:
     """Build what is added to the diffusion objective; its weights are drawn by the seed."""
     if not layers:
         return None

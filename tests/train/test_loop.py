@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from probe.layers import find_layers, select_layers
@@ -335,3 +337,31 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path):
     for name, alone in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], alone, rtol=1e-3, atol=1e-5, msg=name)
     assert any("objective.losses" in name and float(grad.abs().max()) > 0 for name, grad in gradients[0].items())
+
+
+def test_recomputing_activations_changes_no_gradient_of_a_supervised_step():
+    gradients = []
+    for recompute in (False, True):
+        model = small_model()
+        if recompute:
+            model.network.enable_gradient_checkpointing()
+        trainer = loop.start(replace(SETTINGS, weight=0.5), model, supervision(model))
+        model.network.train()
+        loop.accumulate_gradients(replace(SETTINGS, weight=0.5), model, trainer, 0)
+        gradients.append([weight.grad for weight in trainer.module.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed, rtol=0, atol=0)
+
+
+def test_half_precision_is_near_and_leaves_the_weights_in_full():
+    losses = []
+    for precision in ("no", "bf16"):
+        model = small_model()
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        trainer = loop.start(replace(SETTINGS, weight=0.5), model, supervision(model), accelerator)
+        losses.append(loop.take_step(replace(SETTINGS, weight=0.5), model, trainer, 0))
+        assert {weight.dtype for weight in trainer.module.parameters()} == {torch.float32}
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert losses[1]["loss"] != losses[0]["loss"]
+    for name in ("loss", "objective"):
+        assert losses[1][name] == pytest.approx(losses[0][name], rel=0.03)

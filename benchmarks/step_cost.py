@@ -1,0 +1,74 @@
+"""Time and memory of a supervised training step against a plain one, truth included: python benchmarks/step_cost.py
+
+Each variant trains the small model in a process of its own; their rounds alternate. A step is what the trainer takes:
+scenes, truth, forward, loss, backward, optimisers, running average. Peak memory is above that of the loaded trainer.
+"""
+
+import statistics
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+import tyro
+from alternating import ask, finish, resident, serve, start
+
+from probe.models import fresh_tiny
+from train.cameo import Command, layers_of, objective_of, settings_of
+from train.loop import start as start_training
+from train.loop import take_step
+
+VARIANTS: dict[str, dict] = {
+    "plain": {"layer": "none"},
+    "mlp": {},
+    "mean": {"mixing": "mean"},
+    "positive": {"mixing": "positive"},
+    "mlp, 256 queries": {"max_queries": 256},
+    "mlp, visible truth": {"truth": "visible"},
+    "repa-dsift": {"objective": "repa-dsift"},
+    "geometry": {"objective": "geometry"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Compare the variants."""
+
+    layer: int = 12
+    """Supervised layer."""
+    rounds: int = 7
+    """Timed rounds after two warm-ups; medians of paired ratios are printed."""
+    threads: int = 2
+    """CPU threads."""
+    variant: str | None = None
+    """Internal: run one variant."""
+
+
+def child(given: Benchmark) -> None:
+    torch.set_num_threads(given.threads)
+    command = Command(**{"layer": str(given.layer), **VARIANTS[given.variant]})
+    settings, model = settings_of(command), fresh_tiny(0)
+    trainer, steps = start_training(settings, model, objective_of(command, layers_of(command, model))), count()
+    serve(lambda: take_step(settings, model, trainer, next(steps)), resident("VmRSS"))
+
+
+def main(given: Benchmark) -> None:
+    if given.variant is not None:
+        child(given)
+        return
+    arguments = [f"--layer={given.layer}", f"--threads={given.threads}"]
+    processes = {name: start(__file__, name, arguments) for name in VARIANTS}
+    rows = [{name: ask(process) for name, process in processes.items()} for _ in range(given.rounds + 2)][2:]
+    for process in processes.values():
+        finish(process)
+    print(f"layer {given.layer}, {given.threads} threads, {len(rows)} rounds")
+    print(f"{'variant':20} {'seconds':>9} {'ratio':>7} {'peak MiB':>9} {'ratio':>7}")
+    base = max(row["plain"]["mib"] for row in rows)
+    for name in VARIANTS:
+        seconds = statistics.median(row[name]["seconds"] for row in rows)
+        ratio = statistics.median(row[name]["seconds"] / row["plain"]["seconds"] for row in rows)
+        peak = max(row[name]["mib"] for row in rows)
+        print(f"{name:20} {seconds:9.3f} {ratio:7.2f} {peak:9.0f} {peak / base:7.2f}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))
