@@ -50,8 +50,11 @@ def model_words(run: TrainingRun) -> str:
 
 
 def scenes_words(run: TrainingRun) -> str:
-    """Name what was trained on: "plain scenes"."""
-    return f"{run.settings.get('scenes', 'unnamed')} scenes"
+    """Name what was trained on: "plain scenes", or "the recording FOLDER"."""
+    kind, _, root = str(run.settings.get("scenes", "unnamed")).partition(":")
+    if kind == "rgbd":
+        return f"the recording {root}"
+    return f"{root or 'plain'} scenes" if kind == "shapes" else f"{kind} scenes"
 
 
 def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:

@@ -6,14 +6,18 @@ without storing any generator's state, and any number of processes sees the same
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.models.denoising import STEPS, MultiViewModel
-from probe.scenes.shapes import draw_rotations, draw_shapes, make_views
+from probe.scenes.shapes import OBJECTS, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive
 from probe.views import Views
+from train.recordings import open_recording
 from train.settings import Settings
 
 
@@ -22,9 +26,9 @@ class Batch:
     """Hold the scenes of a step with everything random about them."""
 
     views: Views
-    t: Tensor
-    noise: Tensor
-    keep_cameras: Tensor
+    t: Int[Tensor, " b"]
+    noise: Float[Tensor, "b f 3 h w"]
+    keep_cameras: Float[Tensor, " b"]
 
     def scenes(self, chosen: slice) -> "Batch":
         """Pick scenes."""
@@ -67,12 +71,50 @@ def draw_batch(
     )
 
 
+@runtime_checkable
+class Draw(Protocol):
+    """Draw scenes to train or test on: :func:`draw_batch`, or a recording's ``draw``."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        model: MultiViewModel,
+        generator: torch.Generator,
+        count: int,
+        n_ref: int,
+        *,
+        widest: float = 1.0,
+        only: slice = slice(None),
+    ) -> Views:
+        """Draw ``count`` scenes with rotations up to ``widest`` (0 to 1) of the settings', and keep some of them."""
+
+
+def open_scenes(spec: str, size: int) -> tuple[Draw, Draw]:
+    """Open ``shapes[:DIFFICULTY]`` or ``rgbd:FOLDER``, as named on the command line: to train on, and to test on.
+
+    Args:
+        spec: The name.
+        size: Side of the views, in pixels.
+
+    Raises:
+        ValueError: If the name is unknown, or a recording is broken.
+        FileNotFoundError: If FOLDER is no recording.
+    """
+    name, _, root = spec.partition(":")
+    if name == "shapes" and (root or "plain") in OBJECTS:
+        return draw_batch, draw_batch
+    if name == "rgbd" and root:
+        train, test = open_recording(Path(root), size)
+        return train.draw, test.draw
+    raise ValueError(f"--scenes {spec!r} is unknown; choose shapes[:{'|'.join(OBJECTS)}] or rgbd:FOLDER")
+
+
 def ramp(step: int, length: int) -> float:
     """Grow linearly from 1 / length at step 0 to 1; always 1 where the length is 0."""
     return min(1.0, (step + 1) / length) if length else 1.0
 
 
-def shift_timesteps(uniform: Tensor, shift: float) -> Tensor:
+def shift_timesteps(uniform: Float[Tensor, " b"], shift: float) -> Int[Tensor, " b"]:
     """Turn numbers in [0, 1) into timestep indices that lie near the noise where ``shift`` is above 1.
 
     Source:
@@ -88,12 +130,14 @@ def view_order(settings: Settings, step: int) -> list[int]:
     return torch.randperm(settings.views, generator=generator).tolist() if shuffle else list(range(settings.views))
 
 
-def draw_step(settings: Settings, model: MultiViewModel, step: int, only: slice = slice(None)) -> Batch:
+def draw_step(
+    settings: Settings, model: MultiViewModel, step: int, only: slice = slice(None), draw: Draw = draw_batch
+) -> Batch:
     """Draw one step's scenes, references, timesteps, noise and dropped cameras; keep the chosen scenes."""
     generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
     n_ref = int(torch.randint(1, settings.views, (), generator=generator))
     widest, count = ramp(step, settings.rotation_ramp), settings.batch_size
-    views = draw_batch(settings, model, generator, count, n_ref, widest=widest, only=only)
+    views = draw(settings, model, generator, count, n_ref, widest=widest, only=only)
     views = views.reorder(view_order(settings, step), n_ref)
     t = shift_timesteps(torch.rand(count, generator=generator), settings.timestep_shift)
     noise = torch.randn((count, *views.image.shape[1:]), generator=generator)

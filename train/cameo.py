@@ -16,12 +16,12 @@ from probe.layers import Layer, find_layers, select_layers
 from probe.models import fresh_tiny, load_model
 from probe.models.denoising import MultiViewModel
 from probe.records import environment, open_run, write_json
-from probe.scenes.shapes import Difficulty
 from probe.seeds import derive
 from train.alignment import Target
+from train.batches import open_scenes
 from train.loop import Rhythm, Trainer, start, train
 from train.mixing import Mixing
-from train.monitor import evaluate, follow_precision, hold_out
+from train.monitor import Held, evaluate, follow_precision, hold_out
 from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 
@@ -31,7 +31,7 @@ NOT_DECISIVE = ("resume", "steps", "out", "report", "probe", "keep_checkpoints")
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Train a multi-view diffusion model on procedural scenes, one layer's attention supervised by true matches."""
+    """Train a multi-view diffusion model with one layer's attention supervised by true matches."""
 
     layer: str = "10"
     """3D layers to supervise: indexes by commas; auto takes the layer of --probe's selection.json; random draws one by
@@ -62,8 +62,9 @@ class Command:
     model: str = "cat3d-tiny:random"
     """cat3d-tiny:random starts from weights drawn by --seed, cat3d-tiny from the shipped ones, cat3d-tiny:FOLDER from
     a checkpoint."""
-    scenes: Difficulty = "plain"
-    """Difficulty of the procedural scenes."""
+    scenes: str = "shapes"
+    """shapes[:plain|cluttered|repetitive|textureless], procedural; rgbd:FOLDER, a real recording, of whose frames the
+    first 70 % are trained on and the last 25 % tested on."""
     steps: int = 4000
     """Optimiser steps in all."""
     batch_size: int = 6
@@ -129,6 +130,7 @@ def main(given: Command) -> None:
     settings = settings_of(given)
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
     model = _model(given, accelerator.device)
+    scenes = open_scenes(given.scenes, model.size)
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
@@ -136,18 +138,19 @@ def main(given: Command) -> None:
     if accelerator.is_main_process:
         open_run(given.out, {**decisive, **named, "out": str(given.out)}, resume=given.resume)
     accelerator.wait_for_everyone()
-    trainer = start(settings, model, objective, accelerator)
-    _train(given, settings, model, trainer)
+    draw, held_draw = scenes
+    trainer = replace(start(settings, model, objective, accelerator), draw=draw)
+    held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps, held_draw)
+    _train(given, settings, model, trainer, held)
     if accelerator.is_main_process:
         _finish(given, model, {**decisive, **named})
 
 
-def _train(given: Command, settings: Settings, model: MultiViewModel, trainer: Trainer) -> None:
+def _train(given: Command, settings: Settings, model: MultiViewModel, trainer: Trainer, held: Held) -> None:
     """Train, evaluate, probe, and refresh the page."""
     rhythm = Rhythm(
         checkpoint_every=given.checkpoint_every, evaluate_every=given.evaluate_every, keep=given.keep_checkpoints
     )
-    held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps)
     watch = Watch(groups=given.probe_groups, timesteps="500,900")
     measure = evaluate(settings, held, trainer.objective, given.out)
 
@@ -249,7 +252,9 @@ def settings_of(given: Command) -> Settings:
     _check(given)
     shared = {name: getattr(given, name) for name in Settings.__dataclass_fields__ if hasattr(given, name)}
     bins = tuple(range(given.max_rotation // 30))
-    return Settings(**{**shared, "difficulty": given.scenes, "rotation_bins": bins})
+    kind, _, root = given.scenes.partition(":")
+    difficulty = root or "plain" if kind == "shapes" else "plain"
+    return Settings(**{**shared, "difficulty": difficulty, "rotation_bins": bins})
 
 
 AT_LEAST_ONE = (

@@ -22,7 +22,7 @@ from probe.models.denoising import MultiViewModel
 from probe.records import write_text
 from probe.seeds import derive
 from probe.views import Views
-from train.batches import Batch, draw_batch, draw_step, step_seed
+from train.batches import Batch, Draw, draw_batch, draw_step, step_seed
 from train.diffusion import denoising_error
 from train.objectives import AttentionTruth, FeatureTruth, Objective
 from train.settings import Settings
@@ -64,6 +64,7 @@ class Trainer:
     optimizers: list[torch.optim.Optimizer]
     schedules: list[torch.optim.lr_scheduler.LRScheduler]
     ema: EMAModel
+    draw: Draw = draw_batch
 
 
 def weight_at(settings: Settings, step: int) -> float:
@@ -75,10 +76,10 @@ def weight_at(settings: Settings, step: int) -> float:
 
 
 @torch.no_grad()
-def validate(settings: Settings, model: MultiViewModel) -> dict[str, float]:
+def validate(settings: Settings, model: MultiViewModel, draw: Draw = draw_batch) -> dict[str, float]:
     """Measure the denoising error on held-out scenes, at fixed timesteps and over their mean."""
     generator = torch.Generator().manual_seed(derive("validation"))
-    views = draw_batch(settings, model, generator, settings.validation_scenes, n_ref=1)
+    views = draw(settings, model, generator, settings.validation_scenes, n_ref=1)
     noise = torch.randn(views.image.shape, generator=generator).to(views.image)
     row = {}
     for t in VALIDATION_TIMESTEPS:
@@ -212,7 +213,7 @@ def own_scenes(settings: Settings, accelerator: Accelerator) -> slice:
 def accumulate_gradients(settings: Settings, model: MultiViewModel, trainer: Trainer, step: int) -> dict[str, float]:
     """Add up the gradients of one step's scenes, part by part; give the losses, averaged over parts and processes."""
     accelerator = trainer.accelerator
-    batch = draw_step(settings, model, step, own_scenes(settings, accelerator))
+    batch = draw_step(settings, model, step, own_scenes(settings, accelerator), trainer.draw)
     truth = _truth(settings, trainer, batch.views)
     generator = torch.Generator().manual_seed(derive("query subset", settings.seed, step, accelerator.process_index))
     size, weight = len(batch.t) // settings.accumulate, weight_at(settings, step)

@@ -23,7 +23,7 @@ from probe.records import write
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
-from train.batches import draw_batch
+from train.batches import Draw, draw_batch
 from train.loop import validate
 from train.objectives import AttentionSupervision, Objective
 from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality
@@ -36,20 +36,23 @@ SHOWN = 8  # scenes in the picture of samples
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Hold the scenes that training never sees, with the noise they are judged by."""
+    """Hold the scenes that training never sees, with the noise they are judged by, and where more come from."""
 
     views: Views
     noise: Tensor
     sampling_steps: int
+    draw: Draw = draw_batch
 
 
-def hold_out(settings: Settings, model: MultiViewModel, scenes: int, sampling_steps: int) -> Held:
-    """Draw the held-out scenes: one reference, rotations in the settings' bins taken in turn."""
+def hold_out(
+    settings: Settings, model: MultiViewModel, scenes: int, sampling_steps: int, draw: Draw = draw_batch
+) -> Held:
+    """Draw the held-out scenes: one reference, rotations as the settings say."""
     generator = torch.Generator().manual_seed(derive("held out"))
-    views = draw_batch(settings, model, generator, scenes, n_ref=1)
+    views = draw(settings, model, generator, scenes, n_ref=1)
     noise = torch.randn(views.image.shape, generator=generator).to(views.image)
     views = replace(views, names=tuple(f"held-out-{number:03d}" for number in range(scenes)))
-    return Held(views=views, noise=noise, sampling_steps=sampling_steps)
+    return Held(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw)
 
 
 def measure_quality(model: MultiViewModel, held: Held) -> tuple[dict[str, float], Quality]:
@@ -115,7 +118,7 @@ def evaluate(
         means, quality = measure_quality(model, held)
         write(out / "samples.png", lambda part: draw_samples(quality).savefig(part, format="png", dpi=110))
         gap = measure_gap(model, objective, held) if isinstance(objective, AttentionSupervision) else {}
-        return {**validate(settings, model), **means, **gap}
+        return {**validate(settings, model, held.draw), **means, **gap}
 
     return measure
 

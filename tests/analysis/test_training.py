@@ -25,7 +25,7 @@ PIXEL = base64.b64decode(
 TRIVIAL = {"copy_psnr": 11.7, "mean_colour_psnr": 12.3, "copy_ssim": 0.3, "mean_colour_ssim": 0.4}
 NAME = "up_blocks.1.attentions.1.transformer_blocks.0.attn1"
 SETTINGS = {
-    "layer": "10", "objective": "cameo", "control": "none", "model": "tiny", "scenes": "plain", "steps": 40,
+    "layer": "10", "objective": "cameo", "control": "none", "model": "tiny", "scenes": "shapes", "steps": 40,
     "weight": 0.02, "mixing": "mlp", "truth": "cycle", "seed": 3, "resume": False, "layers": [NAME], "out": "runs/a b",
 }  # fmt: skip
 
@@ -448,8 +448,8 @@ def test_the_index_lists_both_kinds_apart(
     reader = Reader(html)
     assert [row[0] for row in reader.tables["table"][1:]] == ["probe"]
     assert reader.tables["training"][1:] == [
-        ["a b", "tiny", "plain", "cameo at 10", "40", "0.125", "14.0 (11.7 / 12.3)", "50.0 % (10)", "+30.0"],
-        ["begun", "tiny", "plain", "none", "40 of 400", "–", "–", "–", "–"],
+        ["a b", "tiny", "shapes", "cameo at 10", "40", "0.125", "14.0 (11.7 / 12.3)", "50.0 % (10)", "+30.0"],
+        ["begun", "tiny", "shapes", "none", "40 of 400", "–", "–", "–", "–"],
     ]
     assert "../runs/a%20b/report.html" in html
 

@@ -1,0 +1,89 @@
+"""Groups drawn from a recording: laws on a hand-made one, and the real frames where they are at hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_loop import SETTINGS, small_model
+
+from probe.geometry import rotation_degrees
+from probe.scenes.shapes import draw_shapes, make_views
+from probe.views import TENSORS, Views
+from train import batches
+from train.recordings import Recording, open_recording
+
+KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
+TWO = replace(SETTINGS, views=2, rotation_bins=(0, 1))
+
+
+def recording(turns: tuple[float, ...] = (0.0, 5.0, 20.0, 50.0, 100.0)) -> Recording:
+    """Five frames at known rotations to the first; the last two share too little with the others."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = draw_shapes(1, difficulty="plain", generator=generator)
+    views = make_views(shapes, torch.tensor([turns[1:]]), size=8, n_ref=1, generator=generator)
+    frames = Views(**{name: getattr(views, name)[0][:, None] for name in TENSORS}, n_ref=1, unit="m")
+    first = torch.tensor(turns)
+    overlap = torch.full((5, 5), 0.9)
+    overlap[3:, :3] = overlap[:3, 3:] = 0.1
+    return Recording(frames=frames, rotation_deg=(first[:, None] - first).abs(), overlap=overlap)
+
+
+def groups_of(whole: Recording, views: Views) -> list[list[int]]:
+    """Find which frames a batch is made of, by their cameras."""
+    cameras = whole.frames.world_to_cam[:, 0]
+    return [[int((cameras == camera).all((1, 2)).nonzero()) for camera in scene] for scene in views.world_to_cam]
+
+
+def draw(whole: Recording, *, settings=TWO, count: int = 40, widest: float = 1.0, only: slice = slice(None)) -> Views:
+    generator = torch.Generator().manual_seed(7)
+    return whole.draw(settings, small_model(), generator, count, 1, widest=widest, only=only)
+
+
+def test_groups_share_enough_and_turn_less_than_the_limit():
+    whole = recording()
+    groups = groups_of(whole, draw(whole, widest=0.5))  # up to 30 degrees
+    assert {tuple(sorted(group)) for group in groups} == {(0, 1), (0, 2), (1, 2), (3, 4)}
+    assert draw(whole).unit == "m"
+
+
+def test_an_anchor_without_near_frames_takes_the_least_rotated_one():
+    groups = groups_of(recording(), draw(recording(), widest=0.01))
+    partner = dict(groups)
+    assert partner == {0: 1, 1: 0, 2: 1, 3: 4, 4: 3}  # 3 and 4 are 50 degrees apart: far, but nothing is nearer
+
+
+def test_three_views_never_hold_a_frame_twice():
+    groups = groups_of(recording(), draw(recording(), settings=replace(TWO, views=3), count=30))
+    assert {tuple(sorted(group)) for group in groups} == {(0, 1, 2)}
+
+
+def test_some_of_the_scenes_are_those_of_the_whole_batch():
+    whole, part = draw(recording()), draw(recording(), only=slice(3, 5))
+    assert torch.equal(part.world_to_cam, whole.world_to_cam[3:5])
+    assert torch.equal(part.image, whole.image[3:5])
+
+
+def test_too_few_frames_are_refused():
+    with pytest.raises(ValueError, match=r"none of 5 frames shares 0.2 of its pixels with 3 others; use fewer --views"):
+        draw(recording(), settings=replace(TWO, views=4))
+
+
+@pytest.mark.parametrize("spec", ["rgbd", "shapes:hard", "moon", ""])
+def test_unknown_scenes_are_refused(spec: str):
+    with pytest.raises(ValueError, match=r"is unknown; choose shapes\[:plain\|"):
+        batches.open_scenes(spec, 8)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not KITCHEN.is_dir(), reason="the real frames of ../shared/data are not at hand")
+def test_a_real_recording_is_parted_in_time_and_its_rotations_are_those_of_its_cameras():
+    train, test = open_recording(KITCHEN, 8)
+    total = sum(1 for _ in KITCHEN.glob("*.color.*"))
+    assert len(train.overlap) == round(0.7 * total)
+    assert len(train.overlap) + len(test.overlap) == total - round(0.75 * total) + round(0.7 * total)
+    views = draw(train, settings=replace(TWO, rotation_bins=(0,)), count=12)
+    first, second = views.world_to_cam[:, 0], views.world_to_cam[:, 1]
+    assert float(rotation_degrees(first, second).max()) <= 30
+    assert views.size == (8, 8)
+    assert float(views.valid.float().mean()) > 0.5
