@@ -13,7 +13,7 @@ import seaborn
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from probe.records import CEILING, SAME_POSITION, UNIFORM
 
@@ -101,7 +101,8 @@ def inline(svg: str, alt: str) -> str:
     return f'<svg class="chart" role="img" aria-label="{escape(alt)}" {shape}>{body}'
 
 
-def _legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """Put the legend above a figure: what was measured first, then rivals, then references."""
     entries = zip(*axes.get_legend_handles_labels(), strict=True)
     handles, labels = zip(*sorted(entries, key=lambda entry: _rank(entry[1])), strict=True)
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.4, borderaxespad=0.2)
@@ -113,7 +114,8 @@ def _rank(label: str) -> int:
     return 0 if label == THIS_MODEL or label.startswith("layer ") else 1
 
 
-def _top(values: Iterable[float]) -> float:
+def top(values: Iterable[float]) -> float:
+    """Give an axis' upper end a little above the highest known value; 1 where there is none."""
     known = [value for value in values if np.isfinite(value)]
     return 1.08 * max(known, default=1.0) or 1.0
 
@@ -157,9 +159,9 @@ def layer_profile(
             _rival(axes, rows[rows["model"] == rival], rival.removeprefix(f"{model}: "), _shift(n), n)
         _probed(axes, rows[rows["model"] == model], selected)
         axes.set_xticks(list(place.values()), list(labels.values()), linespacing=1.35)
-        axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, _top([*rows["value"], *rows["high"]])), ylabel="precision")
+        axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, top([*rows["value"], *rows["high"]])), ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     return chart(name, alt, (max(WIDTH, 76 * len(place)), 460), draw)
 
@@ -220,9 +222,9 @@ def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], rivals: S
             if (rows["who"] == who).any():
                 _rival(axes, rows[rows["who"] == who], who, 0.24 + 0.05 * n, n)
         axes.set_xticks(list(place.values()), list(captions.values()), linespacing=1.35)
-        axes.set(xlim=(-0.55, len(place) - 0.45), ylim=(0, _top([*rows["value"], *rows["high"]])), ylabel="precision")
+        axes.set(xlim=(-0.55, len(place) - 0.45), ylim=(0, top([*rows["value"], *rows["high"]])), ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     return chart("rotation", alt, (WIDTH, 380), draw)
 
@@ -248,11 +250,11 @@ def coverage_curve(table: pd.DataFrame, *, rivals: Sequence[str], alt: str) -> s
         axes.set(
             xlabel="share of matches kept, least ambiguous first",
             ylabel="precision",
-            ylim=(0, _top(table["high"].fillna(table["value"]))),
+            ylim=(0, top(table["high"].fillna(table["value"]))),
         )
         axes.xaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_major_formatter(PERCENT)
-        _legend(figure, axes)
+        legend(figure, axes)
 
     return chart("coverage", alt, (WIDTH, 360), draw)
 
@@ -288,10 +290,10 @@ def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str
             label = "_nolegend_"
         coloured = pd.concat([named[named["layer"] == layer] for layer in highlighted] + [chance])
         _lines(axes, coloured, "step", ())
-        axes.set(xlabel="training iterations", ylabel="precision", ylim=(0, _top([*named["value"], *named["high"]])))
+        axes.set(xlabel="training iterations", ylabel="precision", ylim=(0, top([*named["value"], *named["high"]])))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f")))
         axes.yaxis.set_major_formatter(PERCENT)
-        _legend(figure, axes, 5)
+        legend(figure, axes, 5)
 
     return chart("emergence", alt, (WIDTH, 360), draw)
 
@@ -361,104 +363,8 @@ def small_multiples(
             _interval(axes, part["x"], part, colors=colours)
             axes.scatter(part["x"], part["value"], c=colours, s=34, zorder=3)
             axes.set_xticks(list(place.values()), [str(layer) for layer in place])
-            axes.set(title=title, ylim=(0, _top([*here["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
+            axes.set(title=title, ylim=(0, top([*here["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
             if metric.startswith("mass"):
                 axes.yaxis.set_major_formatter(PERCENT)
 
     return chart("attention", alt, (WIDTH, 250 * ((len(titles) + 1) // 2)), draw)
-
-
-# --- training runs ---------------------------------------------------------------------------------------------------
-
-LOGGED, RUNNING_MEAN, VALIDATION = "each logged step", "running mean", "held-out scenes"
-COPY, MEAN_COLOUR = "copy of the nearest reference", "mean colour of that reference"
-ATTENTION, READOUT = "attention, mean over heads", "readout of the loss"
-STEP_STYLES: dict[str, dict[str, Any]] = {
-    LOGGED: {"color": MUTED, "linewidth": 0.7, "alpha": 0.45},
-    RUNNING_MEAN: {"color": INK, "linewidth": 1.5},
-    VALIDATION: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
-    THIS_MODEL: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
-    ATTENTION: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
-    READOUT: {"color": GOLD, "linewidth": 1.8, "linestyle": "--", "marker": "D", "markersize": 5},
-    COPY: {"color": VERMILION, "linewidth": 1.8, "linestyle": "--"},
-    MEAN_COLOUR: {"color": INK, "linewidth": 1.8, "linestyle": ":"},
-}
-STEPS = FuncFormatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
-
-
-def step_panels(
-    table: pd.DataFrame, *, titles: Mapping[str, str], name: str, alt: str, percent: bool = False, height: int = 300
-) -> str:
-    """Draw small panels side by side, each with its lines over training iterations.
-
-    Args:
-        table: Columns panel, who (a key of ``STEP_STYLES``), step, value.
-        titles: Text above each panel, in order.
-        name: See ``chart``.
-        alt: See ``chart``.
-        percent: Whether values are fractions, drawn from 0 in percent.
-        height: Of one row of panels, in the page's pixels.
-    """
-    columns = 2 if len(titles) in (2, 4) else min(3, len(titles))
-    rows = -(-len(titles) // columns)
-
-    def draw(figure: Figure) -> None:
-        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=percent, gridspec_kw={"hspace": 0.1}).flat)
-        for axes in grid[len(titles) :]:
-            axes.set_visible(False)
-        handles: dict[str, Any] = {}
-        for axes, (panel, title) in zip(grid, titles.items(), strict=False):
-            part = table[table["panel"] == panel]
-            handles |= {who: _step_line(axes, part[part["who"] == who], who) for who in dict.fromkeys(part["who"])}
-            low, high = (0.0, _top(part["value"])) if percent else _robust_limits(part)
-            axes.set(title=title, xlabel="training iterations", xlim=(0, 1.03 * table["step"].max()), ylim=(low, high))
-            axes.xaxis.set_major_formatter(STEPS)
-            axes.xaxis.set_major_locator(MaxNLocator(9 - 2 * columns, steps=[1, 2, 5, 10], integer=True))
-            if percent:
-                axes.yaxis.set_major_formatter(PERCENT)
-        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=4, columnspacing=1.4)
-
-    return chart(name, alt, (WIDTH, height * rows + 30), draw)
-
-
-def _step_line(axes: Axes, rows: pd.DataFrame, who: str) -> Any:
-    if who in (COPY, MEAN_COLOUR) and rows["value"].min() == rows["value"].max():
-        return axes.axhline(rows["value"].iloc[0], **STEP_STYLES[who])
-    return axes.plot(rows["step"], rows["value"], **STEP_STYLES[who])[0]
-
-
-def _robust_limits(rows: pd.DataFrame) -> tuple[float, float]:
-    """Show every value of what is evaluated, and of what is logged all but the extremes of its noise."""
-    noisy = rows["who"].isin([LOGGED, RUNNING_MEAN])
-    kept = [*rows.loc[~noisy, "value"], *rows.loc[rows["who"] == LOGGED, "value"].quantile([0.005, 0.98]).dropna()]
-    low, high = min(kept), max(kept)
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
-
-
-def trajectory(table: pd.DataFrame, *, lines: Mapping[str, float], ylabel: str, alt: str) -> str:
-    """Draw quality against precision: one point per checkpoint, joined in the order of training.
-
-    Args:
-        table: Columns who, step, precision, quality.
-        lines: Qualities to draw across: keys of ``STEP_STYLES``.
-        ylabel: What the quality is.
-        alt: See ``chart``.
-    """
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for who, value in lines.items():
-            axes.axhline(value, label=who, **STEP_STYLES[who])
-        for n, (who, part) in enumerate(table.sort_values("step").groupby("who", sort=False)):
-            style = {"markersize": 6, **LINE_STYLES[n % len(LINE_STYLES)], "linewidth": 1.1}
-            axes.plot(part["precision"], part["quality"], label=who, **style)
-            for row in part.iloc[[0, -1] if n == 0 else []].itertuples():
-                axes.annotate(STEPS(row.step), (row.precision, row.quality), (7, -4), textcoords="offset points",
-                              color=style["color"], fontsize=12)  # fmt: skip
-        axes.set(xlabel="precision", ylabel=ylabel)
-        axes.margins(x=0.08, y=0.1)
-        axes.xaxis.set_major_formatter(PERCENT)
-        _legend(figure, axes, 5)
-
-    return chart("tradeoff", alt, (WIDTH, 400), draw)

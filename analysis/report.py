@@ -42,7 +42,10 @@ class Entry:
     share: str
 
 
-def render(page: Page) -> str:
+PAGES: dict[type, str] = {Page: "probe.html.j2", TrainingPage: "train.html.j2"}
+
+
+def render(page: Page | TrainingPage) -> str:
     """Write the page of one run.
 
     Args:
@@ -51,19 +54,7 @@ def render(page: Page) -> str:
     Returns:
         One self-contained HTML document; equal data gives equal text.
     """
-    return TEMPLATES.get_template("probe.html.j2").render(page=page)
-
-
-def render_training(page: TrainingPage) -> str:
-    """Write the page of one training run.
-
-    Args:
-        page: All that it shows.
-
-    Returns:
-        One self-contained HTML document; equal data gives equal text.
-    """
-    return TEMPLATES.get_template("train.html.j2").render(page=page)
+    return TEMPLATES.get_template(PAGES[type(page)]).render(page=page)
 
 
 def render_index(entries: Sequence[Entry], training: Sequence[TrainingEntry] = ()) -> str:
@@ -110,7 +101,7 @@ def build_report(run: Path) -> Path:
     """
     page = run / REPORT
     if is_training(run):
-        write_text(page, render_training(make_training_page(read_training(run))))
+        write_text(page, render(make_training_page(read_training(run))))
     else:
         write_text(page, render(make_page(_read_probe(run))))
     return page

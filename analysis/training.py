@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures
+from analysis import figures, training_figures
 from probe.records import RunError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.jsonl"
 EMERGENCE, SAMPLES, CARD = "emergence.csv", "samples.png", "final/card.json"
 EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
-TRIVIAL = {figures.COPY: "copy_", figures.MEAN_COLOUR: "mean_colour_"}
+TRIVIAL = {training_figures.COPY: "copy_", training_figures.MEAN_COLOUR: "mean_colour_"}
 """What needs no model, and how its columns of the evaluation begin."""
 HIGH_NOISE = "loss_t900"
 WINDOWS = 30
@@ -215,8 +215,8 @@ def measured(run: TrainingRun) -> list[str]:
 
 def losses(run: TrainingRun) -> pd.DataFrame:
     """Give what is minimised over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
-    parts = [*_logged(run, "loss", "loss"), _line(run.evaluation, "loss", "loss", figures.VALIDATION)]
-    parts += [_line(run.evaluation, HIGH_NOISE, HIGH_NOISE, figures.VALIDATION)]
+    parts = [*_logged(run, "loss", "loss"), _line(run.evaluation, "loss", "loss", training_figures.VALIDATION)]
+    parts += [_line(run.evaluation, HIGH_NOISE, HIGH_NOISE, training_figures.VALIDATION)]
     if run.trains_layers:
         parts += _logged(run, "objective", "objective")
     return _join(parts)
@@ -237,7 +237,7 @@ def quality(run: TrainingRun) -> pd.DataFrame:
 
 def readouts(run: TrainingRun) -> pd.DataFrame:
     """Give both precisions of each supervised layer over iterations: columns panel (its index), who, step, value."""
-    both = {figures.READOUT: "readout_", figures.ATTENTION: "attention_"}
+    both = {training_figures.READOUT: "readout_", training_figures.ATTENTION: "attention_"}
     each = [(n, who, prefix) for n in run.supervised for who, prefix in both.items()]
     return _join([_line(run.evaluation, f"{prefix}{n}", str(n), who) for n, who, prefix in each])
 
@@ -250,12 +250,12 @@ def _line(frame: pd.DataFrame, column: str, panel: str, who: str) -> pd.DataFram
 
 
 def _logged(run: TrainingRun, column: str, panel: str) -> list[pd.DataFrame]:
-    each = _line(run.metrics, column, panel, figures.LOGGED)
+    each = _line(run.metrics, column, panel, training_figures.LOGGED)
     if each.empty:
         return []
     window = math.ceil(len(each) / WINDOWS)
     mean = each["value"].rolling(window, center=True, min_periods=1).mean()
-    return [each, each.assign(who=figures.RUNNING_MEAN, value=mean)] if window > 1 else [each]
+    return [each, each.assign(who=training_figures.RUNNING_MEAN, value=mean)] if window > 1 else [each]
 
 
 def _join(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

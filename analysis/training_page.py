@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import cells, figures, training, training_words, wording
+from analysis import cells, figures, training, training_figures, training_words, wording
 from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
 from analysis.training_words import amount, loss_text
 from analysis.wording import MISSING, interval, listing, number, percent, points
@@ -197,7 +197,7 @@ def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
 def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
     """Say the last value of each line, for who cannot see the figure."""
     lines = (
-        table[(table["who"] != figures.LOGGED) & table["panel"].isin(titles)]
+        table[(table["who"] != training_figures.LOGGED) & table["panel"].isin(titles)]
         .groupby(["panel", "who"], sort=False)
         .tail(1)
     )
@@ -210,7 +210,9 @@ def _step_charts(name: str, table: pd.DataFrame, titles: dict[str, str], caption
     if not titles:
         return ()
     alt = f"{name.capitalize()} over iterations. {_spoken(table, titles)}"
-    return (_chart(name, figures.step_panels(table, titles=titles, name=name, alt=alt, **how), caption, table),)
+    return (
+        _chart(name, training_figures.step_panels(table, titles=titles, name=name, alt=alt, **how), caption, table),
+    )
 
 
 def _quality(run: TrainingRun) -> Section | None:
@@ -334,7 +336,7 @@ def _tradeoff(run: TrainingRun) -> Section | None:
     )
     ends = table.sort_values("step").groupby("who").tail(1)
     told = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
-    svg = figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
+    svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
     chart = _chart("tradeoff", svg, caption, table)
     return Section(name="tradeoff", title="Precision against quality", charts=(chart,))
 

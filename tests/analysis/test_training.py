@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from analysis import figures, report, training, training_words
+from analysis import figures, report, training, training_figures, training_words
 from analysis.training import read_training
 from probe.records import RunError
 
@@ -384,9 +384,9 @@ def test_the_page_can_be_heard(page: str):
 def test_panels_draw_every_line_of_their_table(folder: Path):
     table = training.quality(read_training(folder))
     titles = {"psnr": "PSNR <dB>", "ssim": "SSIM"}
-    root = ElementTree.fromstring(figures.step_panels(table, titles=titles, name="quality", alt="a < b"))
+    root = ElementTree.fromstring(training_figures.step_panels(table, titles=titles, name="quality", alt="a < b"))
     texts = {"".join(element.itertext()).strip() for element in root.iter("text")}
-    assert {*titles.values(), figures.THIS_MODEL, figures.COPY, figures.MEAN_COLOUR} <= texts
+    assert {*titles.values(), figures.THIS_MODEL, training_figures.COPY, training_figures.MEAN_COLOUR} <= texts
     blue = [
         path for path in root.iter("path") if "--blue" in path.get("style", "") and path.get("d", "").count("L") == 3
     ]
@@ -397,12 +397,12 @@ def test_spikes_do_not_flatten_a_panel():
     spiky = pd.DataFrame(
         {
             "panel": "loss",
-            "who": figures.LOGGED,
+            "who": training_figures.LOGGED,
             "step": range(1, 201),
             "value": [1e6] + [1.0 + n % 2 for n in range(199)],
         }
     )
-    root = ElementTree.fromstring(figures.step_panels(spiky, titles={"loss": "loss"}, name="loss", alt="loss"))
+    root = ElementTree.fromstring(training_figures.step_panels(spiky, titles={"loss": "loss"}, name="loss", alt="loss"))
     texts = {"".join(element.itertext()).strip() for element in root.iter("text")}
     assert {"1.0", "1.4", "1.8"} <= texts
 
