@@ -50,10 +50,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "visible": ("--layer", "{layer}", "--truth", "visible"),
     "gated": ("--layer", "{layer}", "--truth", "gated"),
     "shuffled": ("--layer", "{layer}", "--control", "shuffled"),
-    "repa-dsift": ("--layer", "{layer}", "--objective", "repa-dsift"),
-    "geometry": ("--layer", "{layer}", "--objective", "geometry"),
+    "repa-dsift": ("--layer", "{layer}", "--objective", "repa-dsift", "--weight", "0.5"),
+    "geometry": ("--layer", "{layer}", "--objective", "geometry", "--weight", "0.5"),
 }
-"""What each variant asks of python -m train.cameo; {layer} and {other_layer} are the study's flags."""
+"""What each variant asks of python -m train.cameo; {layer} and {other_layer} are the study's flags.
+
+Features are matched at the weight of REPA (Yu et al. 2024, section 4: lambda = .5)."""
 OTHER_LAYER = "other-layer"
 PASSED_ON = ("steps", "batch_size", "evaluate_every", "evaluate_scenes", "probe_every", "device")
 NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
