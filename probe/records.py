@@ -79,13 +79,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def open_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
+def open_run(out: Path, settings: dict[str, Any], *, resume: bool, may_grow: Sequence[str] = ()) -> None:
     """Create a run folder with ``config.json``, or continue one of the same settings.
 
     Args:
         out: The folder.
         settings: Every resolved setting, as plain values; the folder's own path ("out") may differ.
         resume: Whether the folder may hold a run of the same settings already.
+        may_grow: Settings, such as a number of steps, that may be larger than before (absent is 0): the folder then
+            takes them over.
 
     Raises:
         RunError: If the folder holds a run of other settings, a run of these without ``resume``, or something else, or
@@ -96,7 +98,8 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
     if path.exists():
         before = _settings_in(path)
         changed = sorted(key for key in before.keys() | plain.keys() if before.get(key) != plain.get(key))
-        changed = [key for key in changed if key != "out"]  # a folder may be moved
+        grown = [key for key in changed if key in may_grow and plain[key] > before.get(key, 0)]
+        changed = [key for key in changed if key not in ("out", *grown)]  # a folder may be moved
         if changed:
             raise RunError(
                 f"open_run: {out} was made with other values of {changed}; choose another --out or remove it"
@@ -105,6 +108,8 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool) -> None:
             raise RunError(
                 f"open_run: {out} already holds this run; add --resume to continue it or choose another --out"
             )
+        if grown:
+            write_json(path, {"settings": plain, "environment": environment()})
         return
     try:
         out.mkdir(parents=True, exist_ok=True)

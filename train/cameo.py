@@ -26,7 +26,7 @@ from train.objectives import AttentionSupervision, Control, Objective, Rival, Su
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 
 PROG = "python -m train.cameo"
-NOT_DECISIVE = ("resume", "steps", "out", "report", "probe", "keep_checkpoints")
+NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class Command:
     out: Path = Path("runs/train")
     """Run folder; it refuses other settings than those it was made with."""
     resume: bool = False
-    """Continue from the last whole checkpoint in --out, or start when there is none."""
+    """Continue from the last whole checkpoint in --out, or start when there is none; --steps may have grown."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -136,7 +136,8 @@ def main(given: Command) -> None:
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     named = {"layers": [layer.name for layer in layers]}
     if accelerator.is_main_process:
-        open_run(given.out, {**decisive, **named, "out": str(given.out)}, resume=given.resume)
+        own = {**decisive, **named, "out": str(given.out)}
+        open_run(given.out, own, resume=given.resume, may_grow=("steps",) if can_grow(given) else ())
     accelerator.wait_for_everyone()
     draw, held_draw = scenes
     trainer = replace(start(settings, model, objective, accelerator), draw=draw)
@@ -168,7 +169,7 @@ def _finish(given: Command, model: MultiViewModel, decisive: dict[str, object]) 
     """Save the averaged weights with their card, and the page."""
     final = given.out / "final"
     model.network.save_pretrained(final)  # type: ignore[operator]
-    write_json(final / "card.json", {"steps": given.steps, **decisive, **environment()})
+    write_json(final / "card.json", {**decisive, **environment()})
     print(f"weights: {final}\nprobe them: python -m probe.run --model cat3d-tiny:{final} --out {given.out}-probe")
     if given.report:
         print(f"page: {_report(given.out)}")
@@ -226,6 +227,12 @@ def layers_of(given: Command, model: MultiViewModel) -> list[Layer]:
     for layer in layers:
         grid_of(layer)
     return layers
+
+
+def can_grow(given: Command) -> bool:
+    """Tell whether a run with more steps begins as this one does: nothing may be scheduled by the number of steps."""
+    scheduled = given.weight_schedule != "constant" and not given.weight_until
+    return given.schedule == "constant_with_warmup" and not scheduled
 
 
 def selected_layer(probe: Path) -> int:

@@ -82,7 +82,7 @@ class Study:
     other_layer: int = 10
     """The layer of the variant other-layer."""
     steps: int = 4000
-    """Optimiser steps of each run."""
+    """Optimiser steps of each run; more than before continue finished runs."""
     batch_size: int = 6
     """Scenes per step."""
     evaluate_every: int = 500
@@ -133,7 +133,7 @@ def main(given: Study, runner: Runner = run_process) -> None:
     runs = plan(given)
     _check(given, runs)
     settings = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
-    open_run(given.out, settings, resume=True)
+    open_run(given.out, settings, resume=True, may_grow=("steps",))
     with alone(given.out):
         save(given)  # runs that do not belong together are refused now, not after hours
         missing = train_all(given, runs, runner)

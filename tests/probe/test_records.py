@@ -110,6 +110,19 @@ def test_the_same_settings_may_go_on_if_told_to(tmp_path: Path):
     assert (tmp_path / "moved" / "config.json").read_bytes() == before
 
 
+def test_a_setting_that_may_grow_is_taken_over_and_never_shrinks(tmp_path: Path):
+    open_run(tmp_path / "r", {"steps": 5, "seed": 0}, resume=False)
+    open_run(tmp_path / "r", {"steps": 8, "seed": 0}, resume=True, may_grow=("steps",))
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["settings"]["steps"] == 8
+    with pytest.raises(RunError, match=r"other values of \['steps'\]"):
+        open_run(tmp_path / "r", {"steps": 5, "seed": 0}, resume=True, may_grow=("steps",))
+    with pytest.raises(RunError, match="add --resume"):
+        open_run(tmp_path / "r", {"steps": 9, "seed": 0}, resume=False, may_grow=("steps",))
+    with pytest.raises(RunError, match=r"other values of \['seed'\]"):
+        open_run(tmp_path / "r", {"steps": 9, "seed": 1}, resume=True, may_grow=("steps",))
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["settings"]["steps"] == 8
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_other_settings_are_refused_by_name(tmp_path: Path, resume: bool):
     open_run(tmp_path / "r", {"steps": 5, "seed": 0, "gone": 1, "same": "x"}, resume=False)

@@ -16,7 +16,7 @@ from probe.models import load_model
 from probe.models.cat3d import load_unet
 from probe.protocols import PROTOCOLS, thresholds
 from train import cameo, monitor
-from train.cameo import Command, cli, layers_of, selected_layer
+from train.cameo import Command, can_grow, cli, layers_of, selected_layer
 from train.settings import Settings
 
 QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
@@ -72,6 +72,7 @@ def test_a_finished_run_is_refused_without_resume_and_another_setting_always(
     for changed, expected in (
         (("--layer", "10,12"), "add --resume"),
         (("--layer", "10", "--resume"), "made with other values"),
+        (("--layer", "10,12", "--resume", "--steps", "3"), "other values of ['steps']"),
     ):
         with pytest.raises(SystemExit) as stop:
             cli([*QUICK, *FEW, *changed, "--out", str(finished)])
@@ -79,6 +80,19 @@ def test_a_finished_run_is_refused_without_resume_and_another_setting_always(
         assert stop.value.code == 2
         assert error.count("\n") == 1
         assert expected in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"schedule": "cosine"}, False),
+        ({"weight_schedule": "linear"}, False),
+        ({"weight_schedule": "off", "weight_until": 9}, True),
+    ],
+)
+def test_a_run_may_grow_unless_the_number_of_steps_schedules_something(changes: dict, expected: bool):
+    assert can_grow(Command(**changes)) is expected
 
 
 def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):

@@ -131,6 +131,13 @@ def test_resuming_gives_the_bits_of_the_unbroken_run(tmp_path: Path, kind: dict)
         assert rows[1][-1] == rows[0][-1]
 
 
+def test_more_steps_continue_a_finished_run_to_the_bits_of_a_longer_one(tmp_path: Path):
+    longer = run(tmp_path / "longer", steps=4, supervised=True)
+    run(tmp_path / "grown", steps=2, supervised=True)
+    grown = run(tmp_path / "grown", steps=4, supervised=True, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(longer), weights(grown), strict=True))
+
+
 def test_a_checkpoint_that_was_not_finished_is_not_resumed_from(tmp_path: Path):
     run(tmp_path, steps=2)
     (tmp_path / "checkpoints" / "step-000003.part").mkdir()

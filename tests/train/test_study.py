@@ -431,6 +431,7 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         assert (asked.seed, asked.steps, asked.resume, asked.report) == (4, 30, True, False)
         assert asked.out.name == f"{variant}-seed4"
         found[variant] = (asked.layer, asked.mixing, asked.truth, asked.control, asked.objective)
+        assert asked.weight == (0.5 if variant in ("repa-dsift", "geometry") else 0.02)
     assert found == {
         "plain": ("none", "mlp", "cycle", "none", "cameo"),
         "cameo": ("11", "mlp", "cycle", "none", "cameo"),
@@ -481,10 +482,19 @@ def test_a_layer_within_views_is_refused_before_anything_is_written(small, monke
 
 def test_a_folder_refuses_other_settings_and_a_second_study(small):
     main(small(seeds="0"), FakeTrainer())
-    with pytest.raises(ValueError, match=r"other values of \['steps'\]"):
-        main(small(seeds="0", steps=40), FakeTrainer())
+    with pytest.raises(ValueError, match=r"other values of \['batch_size'\]"):
+        main(small(seeds="0", batch_size=4), FakeTrainer())
     with study.alone(small().out), pytest.raises(ValueError, match="another study, or a run it left behind, works in"):
         main(small(seeds="0"), FakeTrainer())
+
+
+def test_more_steps_continue_finished_runs(small):
+    main(small(seeds="0", variants="plain"), FakeTrainer())
+    longer = FakeTrainer(silent=["plain-seed0"])
+    with pytest.raises(SystemExit):  # this trainer trains nothing, so the run stays behind
+        main(small(seeds="0", variants="plain", steps=40), longer)
+    assert longer.names == ["plain-seed0"]
+    assert {"--resume", "40"} <= set(longer.calls[0])
 
 
 def test_a_real_process_gives_its_exit_code_and_last_words():
