@@ -272,14 +272,7 @@ def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
     table, layers = run.emergence, training.shown_layers(run)
     if table is None or table["step"].nunique() < 2:
         return ()
-    who = "the supervised" if set(layers) & set(run.supervised) else "the best at the last probe,"
-    who = f"{who} {training_words.layer_words(run, layers)}"
-    caption = (
-        "The share of query points of generated views for which a layer's strongest attention in a reference view "
-        f"lies at the corresponding point. In colour: {who}; grey: the other 3D layers; bands: "
-        f"95{wording.NBSP}% intervals over scenes; dotted: a uniform guess on the grid of layer {layers[0]}. Coarser "
-        "grids have another chance level: see the table."
-    )
+    caption = training_words.emergence_caption(run, table, layers)
     last = table[(table["step"] == table["step"].max()) & table["layer"].isin(layers)]
     told = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
     svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {told}")

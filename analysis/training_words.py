@@ -49,6 +49,19 @@ def model_words(run: TrainingRun) -> str:
     return f"{name.removesuffix(':random')}, from random weights," if name.endswith(":random") else name
 
 
+def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[int]) -> str:
+    """Say how to read the curves of precision over iterations."""
+    who = "the supervised" if set(layers) & set(run.supervised) else "the best at the last probe,"
+    scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else []
+    probed = f"Always probed on the scenes \u201c{', '.join(scenes)}\u201d. " if scenes else ""
+    return (
+        "The share of query points of generated views for which a layer's strongest attention in a reference view "
+        f"lies at the corresponding point. {probed}In colour: {who} {layer_words(run, layers)}; grey: the other 3D "
+        f"layers; bands: 95{NBSP}% intervals over scenes; dotted: a uniform guess on the grid of layer {layers[0]}. "
+        "Coarser grids have another chance level: see the table."
+    )
+
+
 def scenes_words(run: TrainingRun) -> str:
     """Name what was trained on: "plain scenes", or "the recording FOLDER"."""
     kind, _, root = str(run.settings.get("scenes", "unnamed")).partition(":")

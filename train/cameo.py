@@ -17,12 +17,12 @@ from probe.models import fresh_tiny, load_model
 from probe.models.denoising import MultiViewModel
 from probe.records import environment, open_run, write_json
 from probe.seeds import derive
-from train.alignment import Target
 from train.batches import open_scenes
 from train.loop import Rhythm, Trainer, start, train
 from train.mixing import Mixing
 from train.monitor import Held, evaluate, follow_precision, hold_out
 from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
+from train.pair_weights import Target
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 
 PROG = "python -m train.cameo"

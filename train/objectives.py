@@ -24,8 +24,9 @@ from probe.correspondence import TokenMatches, match_tokens, token_points, visib
 from probe.layers import Layer
 from probe.metrics import scene_size
 from probe.views import Views
-from train.alignment import CorrespondenceAlignment, Target
+from train.alignment import CorrespondenceAlignment
 from train.mixing import Mixing
+from train.pair_weights import Target
 
 Truth = Literal["cycle", "visible", "gated"]
 Control = Literal["none", "shuffled"]

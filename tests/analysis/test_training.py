@@ -42,7 +42,7 @@ def logged(step: int) -> dict[str, Any]:
 def probed(step: int) -> list[dict[str, Any]]:
     sides = {2: ("8x8", 0.1, 0.12), 10: ("16x16", 0.02, 0.5)}
     return [
-        {"step": step, "layer": layer, "layer_name": NAME, "grid": grid, "value": value * step / 40,
+        {"step": step, "scenes": "shapes", "layer": layer, "layer_name": NAME, "grid": grid, "value": value * step / 40,
          "low": 0.9 * value * step / 40, "high": 1.1 * value * step / 40, "chance": chance}
         for layer, (grid, chance, value) in sides.items()
     ]  # fmt: skip
@@ -138,6 +138,10 @@ def test_sections_and_figures_stand_in_order(page: str):
     assert reader.sections == ["answer", "quality", "samples", "precision", "readout", "tradeoff", "loss", "cost",
                                "evaluations", "method"]  # fmt: skip
     assert reader.drawn == [f"figure-{n}" for n in ("quality", "emergence", "readout", "tradeoff", "loss", "cost")]
+
+
+def test_the_curve_of_precision_names_the_scenes_it_was_measured_on(page: str):
+    assert "Always probed on the scenes \u201cshapes\u201d." in page
 
 
 def test_each_figure_has_its_table_and_the_command(page: str, folder: Path):

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from probe.correspondence import TokenMatches, match_tokens
 from train import alignment
-from train.alignment import MIXINGS, TARGETS, CorrespondenceAlignment, pair_weights, readout_matches
+from train.alignment import MIXINGS, CorrespondenceAlignment, readout_matches
+from train.pair_weights import TARGETS, pair_weights
 
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
