@@ -346,6 +346,17 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path):
     assert any("objective.losses" in name and float(grad.abs().max()) > 0 for name, grad in gradients[0].items())
 
 
+def test_a_loop_of_ones_own_supervises_a_network_whose_weights_are_shared_out():
+    program, losses = str(Path(__file__).parent / "sharded.py"), []
+    for count, how in (("1", "whole"), ("2", "shared")):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+        done = subprocess.run([*launch, program, how], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        losses.append([float(line.split()[-1]) for line in done.stdout.splitlines()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][2] < losses[0][0]
+
+
 def test_recomputing_activations_changes_no_gradient_of_a_supervised_step():
     gradients = []
     for recompute in (False, True):
