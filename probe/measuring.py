@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,10 +52,10 @@ def timestep_indexes(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def scene_noise(model: MultiViewModel, views: Views, seed: int, index: int) -> Float[Tensor, "1 f 3 size size"]:
+def scene_noise(model: MultiViewModel, views: Views, seed: int, index: int) -> Float[Tensor, "1 f c h w"]:
     """Draw the noise of one scene: the same for every model, timestep and checkpoint."""
     generator = torch.Generator().manual_seed(derive("noise", seed, index))
-    return torch.randn(1, views.count, 3, model.size, model.size, generator=generator)
+    return torch.randn(model.latent_shape(1, views.count), generator=generator)
 
 
 def truths_of(views: Views, layers: Sequence[Layer]) -> Truths:
@@ -83,7 +84,7 @@ def denoise_and_listen(
     views: Views,
     layers: Sequence[Layer],
     t: int,
-    noise: Float[Tensor, "1 f 3 size size"],
+    noise: Float[Tensor, "1 f c h w"],
     listen: Callable[[Layer, Call], None],
 ) -> None:
     """Run one denoising step on a scene and hand every chosen layer's call to ``listen``."""
@@ -91,14 +92,20 @@ def denoise_and_listen(
     small = resize(views, model.size, model.size).to(model.alpha_bar.device)
     index = torch.tensor([t], device=model.alpha_bar.device)
     tap = AttentionTap(model.network, list(layers), on_call=lambda call: listen(by_key[call.name, call.nth], call))
-    with torch.no_grad(), model.network.register_forward_pre_hook(_in_own_precision), tap:
+    with torch.no_grad(), model.network.register_forward_pre_hook(_in_own_precision, with_kwargs=True), tap:
         predict(model, small, index, noise.to(model.alpha_bar.device))
 
 
-def _in_own_precision(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _in_own_precision(
+    network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Hand a network of lower precision its inputs in it; they are made in float32."""
     dtype = next(network.parameters()).dtype
-    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+    def own(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    return tuple(own(x) for x in args), {name: own(x) for name, x in kwargs.items()}
 
 
 def measure_layers(
@@ -109,7 +116,7 @@ def measure_layers(
     timesteps: Sequence[int],
     protocol: Protocol,
     thresholds: tuple[Threshold, ...],
-    noise: Float[Tensor, "1 f 3 size size"],
+    noise: Float[Tensor, "1 f c h w"],
 ) -> pd.DataFrame:
     """Score all layers of a model on one scene, at every timestep with the same noise."""
     pairs, rows = scene_pairs(views), list[Rows]()
@@ -163,7 +170,7 @@ def example_matches(
     truths: Truths,
     t: int,
     protocol: Protocol,
-    noise: Float[Tensor, "1 f 3 size size"],
+    noise: Float[Tensor, "1 f c h w"],
 ) -> pd.DataFrame:
     """List where every token of the last view goes in view 0, layer by layer, for the pictures.
 

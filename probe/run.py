@@ -31,7 +31,7 @@ from probe.measuring import (
 )
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
-from probe.models.denoising import MultiViewModel
+from probe.models.denoising import MultiViewModel, place
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
@@ -147,7 +147,7 @@ class Plan:
         baselines = _baselines(settings.baselines)
         groups = _groups(settings)
         device, dtype = _device(settings.device), getattr(torch, settings.dtype)
-        model = _placed(load_model(settings.model), device, dtype)
+        model = place(load_model(settings.model), device, dtype)
         layers = select_layers(find_layers(model.network), settings.layers)
         request = Request(
             groups=groups,
@@ -166,7 +166,7 @@ class Plan:
             protocol=protocol,
             timesteps=timesteps,
             baselines=baselines,
-            random=_placed(randomised(model, settings.seed), device, dtype) if "random" in baselines else None,
+            random=place(randomised(model, settings.seed), device, dtype) if "random" in baselines else None,
             record=_record(settings, timesteps),
         )
 
@@ -220,11 +220,6 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _placed(model: MultiViewModel, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
-    torch.nn.Module.to(model.network, device, dtype)  # diffusers' own warns of modules to keep in float32, even of none
-    return replace(model, alpha_bar=model.alpha_bar.to(device))
 
 
 def measure(plan: Plan, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -27,7 +27,7 @@ class Batch:
 
     views: Views
     t: Int[Tensor, " b"]
-    noise: Float[Tensor, "b f 3 h w"]
+    noise: Float[Tensor, "b f c h w"]
     keep_cameras: Float[Tensor, " b"]
 
     def scenes(self, chosen: slice) -> "Batch":
@@ -140,7 +140,7 @@ def draw_step(
     views = draw(settings, model, generator, count, n_ref, widest=widest, only=only)
     views = views.reorder(view_order(settings, step), n_ref)
     t = shift_timesteps(torch.rand(count, generator=generator), settings.timestep_shift)
-    noise = torch.randn((count, *views.image.shape[1:]), generator=generator)
+    noise = torch.randn(model.latent_shape(count, views.count), generator=generator)
     keep = (torch.rand(count, generator=generator) >= settings.camera_dropout).float()
     t, noise, keep = (x[only].to(model.alpha_bar.device) for x in (t, noise, keep))
     return Batch(views=views, t=t, noise=noise, keep_cameras=keep)

@@ -14,7 +14,7 @@ from probe import command
 from probe.emergence import Watch
 from probe.layers import Layer, find_layers, select_layers
 from probe.models import fresh_tiny, load_model
-from probe.models.denoising import MultiViewModel
+from probe.models.denoising import MultiViewModel, place
 from probe.records import environment, open_run, write_json
 from probe.seeds import derive
 from train.batches import open_scenes
@@ -183,10 +183,11 @@ def _report(out: Path) -> Path:
 
 def _model(given: Command, device: torch.device) -> MultiViewModel:
     model = fresh_tiny(given.seed) if given.model == "cat3d-tiny:random" else load_model(given.model)
-    model.network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = place(model, device)
+    model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if given.gradient_checkpointing:
         model.network.enable_gradient_checkpointing()  # type: ignore[operator]
-    return replace(model, alpha_bar=model.alpha_bar.to(device))
+    return model
 
 
 def objective_of(given: Command, layers: Sequence[Layer]) -> Objective | None:

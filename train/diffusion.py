@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.denoising import OTHERS, MultiViewModel, add_noise, condition, to_latents, velocity
+from probe.models.denoising import MultiViewModel, Prediction, add_noise, target_of
 from probe.views import Views
 
 
@@ -13,10 +13,10 @@ def denoising_error(
     model: MultiViewModel,
     views: Views,
     t: Int[Tensor, " b"],
-    noise: Float[Tensor, "b f 3 h w"],
+    noise: Float[Tensor, "b f c h w"],
     keep_cameras: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Measure the mean squared error of the predicted v over the target views of each scene.
+    """Measure the mean squared error of the prediction over the target views of each scene.
 
     Args:
         model: The denoiser.
@@ -28,18 +28,18 @@ def denoising_error(
     Source:
         arXiv 2512.03045, training protocol (reference/cameo.md section 3): MSE on target views only, v-prediction.
     """
-    clean, level = to_latents(views.image), model.alpha_bar.to(noise)[t]
-    latents = add_noise(clean, noise, level, views.n_ref)
-    inputs = condition(views, ray_scale=model.ray_scale, keep_cameras=keep_cameras)
-    predicted = model.network(latents, t, inputs, torch.full_like(t, OTHERS))
-    error = (predicted - velocity(clean, noise, level))[:, views.n_ref :]
+    with torch.no_grad():
+        clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
+    latents = add_noise(clean, noise, level, model.clean_views(views))
+    predicted = model.denoise(latents, t, model.condition(views, keep_cameras))
+    error = (predicted - target_of(model, clean, noise, level))[:, views.n_ref :]
     return error.square().flatten(1).mean(1)
 
 
 @torch.no_grad()
 def sample_views(
-    model: MultiViewModel, views: Views, noise: Float[Tensor, "b f 3 h w"], *, steps: int = 50, guidance: float = 1.0
-) -> Float[Tensor, "b f 3 h w"]:
+    model: MultiViewModel, views: Views, noise: Float[Tensor, "b f c h w"], *, steps: int = 50, guidance: float = 1.0
+) -> Float[Tensor, "b f 3 H W"]:
     """Draw the target views of each scene from noise, given its references and all cameras.
 
     Deterministic DDIM; after every step the references are clean again. The paper takes 50 steps and a guidance of 2.
@@ -67,19 +67,20 @@ def sample_views(
             f"sample_views: {views.n_ref} of {views.count} views are references, expected 1 to {views.count - 1}; "
             "choose another n_ref"
         )
-    scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps)
-    clean = to_latents(views.image)
+    scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps, model.prediction)
+    clean = model.encode(views.image)
     latents = torch.cat([clean[:, : views.n_ref], noise[:, views.n_ref :]], dim=1)
     for index, t in zip(scheduler.timesteps.tolist(), timesteps.tolist(), strict=True):
-        v = guided_velocity(model, views, latents, t, guidance)
-        latents = scheduler.step(v, index, latents, return_dict=False)[0]
+        predicted = guided_prediction(model, views, latents, t, guidance)
+        latents = scheduler.step(predicted, index, latents, return_dict=False)[0]
         latents = torch.cat([clean[:, : views.n_ref], latents[:, views.n_ref :]], dim=1)
-    drawn = ((latents + 1) / 2).clamp(0, 1)
-    return torch.cat([views.image[:, : views.n_ref], drawn[:, views.n_ref :]], dim=1)
+    return torch.cat([views.image[:, : views.n_ref], model.decode(latents)[:, views.n_ref :]], dim=1)
 
 
-def ddim_scheduler(alpha_bar: Float[Tensor, " all"], steps: int) -> tuple[DDIMScheduler, Int[Tensor, " {steps}"]]:
-    """Build the stock DDIM scheduler over the trailing timesteps of a schedule, for v-prediction.
+def ddim_scheduler(
+    alpha_bar: Float[Tensor, " all"], steps: int, prediction: Prediction = "v_prediction"
+) -> tuple[DDIMScheduler, Int[Tensor, " {steps}"]]:
+    """Build the stock DDIM scheduler over the trailing timesteps of a schedule.
 
     The stock scheduler takes every timestep's predecessor to be ``all // steps`` below it, which misses the next one
     wherever ``steps`` does not divide ``all``. So it is given the schedule of the chosen timesteps alone, on which each
@@ -88,6 +89,7 @@ def ddim_scheduler(alpha_bar: Float[Tensor, " all"], steps: int) -> tuple[DDIMSc
     Args:
         alpha_bar: Share of signal variance left at each timestep index; 0 at the last one (zero terminal SNR).
         steps: Timesteps to visit, first the last index.
+        prediction: What the network predicts.
 
     Returns:
         The scheduler, to be stepped through its own ``timesteps``; and the schedule's index at each step, descending.
@@ -100,16 +102,16 @@ def ddim_scheduler(alpha_bar: Float[Tensor, " all"], steps: int) -> tuple[DDIMSc
     spacing = DDIMScheduler(num_train_timesteps=len(alpha_bar), timestep_spacing="trailing")
     spacing.set_timesteps(steps)
     timesteps = spacing.timesteps[:steps]  # rounding gives one too many for 61 of 1000, among others
-    scheduler = DDIMScheduler(num_train_timesteps=steps, prediction_type="v_prediction", clip_sample=False)
+    scheduler = DDIMScheduler(num_train_timesteps=steps, prediction_type=prediction, clip_sample=False)
     scheduler.alphas_cumprod = alpha_bar[timesteps.flip(0).to(alpha_bar.device)]
     scheduler.set_timesteps(steps)
     return scheduler, timesteps
 
 
-def guided_velocity(
-    model: MultiViewModel, views: Views, latents: Float[Tensor, "b f 3 h w"], t: int, guidance: float = 1.0
-) -> Float[Tensor, "b f 3 h w"]:
-    """Predict v, moved away from the prediction without cameras: blind + guidance (seeing - blind).
+def guided_prediction(
+    model: MultiViewModel, views: Views, latents: Float[Tensor, "b f c h w"], t: int, guidance: float = 1.0
+) -> Float[Tensor, "b f c h w"]:
+    """Predict v or the noise, moved away from the prediction without cameras: blind + guidance (seeing - blind).
 
     Args:
         model: The denoiser.
@@ -122,17 +124,16 @@ def guided_velocity(
         Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (reference/formats.md
         A1.5). Linear in the prediction, so guiding v is guiding the noise or the clean image.
     """
-    seeing = _velocity(model, views, latents, t, keep=1.0)
+    seeing = _predict(model, views, latents, t, keep=1.0)
     if guidance == 1:
         return seeing
-    blind = _velocity(model, views, latents, t, keep=0.0)
+    blind = _predict(model, views, latents, t, keep=0.0)
     return blind + guidance * (seeing - blind)
 
 
-def _velocity(
-    model: MultiViewModel, views: Views, latents: Float[Tensor, "b f 3 h w"], t: int, keep: float
-) -> Float[Tensor, "b f 3 h w"]:
+def _predict(
+    model: MultiViewModel, views: Views, latents: Float[Tensor, "b f c h w"], t: int, keep: float
+) -> Float[Tensor, "b f c h w"]:
     scenes = len(latents)
     index = torch.full((scenes,), t, device=latents.device)
-    inputs = condition(views, ray_scale=model.ray_scale, keep_cameras=latents.new_full((scenes,), keep))
-    return model.network(latents, index, inputs, torch.full_like(index, OTHERS))
+    return model.denoise(latents, index, model.condition(views, latents.new_full((scenes,), keep)))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from probe import command
 from probe.models import load_model
-from probe.models.denoising import MultiViewModel
+from probe.models.denoising import MultiViewModel, place
 from probe.records import open_run, write
 from probe.scenes import Request, SceneList, open_scenes
 from probe.seeds import derive
@@ -138,7 +138,6 @@ class Plan:
         device = _device(settings.device)
         model = load_model(settings.model)
         _check_numbers(settings, len(model.alpha_bar))
-        model.network.to(device)
         request = Request(groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed)
         scenes = open_scenes(settings.scenes, request)
         scenes.load(0)
@@ -146,7 +145,7 @@ class Plan:
         absent += [absence(f"FID/KID by {name}", EXTRACTORS[name]) for name in extractors]
         notes = [scenes.note, *absent, _untrained_guidance(model, settings.guidance)]
         return cls(
-            model=replace(model, alpha_bar=model.alpha_bar.to(device)),
+            model=place(model, device),
             scenes=scenes,
             references=references,
             extractors=extractors,
@@ -224,9 +223,8 @@ def measure(plan: Plan, settings: Settings, parts: Path) -> None:
 
 
 def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, n_ref: int) -> Quality:
-    size = plan.model.size
     generator = torch.Generator().manual_seed(derive("noise", settings.seed, index))
-    noise = torch.randn(1, views.count, 3, size, size, generator=generator)
+    noise = torch.randn(plan.model.latent_shape(1, views.count), generator=generator)
     how = {"steps": settings.sampling_steps, "guidance": settings.guidance}
     return evaluate_quality(plan.model, replace(views, n_ref=n_ref), noise, **how, lpips=plan.lpips)  # type: ignore[arg-type]
 

@@ -80,7 +80,7 @@ def validate(settings: Settings, model: MultiViewModel, draw: Draw = draw_batch)
     """Measure the denoising error on held-out scenes, at fixed timesteps and over their mean."""
     generator = torch.Generator().manual_seed(derive("validation"))
     views = draw(settings, model, generator, settings.validation_scenes, n_ref=1)
-    noise = torch.randn(views.image.shape, generator=generator).to(views.image)
+    noise = torch.randn(model.latent_shape(len(views.image), views.count), generator=generator).to(views.image)
     row = {}
     for t in VALIDATION_TIMESTEPS:
         index = torch.full((settings.validation_scenes,), t, device=views.image.device)

@@ -50,7 +50,7 @@ def hold_out(
     """Draw the held-out scenes: one reference, rotations as the settings say."""
     generator = torch.Generator().manual_seed(derive("held out"))
     views = draw(settings, model, generator, scenes, n_ref=1)
-    noise = torch.randn(views.image.shape, generator=generator).to(views.image)
+    noise = torch.randn(model.latent_shape(scenes, views.count), generator=generator).to(views.image)
     views = replace(views, names=tuple(f"held-out-{number:03d}" for number in range(scenes)))
     return Held(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw)
 

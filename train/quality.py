@@ -182,7 +182,7 @@ class Quality:
 def evaluate_quality(
     model: MultiViewModel,
     views: Views,
-    noise: Float[Tensor, "b f 3 size size"],
+    noise: Float[Tensor, "b f c h w"],
     *,
     steps: int = 50,
     guidance: float = 1.0,
@@ -193,7 +193,7 @@ def evaluate_quality(
     Args:
         model: The denoiser.
         views: The views, with names and point maps, at any size; the model is shown, and judged at, its own.
-        noise: Standard normal, at the model's size.
+        noise: Standard normal, of the shape of the model's latents.
         steps: Of DDIM.
         guidance: On the cameras; 1 is none.
         lpips: From :func:`load_lpips`; None leaves LPIPS NaN.

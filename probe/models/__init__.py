@@ -86,8 +86,9 @@ def _model(name: str, unet: MultiViewUNet, card: dict[str, object]) -> MultiView
 
 def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:
     """Give the same network with random weights: what its wiring alone finds."""
-    network = _seeded(settings_of(dict(model.network.config)), seed)  # type: ignore[arg-type]
-    return _model(model.name + RANDOM, network, {"weights": f"random, seed {seed}"})
+    network = model.fresh(seed).eval().requires_grad_(False)
+    card: dict[str, object] = {"weights": f"random, seed {seed}"}
+    return replace(model, name=model.name + RANDOM, network=network, card=card, folder=None)
 
 
 def _seeded(config: Mapping[str, Any], seed: int) -> MultiViewUNet:

@@ -1,10 +1,12 @@
 """One denoising step of a multi-view model: schedule, inputs, noise. Pure functions of tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.configuration_utils import ConfigMixin
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,15 +18,29 @@ STEPS = 1000
 OTHERS = 2  # index of the domain "others"
 
 
+Inputs = dict[str, Tensor]
+"""What a network is told of a batch besides latents and time."""
+Prediction = Literal["v_prediction", "epsilon"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MultiViewModel:
-    """Hold a denoiser with what its inputs need.
+    """Hold a denoiser with what its inputs need. A model of one's own overrides those of six methods that differ.
+
+    encode, decode (images to latents and back), condition (cameras and masks), denoise (call the network), probe_inputs
+    (small inputs, to recognise layers by) and fresh (random weights). Their defaults are those of a pixel-space network
+    called as ``network(latents, t, inputs, domain)``, with mask and rays as inputs.
 
     Attributes:
         name: As given on the command line.
-        network: Called as ``network(latents, t, inputs, domain)``; predicts v.
+        network: The denoiser.
         alpha_bar: Share of signal variance left at each timestep index.
         size: Side of the images the network sees, in pixels.
+        channels: Of the latents.
+        stride: Pixels per latent, along a side.
+        prediction: What the network predicts: v, or the noise ("epsilon").
+        clean_references: Whether references enter without noise; else all views are noised alike.
+        default_layer: Index of the layer that training supervises unless told otherwise.
         ray_scale: World units that make one unit of the rays' moment.
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
@@ -34,9 +50,88 @@ class MultiViewModel:
     network: nn.Module
     alpha_bar: Float[Tensor, " steps"]
     size: int
+    channels: int = 3
+    stride: int = 1
+    prediction: Prediction = "v_prediction"
+    clean_references: bool = True
+    default_layer: int = 10
     ray_scale: float = 2.0
     card: dict[str, object] | None = None
     folder: Path | None = None
+
+    def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:
+        """Turn colours in [0, 1] into latents."""
+        return to_latents(image)
+
+    def decode(self, latents: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f 3 H W"]:
+        """Turn latents into colours in [0, 1]."""
+        return ((latents + 1) / 2).clamp(0, 1)
+
+    def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
+        """Give what the network is told of cameras and references, in its own conventions.
+
+        Args:
+            views: The views, at the size the network sees.
+            keep_cameras: 1 keeps a scene's cameras, 0 blanks them (guidance); None keeps all.
+        """
+        inputs = condition(views, ray_scale=self.ray_scale, keep_cameras=keep_cameras)
+        domain = torch.full((len(inputs),), OTHERS, dtype=torch.long, device=inputs.device)
+        return {"inputs": inputs, "domain": domain}
+
+    def denoise(
+        self, latents: Float[Tensor, "b f c h w"], t: Int[Tensor, " b"], inputs: Inputs
+    ) -> Float[Tensor, "b f c h w"]:
+        """Call the network on latents at timestep index ``t``, with what :meth:`condition` gave."""
+        return self.network(latents, t, **inputs)
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        """Make keyword arguments of the network's forward, to recognise layers by (:func:`probe.layers.find_layers`).
+
+        Args:
+            views: Number of views.
+            scale: Side of the smallest token grid; None for the native size.
+        """
+        return self.network.probe_inputs(views, scale)  # type: ignore[operator]
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Give the same network with random weights, drawn by a seed without touching the caller's random state.
+
+        Raises:
+            ValueError: If the network is not of diffusers' kind, which can be built again from its configuration.
+        """
+        if not isinstance(self.network, ConfigMixin):
+            raise ValueError(
+                f"{self.name}: {type(self.network).__name__} cannot be built again with random weights; "
+                "override fresh(seed), or leave the baseline random out"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return type(self.network).from_config(self.network.config)
+
+    def latent_shape(self, scenes: int, views: int) -> tuple[int, int, int, int, int]:
+        """Give the shape of the latents, and so of the noise, of a batch."""
+        side = self.size // self.stride
+        return scenes, views, self.channels, side, side
+
+    def clean_views(self, views: Views) -> int:
+        """Count the views, from the first, that enter without noise."""
+        return views.n_ref if self.clean_references else 0
+
+
+ModelKind = TypeVar("ModelKind", bound=MultiViewModel)
+
+
+def place(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
+    """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
+    moved: dict[str, object] = {}
+    for field in fields(model):
+        value = getattr(model, field.name)
+        if isinstance(value, nn.Module):
+            # diffusers' own method warns of modules to keep in float32, even of none
+            moved[field.name] = nn.Module.to(value, device, dtype if field.name == "network" else None)
+        elif isinstance(value, Tensor):
+            moved[field.name] = value.to(device)
+    return replace(model, **moved)  # type: ignore[arg-type]
 
 
 def cameo_betas() -> Float[Tensor, " steps"]:
@@ -113,11 +208,19 @@ def velocity(
     return level.sqrt() * noise - (1 - level).sqrt() * clean
 
 
+def target_of(
+    model: MultiViewModel,
+    clean: Float[Tensor, "b f c h w"],
+    noise: Float[Tensor, "b f c h w"],
+    alpha_bar: Float[Tensor, " b"],
+) -> Float[Tensor, "b f c h w"]:
+    """Give what the network should predict: v, or the noise."""
+    return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
+
+
 def predict(
-    model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f 3 h w"]
-) -> Float[Tensor, "b f 3 h w"]:
+    model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f c h w"]
+) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
-    latents = add_noise(to_latents(views.image), noise, model.alpha_bar.to(noise)[t], views.n_ref)
-    inputs = condition(views, ray_scale=model.ray_scale)
-    domain = torch.full_like(t, OTHERS)
-    return model.network(latents, t, inputs, domain)
+    clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
+    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, model.condition(views))

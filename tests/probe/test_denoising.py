@@ -169,8 +169,8 @@ def test_to_latents_known():
 class Echo(nn.Module):
     """A network that keeps what it was given and answers with its latents."""
 
-    def forward(self, *given: Tensor) -> Float[Tensor, "b f 3 h w"]:
-        self.given = given
+    def forward(self, latents: Tensor, t: Tensor, inputs: Tensor, domain: Tensor) -> Float[Tensor, "b f 3 h w"]:
+        given = self.given = (latents, t, inputs, domain)
         return given[0]
 
 

@@ -20,7 +20,7 @@ from probe.models.denoising import (
 )
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
-from train.diffusion import ddim_scheduler, guided_velocity, sample_views
+from train.diffusion import ddim_scheduler, guided_prediction, sample_views
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 SCHEDULES = {"pixel": pixel_scheduler, "cameo": cameo_scheduler}
@@ -58,7 +58,8 @@ class Listener(nn.Module):
         super().__init__()
         self.calls: list[tuple[Tensor, ...]] = []
 
-    def forward(self, *given):
+    def forward(self, latents, t, inputs, domain):
+        given = (latents, t, inputs, domain)
         self.calls.append(given)
         latents, t, inputs, _ = given
         return 0.5 * latents.sin() + 0.1 * inputs[:, :, 1:4] + 0.2 * t[0] / STEPS + 0.1 * latents.mean()
@@ -190,14 +191,14 @@ def test_guidance_asks_once_more_with_blank_rays_and_the_same_mask():
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.0, 7.5])
-def test_guided_velocity_known(weight: float):
+def test_guided_prediction_known(weight: float):
     class Rays(nn.Module):
         def forward(self, latents, t, inputs, domain):
             return 3.0 + inputs[:, :, 1:4]  # 3 without cameras
 
     views = photograph()
     rays = condition(views, ray_scale=2.0)[:, :, 1:4]
-    v = guided_velocity(model_of(Rays()), views, noise_like(views), 500, weight)
+    v = guided_prediction(model_of(Rays()), views, noise_like(views), 500, weight)
     torch.testing.assert_close(v, 3.0 + weight * rays, **CLOSE)
 
 
