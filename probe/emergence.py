@@ -8,11 +8,11 @@ import tyro
 from tqdm import tqdm
 
 from probe import command
-from probe.layers import find_layers, select_layers
+from probe.layers import select_layers
 from probe.measuring import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
 from probe.metrics import Threshold
 from probe.models import load_model
-from probe.models.denoising import MultiViewModel
+from probe.models.denoising import MultiViewModel, model_layers
 from probe.protocols import PROTOCOLS, thresholds
 from probe.records import ALL_HEADS, UNIFORM, summarise, write
 from probe.scenes import Request, SceneList, open_scenes
@@ -73,7 +73,7 @@ def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame
     Raises:
         ValueError: If timesteps or metric are unknown.
     """
-    protocol, layers = PROTOCOLS["attention-v1"], select_layers(find_layers(model.network), "3d")
+    protocol, layers = PROTOCOLS["attention-v1"], select_layers(model_layers(model), "3d")
     scenes, frames = _scenes(watch), []
     for index in range(len(scenes.names)):
         views, _ = scenes.load(index)

@@ -126,7 +126,11 @@ class _Run(NamedTuple):
 
 
 def find_layers(
-    model: nn.Module, make_inputs: MakeInputs | None = None, *, aspect: tuple[int, int] | None = None
+    model: nn.Module,
+    make_inputs: MakeInputs | None = None,
+    *,
+    aspect: tuple[int, int] | None = None,
+    native: bool = False,
 ) -> list[Layer]:
     """Find a model's attention calls, tell which are 3D, and number them.
 
@@ -139,6 +143,7 @@ def find_layers(
         make_inputs: ``make_inputs(views, scale)`` gives keyword arguments of the model's forward for a token grid whose
             side is ``scale`` (1 or 2) times that of the smallest allowed one. Left out, the model's own method
             ``probe_inputs(views, scale)`` is used, which also answers ``scale=None`` with inputs of native size.
+        native: Whether ``make_inputs`` answers ``scale=None`` too.
         aspect: Rows and columns that the token grids are proportional to; left out, it is read off the shape of the
             image-like inputs.
 
@@ -150,7 +155,8 @@ def find_layers(
         RuntimeError: If the model calls no fused attention.
     """
     make = make_inputs or _own_inputs(model)
-    settings: dict[str, tuple[int, int | None]] = {} if make_inputs else {"native": (BASE_VIEWS, None)}
+    told = native or make_inputs is None
+    settings: dict[str, tuple[int, int | None]] = {"native": (BASE_VIEWS, None)} if told else {}
     settings |= {"more_views": (MORE_VIEWS, 1), "bigger": (BASE_VIEWS, 2), "base": (BASE_VIEWS, 1)}
     inputs: dict[str, Mapping[str, Any]] = {}
     sizes: dict[str, dict[_Key, _Sizes]] = {}

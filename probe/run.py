@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from probe import command
 from probe.baselines import BASELINES
-from probe.layers import Layer, find_layers, select_layers
+from probe.layers import Layer, select_layers
 from probe.measuring import (
     cameras_only,
     example_matches,
@@ -31,7 +31,8 @@ from probe.measuring import (
 )
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
-from probe.models.denoising import MultiViewModel, place
+from probe.models.denoising import MultiViewModel, model_layers, place
+from probe.models.files import Loading
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
@@ -50,8 +51,14 @@ class Settings:
     """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
 
     model: str = "cat3d-tiny"
-    """NAME or NAME:FOLDER of a checkpoint that the suite saved. Names: cat3d-tiny (shipped; cat3d-tiny:random is
-    untrained)."""
+    """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite
+    saved it), cat3d (the release's checkpoints; cat3d:random)."""
+    base: str | None = None
+    """Folder or hub id of the base model whose autoencoder is used, where --model has one; default the model's usual
+    one."""
+    model_size: int | None = None
+    """Side in pixels of the views that the model sees; default its native size. Half the side, a sixteenth of the
+    attention."""
     scenes: str = "shapes"
     """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
     depth in mm, poses)."""
@@ -147,8 +154,8 @@ class Plan:
         baselines = _baselines(settings.baselines)
         groups = _groups(settings)
         device, dtype = _device(settings.device), getattr(torch, settings.dtype)
-        model = place(load_model(settings.model), device, dtype)
-        layers = select_layers(find_layers(model.network), settings.layers)
+        model = place(load_model(settings.model, Loading(base=settings.base, size=settings.model_size)), device, dtype)
+        layers = select_layers(model_layers(model), settings.layers)
         request = Request(
             groups=groups,
             views=settings.views,

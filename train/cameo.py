@@ -12,9 +12,10 @@ from accelerate import Accelerator
 
 from probe import command
 from probe.emergence import Watch
-from probe.layers import Layer, find_layers, select_layers
+from probe.layers import Layer, select_layers
 from probe.models import fresh_tiny, load_model
-from probe.models.denoising import MultiViewModel, place
+from probe.models.denoising import MultiViewModel, model_layers, place
+from probe.models.files import Loading
 from probe.records import environment, open_run, write_json
 from probe.seeds import derive
 from train.batches import open_scenes
@@ -26,6 +27,7 @@ from train.pair_weights import Target
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 
 PROG = "python -m train.cameo"
+DEFAULT = "default"
 NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints")
 
 
@@ -33,9 +35,9 @@ NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints")
 class Command:
     """Train a multi-view diffusion model with one layer's attention supervised by true matches."""
 
-    layer: str = "10"
-    """3D layers to supervise: indexes by commas; auto takes the layer of --probe's selection.json; random draws one by
-    --seed; none trains on the diffusion objective alone."""
+    layer: str = DEFAULT
+    """3D layers to supervise: indexes by commas; default is the model's own (10, the paper's); auto takes the layer of
+    --probe's selection.json; random draws one by --seed; none trains on the diffusion objective alone."""
     probe: Path = Path("runs/probe")
     """Probe run whose selection.json --layer auto reads."""
     objective: Literal["cameo", Rival] = "cameo"
@@ -60,8 +62,12 @@ class Command:
     control: Control = "none"
     """shuffled gives every scene another scene's matches: supervision that must not help."""
     model: str = "cat3d-tiny:random"
-    """cat3d-tiny:random starts from weights drawn by --seed, cat3d-tiny from the shipped ones, cat3d-tiny:FOLDER from
-    a checkpoint."""
+    """cat3d-tiny:random starts from weights drawn by --seed, cat3d-tiny from the shipped ones, NAME:PATH_OR_HUB_ID from
+    a checkpoint (names as in python -m probe.run)."""
+    base: str | None = None
+    """Folder or hub id of the base model whose autoencoder is used, where --model has one."""
+    model_size: int | None = None
+    """Side in pixels of the views; default the model's native size."""
     scenes: str = "shapes"
     """shapes[:plain|cluttered|repetitive|textureless], procedural; rgbd:FOLDER, a real recording, of whose frames the
     first 70 % are trained on and the last 25 % tested on."""
@@ -130,6 +136,8 @@ def main(given: Command) -> None:
     settings = settings_of(given)
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
     model = _model(given, accelerator.device)
+    if given.layer == DEFAULT:
+        given = replace(given, layer=str(model.default_layer))
     scenes = open_scenes(given.scenes, model.size)
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
@@ -182,11 +190,18 @@ def _report(out: Path) -> Path:
 
 
 def _model(given: Command, device: torch.device) -> MultiViewModel:
-    model = fresh_tiny(given.seed) if given.model == "cat3d-tiny:random" else load_model(given.model)
+    model = fresh_tiny(given.seed) if given.model == "cat3d-tiny:random" else _loaded(given)
     model = place(model, device)
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if given.gradient_checkpointing:
         model.network.enable_gradient_checkpointing()  # type: ignore[operator]
+    return model
+
+
+def _loaded(given: Command) -> MultiViewModel:
+    """Load a checkpoint to be trained: in single precision, which mixed precision keeps its weights in."""
+    model = load_model(given.model, Loading(base=given.base, size=given.model_size))
+    model.network.float()
     return model
 
 
@@ -219,7 +234,7 @@ def layers_of(given: Command, model: MultiViewModel) -> list[Layer]:
     """
     if given.layer == "none":
         return []
-    found = find_layers(model.network)
+    found = model_layers(model)
     if given.layer == "random":
         joint = [layer for layer in found if layer.kind == "3d"]
         return [random.Random(derive("layer", given.seed)).choice(joint)]

@@ -12,19 +12,22 @@ from probe.compat import declare_torchvision_operators
 
 declare_torchvision_operators()  # before the first import of diffusers, which imports torchvision
 
-from probe.models.cat3d import TINY, MultiViewUNet, load_unet, settings_of  # noqa: E402
+from probe.models.cat3d import TINY, load_cat3d, load_unet, settings_of  # noqa: E402
 from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
+from probe.models.files import Loading  # noqa: E402
+from probe.models.unet import MultiViewUNet  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
 RANDOM = ": random weights"
 CAMERAS_ONLY = ": cameras only"
 
 
-def load_tiny(source: str) -> MultiViewModel:
+def load_tiny(source: str, loading: Loading) -> MultiViewModel:
     """Load the small model: the shipped weights, or those of a folder that the suite saved.
 
     Args:
         source: Empty for the shipped weights; "random" for none; else a checkpoint folder.
+        loading: Not used: this model has its own size, and no autoencoder.
 
     Raises:
         ValueError: If the folder holds no checkpoint of this kind.
@@ -60,7 +63,7 @@ def load_folder(folder: Path) -> MultiViewUNet:
             f"{config} describes {values.get('_class_name')!r}, not {MultiViewUNet.__name__}; "
             "give a folder that the suite saved"
         )
-    return load_unet(weights, settings_of(values))
+    return load_unet(weights, settings_of(values)).float()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -98,11 +101,12 @@ def _seeded(config: Mapping[str, Any], seed: int) -> MultiViewUNet:
         return load_unet(None, config)
 
 
-MODELS: dict[str, Callable[[str], MultiViewModel]] = {"cat3d-tiny": load_tiny}
+Loader = Callable[[str, Loading], MultiViewModel]
+MODELS: dict[str, Loader] = {"cat3d-tiny": load_tiny, "cat3d": load_cat3d}
 
 
-def load_model(spec: str) -> MultiViewModel:
-    """Load a model named as on the command line, ``NAME[:PATH]``.
+def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
+    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``.
 
     Raises:
         ValueError: If the name is unknown or its weights cannot be read.
@@ -110,4 +114,4 @@ def load_model(spec: str) -> MultiViewModel:
     name, _, source = spec.partition(":")
     if name not in MODELS:
         raise ValueError(f"--model {name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
-    return MODELS[name](source)
+    return MODELS[name](source, loading or Loading())

