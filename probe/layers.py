@@ -191,7 +191,7 @@ def select_layers(layers: Sequence[Layer], choice: str) -> list[Layer]:
         wanted = [_named(numbered, word) for word in words]
         chosen = [layer for layer in numbered if layer in wanted]
     if not chosen:
-        raise ValueError(f"select_layers: the model has no {choice} layer; its calls are {_summary(layers)}")
+        raise ValueError(f"select_layers: no {choice} layer; its calls are {_summary(layers)}; choose all, or indexes")
     return chosen
 
 

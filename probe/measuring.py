@@ -92,11 +92,11 @@ def denoise_and_listen(
     small = resize(views, model.size, model.size).to(model.alpha_bar.device)
     index = torch.tensor([t], device=model.alpha_bar.device)
     tap = AttentionTap(model.network, list(layers), on_call=lambda call: listen(by_key[call.name, call.nth], call))
-    with torch.no_grad(), model.network.register_forward_pre_hook(_in_own_precision, with_kwargs=True), tap:
+    with torch.no_grad(), model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True), tap:
         predict(model, small, index, noise.to(model.alpha_bar.device))
 
 
-def _in_own_precision(
+def in_own_precision(
     network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Hand a network of lower precision its inputs in it; they are made in float32."""

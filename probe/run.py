@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from tqdm import tqdm
 
-from probe import command
+from probe import command, dry_run
 from probe.baselines import BASELINES
 from probe.layers import Layer, select_layers
 from probe.measuring import (
@@ -32,7 +32,7 @@ from probe.measuring import (
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
 from probe.models.denoising import MultiViewModel, model_layers, place
-from probe.models.files import Loading
+from probe.models.files import META, Loading
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
@@ -52,7 +52,8 @@ class Settings:
 
     model: str = "cat3d-tiny"
     """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite
-    saved it), cat3d (the release's checkpoints; cat3d:random)."""
+    saved it), cat3d (the release's checkpoints; cat3d:random), sd21 (Stable Diffusion's folder or hub id; each view
+    alone), sd21-extended (views joined in every layer), module:package.function (your own)."""
     base: str | None = None
     """Folder or hub id of the base model whose autoencoder is used, where --model has one; default the model's usual
     one."""
@@ -67,8 +68,8 @@ class Settings:
     protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
     """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio
     test."""
-    layers: str = "3d"
-    """3d, all (per-view layers too), or indexes among all self-attentions or names, by commas: 10,12."""
+    layers: str | None = None
+    """3d, all (per-view layers too; the default of models without 3d ones), or indexes among all self-attentions or names, by commas: 10,12."""
     timesteps: str = "100,300,500,700,900"
     """Timestep indexes (0 clean to 999 pure noise), by commas; timesteps.csv tells alpha-bar and SNR of each."""
     pairs: int = 32
@@ -98,11 +99,18 @@ class Settings:
     """Continue the run in --out."""
     report: bool = True
     """Write report.html at the end."""
+    dry_run: bool = False
+    """Load and write nothing: print layers, tokens, memory and an estimate of the time. Takes seconds; minutes for a
+    full-size model on a CPU."""
 
 
 def main(settings: Settings) -> None:
     """Measure, choose the layer, write the run folder, show the table."""
     plan = Plan.make(settings)
+    if settings.dry_run:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        dry_run.show(console, plan, dry_run.estimate(plan, _device(settings.device), EXAMPLES), settings.views)
+        return
     open_run(settings.out, plan.record, resume=settings.resume)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if plan.scenes.note:
@@ -153,9 +161,10 @@ class Plan:
         timesteps = timestep_indexes(settings.timesteps)
         baselines = _baselines(settings.baselines)
         groups = _groups(settings)
-        device, dtype = _device(settings.device), getattr(torch, settings.dtype)
-        model = place(load_model(settings.model, Loading(base=settings.base, size=settings.model_size)), device, dtype)
-        layers = select_layers(model_layers(model), settings.layers)
+        device, dtype = META if settings.dry_run else _device(settings.device), getattr(torch, settings.dtype)
+        loading = Loading(base=settings.base, size=settings.model_size, outline=settings.dry_run)
+        model = place(load_model(settings.model, loading), device, dtype)
+        layers = select_layers(model_layers(model), settings.layers or model.default_layers)
         request = Request(
             groups=groups,
             views=settings.views,
@@ -173,16 +182,21 @@ class Plan:
             protocol=protocol,
             timesteps=timesteps,
             baselines=baselines,
-            random=place(randomised(model, settings.seed), device, dtype) if "random" in baselines else None,
-            record=_record(settings, timesteps),
+            random=_null(model, settings, device, dtype) if "random" in baselines else None,
+            record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps),
         )
+
+
+def _null(model: MultiViewModel, settings: Settings, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
+    """Give the network with random weights; a rehearsal needs none."""
+    return model if settings.dry_run else place(randomised(model, settings.seed), device, dtype)
 
 
 def _record(settings: Settings, timesteps: tuple[int, ...]) -> dict[str, object]:
     """Keep what decides the numbers, as plain values."""
     resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out)}
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
-    return {name: value for name, value in resolved.items() if name not in ("resume", "report")}
+    return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
 
 
 def _baselines(text: str) -> tuple[str, ...]:

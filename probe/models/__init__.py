@@ -13,8 +13,10 @@ from probe.compat import declare_torchvision_operators
 declare_torchvision_operators()  # before the first import of diffusers, which imports torchvision
 
 from probe.models.cat3d import TINY, load_cat3d, load_unet, settings_of  # noqa: E402
+from probe.models.custom import load_custom  # noqa: E402
 from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
 from probe.models.files import Loading  # noqa: E402
+from probe.models.stable_diffusion import load_extended, load_independent  # noqa: E402
 from probe.models.unet import MultiViewUNet  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -102,7 +104,13 @@ def _seeded(config: Mapping[str, Any], seed: int) -> MultiViewUNet:
 
 
 Loader = Callable[[str, Loading], MultiViewModel]
-MODELS: dict[str, Loader] = {"cat3d-tiny": load_tiny, "cat3d": load_cat3d}
+MODELS: dict[str, Loader] = {
+    "cat3d-tiny": load_tiny,
+    "cat3d": load_cat3d,
+    "sd21": load_independent,
+    "sd21-extended": load_extended,
+    "module": load_custom,
+}
 
 
 def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:

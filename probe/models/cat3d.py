@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from probe.geometry import pixel_centres
 from probe.models.denoising import Inputs, cameo_scheduler
 from probe.models.files import Loading, Weights, fill, find_checkpoint, named, read_weights, strip_prefixes
-from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae
+from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.models.unet import SETTINGS, MultiViewUNet
 from probe.views import Views
 
@@ -126,13 +127,14 @@ def infer_settings(weights: Weights) -> dict[str, Any]:
 def _infer(weights: Weights) -> dict[str, Any]:
     levels = _count(weights, "down_blocks.{}.resnets.0.conv1.weight")
     widths = tuple(weights[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(levels))
-    per_head = weights["mid_block.attentions.0.transformer_blocks.0.attn1.norm_q.weight"].shape[0]
+    blocks = [f"down_blocks.{level}" for level in range(levels - 1)] + ["mid_block"]  # the last level has no attention
+    norms = [weights[f"{block}.attentions.0.transformer_blocks.0.attn1.norm_q.weight"] for block in blocks]
     stages = _count(weights, "add_conv_in.conv{}.0.weight", first=1)
     return {
         "in_channels": weights["conv_in.weight"].shape[1],
         "out_channels": weights["conv_out.weight"].shape[0],
         "block_out_channels": widths,
-        "attention_head_dim": tuple(width // per_head for width in widths),
+        "attention_head_dim": tuple(width // norm.shape[0] for width, norm in zip(widths, norms, strict=True)),
         "layers_per_block": _count(weights, "down_blocks.0.resnets.{}.conv1.weight"),
         "encoder_channels": tuple(weights[f"add_conv_in.conv{n}.0.weight"].shape[0] for n in range(1, stages + 1)),
         "encoder_stride": 2 ** (stages - 1),
@@ -208,6 +210,11 @@ def camera_embedding(
 class Cat3d(LatentModel):
     """Hold the full model: latents, the release's cameras, mask 0 for references and 1 for targets."""
 
+    def probe_inputs(self, views: int, scale: int | None = None) -> Inputs:
+        """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
+        deepest = pixels_per_token(self.network.config)
+        return super().probe_inputs(views, self.size // deepest if scale is None else scale)
+
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
         """Give mask and rays; blanked cameras are zeros."""
         rays = camera_embedding(views.intrinsics, views.world_to_cam, *views.size)
@@ -215,6 +222,11 @@ class Cat3d(LatentModel):
             rays = rays * rearrange(keep_cameras, "b -> b 1 1 1 1")
         domain = torch.full((len(rays),), DOMAINS.index("others"), dtype=torch.long, device=rays.device)
         return {"inputs": torch.cat([target_mask(views).to(rays), rays], dim=2), "domain": domain}
+
+
+def pixels_per_token(config: Mapping[str, Any]) -> int:
+    """Give the pixels per token of the deepest level, along a side."""
+    return int(config["encoder_stride"] * 2 ** (len(config["block_out_channels"]) - 1))
 
 
 def target_mask(views: Views) -> Float[Tensor, "b f 1 H W"]:
@@ -235,18 +247,32 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         ValueError: If there are no such weights.
     """
     if source == RANDOM:
-        unet = load_unet(None, SD21)
+        with loading.device:
+            unet = load_unet(None, SD21)
     else:
         path = find_checkpoint(source, CHECKPOINTS)
         config = path.parent / "config.json"
         stored = settings_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
-        weights = own_weights(read_weights(path))
+        weights = own_weights(read_weights(path, loading.device))
         unet = _holding(weights, stored or infer_settings(weights), path)
+    stride = unet.config.encoder_stride
     return Cat3d(
         name=named("cat3d", source),
         network=unet.eval().requires_grad_(False),
         alpha_bar=noise_schedule(),
-        size=loading.size or unet.config.sample_size * unet.config.encoder_stride,
-        stride=unet.config.encoder_stride,
-        vae=load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE)),
+        size=view_size(loading, unet.config.sample_size * stride, multiple=pixels_per_token(unet.config)),
+        channels=unet.config.in_channels,
+        stride=stride,
+        vae=_fitting(load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device), unet),
     )
+
+
+def _fitting(vae: AutoencoderKL, unet: MultiViewUNet) -> AutoencoderKL:
+    """Refuse an autoencoder of other latents than the network's."""
+    found, wanted = (stride_of(vae), vae.config.latent_channels), (unet.config.encoder_stride, unet.config.in_channels)
+    if found != wanted:
+        raise ValueError(
+            f"load_cat3d: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network wants "
+            f"{wanted[0]} and {wanted[1]}; give --base the folder of the network's own base model"
+        )
+    return vae

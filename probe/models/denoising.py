@@ -42,6 +42,7 @@ class MultiViewModel:
         prediction: What the network predicts: v, or the noise ("epsilon").
         clean_references: Whether references enter without noise; else all views are noised alike.
         default_layer: Index of the layer that training supervises unless told otherwise.
+        default_layers: Which layers are scored unless told otherwise, as the command line names them.
         ray_scale: World units that make one unit of the rays' moment.
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
@@ -56,6 +57,7 @@ class MultiViewModel:
     prediction: Prediction = "v_prediction"
     clean_references: bool = True
     default_layer: int = 10
+    default_layers: str = "3d"
     ray_scale: float = 2.0
     card: dict[str, object] | None = None
     folder: Path | None = None

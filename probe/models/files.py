@@ -21,6 +21,7 @@ INDEX = ".index.json"
 WRAPPINGS = ("module", "state_dict")
 """Keys under which trainers (DeepSpeed, Lightning) keep the state dict in their file."""
 SHOWN = 2
+META, CPU = torch.device("meta"), torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,17 @@ class Loading:
     Attributes:
         base: Folder or hub id of the base model, whose autoencoder is used; "random" draws one; None is the usual one.
         size: Side of the views that the model sees, in pixels; None is its native one.
+        outline: Build networks on the meta device, from names and shapes alone: nothing is loaded.
     """
 
     base: str | None = None
     size: int | None = None
+    outline: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Give the device to build networks on."""
+        return META if self.outline else torch.device("cpu")
 
 
 def named(model: str, source: str) -> str:
@@ -83,44 +91,49 @@ def download(source: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
     """Read a state dict from .safetensors (also in shards), .pt, .pth, .bin or .ckpt; in memory once.
+
+    Args:
+        path: The file.
+        device: META reads names and shapes only.
 
     Raises:
         ValueError: If the file is broken, would run code, or holds no tensors by name.
     """
     try:
         if path.name.endswith(INDEX):
-            return _read_shards(path)
+            return _read_shards(path, device)
         if path.suffix == SAFETENSORS:
-            return _read_safetensors(path)
-        return _unwrapped(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)), path)
+            return _read_safetensors(path, device)
+        return _unwrapped(torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path)), path)
     except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         first = str(error).strip().split("\n")[0]
         raise ValueError(f"read_weights: {path} cannot be read as weights: {first}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, device: torch.device) -> dict[str, Tensor]:
     """Copy tensor by tensor: those of a map lie at odd addresses, where kernels run slower and round differently.
 
     The map is opened anew for each, so that the file and its copy are never in memory together.
     """
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
-    return {name: _read_tensor(path, name) for name in names}
+    return {name: _read_tensor(path, name, device) for name in names}
 
 
-def _read_tensor(path: Path, name: str) -> Tensor:
+def _read_tensor(path: Path, name: str, device: torch.device) -> Tensor:
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor(name).clone()
+        tensor = file.get_tensor(name)
+        return tensor.to(META) if device == META else tensor.clone()  # a map's pages are read when they are touched
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise ValueError(f"read_weights: {index} names files outside its folder: {outside[:SHOWN]}; do not trust it")
-    return {name: weight for part in names for name, weight in _read_safetensors(index.parent / part).items()}
+    return {name: weight for part in names for name, weight in _read_safetensors(index.parent / part, device).items()}
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

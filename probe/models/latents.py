@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.models.denoising import MultiViewModel, to_latents
-from probe.models.files import find_checkpoint
+from probe.models.files import CPU, META, Loading, find_checkpoint
 
 SD_AUTOENCODER = {
     "block_out_channels": (128, 256, 512, 512),
@@ -53,20 +53,22 @@ class LatentModel(MultiViewModel):
         return rearrange(image.to(latents.dtype), "(b f) c h w -> b f c h w", f=latents.shape[1])
 
 
-def load_vae(base: str) -> AutoencoderKL:
+def load_vae(base: str, device: torch.device = CPU) -> AutoencoderKL:
     """Load the autoencoder of a diffusers folder or hub repository, or draw that of Stable Diffusion at random.
 
     Args:
         base: A folder that holds ``vae/`` or is one, a hub id, or "random".
+        device: META builds it from its configuration and loads nothing.
 
     Raises:
         ValueError: If there is none.
     """
     if base == RANDOM:
-        vae = AutoencoderKL(**SD_AUTOENCODER)
+        with device:
+            vae = AutoencoderKL(**SD_AUTOENCODER)
     else:
         folder = find_checkpoint(base, FILES, patterns=("vae/config.json",)).parent
-        vae = _from_folder(folder)
+        vae = _from_folder(folder) if device != META else _outlined(folder)
     return vae.eval().requires_grad_(False)
 
 
@@ -76,6 +78,28 @@ def _from_folder(folder: Path) -> AutoencoderKL:
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} holds no AutoencoderKL: {first}; give --base a diffusers folder") from error
+
+
+def _outlined(folder: Path) -> AutoencoderKL:
+    with META:
+        return AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+
+
+def view_size(loading: Loading, native: int, *, multiple: int) -> int:
+    """Give the side of the views in pixels: the one asked for, or the native one.
+
+    Args:
+        loading: What was asked for.
+        native: Side that the model was made for.
+        multiple: Pixels per token of the deepest level; sides that it does not divide would have rounded token grids.
+
+    Raises:
+        ValueError: If it does not divide the side.
+    """
+    size = loading.size or native
+    if size < multiple or size % multiple:
+        raise ValueError(f"--model-size {size}: expected a multiple of {multiple} pixels, such as the native {native}")
+    return size
 
 
 def stride_of(vae: AutoencoderKL) -> int:

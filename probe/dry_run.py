@@ -1,0 +1,150 @@
+"""Say what a probe will take, before anything is loaded: ``python -m probe.run --dry-run``."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from probe.baselines import BASELINES
+from probe.layers import Layer
+from probe.measuring import measure_baseline, measure_references, truths_of
+from probe.models.denoising import model_layers
+from probe.planning import (
+    Cost,
+    forward_seconds,
+    peak_bytes,
+    rehearse,
+    scoring_cost,
+    seconds_of,
+    tokens_of,
+    weights_of,
+)
+from probe.protocols import thresholds
+
+if TYPE_CHECKING:
+    from probe.run import Plan
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Hold what a run takes: seconds, and bytes beside those of Python and its libraries.
+
+    Attributes:
+        scoring: Of each scored layer, by name and number of its call.
+        weights: Bytes of network and autoencoder.
+        work: Bytes alive beside the weights at most.
+        libraries: Bytes that Python and its libraries take of the main memory.
+        forward: Seconds of one denoising step.
+        passes: Denoising steps in all.
+        beside: Seconds of everything else, in all: scenes, truth, references, baselines.
+    """
+
+    scoring: dict[str, Cost]
+    weights: int
+    work: int
+    libraries: int
+    forward: float
+    passes: int
+    beside: float
+
+    @property
+    def probed(self) -> float:
+        """Give the seconds of one denoising step with the scores of its layers."""
+        return self.forward + sum(cost.seconds for cost in self.scoring.values())
+
+    @property
+    def total(self) -> float:
+        """Give the seconds of the run, without starting Python and without the page."""
+        return self.passes * self.probed + self.beside
+
+
+def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
+    """Rehearse one denoising step, time its operations and the scoring of its layers, and count.
+
+    Args:
+        plan: With its model on the meta device.
+        device: Where the run would compute.
+        examples: Scenes that get one more pass, for pictures.
+    """
+    views = plan.scenes.load(0)[0].to(device)
+    rehearsal, limits = rehearse(plan.model, views), thresholds(views.unit)
+    truths = truths_of(views, plan.layers)
+    scoring = {
+        key: scoring_cost(layer, views, truths, limits, plan.protocol)
+        for key, layer in tqdm({key_of(layer): layer for layer in plan.layers}.items(), desc="scoring", unit="layer")
+    }
+    nulls = sum(name in plan.baselines for name in ("random", "cameras"))
+    scenes = len(plan.scenes.names)
+    forward = forward_seconds(rehearsal, device, lambda found: tqdm(found, desc="operations", unit="kind"))
+    return Estimate(
+        libraries=psutil.Process().memory_info().rss,  # last, when all that a run calls has been called
+        scoring=scoring,
+        weights=sum(weight.untyped_storage().nbytes() for weight in weights_of(plan.model)),
+        work=peak_bytes(rehearsal, [key_of(layer) for layer in model_layers(plan.model)], scoring),
+        forward=forward,
+        passes=scenes * (len(plan.timesteps) + nulls) + min(examples, scenes),
+        beside=scenes * seconds_of(lambda: _beside(plan), device),
+    )
+
+
+def key_of(layer: Layer) -> str:
+    """Name a layer's call."""
+    return f"{layer.name}:{layer.nth}"
+
+
+def _beside(plan: "Plan") -> None:
+    """Do for one scene what needs no model."""
+    views, _ = plan.scenes.load(0)
+    truths, limits = truths_of(views, plan.layers), thresholds(views.unit)
+    measure_references(views, truths, plan.protocol, limits)
+    for name in set(plan.baselines) & set(BASELINES):
+        for truth in truths.values():
+            measure_baseline(name, BASELINES[name], views, truth, plan.protocol, limits)
+
+
+def show(console: Console, plan: "Plan", found: Estimate, views: int) -> None:
+    """Print what each layer joins and costs, and what the run takes."""
+    table = Table(title=f"{plan.model.name}, {views} views: what --layers would score", box=box.SIMPLE_HEAD)
+    for heading in ("layer", "name", "grid", "heads", "tokens", "scoring ms"):
+        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    for layer in plan.layers:
+        h, w = layer.grid or (0, 0)
+        cost = found.scoring[key_of(layer)]
+        table.add_row(
+            str(layer.index),
+            layer.name.partition(".transformer_blocks")[0],
+            f"{h}x{w}",
+            str(layer.heads),
+            str(tokens_of(layer, views)),
+            f"{1000 * cost.seconds:.0f}",
+        )
+    console.print(table)
+    for line in lines(found, len(plan.scenes.names), len(plan.timesteps)):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def lines(found: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
+    """Say what a run takes in memory and time."""
+    return (
+        f"memory: {found.weights / MIB:.0f} MiB of weights and up to {found.work / MIB:.0f} MiB of work, beside about "
+        f"{found.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
+        f"one denoising step: {found.forward:.2f} s, {found.probed:.2f} s with the scores of its layers",
+        f"the run: {scenes} scenes, {timesteps} timesteps, {found.passes} denoising steps with nulls and pictures: "
+        f"about {duration(found.total)} after the start, {duration(found.beside)} of it for scenes, truth, baselines",
+        "nothing was loaded or written",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a time to two digits, in the largest fitting unit."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
