@@ -47,6 +47,7 @@ def child(given: Benchmark) -> None:
     torch.set_num_threads(given.threads)
     command = Command(**{"layer": str(given.layer), **VARIANTS[given.variant]})
     settings, model = settings_of(command), fresh_tiny(0)
+    model.network.to(memory_format=torch.channels_last)  # as the command does
     trainer, steps = start_training(settings, model, objective_of(command, layers_of(command, model))), count()
     serve(lambda: take_step(settings, model, trainer, next(steps)), resident("VmRSS"))
 

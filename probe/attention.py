@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from einops import repeat
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Keep = Literal["none", "detached", "graph"]
@@ -68,6 +68,25 @@ Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 Edit = Callable[[Call, Run], Tensor]
 
 
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Hold a call's arguments under the names of PyTorch's fused attention, whatever function was called.
+
+    Attributes:
+        given: The arguments by name.
+        run: The kernel, taking arguments by these names.
+        write: Turns an output like that of ``run`` into what the model expects.
+    """
+
+    given: Mapping[str, Any]
+    run: Callable[..., Tensor] = FUSED
+    write: Callable[[Tensor], Tensor] = _as_it_is
+
+
 def describe(name: str, nth: int, step: int, kernel: str, given: Mapping[str, Any]) -> Call:
     """Read a call off the arguments of the fused kernel.
 
@@ -120,17 +139,18 @@ def kept(call: Call, keep: Keep) -> Call:
     return replace(call, **{name: x.clone() if keep == "detached" else x for name, x in tensors.items()})
 
 
-def edited(edit: Edit, call: Call, given: Mapping[str, Any]) -> Tensor:
+def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
     """Run an edit in place of the kernel.
 
     Raises:
         ValueError: If its output has not the shape and dtype of the kernel's.
     """
+    given = reading.given
     flat = given["query"].ndim == 3
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x[:, 0] if flat else x for x in (q, k, v))
-        output = FUSED(**{**given, "query": q, "key": k, "value": v})
+        output = reading.run(**{**given, "query": q, "key": k, "value": v})
         return output[:, None] if flat else output
 
     output = edit(call, run)
@@ -138,7 +158,7 @@ def edited(edit: Edit, call: Call, given: Mapping[str, Any]) -> Tensor:
     came = (tuple(output.shape), output.dtype) if isinstance(output, Tensor) else type(output)
     if came != expected:
         raise ValueError(f"AttentionTap: the edit of {call.name!r} gave {came}, expected {expected} like run(q, k, v)")
-    return output[:, 0] if flat else output
+    return reading.write(output[:, 0] if flat else output)
 
 
 @contextmanager
@@ -178,6 +198,20 @@ def multi_head_body() -> Callable[..., Any]:
 def in_backward() -> bool:
     """Tell whether autograd is running, so that a forward can only be a recomputation."""
     return torch._C._current_graph_task_id() != -1
+
+
+def refuse_recomputation(name: str, module: nn.Module) -> None:
+    """Guard a module until its next forward: its edited forward may still be recomputed, without the edit."""
+
+    def refuse(_module: nn.Module, _args: Any) -> None:
+        if in_backward():
+            raise RuntimeError(
+                f"AttentionTap: gradient checkpointing recomputes {name!r} after the tap that edited it was closed, so "
+                "that gradients would be wrong; call backward() inside the with block"
+            )
+        hook.remove()
+
+    hook = module.register_forward_pre_hook(refuse)
 
 
 def checkpoint_region() -> object:

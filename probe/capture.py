@@ -1,7 +1,8 @@
 """Capture: observe, edit or supervise the attention of any model that calls PyTorch's fused attention.
 
 The model stays as it is. While a chosen module's forward runs, a ``TorchFunctionMode`` recognises
-``F.scaled_dot_product_attention`` however the model spells it, behind all that the model does to queries and keys.
+``F.scaled_dot_product_attention`` however the model spells it, behind all that the model does to queries and keys;
+attention functions of other packages are seen if :mod:`probe.kernels` lists them.
 Measured behaviour and failure modes: reference/capture.md.
 """
 
@@ -26,6 +27,7 @@ from probe.attention import (
     Call,
     Edit,
     Keep,
+    Reading,
     Run,
     attention_like,
     bind,
@@ -36,7 +38,9 @@ from probe.attention import (
     kept,
     multi_head_body,
     plain,
+    refuse_recomputation,
 )
+from probe.kernels import KERNELS, Foreign, watched_kernels
 from probe.modules import is_compiled, modules_by_name
 from probe.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
 
@@ -59,6 +63,7 @@ class _Frame:
     name: str
     nth: int
     region: object
+    in_kernel: bool = False  # what a kernel of another package does inside is its own affair
 
 
 class _Frames(threading.local):
@@ -162,6 +167,7 @@ class AttentionTap:
         with ExitStack() as undo:
             if any(is_compiled(module) for module in self.model.modules()):
                 undo.enter_context(torch.compiler.set_stance("force_eager"))
+            undo.enter_context(watched_kernels(self.model, self._attend_foreign))
             for name, module in {**self._watched, "": self._modules[""]}.items():
                 undo.callback(self._unwrap, module, *self._wrap(name, module))
             self._undo = undo.pop_all()
@@ -176,7 +182,7 @@ class AttentionTap:
         if kind is not None:
             return
         for name in +self._unfinished:
-            _refuse_recomputation(name, self._modules[name])
+            refuse_recomputation(name, self._modules[name])
         if self._replaced:
             raise RuntimeError(
                 f"AttentionTap: the forward of {self._replaced} was replaced while the tap was open; "
@@ -257,7 +263,20 @@ class AttentionTap:
                 )
         self._steps += 1
 
-    def _attend(self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _attend_foreign(self, foreign: Foreign, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        running = self._frames.running
+        if not running or running[-1].in_kernel:
+            return foreign.function(*args, **kwargs)
+        running[-1].in_kernel = True
+        try:
+            return self._attend(foreign.name, args, kwargs, foreign)
+        finally:
+            running[-1].in_kernel = False
+
+    def _attend(
+        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | None = None
+    ) -> Tensor:
+        function = FUSED if foreign is None else foreign.function
         frame, again = self._frames.running[-1], in_backward()
         nth, frame.nth = frame.nth, frame.nth + 1
         if not again:
@@ -267,15 +286,16 @@ class AttentionTap:
         covering = [target for target in self._targets if target.covers(frame.name, nth)]
         target = max(covering, key=lambda t: (len(t.name), t.nth is not None), default=None)
         if target is None or (again and target.edit is None):
-            return FUSED(*args, **kwargs)
-        given = bind(args, kwargs)
-        call = describe(frame.name, nth, self._steps, kernel, given)
+            return function(*args, **kwargs)
+        module = self._modules[frame.name]
+        reading = Reading(bind(args, kwargs)) if foreign is None else foreign.read(args, kwargs, module)
+        call = describe(frame.name, nth, self._steps, kernel, reading.given)
         if not again:
             self._record(target, call)
         if target.edit is None:
-            return FUSED(*args, **kwargs)
+            return function(*args, **kwargs)
         self._follow_checkpoint(frame, again)
-        return edited(target.edit, call, given)
+        return edited(target.edit, call, reading)
 
     def _record(self, target: Target, call: Call) -> None:
         seen = self._step.seen.setdefault(target, [])
@@ -348,6 +368,8 @@ class _Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.tap._frames.running[-1].in_kernel:
+            return func(*args, **kwargs)
         if func is FUSED:
             return self.tap._attend(self.kernel, args, kwargs)
         if func is F.multi_head_attention_forward:
@@ -370,21 +392,7 @@ def _why_unseen(target: Target, step: _Step, softmaxes: Mapping[str, tuple[int, 
             "nn.MultiheadAttention: need_weights=False)"
         )
     return (
-        f"{what} but its kernel bypasses F.scaled_dot_product_attention (flex, flash_attn, xformers, torch.jit or a "
-        "compiled function); choose the native one (diffusers: model.set_attention_backend('native')), or name a "
-        "module that attends"
+        f"{what} but its kernel bypasses F.scaled_dot_product_attention (flex, flash_attn, torch.jit or a compiled "
+        "function); choose the native one (diffusers: model.set_attention_backend('native')), name a module that "
+        f"attends, or add the function to probe.kernels.KERNELS, which knows {', '.join(KERNELS)}"
     )
-
-
-def _refuse_recomputation(name: str, module: nn.Module) -> None:
-    """Guard a module until its next forward: its edited forward may still be recomputed, without the edit."""
-
-    def refuse(_module: nn.Module, _args: Any) -> None:
-        if in_backward():
-            raise RuntimeError(
-                f"AttentionTap: gradient checkpointing recomputes {name!r} after the tap that edited it was closed, so "
-                "that gradients would be wrong; call backward() inside the with block"
-            )
-        hook.remove()
-
-    hook = module.register_forward_pre_hook(refuse)

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import pandas as pd
+import pytest
 import yaml
+
+from probe import run
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,15 +25,26 @@ def test_the_first_two_commands_install_probe_and_test():
 
 
 def test_the_python_snippets_run(capsys):
-    look, train = blocks("python")
+    look, _, train = blocks("python")
     exec(compile(look, "README.md", "exec"), {})
     assert "up_blocks.2.attentions.0" in capsys.readouterr().out
     exec(compile(train, "README.md", "exec"), {})
     assert capsys.readouterr().out.count("loss") == 3
 
 
+def test_the_model_of_ones_own_is_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_model.py").write_text(blocks("python")[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "module:my_model.make", "--out", "runs/my"]
+    run.cli([*words, "--pairs", "1", "--views", "2", "--image-size", "32", "--timesteps", "500", "--no-report"])
+    layers = pd.read_csv(tmp_path / "runs/my/layers.csv")
+    found = layers[["layer", "name", "grid_h", "grid_w"]].to_numpy().tolist()
+    assert found == [[0, "blocks.0", 8, 8], [1, "blocks.1", 8, 8]]
+    assert " ".join(words[:2]) in " ".join(TEXT.split())
+
+
 def test_adopting_the_loss_takes_five_lines():
-    lines = re.findall(r"# (\d)$", blocks("python")[1], re.M)
+    lines = re.findall(r"# (\d)$", blocks("python")[2], re.M)
     assert lines == ["1", "2", "3", "4", "5"]
 
 

@@ -16,6 +16,8 @@ from probe.models.cat3d import TINY, load_cat3d, load_unet, settings_of  # noqa:
 from probe.models.custom import load_custom  # noqa: E402
 from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
 from probe.models.files import Loading  # noqa: E402
+from probe.models.hunyuan_dit import load_hunyuan_dit  # noqa: E402
+from probe.models.mvgenmaster import load_mvgenmaster  # noqa: E402
 from probe.models.stable_diffusion import load_extended, load_independent  # noqa: E402
 from probe.models.unet import MultiViewUNet  # noqa: E402
 
@@ -109,6 +111,8 @@ MODELS: dict[str, Loader] = {
     "cat3d": load_cat3d,
     "sd21": load_independent,
     "sd21-extended": load_extended,
+    "mvgenmaster": load_mvgenmaster,
+    "hunyuan-dit": load_hunyuan_dit,
     "module": load_custom,
 }
 

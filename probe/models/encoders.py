@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,16 +31,48 @@ class InputEncoder(nn.Module):
             self.add_module(f"conv{number}", stage)
         self.conv_out = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
         if normalise:
-            nn.init.zeros_(self.conv_out.weight)
-            nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+            _start_at_zero(self.conv_out)
         else:
             _start_at_full_scale(self)
 
     def forward(self, inputs: Float[Tensor, "bf c H W"]) -> Float[Tensor, "bf channels h w"]:
         """Encode."""
+        return self.conv_out(self._through_stages(inputs))
+
+    def _through_stages(self, inputs: Tensor) -> Tensor:
         for number in range(1, self.stages + 1):
             inputs = self.get_submodule(f"conv{number}")(inputs)
-        return self.conv_out(inputs)
+        return inputs
+
+
+class PriorEncoder(InputEncoder):
+    """Encode mask, rays and warped colours as :class:`InputEncoder` does, then join a map at the latents' resolution.
+
+    The last convolution becomes two with twice the last stage's channels between them (``conv_out.0`` ...
+    ``conv_out.3``); the second starts at zero. See reference/formats.md A2 (ExConvEncoder2).
+    """
+
+    def __init__(
+        self, inputs: int, coordinates: int, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool
+    ) -> None:
+        super().__init__(inputs, channels, stride, outputs, normalise=normalise)
+        hidden = 2 * channels[-1]
+        last = nn.Conv2d(hidden, outputs, 3, 1, 1)
+        _start_at_zero(last)
+        joining = nn.Conv2d(channels[-1] + coordinates, hidden, 3, 1, 1)
+        norm = nn.GroupNorm(hidden // 8, hidden, eps=1e-6)
+        self.conv_out: nn.Module = nn.Sequential(joining, norm, nn.SiLU(), last)
+
+    def forward(  # type: ignore[override]
+        self, inputs: Float[Tensor, "bf c H W"], coordinates: Float[Tensor, "bf points h w"]
+    ) -> Float[Tensor, "bf channels h w"]:
+        """Encode."""
+        return self.conv_out(torch.cat([self._through_stages(inputs), coordinates], dim=1))
+
+
+def _start_at_zero(convolution: nn.Conv2d) -> None:
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
 
 def _start_at_full_scale(encoder: nn.Module) -> None:

@@ -6,7 +6,7 @@ added after ``conv_in``; a domain embedding joins the time embedding. Layout fac
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -52,10 +52,14 @@ class MultiViewUNet(UNet2DConditionModel):
     """A stock U-Net whose deeper self-attentions see all views of a scene.
 
     The sizes not given are those of SD 2.1, with heads of 64 channels. ``save_pretrained`` and ``from_pretrained`` work
-    as in diffusers.
+    as in diffusers. A subclass that is told more changes INPUTS and :meth:`make_encoder`.
+
+    Attributes:
+        INPUTS: Channels of what the network is told at image resolution: the mask, the rays.
     """
 
     _skip_layerwise_casting_patterns = None
+    INPUTS: ClassVar[int] = 7
 
     @register_to_config
     def __init__(
@@ -91,8 +95,8 @@ class MultiViewUNet(UNet2DConditionModel):
         )
         _remove_text(self)
         nn.init.zeros_(self.class_embedding.weight)
-        self.add_conv_in = InputEncoder(
-            7, tuple(encoder_channels), encoder_stride, block_out_channels[0], normalise=encoder_norm
+        self.add_conv_in = self.make_encoder(
+            tuple(encoder_channels), encoder_stride, block_out_channels[0], normalise=encoder_norm
         )
         for name, module in self.named_modules():
             if isinstance(module, Attention):
@@ -101,12 +105,17 @@ class MultiViewUNet(UNet2DConditionModel):
                 within = first_level or module.inner_dim == PER_VIEW_WIDTH
                 module.set_processor(ViewProcessor() if within else JointViewProcessor())
 
+    def make_encoder(self, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool) -> InputEncoder:
+        """Make the encoder of what the network is told besides latents and time."""
+        return InputEncoder(self.INPUTS, channels, stride, outputs, normalise=normalise)
+
     def forward(
         self,
         latents: Float[Tensor, "b f c h w"],
         t: Int[Tensor, " b"] | Float[Tensor, " b"],
-        inputs: Float[Tensor, "b f 7 H W"],
+        inputs: Float[Tensor, "b f told H W"],
         domain: Int[Tensor, " b"],
+        **more: Tensor,
     ) -> Float[Tensor, "b f c h w"]:
         """Predict v for all views of each scene.
 
@@ -115,6 +124,7 @@ class MultiViewUNet(UNet2DConditionModel):
             t: Timestep index, one per scene, shared by all its views.
             inputs: Mask (0 reference, 1 target), then Plücker direction and moment, at image resolution.
             domain: Index of the embedding of the kind of data.
+            more: What else the encoder takes, for each view.
 
         Returns:
             The prediction; only that of target views means something.
@@ -128,7 +138,8 @@ class MultiViewUNet(UNet2DConditionModel):
                 f"MultiViewUNet: inputs of {tuple(inputs.shape[-2:])} pixels for latents of "
                 f"{tuple(latents.shape[-2:])}; expected {stride} times the latents' size"
             )
-        condition = self.add_conv_in(rearrange(inputs, "b f c h w -> (b f) c h w"))
+        told = {name: rearrange(x, "b f c h w -> (b f) c h w") for name, x in {"inputs": inputs, **more}.items()}
+        condition = self.add_conv_in(**told)
         with self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition):
             out = super().forward(
                 rearrange(latents, "b f c h w -> (b f) c h w"),
@@ -162,7 +173,7 @@ class MultiViewUNet(UNet2DConditionModel):
         return {
             "latents": torch.zeros(1, views, self.config.in_channels, side, side, **like),
             "t": torch.zeros(1, dtype=torch.long, device=self.device),
-            "inputs": torch.zeros(1, views, 7, side * stride, side * stride, **like),
+            "inputs": torch.zeros(1, views, self.INPUTS, side * stride, side * stride, **like),
             "domain": torch.zeros(1, dtype=torch.long, device=self.device),
         }
 

@@ -1,0 +1,415 @@
+"""Hunyuan-DiT made to see several views: stock diffusers' transformer, whose self-attentions join all views of a scene.
+
+The paper's third backbone. Its multi-view weights and code are not public, so this layout is the suite's own design
+(reference/formats.md A4); a stock checkpoint is a text-to-image model that knows nothing of other views or cameras
+until it is trained.
+
+- Views: every ``blocks.N.attn1`` attends over the tokens of all views, view-major; a token's rotary position is its
+  place in its own view. There are no tokens of cameras or text among them, so a layer's index is its block's.
+- Cameras: a convolutional encoder (``add_conv_in``, of the kind of CAT3D's) turns mask (0 reference, 1 target) and
+  Plücker rays into one vector per token, added to the patch embedding. Rays are the suite's proper ones, in the first
+  view's frame (:func:`probe.geometry.plucker_rays`). A stock checkpoint has no such encoder: it then ends in zeros, so
+  that training starts from the stock model; the card says so.
+- Text: the branch stays as it is, but is told of no word: embeddings are zero and masked out, so that cross-attention
+  reads the checkpoint's learned padding alone. No text encoder is loaded.
+- Weights: any diffusers folder or hub id of HunyuanDiT (``transformer/``, ``vae/``, ``scheduler/``), such as
+  ``Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers``; or a folder that this suite saved, with --base for the autoencoder.
+  "random" draws weights of v1.2's sizes (1.5 billion).
+- Licence: tencent-hunyuan-community (not free: limits on use and on region); the weights are not part of this suite.
+- Native size: 1024 pixels. Noise: scaled-linear betas up to 0.018 (v1.2) or 0.03 (before), v-prediction, unless
+  ``scheduler/`` says otherwise.
+- Ignored: the text encoders, resolution binning, learned variance (the output's last channels), guidance rescaling.
+  For networks that want it (before v1.2), style is 0 and the image's meta size that of diffusers' pipeline by default.
+- Below float32, timesteps are rounded to the network's precision, as diffusers' pipeline does.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention, HunyuanAttnProcessor2_0
+from diffusers.models.embeddings import get_2d_rotary_pos_embed
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.models.denoising import STEPS, Inputs, condition
+from probe.models.encoders import InputEncoder
+from probe.models.files import META, SAFETENSORS, Loading, Weights, fill, find_checkpoint, named, read_weights
+from probe.models.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
+from probe.views import Views
+
+HUB = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
+WEIGHTS = f"diffusion_pytorch_model{SAFETENSORS}"
+CHECKPOINTS = (f"transformer/{WEIGHTS}", f"transformer/{WEIGHTS}.index.json", WEIGHTS, f"{WEIGHTS}.index.json")
+"""Files in a folder, the preferred first: the hub's, then those of a folder that this suite saved."""
+ALONGSIDE = (
+    "transformer/config.json",
+    f"transformer/*{SAFETENSORS}",
+    "scheduler/scheduler_config.json",
+    "vae/config.json",
+    f"vae/{WEIGHTS}",
+)
+V12: dict[str, Any] = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 88,
+    "in_channels": 4,
+    "patch_size": 2,
+    "sample_size": 128,
+    "hidden_size": 1408,
+    "num_layers": 40,
+    "mlp_ratio": 4.3637,
+    "use_style_cond_and_image_meta_size": False,
+}
+LAST_BETA, LAST_BETA_BEFORE = 0.018, 0.03
+"""Of v1.2, and of the versions before it."""
+PREDICTIONS = ("v_prediction", "epsilon")
+ROTARY_SIDE = 512
+"""Side in pixels of the images whose tokens have whole-numbered rotary positions; of others they are stretched."""
+AUTOENCODER_STRIDE = 8
+ORIGINAL_SIDE = 1024
+"""Side that diffusers' pipeline claims the training image had."""
+SUPERVISED, OF_LAYERS = 32, 40
+"""The paper's supervised layer, and how many the full model has."""
+ENCODER = "add_conv_in."
+NAME = "hunyuan-dit"
+
+
+class Rotary(NamedTuple):
+    """Hold the rotary embedding of one view's tokens, and how many views share it."""
+
+    cos: Float[Tensor, "n d"]
+    sin: Float[Tensor, "n d"]
+    views: int
+
+
+class JointViewsProcessor:
+    """Run the stock processor over the tokens of all views of a scene together: view-major, rows before columns."""
+
+    def __init__(self) -> None:
+        self.inner = HunyuanAttnProcessor2_0()
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, *_nothing: Any, image_rotary_emb: Rotary, **_none: Any
+    ) -> Tensor:
+        """Join views, attend, part views."""
+        cos, sin, views = image_rotary_emb
+        tiled = tuple(repeat(wave, "n d -> (f n) d", f=views) for wave in (cos, sin))
+        joined = rearrange(hidden_states, "(b f) n c -> b (f n) c", f=views)
+        return rearrange(self.inner(attn, joined, image_rotary_emb=tiled), "b (f n) c -> (b f) n c", f=views)
+
+
+class TextProcessor:
+    """Run the stock processor from each view to the text."""
+
+    def __init__(self) -> None:
+        self.inner = HunyuanAttnProcessor2_0()
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        *_nothing: Any,
+        image_rotary_emb: Rotary,
+        **_none: Any,
+    ) -> Tensor:
+        """Attend; the number of views does not matter here."""
+        waves = (image_rotary_emb.cos, image_rotary_emb.sin)
+        return self.inner(attn, hidden_states, encoder_hidden_states, image_rotary_emb=waves)
+
+
+class MultiViewDiT(HunyuanDiT2DModel):
+    """A stock Hunyuan-DiT whose self-attentions see all views of a scene, told of cameras, and of no text.
+
+    The settings are diffusers' own, and the two of the encoder. ``save_pretrained`` and ``from_pretrained`` work as in
+    diffusers.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_attention_heads: int = 16,
+        attention_head_dim: int = 88,
+        in_channels: int = 4,
+        patch_size: int = 2,
+        activation_fn: str = "gelu-approximate",
+        sample_size: int = 32,
+        hidden_size: int = 1152,
+        num_layers: int = 28,
+        mlp_ratio: float = 4.0,
+        learn_sigma: bool = True,
+        cross_attention_dim: int = 1024,
+        norm_type: str = "layer_norm",
+        cross_attention_dim_t5: int = 2048,
+        pooled_projection_dim: int = 1024,
+        text_len: int = 77,
+        text_len_t5: int = 256,
+        use_style_cond_and_image_meta_size: bool = True,
+        encoder_channels: tuple[int, ...] | list[int] = (32, 64, 128, 256, 256),
+        encoder_stride: int = 16,
+    ) -> None:
+        super().__init__(
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            patch_size=patch_size,
+            activation_fn=activation_fn,
+            sample_size=sample_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            mlp_ratio=mlp_ratio,
+            learn_sigma=learn_sigma,
+            cross_attention_dim=cross_attention_dim,
+            norm_type=norm_type,
+            cross_attention_dim_t5=cross_attention_dim_t5,
+            pooled_projection_dim=pooled_projection_dim,
+            text_len=text_len,
+            text_len_t5=text_len_t5,
+            use_style_cond_and_image_meta_size=use_style_cond_and_image_meta_size,
+        )
+        self.add_conv_in = InputEncoder(7, tuple(encoder_channels), encoder_stride, hidden_size)
+        for block in self.blocks:
+            block.attn1.set_processor(JointViewsProcessor())
+            block.attn2.set_processor(TextProcessor())
+
+    def forward(
+        self, latents: Float[Tensor, "b f c h w"], t: Int[Tensor, " b"], inputs: Float[Tensor, "b f 7 H W"]
+    ) -> Float[Tensor, "b f c h w"]:
+        """Predict v for all views of each scene.
+
+        Args:
+            latents: Clean for reference views, noisy for targets; squares.
+            t: Timestep index, one per scene, shared by all its views.
+            inputs: Mask (0 reference, 1 target), then Plücker direction and moment, at image resolution.
+
+        Returns:
+            The prediction; only that of target views means something.
+
+        Raises:
+            ValueError: If the latents are no squares of whole patches, or the inputs are not of the encoder's stride.
+        """
+        views, side = latents.shape[1], self._check_sizes(latents, inputs)
+        encoded = rearrange(self.add_conv_in(rearrange(inputs, "b f c h w -> (b f) c h w")), "bf d h w -> bf (h w) d")
+        with self.pos_embed.register_forward_hook(lambda _module, _args, output: output + encoded):
+            out = super().forward(
+                rearrange(latents, "b f c h w -> (b f) c h w"),
+                repeat(t.to(latents), "b -> (b f)", f=views),
+                **self._no_text(latents),
+                **self._meta(latents, inputs.shape[-1]),
+                image_rotary_emb=Rotary(*self.rotary_of(side, latents), views),
+                return_dict=False,
+            )[0]
+        return rearrange(out[:, : latents.shape[2]], "(b f) c h w -> b f c h w", f=views)
+
+    def _check_sizes(self, latents: Tensor, inputs: Tensor) -> int:
+        """Give the side of the token grid."""
+        patch, stride = self.config.patch_size, self.config.encoder_stride
+        height, width = latents.shape[-2:]
+        side, rest = divmod(height, patch)
+        if height != width or rest or tuple(inputs.shape[-2:]) != (side * stride, side * stride):
+            raise ValueError(
+                f"MultiViewDiT: latents of {height} x {width} with inputs of {tuple(inputs.shape[-2:])} pixels; "
+                f"expected squares, of a multiple of {patch} latents, with inputs of {stride} pixels per {patch}"
+            )
+        return int(side)
+
+    def rotary_of(self, side: int, like: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Give cosine and sine of the stock pipeline's rotary embedding of a square token grid.
+
+        Args:
+            side: Of the grid.
+            like: Tells the device.
+        """
+        stop = ROTARY_SIDE // AUTOENCODER_STRIDE // self.config.patch_size
+        width = self.inner_dim // self.num_heads
+        return get_2d_rotary_pos_embed(width, ((0, 0), (stop, stop)), (side, side), device=like.device)
+
+    def _no_text(self, latents: Tensor) -> dict[str, Tensor]:
+        """Give embeddings of no word: zeros, of which the masks leave the learned padding alone."""
+        config, batch = self.config, latents.shape[0] * latents.shape[1]
+        return {
+            "encoder_hidden_states": latents.new_zeros(batch, config.text_len, config.cross_attention_dim),
+            "text_embedding_mask": latents.new_zeros(batch, config.text_len),
+            "encoder_hidden_states_t5": latents.new_zeros(batch, config.text_len_t5, config.cross_attention_dim_t5),
+            "text_embedding_mask_t5": latents.new_zeros(batch, config.text_len_t5),
+        }
+
+    def _meta(self, latents: Tensor, side: int) -> dict[str, Tensor]:
+        """Give original size, target size, top left corner of the crop; and the only style there is."""
+        sizes = latents.new_tensor([ORIGINAL_SIDE, ORIGINAL_SIDE, side, side, 0, 0])
+        batch = latents.shape[0] * latents.shape[1]
+        style = torch.zeros(batch, dtype=torch.long, device=latents.device)
+        return {"image_meta_size": repeat(sizes, "six -> bf six", bf=batch), "style": style}
+
+    def enable_gradient_checkpointing(self, *_args: Any, **_kwargs: Any) -> None:
+        """Refuse: diffusers' class does not support it.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "MultiViewDiT: diffusers' HunyuanDiT2DModel has no gradient checkpointing; leave --gradient-checkpointing "
+            "out, and save memory by --accumulate, --precision bf16 or a smaller --model-size"
+        )
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        """Make inputs for recognising layers (:func:`probe.layers.find_layers`).
+
+        Args:
+            views: Number of views.
+            scale: Side of the token grid; None for the model's native size.
+        """
+        patch = self.config.patch_size
+        side = self.config.sample_size // patch if scale is None else scale
+        pixels = side * self.config.encoder_stride
+        like = {"device": self.device, "dtype": self.dtype}
+        return {
+            "latents": torch.zeros(1, views, self.config.in_channels, side * patch, side * patch, **like),
+            "t": torch.zeros(1, dtype=torch.long, device=self.device),
+            "inputs": torch.zeros(1, views, 7, pixels, pixels, **like),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HunyuanDiT(LatentModel):
+    """Hold the full model: latents, mask 0 for references and 1 for targets, the suite's rays."""
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> Inputs:
+        """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
+        native = self.size // self.network.config.encoder_stride
+        return super().probe_inputs(views, native if scale is None else scale)
+
+    def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
+        """Give mask and rays; blanked cameras are zeros."""
+        return {"inputs": condition(views, ray_scale=self.ray_scale, keep_cameras=keep_cameras)}
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def load_hunyuan_dit(source: str, loading: Loading) -> HunyuanDiT:
+    """Load a diffusers folder of HunyuanDiT, or a folder that this suite saved.
+
+    Args:
+        source: Folder or hub id; empty for v1.2's on the hub; "random" draws weights of its sizes.
+        loading: Where the autoencoder comes from if not from the same folder, and the size of the views.
+
+    Raises:
+        ValueError: If it is not there, is of another kind, or the autoencoder is not of its latents.
+    """
+    path = None if source == RANDOM else find_checkpoint(source or HUB, CHECKPOINTS, patterns=ALONGSIDE)
+    vae = load_vae(loading.base or _own_base(path), loading.device)
+    network, cameras = _random_network(vae, loading) if path is None else _read_network(path, vae, loading)
+    _check_autoencoder(vae, network)
+    config, stride = network.config, stride_of(vae)
+    scheduler = noise_scheduler(None if path is None else _root(path), newest=not config[META_SIZE])
+    return HunyuanDiT(
+        name=named(NAME, source),
+        network=network.eval().requires_grad_(False),
+        alpha_bar=scheduler.alphas_cumprod,
+        size=view_size(loading, config.sample_size * stride, multiple=config.encoder_stride),
+        channels=config.in_channels,
+        stride=stride,
+        prediction=scheduler.config.prediction_type,
+        default_layer=SUPERVISED * config.num_layers // OF_LAYERS,
+        card={"text": "none: zeros, masked out", "cameras": cameras},
+        folder=None if path is None else path.parent,
+        vae=vae,
+    )
+
+
+META_SIZE = "use_style_cond_and_image_meta_size"
+"""A setting that v1.2 turned off."""
+
+
+def _root(path: Path) -> Path:
+    """Give the folder that holds transformer/, or the one of the weights."""
+    return path.parent.parent if path.parent.name == "transformer" else path.parent
+
+
+def _own_base(path: Path | None) -> str:
+    """Give where the autoencoder is unless told."""
+    if path is None:
+        return RANDOM
+    if _root(path) == path.parent:
+        raise ValueError(
+            f"load_hunyuan_dit: {path.parent} holds no autoencoder; give --base the diffusers folder of its base model"
+        )
+    return str(_root(path))
+
+
+def noise_scheduler(folder: Path | None, *, newest: bool) -> DDPMScheduler:
+    """Build the noise schedule that a folder's scheduler/ describes, else that of the version.
+
+    Args:
+        folder: Where scheduler/ may be.
+        newest: Whether the network is of v1.2.
+
+    Raises:
+        ValueError: If it has other than 1000 steps, or predicts neither v nor noise.
+    """
+    stored = folder is not None and (folder / "scheduler" / "scheduler_config.json").is_file()
+    own = {"beta_start": 0.00085, "beta_end": LAST_BETA if newest else LAST_BETA_BEFORE, "clip_sample": False}
+    own |= {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
+    scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(folder / "scheduler") if folder and stored else own)
+    steps, prediction = scheduler.config.num_train_timesteps, scheduler.config.prediction_type
+    if steps != STEPS or prediction not in PREDICTIONS:
+        raise ValueError(
+            f"load_hunyuan_dit: {folder}/scheduler has {steps} steps and predicts {prediction!r}; expected {STEPS} "
+            f"steps, and one of {', '.join(PREDICTIONS)}"
+        )
+    return scheduler
+
+
+def _random_network(vae: AutoencoderKL, loading: Loading) -> tuple[MultiViewDiT, str]:
+    with loading.device:
+        return MultiViewDiT(**V12, encoder_stride=stride_of(vae) * V12["patch_size"]), "random weights, ending in zeros"
+
+
+def _read_network(path: Path, vae: AutoencoderKL, loading: Loading) -> tuple[MultiViewDiT, str]:
+    """Build the network around its weights; say where those of the cameras' encoder come from."""
+    config = _config_of(path.parent)
+    config.setdefault("encoder_stride", stride_of(vae) * config.get("patch_size", V12["patch_size"]))
+    with META:
+        network = MultiViewDiT.from_config(config)
+    weights, said = read_weights(path, loading.device), "of the checkpoint"
+    if not any(name.startswith(ENCODER) for name in weights):
+        weights |= _new_encoder(network, weights)
+        said = f"the checkpoint has no {ENCODER}*: a new encoder, ending in zeros, which says nothing until trained"
+    fill(network, weights, origin=f"load_hunyuan_dit: {path}", assign=True)
+    return network, said
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"load_hunyuan_dit: {folder}/config.json is missing; give a diffusers folder of HunyuanDiT")
+    config = dict(HunyuanDiT2DModel.load_config(folder))
+    if config.get("_class_name") not in (HunyuanDiT2DModel.__name__, MultiViewDiT.__name__):
+        raise ValueError(
+            f"load_hunyuan_dit: {folder}/config.json describes {config.get('_class_name')!r}, not HunyuanDiT2DModel; "
+            f"give a diffusers folder of HunyuanDiT such as {HUB}"
+        )
+    return config
+
+
+def _new_encoder(network: MultiViewDiT, like: Weights) -> dict[str, Tensor]:
+    """Draw the weights of the cameras' encoder, always the same ones, in the precision of the others."""
+    sample, config = next(iter(like.values())), network.config
+    with torch.random.fork_rng(devices=[]), sample.device:
+        torch.manual_seed(0)
+        encoder = InputEncoder(7, tuple(config.encoder_channels), config.encoder_stride, config.hidden_size)
+    return {f"{ENCODER}{name}": weight.to(sample.dtype) for name, weight in encoder.state_dict().items()}
+
+
+def _check_autoencoder(vae: AutoencoderKL, network: MultiViewDiT) -> None:
+    config = network.config
+    found, wanted = stride_of(vae) * config.patch_size, config.encoder_stride
+    if found != wanted or vae.config.latent_channels != config.in_channels:
+        raise ValueError(
+            f"load_hunyuan_dit: the autoencoder makes {found} pixels per token and {vae.config.latent_channels} "
+            f"channels, the network wants {wanted} and {config.in_channels}; give --base the folder of its own base"
+        )
