@@ -1,7 +1,7 @@
 """Kernels: attention functions of other packages, and how to read what they are given.
 
 PyTorch's fused attention is recognised by a torch function mode (:mod:`probe.capture`). A function of another package
-is plain Python and passes every mode unseen. While a tap is open, it is therefore replaced wherever the model's own code
+is plain Python and passes every mode unseen. While a tap is open, it is therefore replaced wherever the model's code
 holds it: in the function's package, and in the packages that define the model's classes. The replacement runs the
 original with the arguments as they came, so that outputs stay the same bit for bit; on exit all names hold the original
 again. A package that is not imported is not looked at: no model can call it.

@@ -53,7 +53,8 @@ class Settings:
     model: str = "cat3d-tiny"
     """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite
     saved it), cat3d (the release's checkpoints; cat3d:random), sd21 (Stable Diffusion's folder or hub id; each view
-    alone), sd21-extended (views joined in every layer), module:package.function (your own)."""
+    alone), sd21-extended (views joined in every layer), mvgenmaster (its unpacked archive), hunyuan-dit (a diffusers
+    folder or hub id), seva and mvdream (their packages installed), and module:package.function (your own)."""
     base: str | None = None
     """Folder or hub id of the base model whose autoencoder is used, where --model has one; default the model's usual
     one."""
@@ -69,7 +70,8 @@ class Settings:
     """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio
     test."""
     layers: str | None = None
-    """3d, all (per-view layers too; the default of models without 3d ones), or indexes among all self-attentions or names, by commas: 10,12."""
+    """3d, all (per-view layers too; the default of models without 3d ones), or indexes among all self-attentions or
+    names, by commas: 10,12."""
     timesteps: str = "100,300,500,700,900"
     """Timestep indexes (0 clean to 999 pure noise), by commas; timesteps.csv tells alpha-bar and SNR of each."""
     pairs: int = 32

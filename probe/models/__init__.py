@@ -17,7 +17,9 @@ from probe.models.custom import load_custom  # noqa: E402
 from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
 from probe.models.files import Loading  # noqa: E402
 from probe.models.hunyuan_dit import load_hunyuan_dit  # noqa: E402
+from probe.models.mvdream import load_mvdream  # noqa: E402
 from probe.models.mvgenmaster import load_mvgenmaster  # noqa: E402
+from probe.models.seva import load_seva  # noqa: E402
 from probe.models.stable_diffusion import load_extended, load_independent  # noqa: E402
 from probe.models.unet import MultiViewUNet  # noqa: E402
 
@@ -113,6 +115,8 @@ MODELS: dict[str, Loader] = {
     "sd21-extended": load_extended,
     "mvgenmaster": load_mvgenmaster,
     "hunyuan-dit": load_hunyuan_dit,
+    "seva": load_seva,
+    "mvdream": load_mvdream,
     "module": load_custom,
 }
 

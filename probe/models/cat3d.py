@@ -224,7 +224,7 @@ class Cat3d(LatentModel):
         return {"inputs": torch.cat([target_mask(views).to(rays), rays], dim=2), "domain": domain}
 
 
-def pixels_per_token(config: Mapping[str, Any]) -> int:
+def pixels_per_token(config: Any) -> int:
     """Give the pixels per token of the deepest level, along a side."""
     return int(config["encoder_stride"] * 2 ** (len(config["block_out_channels"]) - 1))
 

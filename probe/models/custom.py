@@ -1,8 +1,8 @@
 """A model of one's own: ``--model module:package.function`` imports the function and calls it without arguments.
 
-The function returns a :class:`probe.models.denoising.MultiViewModel`: a subclass that overrides those of its six methods
-(encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are the user's
-own affair; ``--base`` and ``--model-size`` are refused, because only the function knows what they would mean.
+The function returns a :class:`probe.models.denoising.MultiViewModel`: a subclass that overrides those of its six
+methods (encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are the
+user's own affair; ``--base`` and ``--model-size`` are refused: only the function knows what they would mean.
 """
 
 import importlib
@@ -53,7 +53,7 @@ def _function(source: str) -> Callable[[], Any]:
     found = getattr(module, name)
     if not callable(found):
         raise ValueError(f"--model module:{source} is {type(found).__name__}, not a function; {HOW}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _module(path: str) -> ModuleType:

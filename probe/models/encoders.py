@@ -29,9 +29,10 @@ class InputEncoder(nn.Module):
             norm = nn.GroupNorm(after // 4, after, eps=1e-6) if normalise else nn.Identity()
             stage = nn.Sequential(convolution, norm, nn.SiLU())
             self.add_module(f"conv{number}", stage)
-        self.conv_out = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
+        last = nn.Conv2d(channels[-1], outputs, 3, 1, 1)
+        self.conv_out: nn.Module = last
         if normalise:
-            _start_at_zero(self.conv_out)
+            _start_at_zero(last)
         else:
             _start_at_full_scale(self)
 
@@ -61,7 +62,7 @@ class PriorEncoder(InputEncoder):
         _start_at_zero(last)
         joining = nn.Conv2d(channels[-1] + coordinates, hidden, 3, 1, 1)
         norm = nn.GroupNorm(hidden // 8, hidden, eps=1e-6)
-        self.conv_out: nn.Module = nn.Sequential(joining, norm, nn.SiLU(), last)
+        self.conv_out = nn.Sequential(joining, norm, nn.SiLU(), last)
 
     def forward(  # type: ignore[override]
         self, inputs: Float[Tensor, "bf c H W"], coordinates: Float[Tensor, "bf points h w"]

@@ -23,6 +23,7 @@ until it is trained.
 - Below float32, timesteps are rounded to the network's precision, as diffusers' pipeline does.
 """
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,9 @@ V12: dict[str, Any] = {
     "mlp_ratio": 4.3637,
     "use_style_cond_and_image_meta_size": False,
 }
+META_SIZE = "use_style_cond_and_image_meta_size"
+"""A setting that v1.2 turned off."""
+STOCK = frozenset(inspect.signature(HunyuanDiT2DModel.__init__).parameters) - {"self"}
 LAST_BETA, LAST_BETA_BEFORE = 0.018, 0.03
 """Of v1.2, and of the versions before it."""
 PREDICTIONS = ("v_prediction", "epsilon")
@@ -92,9 +96,7 @@ class JointViewsProcessor:
     def __init__(self) -> None:
         self.inner = HunyuanAttnProcessor2_0()
 
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, *_nothing: Any, image_rotary_emb: Rotary, **_none: Any
-    ) -> Tensor:
+    def __call__(self, attn: Attention, hidden_states: Tensor, *, image_rotary_emb: Rotary, **_: Any) -> Tensor:
         """Join views, attend, part views."""
         cos, sin, views = image_rotary_emb
         tiled = tuple(repeat(wave, "n d -> (f n) d", f=views) for wave in (cos, sin))
@@ -113,9 +115,9 @@ class TextProcessor:
         attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        *_nothing: Any,
+        *,
         image_rotary_emb: Rotary,
-        **_none: Any,
+        **_: Any,
     ) -> Tensor:
         """Attend; the number of views does not matter here."""
         waves = (image_rotary_emb.cos, image_rotary_emb.sin)
@@ -152,25 +154,7 @@ class MultiViewDiT(HunyuanDiT2DModel):
         encoder_channels: tuple[int, ...] | list[int] = (32, 64, 128, 256, 256),
         encoder_stride: int = 16,
     ) -> None:
-        super().__init__(
-            num_attention_heads=num_attention_heads,
-            attention_head_dim=attention_head_dim,
-            in_channels=in_channels,
-            patch_size=patch_size,
-            activation_fn=activation_fn,
-            sample_size=sample_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            mlp_ratio=mlp_ratio,
-            learn_sigma=learn_sigma,
-            cross_attention_dim=cross_attention_dim,
-            norm_type=norm_type,
-            cross_attention_dim_t5=cross_attention_dim_t5,
-            pooled_projection_dim=pooled_projection_dim,
-            text_len=text_len,
-            text_len_t5=text_len_t5,
-            use_style_cond_and_image_meta_size=use_style_cond_and_image_meta_size,
-        )
+        super().__init__(**{name: self.config[name] for name in STOCK})  # registered before this runs
         self.add_conv_in = InputEncoder(7, tuple(encoder_channels), encoder_stride, hidden_size)
         for block in self.blocks:
             block.attn1.set_processor(JointViewsProcessor())
@@ -243,7 +227,8 @@ class MultiViewDiT(HunyuanDiT2DModel):
         sizes = latents.new_tensor([ORIGINAL_SIDE, ORIGINAL_SIDE, side, side, 0, 0])
         batch = latents.shape[0] * latents.shape[1]
         style = torch.zeros(batch, dtype=torch.long, device=latents.device)
-        return {"image_meta_size": repeat(sizes, "six -> bf six", bf=batch), "style": style}
+        everywhere = repeat(sizes, "six -> bf six", bf=batch).contiguous()  # the stock class flattens it in place
+        return {"image_meta_size": everywhere, "style": style}
 
     def enable_gradient_checkpointing(self, *_args: Any, **_kwargs: Any) -> None:
         """Refuse: diffusers' class does not support it.
@@ -280,7 +265,7 @@ class HunyuanDiT(LatentModel):
 
     def probe_inputs(self, views: int, scale: int | None = None) -> Inputs:
         """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
-        native = self.size // self.network.config.encoder_stride
+        native = self.size // int(self.network.config.encoder_stride)  # type: ignore[union-attr, arg-type]
         return super().probe_inputs(views, native if scale is None else scale)
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
@@ -322,10 +307,6 @@ def load_hunyuan_dit(source: str, loading: Loading) -> HunyuanDiT:
     )
 
 
-META_SIZE = "use_style_cond_and_image_meta_size"
-"""A setting that v1.2 turned off."""
-
-
 def _root(path: Path) -> Path:
     """Give the folder that holds transformer/, or the one of the weights."""
     return path.parent.parent if path.parent.name == "transformer" else path.parent
@@ -353,7 +334,11 @@ def noise_scheduler(folder: Path | None, *, newest: bool) -> DDPMScheduler:
         ValueError: If it has other than 1000 steps, or predicts neither v nor noise.
     """
     stored = folder is not None and (folder / "scheduler" / "scheduler_config.json").is_file()
-    own = {"beta_start": 0.00085, "beta_end": LAST_BETA if newest else LAST_BETA_BEFORE, "clip_sample": False}
+    own: dict[str, Any] = {
+        "beta_start": 0.00085,
+        "beta_end": LAST_BETA if newest else LAST_BETA_BEFORE,
+        "clip_sample": False,
+    }
     own |= {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
     scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(folder / "scheduler") if folder and stored else own)
     steps, prediction = scheduler.config.num_train_timesteps, scheduler.config.prediction_type

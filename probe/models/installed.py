@@ -42,7 +42,7 @@ def joined_class(way: type[nn.Module], network: type[nn.Module]) -> type[nn.Modu
         way: Overrides ``forward``.
         network: The package's class.
     """
-    return type(way.__name__, (way, network), {})
+    return type(way.__name__, (way, network), {"__module__": network.__module__})
 
 
 def norms_in_float32(network: nn.Module) -> None:

@@ -41,7 +41,7 @@ class LatentModel(MultiViewModel):
     @torch.no_grad()
     def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:
         """Turn colours in [0, 1] into scaled latents: the mean of the autoencoder's posterior, not a draw from it."""
-        flat = to_latents(rearrange(image, "b f c h w -> (b f) c h w")).to(self.vae.dtype)
+        flat = rearrange(to_latents(image), "b f c h w -> (b f) c h w").to(self.vae.dtype)
         latents = self.vae.encode(flat).latent_dist.mode() * self.vae.config.scaling_factor
         return rearrange(latents.to(image.dtype), "(b f) c h w -> b f c h w", f=image.shape[1])
 

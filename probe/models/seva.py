@@ -1,12 +1,12 @@
 """Stable Virtual Camera (SEVA): a latent U-Net whose middle and upper attentions join the tokens of all views.
 
-Licence: Stability AI Community / non-commercial licence, gated; read it before use. Hub: stabilityai/stable-virtual-camera
-(``modelv1.1.safetensors``, ``model.safetensors``). Native: 576 px, 21 views, token grids 36, 18 and 9. The network's code
-comes from the user's installation: ``git clone https://github.com/Stability-AI/stable-virtual-camera``, then
+Licence: Stability AI non-commercial licence, gated; read it before use. Hub: stabilityai/stable-virtual-camera
+(``modelv1.1.safetensors``, ``model.safetensors``). Native: 576 px, 21 views, token grids 36, 18 and 9. The network's
+code comes from the user's installation: ``git clone https://github.com/Stability-AI/stable-virtual-camera``, then
 ``pip install -e stable-virtual-camera``. Autoencoder: that of Stable Diffusion 2.1 (``--base``).
 
-Layers are 32 self-attentions: each of 16 places has one over the image and one over the views at a place. The first kind
-joins all views in seven places (12; 14, 16, 18; 20, 22, 24), which are the layers that a probe measures.
+Layers are 32 self-attentions: each of 16 places has one over the image and one over the views at a place. The first
+kind joins all views in seven places (12; 14, 16, 18; 20, 22, 24), which are the layers that a probe measures.
 
 Image token: the mean CLIP image embedding of the references. Where no OpenCLIP ViT-H-14 file lies beside the checkpoint
 (``open_clip_pytorch_model.bin`` or ``open_clip_model.safetensors``, with the package open_clip installed) it is zeros,
@@ -193,8 +193,8 @@ class SevaModel(LatentModel):
 
         Args:
             views: The views, at the size the network sees.
-            keep_cameras: 0 gives a scene what the release's unconditional branch sees: neither mask nor image token, but
-                its rays.
+            keep_cameras: 0 gives a scene what the release's unconditional branch sees: no mask, no image token, its
+                rays.
         """
         height, width = (length // self.stride for length in views.size)
         rays = camera_rays(views.intrinsics, views.world_to_cam, views.size, (height, width))
@@ -209,14 +209,15 @@ class SevaModel(LatentModel):
     @torch.no_grad()
     def _image_token(self, views: Views) -> Float[Tensor, "b 1 c"]:
         if self.clip is None or views.n_ref == 0:
-            return views.image.new_zeros(len(views.image), 1, self.network.params.context_dim)  # type: ignore[union-attr]
+            params: Any = self.network.params
+            return views.image.new_zeros(len(views.image), 1, params.context_dim)
         pictures = rearrange(views.image[:, : views.n_ref], "b f c height width -> (b f) c height width")
         return reduce(self.clip(pictures), "(b f) c -> b 1 c", "mean", f=views.n_ref).to(views.image.dtype)
 
     def denoise(
         self, latents: Float[Tensor, "b f c h w"], t: Int[Tensor, " b"], inputs: Inputs
     ) -> Float[Tensor, "b f c h w"]:
-        """Call the network; the clean latents of input views are scaled by c_in = sqrt(alpha_bar), as the noisy ones are.
+        """Call the network; the clean latents of input views are scaled by c_in = sqrt(alpha_bar), as noisy ones are.
 
         The release puts them in the place of noisy latents and scales all alike (seva/sampling.py, DiscreteDenoiser).
         """

@@ -93,7 +93,7 @@ class StableDiffusion(LatentModel):
         """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
         unet = self.network
         side = self.size // self.stride if scale is None else scale * deepest_of(unet)
-        like = {"device": self.text.device, "dtype": next(unet.parameters()).dtype}
+        like: dict[str, Any] = {"device": self.text.device, "dtype": next(unet.parameters()).dtype}
         return {
             "sample": torch.zeros(views, self.channels, side, side, **like),
             "timestep": torch.zeros(views, dtype=torch.long, device=self.text.device),
@@ -174,8 +174,8 @@ def find_folder(source: str) -> Path:
     missing = [name for name in (UNET, SCHEDULER) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"load_stable_diffusion: {source} is no diffusers folder of Stable Diffusion: {', '.join(missing)} missing; "
-            "expected unet/, vae/, scheduler/ and perhaps text_encoder/ with tokenizer/"
+            f"load_stable_diffusion: {source} is no diffusers folder of Stable Diffusion: {', '.join(missing)} missing"
+            "; expected unet/, vae/, scheduler/ and perhaps text_encoder/ with tokenizer/"
         )
     return folder
 
@@ -209,7 +209,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"load_stable_diffusion: {path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"load_stable_diffusion: {path} holds no names with values; expected a diffusers configuration")
+        raise ValueError(
+            f"load_stable_diffusion: {path} holds no names with values; expected a diffusers configuration"
+        )
     return values
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_cat3d import make_vae as make_autoencoder
 
 from probe.models.hunyuan_dit import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel
 
@@ -26,18 +27,9 @@ def make_stock(seed: int = 0, **changes: Any) -> HunyuanDiT2DModel:
         return HunyuanDiT2DModel(**{**SMALL, **changes}).eval()
 
 
-def make_vae(levels: int = 4, seed: int = 1) -> AutoencoderKL:
-    """An autoencoder of SDXL's kind that halves its images once per level but the first."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AutoencoderKL(
-            block_out_channels=(32,) * levels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=1,
-            latent_channels=4,
-            scaling_factor=0.13025,
-        ).eval()
+def make_vae(levels: int = 4) -> AutoencoderKL:
+    """An autoencoder with SDXL's scaling factor."""
+    return make_autoencoder(levels, scaling_factor=0.13025)
 
 
 def make_scheduler(**changes: Any) -> DDPMScheduler:

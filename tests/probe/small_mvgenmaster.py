@@ -1,7 +1,8 @@
 """Write a small checkpoint as MVGenMaster's hub archive holds it: ``python tests/probe/small_mvgenmaster.py OUT``.
 
 ``OUT/ema_unet.pt`` holds the network's bare names and ``OUT/vae/`` an autoencoder of the encoder's stride; with
-``--deepspeed`` the weights lie in ``OUT/pytorch_model/mp_rank_00_model_states.pt`` as its trainer writes them. Then ``python -m probe.run --model mvgenmaster:OUT --base OUT --model-size 64`` probes it in seconds.
+``--deepspeed`` the weights lie in ``OUT/pytorch_model/mp_rank_00_model_states.pt`` as the release's trainer has them.
+Then ``python -m probe.run --model mvgenmaster:OUT --base OUT --model-size 64`` probes it in seconds.
 """
 
 import sys
@@ -9,17 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_cat3d import SMALL, make_vae
 from torch import nn
 
-from probe.models.latents import AutoencoderKL
 from probe.models.mvgenmaster import PriorUNet
 
-SMALL: dict[str, Any] = {
-    "block_out_channels": (32, 64, 64, 64),
-    "attention_head_dim": (1, 2, 2, 2),
-    "encoder_channels": (8, 8, 16, 16),
-    "encoder_stride": 8,
-}
 EMA = "ema_unet.pt"
 DEEPSPEED = Path("pytorch_model") / "mp_rank_00_model_states.pt"
 MOVED = ("add_conv_in.conv_out.3", "class_embedding", "norm_q", "norm_k")
@@ -34,20 +29,6 @@ def make_unet(seed: int = 0, **changes: Any) -> PriorUNet:
             if any(part in name for part in MOVED):
                 nn.init.normal_(parameter, 1 if name.endswith(("norm_q.weight", "norm_k.weight")) else 0, 0.3)
     return unet
-
-
-def make_vae(levels: int = 4, seed: int = 1) -> AutoencoderKL:
-    """An autoencoder that halves its images once per level but the first."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AutoencoderKL(
-            block_out_channels=(32,) * levels,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=1,
-            latent_channels=4,
-            scaling_factor=0.18215,
-        ).eval()
 
 
 def save_small(out: Path, *, deepspeed: bool = False) -> Path:

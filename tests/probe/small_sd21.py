@@ -1,4 +1,4 @@
-"""Write a small Stable Diffusion with random weights in the real diffusers layout: ``python tests/probe/small_sd21.py OUT``.
+"""Write a small Stable Diffusion of random weights in diffusers' layout: ``python tests/probe/small_sd21.py OUT``.
 
 Then ``python -m probe.run --model sd21:OUT --model-size 64`` (or ``sd21-extended:OUT``) probes it in seconds.
 """
@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import probe.models  # before diffusers (probe/compat.py says why)  # noqa: I001
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
+
+from probe.models.latents import AutoencoderKL
+from probe.models.stable_diffusion import UNet2DConditionModel
 
 WIDTHS = (32, 64, 64, 64)
 TEXT_WIDTH, PROMPT = 24, 77
@@ -43,12 +44,13 @@ def make_vae(**changes: Any) -> AutoencoderKL:
     return AutoencoderKL(**{**settings, **changes})
 
 
-def make_scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
-    """That of the hub's folder, but for what only samplers read."""
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=prediction,
-    )  # fmt: skip
+def scheduler(prediction: str) -> dict[str, Any]:
+    """That of the hub's folder."""
+    return {
+        "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "clip_sample": False, "num_train_timesteps": 1000, "prediction_type": prediction, "set_alpha_to_one": False,
+        "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+    }  # fmt: skip
 
 
 def text_weights() -> dict[str, Tensor]:
@@ -79,7 +81,7 @@ def save_small(out: Path, *, prediction: str = "v_prediction", text: bool = Fals
         make_unet().save_pretrained(out / "unet")
         make_vae().save_pretrained(out / "vae")
         weights = text_weights()
-    make_scheduler(prediction).save_pretrained(out / "scheduler")
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler(prediction))
     if text:
         (out / "text_encoder").mkdir()
         save_file(weights, out / "text_encoder" / "model.safetensors")

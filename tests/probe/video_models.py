@@ -9,7 +9,6 @@ clip's first frame alone, so each view is encoded as a clip of one frame, and ha
 from typing import Any
 
 import torch
-from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor
 
@@ -53,6 +52,8 @@ class Wan(Video):
 
 
 def wan() -> MultiViewModel:
+    from diffusers import WanTransformer3DModel  # here, because probe.models must be imported first
+
     network = WanTransformer3DModel(
         patch_size=(1, PATCH, PATCH), num_attention_heads=2, attention_head_dim=12, in_channels=3, out_channels=3,
         text_dim=TEXT_WIDTH, freq_dim=8, ffn_dim=16, num_layers=3,
@@ -61,6 +62,8 @@ def wan() -> MultiViewModel:
 
 
 def cogvideox() -> MultiViewModel:
+    from diffusers import CogVideoXTransformer3DModel
+
     network = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=3, out_channels=3, time_embed_dim=8,
         text_embed_dim=TEXT_WIDTH, num_layers=2, sample_width=SIZE, sample_height=SIZE, sample_frames=9,

@@ -1,4 +1,4 @@
-"""The U-Net of latent diffusion in its published layout of names, small and plain; shared by the stand-ins beside it."""
+"""The U-Net of latent diffusion in its published layout of names, plain; shared by the stand-ins beside it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Perceptron(nn.Module):
 
 
 class Residual(nn.Module):
-    """in_layers, emb_layers, out_layers, skip_connection; ``dense`` channels scale and shift what the first norm gave."""
+    """in_layers, emb_layers, out_layers, skip_connection; ``dense`` scales and shifts what the first norm gave."""
 
     def __init__(self, channels: int, embedded: int, out: int, dense: int = 0) -> None:
         super().__init__()
