@@ -57,7 +57,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 Features are matched at the weight of REPA (Yu et al. 2024, section 4: lambda = .5)."""
 OTHER_LAYER = "other-layer"
-PASSED_ON = ("steps", "batch_size", "evaluate_every", "evaluate_scenes", "probe_every", "device")
+PASSED_ON = (
+    "steps",
+    "batch_size",
+    "rotation_ramp",
+    "evaluate_every",
+    "evaluate_scenes",
+    "sampling_steps",
+    "probe_every",
+    "device",
+)
 NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
 FIGURE = "study.png"
 FILES = ("study", "summary", "reach", "settings")
@@ -85,10 +94,14 @@ class Study:
     """Optimiser steps of each run; more than before continue finished runs."""
     batch_size: int = 6
     """Scenes per step."""
+    rotation_ramp: int = 1000
+    """Steps over which rotations grow from 0 to full; no more than --steps, or wide rotations are never trained on."""
     evaluate_every: int = 500
     """Steps between evaluations."""
     evaluate_scenes: int = 16
     """Held-out scenes that are sampled at each evaluation."""
+    sampling_steps: int = 20
+    """Of DDIM, at each evaluation."""
     probe_every: int = 500
     """Steps between probes of every 3D layer; a multiple of --evaluate-every; 0 never probes."""
     out: Path = Path("runs/study")

@@ -126,7 +126,7 @@ def test_a_view_without_depth_stays_without():
 def slow_splat(points, known, values, intrinsics, world_to_cam, size):
     """Point by point, in the release's order."""
     height, width = size
-    landed = torch.zeros(*intrinsics.shape[:2], height * width, values.shape[-1])
+    landed = values.new_zeros(*intrinsics.shape[:2], height * width, values.shape[-1])
     mask = torch.zeros(*intrinsics.shape[:2], height * width, dtype=torch.bool)
     for b in range(intrinsics.shape[0]):
         for t in range(intrinsics.shape[1]):
@@ -158,6 +158,8 @@ def test_splat_is_the_slow_loop(seed: int, references: int, targets: int):
     points = torch.randn(2, references, 30, 3, generator=g) + torch.tensor([0.0, 0.0, 1.5])
     known = torch.rand(2, references, 30, generator=g) < 0.8
     values = torch.randn(2, references, 30, 2, generator=g)
+    # in double precision, so that both round alike next to the border of two pixels
+    points, values, intrinsics, world_to_cam = (x.double() for x in (points, values, intrinsics, world_to_cam))
     landed, hit = splat(points, known, values, intrinsics, world_to_cam, size)
     expected, mask = slow_splat(points, known, values, intrinsics, world_to_cam, size)
     assert torch.equal(hit, mask)
@@ -357,7 +359,8 @@ def test_targets_depth_and_colours_are_not_read(model: MvGenMaster):
 def test_encoder_by_hand():
     encoder = PriorEncoder(11, 5, (8, 8, 16), 4, 6, normalise=True)
     nn.init.normal_(encoder.conv_out[3].weight)
-    inputs, coordinates = torch.randn(2, 11, 16, 16), torch.randn(2, 5, 4, 4)
+    g = generator(0)
+    inputs, coordinates = torch.randn(2, 11, 16, 16, generator=g), torch.randn(2, 5, 4, 4, generator=g)
     stages = inputs
     for number, stride in ((1, 1), (2, 2), (3, 2)):
         stage = encoder.get_submodule(f"conv{number}")
@@ -367,7 +370,9 @@ def test_encoder_by_hand():
     joined = F.conv2d(torch.cat([stages, coordinates], 1), first.weight, first.bias, padding=1)
     joined = F.silu(F.group_norm(joined, 4, norm.weight, norm.bias, 1e-6))
     assert joined.shape[1] == 32
-    torch.testing.assert_close(encoder(inputs, coordinates), F.conv2d(joined, last.weight, last.bias, padding=1))
+    torch.testing.assert_close(
+        encoder(inputs, coordinates), F.conv2d(joined, last.weight, last.bias, padding=1), **CLOSE
+    )
 
 
 def test_full_size_names_and_shapes_are_those_of_the_release():
