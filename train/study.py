@@ -58,6 +58,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 Features are matched at the weight of REPA (Yu et al. 2024, section 4: lambda = .5)."""
 OTHER_LAYER = "other-layer"
 PASSED_ON = (
+    "model",
     "steps",
     "batch_size",
     "rotation_ramp",
@@ -90,6 +91,8 @@ class Study:
     """The selected layer, which every variant but plain and other-layer supervises."""
     other_layer: int = 10
     """The layer of the variant other-layer."""
+    model: str = "cat3d-tiny:random"
+    """What every run starts from: cat3d-tiny:random (weights drawn by the seed), or a checkpoint, cat3d-tiny:FOLDER."""
     steps: int = 4000
     """Optimiser steps of each run; more than before continue finished runs."""
     batch_size: int = 6
