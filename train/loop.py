@@ -181,7 +181,8 @@ def take_step(settings: Settings, model: MultiViewModel, trainer: Trainer, step:
     What PyTorch draws meanwhile (a network's dropout) is the step's own, so that a resumed run draws the same.
 
     Raises:
-        FloatingPointError: If a loss is not finite, or the gradient is not (in fp16 such a step is left out instead).
+        FloatingPointError: If a loss is not finite, or the gradient is not. In fp16 such a gradient has overflown, and
+            the step is left out with all that follows from it.
     """
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
@@ -191,10 +192,10 @@ def take_step(settings: Settings, model: MultiViewModel, trainer: Trainer, step:
     norm = float(trainer.accelerator.clip_grad_norm_(trainer.module.parameters(), settings.clip))
     if trainer.accelerator.scaler is None:
         _check_finite({"gradient": norm}, settings, step)
-    _step_optimizers(trainer, norm)
-    for schedule in trainer.schedules:
-        schedule.step()
-    trainer.ema.step(trainer.network.parameters())
+    if trainer.accelerator.scaler is None or math.isfinite(norm):
+        _step(trainer)
+    if trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.update()
     return {**found, "gradient_norm": norm}
 
 
@@ -205,19 +206,20 @@ def _check_finite(found: dict[str, float], settings: Settings, step: int) -> Non
             raise FloatingPointError(f"the {name} is {value} at step {step} (batch seed {seed})")
 
 
-def _step_optimizers(trainer: Trainer, norm: float) -> None:
-    """Step all optimisers; in fp16 none of them if the scaled gradient has overflown, and the scale follows once.
+def _step(trainer: Trainer) -> None:
+    """Step all optimisers, their schedules and the average.
 
-    Accelerate's own step lets the scale follow after every optimiser, which makes the next one unscale a second time.
+    In fp16 past accelerate's own step, which lets the scale follow after every optimiser: the next one would then
+    divide its gradients by the scale a second time.
     """
     scaler = trainer.accelerator.scaler
-    for optimizer in trainer.optimizers:
+    for optimizer, schedule in zip(trainer.optimizers, trainer.schedules, strict=True):
         if scaler is None:
             optimizer.step()
-        elif math.isfinite(norm):
+        else:
             scaler.step(optimizer.optimizer)  # type: ignore[attr-defined]
-    if scaler is not None:
-        scaler.update()
+        schedule.step()
+    trainer.ema.step(trainer.network.parameters())
 
 
 Evaluate = Callable[[MultiViewModel, int], dict[str, Any]]

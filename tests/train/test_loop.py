@@ -133,17 +133,20 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
     assert all(weight.isfinite().all() for weight in weights(model))
 
 
-def scaled(scale: float) -> tuple[loop.Trainer, dict[str, float]]:
+def scaled(scale: float, *, overflown: str = "") -> tuple[loop.Trainer, dict[str, float]]:
     """Take a step as fp16 does, with a scaled loss, but in single precision: CPUs have no fp16 training."""
     model, settings = small_model(), replace(SETTINGS, optimizer="muon", warmup=0, weight=0.5)
     trainer = loop.start(settings, model, supervision(model))
+    if overflown:
+        model.network.get_parameter(overflown).register_hook(lambda gradient: gradient + math.inf)
     if scale > 1:
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         trainer.accelerator.native_amp = True
         trainer.accelerator.state._mixed_precision = "fp16"
-    row = loop.take_step(settings, model, trainer, 0)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return trainer, row
+    try:
+        return trainer, loop.take_step(settings, model, trainer, 0)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_a_scaled_loss_moves_the_weights_of_both_optimisers_as_an_unscaled_one():
@@ -153,11 +156,15 @@ def test_a_scaled_loss_moves_the_weights_of_both_optimisers_as_an_unscaled_one()
         torch.testing.assert_close(trainer.network.state_dict()[name], weight, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_an_overflow_leaves_the_step_out_for_both_optimisers_and_halves_the_scale():
-    trainer, row = scaled(2.0**127)
+@pytest.mark.parametrize(
+    "overflown", ["conv_in.weight", "up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q.weight"]
+)
+def test_an_overflow_leaves_the_step_out_for_both_optimisers_and_halves_the_scale(overflown: str):
+    trainer, row = scaled(2.0**10, overflown=overflown)  # the first weight is AdamW's, the second Muon's
     assert not math.isfinite(row["gradient_norm"])
     assert all(torch.equal(a, b) for a, b in zip(trainer.network.parameters(), weights(small_model()), strict=True))
-    assert trainer.accelerator.scaler.get_scale() == 2.0**126
+    assert trainer.accelerator.scaler.get_scale() == 2.0**9
+    assert [schedule.last_epoch for schedule in trainer.schedules] == [0, 0]
 
 
 @pytest.mark.parametrize(
