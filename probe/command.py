@@ -31,9 +31,15 @@ def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str
 
 
 def run(main: Callable[[Config], None], config: Config, *, prog: str) -> None:
-    """Run a command; what the user can mend (ValueError, OSError) becomes one line on stderr and exit code 2."""
+    """Run a command; what the user can mend (ValueError, OSError) becomes one line on stderr and exit code 2.
+
+    Ctrl-C becomes one line and exit code 130, as shells have it.
+    """
     try:
         main(config)
     except (ValueError, OSError) as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"\n{prog}: stopped", file=sys.stderr)
+        raise SystemExit(130) from None

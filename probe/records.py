@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,23 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, save: Callable[[Path], object]) -> None:
+    """Write a folder whole or not at all: save to a folder beside it, then rename; one of that name is replaced.
+
+    Raises:
+        OSError: If the disk does not take it, or whatever saving raises; the partial folder is gone then.
+    """
+    part = path.with_name(f"part-{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save(part)
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

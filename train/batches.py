@@ -5,18 +5,20 @@ Everything random in step ``s`` (rooms, cameras, timesteps, noise, dropout) is d
 without storing any generator's state, and any number of processes sees the same scenes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.geometry import rotation_degrees
 from probe.models.denoising import STEPS, MultiViewModel
 from probe.scenes.shapes import OBJECTS, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive
-from probe.views import Views
+from probe.views import TENSORS, Views
 from train.recordings import open_recording
 from train.settings import Settings
 
@@ -123,11 +125,31 @@ def shift_timesteps(uniform: Float[Tensor, " b"], shift: float) -> Int[Tensor, "
     return (STEPS * shift * uniform / (1 + (shift - 1) * uniform)).long().clamp(max=STEPS - 1)
 
 
-def view_order(settings: Settings, step: int) -> list[int]:
-    """Shuffle the views of a step's scenes, or leave them, by a coin of the settings' share."""
+def spaced_order(views: int, n_ref: int) -> list[int]:
+    """Order views that lie along a path: references evenly spaced, both ends among them, then the rest.
+
+    A single reference lies in the middle.
+
+    Source:
+        The release's training set-up (reference/formats.md A1.5): a single reference is number views // 2 - 1.
+    """
+    first = [views // 2 - 1] if n_ref == 1 else [int(place) for place in torch.linspace(0, views - 1, n_ref).tolist()]
+    return first + [view for view in range(views) if view not in first]
+
+
+def view_order(settings: Settings, step: int) -> list[int] | None:
+    """Shuffle the views of a step's scenes by a coin of the settings' share; None leaves them in order of rotation."""
     generator = torch.Generator().manual_seed(derive("view order", settings.seed, step))
     shuffle = float(torch.rand((), generator=generator)) < settings.shuffle_views
-    return torch.randperm(settings.views, generator=generator).tolist() if shuffle else list(range(settings.views))
+    return torch.randperm(settings.views, generator=generator).tolist() if shuffle else None
+
+
+def along_rotation(views: Views) -> Views:
+    """Sort each scene's views by their rotation against view 0, which stays the first: they then lie along a path."""
+    first = repeat(views.world_to_cam[:, 0], "b i j -> b f i j", f=views.count)
+    order = rotation_degrees(views.world_to_cam, first).index_fill(1, torch.tensor([0], device=first.device), -1.0)
+    scene, order = torch.arange(len(first), device=first.device), order.argsort(dim=1, stable=True)
+    return replace(views, **{name: getattr(views, name)[scene[:, None], order] for name in TENSORS})
 
 
 def draw_step(
@@ -138,7 +160,9 @@ def draw_step(
     n_ref = int(torch.randint(1, settings.views, (), generator=generator))
     widest, count = ramp(step, settings.rotation_ramp), settings.batch_size
     views = draw(settings, model, generator, count, n_ref, widest=widest, only=only)
-    views = views.reorder(view_order(settings, step), n_ref)
+    shuffled = view_order(settings, step)
+    path = views if shuffled else along_rotation(views)
+    views = path.reorder(shuffled or spaced_order(views.count, n_ref), n_ref)
     t = shift_timesteps(torch.rand(count, generator=generator), settings.timestep_shift)
     noise = torch.randn(model.latent_shape(count, views.count), generator=generator)
     keep = (torch.rand(count, generator=generator) >= settings.camera_dropout).float()

@@ -1,6 +1,7 @@
 """Train a multi-view model with supervised attention: ``python -m train.cameo --layer 10``."""
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +17,16 @@ from probe.layers import Layer, select_layers
 from probe.models import fresh_tiny, load_model
 from probe.models.denoising import MultiViewModel, model_layers, place
 from probe.models.files import Loading
-from probe.records import environment, open_run, write_json
+from probe.records import environment, open_run, write_folder, write_json
 from probe.seeds import derive
 from train.batches import open_scenes
-from train.loop import Rhythm, Trainer, start, train
+from train.checkpoints import Trainer, naming_last_checkpoint
+from train.loop import Rhythm, start, train
 from train.mixing import Mixing
 from train.monitor import Held, evaluate, follow_precision, hold_out
 from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
 from train.pair_weights import Target
+from train.quality import LPIPS, LPIPS_WEIGHTS, absence
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 
 PROG = "python -m train.cameo"
@@ -45,6 +48,8 @@ class Command:
     output towards frozen image features, geometry towards an encoding of the true points."""
     weight: float = 0.02
     """Of the added objective (the paper's value)."""
+    layer_weights: str | None = None
+    """Shares of several layers in the objective, by commas in order of their indexes, such as 2,1; default equal."""
     weight_schedule: WeightSchedule = "constant"
     """constant; linear falls to 0 at --weight-until; off stops there."""
     weight_until: int = 0
@@ -84,7 +89,8 @@ class Command:
     rotation_ramp: int = 1000
     """Steps over which rotations grow from 0 to full: matching starts between views that hardly differ."""
     shuffle_views: float = 0.0
-    """Share of steps whose views come in random order (the paper: .5)."""
+    """Share of steps whose views come in random order (the paper: .5); the others take references evenly spaced among
+    the views in order of rotation."""
     timestep_shift: float = 4.0
     """Noise that is trained on: 1 draws timesteps evenly, 4 draws four of five from the noisier half."""
     optimizer: OptimizerName = "muon"
@@ -134,25 +140,31 @@ class Command:
 def main(given: Command) -> None:
     """Train; leave averaged weights in OUT/averaged/step-NNNNNN, the last ones in OUT/final, and the page."""
     settings = settings_of(given)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
     model = _model(given, accelerator.device)
     if given.layer == DEFAULT:
         given = replace(given, layer=str(model.default_layer))
-    scenes = open_scenes(given.scenes, model.size)
+    if given.sampling_steps > len(model.alpha_bar):
+        raise ValueError(f"--sampling-steps {given.sampling_steps}: expected 1 to {len(model.alpha_bar)}")
+    draw, held_draw = open_scenes(given.scenes, model.size)
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     named = {"layers": [layer.name for layer in layers]}
+    trainer = replace(start(settings, model, objective, accelerator), draw=draw)
+    held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps, held_draw)
     if accelerator.is_main_process:
         own = {**decisive, **named, "out": str(given.out)}
         open_run(given.out, own, resume=given.resume, may_grow=("steps",) if can_grow(given) else ())
+        if held.lpips is None:
+            print(absence(LPIPS, LPIPS_WEIGHTS))
     accelerator.wait_for_everyone()
-    draw, held_draw = scenes
-    trainer = replace(start(settings, model, objective, accelerator), draw=draw)
-    held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps, held_draw)
-    _train(given, settings, model, trainer, held)
-    if accelerator.is_main_process:
-        _finish(given, model, {**decisive, **named})
+    with naming_last_checkpoint(given.out):
+        _train(given, settings, model, trainer, held)
+        if accelerator.is_main_process:
+            _finish(given, model, {**decisive, **named})
 
 
 def _train(given: Command, settings: Settings, model: MultiViewModel, trainer: Trainer, held: Held) -> None:
@@ -175,9 +187,13 @@ def _train(given: Command, settings: Settings, model: MultiViewModel, trainer: T
 
 def _finish(given: Command, model: MultiViewModel, decisive: dict[str, object]) -> None:
     """Save the averaged weights with their card, and the page."""
+
+    def save(part: Path) -> None:
+        model.network.save_pretrained(part)  # type: ignore[operator]
+        write_json(part / "card.json", {**decisive, **environment()})
+
     final = given.out / "final"
-    model.network.save_pretrained(final)  # type: ignore[operator]
-    write_json(final / "card.json", {**decisive, **environment()})
+    write_folder(final, save)
     print(f"weights: {final}\nprobe them: python -m probe.run --model cat3d-tiny:{final} --out {given.out}-probe")
     if given.report:
         print(f"page: {_report(given.out)}")
@@ -211,8 +227,9 @@ def objective_of(given: Command, layers: Sequence[Layer]) -> Objective | None:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive("objective", given.seed))
+        shares = shares_of(given, layers)
         if given.objective != "cameo":
-            return make_rival(given.objective, layers)
+            return make_rival(given.objective, layers, shares)
         return AttentionSupervision(
             layers,
             Supervision(
@@ -223,7 +240,24 @@ def objective_of(given: Command, layers: Sequence[Layer]) -> Objective | None:
                 control=given.control,
                 max_queries=given.max_queries,
             ),
+            shares,
         )
+
+
+def shares_of(given: Command, layers: Sequence[Layer]) -> tuple[float, ...]:
+    """Read each layer's share in the objective; the shares add up to 1.
+
+    Raises:
+        ValueError: If there is not one number above 0 for every layer.
+    """
+    text = given.layer_weights or ",".join("1" for _ in layers)
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(layers) or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise ValueError(f"--layer-weights {text}: expected {len(layers)} numbers above 0 by commas, one per layer")
+    return tuple(number / sum(numbers) for number in numbers)
 
 
 def layers_of(given: Command, model: MultiViewModel) -> list[Layer]:
@@ -238,8 +272,7 @@ def layers_of(given: Command, model: MultiViewModel) -> list[Layer]:
     if given.layer == "random":
         joint = [layer for layer in found if layer.kind == "3d"]
         return [random.Random(derive("layer", given.seed)).choice(joint)]
-    choice = str(selected_layer(given.probe)) if given.layer == "auto" else given.layer
-    layers = select_layers(found, choice)
+    layers = [selected_layer(given.probe, found)] if given.layer == "auto" else select_layers(found, given.layer)
     for layer in layers:
         grid_of(layer)
     return layers
@@ -251,19 +284,27 @@ def can_grow(given: Command) -> bool:
     return given.schedule == "constant_with_warmup" and not scheduled
 
 
-def selected_layer(probe: Path) -> int:
-    """Read the chosen layer of a probe run.
+def selected_layer(probe: Path, layers: Sequence[Layer]) -> Layer:
+    """Find the layer that a probe run chose, among those of the model to be trained.
 
     Raises:
-        ValueError: If there is no such run, or it chose none.
+        ValueError: If there is no such run, or it chose none, or the model has no layer of that index and name.
     """
     path = probe / "selection.json"
     if not path.is_file():
         raise ValueError(f"--layer auto: {path} does not exist; run python -m probe.run --out {probe} first")
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["layer"])
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        index, name = int(chosen["layer"]), str(chosen["name"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"--layer auto: {path} names no layer ({error!r}); probe again, or give an index") from error
+    for layer in layers:
+        if (layer.index, layer.name) == (index, name):
+            return layer
+    raise ValueError(
+        f"--layer auto: {path} chose layer {index}, {name}, of {chosen.get('model')}, which --model does not have; "
+        "probe that model, or give an index"
+    )
 
 
 def settings_of(given: Command) -> Settings:
@@ -306,10 +347,14 @@ def _check(given: Command) -> None:
     )
     for names, holds, expected in rules:
         for name in names:
-            if not holds(getattr(given, name)):
+            if not (math.isfinite(getattr(given, name)) and holds(getattr(given, name))):
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected {expected}")
     if given.control == "shuffled" and given.objective != "cameo":
         raise ValueError(f"--control shuffled: goes with --objective cameo, not {given.objective}")
+    if given.control == "shuffled" and given.batch_size < 2:
+        raise ValueError(
+            "--control shuffled: expected --batch-size of at least 2; one scene has no other scene's truth"
+        )
     if given.probe_every % given.evaluate_every:
         raise ValueError(
             f"--probe-every {given.probe_every}: expected a multiple of --evaluate-every {given.evaluate_every}, or 0"

@@ -1,11 +1,9 @@
-"""The training loop on accelerate: takes steps, validates, checkpoints, resumes."""
+"""The training loop on accelerate: takes steps, validates, logs."""
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,23 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from probe.models.denoising import MultiViewModel
-from probe.records import write_text
 from probe.seeds import derive
 from probe.views import Views
 from train.batches import Batch, Draw, draw_batch, draw_step, step_seed
+from train.checkpoints import (
+    FOLDER,
+    Trainer,
+    append_row,
+    averaged,
+    drop_rows_after,
+    last_checkpoint,
+    restore,
+    save_all,
+)
 from train.diffusion import denoising_error
 from train.objectives import AttentionTruth, FeatureTruth, Objective
 from train.settings import Settings
@@ -51,20 +57,6 @@ class TrainingStep(nn.Module):
 
     def _error(self, batch: Batch) -> Tensor:
         return denoising_error(self.model, batch.views, batch.t, batch.noise, batch.keep_cameras).mean()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Hold what a step changes, and how it is computed."""
-
-    accelerator: Accelerator
-    module: nn.Module
-    network: nn.Module
-    objective: Objective | None
-    optimizers: list[torch.optim.Optimizer]
-    schedules: list[torch.optim.lr_scheduler.LRScheduler]
-    ema: EMAModel
-    draw: Draw = draw_batch
 
 
 def weight_at(settings: Settings, step: int) -> float:
@@ -145,65 +137,6 @@ def make_optimizers(settings: Settings, module: "TrainingStep") -> list[torch.op
     return [torch.optim.AdamW(rest, settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01), *optimizers]
 
 
-def save_checkpoint(folder: Path, step: int, trainer: Trainer) -> None:
-    """Write network, average, added objective, optimiser and schedule of a step whole, or not at all."""
-    final = folder / f"step-{step:06d}"
-    part = final.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    trainer.network.save_pretrained(part)  # type: ignore[operator]
-    if trainer.objective is not None:
-        save_file(trainer.objective.state_dict(), part / "objective.safetensors")
-    torch.save({**_states(trainer), "step": step}, part / "trainer.pt")
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
-
-
-def _states(trainer: Trainer) -> dict[str, Any]:
-    scaler = trainer.accelerator.scaler
-    return {
-        "optimizers": [one.state_dict() for one in trainer.optimizers],
-        "schedules": [one.state_dict() for one in trainer.schedules],
-        "ema": trainer.ema.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
-    }
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Find the last whole checkpoint of a run."""
-    whole = sorted(path for path in folder.glob("step-*") if path.suffix != ".part")
-    return whole[-1] if whole else None
-
-
-def restore(path: Path, trainer: Trainer) -> int:
-    """Load a checkpoint in place; give its step."""
-    trainer.network.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
-    if trainer.objective is not None:
-        trainer.objective.load_state_dict(load_file(path / "objective.safetensors"))
-    state = torch.load(path / "trainer.pt", weights_only=True)
-    for name in ("optimizers", "schedules"):
-        for one, kept in zip(getattr(trainer, name), state[name], strict=True):
-            one.load_state_dict(kept)
-    trainer.ema.load_state_dict(state["ema"])
-    if trainer.accelerator.scaler is not None:
-        trainer.accelerator.scaler.load_state_dict(state["scaler"])
-    return int(state["step"])
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON row; a number that is not finite becomes null."""
-    plain = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(plain) + "\n")
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Forget logged rows that a resumed run will log again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
-
-
 def own_scenes(settings: Settings, accelerator: Accelerator) -> slice:
     """Give this process's scenes of a batch."""
     each = settings.batch_size // accelerator.num_processes
@@ -245,36 +178,48 @@ def _synchronised(trainer: Trainer, last: bool) -> AbstractContextManager[Any]:
 def take_step(settings: Settings, model: MultiViewModel, trainer: Trainer, step: int) -> dict[str, float]:
     """Take one optimiser step; give the losses and the gradient's norm before clipping.
 
+    What PyTorch draws meanwhile (a network's dropout) is the step's own, so that a resumed run draws the same.
+
     Raises:
-        FloatingPointError: If a loss is not finite.
+        FloatingPointError: If a loss is not finite, or the gradient is not. In fp16 such a gradient has overflown, and
+            the step is left out with all that follows from it.
     """
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
-    losses = accumulate_gradients(settings, model, trainer, step)
-    for name, value in losses.items():
+    torch.manual_seed(derive("inside the network", settings.seed, step, trainer.accelerator.process_index))
+    found = accumulate_gradients(settings, model, trainer, step)
+    _check_finite(found, settings, step)
+    norm = float(trainer.accelerator.clip_grad_norm_(trainer.module.parameters(), settings.clip))
+    if trainer.accelerator.scaler is None:
+        _check_finite({"gradient": norm}, settings, step)
+    if trainer.accelerator.scaler is None or math.isfinite(norm):
+        _step(trainer)
+    if trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.update()
+    return {**found, "gradient_norm": norm}
+
+
+def _check_finite(found: dict[str, float], settings: Settings, step: int) -> None:
+    for name, value in found.items():
         if not math.isfinite(value):
             seed = step_seed(settings.seed, step)
             raise FloatingPointError(f"the {name} is {value} at step {step} (batch seed {seed})")
-    norm = trainer.accelerator.clip_grad_norm_(trainer.module.parameters(), settings.clip)
+
+
+def _step(trainer: Trainer) -> None:
+    """Step all optimisers, their schedules and the average.
+
+    In fp16 past accelerate's own step, which lets the scale follow after every optimiser: the next one would then
+    divide its gradients by the scale a second time.
+    """
+    scaler = trainer.accelerator.scaler
     for optimizer, schedule in zip(trainer.optimizers, trainer.schedules, strict=True):
-        optimizer.step()
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer.optimizer)  # type: ignore[attr-defined]
         schedule.step()
     trainer.ema.step(trainer.network.parameters())
-    return {**losses, "gradient_norm": float(norm)}
-
-
-@contextmanager
-def averaged(trainer: Trainer) -> Iterator[None]:
-    """Put the averaged weights into the network, and the live ones back."""
-    parameters = list(trainer.network.parameters())
-    trainer.ema.store(parameters)
-    trainer.ema.copy_to(parameters)
-    trainer.network.eval()
-    try:
-        yield
-    finally:
-        trainer.ema.restore(parameters)
-        trainer.network.train()
 
 
 Evaluate = Callable[[MultiViewModel, int], dict[str, Any]]
@@ -323,8 +268,8 @@ def train(
         try:
             row = take_step(settings, model, trainer, step)
         except FloatingPointError as error:
-            last_good = last_checkpoint(out / "checkpoints") or "none yet"
-            raise ValueError(f"train: {error}; last checkpoint: {last_good}; lower --learning-rate") from error
+            last_good = last_checkpoint(out / FOLDER) or "none yet"
+            raise ValueError(f"train: {error}; last good checkpoint: {last_good}; lower --learning-rate") from error
         due = {name: _due(at, settings.steps, every) for name, every in _every(rhythm).items()}
         if main and due["log"]:
             bar.set_postfix(loss=f"{row['loss']:.3f}")
@@ -334,7 +279,7 @@ def train(
                 found = evaluate(model, at) if evaluate else validate(settings, model)
             append_row(out / "evaluation.jsonl", {"step": at, **found})
         if due["checkpoint"] and main:
-            _save(out, at, trainer, rhythm.keep)
+            save_all(out, at, trainer, rhythm.keep)
         if due["evaluate"] or due["checkpoint"]:
             trainer.accelerator.wait_for_everyone()
             yield at
@@ -352,7 +297,7 @@ def _due(at: int, steps: int, every: int) -> bool:
 
 def _prepare_folder(out: Path, trainer: Trainer, *, resume: bool) -> int:
     """Make the folder of checkpoints, restore the last one on resuming, forget rows after it; give its step."""
-    checkpoints = out / "checkpoints"
+    checkpoints = out / FOLDER
     checkpoints.mkdir(parents=True, exist_ok=True)
     found = last_checkpoint(checkpoints) if resume else None
     done = restore(found, trainer) if found else 0
@@ -360,12 +305,3 @@ def _prepare_folder(out: Path, trainer: Trainer, *, resume: bool) -> int:
         for name in ("metrics.jsonl", "evaluation.jsonl"):
             drop_rows_after(out / name, done)
     return done
-
-
-def _save(out: Path, step: int, trainer: Trainer, keep: int) -> None:
-    """Save the averaged weights for good, and the trainer's state in place of the oldest one kept."""
-    with averaged(trainer):
-        trainer.network.save_pretrained(out / "averaged" / f"step-{step:06d}")  # type: ignore[operator]
-    save_checkpoint(out / "checkpoints", step, trainer)
-    for old in sorted((out / "checkpoints").glob("step-*"))[:-keep]:
-        shutil.rmtree(old)

@@ -26,7 +26,7 @@ from train.alignment import CorrespondenceAlignment, readout_matches
 from train.batches import Draw, draw_batch
 from train.loop import validate
 from train.objectives import AttentionSupervision, Objective
-from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality
+from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Lpips, Quality, evaluate_quality, load_lpips
 from train.settings import Settings
 
 PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}
@@ -42,6 +42,7 @@ class Held:
     noise: Tensor
     sampling_steps: int
     draw: Draw = draw_batch
+    lpips: Lpips | None = None
 
 
 def hold_out(
@@ -52,12 +53,12 @@ def hold_out(
     views = draw(settings, model, generator, scenes, n_ref=1)
     noise = torch.randn(model.latent_shape(scenes, views.count), generator=generator).to(views.image)
     views = replace(views, names=tuple(f"held-out-{number:03d}" for number in range(scenes)))
-    return Held(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw)
+    return Held(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw, lpips=load_lpips(noise.device))
 
 
 def measure_quality(model: MultiViewModel, held: Held) -> tuple[dict[str, float], Quality]:
     """Sample the held-out targets; give the mean of every metric, the trivial answers' beside it by prefix."""
-    quality = evaluate_quality(model, held.views, held.noise, steps=held.sampling_steps)
+    quality = evaluate_quality(model, held.views, held.noise, steps=held.sampling_steps, lpips=held.lpips)
     rows = quality.rows[quality.rows["method"].isin(METHODS)]
     means = rows.groupby(["method", "metric"], observed=True)["value"].mean()
     return {f"{PREFIX[method]}{metric}": float(value) for (method, metric), value in means.items()}, quality

@@ -149,16 +149,17 @@ def grids_of(layers: Sequence[Layer]) -> list[Grid]:
 
 
 class AttentionSupervision(nn.Module):
-    """Supervise the attention of one or several layers with true correspondence; several layers count alike.
+    """Supervise the attention of one or several layers with true correspondence.
 
     Args:
         layers: 3D layers on a grid.
         settings: Truth, mixing and target.
+        shares: Weight of each layer; default equal ones that add up to 1.
     """
 
-    def __init__(self, layers: Sequence[Layer], settings: Supervision) -> None:
+    def __init__(self, layers: Sequence[Layer], settings: Supervision, shares: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.layers, self.settings = list(layers), settings
+        self.layers, self.settings, self.shares = list(layers), settings, shares
         self.losses = nn.ModuleList(
             CorrespondenceAlignment(
                 layer.heads, mixing=settings.mixing, target=settings.target, max_queries=settings.max_queries
@@ -186,13 +187,18 @@ class AttentionSupervision(nn.Module):
         n_ref: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """Average the alignment losses of the layers."""
+        """Average the alignment losses of the layers by their shares."""
         losses = []
         for layer, loss in zip(self.layers, self.losses, strict=True):
             call, grid = seen[layer], grid_of(layer)
             kinds = {"scale": call.scale, "generator": generator, "counts": truth.average[grid]}
             losses.append(loss(call.q, call.k_per_head, truth.matches[grid], n_ref, **kinds))
-        return torch.stack(losses).mean()
+        return _shared_out(losses, self.shares)
+
+
+def _shared_out(losses: list[Float[Tensor, ""]], shares: Sequence[float] | None) -> Float[Tensor, ""]:
+    each = torch.stack(losses)
+    return each.mean() if shares is None else (each * each.new_tensor(list(shares))).sum()
 
 
 class FeatureAlignment(nn.Module):
@@ -204,11 +210,18 @@ class FeatureAlignment(nn.Module):
         layers: 3D layers; the outputs of their attention modules are aligned.
         encode: Frozen features, (views, grid) to [b f n c]; no gradient passes.
         width: Number of features c.
+        shares: Weight of each layer; default equal ones that add up to 1.
     """
 
-    def __init__(self, layers: Sequence[Layer], encode: Callable[[Views, Grid], Tensor], width: int) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        encode: Callable[[Views, Grid], Tensor],
+        width: int,
+        shares: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        self.layers, self.encode = list(layers), encode
+        self.layers, self.encode, self.shares = list(layers), encode, shares
         self.projectors = nn.ModuleList(_projector(layer.heads * layer.channels, width) for layer in layers)
 
     def prepare(self, views: Views, average: Average) -> FeatureTruth:
@@ -234,13 +247,13 @@ class FeatureAlignment(nn.Module):
         n_ref: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """Give minus the mean cosine between projected outputs and features, averaged over the layers; -1 to 1."""
+        """Give minus the mean cosine of projected outputs with features, averaged by the layers' shares; -1 to 1."""
         losses = []
         for layer, projector in zip(self.layers, self.projectors, strict=True):
             wanted = truth.features[grid_of(layer)]
             states = rearrange(seen[layer.name], "(b f) n c -> b f n c", b=wanted.shape[0])
             losses.append(-F.cosine_similarity(projector(states), wanted, dim=-1).mean())
-        return torch.stack(losses).mean()
+        return _shared_out(losses, self.shares)
 
 
 Objective = AttentionSupervision | FeatureAlignment
@@ -324,11 +337,11 @@ ENCODERS: dict[Rival, Callable[[], tuple[Callable[[Views, Grid], Tensor], int]]]
 }
 
 
-def make_rival(name: Rival, layers: Sequence[Layer]) -> FeatureAlignment:
+def make_rival(name: Rival, layers: Sequence[Layer], shares: Sequence[float] | None = None) -> FeatureAlignment:
     """Build a rival for layers of a network.
 
     Raises:
         ValueError: If its encoder is not at hand.
     """
     encode, width = ENCODERS[name]()
-    return FeatureAlignment(layers, encode, width)
+    return FeatureAlignment(layers, encode, width, shares)

@@ -1,6 +1,7 @@
 """The training command, end to end on a small network: files, refusals, layers."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def test_a_run_may_grow_unless_the_number_of_steps_schedules_something(changes: 
 
 def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):
     model = small_model()
-    (tmp_path / "selection.json").write_text('{"layer": 12}')
+    chosen = next(layer for layer in find_layers(model.network) if layer.index == 12)
+    (tmp_path / "selection.json").write_text(json.dumps({"layer": 12, "name": chosen.name, "model": "small"}))
     assert [layer.index for layer in layers_of(Command(layer="auto", probe=tmp_path), model)] == [12]
     assert layers_of(Command(layer="none"), model) == []
     drawn = {layers_of(Command(layer="random", seed=seed), model)[0].index for seed in range(30)}
@@ -105,12 +107,65 @@ def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):
     assert len(drawn) > 5
 
 
-@pytest.mark.parametrize("text", [None, "not json", "{}", '{"layer": null}'])
+@pytest.mark.parametrize("text", [None, "not json", "{}", '{"layer": null, "name": null}', '{"layer": 12}'])
 def test_auto_without_a_selection_is_refused(tmp_path: Path, text: str | None):
     if text is not None:
         (tmp_path / "selection.json").write_text(text)
     with pytest.raises(ValueError, match="--layer auto"):
-        selected_layer(tmp_path)
+        selected_layer(tmp_path, find_layers(small_model().network))
+
+
+def test_auto_refuses_the_layer_of_another_model(tmp_path: Path):
+    (tmp_path / "selection.json").write_text('{"layer": 12, "name": "blocks.12.attn1", "model": "wan"}')
+    with pytest.raises(ValueError, match=r"chose layer 12, blocks.12.attn1, of wan, which --model does not have"):
+        layers_of(Command(layer="auto", probe=tmp_path), small_model())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--accumulate", "4"], "a batch of 2 scenes cannot be shared"),
+        (["--sampling-steps", "1001"], "--sampling-steps 1001: expected 1 to 1000"),
+        (["--device", "cuda"], "--device cuda: no CUDA device is available here"),
+        (["--layer-weights", "1,2"], "--layer-weights 1,2: expected 1 numbers above 0"),
+        (["--layer-weights", "0"], "--layer-weights 0: expected 1 numbers above 0"),
+        (["--learning-rate", "inf"], "--learning-rate inf: expected above 0"),
+        (["--weight", "nan"], "--weight nan: expected 0 or more"),
+        (["--control", "shuffled", "--batch-size", "1"], "--control shuffled: expected --batch-size of at least 2"),
+        (["--precision", "fp16"], "fp16"),
+        (["--max-queries", "0"], "max_queries is 0"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line_before_anything_is_written(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path
+):
+    with pytest.raises(SystemExit) as stop:
+        cli([*QUICK, *FEW, *flags, "--out", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_share_the_objective_as_told():
+    layers = layers_of(Command(layer="10,12"), small_model())
+    assert cameo.shares_of(Command(layer="10,12"), layers) == (0.5, 0.5)
+    told = Command(layer="10,12", layer_weights="3,1")
+    assert cameo.shares_of(told, layers) == (0.75, 0.25)
+    for objective in ("cameo", "geometry"):
+        built = cameo.objective_of(replace(told, objective=objective), layers)
+        assert built.shares == (0.75, 0.25)
+
+
+def test_the_lpips_of_an_evaluation_is_measured_where_its_weights_are_at_hand(monkeypatch: pytest.MonkeyPatch):
+    settings, model = cameo.settings_of(Command(batch_size=2)), small_model()
+    monkeypatch.setattr(monitor, "load_lpips", lambda _device: lambda a, b: (a - b).abs().flatten(1).mean(1))
+    means, _ = monitor.measure_quality(model, monitor.hold_out(settings, model, 2, 1))
+    assert 0 < means["lpips"] < 255
+    assert 0 < means["copy_lpips"] < 255
+    monkeypatch.setattr(monitor, "load_lpips", lambda _device: None)
+    assert math.isnan(monitor.measure_quality(model, monitor.hold_out(settings, model, 2, 1))[0]["lpips"])
 
 
 def test_a_layer_within_views_is_refused():

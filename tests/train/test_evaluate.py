@@ -162,8 +162,9 @@ def test_a_stopped_run_goes_on_to_the_same_files(whole: Path, tmp_path: Path, mo
 
     whole_quality = evaluate.evaluate_quality
     monkeypatch.setattr(evaluate, "evaluate_quality", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:
         evaluate.cli([*QUICK, "--out", str(out)])
+    assert stopped.value.code == 130
     assert sorted(path.name for path in (out / "parts").iterdir()) == ["scene-00000.parquet", "scene-00000.safetensors"]
     evaluate.cli([*QUICK, "--out", str(out), "--resume"])
     assert len(calls) == 4 + 6

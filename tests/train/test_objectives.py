@@ -124,6 +124,31 @@ def test_supervising_a_layer_raises_its_likelihood_of_the_true_match(model: Mult
     assert losses[-1].item() < losses[0].item() - 0.1
 
 
+@pytest.mark.parametrize("name", ["cameo", "geometry"])
+def test_several_layers_add_up_by_their_shares(name: str, model: MultiViewModel):
+    batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10,11")
+
+    def extra(shares: tuple[float, ...] | None, keep: int | None = None) -> float:
+        torch.manual_seed(0)
+        kinds = {
+            "cameo": lambda: AttentionSupervision(layers, PAPER, shares),
+            "geometry": lambda: make_rival(name, layers, shares),
+        }
+        objective = kinds[name]()
+        weighed = objective.losses if name == "cameo" else objective.projectors
+        if keep is not None:
+            objective.layers = [layers[keep]]
+            objective.shares = None
+            kept = torch.nn.ModuleList([weighed[keep]])
+            setattr(objective, "losses" if name == "cameo" else "projectors", kept)
+        return TrainingStep(model, objective)(batch, objective.prepare(batch.views, same), None)[1].item()
+
+    first, second = extra(None, 0), extra(None, 1)
+    assert first != second
+    assert extra((0.75, 0.25)) == pytest.approx(0.75 * first + 0.25 * second, abs=1e-6)
+    assert extra(None) == pytest.approx((first + second) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["repa-dsift", "geometry"])
 def test_a_rival_is_minus_one_for_its_own_features_and_trains_the_layers_module(name: str, model: MultiViewModel):
     batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")

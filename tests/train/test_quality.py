@@ -1,7 +1,6 @@
 """The measures of generated views: known values, laws, other libraries, and what is missing."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from probe.views import Views, resize
 from train.quality import (
     COLOUR_CELLS,
     COPY,
+    EXTRACTORS,
     FEATURE_EXTRACTORS_REGISTRY,
     INCEPTION,
     LPIPS,
@@ -158,20 +158,47 @@ def test_lpips_without_weights_is_absent_and_says_so(cache):
     assert load_lpips() is None
 
 
-def test_lpips_with_weights_is_zero_for_equal_images_only(cache, monkeypatch: pytest.MonkeyPatch):
+def test_the_names_of_the_weights_are_those_that_the_libraries_look_for():
+    from torch_fidelity import feature_extractor_inceptionv3, sample_similarity_lpips
+    from torchvision.models import VGG16_Weights
+
+    urls = (sample_similarity_lpips.URL_VGG16_LPIPS, VGG16_Weights.IMAGENET1K_V1.url)
+    assert tuple(url.rpartition("/")[2] for url in urls) == LPIPS_WEIGHTS
+    assert feature_extractor_inceptionv3.URL_INCEPTION_V3.rpartition("/")[2] == EXTRACTORS[INCEPTION][0]
+
+
+def test_lpips_is_its_definition_on_the_weights_of_the_cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Random weights in files of the names and shapes that the library loads, in a torch home of the test's own."""
     from torchvision.models.vgg import cfgs, make_layers
 
-    for name in LPIPS_WEIGHTS:
-        (cache / name).touch()
-    widths = (64, 128, 256, 512, 512)
-    lines = {f"lin{k}.model.1.weight": torch.full((1, width, 1, 1), 1 / width) for k, width in enumerate(widths)}
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
     torch.manual_seed(0)
-    layers = make_layers(cfgs["D"])  # the paper's backbone with random weights
-    package = "torch_fidelity.sample_similarity_lpips"
-    monkeypatch.setattr(f"{package}.load_state_dict_from_url", lambda *_args, **_kwargs: lines)
-    monkeypatch.setattr(f"{package}.torchvision_load_pretrained_vgg16", lambda: SimpleNamespace(features=layers))
-    lpips = load_lpips()
+    layers = make_layers(cfgs["D"])
+    wide = {"0": (4096, 25088), "3": (4096, 4096), "6": (1000, 4096)}  # of the classifier: not used, so one number
+    unused = {f"classifier.{k}.weight": torch.zeros(1).expand(shape) for k, shape in wide.items()}
+    unused |= {f"classifier.{k}.bias": torch.zeros(1).expand(shape[0]) for k, shape in wide.items()}
+    used = {f"features.{name}": weight.half() for name, weight in layers.state_dict().items()}
+    lines = [torch.rand(width) / width for width in (64, 128, 256, 512, 512)]
+    torch.save(
+        {f"lin{k}.model.1.weight": line[None, :, None, None] for k, line in enumerate(lines)}, cache / LPIPS_WEIGHTS[0]
+    )
+    assert load_lpips() is None  # one of two files is not enough
+    torch.save({**used, **unused}, cache / LPIPS_WEIGHTS[1])
     assert absence(LPIPS, LPIPS_WEIGHTS) == ""
+    lpips = load_lpips()
+    layers.load_state_dict({name.removeprefix("features."): weight.float() for name, weight in used.items()})
+    pair = drawn(0, 2, 1, 3, 32, 32)
+    centre, spread = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    states, expected = [(image - centre) / spread for image in pair], 0.0
+    with torch.no_grad():
+        for place, layer in enumerate(layers):
+            states = [layer(state) for state in states]
+            if place in (3, 8, 15, 22, 29):
+                a, b = (state / state.square().sum(1, keepdim=True).sqrt() for state in states)
+                expected += float(((a - b).square()[0] * lines.pop(0)[:, None, None]).sum(0).mean())
+        assert lpips(*(255 * image for image in pair)).item() == pytest.approx(expected, rel=1e-3)
     views = photograph(b=1)
     model, noise = oracle(views)
     rows = evaluate_quality(model, views, noise, steps=2, lpips=lpips).rows

@@ -110,6 +110,23 @@ def test_where_steps_divide_the_sampler_is_the_stock_one(steps: int):
     torch.testing.assert_close(drawn[:, 1:], ((x + 1) / 2).clamp(0, 1)[:, 1:], **CLOSE)
 
 
+@pytest.mark.parametrize("steps", [3, 7])
+def test_the_sampler_is_the_formula_of_ddim_where_steps_do_not_divide(steps: int):
+    model, views = model_of(Listener()), photograph()
+    noise, clean = noise_like(views).double(), to_latents(views.image).double()
+    levels = [float(model.alpha_bar[t]) for t in ddim_scheduler(model.alpha_bar, steps)[1]] + [1.0]
+    model.network.calls.clear()
+    drawn = sample_views(model, views, noise_like(views), steps=steps)
+    x = torch.cat([clean[:, :1], noise[:, 1:]], dim=1)
+    for (_, t, inputs, _), now, then in zip(model.network.calls, levels, levels[1:], strict=False):
+        v = Listener()(x, t, inputs.double(), None)
+        image = now**0.5 * x - (1 - now) ** 0.5 * v  # arXiv 2010.02502, formula 12 with sigma 0, in terms of v
+        added = now**0.5 * v + (1 - now) ** 0.5 * x
+        x = torch.cat([clean[:, :1], (then**0.5 * image + (1 - then) ** 0.5 * added)[:, 1:]], dim=1)
+    assert len(model.network.calls) == steps
+    torch.testing.assert_close(drawn[:, 1:], ((x + 1) / 2).clamp(0, 1)[:, 1:].float(), **CLOSE)
+
+
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: write the gradients of one supervised step, averaged over processes."""
+"""Run by torchrun: write the gradients of one supervised step, averaged over processes, and the losses of three."""
 
 import sys
 from dataclasses import replace
@@ -24,8 +24,11 @@ def main(out: Path) -> None:
     loop.accumulate_gradients(settings, model, trainer, 0)
     if accelerator.is_main_process:
         named = accelerator.unwrap_model(trainer.module).named_parameters()
-        gradients = {name: weight.grad.contiguous() for name, weight in named}
-        save_file({**gradients, "processes": torch.tensor(accelerator.num_processes)}, out)
+        gradients = {name: weight.grad.clone().contiguous() for name, weight in named}
+    rows = [loop.take_step(settings, model, trainer, step) for step in range(3)]
+    if accelerator.is_main_process:
+        losses = torch.tensor([[row["loss"], row["objective"], row["gradient_norm"]] for row in rows])
+        save_file({**gradients, "losses": losses, "processes": torch.tensor(accelerator.num_processes)}, out)
     accelerator.wait_for_everyone()
 
 
