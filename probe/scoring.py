@@ -218,9 +218,7 @@ def descriptor_scores(
     return precisions(token, truth.visible[:, None], truth, thresholds)
 
 
-def drawn_scores(
-    weigh: Weigh, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
-) -> Measured:
+def drawn_scores(weigh: Weigh, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
     """Score a matcher that draws: the probability of being right, over the queries that a guess is asked for.
 
     A draw has nothing to choose queries by: where the protocol keeps a share of them, it stands for all.

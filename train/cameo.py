@@ -25,6 +25,7 @@ from train.monitor import Held, evaluate, follow_precision, hold_out
 from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
 from train.pair_weights import Target
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
+from train.truth import supervision_of
 
 PROG = "python -m train.cameo"
 DEFAULT = "default"
@@ -55,6 +56,12 @@ class Command:
     """per_pair: one match per key view (the paper); global_nearest: one over all key views (the release)."""
     truth: Truth = "cycle"
     """Pairs that count: cycle consistent (the paper), visible by a depth test, or gated by cycle and 3D distance."""
+    truth_source: str | None = None
+    """Where the points that supervision sees come from: depth (the scene's own, the default), tracks (SIFT matches that
+    fit the cameras), vggt or vggt:FOLDER (its package), module:package.function (Views to point_map and valid)."""
+    truth_noise: str | None = None
+    """Noise on those points, drawn anew at every step: KIND:AMOUNT by commas, of depth (relative std), holes (share of
+    area), rotation (of cameras, degrees), translation (share of the scene's size), such as depth:.05,holes:.3."""
     cycle_tolerance: float = 1.5
     """Round trip, in tokens, below which a match is cycle consistent."""
     max_queries: int | None = None
@@ -141,6 +148,7 @@ def main(given: Command) -> None:
     scenes = open_scenes(given.scenes, model.size)
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
+    supervise = supervision_of(given.truth_source, given.truth_noise, accelerator.device)
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     named = {"layers": [layer.name for layer in layers]}
     if accelerator.is_main_process:
@@ -148,7 +156,7 @@ def main(given: Command) -> None:
         open_run(given.out, own, resume=given.resume, may_grow=("steps",) if can_grow(given) else ())
     accelerator.wait_for_everyone()
     draw, held_draw = scenes
-    trainer = replace(start(settings, model, objective, accelerator), draw=draw)
+    trainer = replace(start(settings, model, objective, accelerator), draw=draw, supervise=supervise)
     held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps, held_draw)
     _train(given, settings, model, trainer, held)
     if accelerator.is_main_process:
@@ -310,6 +318,8 @@ def _check(given: Command) -> None:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(given, name)}: expected {expected}")
     if given.control == "shuffled" and given.objective != "cameo":
         raise ValueError(f"--control shuffled: goes with --objective cameo, not {given.objective}")
+    if given.layer == "none" and (given.truth_source or given.truth_noise):
+        raise ValueError("--layer none supervises nothing: leave --truth-source and --truth-noise out, or name a layer")
     if given.probe_every % given.evaluate_every:
         raise ValueError(
             f"--probe-every {given.probe_every}: expected a multiple of --evaluate-every {given.evaluate_every}, or 0"

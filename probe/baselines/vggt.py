@@ -5,8 +5,8 @@
   (non-commercial).
 - Points: the key ``world_points`` of its output, in the first view's frame and a scale of its own. Its confidence is
   not used: every point counts.
-- Size: the longer side becomes 518 pixels, the other one the nearest multiple of 14, bilinearly; points come back to the
-  views' pixels from the nearest one, never mixed.
+- Size: the longer side becomes 518 pixels, the other one the nearest multiple of 14, bilinearly; points come back to
+  the views' pixels from the nearest one, never mixed.
 
 Source: reference/formats.md A6.1.
 """
@@ -114,8 +114,8 @@ def to_scene(
     average, the true ones.
 
     Returns:
-        World points; and where they are known: everywhere, or nowhere in a scene whose cameras stand at one place, which
-        tell no unit.
+        World points; and where they are known: everywhere, or nowhere in a scene whose cameras stand at one place and
+        so tell no unit.
     """
     first = invert_rigid(views.world_to_cam[:, 0])
     true = (camera_centre(views.world_to_cam) - first[:, None, :3, 3]).norm(dim=-1)
