@@ -1,4 +1,4 @@
-"""Say what a source of geometry is worth for supervision: ``python -m probe.geometry_quality --source tracks``."""
+"""Say what a source of geometry is worth for supervision: ``python -m probe.geometry_quality --truth-source tracks``."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ from probe.records import write
 from probe.scenes import Request, open_scenes
 from probe.seeds import derive
 from probe.tracks import match_tracks, triangulated_tracks
-from probe.truth_noise import perturb, read_noise
+from probe.truth_noise import TruthNoise, perturb, read_noise
 from probe.views import Views
 
 PROG = "python -m probe.geometry_quality"
@@ -39,7 +39,7 @@ class Settings:
 
     scenes: str = "shapes"
     """NAME or NAME:ROOT, as for python -m probe.run."""
-    source: str = "depth,tracks"
+    truth_source: str = "depth,tracks"
     """By commas: depth (the scene's own), tracks (SIFT matches that fit the cameras), vggt or vggt:FOLDER (its
     package), module:package.function (Views to point_map and valid)."""
     truth_noise: str | None = None
@@ -91,7 +91,8 @@ def main(given: Settings) -> None:
             f"--count {given.count} --views {given.views} --grid {given.grid}: expected at least 1 scene, 2 views and "
             "1 token"
         )
-    sources = {name: open_source(name, torch.device(given.device)) for name in given.source.split(",")}
+    noise = None if given.truth_noise is None else read_noise(given.truth_noise)
+    sources = {name: open_source(name, torch.device(given.device)) for name in given.truth_source.split(",")}
     request = Request(
         groups=given.count,
         views=given.views,
@@ -104,7 +105,12 @@ def main(given: Settings) -> None:
     rows = [
         row
         for index in tqdm(range(len(scenes.names)), desc="scenes", unit="scene")
-        for row in scene_rows(scenes.load(index)[0], sources, (given.grid, given.grid), noise_of(given, index))
+        for row in scene_rows(
+            scenes.load(index)[0],
+            sources,
+            (given.grid, given.grid),
+            disturbing(noise, derive("truth noise", given.seed, index)),
+        )
     ]
     table = pd.DataFrame(rows)
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,11 +122,10 @@ def main(given: Settings) -> None:
     console.print(f"table: {given.out}", markup=False, soft_wrap=True)
 
 
-def noise_of(given: Settings, index: int) -> Callable[[Views], Views]:
-    """Give what the settings' noise makes of a scene."""
-    if given.truth_noise is None:
+def disturbing(noise: TruthNoise | None, seed: int) -> Callable[[Views], Views]:
+    """Give what noise makes of a scene: always the same."""
+    if noise is None:
         return lambda views: views
-    noise, seed = read_noise(given.truth_noise), derive("truth noise", given.seed, index)
     return lambda views: perturb(views, noise, torch.Generator().manual_seed(seed))
 
 

@@ -40,9 +40,9 @@ def load_function(source: str, device: torch.device) -> Source:
     Raises:
         ValueError: If there is no such function; or, when called, if it gives something else than a geometry.
     """
-    flag = f"--source module:{source}"
+    flag = f"--truth-source module:{source}"
     with current_directory():
-        function = user_function(source, flag="--source", how=f"give module:package.function, {HOW}")
+        function = user_function(source, flag="--truth-source", how=f"give module:package.function, {HOW}")
 
     def ask(views: Views) -> Geometry:
         with current_directory():
@@ -71,7 +71,7 @@ SOURCES: dict[str, Callable[[str, torch.device], Source]] = {
 
 def _without_folder(name: str, given: str, source: Source) -> Source:
     if given:
-        raise ValueError(f"--source {name}:{given}: {name} takes no folder; give its name alone")
+        raise ValueError(f"--truth-source {name}:{given}: {name} takes no folder; give its name alone")
     return source
 
 
@@ -83,7 +83,7 @@ def open_source(spec: str, device: torch.device) -> Source:
     """
     name, _, source = spec.partition(":")
     if name not in SOURCES:
-        raise ValueError(f"--source {name!r} is unknown; choose from {', '.join(SOURCES)}")
+        raise ValueError(f"--truth-source {name!r} is unknown; choose from {', '.join(SOURCES)}")
     return SOURCES[name](source, device)
 
 

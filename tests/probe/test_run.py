@@ -303,6 +303,7 @@ def test_help_names_every_choice():
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
         "cat3d-tiny", "shapes[:plain|cluttered|repetitive|textureless]", "rgbd:FOLDER", "attention-v1", "ratio-v1",
-        "3d, all", "pixels, dsift, epipolar", "dinov2, dinov3", "dift", "vggt", "random", "null", "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
+        "3d, all", "pixels, dsift, epipolar", "dinov2, dinov3", "dift", "vggt", "random", "null",
+        "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip
     assert [choice for choice in choices if choice not in text] == []
