@@ -1,4 +1,4 @@
-"""Say what a source of geometry is worth for supervision: ``python -m probe.geometry_quality --truth-source tracks``."""
+"""Say what a source of geometry is worth for supervision: ``python -m probe.geometry_quality``."""
 
 import sys
 import time
