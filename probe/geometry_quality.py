@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from tqdm import tqdm
 
 from probe import command
@@ -18,7 +20,7 @@ from probe.correspondence import TokenMatches, match_tokens, token_points
 from probe.geometry import point_map_to_depth
 from probe.geometry_sources import Source, open_source, with_geometry
 from probe.metrics import correct, grid_truth
-from probe.protocols import PROTOCOLS, thresholds
+from probe.protocols import thresholds
 from probe.records import write
 from probe.scenes import Request, open_scenes
 from probe.seeds import derive
@@ -77,7 +79,7 @@ COLUMNS = {
 }
 NOTES = (
     "pixels, tokens: share with a point; cycle: share of the tokens with a point whose match counts as truth",
-    "right: share of the counted matches whose point the key view shows and that lie within 5 % of the side of it; "
+    "right: share of the counted matches whose point the key view shows and that lie within one token of it; "
     "found: share of the truly visible tokens with such a match",
     f"depth error: median |depth / true depth - 1|; near: share below {NEAR:.0%}; scale: median true depth / depth",
     "seconds, megabytes: per thousand scenes, to make the geometry and to keep it; a dash: nothing to compare with",
@@ -183,7 +185,7 @@ def quality(views: Views, given: Views, matches: TokenMatches, grid: tuple[int, 
 def match_quality(views: Views, matches: TokenMatches, grid: tuple[int, int]) -> dict[str, float]:
     """Say how many counted matches are right, and how many of the visible points have a right one."""
     truth = grid_truth(views, grid)
-    limit = next(limit for limit in thresholds(None) if limit.name == PROTOCOLS["attention-v1"].select_by)
+    limit = next(limit for limit in thresholds(None) if limit.kind == "token")
     right = matches.counted & truth.visible & correct(matches.index[:, None], truth, limit)[:, 0]
     judged = matches.counted & truth.valid[..., None]  # a query without true depth tells nothing
     return {"right": share(right[judged]), "found": share(right[truth.visible])}
@@ -198,12 +200,12 @@ def depth_quality(views: Views, given: Views) -> dict[str, float]:
     return {"depth_error": middle(error), "near": share(error < NEAR), "scale": middle(1 / ratio)}
 
 
-def share(mask: torch.Tensor) -> float:
+def share(mask: Bool[Tensor, "..."]) -> float:
     """Give the share that is true; NaN of nothing."""
     return float(mask.float().mean())
 
 
-def middle(values: torch.Tensor) -> float:
+def middle(values: Float[Tensor, " n"]) -> float:
     """Give the median; NaN of nothing."""
     return float(values.median()) if len(values) else float("nan")
 

@@ -51,7 +51,7 @@ def test_a_matchs_worth_is_the_slow_count(views: Views):
     for q, n, k in matches.counted[0].nonzero().tolist():
         counted += 1
         if truth.visible[0, q, n, k]:
-            right += int((truth.centres[index[0, q, n, k]] - truth.xy[0, q, n, k]).norm() < 0.05 * 32)
+            right += int((truth.centres[index[0, q, n, k]] - truth.xy[0, q, n, k]).norm() < 4)
     visible = int(truth.visible.sum())
     assert 0 < right < counted
     assert found["right"] == pytest.approx(right / counted)
