@@ -1,8 +1,8 @@
 """Noise on the truth against what supervision still gives, at the small scale: python benchmarks/noisy_truth.py
 
 Trains the small model once per kind and amount of noise and seed, in processes of their own; finished runs are read,
-not made again, and a stopped one goes on. Beside each stands what the noisy truth is worth: how many of the matches that it
-counts are right, and how many of the visible points have a right one.
+not made again, and a stopped one goes on. Beside each stands what the noisy truth is worth: how many of the matches
+that it counts are right, and how many of the visible points have a right one.
 """
 
 import statistics
