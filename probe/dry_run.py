@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from probe.baselines import BASELINES
+from probe.baselines import NULLS
 from probe.layers import Layer
-from probe.measuring import measure_baseline, measure_references, truths_of
+from probe.measuring import measure_matcher, measure_references, truths_of
 from probe.models.denoising import model_layers
 from probe.planning import (
     Cost,
@@ -80,7 +80,7 @@ def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
         key: scoring_cost(layer, views, truths, limits, plan.protocol)
         for key, layer in tqdm({key_of(layer): layer for layer in plan.layers}.items(), desc="scoring", unit="layer")
     }
-    nulls = sum(name in plan.baselines for name in ("random", "cameras"))
+    nulls = sum(name in plan.baselines for name in NULLS)
     scenes = len(plan.scenes.names)
     forward = forward_seconds(rehearsal, device, lambda found: tqdm(found, desc="operations", unit="kind"))
     return Estimate(
@@ -104,9 +104,8 @@ def _beside(plan: "Plan") -> None:
     views, _ = plan.scenes.load(0)
     truths, limits = truths_of(views, plan.layers), thresholds(views.unit)
     measure_references(views, truths, plan.protocol, limits)
-    for name in set(plan.baselines) & set(BASELINES):
-        for truth in truths.values():
-            measure_baseline(name, BASELINES[name], views, truth, plan.protocol, limits)
+    for name, matcher in plan.matchers.items():
+        measure_matcher(name, matcher, views, truths, plan.protocol, limits)
 
 
 def show(console: Console, plan: "Plan", found: Estimate, views: int) -> None:
@@ -138,7 +137,7 @@ def lines(found: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
         f"one denoising step: {found.forward:.2f} s, {found.probed:.2f} s with the scores of its layers",
         f"the run: {scenes} scenes, {timesteps} timesteps, {found.passes} denoising steps with nulls and pictures: "
         f"about {duration(found.total)} after the start, {duration(found.beside)} of it for scenes, truth, baselines",
-        "nothing was loaded or written",
+        "the model was not loaded, and nothing was written",
     )
 
 

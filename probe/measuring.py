@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.attention import Call
+from probe.baselines.describing import Matcher
 from probe.capture import AttentionTap
 from probe.layers import Layer
 from probe.matching import attention_matches, ratio_matches
@@ -21,7 +22,6 @@ from probe.protocols import Protocol
 from probe.records import Rows, score_table
 from probe.scoring import (
     Measured,
-    descriptor_scores,
     grid_name,
     joint_layout,
     reference_scores,
@@ -34,7 +34,6 @@ from probe.seeds import derive
 from probe.views import Views, resize
 
 Truths = dict[tuple[int, int], GridTruth]
-Describe = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 def timestep_indexes(text: str) -> tuple[int, ...]:
@@ -150,12 +149,17 @@ def measure_references(
     )
 
 
-def measure_baseline(
-    name: str, describe: Describe, views: Views, truth: GridTruth, protocol: Protocol, thresholds: tuple[Threshold, ...]
+def measure_matcher(
+    name: str, matcher: Matcher, views: Views, truths: Truths, protocol: Protocol, thresholds: tuple[Threshold, ...]
 ) -> pd.DataFrame:
-    """Score a matcher that needs no model, on one grid."""
-    measured = descriptor_scores(describe(views.image, truth.grid), truth, thresholds, protocol)
-    return score_table([_unlayered_rows(name, measured, views, truth.grid, protocol)])
+    """Score a matcher other than the model on every grid of one scene."""
+    score = matcher(views)
+    return score_table(
+        [
+            _unlayered_rows(name, score(truth, thresholds, protocol), views, grid, protocol)
+            for grid, truth in truths.items()
+        ]
+    )
 
 
 def _unlayered_rows(name: str, measured: Measured, views: Views, grid: tuple[int, int], protocol: Protocol) -> Rows:

@@ -1,5 +1,6 @@
 """Matches and truth to numbers: pure. A fraction of nothing is NaN with count 0."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -171,16 +172,44 @@ def uniform_chance(
     truth: GridTruth, thresholds: tuple[Threshold, ...], *, at_once: int = 4_000_000
 ) -> dict[str, Float[Tensor, "b 1 fq n fk"]]:
     """Compute each query's probability of being right when the match is a token drawn uniformly from the key view."""
-    n = len(truth.centres)
-    shape = truth.visible.shape
-    total = {threshold.name: torch.zeros(shape, device=truth.xy.device) for threshold in thresholds}
+
+    def alike(tokens: Int[Tensor, " m"]) -> Float[Tensor, "1 m 1 1 1"]:
+        return rearrange(torch.ones_like(tokens, dtype=torch.float32), "m -> 1 m 1 1 1")
+
+    return drawn_chance(truth, thresholds, alike, at_once=at_once)
+
+
+Weigh = Callable[[Int[Tensor, " m"]], Float[Tensor, "#b m #fq #n #fk"]]
+"""Weigh some tokens of the key view, for every query: how likely each is drawn, up to a factor."""
+
+
+def drawn_chance(
+    truth: GridTruth, thresholds: tuple[Threshold, ...], weigh: Weigh, *, at_once: int = 4_000_000
+) -> dict[str, Float[Tensor, "b 1 fq n fk"]]:
+    """Compute each query's probability of being right when the match is a token drawn by weight from the key view.
+
+    Args:
+        truth: Of the grid.
+        thresholds: Which errors are right.
+        weigh: At least 0.
+        at_once: Pairs of a query and a token that are held at a time.
+
+    Returns:
+        In [0, 1]; 0 where no token has any weight: nothing is drawn then.
+    """
+    n, shape = len(truth.centres), truth.visible.shape
+    right = {threshold.name: torch.zeros(shape, device=truth.xy.device) for threshold in thresholds}
+    whole = torch.zeros(shape, device=truth.xy.device)
     step = max(1, at_once // truth.visible.numel())
-    for start in range(0, n, step):
-        tokens = torch.arange(start, min(start + step, n), device=truth.xy.device)
+    for tokens in torch.arange(n, device=truth.xy.device).split(step):
         guess = rearrange(tokens, "m -> 1 m 1 1 1").expand(shape[0], -1, *shape[1:])
+        weight = weigh(tokens).expand_as(guess)
+        whole += reduce(weight, "b m fq n fk -> b fq n fk", "sum")
         for threshold in thresholds:
-            total[threshold.name] += reduce(correct(guess, truth, threshold).float(), "b m fq n fk -> b fq n fk", "sum")
-    return {name: rearrange(value / n, "b fq n fk -> b 1 fq n fk") for name, value in total.items()}
+            share = torch.where(correct(guess, truth, threshold), weight, 0)
+            right[threshold.name] += reduce(share, "b m fq n fk -> b fq n fk", "sum")
+    total = torch.where(whole > 0, whole, 1)
+    return {name: rearrange(value / total, "b fq n fk -> b 1 fq n fk") for name, value in right.items()}
 
 
 def same_position(truth: GridTruth) -> Int[Tensor, "b 1 fq n fk"]:

@@ -17,13 +17,15 @@ from safetensors.torch import save as serialise
 from tqdm import tqdm
 
 from probe import command, dry_run
-from probe.baselines import BASELINES
+from probe.baselines import baseline_names, open_matchers
+from probe.baselines.describing import Matcher
+from probe.comparisons import comparison_table
 from probe.layers import Layer, select_layers
 from probe.measuring import (
     cameras_only,
     example_matches,
-    measure_baseline,
     measure_layers,
+    measure_matcher,
     measure_references,
     scene_noise,
     timestep_indexes,
@@ -88,9 +90,10 @@ class Settings:
     select_by: str | None = None
     """Metric that layers are ranked by; default the protocol's own, precision@5% (error under 5 % of the image's
     side)."""
-    baselines: str = "pixels,dsift,random,cameras"
-    """Comparisons, by commas, or none: pixels, dsift; random (same network, random weights); cameras (images
-    blanked)."""
+    baselines: str = "pixels,dsift,random,null"
+    """Comparisons, by commas, or none. Matchers: pixels, dsift, epipolar (oracle: a draw on the true epipolar line),
+    and NAME or NAME:FOLDER_OR_HUB_ID of dinov2, dinov3 (transformers), dift (Stable Diffusion's features), vggt (its
+    package). Nulls: random (same network, random weights), null (cameras alone: images blanked)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -102,8 +105,8 @@ class Settings:
     report: bool = True
     """Write report.html at the end."""
     dry_run: bool = False
-    """Load and write nothing: print layers, tokens, memory and an estimate of the time. Takes seconds; minutes for a
-    full-size model on a CPU."""
+    """Load no model and write nothing: print layers, tokens, memory and an estimate of the time. Takes seconds;
+    minutes for a full-size model on a CPU."""
 
 
 def main(settings: Settings) -> None:
@@ -137,6 +140,8 @@ def _measure_and_choose(plan: "Plan", settings: Settings, console: Console) -> N
     layers = layer_table(scores, selection)
     save(settings.out, plan, scores, pairs, layers, selection)
     show(console, layers, selection, pairs)
+    console.print(comparison_table(scores, selection))
+    console.print(selection.evidence, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +154,7 @@ class Plan:
     protocol: Protocol
     timesteps: tuple[int, ...]
     baselines: tuple[str, ...]
+    matchers: dict[str, Matcher]
     random: MultiViewModel | None
     record: dict[str, object]
 
@@ -161,7 +167,7 @@ class Plan:
     def make(cls, settings: Settings) -> "Plan":
         """Resolve settings; refuse what cannot be run before anything is written."""
         timesteps = timestep_indexes(settings.timesteps)
-        baselines = _baselines(settings.baselines)
+        baselines = baseline_names(settings.baselines)
         groups = _groups(settings)
         device, dtype = META if settings.dry_run else _device(settings.device), getattr(torch, settings.dtype)
         loading = Loading(base=settings.base, size=settings.model_size, outline=settings.dry_run)
@@ -184,12 +190,13 @@ class Plan:
             protocol=protocol,
             timesteps=timesteps,
             baselines=baselines,
-            random=_null(model, settings, device, dtype) if "random" in baselines else None,
+            matchers=open_matchers(baselines, _device(settings.device)),
+            random=_untrained(model, settings, device, dtype) if "random" in baselines else None,
             record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps),
         )
 
 
-def _null(model: MultiViewModel, settings: Settings, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
+def _untrained(model: MultiViewModel, settings: Settings, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
     """Give the network with random weights; a rehearsal needs none."""
     return model if settings.dry_run else place(randomised(model, settings.seed), device, dtype)
 
@@ -199,15 +206,6 @@ def _record(settings: Settings, timesteps: tuple[int, ...]) -> dict[str, object]
     resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out)}
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
     return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
-
-
-def _baselines(text: str) -> tuple[str, ...]:
-    names = () if text in ("", "none") else tuple(text.split(","))
-    known = (*BASELINES, "random", "cameras")
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise ValueError(f"--baselines {','.join(unknown)} is unknown; choose from {', '.join(known)}, or none")
-    return names
 
 
 def _groups(settings: Settings) -> int:
@@ -277,11 +275,8 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
     frames = [measure_references(views, truths, plan.protocol, limits)]
     for model, seen in _models(plan, views):
         frames.append(_layers(plan, model, seen, truths, limits, noise))
-    for name in plan.baselines:
-        if name in BASELINES:
-            frames += [
-                measure_baseline(name, BASELINES[name], views, t, plan.protocol, limits) for t in truths.values()
-            ]
+    for name, matcher in plan.matchers.items():
+        frames.append(measure_matcher(name, matcher, views, truths, plan.protocol, limits))
     if index < EXAMPLES:
         _save_example(plan, views, truths, noise, parts, index)
     table = pd.concat(frames, ignore_index=True)
@@ -293,7 +288,7 @@ def _models(plan: Plan, views: Views) -> list[tuple[MultiViewModel, Views]]:
     chosen = [(plan.model, views)]
     if plan.random is not None:
         chosen.append((plan.random, views))
-    if "cameras" in plan.baselines:
+    if "null" in plan.baselines:
         chosen.append(cameras_only(plan.model, views, plan.model.name + CAMERAS_ONLY))
     return chosen
 
@@ -354,7 +349,7 @@ def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFr
 
 
 def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame) -> None:
-    """Print the layers' table and the selection."""
+    """Print the layers' table."""
     counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
     title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -371,7 +366,6 @@ def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd
             f"{row.share_of_ceiling:.1%}",
         )
     console.print(table)
-    console.print(selection.evidence, soft_wrap=True)
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -15,8 +15,10 @@ from probe.matching import RatioMatches, attention_matches, common_grid_matches,
 from probe.metrics import (
     GridTruth,
     Threshold,
+    Weigh,
     best_share,
     counted_mean,
+    drawn_chance,
     errors,
     nearest_token,
     same_position,
@@ -216,6 +218,20 @@ def descriptor_scores(
     return precisions(token, truth.visible[:, None], truth, thresholds)
 
 
+def drawn_scores(weigh: Weigh, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
+    """Score a matcher that draws: the probability of being right, over the queries that a guess is asked for.
+
+    A draw has nothing to choose queries by: where the protocol keeps a share of them, it stands for all.
+    """
+    counted = queries_asked(truth, protocol)
+    return {name: counted_mean(value, counted) for name, value in drawn_chance(truth, thresholds, weigh).items()}
+
+
+def queries_asked(truth: GridTruth, protocol: Protocol) -> Bool[Tensor, "b 1 fq n fk"]:
+    """Tell which queries a guess is asked for: the visible ones, or with a share kept all that can be judged."""
+    return (queries_with_points(truth) if protocol.coverages else truth.visible)[:, None]
+
+
 def reference_scores(
     views: Views, truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
 ) -> dict[str, Measured]:
@@ -225,7 +241,7 @@ def reference_scores(
     Where the protocol keeps a share of the queries, guesses have nothing to choose them by and stand for all of them;
     the best token's are chosen by its true error. So no matcher on this grid beats the ceiling.
     """
-    counted = (queries_with_points(truth) if protocol.coverages else truth.visible)[:, None]
+    counted = queries_asked(truth, protocol)
     uniform = {name: counted_mean(value, counted) for name, value in uniform_chance(truth, thresholds).items()}
     return {
         UNIFORM: uniform if protocol.coverages else uniform | _uniform_attention(truth),

@@ -28,6 +28,7 @@ from train.objectives import AttentionSupervision, Control, Objective, Rival, Su
 from train.pair_weights import Target
 from train.quality import LPIPS, LPIPS_WEIGHTS, absence
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
+from train.truth import supervision_of
 
 PROG = "python -m train.cameo"
 DEFAULT = "default"
@@ -60,6 +61,12 @@ class Command:
     """per_pair: one match per key view (the paper); global_nearest: one over all key views (the release)."""
     truth: Truth = "cycle"
     """Pairs that count: cycle consistent (the paper), visible by a depth test, or gated by cycle and 3D distance."""
+    truth_source: str | None = None
+    """Where the points that supervision sees come from: depth (the scene's own, the default), tracks (SIFT matches that
+    fit the cameras), vggt or vggt:FOLDER (its package), module:package.function (Views to point_map and valid)."""
+    truth_noise: str | None = None
+    """Noise on those points, drawn anew at every step: KIND:AMOUNT by commas, of depth (relative std), holes (share of
+    area), rotation (of cameras, degrees), translation (share of the scene's size), such as depth:.05,holes:.3."""
     cycle_tolerance: float = 1.5
     """Round trip, in tokens, below which a match is cycle consistent."""
     max_queries: int | None = None
@@ -151,9 +158,10 @@ def main(given: Command) -> None:
     draw, held_draw = open_scenes(given.scenes, model.size)
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
+    supervise = supervision_of(given.truth_source, given.truth_noise, accelerator.device)
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}
     named = {"layers": [layer.name for layer in layers]}
-    trainer = replace(start(settings, model, objective, accelerator), draw=draw)
+    trainer = replace(start(settings, model, objective, accelerator), draw=draw, supervise=supervise)
     held = hold_out(settings, model, given.evaluate_scenes, given.sampling_steps, held_draw)
     if accelerator.is_main_process:
         own = {**decisive, **named, "out": str(given.out)}
@@ -355,6 +363,8 @@ def _check(given: Command) -> None:
         raise ValueError(
             "--control shuffled: expected --batch-size of at least 2; one scene has no other scene's truth"
         )
+    if given.layer == "none" and (given.truth_source or given.truth_noise):
+        raise ValueError("--layer none supervises nothing: leave --truth-source and --truth-noise out, or name a layer")
     if given.probe_every % given.evaluate_every:
         raise ValueError(
             f"--probe-every {given.probe_every}: expected a multiple of --evaluate-every {given.evaluate_every}, or 0"

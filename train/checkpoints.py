@@ -20,6 +20,7 @@ from torch import nn
 from probe.records import write_folder, write_text
 from train.batches import Draw, draw_batch
 from train.objectives import Objective
+from train.truth import Supervise, as_they_are
 
 FOLDER = "checkpoints"
 MIB = 2**20
@@ -37,6 +38,7 @@ class Trainer:
     schedules: list[torch.optim.lr_scheduler.LRScheduler]
     ema: EMAModel
     draw: Draw = draw_batch
+    supervise: Supervise = as_they_are
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def accumulate_gradients(settings: Settings, model: MultiViewModel, trainer: Tra
     """Add up the gradients of one step's scenes, part by part; give the losses, averaged over parts and processes."""
     accelerator = trainer.accelerator
     batch = draw_step(settings, model, step, own_scenes(settings, accelerator), trainer.draw)
-    truth = _truth(settings, trainer, batch.views)
+    truth = _truth(settings, trainer, batch.views, step)
     generator = torch.Generator().manual_seed(derive("query subset", settings.seed, step, accelerator.process_index))
     size, weight = len(batch.t) // settings.accumulate, weight_at(settings, step)
     losses = []
@@ -161,13 +161,16 @@ def accumulate_gradients(settings: Settings, model: MultiViewModel, trainer: Tra
     return {"loss": float(mean[0]), "objective": float(mean[1])}
 
 
-def _truth(settings: Settings, trainer: Trainer, views: Views) -> AttentionTruth | FeatureTruth | None:
+def _truth(settings: Settings, trainer: Trainer, views: Views, step: int) -> AttentionTruth | FeatureTruth | None:
     """Work out what the added objective needs to know of this process's scenes."""
+    first = own_scenes(settings, trainer.accelerator).start
+    seeds = [derive("truth noise", settings.seed, step, first + number) for number in range(len(views.image))]
 
     def average(counts: Tensor) -> Tensor:
         return trainer.accelerator.reduce(counts, "mean") / settings.accumulate
 
-    return None if trainer.objective is None else trainer.objective.prepare(views, average)
+    objective = trainer.objective
+    return None if objective is None else objective.prepare(trainer.supervise(views, seeds), average)
 
 
 def _synchronised(trainer: Trainer, last: bool) -> AbstractContextManager[Any]:

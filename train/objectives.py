@@ -9,16 +9,17 @@ Source: arXiv 2512.03045 (CAMEO); arXiv 2410.06940 (REPA); reference/cameo.md se
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.baselines import dsift
+from probe.baselines.dino import load_encoder
+from probe.baselines.maps import at_tokens
 from probe.capture import AttentionTap
 from probe.correspondence import TokenMatches, match_tokens, token_points, visible_tokens
 from probe.layers import Layer
@@ -301,33 +302,24 @@ def encode_dsift(views: Views, grid: Grid) -> Float[Tensor, "b f n 128"]:
     return described - described.mean(-1, keepdim=True)
 
 
-def dinov2_encoder(name: str = "facebook/dinov2-base") -> tuple[Callable[[Views, Grid], Tensor], int]:
-    """Load DINOv2 from the local transformers cache: the paper's REPA encoder (ViT-B/14 at 518 pixels).
+def dinov2_encoder() -> tuple[Callable[[Views, Grid], Tensor], int]:
+    """Load DINOv2 from the local cache: the paper's REPA encoder (ViT-B/14 at 518 pixels).
 
     Raises:
         ValueError: If transformers or the weights are not at hand.
     """
     try:
-        from transformers import AutoModel  # an optional package: only this rival needs it
-
-        encoder = AutoModel.from_pretrained(name, local_files_only=True).eval().requires_grad_(False)
-    except (ImportError, OSError) as error:
+        encoder = load_encoder("dinov2")
+    except ValueError as error:
         raise ValueError(
-            f"--objective repa-dinov2: {name} is not at hand ({type(error).__name__}); pip install transformers and "
-            "download it, or choose repa-dsift or geometry, which need no download"
+            f"--objective repa-dinov2: {error}; or choose repa-dsift or geometry, which need no download"
         ) from error
-    return partial(_encode_dinov2, encoder), int(encoder.config.hidden_size)
 
+    def encode(views: Views, grid: Grid) -> Tensor:
+        encoder.network.to(views.image.device)
+        return at_tokens(encoder.encode(views.image), grid).to(views.image)
 
-def _encode_dinov2(encoder: nn.Module, views: Views, grid: Grid) -> Tensor:
-    """Encode at 518 pixels, 37 x 37 patches, resized to the token grid."""
-    mean, deviation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    flat = rearrange(views.image, "b f c h w -> (b f) c h w")
-    big = F.interpolate(flat, size=(518, 518), mode="bilinear", antialias=True)
-    norm = [repeat(big.new_tensor(values), "c -> c 1 1") for values in (mean, deviation)]
-    patches = encoder((big - norm[0]) / norm[1]).last_hidden_state[:, 1:]
-    maps = rearrange(patches, "n (h w) c -> n c h w", h=37)
-    return rearrange(F.interpolate(maps, size=grid, mode="bilinear"), "(b f) c h w -> b f (h w) c", f=views.count)
+    return encode, encoder.width
 
 
 ENCODERS: dict[Rival, Callable[[], tuple[Callable[[Views, Grid], Tensor], int]]] = {

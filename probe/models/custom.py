@@ -34,41 +34,51 @@ def load_custom(source: str, loading: Loading) -> MultiViewModel:
     """
     if loading.base is not None or loading.size is not None:
         raise ValueError("--model module: takes neither --base nor --model-size; set them in your function")
-    with _current_directory():
-        made = _function(source)()
+    with current_directory():
+        made = user_function(source, flag="--model", how=HOW)()
     if not isinstance(made, MultiViewModel):
         raise ValueError(f"--model module:{source} returned {type(made).__name__}, expected a MultiViewModel")
     made.network.eval().requires_grad_(False)
     return made
 
 
-def _function(source: str) -> Callable[[], Any]:
+def user_function(source: str, *, flag: str, how: str) -> Callable[..., Any]:
+    """Import a function of the user's own.
+
+    Args:
+        source: Dotted path.
+        flag: Of the command line, for messages.
+        how: What to do, for messages.
+
+    Raises:
+        ValueError: If there is no such module or function.
+    """
     path, _, name = source.rpartition(".")
     if not all(part.isidentifier() for part in source.split(".")) or not path:
-        raise ValueError(f"--model module:{source}: expected a dotted path such as my_model.make; {HOW}")
-    module = _module(path)
+        raise ValueError(f"{flag} module:{source}: expected a dotted path such as my_model.make; {how}")
+    module = _module(path, flag, how)
     if not hasattr(module, name):
         nearest = nearest_names(name, [other for other in vars(module) if not other.startswith("_")])
-        raise ValueError(f"--model module:{source}: {path} ({module.__file__}) has no {name!r}; nearest: {nearest}")
+        raise ValueError(f"{flag} module:{source}: {path} ({module.__file__}) has no {name!r}; nearest: {nearest}")
     found = getattr(module, name)
     if not callable(found):
-        raise ValueError(f"--model module:{source} is {type(found).__name__}, not a function; {HOW}")
+        raise ValueError(f"{flag} module:{source} is {type(found).__name__}, not a function; {how}")
     return found
 
 
-def _module(path: str) -> ModuleType:
+def _module(path: str, flag: str, how: str) -> ModuleType:
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise ValueError(f"--model module: importing {path} failed: {error}; install it") from error
+            raise ValueError(f"{flag} module: importing {path} failed: {error}; install it") from error
         raise ValueError(
-            f"--model module: there is no module {error.name!r} in {Path.cwd()} or on Python's path; {HOW}"
+            f"{flag} module: there is no module {error.name!r} in {Path.cwd()} or on Python's path; {how}"
         ) from error
 
 
 @contextmanager
-def _current_directory() -> Iterator[None]:
+def current_directory() -> Iterator[None]:
     """Look for modules in the current directory too, after Python's own path, while the function is found and run."""
     here = str(Path.cwd())
     sys.path.append(here)

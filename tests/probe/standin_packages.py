@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 STANDINS = Path(__file__).parent / "standins"
-NAMES = ("seva", "mvdream", "mv_unet", "xformers", "ldm_unet", "open_clip")
+NAMES = ("seva", "mvdream", "mv_unet", "xformers", "ldm_unet", "open_clip", "vggt")
 
 
 def _ours() -> list[str]:

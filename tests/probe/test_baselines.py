@@ -6,12 +6,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.baselines import BASELINES, dsift, pixels
+from probe.baselines import BASELINES, NULLS, baseline_names, dsift, open_matchers, pixels
 from probe.baselines.pixels import LARGEST, NORM
 
 SEEDS = st.integers(0, 2**31 - 1)
 laws = settings(max_examples=15, deadline=None)
-every = pytest.mark.parametrize("name", sorted(BASELINES))
+CPU = torch.device("cpu")
+DESCRIBE = {"dsift": dsift.describe, "pixels": pixels.describe}
+every = pytest.mark.parametrize("name", sorted(DESCRIBE))
 NORMS = {"pixels": NORM, "dsift": 1.0}
 
 
@@ -27,7 +29,37 @@ def matches(query: Float[Tensor, "n d"], key: Float[Tensor, "m d"]) -> Float[Ten
 
 
 def test_baselines_are_named():
-    assert list(BASELINES.items()) == [("dsift", dsift.describe), ("pixels", pixels.describe)]
+    assert list(BASELINES) == ["dsift", "pixels", "epipolar", "dinov2", "dinov3", "dift", "vggt"]
+    assert NULLS == ("random", "null")
+    assert baseline_names("dsift,dinov2:a/b,null") == ("dsift", "dinov2:a/b", "null")
+    assert baseline_names("none") == baseline_names("") == ()
+    assert list(open_matchers(("null", "pixels", "dsift"), CPU)) == ["pixels", "dsift"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "dsift,cameras",
+            "cameras is unknown; choose from dsift, pixels, epipolar, dinov2, dinov3, dift, vggt, random",
+        ),
+        ("dsift,null,dsift", "names one twice"),
+    ],
+)
+def test_comparisons_that_cannot_be_meant_are_refused(text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        baseline_names(text)
+
+
+@pytest.mark.parametrize("name", ["dsift", "pixels", "epipolar"])
+def test_a_matcher_without_weights_takes_no_folder(name: str):
+    with pytest.raises(ValueError, match="'x' was given to a matcher that has no weights; give its name alone"):
+        open_matchers((f"{name}:x",), CPU)
+
+
+def test_two_matchers_never_share_a_name_in_the_tables():
+    with pytest.raises(ValueError, match="tables would call two of them"):
+        open_matchers(("dinov2:a/weights", "dinov2:b/weights"), CPU)
 
 
 @every
@@ -37,7 +69,7 @@ def test_norms_are_constant(name: str, seed: int, grid: tuple[int, int]):
     image = texture(seed, 2, 3, (24, 32))
     image[0, 0] = (image[0, 0] > 0.5).float()  # the largest contrast
     image[0, 1], image[0, 2] = 0.0, 1.0  # without any texture
-    descriptors = BASELINES[name](image, grid)
+    descriptors = DESCRIBE[name](image, grid)
     assert descriptors.shape[:3] == (2, 3, grid[0] * grid[1])
     norms = descriptors.norm(dim=-1)
     torch.testing.assert_close(norms, torch.full_like(norms, NORMS[name]), rtol=1e-6, atol=0)
@@ -48,8 +80,8 @@ def test_norms_are_constant(name: str, seed: int, grid: tuple[int, int]):
 @given(seed=SEEDS)
 def test_batched_is_looped(name: str, seed: int):
     image = texture(seed, 2, 2, (24, 32))
-    batched = BASELINES[name](image, (3, 4))
-    looped = torch.stack([torch.cat([BASELINES[name](i[None, None], (3, 4))[0] for i in scene]) for scene in image])
+    batched = DESCRIBE[name](image, (3, 4))
+    looped = torch.stack([torch.cat([DESCRIBE[name](i[None, None], (3, 4))[0] for i in scene]) for scene in image])
     torch.testing.assert_close(batched, looped, rtol=0, atol=1e-6)
 
 
@@ -57,7 +89,7 @@ def test_batched_is_looped(name: str, seed: int):
 @pytest.mark.parametrize("grid", [(16, 16), (8, 8), (5, 7)])
 def test_identical_images_match_as_the_identity(name: str, grid: tuple[int, int]):
     image = texture(0)
-    found = matches(BASELINES[name](image, grid)[0, 0], BASELINES[name](image.clone(), grid)[0, 0])
+    found = matches(DESCRIBE[name](image, grid)[0, 0], DESCRIBE[name](image.clone(), grid)[0, 0])
     assert torch.equal(found, torch.arange(grid[0] * grid[1]))
 
 
@@ -67,7 +99,7 @@ def test_a_shifted_image_gives_shifted_matches(name: str, down: int, right: int)
     world = texture(1, size=(112, 112))
     first = world[..., 24:88, 24:88]
     second = world[..., 24 - 8 * down : 88 - 8 * down, 24 - 8 * right : 88 - 8 * right]
-    found = matches(BASELINES[name](first, (8, 8))[0, 0], BASELINES[name](second, (8, 8))[0, 0]).unflatten(0, (8, 8))
+    found = matches(DESCRIBE[name](first, (8, 8))[0, 0], DESCRIBE[name](second, (8, 8))[0, 0]).unflatten(0, (8, 8))
     tokens = torch.arange(64).unflatten(0, (8, 8))
     kept = slice(2, 8 - down - 2), slice(2, 8 - right - 2)  # away from the border, which a SIFT window crosses
     assert tokens[kept].numel() > 0
@@ -80,7 +112,7 @@ def test_a_grid_that_does_not_fit_is_refused(name: str, grid: tuple[int, int], u
     with pytest.raises(
         ValueError, match=rf"{name}: grid \({grid[0]}, {grid[1]}\) does not fit an image of 24 x 32 pixels"
     ):
-        BASELINES[name](texture(0, size=(24, 32)), grid)
+        DESCRIBE[name](texture(0, size=(24, 32)), grid)
 
 
 @pytest.fixture

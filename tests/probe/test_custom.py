@@ -93,7 +93,7 @@ SMALL = ["--pairs", "1", "--views", "2", "--image-size", "32", "--timesteps", "5
 @pytest.mark.parametrize("spec", ["users_own.make", "users_package.models.make"])
 def test_a_users_model_is_probed_from_the_current_directory(here: Path, spec: str):
     path = list(sys.path)
-    words = ["--model", f"module:{spec}", "--baselines", "random,cameras"]
+    words = ["--model", f"module:{spec}", "--baselines", "random,null"]
     run.cli([*SMALL, *words, "--out", str(here / "run")])
     layers = pd.read_csv(here / "run" / "layers.csv")
     assert layers[["layer", "name", "grid_h", "grid_w"]].to_numpy().tolist() == [[0, "joint", 8, 8]]

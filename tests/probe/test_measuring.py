@@ -10,15 +10,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from probe.attention import Call
-from probe.baselines import BASELINES
+from probe.baselines import open_matchers
 from probe.capture import AttentionTap
 from probe.layers import Layer, find_layers, select_layers
 from probe.matching import attention_matches
 from probe.measuring import (
     cameras_only,
     example_matches,
-    measure_baseline,
     measure_layers,
+    measure_matcher,
     measure_references,
     truths_of,
     views_joined,
@@ -254,12 +254,19 @@ def test_references_stand_on_every_grid(views: Views, truths: dict):
     assert table.groupby(["model", "grid"], observed=True).size().loc["ceiling"].tolist() == [6 * len(LIMITS)] * 3
 
 
-@pytest.mark.parametrize("name", sorted(BASELINES))
+@pytest.mark.parametrize("name", ["dsift", "pixels", "epipolar"])
 @pytest.mark.parametrize("protocol", [ATTENTION, RATIO], ids=lambda p: p.name)
-def test_a_baseline_is_scored_on_a_grid(name: str, protocol, views: Views, truths: dict):
-    table = measure_baseline(name, BASELINES[name], views, truths[4, 4], protocol, LIMITS)
+def test_a_matcher_looks_once_and_is_scored_on_every_grid(name: str, protocol, views: Views, truths: dict):
+    looks = []
+
+    def looking(seen: Views):
+        looks.append(seen)
+        return open_matchers((name,), torch.device("cpu"))[name](seen)
+
+    table = measure_matcher(name, looking, views, truths, protocol, LIMITS)
+    assert len(looks) == 1
     assert set(table["model"]) == {name}
-    assert set(table["grid"]) == {"4x4"}
+    assert set(table["grid"]) == {"8x8", "4x4", "2x2"}
     assert set(table["layer"]) == {-1}
     assert set(table["protocol"]) == {protocol.name}
     assert table["value"].between(0, 1).all()

@@ -114,7 +114,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
     assert config["settings"] == {
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
-        "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,cameras", "device": "auto",
+        "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null", "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None,
     }  # fmt: skip
     assert {"torch", "commit", "machine"} <= set(config["environment"])
@@ -313,6 +313,7 @@ def test_help_names_every_choice():
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
         "cat3d-tiny", "shapes[:plain|cluttered|repetitive|textureless]", "rgbd:FOLDER", "attention-v1", "ratio-v1",
-        "3d, all", "pixels, dsift", "random", "cameras", "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
+        "3d, all", "pixels, dsift, epipolar", "dinov2, dinov3", "dift", "vggt", "random", "null",
+        "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip
     assert [choice for choice in choices if choice not in text] == []

@@ -1,0 +1,32 @@
+"""Matchers that describe every token: the match is the nearest descriptor in the key view."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.metrics import GridTruth, Threshold
+from probe.protocols import Protocol
+from probe.scoring import Measured, descriptor_scores
+from probe.views import Views
+
+Grid = tuple[int, int]
+Scored = Callable[[GridTruth, tuple[Threshold, ...], Protocol], Measured]
+Matcher = Callable[[Views], Scored]
+"""Look at a scene once; what it gives scores the matches on any grid."""
+Described = Callable[[Grid], Float[Tensor, "b f n d"]]
+"""Give the descriptors of a grid's tokens, rows before columns."""
+
+
+def by_descriptors(describe: Callable[[Views], Described]) -> Matcher:
+    """Make a matcher of a way to describe tokens."""
+
+    def look(views: Views) -> Scored:
+        described = describe(views)
+
+        def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
+            return descriptor_scores(described(truth.grid), truth, thresholds, protocol)
+
+        return score
+
+    return look

@@ -1,0 +1,98 @@
+"""What supervision is told of the geometry: another source, noise on it; and that nothing else sees it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_loop import SETTINGS, small_model, supervision
+
+from probe.seeds import derive
+from probe.truth_noise import perturb_each, read_noise
+from probe.views import TENSORS
+from train import cameo, loop
+from train.batches import draw_step
+from train.cameo import cli
+from train.truth import as_they_are, supervision_of
+
+CPU = torch.device("cpu")
+NOISE = "rotation:40,holes:.3"
+QUICK = ("--steps", "2", "--evaluate-every", "2", "--probe-every", "0", "--checkpoint-every", "2", "--no-report",
+         "--evaluate-scenes", "2", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")  # fmt: skip
+
+
+def test_without_a_source_or_noise_supervision_sees_the_scenes_themselves():
+    views = draw_step(SETTINGS, small_model(), 0).views
+    assert supervision_of(None, None, CPU) is as_they_are
+    assert as_they_are(views, [1, 2]) is views
+
+
+def test_noise_is_put_on_the_sources_points():
+    views = draw_step(SETTINGS, small_model(), 0).views
+    noisy = supervision_of("depth", NOISE, CPU)(views, [1, 2])
+    expected = perturb_each(views, read_noise(NOISE), [1, 2])
+    assert all(torch.equal(getattr(noisy, name), getattr(expected, name)) for name in TENSORS)
+    assert not supervision_of("tracks", NOISE, CPU)(views, [1, 2]).valid.all()
+
+
+@pytest.mark.parametrize(("source", "noise"), [("lidar", None), (None, "fog:1")])
+def test_what_is_unknown_is_refused(source: str | None, noise: str | None):
+    with pytest.raises(ValueError, match=r"lidar|fog"):
+        supervision_of(source, noise, CPU)
+
+
+def test_the_trainer_shows_the_objective_what_supervision_sees_with_a_seed_per_scene():
+    model = small_model()
+    asked = []
+
+    def supervise(views, seeds):
+        asked.append(list(seeds))
+        return replace(views, valid=torch.zeros_like(views.valid))
+
+    settings = replace(SETTINGS, weight=0.5)
+    trainer = replace(loop.start(settings, model, supervision(model)), supervise=supervise)
+    blind = loop.accumulate_gradients(settings, model, trainer, 3)
+    seeing = loop.accumulate_gradients(settings, model, replace(trainer, supervise=as_they_are), 3)
+    assert asked == [[derive("truth noise", 3, 3, 0), derive("truth noise", 3, 3, 1)]]
+    assert blind["objective"] == 0
+    assert seeing["objective"] > 0
+    assert blind["loss"] == pytest.approx(seeing["loss"])
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
+
+
+def test_the_command_records_the_noise_and_evaluates_on_the_true_scenes(small: None, tmp_path: Path):
+    rows = {}
+    for name, flags in (("clean", ()), ("noisy", ("--truth-source", "depth", "--truth-noise", NOISE))):
+        cli([*QUICK, *flags, "--weight", "0", "--out", str(tmp_path / name)])
+        rows[name] = json.loads((tmp_path / name / "evaluation.jsonl").read_text().splitlines()[-1])
+        rows[name + " step"] = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+    assert rows["noisy step"]["objective"] != rows["clean step"]["objective"]
+    assert rows["noisy"] == pytest.approx(rows["clean"], nan_ok=True)  # of weight 0: the same network, the same scenes
+    settings = [json.loads((tmp_path / name / "config.json").read_text())["settings"] for name in ("clean", "noisy")]
+    assert [(one["truth_source"], one["truth_noise"]) for one in settings] == [(None, None), ("depth", NOISE)]
+    assert json.loads((tmp_path / "noisy" / "final" / "card.json").read_text())["truth_noise"] == NOISE
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--layer", "none", "--truth-noise", "depth:.1"), "--layer none supervises nothing"),
+        (("--truth-noise", "fog:1"), "expected KIND:AMOUNT"),
+        (("--truth-source", "lidar"), "'lidar' is unknown; choose from depth"),
+    ],
+)
+def test_wrong_truths_are_refused_in_one_line(
+    flags: tuple[str, ...], message: str, small: None, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    with pytest.raises(SystemExit) as stop:
+        cli([*QUICK, *flags, "--out", str(tmp_path / "r")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.count("\n") == 1
+    assert message in said
+    assert not (tmp_path / "r").exists()
