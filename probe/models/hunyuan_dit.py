@@ -39,7 +39,18 @@ from torch import Tensor
 
 from probe.models.denoising import STEPS, Inputs, condition
 from probe.models.encoders import InputEncoder
-from probe.models.files import META, SAFETENSORS, Loading, Weights, fill, find_checkpoint, named, read_weights
+from probe.models.files import (
+    META,
+    SAFETENSORS,
+    Loading,
+    Weights,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_json,
+    read_weights,
+)
 from probe.models.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
 from probe.views import Views
 
@@ -47,10 +58,11 @@ HUB = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
 WEIGHTS = f"diffusion_pytorch_model{SAFETENSORS}"
 CHECKPOINTS = (f"transformer/{WEIGHTS}", f"transformer/{WEIGHTS}.index.json", WEIGHTS, f"{WEIGHTS}.index.json")
 """Files in a folder, the preferred first: the hub's, then those of a folder that this suite saved."""
+SCHEDULER = "scheduler/scheduler_config.json"
 ALONGSIDE = (
     "transformer/config.json",
     f"transformer/*{SAFETENSORS}",
-    "scheduler/scheduler_config.json",
+    SCHEDULER,
     "vae/config.json",
     f"vae/{WEIGHTS}",
 )
@@ -333,14 +345,15 @@ def noise_scheduler(folder: Path | None, *, newest: bool) -> DDPMScheduler:
     Raises:
         ValueError: If it has other than 1000 steps, or predicts neither v nor noise.
     """
-    stored = folder is not None and (folder / "scheduler" / "scheduler_config.json").is_file()
+    stored = folder is not None and (folder / SCHEDULER).is_file()
     own: dict[str, Any] = {
         "beta_start": 0.00085,
         "beta_end": LAST_BETA if newest else LAST_BETA_BEFORE,
         "clip_sample": False,
     }
     own |= {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
-    scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(folder / "scheduler") if folder and stored else own)
+    config = read_json(folder / SCHEDULER) if folder and stored else own
+    scheduler = build_of(f"{folder}/{SCHEDULER}", lambda: DDPMScheduler.from_config(config))
     steps, prediction = scheduler.config.num_train_timesteps, scheduler.config.prediction_type
     if steps != STEPS or prediction not in PREDICTIONS:
         raise ValueError(
@@ -358,9 +371,10 @@ def _random_network(vae: AutoencoderKL, loading: Loading) -> tuple[MultiViewDiT,
 def _read_network(path: Path, vae: AutoencoderKL, loading: Loading) -> tuple[MultiViewDiT, str]:
     """Build the network around its weights; say where those of the cameras' encoder come from."""
     config = _config_of(path.parent)
-    config.setdefault("encoder_stride", stride_of(vae) * config.get("patch_size", V12["patch_size"]))
+    origin, stride = f"load_hunyuan_dit: {path.with_name('config.json')}", stride_of(vae)
+    config |= {"encoder_stride": config.get("encoder_stride", stride * config.get("patch_size", V12["patch_size"]))}
     with META:
-        network = MultiViewDiT.from_config(config)
+        network = build_of(origin, lambda: MultiViewDiT.from_config(config))
     weights, said = read_weights(path, loading.device), "of the checkpoint"
     if not any(name.startswith(ENCODER) for name in weights):
         weights |= _new_encoder(network, weights)
@@ -372,7 +386,7 @@ def _read_network(path: Path, vae: AutoencoderKL, loading: Loading) -> tuple[Mul
 def _config_of(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"load_hunyuan_dit: {folder}/config.json is missing; give a diffusers folder of HunyuanDiT")
-    config = dict(HunyuanDiT2DModel.load_config(folder))
+    config = read_json(folder / "config.json")
     if config.get("_class_name") not in (HunyuanDiT2DModel.__name__, MultiViewDiT.__name__):
         raise ValueError(
             f"load_hunyuan_dit: {folder}/config.json describes {config.get('_class_name')!r}, not HunyuanDiT2DModel; "

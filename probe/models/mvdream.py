@@ -33,14 +33,24 @@ from torch.nn import functional as F
 
 from probe.geometry import invert_rigid
 from probe.models.denoising import STEPS, Inputs
-from probe.models.files import Loading, Weights, fill, find_checkpoint, named, read_weights, strip_prefixes
+from probe.models.files import (
+    META,
+    Loading,
+    Weights,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_settings,
+    read_weights,
+    strip_prefixes,
+)
 from probe.models.installed import (
     SETTINGS,
     import_first,
     joined_class,
     norms_in_float32,
     own_precision,
-    read_settings,
 )
 from probe.models.latents import SD21_BASE, SD_AUTOENCODER, LatentModel, load_vae, stride_of, view_size
 from probe.models.stable_diffusion import prompt_of
@@ -280,8 +290,8 @@ def load_mvdream(source: str, loading: Loading) -> MVDreamModel:
     weights = read_weights(path, loading.device)
     vae, origin = _autoencoder(weights, folder, loading)
     size = view_size(loading, NATIVE, multiple=stride_of(vae) * deepest(settings))
-    with torch.device("meta"):
-        network = build(settings, size // stride_of(vae))
+    with META:
+        network = build_of(f"load_mvdream: {path}", lambda: build(settings, size // stride_of(vae)))
     own = strip_prefixes(weights, (PREFIX,), beside=OTHERS)
     fill(network, own, origin=f"load_mvdream: {path}", assign=True)
     text, said = _prompt(folder, settings["context_dim"], loading)

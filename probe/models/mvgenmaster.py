@@ -18,11 +18,9 @@ Source: arXiv 2411.16157; layout and conventions in reference/formats.md A2, che
 ewrfcas/MVGenMaster:src/modules/position_encoding.py and extra_encoder.py.
 """
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -47,12 +45,12 @@ from probe.models.cat3d import (
     noise_schedule,
     own_weights,
     pixels_per_token,
-    settings_of,
+    settings_beside,
     target_mask,
 )
 from probe.models.denoising import Inputs, to_latents
 from probe.models.encoders import PriorEncoder
-from probe.models.files import META, Loading, fill, find_checkpoint, named, read_weights
+from probe.models.files import META, Loading, build_of, fill, find_checkpoint, named, read_weights
 from probe.models.latents import RANDOM, SD21_BASE, load_vae, stride_of, view_size
 from probe.models.unet import MultiViewUNet
 from probe.views import Views
@@ -325,15 +323,11 @@ def _read_unet(source: str, loading: Loading) -> PriorUNet:
         )
     path = find_checkpoint(source, CHECKPOINTS)
     weights = own_weights(read_weights(path, loading.device))
-    settings = _stored_settings(path.parent / "config.json") or infer_settings(weights)
+    settings = settings_beside(path) or infer_settings(weights)
     with META:
-        unet = PriorUNet(**settings)
+        unet = build_of(f"load_mvgenmaster: {path}", lambda: PriorUNet(**settings))
     fill(unet, weights, origin=f"load_mvgenmaster: {path}", assign=True)
     return unet
-
-
-def _stored_settings(config: Path) -> dict[str, Any]:
-    return settings_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else {}
 
 
 def _check_autoencoder(vae: AutoencoderKL, unet: PriorUNet) -> None:

@@ -35,14 +35,23 @@ from torch.nn import functional as F
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
 from probe.kernels import replaced
 from probe.models.denoising import STEPS, Inputs
-from probe.models.files import Loading, fill, find_checkpoint, named, read_weights, strip_prefixes
+from probe.models.files import (
+    META,
+    Loading,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_settings,
+    read_weights,
+    strip_prefixes,
+)
 from probe.models.installed import (
     SETTINGS,
     import_first,
     joined_class,
     norms_in_float32,
     own_precision,
-    read_settings,
 )
 from probe.models.latents import SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.views import Views
@@ -295,8 +304,8 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
     params = _params(package, path.parent / SETTINGS)
     vae = load_vae(loading.base or SD21_BASE, loading.device)
     size = view_size(loading, NATIVE, multiple=stride_of(vae) * deepest(params))
-    with torch.device("meta"):
-        network = build(params, size // stride_of(vae))
+    with META:
+        network = build_of(f"load_seva: {path.parent / SETTINGS}", lambda: build(params, size // stride_of(vae)))
     weights = strip_prefixes(read_weights(path, loading.device), PREFIXES)
     fill(network, weights, origin=f"load_seva: {path}", assign=True)
     clip, said = load_clip(path.parent, loading)
@@ -317,7 +326,5 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
 
 
 def _params(package: Any, path: Path) -> Any:
-    try:
-        return package.SevaParams(**read_settings(path))
-    except TypeError as error:
-        raise ValueError(f"load_seva: {path} holds unknown settings: {error}; expected fields of SevaParams") from error
+    settings = read_settings(path)
+    return build_of(f"load_seva: {path}", lambda: package.SevaParams(**settings))
