@@ -11,6 +11,7 @@ from probe.compat import declare_torchvision_operators
 
 declare_torchvision_operators()  # before the first import of diffusers, which imports torchvision
 
+from probe.models.about import ABOUT  # noqa: E402
 from probe.models.cat3d import TINY, load_cat3d, load_unet, settings_of  # noqa: E402
 from probe.models.custom import load_custom  # noqa: E402
 from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
@@ -110,7 +111,7 @@ MODELS: dict[str, Loader] = {
 
 
 def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
-    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``.
+    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``; its card tells its licence and origin.
 
     Raises:
         ValueError: If the name is unknown or its weights cannot be read.
@@ -118,4 +119,5 @@ def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     name, _, source = spec.partition(":")
     if name not in MODELS:
         raise ValueError(f"--model {name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
-    return MODELS[name](source, loading or Loading())
+    model = MODELS[name](source, loading or Loading())
+    return replace(model, card={**(model.card or {}), "about": ABOUT[name].record()})

@@ -1,7 +1,7 @@
 """CAT3D in Stable Diffusion 2.1's layout, from 2.5 M parameters to the full size, and the release's conventions.
 
 Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
-views (11 of 16 in SD 2.1's layout).
+views (11 of 16 in SD 2.1's layout). Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 
 Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
 """
@@ -18,7 +18,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.geometry import pixel_centres
+from probe.geometry import full_precision, pixel_centres
 from probe.models.denoising import Inputs, cameo_scheduler
 from probe.models.files import (
     META,
@@ -216,12 +216,23 @@ def camera_embedding(
     Source:
         reference/formats.md A1.4.
     """
+    with full_precision(intrinsics):
+        return _odd_rays(intrinsics, world_to_cam, (height, width), reference, normalise)
+
+
+def _odd_rays(
+    intrinsics: Float[Tensor, "b f 3 3"],
+    world_to_cam: Float[Tensor, "b f 4 4"],
+    size: tuple[int, int],
+    reference: int,
+    normalise: bool,
+) -> Float[Tensor, "b f 6 height width"]:
     odd = torch.linalg.inv(world_to_cam[:, reference, None]) @ world_to_cam
     cam_to_world = torch.linalg.inv(odd)
     centre = cam_to_world[..., :3, 3]
     if normalise:
         centre = centre / (reduce(centre.abs(), "b f xyz -> b 1 1", "max") + 1e-8)
-    pixels = pixel_centres(height, width, device=intrinsics.device, dtype=intrinsics.dtype)
+    pixels = pixel_centres(*size, device=intrinsics.device, dtype=intrinsics.dtype)
     pixels = torch.stack([pixels[..., 0] - 1, pixels[..., 1], torch.ones_like(pixels[..., 0])], dim=-1)
     through = cam_to_world[..., :3, :3] @ torch.linalg.inv(intrinsics)
     direction = einsum(through, pixels, "b f i j, height width j -> b f height width i")
@@ -285,6 +296,7 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         size=view_size(loading, unet.config.sample_size * stride, multiple=pixels_per_token(unet.config)),
         channels=unet.config.in_channels,
         stride=stride,
+        spacing="leading",
         vae=_fitting(load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device), unet),
     )
 

@@ -6,11 +6,9 @@ Colours and world points of the reference views are splatted into the targets; t
 - Weights: hub ``ewrfcas/MVGenMaster``, file ``check_points/pretrained_model.zip``; give the folder that it unpacks to
   (``ema_unet.pt``, bare names), or a checkpoint of the release's trainer (DeepSpeed's ``{'module': ...}``), or a folder
   that this suite saved. "random" draws weights of SD 2.1's sizes.
-- Licence: Apache-2.0 (code and weights); the autoencoder is SD 2.1's (CreativeML OpenRAIL++-M).
-- Native size: 512 pixels, squares; the release was trained on other shapes of that area too.
+- Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 - Noise schedule: that of CAMEO's release, which shares this code (reference/formats.md A1.5).
-- Ignored: domains other than "others" (0, what the release forces), the release's ``config.yaml``, and its factor on
-  reference keys beyond 28 views. World points are encoded in the scene's own world frame, whatever it is.
+- World points are encoded in the scene's own world frame, whatever it is.
 - Other than in the release: a pixel without depth is no point. It is splatted nowhere, counts in no median, and has no
   prior in its own view; the release expects depth everywhere.
 
@@ -306,6 +304,7 @@ def load_mvgenmaster(source: str, loading: Loading) -> MvGenMaster:
         size=view_size(loading, unet.config.sample_size * stride, multiple=pixels_per_token(unet.config)),
         channels=unet.config.in_channels,
         stride=stride,
+        spacing="leading",
         vae=vae,
     )
 

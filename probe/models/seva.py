@@ -1,9 +1,9 @@
 """Stable Virtual Camera (SEVA): a latent U-Net whose middle and upper attentions join the tokens of all views.
 
-Licence: Stability AI non-commercial licence, gated; read it before use. Hub: stabilityai/stable-virtual-camera
-(``modelv1.1.safetensors``, ``model.safetensors``). Native: 576 px, 21 views, token grids 36, 18 and 9. The network's
-code comes from the user's installation: ``git clone https://github.com/Stability-AI/stable-virtual-camera``, then
-``pip install -e stable-virtual-camera``. Autoencoder: that of Stable Diffusion 2.1 (``--base``).
+Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
+Token grids at the native size: 36, 18 and 9. The network's code comes from the user's installation: ``git clone
+https://github.com/Stability-AI/stable-virtual-camera``, then ``pip install -e stable-virtual-camera``. Autoencoder:
+that of Stable Diffusion 2.1 (``--base``).
 
 Layers are 32 self-attentions: each of 16 places has one over the image and one over the views at a place. The first
 kind joins all views in seven places (12; 14, 16, 18; 20, 22, 24), which are the layers that a probe measures.
@@ -12,9 +12,7 @@ Image token: the mean CLIP image embedding of the references. Where no OpenCLIP 
 (``open_clip_pytorch_model.bin`` or ``open_clip_model.safetensors``, with the package open_clip installed) it is zeros,
 as in the release's unconditional branch; the model's card says which.
 
-Ignored: guidance per view, anchors and two-pass sampling, views that are not square, the rule that leaves far cameras
-out of the mean (it cannot apply under 32 views). Other sizes than the release's are read from a ``params.json`` beside
-the checkpoint, fields of ``SevaParams``.
+Other sizes than the release's are read from a ``params.json`` beside the checkpoint, fields of ``SevaParams``.
 
 Source: reference/formats.md A5.1; Stability-AI/stable-virtual-camera seva/{model,geometry,sampling,eval}.py.
 """
@@ -318,7 +316,7 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
         stride=stride_of(vae),
         prediction="epsilon",
         default_layer=DEFAULT_LAYER,
-        card={"weights": path.name, "image token": said, "licence": "Stability AI non-commercial, gated"},
+        card={"weights": path.name, "image token": said},
         folder=path.parent,
         vae=vae,
         clip=clip,

