@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from probe.geometry import plucker_rays
@@ -33,6 +34,12 @@ SMALL = {
 }
 QUICK = ("--steps", "2", "--batch-size", "2", "--evaluate-scenes", "1", "--sampling-steps", "1", "--probe-every", "0",
          "--warmup", "0", "--ema-decay", "0", "--model-size", "64", "--device", "cpu", "--no-report")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> None:
+    """accelerate keeps the first precision of a process for good; a command is a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
