@@ -239,6 +239,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     versions = {name: text for name, text in run.environment.items() if name not in ("commit", "machine")}
     lost = tables.missing(run)
     facts = {
+        "Model": model_words(run.card),
         "Protocol": f"{run.protocol}. {PROTOCOL_WORDS.get(run.protocol, '')}".strip(),
         "Right match": f"{wording.metric_words(run.metric)} ({run.metric})",
         "Direction": wording.direction_words(str(run.selection["direction"])),
@@ -254,6 +255,19 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "Machine": str(run.environment.get("machine", MISSING)),
     }
     return tuple(facts.items())
+
+
+def model_words(card: dict[str, Any] | None) -> str:
+    """Say what is known of a model: its licence and origin, then what its loader chose.
+
+    Args:
+        card: Of ``model.json``; None where a run has none.
+    """
+    if card is None:
+        return MISSING
+    about = card.get("about") or {}
+    chosen = {name: text for name, text in card.items() if isinstance(text, str) and name != "name"}
+    return "; ".join(f"{name}: {text}" for name, text in {**about, **chosen}.items())
 
 
 def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:

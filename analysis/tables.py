@@ -48,6 +48,7 @@ class ProbeRun:
         emergence: Precision over training iterations, if it was measured.
         images: uint8 [f 3 H W] of each example scene.
         matches: One row per query token of the example scenes, if there are any.
+        card: What is known of the model: licence, origin, size, what is ignored, what its loader chose.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ProbeRun:
     emergence: pd.DataFrame | None = None
     images: dict[str, np.ndarray]
     matches: pd.DataFrame | None = None
+    card: dict[str, Any] | None = None
 
     @property
     def layer(self) -> int:
@@ -138,6 +140,7 @@ def read_run(folder: Path) -> ProbeRun:
         emergence=_optional(folder / "emergence.csv", pd.read_csv),
         images=_optional(folder / "examples.safetensors", load_file) or {},
         matches=_optional(folder / "matches.parquet", pd.read_parquet),
+        card=_optional(folder / "model.json", _read_json),
     )
 
 

@@ -125,6 +125,8 @@ def show(console: Console, plan: "Plan", found: Estimate, views: int) -> None:
             f"{1000 * cost.seconds:.0f}",
         )
     console.print(table)
+    for name, text in ((plan.model.card or {}).get("about") or {}).items():  # type: ignore[attr-defined]
+        console.print(f"{name}: {text}", markup=False, soft_wrap=True)
     for line in lines(found, len(plan.scenes.names), len(plan.timesteps)):
         console.print(line, markup=False, soft_wrap=True)
 

@@ -4,10 +4,23 @@ Conventions (DESIGN section 2): ``world_to_cam`` is 4x4 with OpenCV axes; intrin
 first pixel's centre is (0.5, 0.5); the last axis of length 2 is xy, of length 3 is xyz.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Leave autocast, under which products of cameras would be rounded to three digits.
+
+    Args:
+        like: Tells the device.
+    """
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def pixel_centres(

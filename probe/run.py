@@ -327,6 +327,7 @@ def save(
     write(out / "pairs.csv", lambda part: pairs.to_csv(part, index=False))
     write(out / "timesteps.csv", lambda part: timestep_table(plan.model, plan.timesteps).to_csv(part, index=False))
     write_json(out / "selection.json", selection.record())
+    write_json(out / "model.json", {"name": plan.model.name, **(plan.model.card or {})})
     _copy_emergence(plan.model, out)
     parts = out / "parts"
     examples = sorted(parts.glob("matches-*.parquet"))

@@ -17,6 +17,8 @@ from probe.layers import Layer, select_layers
 from probe.models import fresh_tiny, load_model
 from probe.models.denoising import MultiViewModel, model_layers, place
 from probe.models.files import Loading
+from probe.models.hunyuan_dit import HUB
+from probe.models.latents import RANDOM
 from probe.records import environment, open_run, write_folder, write_json
 from probe.seeds import derive
 from train.batches import open_scenes
@@ -32,6 +34,9 @@ from train.truth import supervision_of
 
 PROG = "python -m train.cameo"
 DEFAULT = "default"
+FINAL = "final"
+RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
+"""Models whose name takes the folder that a training leaves."""
 NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints")
 
 
@@ -200,11 +205,29 @@ def _finish(given: Command, model: MultiViewModel, decisive: dict[str, object]) 
         model.network.save_pretrained(part)  # type: ignore[operator]
         write_json(part / "card.json", {**decisive, **environment()})
 
-    final = given.out / "final"
+    final = given.out / FINAL
     write_folder(final, save)
-    print(f"weights: {final}\nprobe them: python -m probe.run --model cat3d-tiny:{final} --out {given.out}-probe")
+    print(f"weights: {final}{probing(given, final)}")
     if given.report:
         print(f"page: {_report(given.out)}")
+
+
+def probing(given: Command, final: Path) -> str:
+    """Say how to probe the saved weights, where the model's name takes such a folder."""
+    name = given.model.partition(":")[0]
+    if name not in RELOADED:
+        return ""
+    flags = {"--base": given.base or _own_base(given.model), "--model-size": given.model_size}
+    words = "".join(f" {flag} {value}" for flag, value in flags.items() if value is not None)
+    return f"\nprobe them: python -m probe.run --model {name}:{final}{words} --out {given.out}-probe"
+
+
+def _own_base(model: str) -> str | None:
+    """Give where the autoencoder lies if --base did not say: saved weights bring none."""
+    name, _, source = model.partition(":")
+    if name == "hunyuan-dit":
+        return source or HUB
+    return RANDOM if source == RANDOM and name != "cat3d-tiny" else None
 
 
 def _report(out: Path) -> Path:
@@ -225,6 +248,11 @@ def _model(given: Command, device: torch.device) -> MultiViewModel:
 def _loaded(given: Command) -> MultiViewModel:
     """Load a checkpoint to be trained: in single precision, which mixed precision keeps its weights in."""
     model = load_model(given.model, Loading(base=given.base, size=given.model_size))
+    if not hasattr(model.network, "save_pretrained"):
+        raise ValueError(
+            f"--model {given.model}: {type(model.network).__name__} has no save_pretrained(folder), so that nothing of "
+            "the training could be kept; give it one, or train in a loop of your own (README, five lines)"
+        )
     model.network.float()
     return model
 

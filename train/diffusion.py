@@ -5,8 +5,10 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel, Prediction, add_noise, target_of
+from probe.models.denoising import MultiViewModel, Prediction, Spacing, add_noise, target_of, told
 from probe.views import Views
+
+OFFSET: dict[Spacing, int] = {"trailing": 0, "leading": 1}
 
 
 def denoising_error(
@@ -31,7 +33,7 @@ def denoising_error(
     with torch.no_grad():
         clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
     latents = add_noise(clean, noise, level, model.clean_views(views))
-    predicted = model.denoise(latents, t, model.condition(views, keep_cameras))
+    predicted = model.denoise(latents, t, told(model, views, keep_cameras))
     error = (predicted - target_of(model, clean, noise, level))[:, views.n_ref :]
     return error.square().flatten(1).mean(1)
 
@@ -45,7 +47,8 @@ def sample_views(
     Deterministic DDIM; after every step the references are clean again. The paper takes 50 steps and a guidance of 2.
 
     Args:
-        model: The denoiser, at timesteps 0 (clean) to the last index of its ``alpha_bar`` (pure noise).
+        model: The denoiser, at timesteps 0 (clean) to the last index of its ``alpha_bar`` (pure noise); its ``spacing``
+            says which are visited.
         views: Views at the model's size, 1 to f - 1 of them references. The targets' images are not looked at.
         noise: Standard normal; that of references is not used.
         steps: Of DDIM.
@@ -60,14 +63,15 @@ def sample_views(
 
     Source:
         DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: reference/formats.md A1.5.
-        Trailing timesteps, which begin at pure noise (the release's leading ones do not): arXiv 2305.08891, table 2.
+        Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2; leading ones where the model's
+        release takes them (981, 961, ..., 1 for 50 steps).
     """
     if not 1 <= views.n_ref < views.count:
         raise ValueError(
             f"sample_views: {views.n_ref} of {views.count} views are references, expected 1 to {views.count - 1}; "
             "choose another n_ref"
         )
-    scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps, model.prediction)
+    scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)
     clean = model.encode(views.image)
     latents = torch.cat([clean[:, : views.n_ref], noise[:, views.n_ref :]], dim=1)
     for index, t in zip(scheduler.timesteps.tolist(), timesteps.tolist(), strict=True):
@@ -78,18 +82,23 @@ def sample_views(
 
 
 def ddim_scheduler(
-    alpha_bar: Float[Tensor, " all"], steps: int, prediction: Prediction = "v_prediction"
+    alpha_bar: Float[Tensor, " all"],
+    steps: int,
+    prediction: Prediction = "v_prediction",
+    spacing: Spacing = "trailing",
 ) -> tuple[DDIMScheduler, Int[Tensor, " {steps}"]]:
-    """Build the stock DDIM scheduler over the trailing timesteps of a schedule.
+    """Build the stock DDIM scheduler over the trailing or leading timesteps of a schedule.
 
     The stock scheduler takes every timestep's predecessor to be ``all // steps`` below it, which misses the next one
     wherever ``steps`` does not divide ``all``. So it is given the schedule of the chosen timesteps alone, on which each
-    predecessor is the next one and the last step ends at the clean image; where ``steps`` divides, nothing changes.
+    predecessor is the next one; where ``steps`` divides, nothing changes. The last step of trailing timesteps ends at
+    the clean image, that of leading ones at index 0, as in Stable Diffusion (``set_alpha_to_one`` false).
 
     Args:
         alpha_bar: Share of signal variance left at each timestep index; 0 at the last one (zero terminal SNR).
-        steps: Timesteps to visit, first the last index.
+        steps: Timesteps to visit, first the last index (trailing).
         prediction: What the network predicts.
+        spacing: Trailing, or leading with an offset of 1.
 
     Returns:
         The scheduler, to be stepped through its own ``timesteps``; and the schedule's index at each step, descending.
@@ -97,13 +106,17 @@ def ddim_scheduler(
     Raises:
         ValueError: If there are fewer than 1 step, or more than timesteps.
     """
-    if not 1 <= steps <= len(alpha_bar):
-        raise ValueError(f"ddim_scheduler: {steps} steps of {len(alpha_bar)} timesteps, expected 1 to {len(alpha_bar)}")
-    spacing = DDIMScheduler(num_train_timesteps=len(alpha_bar), timestep_spacing="trailing")
-    spacing.set_timesteps(steps)
-    timesteps = spacing.timesteps[:steps]  # rounding gives one too many for 61 of 1000, among others
+    offset = OFFSET[spacing]
+    most = len(alpha_bar) - offset
+    if not 1 <= steps <= most:
+        raise ValueError(f"ddim_scheduler: {steps} steps of {len(alpha_bar)} timesteps, expected 1 to {most}")
+    stock = DDIMScheduler(num_train_timesteps=len(alpha_bar), timestep_spacing=spacing, steps_offset=offset)
+    stock.set_timesteps(steps)
+    timesteps = stock.timesteps[:steps]  # rounding gives one too many for 61 of 1000, among others
     scheduler = DDIMScheduler(num_train_timesteps=steps, prediction_type=prediction, clip_sample=False)
     scheduler.alphas_cumprod = alpha_bar[timesteps.flip(0).to(alpha_bar.device)]
+    if spacing == "leading":
+        scheduler.final_alpha_cumprod = alpha_bar[0]
     scheduler.set_timesteps(steps)
     return scheduler, timesteps
 
@@ -136,4 +149,4 @@ def _predict(
 ) -> Float[Tensor, "b f c h w"]:
     scenes = len(latents)
     index = torch.full((scenes,), t, device=latents.device)
-    return model.denoise(latents, index, model.condition(views, latents.new_full((scenes,), keep)))
+    return model.denoise(latents, index, told(model, views, latents.new_full((scenes,), keep)))

@@ -25,10 +25,12 @@ from tqdm import tqdm
 from probe import command
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, place
+from probe.models.files import Loading
 from probe.records import open_run, write
 from probe.scenes import Request, SceneList, open_scenes
 from probe.seeds import derive
 from probe.views import Views
+from train.diffusion import OFFSET
 from train.quality import (
     ALL_BINS,
     COPY,
@@ -75,8 +77,12 @@ class Settings:
     """Generate views of scenes that the model has not seen; measure PSNR, SSIM, LPIPS, FID, KID and 3D consistency."""
 
     model: str = "cat3d-tiny"
-    """NAME or NAME:FOLDER of a checkpoint that the suite saved. Names: cat3d-tiny (shipped; cat3d-tiny:random is
-    untrained)."""
+    """NAME or NAME:PATH_OR_HUB_ID: cat3d-tiny (shipped; cat3d-tiny:random is untrained), or any that python -m
+    probe.run knows."""
+    base: str | None = None
+    """Folder or hub id of the base model whose autoencoder is used, where --model has one."""
+    model_size: int | None = None
+    """Side in pixels of the views; default the model's native size."""
     scenes: str = "shapes"
     """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
     depth in mm, poses)."""
@@ -136,8 +142,8 @@ class Plan:
         """Resolve settings; refuse what cannot be run before anything is written."""
         references, extractors = _references(settings), _extractors(settings.features)
         device = _device(settings.device)
-        model = load_model(settings.model)
-        _check_numbers(settings, len(model.alpha_bar))
+        model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
+        _check_numbers(settings, len(model.alpha_bar) - OFFSET[model.spacing])
         request = Request(groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed)
         scenes = open_scenes(settings.scenes, request)
         scenes.load(0)

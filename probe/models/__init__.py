@@ -1,6 +1,5 @@
 """Models that can be probed: one file per family, one visible dict."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,11 @@ from probe.compat import declare_torchvision_operators
 
 declare_torchvision_operators()  # before the first import of diffusers, which imports torchvision
 
+from probe.models.about import ABOUT  # noqa: E402
 from probe.models.cat3d import TINY, load_cat3d, load_unet, settings_of  # noqa: E402
 from probe.models.custom import load_custom  # noqa: E402
 from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
-from probe.models.files import Loading  # noqa: E402
+from probe.models.files import Loading, read_json, read_settings  # noqa: E402
 from probe.models.hunyuan_dit import load_hunyuan_dit  # noqa: E402
 from probe.models.mvdream import load_mvdream  # noqa: E402
 from probe.models.mvgenmaster import load_mvgenmaster  # noqa: E402
@@ -63,7 +63,7 @@ def load_folder(folder: Path) -> MultiViewUNet:
             raise ValueError(
                 f"{folder} holds no checkpoint: {path.name} is missing; give a folder that the suite saved"
             )
-    values = _read_json(config)
+    values = read_json(config)
     if values.get("_class_name") != MultiViewUNet.__name__:
         raise ValueError(
             f"{config} describes {values.get('_class_name')!r}, not {MultiViewUNet.__name__}; "
@@ -72,19 +72,8 @@ def load_folder(folder: Path) -> MultiViewUNet:
     return load_unet(weights, settings_of(values)).float()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no names with values; give a folder that the suite saved")
-    return values
-
-
 def _card(folder: Path) -> dict[str, object]:
-    path = folder / "card.json"
-    return _read_json(path) if path.is_file() else {}
+    return read_settings(folder / "card.json")
 
 
 def _model(name: str, unet: MultiViewUNet, card: dict[str, object]) -> MultiViewModel:
@@ -122,7 +111,7 @@ MODELS: dict[str, Loader] = {
 
 
 def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
-    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``.
+    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``; its card tells its licence and origin.
 
     Raises:
         ValueError: If the name is unknown or its weights cannot be read.
@@ -130,4 +119,5 @@ def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     name, _, source = spec.partition(":")
     if name not in MODELS:
         raise ValueError(f"--model {name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
-    return MODELS[name](source, loading or Loading())
+    model = MODELS[name](source, loading or Loading())
+    return replace(model, card={**(model.card or {}), "about": ABOUT[name].record()})

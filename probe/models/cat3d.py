@@ -1,13 +1,12 @@
 """CAT3D in Stable Diffusion 2.1's layout, from 2.5 M parameters to the full size, and the release's conventions.
 
 Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
-views (11 of 16 in SD 2.1's layout).
+views (11 of 16 in SD 2.1's layout). Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 
 Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
 """
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,20 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.geometry import pixel_centres
+from probe.geometry import full_precision, pixel_centres
 from probe.models.denoising import Inputs, cameo_scheduler
-from probe.models.files import Loading, Weights, fill, find_checkpoint, named, read_weights, strip_prefixes
+from probe.models.files import (
+    META,
+    Loading,
+    Weights,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_settings,
+    read_weights,
+    strip_prefixes,
+)
 from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.models.unet import SETTINGS, MultiViewUNet
 from probe.views import Views
@@ -55,10 +65,15 @@ TINY: dict[str, Any] = {
 CHECKPOINTS = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.safetensors",
     "ema_unet.pt",
     "pytorch_model/mp_rank_00_model_states.pt",
+    "checkpoint-last/pytorch_model/mp_rank_00_model_states.pt",
 )
 """Files in a checkpoint folder, the preferred first: diffusers' own, then those of the release's trainer."""
+BESIDE = ("config.json", "unet/config.json", "diffusion_pytorch_model-*.safetensors")
+"""What a hub repository may hold beside them."""
 PREFIXES = ("module.", "unet.")
 HEADS = ("unet_query_head.", "unet_key_head.", "unet_logit_head.", "vggt_logit_head.", "repa_feat_head.")
 """Modules that the release's trainer keeps in one file with the network (reference/formats.md A1.7)."""
@@ -81,9 +96,9 @@ def load_unet(source: str | Path | Weights | None, config: Mapping[str, Any]) ->
     if unknown:
         raise ValueError(f"load_unet: unknown settings {unknown}; known ones are {sorted(SETTINGS)}")
     if source is None:
-        return MultiViewUNet(**config)
+        return _built(config)
     if isinstance(source, Mapping):
-        unet = MultiViewUNet(**config)
+        unet = _built(config)
         fill(unet, own_weights(source), origin="load_unet: the state dict")
         return unet
     path = find_checkpoint(str(source), CHECKPOINTS)
@@ -92,10 +107,14 @@ def load_unet(source: str | Path | Weights | None, config: Mapping[str, Any]) ->
 
 def _holding(weights: Weights, config: Mapping[str, Any], path: Path) -> MultiViewUNet:
     """Build the network around weights that were read, which become its own."""
-    with torch.device("meta"):
-        unet = MultiViewUNet(**config)
+    with META:
+        unet = _built(config)
     fill(unet, weights, origin=f"load_unet: {path}", assign=True)
     return unet
+
+
+def _built(config: Mapping[str, Any]) -> MultiViewUNet:
+    return build_of(f"load_unet: {dict(config)}", lambda: MultiViewUNet(**config))
 
 
 def own_weights(weights: Weights) -> dict[str, Tensor]:
@@ -147,6 +166,11 @@ def _count(weights: Weights, name: str, first: int = 0) -> int:
     return sum(1 for _ in numbers)
 
 
+def settings_beside(path: Path) -> dict[str, Any]:
+    """Read a network's sizes from the ``config.json`` beside its weights; none where there is no such file."""
+    return settings_of(read_settings(path.with_name("config.json")))
+
+
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Pick this model's own sizes out of a stored diffusers configuration."""
     return {name: value for name, value in config.items() if name in SETTINGS}
@@ -192,12 +216,23 @@ def camera_embedding(
     Source:
         reference/formats.md A1.4.
     """
+    with full_precision(intrinsics):
+        return _odd_rays(intrinsics, world_to_cam, (height, width), reference, normalise)
+
+
+def _odd_rays(
+    intrinsics: Float[Tensor, "b f 3 3"],
+    world_to_cam: Float[Tensor, "b f 4 4"],
+    size: tuple[int, int],
+    reference: int,
+    normalise: bool,
+) -> Float[Tensor, "b f 6 height width"]:
     odd = torch.linalg.inv(world_to_cam[:, reference, None]) @ world_to_cam
     cam_to_world = torch.linalg.inv(odd)
     centre = cam_to_world[..., :3, 3]
     if normalise:
         centre = centre / (reduce(centre.abs(), "b f xyz -> b 1 1", "max") + 1e-8)
-    pixels = pixel_centres(height, width, device=intrinsics.device, dtype=intrinsics.dtype)
+    pixels = pixel_centres(*size, device=intrinsics.device, dtype=intrinsics.dtype)
     pixels = torch.stack([pixels[..., 0] - 1, pixels[..., 1], torch.ones_like(pixels[..., 0])], dim=-1)
     through = cam_to_world[..., :3, :3] @ torch.linalg.inv(intrinsics)
     direction = einsum(through, pixels, "b f i j, height width j -> b f height width i")
@@ -250,11 +285,9 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         with loading.device:
             unet = load_unet(None, SD21)
     else:
-        path = find_checkpoint(source, CHECKPOINTS)
-        config = path.parent / "config.json"
-        stored = settings_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+        path = find_checkpoint(_given(source), CHECKPOINTS, patterns=BESIDE)
         weights = own_weights(read_weights(path, loading.device))
-        unet = _holding(weights, stored or infer_settings(weights), path)
+        unet = _holding(weights, settings_beside(path) or infer_settings(weights), path)
     stride = unet.config.encoder_stride
     return Cat3d(
         name=named("cat3d", source),
@@ -263,8 +296,18 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         size=view_size(loading, unet.config.sample_size * stride, multiple=pixels_per_token(unet.config)),
         channels=unet.config.in_channels,
         stride=stride,
+        spacing="leading",
         vae=_fitting(load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device), unet),
     )
+
+
+def _given(source: str) -> str:
+    if not source:
+        raise ValueError(
+            "load_cat3d: the paper's weights are not public; give --model cat3d:PATH, a checkpoint of the release's "
+            "trainer or of this suite, or cat3d:random"
+        )
+    return source
 
 
 def _fitting(vae: AutoencoderKL, unet: MultiViewUNet) -> AutoencoderKL:

@@ -3,7 +3,6 @@
 Needs none of the transformers library. Source: arXiv 2103.00020 section 2.4; names of weights as in diffusers folders.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.models.files import Weights, find_checkpoint, read_weights, strip_prefixes
+from probe.models.files import Weights, find_checkpoint, read_json, read_weights, strip_prefixes
 
 FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -35,12 +34,12 @@ def encode_empty(encoder: Path, tokenizer: Path) -> Float[Tensor, "n c"]:
         ValueError: If these are not CLIP's text encoder and tokenizer.
     """
     try:
-        config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(encoder / "config.json")
         tokens = empty_tokens(tokenizer, config["max_position_embeddings"])
         weights = read_weights(find_checkpoint(str(encoder), FILES))
         own = {name: weight.float() for name, weight in strip_prefixes(weights, ("text_model.",)).items()}
         return encode(tokens, own, config)
-    except (KeyError, OSError, json.JSONDecodeError) as error:
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"encode_empty: {encoder} and {tokenizer} are not CLIP's text encoder and tokenizer "
             f"({type(error).__name__}: {error}); remove text_encoder/ to use zeros for the prompt"
@@ -49,8 +48,8 @@ def encode_empty(encoder: Path, tokenizer: Path) -> Float[Tensor, "n c"]:
 
 def empty_tokens(tokenizer: Path, length: int) -> Int[Tensor, " {length}"]:
     """Give begin, end, then padding: 2.x pads with "!", 1.x with the end token (special_tokens_map.json)."""
-    ids = json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8"))
-    special = json.loads((tokenizer / "special_tokens_map.json").read_text(encoding="utf-8"))
+    ids = read_json(tokenizer / "vocab.json")
+    special = read_json(tokenizer / "special_tokens_map.json")
     pad = special.get("pad_token", END)
     pad = pad["content"] if isinstance(pad, dict) else pad
     return torch.tensor([ids[BEGIN], ids[END], *[ids[pad]] * (length - 2)])

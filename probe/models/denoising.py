@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.geometry import plucker_rays
+from probe.geometry import full_precision, plucker_rays
 from probe.layers import Layer, find_layers
 from probe.views import Views
 
@@ -22,6 +22,7 @@ OTHERS = 2  # index of the domain "others"
 Inputs = dict[str, Tensor]
 """What a network is told of a batch besides latents and time."""
 Prediction = Literal["v_prediction", "epsilon"]
+Spacing = Literal["trailing", "leading"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class MultiViewModel:
         channels: Of the latents.
         stride: Pixels per latent, along a side.
         prediction: What the network predicts: v, or the noise ("epsilon").
+        spacing: Which timesteps a sampler visits: trailing ones begin at pure noise; leading ones, of CAMEO's release,
+            end at 1 and begin just below it.
         clean_references: Whether references enter without noise; else all views are noised alike.
         default_layer: Index of the layer that training supervises unless told otherwise.
         default_layers: Which layers are scored unless told otherwise, as the command line names them.
@@ -55,6 +58,7 @@ class MultiViewModel:
     channels: int = 3
     stride: int = 1
     prediction: Prediction = "v_prediction"
+    spacing: Spacing = "trailing"
     clean_references: bool = True
     default_layer: int = 10
     default_layers: str = "3d"
@@ -226,9 +230,15 @@ def target_of(
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
 
 
+def told(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
+    """Give what a model's network is told of cameras and references, in the views' precision, under autocast too."""
+    with full_precision(views.image):
+        return model.condition(views, keep_cameras)
+
+
 def predict(
     model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f c h w"]
 ) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
     clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
-    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, model.condition(views))
+    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, told(model, views))

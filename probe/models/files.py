@@ -3,10 +3,10 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -15,12 +15,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 Weights = Mapping[str, Tensor]
+Built = TypeVar("Built")
 
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
 WRAPPINGS = ("module", "state_dict")
 """Keys under which trainers (DeepSpeed, Lightning) keep the state dict in their file."""
 SHOWN = 2
+COPIES = (".bin", ".fp16.safetensors")
+"""Files that repositories of the hub hold beside the same weights in .safetensors: read from folders, not fetched."""
 META, CPU = torch.device("meta"), torch.device("cpu")
 
 
@@ -63,7 +66,8 @@ def find_checkpoint(source: str, names: Sequence[str], *, patterns: Sequence[str
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    folder = path if path.is_dir() else download(source, (*names, *patterns))
+    fetched = [name for name in names if not name.endswith(COPIES)]
+    folder = path if path.is_dir() else download(source, (*fetched, *patterns))
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -129,7 +133,7 @@ def _read_tensor(path: Path, name: str, device: torch.device) -> Tensor:
 
 
 def _read_shards(index: Path, device: torch.device) -> dict[str, Tensor]:
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(read_json(index)["weight_map"].values()))
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise ValueError(f"read_weights: {index} names files outside its folder: {outside[:SHOWN]}; do not trust it")
@@ -146,6 +150,52 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             f"read_weights: {path} holds no weights by name, expected a state dict, alone or under {WRAPPINGS}"
         )
     return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read names with values.
+
+    Raises:
+        ValueError: If the file holds none.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"read_json: {path} is not JSON: {error}; fetch the file again, or mend it") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"read_json: {path} holds no names with values but {type(values).__name__}; fetch the file again"
+        )
+    return values
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read sizes that differ from the release's: names and values, or none where there is no such file.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    return read_json(path) if path.is_file() else {}
+
+
+def build_of(origin: str, make: Callable[[], Built]) -> Built:
+    """Build what stored settings describe; a library's complaint becomes one line that says where they are from.
+
+    Args:
+        origin: Where the settings come from, for the message.
+        make: Builds it.
+
+    Raises:
+        ValueError: If nothing can be built of such settings.
+    """
+    try:
+        return make()
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{origin} has settings that nothing can be built of ({type(error).__name__}: {first}); fetch the file "
+            "again, or mend it"
+        ) from error
 
 
 def strip_prefixes(weights: Weights, prefixes: Sequence[str], *, beside: Sequence[str] = ()) -> dict[str, Tensor]:

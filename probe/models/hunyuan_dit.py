@@ -15,42 +15,49 @@ until it is trained.
 - Weights: any diffusers folder or hub id of HunyuanDiT (``transformer/``, ``vae/``, ``scheduler/``), such as
   ``Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers``; or a folder that this suite saved, with --base for the autoencoder.
   "random" draws weights of v1.2's sizes (1.5 billion).
-- Licence: tencent-hunyuan-community (not free: limits on use and on region); the weights are not part of this suite.
-- Native size: 1024 pixels. Noise: scaled-linear betas up to 0.018 (v1.2) or 0.03 (before), v-prediction, unless
+- Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
+- Noise: scaled-linear betas up to 0.018 (v1.2) or 0.03 (before), v-prediction, unless
   ``scheduler/`` says otherwise.
-- Ignored: the text encoders, resolution binning, learned variance (the output's last channels), guidance rescaling.
-  For networks that want it (before v1.2), style is 0 and the image's meta size that of diffusers' pipeline by default.
+- For networks that want it (before v1.2), style is 0 and the image's meta size that of diffusers' pipeline by default.
 - Below float32, timesteps are rounded to the network's precision, as diffusers' pipeline does.
 """
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention, HunyuanAttnProcessor2_0
-from diffusers.models.embeddings import get_2d_rotary_pos_embed
-from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from probe.models.denoising import STEPS, Inputs, condition
 from probe.models.encoders import InputEncoder
-from probe.models.files import META, SAFETENSORS, Loading, Weights, fill, find_checkpoint, named, read_weights
+from probe.models.files import (
+    META,
+    SAFETENSORS,
+    Loading,
+    Weights,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_json,
+    read_weights,
+)
 from probe.models.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
+from probe.models.multi_view_dit import MultiViewDiT
 from probe.views import Views
 
 HUB = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
 WEIGHTS = f"diffusion_pytorch_model{SAFETENSORS}"
 CHECKPOINTS = (f"transformer/{WEIGHTS}", f"transformer/{WEIGHTS}.index.json", WEIGHTS, f"{WEIGHTS}.index.json")
 """Files in a folder, the preferred first: the hub's, then those of a folder that this suite saved."""
+SCHEDULER = "scheduler/scheduler_config.json"
 ALONGSIDE = (
     "transformer/config.json",
     f"transformer/*{SAFETENSORS}",
-    "scheduler/scheduler_config.json",
+    SCHEDULER,
     "vae/config.json",
     f"vae/{WEIGHTS}",
 )
@@ -67,196 +74,13 @@ V12: dict[str, Any] = {
 }
 META_SIZE = "use_style_cond_and_image_meta_size"
 """A setting that v1.2 turned off."""
-STOCK = frozenset(inspect.signature(HunyuanDiT2DModel.__init__).parameters) - {"self"}
 LAST_BETA, LAST_BETA_BEFORE = 0.018, 0.03
 """Of v1.2, and of the versions before it."""
 PREDICTIONS = ("v_prediction", "epsilon")
-ROTARY_SIDE = 512
-"""Side in pixels of the images whose tokens have whole-numbered rotary positions; of others they are stretched."""
-AUTOENCODER_STRIDE = 8
-ORIGINAL_SIDE = 1024
-"""Side that diffusers' pipeline claims the training image had."""
 SUPERVISED, OF_LAYERS = 32, 40
 """The paper's supervised layer, and how many the full model has."""
 ENCODER = "add_conv_in."
 NAME = "hunyuan-dit"
-
-
-class Rotary(NamedTuple):
-    """Hold the rotary embedding of one view's tokens, and how many views share it."""
-
-    cos: Float[Tensor, "n d"]
-    sin: Float[Tensor, "n d"]
-    views: int
-
-
-class JointViewsProcessor:
-    """Run the stock processor over the tokens of all views of a scene together: view-major, rows before columns."""
-
-    def __init__(self) -> None:
-        self.inner = HunyuanAttnProcessor2_0()
-
-    def __call__(self, attn: Attention, hidden_states: Tensor, *, image_rotary_emb: Rotary, **_: Any) -> Tensor:
-        """Join views, attend, part views."""
-        cos, sin, views = image_rotary_emb
-        tiled = tuple(repeat(wave, "n d -> (f n) d", f=views) for wave in (cos, sin))
-        joined = rearrange(hidden_states, "(b f) n c -> b (f n) c", f=views)
-        return rearrange(self.inner(attn, joined, image_rotary_emb=tiled), "b (f n) c -> (b f) n c", f=views)
-
-
-class TextProcessor:
-    """Run the stock processor from each view to the text."""
-
-    def __init__(self) -> None:
-        self.inner = HunyuanAttnProcessor2_0()
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        *,
-        image_rotary_emb: Rotary,
-        **_: Any,
-    ) -> Tensor:
-        """Attend; the number of views does not matter here."""
-        waves = (image_rotary_emb.cos, image_rotary_emb.sin)
-        return self.inner(attn, hidden_states, encoder_hidden_states, image_rotary_emb=waves)
-
-
-class MultiViewDiT(HunyuanDiT2DModel):
-    """A stock Hunyuan-DiT whose self-attentions see all views of a scene, told of cameras, and of no text.
-
-    The settings are diffusers' own, and the two of the encoder. ``save_pretrained`` and ``from_pretrained`` work as in
-    diffusers.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        num_attention_heads: int = 16,
-        attention_head_dim: int = 88,
-        in_channels: int = 4,
-        patch_size: int = 2,
-        activation_fn: str = "gelu-approximate",
-        sample_size: int = 32,
-        hidden_size: int = 1152,
-        num_layers: int = 28,
-        mlp_ratio: float = 4.0,
-        learn_sigma: bool = True,
-        cross_attention_dim: int = 1024,
-        norm_type: str = "layer_norm",
-        cross_attention_dim_t5: int = 2048,
-        pooled_projection_dim: int = 1024,
-        text_len: int = 77,
-        text_len_t5: int = 256,
-        use_style_cond_and_image_meta_size: bool = True,
-        encoder_channels: tuple[int, ...] | list[int] = (32, 64, 128, 256, 256),
-        encoder_stride: int = 16,
-    ) -> None:
-        super().__init__(**{name: self.config[name] for name in STOCK})  # registered before this runs
-        self.add_conv_in = InputEncoder(7, tuple(encoder_channels), encoder_stride, hidden_size)
-        for block in self.blocks:
-            block.attn1.set_processor(JointViewsProcessor())
-            block.attn2.set_processor(TextProcessor())
-
-    def forward(
-        self, latents: Float[Tensor, "b f c h w"], t: Int[Tensor, " b"], inputs: Float[Tensor, "b f 7 H W"]
-    ) -> Float[Tensor, "b f c h w"]:
-        """Predict v for all views of each scene.
-
-        Args:
-            latents: Clean for reference views, noisy for targets; squares.
-            t: Timestep index, one per scene, shared by all its views.
-            inputs: Mask (0 reference, 1 target), then Plücker direction and moment, at image resolution.
-
-        Returns:
-            The prediction; only that of target views means something.
-
-        Raises:
-            ValueError: If the latents are no squares of whole patches, or the inputs are not of the encoder's stride.
-        """
-        views, side = latents.shape[1], self._check_sizes(latents, inputs)
-        encoded = rearrange(self.add_conv_in(rearrange(inputs, "b f c h w -> (b f) c h w")), "bf d h w -> bf (h w) d")
-        with self.pos_embed.register_forward_hook(lambda _module, _args, output: output + encoded):
-            out = super().forward(
-                rearrange(latents, "b f c h w -> (b f) c h w"),
-                repeat(t.to(latents), "b -> (b f)", f=views),
-                **self._no_text(latents),
-                **self._meta(latents, inputs.shape[-1]),
-                image_rotary_emb=Rotary(*self.rotary_of(side, latents), views),
-                return_dict=False,
-            )[0]
-        return rearrange(out[:, : latents.shape[2]], "(b f) c h w -> b f c h w", f=views)
-
-    def _check_sizes(self, latents: Tensor, inputs: Tensor) -> int:
-        """Give the side of the token grid."""
-        patch, stride = self.config.patch_size, self.config.encoder_stride
-        height, width = latents.shape[-2:]
-        side, rest = divmod(height, patch)
-        if height != width or rest or tuple(inputs.shape[-2:]) != (side * stride, side * stride):
-            raise ValueError(
-                f"MultiViewDiT: latents of {height} x {width} with inputs of {tuple(inputs.shape[-2:])} pixels; "
-                f"expected squares, of a multiple of {patch} latents, with inputs of {stride} pixels per {patch}"
-            )
-        return int(side)
-
-    def rotary_of(self, side: int, like: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Give cosine and sine of the stock pipeline's rotary embedding of a square token grid.
-
-        Args:
-            side: Of the grid.
-            like: Tells the device.
-        """
-        stop = ROTARY_SIDE // AUTOENCODER_STRIDE // self.config.patch_size
-        width = self.inner_dim // self.num_heads
-        return get_2d_rotary_pos_embed(width, ((0, 0), (stop, stop)), (side, side), device=like.device)
-
-    def _no_text(self, latents: Tensor) -> dict[str, Tensor]:
-        """Give embeddings of no word: zeros, of which the masks leave the learned padding alone."""
-        config, batch = self.config, latents.shape[0] * latents.shape[1]
-        return {
-            "encoder_hidden_states": latents.new_zeros(batch, config.text_len, config.cross_attention_dim),
-            "text_embedding_mask": latents.new_zeros(batch, config.text_len),
-            "encoder_hidden_states_t5": latents.new_zeros(batch, config.text_len_t5, config.cross_attention_dim_t5),
-            "text_embedding_mask_t5": latents.new_zeros(batch, config.text_len_t5),
-        }
-
-    def _meta(self, latents: Tensor, side: int) -> dict[str, Tensor]:
-        """Give original size, target size, top left corner of the crop; and the only style there is."""
-        sizes = latents.new_tensor([ORIGINAL_SIDE, ORIGINAL_SIDE, side, side, 0, 0])
-        batch = latents.shape[0] * latents.shape[1]
-        style = torch.zeros(batch, dtype=torch.long, device=latents.device)
-        everywhere = repeat(sizes, "six -> bf six", bf=batch).contiguous()  # the stock class flattens it in place
-        return {"image_meta_size": everywhere, "style": style}
-
-    def enable_gradient_checkpointing(self, *_args: Any, **_kwargs: Any) -> None:
-        """Refuse: diffusers' class does not support it.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            "MultiViewDiT: diffusers' HunyuanDiT2DModel has no gradient checkpointing; leave --gradient-checkpointing "
-            "out, and save memory by --accumulate, --precision bf16 or a smaller --model-size"
-        )
-
-    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
-        """Make inputs for recognising layers (:func:`probe.layers.find_layers`).
-
-        Args:
-            views: Number of views.
-            scale: Side of the token grid; None for the model's native size.
-        """
-        patch = self.config.patch_size
-        side = self.config.sample_size // patch if scale is None else scale
-        pixels = side * self.config.encoder_stride
-        like = {"device": self.device, "dtype": self.dtype}
-        return {
-            "latents": torch.zeros(1, views, self.config.in_channels, side * patch, side * patch, **like),
-            "t": torch.zeros(1, dtype=torch.long, device=self.device),
-            "inputs": torch.zeros(1, views, 7, pixels, pixels, **like),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,14 +157,15 @@ def noise_scheduler(folder: Path | None, *, newest: bool) -> DDPMScheduler:
     Raises:
         ValueError: If it has other than 1000 steps, or predicts neither v nor noise.
     """
-    stored = folder is not None and (folder / "scheduler" / "scheduler_config.json").is_file()
+    stored = folder is not None and (folder / SCHEDULER).is_file()
     own: dict[str, Any] = {
         "beta_start": 0.00085,
         "beta_end": LAST_BETA if newest else LAST_BETA_BEFORE,
         "clip_sample": False,
     }
     own |= {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
-    scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(folder / "scheduler") if folder and stored else own)
+    config = read_json(folder / SCHEDULER) if folder and stored else own
+    scheduler = build_of(f"{folder}/{SCHEDULER}", lambda: DDPMScheduler.from_config(config))
     steps, prediction = scheduler.config.num_train_timesteps, scheduler.config.prediction_type
     if steps != STEPS or prediction not in PREDICTIONS:
         raise ValueError(
@@ -358,9 +183,10 @@ def _random_network(vae: AutoencoderKL, loading: Loading) -> tuple[MultiViewDiT,
 def _read_network(path: Path, vae: AutoencoderKL, loading: Loading) -> tuple[MultiViewDiT, str]:
     """Build the network around its weights; say where those of the cameras' encoder come from."""
     config = _config_of(path.parent)
-    config.setdefault("encoder_stride", stride_of(vae) * config.get("patch_size", V12["patch_size"]))
+    origin, stride = f"load_hunyuan_dit: {path.with_name('config.json')}", stride_of(vae)
+    config |= {"encoder_stride": config.get("encoder_stride", stride * config.get("patch_size", V12["patch_size"]))}
     with META:
-        network = MultiViewDiT.from_config(config)
+        network = build_of(origin, lambda: MultiViewDiT.from_config(config))
     weights, said = read_weights(path, loading.device), "of the checkpoint"
     if not any(name.startswith(ENCODER) for name in weights):
         weights |= _new_encoder(network, weights)
@@ -372,7 +198,7 @@ def _read_network(path: Path, vae: AutoencoderKL, loading: Loading) -> tuple[Mul
 def _config_of(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"load_hunyuan_dit: {folder}/config.json is missing; give a diffusers folder of HunyuanDiT")
-    config = dict(HunyuanDiT2DModel.load_config(folder))
+    config = read_json(folder / "config.json")
     if config.get("_class_name") not in (HunyuanDiT2DModel.__name__, MultiViewDiT.__name__):
         raise ValueError(
             f"load_hunyuan_dit: {folder}/config.json describes {config.get('_class_name')!r}, not HunyuanDiT2DModel; "

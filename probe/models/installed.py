@@ -2,10 +2,8 @@
 
 import functools
 import importlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,20 +64,3 @@ def own_precision(network: nn.Module) -> AbstractContextManager[Any]:
     if weight.dtype not in (torch.bfloat16, torch.float16) or not torch.amp.is_autocast_available(weight.device.type):
         return nullcontext()
     return torch.autocast(weight.device.type, weight.dtype)
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read sizes that differ from the release's: names and values, or none where there is no such file.
-
-    Raises:
-        ValueError: If the file holds something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"read_settings: {path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"read_settings: {path} holds no names with values; expected sizes of the network")
-    return values

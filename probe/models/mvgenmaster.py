@@ -6,11 +6,9 @@ Colours and world points of the reference views are splatted into the targets; t
 - Weights: hub ``ewrfcas/MVGenMaster``, file ``check_points/pretrained_model.zip``; give the folder that it unpacks to
   (``ema_unet.pt``, bare names), or a checkpoint of the release's trainer (DeepSpeed's ``{'module': ...}``), or a folder
   that this suite saved. "random" draws weights of SD 2.1's sizes.
-- Licence: Apache-2.0 (code and weights); the autoencoder is SD 2.1's (CreativeML OpenRAIL++-M).
-- Native size: 512 pixels, squares; the release was trained on other shapes of that area too.
+- Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 - Noise schedule: that of CAMEO's release, which shares this code (reference/formats.md A1.5).
-- Ignored: domains other than "others" (0, what the release forces), the release's ``config.yaml``, and its factor on
-  reference keys beyond 28 views. World points are encoded in the scene's own world frame, whatever it is.
+- World points are encoded in the scene's own world frame, whatever it is.
 - Other than in the release: a pixel without depth is no point. It is splatted nowhere, counts in no median, and has no
   prior in its own view; the release expects depth everywhere.
 
@@ -18,11 +16,9 @@ Source: arXiv 2411.16157; layout and conventions in reference/formats.md A2, che
 ewrfcas/MVGenMaster:src/modules/position_encoding.py and extra_encoder.py.
 """
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -47,12 +43,12 @@ from probe.models.cat3d import (
     noise_schedule,
     own_weights,
     pixels_per_token,
-    settings_of,
+    settings_beside,
     target_mask,
 )
 from probe.models.denoising import Inputs, to_latents
 from probe.models.encoders import PriorEncoder
-from probe.models.files import META, Loading, fill, find_checkpoint, named, read_weights
+from probe.models.files import META, Loading, build_of, fill, find_checkpoint, named, read_weights
 from probe.models.latents import RANDOM, SD21_BASE, load_vae, stride_of, view_size
 from probe.models.unet import MultiViewUNet
 from probe.views import Views
@@ -308,6 +304,7 @@ def load_mvgenmaster(source: str, loading: Loading) -> MvGenMaster:
         size=view_size(loading, unet.config.sample_size * stride, multiple=pixels_per_token(unet.config)),
         channels=unet.config.in_channels,
         stride=stride,
+        spacing="leading",
         vae=vae,
     )
 
@@ -325,15 +322,11 @@ def _read_unet(source: str, loading: Loading) -> PriorUNet:
         )
     path = find_checkpoint(source, CHECKPOINTS)
     weights = own_weights(read_weights(path, loading.device))
-    settings = _stored_settings(path.parent / "config.json") or infer_settings(weights)
+    settings = settings_beside(path) or infer_settings(weights)
     with META:
-        unet = PriorUNet(**settings)
+        unet = build_of(f"load_mvgenmaster: {path}", lambda: PriorUNet(**settings))
     fill(unet, weights, origin=f"load_mvgenmaster: {path}", assign=True)
     return unet
-
-
-def _stored_settings(config: Path) -> dict[str, Any]:
-    return settings_of(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else {}
 
 
 def _check_autoencoder(vae: AutoencoderKL, unet: PriorUNet) -> None:

@@ -1,9 +1,9 @@
 """Stable Virtual Camera (SEVA): a latent U-Net whose middle and upper attentions join the tokens of all views.
 
-Licence: Stability AI non-commercial licence, gated; read it before use. Hub: stabilityai/stable-virtual-camera
-(``modelv1.1.safetensors``, ``model.safetensors``). Native: 576 px, 21 views, token grids 36, 18 and 9. The network's
-code comes from the user's installation: ``git clone https://github.com/Stability-AI/stable-virtual-camera``, then
-``pip install -e stable-virtual-camera``. Autoencoder: that of Stable Diffusion 2.1 (``--base``).
+Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
+Token grids at the native size: 36, 18 and 9. The network's code comes from the user's installation: ``git clone
+https://github.com/Stability-AI/stable-virtual-camera``, then ``pip install -e stable-virtual-camera``. Autoencoder:
+that of Stable Diffusion 2.1 (``--base``).
 
 Layers are 32 self-attentions: each of 16 places has one over the image and one over the views at a place. The first
 kind joins all views in seven places (12; 14, 16, 18; 20, 22, 24), which are the layers that a probe measures.
@@ -12,9 +12,7 @@ Image token: the mean CLIP image embedding of the references. Where no OpenCLIP 
 (``open_clip_pytorch_model.bin`` or ``open_clip_model.safetensors``, with the package open_clip installed) it is zeros,
 as in the release's unconditional branch; the model's card says which.
 
-Ignored: guidance per view, anchors and two-pass sampling, views that are not square, the rule that leaves far cameras
-out of the mean (it cannot apply under 32 views). Other sizes than the release's are read from a ``params.json`` beside
-the checkpoint, fields of ``SevaParams``.
+Other sizes than the release's are read from a ``params.json`` beside the checkpoint, fields of ``SevaParams``.
 
 Source: reference/formats.md A5.1; Stability-AI/stable-virtual-camera seva/{model,geometry,sampling,eval}.py.
 """
@@ -35,14 +33,23 @@ from torch.nn import functional as F
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
 from probe.kernels import replaced
 from probe.models.denoising import STEPS, Inputs
-from probe.models.files import Loading, fill, find_checkpoint, named, read_weights, strip_prefixes
+from probe.models.files import (
+    META,
+    Loading,
+    build_of,
+    fill,
+    find_checkpoint,
+    named,
+    read_settings,
+    read_weights,
+    strip_prefixes,
+)
 from probe.models.installed import (
     SETTINGS,
     import_first,
     joined_class,
     norms_in_float32,
     own_precision,
-    read_settings,
 )
 from probe.models.latents import SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.views import Views
@@ -295,8 +302,8 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
     params = _params(package, path.parent / SETTINGS)
     vae = load_vae(loading.base or SD21_BASE, loading.device)
     size = view_size(loading, NATIVE, multiple=stride_of(vae) * deepest(params))
-    with torch.device("meta"):
-        network = build(params, size // stride_of(vae))
+    with META:
+        network = build_of(f"load_seva: {path.parent / SETTINGS}", lambda: build(params, size // stride_of(vae)))
     weights = strip_prefixes(read_weights(path, loading.device), PREFIXES)
     fill(network, weights, origin=f"load_seva: {path}", assign=True)
     clip, said = load_clip(path.parent, loading)
@@ -309,7 +316,7 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
         stride=stride_of(vae),
         prediction="epsilon",
         default_layer=DEFAULT_LAYER,
-        card={"weights": path.name, "image token": said, "licence": "Stability AI non-commercial, gated"},
+        card={"weights": path.name, "image token": said},
         folder=path.parent,
         vae=vae,
         clip=clip,
@@ -317,7 +324,5 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
 
 
 def _params(package: Any, path: Path) -> Any:
-    try:
-        return package.SevaParams(**read_settings(path))
-    except TypeError as error:
-        raise ValueError(f"load_seva: {path} holds unknown settings: {error}; expected fields of SevaParams") from error
+    settings = read_settings(path)
+    return build_of(f"load_seva: {path}", lambda: package.SevaParams(**settings))

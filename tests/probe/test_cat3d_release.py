@@ -135,6 +135,11 @@ def test_noise_schedule_has_the_values_of_the_release():
     assert found[981].item() == pytest.approx(1e-6, rel=0.3)
 
 
+def test_samples_are_drawn_at_the_releases_timesteps(model: Cat3d):
+    assert torch.equal(model.alpha_bar, noise_schedule())
+    assert (model.prediction, model.spacing) == ("v_prediction", "leading")
+
+
 # --- what the network is told ----------------------------------------------------------------------------------------
 
 

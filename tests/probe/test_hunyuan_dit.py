@@ -21,11 +21,10 @@ from probe.models.hunyuan_dit import (
     V12,
     HunyuanDiT,
     HunyuanDiT2DModel,
-    MultiViewDiT,
-    Rotary,
     load_hunyuan_dit,
     noise_scheduler,
 )
+from probe.models.multi_view_dit import MultiViewDiT, Rotary
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

@@ -471,7 +471,7 @@ def test_the_folder_of_the_hub_is_loaded(folder: Path, model: MvGenMaster):
 def test_noise_is_that_of_the_release(model: MvGenMaster):
     found = model.alpha_bar[[0, 100, 250, 500, 999]].tolist()
     assert found == pytest.approx([0.998302, 0.798840, 0.452210, 0.074763, 0], abs=1e-6)
-    assert model.prediction == "v_prediction"
+    assert (model.prediction, model.spacing) == ("v_prediction", "leading")
 
 
 def test_the_trainers_checkpoint_is_loaded(tmp_path: Path):

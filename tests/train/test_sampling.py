@@ -12,6 +12,7 @@ from probe.models.denoising import (
     OTHERS,
     STEPS,
     MultiViewModel,
+    cameo_betas,
     cameo_scheduler,
     condition,
     pixel_scheduler,
@@ -125,6 +126,28 @@ def test_the_sampler_is_the_formula_of_ddim_where_steps_do_not_divide(steps: int
         x = torch.cat([clean[:, :1], (then**0.5 * image + (1 - then) ** 0.5 * added)[:, 1:]], dim=1)
     assert len(model.network.calls) == steps
     torch.testing.assert_close(drawn[:, 1:], ((x + 1) / 2).clamp(0, 1)[:, 1:].float(), **CLOSE)
+
+
+def test_leading_timesteps_are_the_releases():
+    """50 steps: 981, 961, ..., 1 (reference/formats.md A1.5); every step is the stock scheduler's, the last one too."""
+    stock = DDIMScheduler(
+        trained_betas=cameo_betas().numpy(), rescale_betas_zero_snr=True, prediction_type="v_prediction",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading",
+    )  # fmt: skip
+    stock.set_timesteps(50)
+    ours, timesteps = ddim_scheduler(cameo_scheduler().alphas_cumprod, 50, spacing="leading")
+    assert timesteps.tolist() == stock.timesteps.tolist() == list(range(981, 0, -20))
+    g = torch.Generator().manual_seed(0)
+    for index, t in zip(ours.timesteps.tolist(), timesteps.tolist(), strict=True):
+        x, v = torch.randn(2, 3, generator=g), torch.randn(2, 3, generator=g)
+        torch.testing.assert_close(ours.step(v, index, x).prev_sample, stock.step(v, t, x).prev_sample, **CLOSE)
+
+
+def test_leading_timesteps_leave_one_out():
+    alpha_bar = cameo_scheduler().alphas_cumprod
+    assert ddim_scheduler(alpha_bar, 999, spacing="leading")[1].max() == 999
+    with pytest.raises(ValueError, match="ddim_scheduler: 1000 steps of 1000 timesteps, expected 1 to 999"):
+        ddim_scheduler(alpha_bar, 1000, spacing="leading")
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------

