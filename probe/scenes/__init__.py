@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from probe.scenes import casting, rgbd, shapes
+from probe.scenes import casting, co3d, nerfstudio, re10k, rgbd, shapes
 from probe.scenes.choosing import Recordings, ViewList, draw_list, read_list
 from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
 from probe.seeds import derive
@@ -81,17 +81,17 @@ def open_shapes(root: str, request: Request) -> SceneList:
 def open_data_set(name: str, root: str, request: Request) -> SceneList:
     """Open a data set of real scenes and choose some: drawn by rotation bin and overlap, or named by a view list."""
     recordings = find_recordings(name, root)
-    if not recordings.has_truth and request.needs_truth and request.geometry is None:
-        raise ValueError(
-            f"--scenes {name} carries no depth, so there is no truth to compare with; give a geometry source "
-            "(--geometry), which makes point maps from the images, or choose scenes with depth"
-        )
     chosen = choose(recordings, request)
     opened = lru_cache(maxsize=OPENED)(recordings.open)
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         scene = chosen.scenes[index]
         recording = opened(scene.recording)
+        if not recording.has_truth and request.needs_truth and request.geometry is None:
+            raise ValueError(
+                f"--scenes {name} carries no depth, so there is no truth to compare with; give a geometry source "
+                "(--geometry), which makes point maps from the images, or choose scenes with depth"
+            )
         frames = [frame_index(recording, frame) for frame in scene.frames]
         views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
         return (views if request.geometry is None else with_geometry(views, request.geometry)), scene.overlap
@@ -124,13 +124,14 @@ def choose(recordings: Recordings, request: Request) -> ViewList:
         FileNotFoundError: If the list's file does not exist.
     """
     if request.view_list is None:
-        return draw_list(
+        drawn = draw_list(
             recordings,
             count=request.groups,
             views=request.views,
             min_overlap=request.min_overlap,
             seed=request.seed,
         )
+        return replace(drawn, note="; ".join(part for part in (recordings.note, drawn.note) if part))
     protocol, _, path = request.view_list.partition(":")
     file = Path(path) if path else None
     if protocol in recordings.lists:
@@ -144,25 +145,32 @@ def choose(recordings: Recordings, request: Request) -> ViewList:
 
 
 def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> ViewList:
-    """Keep the first scenes of a list, if it has the views and references that are asked for."""
-    scenes = chosen.scenes[: request.groups]
+    """Keep the first scenes of a list that are on the disk, if they have the views and references asked for."""
+    known = set(recordings.names)
+    present = [scene for scene in chosen.scenes if scene.recording in known]
+    if not present:
+        raise ValueError(
+            f"--view-list {chosen.protocol} names {len(chosen.scenes)} scenes, of which {recordings.root} has none"
+        )
+    scenes = tuple(present[: request.groups])
     shapes = {(len(scene.frames), scene.n_ref or request.n_ref) for scene in scenes}
     if shapes != {(request.views, request.n_ref)}:
-        told = " or ".join(f"--views {views} --n-ref {n_ref}" for views, n_ref in sorted(shapes)) or "no scene at all"
+        told = " or ".join(f"--views {views} --n-ref {n_ref}" for views, n_ref in sorted(shapes))
         raise ValueError(
             f"--view-list {chosen.protocol} prescribes {told}, not --views {request.views} --n-ref {request.n_ref}"
         )
-    absent = sorted({scene.recording for scene in scenes} - set(recordings.names))
-    if absent:
-        raise ValueError(
-            f"--view-list {chosen.protocol} names {len(absent)} recordings that {recordings.root} lacks, "
-            f"such as {absent[0]}"
-        )
-    note = f"view list {chosen.protocol} ({chosen.digest}), {len(scenes)} of {len(chosen.scenes)} scenes"
-    return replace(chosen, scenes=scenes, note=note)
+    counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {len(chosen.scenes) - len(present)} not on the disk"
+    note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"
+    return replace(chosen, scenes=scenes, note="; ".join(part for part in (recordings.note, note) if part))
 
 
-DATA_SETS: dict[str, Callable[[Path], Recordings]] = {"rgbd": rgbd.find_recordings}
+DATA_SETS: dict[str, Callable[[Path], Recordings]] = {
+    "rgbd": rgbd.find_recordings,
+    "re10k": re10k.find_recordings,
+    "co3d": co3d.find_recordings,
+    "nerfstudio": nerfstudio.find_recordings,
+    "dl3dv": nerfstudio.find_recordings,
+}
 """Data sets of real scenes: one line each."""
 
 SCENES: dict[str, Callable[[str, Request], SceneList]] = {

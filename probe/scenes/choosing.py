@@ -75,14 +75,14 @@ class Recordings:
         names: Of the recordings, in order.
         open: Opens one by its name: reads cameras, but no pixels.
         lists: Published protocols: from the list's file (None: the data set's own) to the scenes.
-        has_truth: False where the data set has neither depth nor tracks.
+        note: What the reader should know of what was found.
     """
 
     root: Path
     names: tuple[str, ...]
     open: Callable[[str], Recording]
     lists: Mapping[str, Callable[[Path | None], ViewList]] = field(default_factory=dict)
-    has_truth: bool = True
+    note: str = ""
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
