@@ -2,8 +2,8 @@
 
 Camera files are ``<16 hexadecimal digits>.txt`` in the folder or in ``train`` and ``test`` of it: a URL, then one line
 per frame: timestamp in microseconds, fx, fy, cx, cy in units of the image's width and height, two zeros, and the upper
-3 x 4 of world_to_cam. Frames are ``ID/TIMESTAMP.png|jpg``, beside the camera file or in the folder; a line takes the frame
-that is nearest in time, up to 8 ms away, and is dropped without one. Chunks are ``NNNNNN.torch`` with ``index.json``.
+3 x 4 of world_to_cam. Frames are ``ID/TIMESTAMP.png|jpg``, beside the camera file or in the folder; a line takes that
+nearest in time, up to 8 ms away, and is dropped without one. Chunks are ``NNNNNN.torch`` with ``index.json``.
 
 There is no depth and no unit: truth comes from a geometry source. Frames are named by their place, which is how
 pixelSplat's evaluation index names them: ``--view-list re10k-pixelsplat-v1:evaluation_index_re10k.json``.

@@ -135,15 +135,15 @@ def supposed_distances(world_to_cam: Float[Tensor, "n 4 4"]) -> tuple[float, ...
     """Guess how far a scene lies from its cameras: around the point that is nearest to all their optical axes.
 
     Returns:
-        Distances in scene units, :data:`SUPPOSED` times the guess; the guess is at least the cameras' extent, and at
-        most ten times it (they may look past each other).
+        Distances in scene units, :data:`SUPPOSED` times the guess; the guess is at least half of the cameras' extent,
+        and at most ten times it (they may look past each other).
     """
     centre, axis = camera_centre(world_to_cam).double(), world_to_cam[:, 2, :3].double()
     across = torch.eye(3, dtype=torch.float64) - axis[:, :, None] * axis[:, None]
     sides = (across @ centre[..., None]).sum(0)
     focus = torch.linalg.pinv(across.sum(0), rtol=1e-6) @ sides
     extent = torch.linalg.vector_norm(centre - centre.mean(0), dim=-1).max().clamp(min=1e-6)
-    middle = ((focus[:, 0] - centre) * axis).sum(-1).median().clamp(extent, 10 * extent)
+    middle = ((focus[:, 0] - centre) * axis).sum(-1).median().clamp(extent / 2, 10 * extent)
     return tuple(float(share * middle) for share in SUPPOSED)
 
 

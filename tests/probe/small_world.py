@@ -181,3 +181,20 @@ def assert_lands(
         counted = views.valid[0].flatten(1)[:, None].expand_as(off) & off.isfinite()
         assert counted.float().mean() > 0.5
         assert off[counted].max() < pixels
+
+
+WORLD_SIDE = min(SIZE)
+
+
+def recording_of(world: World, name: str = "room") -> Recording:
+    """Give the world as a recording in memory."""
+    count = len(world.image)
+    return Recording(
+        name=name,
+        names=tuple(str(index) for index in range(count)),
+        sizes=(world.size,) * count,
+        world_to_cam=world.world_to_cam,
+        intrinsics=world.intrinsics,
+        colour=world.image.__getitem__,
+        depth=world.depth.__getitem__,
+    )
