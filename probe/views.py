@@ -151,19 +151,27 @@ def resize(views: Views, height: int, width: int) -> Views:
     if (height, width) == views.size:
         return views
     flat = rearrange(views.image, "b f c height width -> (b f) c height width")
-    if height <= views.size[0] and width <= views.size[1]:
-        image = F.interpolate(flat, (height, width), mode="area")
-    else:
-        image = F.interpolate(flat, (height, width), mode="bilinear", antialias=True)
+    image = resample(flat, height, width)
     depth = point_map_to_depth(views.point_map, views.world_to_cam)
     intrinsics = resize_intrinsics(views.intrinsics, views.size, (height, width))
     return replace(
         views,
-        image=rearrange(image.clamp(0, 1), "(b f) c height width -> b f c height width", f=views.count),
+        image=rearrange(image, "(b f) c height width -> b f c height width", f=views.count),
         point_map=depth_to_point_map(_nearest(depth, height, width), intrinsics, views.world_to_cam),
         valid=_nearest(views.valid, height, width),
         intrinsics=intrinsics,
     )
+
+
+def resample(
+    image: Float[Tensor, "n c rows columns"], height: int, width: int
+) -> Float[Tensor, "n c {height} {width}"]:
+    """Resize images in [0, 1]: averaged over the area of the new pixel, or interpolated bilinearly where they grow."""
+    if (height, width) == tuple(image.shape[-2:]):
+        return image
+    if height <= image.shape[-2] and width <= image.shape[-1]:
+        return F.interpolate(image, (height, width), mode="area").clamp(0, 1)
+    return F.interpolate(image, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _nearest(maps: Tensor, height: int, width: int) -> Tensor:

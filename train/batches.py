@@ -6,7 +6,6 @@ without storing any generator's state, and any number of processes sees the same
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from probe.geometry import rotation_degrees
 from probe.models.denoising import STEPS, MultiViewModel
+from probe.scenes import DATA_SETS
 from probe.scenes.shapes import OBJECTS, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive
 from probe.views import TENSORS, Views
-from train.recordings import open_recording
+from train.recordings import open_library
 from train.settings import Settings
 
 
@@ -75,7 +75,7 @@ def draw_batch(
 
 @runtime_checkable
 class Draw(Protocol):
-    """Draw scenes to train or test on: :func:`draw_batch`, or a recording's ``draw``."""
+    """Draw scenes to train or test on: :func:`draw_batch`, or a library's ``draw``."""
 
     def __call__(
         self,
@@ -92,7 +92,7 @@ class Draw(Protocol):
 
 
 def open_scenes(spec: str, size: int) -> tuple[Draw, Draw]:
-    """Open ``shapes[:DIFFICULTY]`` or ``rgbd:FOLDER``, as named on the command line: to train on, and to test on.
+    """Open ``shapes[:DIFFICULTY]`` or ``NAME:FOLDER``, as named on the command line: to train on, and to test on.
 
     Args:
         spec: The name.
@@ -105,10 +105,11 @@ def open_scenes(spec: str, size: int) -> tuple[Draw, Draw]:
     name, _, root = spec.partition(":")
     if name == "shapes" and (root or "plain") in OBJECTS:
         return draw_batch, draw_batch
-    if name == "rgbd" and root:
-        train, test = open_recording(Path(root), size)
+    if name in DATA_SETS and root:
+        train, test = open_library(name, root, size)
         return train.draw, test.draw
-    raise ValueError(f"--scenes {spec!r} is unknown; choose shapes[:{'|'.join(OBJECTS)}] or rgbd:FOLDER")
+    real = ", ".join(f"{known}:FOLDER" for known in DATA_SETS)
+    raise ValueError(f"--scenes {spec!r} is unknown; choose shapes[:{'|'.join(OBJECTS)}] or {real}")
 
 
 def ramp(step: int, length: int) -> float:

@@ -1,15 +1,19 @@
 """Scenes to probe on: one file per data set, one visible dict."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
-from probe.scenes import casting, rgbd, shapes
-from probe.scenes.grouping import count_groups
+from probe.scenes import casting, co3d, nerfstudio, re10k, rgbd, shapes
+from probe.scenes.choosing import Recordings, ViewList, draw_list, read_list
+from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
 from probe.seeds import derive
 from probe.views import Views
+
+OPENED = 16  # recordings whose cameras are kept in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,9 @@ class Request:
         seed: Of drawing and picking.
         min_overlap: Share of view 0 that each other view must see (real scenes).
         size: Side of the images, in pixels; None for the data set's own default.
+        view_list: Real scenes: a published list (PROTOCOL or PROTOCOL:FILE), or FILE.json, in place of drawing.
+        geometry: Real scenes: where truth comes from, in place of the data set's own depth.
+        needs_truth: Whether scenes without any truth are refused.
     """
 
     groups: int
@@ -46,6 +53,9 @@ class Request:
     seed: int = 0
     min_overlap: float = 0.2
     size: int | None = None
+    view_list: str | None = None
+    geometry: GeometrySource | None = None
+    needs_truth: bool = True
 
 
 def open_shapes(root: str, request: Request) -> SceneList:
@@ -68,34 +78,105 @@ def open_shapes(root: str, request: Request) -> SceneList:
     return SceneList(names=names, load=load)
 
 
-def open_rgbd(root: str, request: Request) -> SceneList:
-    """Open a folder of real RGB-D frames and pick groups of views by rotation bin and overlap."""
-    if not root:
-        raise ValueError("--scenes rgbd needs a folder: --scenes rgbd:PATH")
-    frames = rgbd.load_frames(Path(root))
-    pairs = rgbd.compare_frames(frames)
-    supply = count_groups(pairs, views=request.views, min_overlap=request.min_overlap)
-    filled = sum(found.groups > 0 for found in supply)
-    spread = request.groups * len(supply) // max(filled, 1)  # the bins that have pairs share what the empty ones lack
-    groups = rgbd.pick_groups(
-        frames, count=spread, views=request.views, min_overlap=request.min_overlap, seed=request.seed, pairs=pairs
-    )
-    names = tuple(_group_name(frames, group) for group in groups)
+def open_data_set(name: str, root: str, request: Request) -> SceneList:
+    """Open a data set of real scenes and choose some: drawn by rotation bin and overlap, or named by a view list."""
+    recordings = find_recordings(name, root)
+    chosen = choose(recordings, request)
+    opened = lru_cache(maxsize=OPENED)(recordings.open)
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
-        views = rgbd.load_groups(frames, [groups[index]], size=request.size or 256, n_ref=request.n_ref)
-        return Views(**{**vars(views), "names": (names[index],)}), groups[index].overlap
+        scene = chosen.scenes[index]
+        recording = opened(scene.recording)
+        if not recording.has_truth and request.needs_truth and request.geometry is None:
+            raise ValueError(
+                f"--scenes {name} carries no depth, so there is no truth to compare with; give a geometry source "
+                "(--geometry), which makes point maps from the images, or choose scenes with depth"
+            )
+        frames = [frame_index(recording, frame) for frame in scene.frames]
+        views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
+        return (views if request.geometry is None else with_geometry(views, request.geometry)), scene.overlap
 
-    empty = [f"{found.bin[0]:.0f}-{found.bin[1]:.0f}" for found in supply if not found.groups]
-    note = f"no group of {request.views} views overlaps enough at {', '.join(empty)} degrees" if empty else ""
-    return SceneList(names=names, load=load, note=note)
+    return SceneList(names=tuple(scene.name for scene in chosen.scenes), load=load, note=chosen.note)
 
 
-def _group_name(frames: rgbd.Frames, group: rgbd.Group) -> str:
-    return f"{frames.root.resolve().name}:" + "-".join(frames.names[index] for index in group.frames)
+def find_recordings(name: str, root: str) -> Recordings:
+    """Find the recordings of a data set.
+
+    Args:
+        name: A key of :data:`DATA_SETS`.
+        root: Its folder.
+
+    Raises:
+        ValueError: If no folder is named, or a file is broken.
+        FileNotFoundError: If it is no folder of that data set.
+    """
+    if not root:
+        raise ValueError(f"--scenes {name} needs a folder: --scenes {name}:PATH")
+    return DATA_SETS[name](Path(root))
 
 
-SCENES: dict[str, Callable[[str, Request], SceneList]] = {"shapes": open_shapes, "rgbd": open_rgbd}
+def choose(recordings: Recordings, request: Request) -> ViewList:
+    """Draw the scenes that are asked for, or read them from a list: a published protocol's, or a file of one's own.
+
+    Raises:
+        ValueError: If the list is unknown or broken, prescribes other numbers of views or references, or nothing can
+            be drawn.
+        FileNotFoundError: If the list's file does not exist.
+    """
+    if request.view_list is None:
+        drawn = draw_list(
+            recordings,
+            count=request.groups,
+            views=request.views,
+            min_overlap=request.min_overlap,
+            seed=request.seed,
+        )
+        return replace(drawn, note="; ".join(part for part in (recordings.note, drawn.note) if part))
+    protocol, _, path = request.view_list.partition(":")
+    file = Path(path) if path else None
+    if protocol in recordings.lists:
+        chosen = recordings.lists[protocol](file)
+    elif file is None and protocol.endswith(".json"):
+        chosen = read_list(Path(protocol))
+    else:
+        known = ", ".join([*recordings.lists, "FILE.json"])
+        raise ValueError(f"--view-list {request.view_list!r} is unknown for these scenes; choose from {known}")
+    return _fitting(chosen, recordings, request)
+
+
+def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> ViewList:
+    """Keep the first scenes of a list that are on the disk, if they have the views and references asked for."""
+    known = set(recordings.names)
+    present = [scene for scene in chosen.scenes if scene.recording in known]
+    if not present:
+        raise ValueError(
+            f"--view-list {chosen.protocol} names {len(chosen.scenes)} scenes, of which {recordings.root} has none"
+        )
+    scenes = tuple(present[: request.groups])
+    shapes = {(len(scene.frames), scene.n_ref or request.n_ref) for scene in scenes}
+    if shapes != {(request.views, request.n_ref)}:
+        told = " or ".join(f"--views {views} --n-ref {n_ref}" for views, n_ref in sorted(shapes))
+        raise ValueError(
+            f"--view-list {chosen.protocol} prescribes {told}, not --views {request.views} --n-ref {request.n_ref}"
+        )
+    counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {len(chosen.scenes) - len(present)} not on the disk"
+    note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"
+    return replace(chosen, scenes=scenes, note="; ".join(part for part in (recordings.note, note) if part))
+
+
+DATA_SETS: dict[str, Callable[[Path], Recordings]] = {
+    "rgbd": rgbd.find_recordings,
+    "re10k": re10k.find_recordings,
+    "co3d": co3d.find_recordings,
+    "nerfstudio": nerfstudio.find_recordings,
+    "dl3dv": nerfstudio.find_recordings,
+}
+"""Data sets of real scenes: one line each."""
+
+SCENES: dict[str, Callable[[str, Request], SceneList]] = {
+    "shapes": open_shapes,
+    **{name: partial(open_data_set, name) for name in DATA_SETS},
+}
 
 
 def open_scenes(spec: str, request: Request) -> SceneList:

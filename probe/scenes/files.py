@@ -1,11 +1,19 @@
 """Reading a user's files: inside the folder that was named, and with one line where something is wrong with them."""
 
+import gzip
+import io
+import json
+import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -57,3 +65,132 @@ def open_image(path: Path, root: Path) -> Iterator[Image.Image]:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"open_image: {path} is not a whole PNG or JPEG image: {error}") from None
+
+
+@contextmanager
+def open_bytes(data: bytes, told: str) -> Iterator[Image.Image]:
+    """Open an encoded PNG or JPEG image that lies in memory; decode it inside the ``with``.
+
+    Args:
+        data: The encoded image.
+        told: Where it came from, for the error.
+
+    Raises:
+        ValueError: If it is truncated, corrupt, too large or of another format.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"open_bytes: {told} is not a whole PNG or JPEG image: {error}") from None
+
+
+def image_size(path: Path, root: Path) -> tuple[int, int]:
+    """Give (height, width) of an image by its header.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`open_image`.
+    """
+    with open_image(path, root) as image:
+        return image.height, image.width
+
+
+def decode_rgb(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """Decode an opened 8-bit image to colours in [0, 1]; white shows where it is transparent.
+
+    Raises:
+        ValueError: If its pixels are not 8-bit.
+    """
+    if image.mode not in ("RGB", "RGBA", "L", "LA", "P"):
+        raise ValueError(f"its pixels are of mode {image.mode}, expected an 8-bit colour image")
+    if image.mode in ("RGBA", "LA"):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return rearrange(torch.from_numpy(np.array(image.convert("RGB"))), "height width c -> c height width") / 255
+
+
+def read_rgb(path: Path, root: Path) -> Float[Tensor, "3 height width"]:
+    """Read an 8-bit colour image.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`open_image`, or if its pixels are not 8-bit.
+    """
+    with open_image(path, root) as image:
+        return decode_rgb(image)
+
+
+def read_sixteen(path: Path, root: Path) -> np.ndarray:
+    """Read a 16-bit single-channel PNG as unsigned integers [height width].
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`open_image`, or if its pixels are not 16-bit.
+    """
+    with open_image(path, root) as image:
+        if image.mode not in ("I;16", "I"):
+            raise ValueError(f"its pixels are of mode {image.mode}, expected a 16-bit single-channel PNG")
+        return np.array(image).astype(np.uint16)
+
+
+def read_mask(path: Path, root: Path) -> Bool[Tensor, "height width"]:
+    """Read a mask image: true where a pixel is not black.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`open_image`.
+    """
+    with open_image(path, root) as image:
+        return torch.from_numpy(np.array(image.convert("L"))) > 0
+
+
+def read_json(path: Path, root: Path) -> Any:
+    """Read JSON, unpacking ``.jgz`` and ``.gz``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it lies outside the folder, or is no whole JSON.
+    """
+    data = inside(path, root).read_bytes()
+    try:
+        return json.loads(gzip.decompress(data) if path.suffix in (".jgz", ".gz") else data)
+    except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
+        raise ValueError(f"read_json: {path} is not whole JSON: {error}") from None
+
+
+def take(record: Any, key: str, kind: type | tuple[type, ...], told: str) -> Any:
+    """Take a value of a JSON object.
+
+    Raises:
+        ValueError: If it is no object, lacks the key, or the value is of another kind.
+    """
+    if not isinstance(record, dict) or key not in record:
+        raise ValueError(f"{told} has no {key!r}")
+    value = record[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{told} has {key} = {str(value)[:40]!r}, expected {_kind(kind)}")
+    return value
+
+
+def _kind(kind: type | tuple[type, ...]) -> str:
+    return " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+
+
+def numbers(value: Any, shape: tuple[int, ...], told: str) -> Float[Tensor, "..."]:
+    """Turn nested lists into a tensor of double precision; NaN and infinities are kept.
+
+    Raises:
+        ValueError: If it is of another shape or holds something else than numbers.
+    """
+    try:
+        found = torch.tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{told} is {str(value)[:40]!r}, expected {_by(shape)} numbers") from None
+    if tuple(found.shape) != shape:
+        raise ValueError(f"{told} has {_by(tuple(found.shape)) or 'one'} numbers, expected {_by(shape)}")
+    return found
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in shape)
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Give a key that sorts names as people do: frame_9 before frame_10."""
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", name))

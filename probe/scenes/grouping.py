@@ -67,7 +67,7 @@ class BinSupply:
 
 def compare_views(
     depth: Float[Tensor, "n height width"],
-    intrinsics: Float[Tensor, "3 3"],
+    intrinsics: Float[Tensor, "*each 3 3"],
     world_to_cam: Float[Tensor, "n 4 4"],
     *,
     frames: tuple[int, ...] | None = None,
@@ -81,13 +81,15 @@ def compare_views(
 
     Args:
         depth: z-depth in world units; not positive where it is missing.
-        intrinsics: In pixels of these depth maps.
+        intrinsics: In pixels of these depth maps; one for all views or one each.
         world_to_cam: Cameras.
         frames: The recording's indices of these views; 0 to n - 1 unless told.
         step: Every how manieth row and column is projected; they are looked up in the whole maps.
-        tolerance: The largest difference of two depths that agree, as a fraction of the projected one, below 1.
+        tolerance: The largest difference of two depths that agree, as a fraction of the projected one, below 1;
+            infinite where depths are only supposed.
     """
-    points = depth_to_point_map(depth, intrinsics.expand(len(depth), 3, 3), world_to_cam)
+    intrinsics = intrinsics.expand(len(depth), 3, 3)
+    points = depth_to_point_map(depth, intrinsics, world_to_cam)
     rows = columns = slice(step // 2, None, step)
     points = rearrange(points[..., rows, columns], "n c h w -> n (h w) c")
     present = rearrange(depth[:, rows, columns] > 0, "n h w -> n (h w)")
@@ -123,7 +125,7 @@ def count_groups(
 def draw_groups(
     pairs: Pairs,
     *,
-    count: int,
+    count: int | tuple[int, ...],
     views: int,
     bins: tuple[float | int, ...] = BINS,
     min_overlap: float | int = 0.2,
@@ -137,7 +139,7 @@ def draw_groups(
 
     Args:
         pairs: From :func:`compare_views`.
-        count: Groups of all bins together.
+        count: Groups of all bins together, or of each bin.
         views: Frames per group, the anchor included.
         bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
         min_overlap: What each further frame must share with the anchor, from 0 to 1.
@@ -150,13 +152,11 @@ def draw_groups(
         ValueError: If an argument is out of range or no bin can give a group.
     """
     bins = _edges(bins, views)
-    if count < 1:
-        raise ValueError(f"draw_groups: count is {count}, expected at least 1")
+    owing = _shares(count, len(bins) - 1)
     generator = torch.Generator().manual_seed(seed)
     seen: set[frozenset[int]] = set()
     groups: list[Group] = []
-    for index, (low, high) in enumerate(pairwise(bins)):
-        owed = count // (len(bins) - 1) + (index < count % (len(bins) - 1))
+    for owed, (low, high) in zip(owing, pairwise(bins), strict=True):
         drawn = _draw(_partners(pairs, low, high, min_overlap), views, owed, generator, seen)
         groups += [_group(pairs, (low, high), rows) for rows in drawn]
     if not groups:
@@ -164,15 +164,23 @@ def draw_groups(
     return groups
 
 
+def _shares(count: int | tuple[int, ...], bins: int) -> tuple[int, ...]:
+    if isinstance(count, tuple):
+        return count
+    if count < 1:
+        raise ValueError(f"draw_groups: count is {count}, expected at least 1")
+    return tuple(count // bins + (index < count % bins) for index in range(bins))
+
+
 def _agree(
     points: Float[Tensor, "p 3"],
     depth: Float[Tensor, "n height width"],
-    intrinsics: Float[Tensor, "3 3"],
+    intrinsics: Float[Tensor, "n 3 3"],
     world_to_cam: Float[Tensor, "n 4 4"],
     tolerance: float,
 ) -> Bool[Tensor, "n p"]:
     n, height, width = depth.shape
-    xy, expected = project(points.expand(n, -1, -1), intrinsics.expand(n, 3, 3), world_to_cam)
+    xy, expected = project(points.expand(n, -1, -1), intrinsics, world_to_cam)
     inside = ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(-1)
     x, y = torch.where(inside[..., None], xy, 0).long().unbind(-1)
     found = depth.flatten(1).gather(1, y * width + x)

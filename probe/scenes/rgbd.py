@@ -15,6 +15,7 @@ in ``Frames.dropped``; every other fault of a folder is refused with one line.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,17 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from probe.geometry import crop_intrinsics, depth_to_point_map, invert_rigid, pixel_centres, resize_intrinsics
+from probe.geometry import pixel_centres
+from probe.scenes.cameras import from_cam_to_world, pinhole
+from probe.scenes.choosing import Recordings
 from probe.scenes.files import open_image, read_matrix
-from probe.scenes.grouping import BINS, Group, Pairs, compare_views, draw_groups
-from probe.views import Views, concatenate, crop_square, resize
+from probe.scenes.recordings import Recording
 
-COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
 MISSING = 65535  # a depth that 7-Scenes writes for "missing"; so is 0
 MODES = {
     "colour": (("RGB", "RGBA", "L", "P"), "an 8-bit colour image"),
     "depth": (("I;16", "I"), "a 16-bit single-channel PNG in millimetres"),
 }
-RIGID = 1e-2  # the largest deviation of R R^T from the identity; 7-Scenes' own poses reach 3e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,80 +138,26 @@ def load_frames(root: Path) -> Frames:
     )
 
 
-def compare_frames(frames: Frames, *, most: int = 200) -> Pairs:
-    """Measure rotation and overlap of each two frames, on coarse depth maps of the central square.
-
-    Args:
-        frames: The recording.
-        most: The number of frames compared; a longer recording is thinned to evenly spaced ones, as the time grows with
-            the square of it.
-    """
+def to_recording(frames: Frames) -> Recording:
+    """Turn the files into a recording, in metres; a pixel that the colour camera does not see has no depth."""
     count = len(frames.names)
-    chosen = [index * count // min(most, count) for index in range(min(most, count))]
-    height, width = frames.size
-    side = min(height, width)
-    coarse = min(side, COARSE)
-    cells = ((torch.arange(coarse) + 0.5) * side / coarse).long()
-    rows, columns = cells + (height - side) // 2, cells + (width - side) // 2
-    depth = torch.stack([_read_depth(frames, index)[rows[:, None], columns] for index in chosen])
-    intrinsics = crop_intrinsics(frames.intrinsics, (height - side) // 2, (width - side) // 2)
-    intrinsics = resize_intrinsics(intrinsics, (side, side), (coarse, coarse))
-    step = max(1, coarse // 30)
-    return compare_views(depth, intrinsics, frames.world_to_cam[chosen], frames=tuple(chosen), step=step)
+    return Recording(
+        name=frames.root.resolve().name,
+        names=frames.names,
+        sizes=(frames.size,) * count,
+        world_to_cam=frames.world_to_cam,
+        intrinsics=frames.intrinsics.expand(count, 3, 3),
+        colour=partial(_read_colour, frames),
+        depth=partial(_read_depth, frames, seen=_seen(frames)),
+        unit="m",
+        dropped=frames.dropped,
+    )
 
 
-def pick_groups(
-    frames: Frames,
-    *,
-    count: int,
-    views: int,
-    bins: tuple[float | int, ...] = BINS,
-    min_overlap: float | int = 0.2,
-    seed: int = 0,
-    pairs: Pairs | None = None,
-) -> list[Group]:
-    """Draw groups of frames, equally many per rotation bin, as :func:`probe.scenes.grouping.draw_groups` says.
-
-    Args:
-        frames: The recording.
-        count: Groups of all bins together.
-        views: Frames per group, the anchor included.
-        bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
-        min_overlap: What each further frame must share with the anchor, from 0 to 1.
-        seed: Equal seeds give equal groups.
-        pairs: What :func:`compare_frames` gave, so as not to measure it again.
-
-    Raises:
-        ValueError: If an argument is out of range, no bin can give a group, or a depth image cannot be read.
-    """
-    pairs = pairs if pairs is not None else compare_frames(frames)
-    try:
-        return draw_groups(pairs, count=count, views=views, bins=bins, min_overlap=min_overlap, seed=seed)
-    except ValueError as error:
-        raise ValueError(f"{frames.root}: {error}") from None
-
-
-def load_groups(frames: Frames, groups: list[Group], *, size: int, n_ref: int) -> Views:
-    """Read groups of frames: the central square of each view, in metres.
-
-    Args:
-        frames: The recording.
-        groups: From :func:`pick_groups`; only one is held in full size at a time.
-        size: Side of the views, in pixels.
-        n_ref: The number of reference views, counted from the anchor.
-
-    Raises:
-        ValueError: If there is no group, groups differ in their number of views, or an image cannot be read.
-    """
-    if size < 1 or not groups:
-        raise ValueError(f"load_groups: {len(groups)} groups at size {size}, expected at least one group and one pixel")
-    counts = sorted({len(group.frames) for group in groups})
-    if len(counts) > 1:
-        raise ValueError(f"load_groups: groups hold {counts} views, expected the same number in each")
-    last = max(index for group in groups for index in group.frames)
-    if last >= len(frames.names):
-        raise ValueError(f"load_groups: a group names frame {last} of {len(frames.names)}; is it of another recording?")
-    return concatenate([resize(crop_square(_read_group(frames, g, n_ref)), size, size) for g in groups])
+def find_recordings(root: Path) -> Recordings:
+    """Find the one recording of a folder."""
+    name = root.resolve().name
+    return Recordings(root=root, names=(name,), open=lambda _: to_recording(load_frames(root)))
 
 
 def _find_layout(root: Path) -> tuple[Layout, list[str]]:
@@ -247,19 +193,14 @@ def _frame_file(root: Path, layout: Layout, kind: str, name: str) -> Path:
 
 def _read_pose(path: Path, root: Path, *, may_be_lost: bool) -> Float[Tensor, "4 4"] | None:
     cam_to_world = read_matrix(path, root)
+    lost = may_be_lost and cam_to_world.isinf().any() and not cam_to_world.isnan().any()
+    return None if lost and len(cam_to_world) == 4 else _from_pose(cam_to_world, path)
+
+
+def _from_pose(cam_to_world: Float[Tensor, "rows columns"], path: Path) -> Float[Tensor, "4 4"]:
     if tuple(cam_to_world.shape) != (4, 4):
         raise ValueError(f"load_frames: {path} is a {_by(cam_to_world.shape)} matrix, expected a 4 x 4 pose")
-    if may_be_lost and cam_to_world.isinf().any() and not cam_to_world.isnan().any():
-        return None
-    if not cam_to_world.isfinite().all():
-        raise ValueError(f"load_frames: {path} holds a NaN or infinite number; remove this frame's files")
-    rotation = cam_to_world[:3, :3]
-    error = (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max()
-    if error > RIGID or rotation.det() < 0 or (cam_to_world[3] - rotation.new_tensor([0, 0, 0, 1])).abs().max() > 1e-6:
-        raise ValueError(f"load_frames: {path} is not a rigid pose (rotation, translation, last row 0 0 0 1)")
-    left, _, right = torch.linalg.svd(rotation)
-    cam_to_world[:3, :3] = left @ right
-    return invert_rigid(cam_to_world).float()
+    return from_cam_to_world(cam_to_world, f"load_frames: {path}")
 
 
 def _both_intrinsics(
@@ -293,9 +234,7 @@ def _read_intrinsics(path: Path, root: Path, size: tuple[int, int]) -> Float[Ten
         raise ValueError(
             f"load_frames: {path} is no pinhole camera; expected rows fx 0 cx, 0 fy cy, 0 0 1 with fx, fy > 0"
         )
-    if not (0 < cx < size[1] and 0 < cy < size[0]):
-        raise ValueError(f"load_frames: {path} puts the principal point at ({cx}, {cy}), outside the {_by(size)} image")
-    return plain.float()
+    return pinhole((fx, fy), (cx, cy), size, f"load_frames: {path}")
 
 
 def _common_size(root: Path, paths: list[Path], kind: str) -> tuple[int, int]:
@@ -315,50 +254,39 @@ def _header(path: Path, root: Path) -> tuple[tuple[int, int], str]:
         return (image.height, image.width), image.mode
 
 
-def _read_depth(frames: Frames, index: int) -> Float[Tensor, "height width"]:
+def _read_depth(frames: Frames, index: int, seen: Bool[Tensor, "height width"]) -> Float[Tensor, "height width"]:
     with open_image(frames.depth[index], frames.root) as image:
         millimetres = torch.from_numpy(np.array(image).astype(np.float32))
-    return torch.where(millimetres < MISSING, millimetres / 1000, 0)
+    return torch.where((millimetres < MISSING) & seen, millimetres / 1000, 0)
 
 
-def _read_group(frames: Frames, group: Group, n_ref: int) -> Views:
-    depth = torch.stack([_read_depth(frames, index) for index in group.frames])
-    colours, seen = zip(*(_read_colour(frames, index) for index in group.frames), strict=True)
-    intrinsics = frames.intrinsics.expand(len(group.frames), 3, 3)
-    world_to_cam = frames.world_to_cam[list(group.frames)]
-    point_map = depth_to_point_map(depth, intrinsics, world_to_cam)
-    return Views(
-        image=torch.stack(colours)[None],
-        intrinsics=intrinsics[None],
-        world_to_cam=world_to_cam[None],
-        point_map=point_map[None],
-        valid=((depth > 0) & torch.stack(seen))[None],
-        n_ref=n_ref,
-        unit="m",
-        names=(f"{frames.root.resolve().name}:{'-'.join(frames.names[index] for index in group.frames)}",),
-    )
-
-
-def _read_colour(frames: Frames, index: int) -> tuple[Float[Tensor, "3 height width"], Bool[Tensor, "height width"]]:
-    """Give the colour as the depth camera would see it, and where the colour camera looked at all."""
+def _read_colour(frames: Frames, index: int) -> Float[Tensor, "3 height width"]:
+    """Give the colour as the depth camera would see it."""
     with open_image(frames.colour[index], frames.root) as image:
         colour = np.array(image.convert("RGB"))
-    seen = torch.ones(frames.size, dtype=torch.bool)
     if frames.colour_size != frames.size:
-        colour, seen = _resample(colour, frames)
-    return rearrange(torch.from_numpy(colour), "height width c -> c height width") / 255, seen
+        colour = _resample(colour, frames)
+    return rearrange(torch.from_numpy(colour), "height width c -> c height width") / 255
 
 
-def _resample(colour: np.ndarray, frames: Frames) -> tuple[np.ndarray, Bool[Tensor, "height width"]]:
+def _resample(colour: np.ndarray, frames: Frames) -> np.ndarray:
     left, top, right, bottom = _colour_box(frames.intrinsics, frames.colour_intrinsics, frames.size)
     (height, width), (colour_height, colour_width) = frames.size, frames.colour_size
     margin = math.ceil(max(0, -left, -top, right - colour_width, bottom - colour_height))
     padded = Image.fromarray(np.pad(colour, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
     box = (left + margin, top + margin, right + margin, bottom + margin)
-    resampled = np.array(padded.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return np.array(padded.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def _seen(frames: Frames) -> Bool[Tensor, "height width"]:
+    """Tell which pixels of the depth camera the colour camera looked at."""
+    (height, width), (colour_height, colour_width) = frames.size, frames.colour_size
+    if frames.colour_size == frames.size:
+        return torch.ones(frames.size, dtype=torch.bool)
+    left, top, right, bottom = _colour_box(frames.intrinsics, frames.colour_intrinsics, frames.size)
     corner, span = torch.tensor([left, top]), torch.tensor([(right - left) / width, (bottom - top) / height])
     xy = corner + pixel_centres(height, width) * span
-    return resampled, ((xy >= 0) & (xy < torch.tensor([colour_width, colour_height]))).all(-1)
+    return ((xy >= 0) & (xy < torch.tensor([colour_width, colour_height]))).all(-1)
 
 
 def _colour_box(

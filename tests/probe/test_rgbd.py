@@ -22,7 +22,8 @@ from probe.geometry import (
     rotation_degrees,
 )
 from probe.scenes.grouping import BINS, count_groups
-from probe.scenes.rgbd import Frames, compare_frames, load_frames, load_groups, pick_groups
+from probe.scenes.recordings import compare_frames, load_groups, pick_groups
+from probe.scenes.rgbd import Frames, load_frames, to_recording
 from probe.views import Views
 
 KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
@@ -128,8 +129,8 @@ def test_frames_are_read_in_order_of_their_numbers(recording: Frames):
 
 
 def test_groups_load_as_views_of_the_wall(recording: Frames):
-    groups = pick_groups(recording, count=8, views=3, seed=0)
-    views = load_groups(recording, groups, size=24, n_ref=1)
+    groups = pick_groups(to_recording(recording), count=8, views=3, seed=0)
+    views = load_groups(to_recording(recording), groups, size=24, n_ref=1)
     assert views.image.shape == (len(groups), 3, 3, 24, 24)
     assert (views.n_ref, views.unit) == (1, "m")
     assert views.names[0] == f"{recording.root.name}:{'-'.join(recording.names[i] for i in groups[0].frames)}"
@@ -144,14 +145,16 @@ def test_groups_load_as_views_of_the_wall(recording: Frames):
 
 
 def test_smaller_views_keep_points_on_their_pixels_and_colours_on_their_points(recording: Frames):
-    views = load_groups(recording, pick_groups(recording, count=2, views=2), size=8, n_ref=1)
+    views = load_groups(
+        to_recording(recording), pick_groups(to_recording(recording), count=2, views=2), size=8, n_ref=1
+    )
     assert views.size == (8, 8)
     assert_points_on_their_pixels(views)
     assert (views.image - paint(views.point_map)).abs().amax(2)[views.valid].max() < 0.03
 
 
 def test_missing_depths_are_not_valid(seven: Frames):
-    views = load_groups(seven, pick_groups(seven, count=1, views=2), size=24, n_ref=1)
+    views = load_groups(to_recording(seven), pick_groups(to_recording(seven), count=1, views=2), size=24, n_ref=1)
     expected = torch.ones(SIZE, dtype=torch.bool)
     for row, column in MISSING.values():
         expected[row, column] = False
@@ -163,7 +166,7 @@ def test_missing_depths_are_not_valid(seven: Frames):
 
 def test_pixels_outside_of_the_colour_camera_are_not_valid(tmp_path: Path):
     frames = load_frames(write(tmp_path, "ScanNet"))
-    views = load_groups(frames, pick_groups(frames, count=1, views=2), size=24, n_ref=1)
+    views = load_groups(to_recording(frames), pick_groups(to_recording(frames), count=1, views=2), size=24, n_ref=1)
     rays = (
         torch.linalg.inv(views.intrinsics[0, 0])
         @ torch.cat([pixel_centres(24, 24), torch.ones(24, 24, 1)], -1).flatten(0, 1).mT
@@ -184,7 +187,7 @@ def test_scannet_colour_of_the_size_of_depth_is_taken_as_registered(tmp_path: Pa
         save_colour(tmp_path / f"color/{index}.jpg", colour[index])
     frames = load_frames(tmp_path)
     assert torch.equal(frames.colour_intrinsics, frames.intrinsics)
-    views = load_groups(frames, pick_groups(frames, count=1, views=2), size=24, n_ref=1)
+    views = load_groups(to_recording(frames), pick_groups(to_recording(frames), count=1, views=2), size=24, n_ref=1)
     assert (views.image - paint(views.point_map)).abs().amax(2)[views.valid].max() < 0.02
 
 
@@ -212,8 +215,8 @@ def test_poses_are_made_exactly_rigid(tmp_path: Path):
 
 
 def test_bins_give_equally_many_groups(recording: Frames):
-    pairs = compare_frames(recording)
-    groups = pick_groups(recording, count=16, views=3, pairs=pairs)
+    pairs = compare_frames(to_recording(recording))
+    groups = pick_groups(to_recording(recording), count=16, views=3, pairs=pairs)
     assert Counter(group.bin for group in groups) == Counter(dict.fromkeys(pairwise(BINS), 4))
     assert all(supply.groups >= 4 for supply in count_groups(pairs, views=3))
     for group in groups:
@@ -231,7 +234,9 @@ def test_overlap_is_of_the_central_square_only(tmp_path: Path):
         pose[0, 3] = index * 24 * 3 / 28
         save_matrix(paths(tmp_path, "7-Scenes", index)[2], pose)
         save_depth(paths(tmp_path, "7-Scenes", index)[1], torch.full(SIZE, 3.0))
-    torch.testing.assert_close(compare_frames(load_frames(tmp_path)).overlap, torch.eye(3), rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        compare_frames(to_recording(load_frames(tmp_path))).overlap, torch.eye(3), rtol=0, atol=0.05
+    )
 
 
 def test_overlap_does_not_mind_what_the_square_leaves_out(tmp_path: Path):
@@ -241,14 +246,14 @@ def test_overlap_does_not_mind_what_the_square_leaves_out(tmp_path: Path):
         depth = torch.full(SIZE, 3.0)
         depth[:, :4] = depth[:, 28:] = 0  # 24 of 32 columns are left
         save_depth(paths(tmp_path, "7-Scenes", index)[1], depth)
-    assert torch.equal(compare_frames(load_frames(tmp_path)).overlap, torch.ones(3, 3))
+    assert torch.equal(compare_frames(to_recording(load_frames(tmp_path))).overlap, torch.ones(3, 3))
 
 
 def test_overlap_follows_the_views_that_are_made(seven: Frames):
     """Compare with the share of a loaded view's points that project into the other view: the wall hides nothing."""
-    pairs = compare_frames(seven)
-    for group in pick_groups(seven, count=4, views=2, pairs=pairs):
-        views = load_groups(seven, [group], size=24, n_ref=1)
+    pairs = compare_frames(to_recording(seven))
+    for group in pick_groups(to_recording(seven), count=4, views=2, pairs=pairs):
+        views = load_groups(to_recording(seven), [group], size=24, n_ref=1)
         shares = []
         for source, other in ((0, 1), (1, 0)):
             points = views.point_map[:, source].flatten(-2).mT
@@ -260,16 +265,20 @@ def test_overlap_follows_the_views_that_are_made(seven: Frames):
 
 def test_groups_do_not_depend_on_the_order_of_files_nor_on_the_folder(tmp_path: Path, seven: Frames):
     other = load_frames(write(tmp_path / "backwards", count=14, backwards=True))
-    assert pick_groups(other, count=9, views=3, seed=4) == pick_groups(seven, count=9, views=3, seed=4)
-    assert pick_groups(other, count=9, views=3, seed=5) != pick_groups(seven, count=9, views=3, seed=4)
+    assert pick_groups(to_recording(other), count=9, views=3, seed=4) == pick_groups(
+        to_recording(seven), count=9, views=3, seed=4
+    )
+    assert pick_groups(to_recording(other), count=9, views=3, seed=5) != pick_groups(
+        to_recording(seven), count=9, views=3, seed=4
+    )
 
 
 def test_a_long_recording_is_thinned_evenly(seven: Frames):
-    pairs = compare_frames(seven, most=5)
+    pairs = compare_frames(to_recording(seven), most=5)
     assert pairs.frames == (0, 2, 5, 8, 11)
-    whole = compare_frames(seven)
+    whole = compare_frames(to_recording(seven))
     torch.testing.assert_close(pairs.overlap, whole.overlap[list(pairs.frames)][:, list(pairs.frames)], rtol=0, atol=0)
-    groups = pick_groups(seven, count=4, views=2, pairs=pairs)
+    groups = pick_groups(to_recording(seven), count=4, views=2, pairs=pairs)
     assert {frame for group in groups for frame in group.frames} <= set(pairs.frames)
 
 
@@ -417,12 +426,12 @@ def test_colour_of_another_size_needs_its_own_intrinsics(tmp_path: Path):
 def test_an_image_that_breaks_off_is_refused_when_it_is_read(layout: str, kind: str, damage: str, tmp_path: Path):
     root = write(tmp_path / "room", layout)
     frames = load_frames(root)
-    groups = pick_groups(frames, count=1, views=3, bins=(0, 60))
+    groups = pick_groups(to_recording(frames), count=1, views=3, bins=(0, 60))
     path = frames.colour[1] if kind == "colour" else frames.depth[1]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else whole[:60] + bytes(len(whole) - 60))
     with pytest.raises(ValueError, match=rf"{path.name} is not a whole PNG or JPEG image"):
-        load_groups(load_frames(root) if damage == "truncated" else frames, groups, size=8, n_ref=1)
+        load_groups(to_recording(load_frames(root) if damage == "truncated" else frames), groups, size=8, n_ref=1)
 
 
 def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -435,13 +444,13 @@ def test_an_image_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypa
 def test_a_path_out_of_the_folder_is_refused_when_it_is_read(tmp_path: Path):
     frames = load_frames(write(tmp_path / "room"))
     shutil.copy(frames.depth[1], tmp_path / "outside.png")
-    groups = pick_groups(frames, count=1, views=3, bins=(0, 60))
+    groups = pick_groups(to_recording(frames), count=1, views=3, bins=(0, 60))
     moved = replace(frames, depth=(frames.depth[0], tmp_path / "room" / ".." / "outside.png", frames.depth[2]))
     with pytest.raises(ValueError, match=r"outside.png leads outside .*; only files inside the folder are read"):
-        load_groups(moved, groups, size=8, n_ref=1)
+        load_groups(to_recording(moved), groups, size=8, n_ref=1)
     gone = replace(frames, depth=(tmp_path / "room" / "gone.png", *frames.depth[1:]))
     with pytest.raises(FileNotFoundError, match=r"gone.png does not exist"):
-        load_groups(gone, groups, size=8, n_ref=1)
+        load_groups(to_recording(gone), groups, size=8, n_ref=1)
 
 
 def test_a_linked_folder_is_read(tmp_path: Path):
@@ -457,21 +466,21 @@ def test_frames_that_share_nothing_are_refused(tmp_path: Path):
         pose[0, 3] = 0.875 * index * 24 * 3 / 28
         save_matrix(paths(root, "7-Scenes", index)[2], pose)
     with pytest.raises(ValueError, match=r"min_overlap 0.5 .*the best overlap of a pair is 0\.\d\d\d"):
-        pick_groups(load_frames(root), count=2, views=2, min_overlap=0.5)
+        pick_groups(to_recording(load_frames(root)), count=2, views=2, min_overlap=0.5)
 
 
 def test_load_groups_refuses(seven: Frames):
-    groups = pick_groups(seven, count=4, views=2)
+    groups = pick_groups(to_recording(seven), count=4, views=2)
     with pytest.raises(ValueError, match="0 groups at size 8"):
-        load_groups(seven, [], size=8, n_ref=1)
+        load_groups(to_recording(seven), [], size=8, n_ref=1)
     with pytest.raises(ValueError, match="4 groups at size 0"):
-        load_groups(seven, groups, size=0, n_ref=1)
+        load_groups(to_recording(seven), groups, size=0, n_ref=1)
     with pytest.raises(ValueError, match="n_ref is 3, expected 0 to 2"):
-        load_groups(seven, groups, size=8, n_ref=3)
+        load_groups(to_recording(seven), groups, size=8, n_ref=3)
     with pytest.raises(ValueError, match=r"groups hold \[2, 3\] views"):
-        load_groups(seven, groups + pick_groups(seven, count=1, views=3), size=8, n_ref=1)
+        load_groups(to_recording(seven), groups + pick_groups(to_recording(seven), count=1, views=3), size=8, n_ref=1)
     with pytest.raises(ValueError, match=r"names frame 99 of 14; is it of another recording"):
-        load_groups(seven, [replace(groups[0], frames=(0, 99))], size=8, n_ref=1)
+        load_groups(to_recording(seven), [replace(groups[0], frames=(0, 99))], size=8, n_ref=1)
 
 
 @pytest.mark.data
@@ -481,8 +490,8 @@ def test_load_groups_refuses(seven: Frames):
 def test_kitchen():
     frames = load_frames(KITCHEN)
     assert (len(frames.names), frames.size, frames.dropped) == (140, (480, 640), ())
-    groups = pick_groups(frames, count=4, views=3, bins=(0, 30), min_overlap=0.3)
-    views = load_groups(frames, groups, size=128, n_ref=1)
+    groups = pick_groups(to_recording(frames), count=4, views=3, bins=(0, 30), min_overlap=0.3)
+    views = load_groups(to_recording(frames), groups, size=128, n_ref=1)
     assert len(groups) == 4
     assert views.names[0].startswith("seven_scenes_kitchen:0")
     assert_points_on_their_pixels(views, atol=0.01)

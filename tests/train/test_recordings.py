@@ -11,13 +11,13 @@ from probe.geometry import rotation_degrees
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import TENSORS, Views
 from train import batches
-from train.recordings import Recording, open_recording
+from train.recordings import Footage, Library, open_library
 
 KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
 TWO = replace(SETTINGS, views=2, rotation_bins=(0, 1))
 
 
-def recording(turns: tuple[float, ...] = (0.0, 5.0, 20.0, 50.0, 100.0)) -> Recording:
+def recording(turns: tuple[float, ...] = (0.0, 5.0, 20.0, 50.0, 100.0)) -> Footage:
     """Five frames at known rotations to the first; the last two share too little with the others."""
     generator = torch.Generator().manual_seed(0)
     shapes = draw_shapes(1, difficulty="plain", generator=generator)
@@ -26,18 +26,20 @@ def recording(turns: tuple[float, ...] = (0.0, 5.0, 20.0, 50.0, 100.0)) -> Recor
     first = torch.tensor(turns)
     overlap = torch.full((5, 5), 0.9)
     overlap[3:, :3] = overlap[:3, 3:] = 0.1
-    return Recording(frames=frames, rotation_deg=(first[:, None] - first).abs(), overlap=overlap)
+    return Footage(read=frames.scene, rotation_deg=(first[:, None] - first).abs(), overlap=overlap)
 
 
-def groups_of(whole: Recording, views: Views) -> list[list[int]]:
+def groups_of(whole: Footage, views: Views) -> list[list[int]]:
     """Find which frames a batch is made of, by their cameras."""
-    cameras = whole.frames.world_to_cam[:, 0]
+    cameras = torch.cat([whole.read(place).world_to_cam[:, 0] for place in range(5)])
     return [[int((cameras == camera).all((1, 2)).nonzero()) for camera in scene] for scene in views.world_to_cam]
 
 
-def draw(whole: Recording, *, settings=TWO, count: int = 40, widest: float = 1.0, only: slice = slice(None)) -> Views:
+def draw(whole: Footage, *, settings=TWO, count: int = 40, widest: float = 1.0, only: slice = slice(None)) -> Views:
     generator = torch.Generator().manual_seed(7)
-    return whole.draw(settings, small_model(), generator, count, 1, widest=widest, only=only)
+    return Library(count=1, open=lambda _: whole).draw(
+        settings, small_model(), generator, count, 1, widest=widest, only=only
+    )
 
 
 def test_groups_share_enough_and_turn_less_than_the_limit():
@@ -78,7 +80,8 @@ def test_unknown_scenes_are_refused(spec: str):
 @pytest.mark.data
 @pytest.mark.skipif(not KITCHEN.is_dir(), reason="the real frames of ../shared/data are not at hand")
 def test_a_real_recording_is_parted_in_time_and_its_rotations_are_those_of_its_cameras():
-    train, test = open_recording(KITCHEN, 8)
+    train_part, test_part = open_library("rgbd", str(KITCHEN), 8)
+    train, test = train_part.open(0), test_part.open(0)
     total = sum(1 for _ in KITCHEN.glob("*.color.*"))
     assert len(train.overlap) == round(0.7 * total)
     assert len(train.overlap) + len(test.overlap) == total - round(0.75 * total) + round(0.7 * total)

@@ -1,0 +1,241 @@
+"""Which frames of a data set are measured: groups drawn evenly over recordings and rotation bins, or a published list.
+
+A view list names recordings and frames, never indices, so that its digest is the same wherever the data lie, and a list
+that was written to a file is read back to the same scenes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probe.scenes.grouping import BINS, BinSupply, Group, Pairs, count_groups, draw_groups
+from probe.scenes.recordings import Recording, compare_frames, scene_name
+from probe.seeds import derive
+
+DRAWN = "rotation-v1"  # the protocol of lists that are drawn here
+MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are asked for
+MOST_FRAMES = 200  # frames compared of a lone recording
+FEW_FRAMES = 60  # frames compared of each of several
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Name the frames of one scene.
+
+    Attributes:
+        recording: Its name.
+        frames: Names, the anchor (view 0) first.
+        overlap: Of view 0 with views 1, 2, ..., from 0 to 1; NaN where nobody measured it.
+        n_ref: References that a published list prescribes; None where the caller chooses.
+    """
+
+    recording: str
+    frames: tuple[str, ...]
+    overlap: tuple[float, ...]
+    n_ref: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name the scene by its recording and frames."""
+        return scene_name(self.recording, self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewList:
+    """Freeze which scenes are measured.
+
+    Attributes:
+        protocol: With its version, such as "rotation-v1".
+        scenes: In order.
+        note: What the reader should know of how many there are.
+    """
+
+    protocol: str
+    scenes: tuple[Scene, ...]
+    note: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Name the list's content by 12 hexadecimal digits, the same on every machine."""
+        lines = [self.protocol, *(f"{scene.name} {scene.n_ref}" for scene in self.scenes)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recordings:
+    """Hold a data set's recordings, which are opened one at a time.
+
+    Attributes:
+        root: The folder; every file lies inside it.
+        names: Of the recordings, in order.
+        open: Opens one by its name: reads cameras, but no pixels.
+        lists: Published protocols: from the list's file (None: the data set's own) to the scenes.
+        note: What the reader should know of what was found.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    open: Callable[[str], Recording]
+    lists: Mapping[str, Callable[[Path | None], ViewList]] = field(default_factory=dict)
+    note: str = ""
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def draw_list(recordings: Recordings, *, count: int, views: int, min_overlap: float, seed: int) -> ViewList:
+    """Draw scenes evenly over rotation bins, and over recordings as far as needed.
+
+    Recordings are visited in random order, and only until each bin can be filled; of several, each gives few groups per
+    bin. Bins that no visited recording can fill leave their share to the others.
+
+    Args:
+        recordings: The data set.
+        count: Scenes.
+        views: Frames per scene.
+        min_overlap: What each further frame must share with the anchor, from 0 to 1.
+        seed: Equal seeds give equal lists.
+
+    Raises:
+        ValueError: If no recording can give a group, or a file is broken.
+    """
+    visited = _visit(recordings, count, views, min_overlap, seed)
+    supplies = [count_groups(pairs, views=views, min_overlap=min_overlap) for _, pairs in visited]
+    owed = share_out([[bin.groups for bin in supply] for supply in supplies], count)
+    lone = len(recordings.names) == 1
+    scenes: list[tuple[float, Scene]] = []
+    for (recording, pairs), quota in zip(visited, owed, strict=True):
+        own = seed if lone else derive(f"groups of {recording.name}", seed)
+        if sum(quota) or lone:
+            groups = _draw(recording, pairs, quota, views, min_overlap, own)
+            scenes += [(group.bin[0], _scene(recording, group)) for group in groups]
+    if not scenes:
+        raise ValueError(_why_none(recordings, visited, views, min_overlap))
+    ordered = tuple(scene for _, scene in sorted(scenes, key=lambda pair: pair[0]))  # a stable sort: by bin
+    return ViewList(protocol=DRAWN, scenes=ordered, note=_note(supplies, len(ordered), count, views, len(visited)))
+
+
+def share_out(supplies: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """Share scenes out over rotation bins that have some, then over recordings, in turns.
+
+    Args:
+        supplies: Per recording and bin, how many groups it has.
+        count: Scenes of all bins together.
+
+    Returns:
+        Per recording and bin, how many it owes, never more than it has.
+    """
+    totals = [sum(bins) for bins in zip(*supplies, strict=True)]
+    filled = sum(total > 0 for total in totals)
+    spread = count * len(totals) // max(filled, 1)  # the bins that have pairs share what the empty ones lack
+    shares = [spread // len(totals) + (index < spread % len(totals)) for index in range(len(totals))]
+    columns = [_in_turns([bins[index] for bins in supplies], share) for index, share in enumerate(shares)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _in_turns(supply: Sequence[int], share: int) -> list[int]:
+    """Let those that have something give one each, again and again, until the share is full or nothing is left."""
+    given = [0] * len(supply)
+    while sum(given) < min(share, sum(supply)):
+        for index, most in enumerate(supply):
+            given[index] += given[index] < most and sum(given) < share
+    return given
+
+
+def _visit(
+    recordings: Recordings, count: int, views: int, min_overlap: float, seed: int
+) -> list[tuple[Recording, Pairs]]:
+    """Open and compare recordings until each bin can be filled."""
+    names, visited = recordings.names, list[tuple[Recording, Pairs]]()
+    if len(names) == 1:
+        recording = recordings.open(names[0])
+        return [(recording, compare_frames(recording, most=MOST_FRAMES))]
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(derive("visits", seed))).tolist()
+    share = -(-count // (len(BINS) - 1))
+    each = -(-share // min(len(names), max(count, 1)))
+    found = [0] * (len(BINS) - 1)
+    for index in order[: max(MOST_VISITS, count)]:
+        recording = recordings.open(names[index])
+        pairs = compare_frames(recording, most=FEW_FRAMES)
+        visited.append((recording, pairs))
+        supply = count_groups(pairs, views=views, min_overlap=min_overlap)
+        found = [total + min(bin.groups, each) for total, bin in zip(found, supply, strict=True)]
+        if min(found) >= share:
+            break
+    return visited
+
+
+def _draw(
+    recording: Recording, pairs: Pairs, quota: Sequence[int], views: int, min_overlap: float, seed: int
+) -> list[Group]:
+    try:
+        return draw_groups(pairs, count=tuple(quota), views=views, min_overlap=min_overlap, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"{recording.name}: {error}") from None
+
+
+def _scene(recording: Recording, group: Group) -> Scene:
+    frames = tuple(recording.names[index] for index in group.frames)
+    return Scene(recording=recording.name, frames=frames, overlap=group.overlap)
+
+
+def _note(supplies: Sequence[Sequence[BinSupply]], drawn: int, count: int, views: int, visited: int) -> str:
+    empty = [
+        f"{bins[0].bin[0]:.0f}-{bins[0].bin[1]:.0f}"
+        for bins in zip(*supplies, strict=True)
+        if not any(b.groups for b in bins)
+    ]
+    lacking = f"no group of {views} views overlaps enough at {', '.join(empty)} degrees" if empty else ""
+    fewer = f"{drawn} of {count} scenes found in {visited} recordings" if drawn < count else ""
+    return "; ".join(part for part in (lacking, fewer) if part)
+
+
+def _why_none(
+    recordings: Recordings, visited: Sequence[tuple[Recording, Pairs]], views: int, min_overlap: float
+) -> str:
+    best = max(float((pairs.overlap - torch.eye(len(pairs.overlap))).max()) for _, pairs in visited)
+    return (
+        f"draw_list: {len(visited)} of {len(recordings.names)} recordings of {recordings.root} were compared and none "
+        f"has {views} frames that overlap by min_overlap {min_overlap}; the best overlap of a pair is {best:.3f}"
+    )
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def list_record(chosen: ViewList) -> dict[str, Any]:
+    """Give a list as plain values, to be written as JSON; :func:`read_list` reads it."""
+    return {"protocol": chosen.protocol, "digest": chosen.digest, "scenes": [asdict(scene) for scene in chosen.scenes]}
+
+
+def read_list(path: Path) -> ViewList:
+    """Read a view list from a JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else, or its scenes are not those that its digest names.
+    """
+    try:
+        record = json.loads(path.read_text())
+        scenes = tuple(_scene_of(scene) for scene in record["scenes"])
+        chosen = ViewList(protocol=str(record["protocol"]), scenes=scenes)
+        told = str(record["digest"])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"read_list: {path} does not exist; expected a view list in JSON") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"read_list: {path} is no view list (protocol, digest, scenes): {error!r}") from None
+    if told != chosen.digest:
+        raise ValueError(f"read_list: {path} says digest {told} but its scenes have {chosen.digest}; was it edited?")
+    return chosen
+
+
+def _scene_of(record: Mapping[str, Any]) -> Scene:
+    overlap = tuple(float("nan") if share is None else float(share) for share in record["overlap"])
+    n_ref = None if record["n_ref"] is None else int(record["n_ref"])
+    frames = tuple(str(name) for name in record["frames"])
+    return Scene(recording=str(record["recording"]), frames=frames, overlap=overlap, n_ref=n_ref)

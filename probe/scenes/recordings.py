@@ -1,0 +1,318 @@
+"""Recordings: posed frames of one scene, whose pixels are read when asked for. What every real data set becomes.
+
+A loader finds the files and turns the format's cameras and depth into a :class:`Recording`; everything after that
+(comparing frames, drawing groups, cutting the square, resizing, point maps) is the same for all of them, and is here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probe.geometry import camera_centre, crop_intrinsics, depth_to_point_map, project, resize_intrinsics
+from probe.scenes.grouping import BINS, Group, Pairs, compare_views, draw_groups
+from probe.views import Views, concatenate, resample
+
+COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
+SUPPOSED = (0.5, 1.0, 2.0)  # distances at which a scene without depth is supposed to lie, in multiples of its middle
+
+GeometrySource = Callable[[Views], tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]]
+"""Gives the world point of each pixel, in the frame and scale of the views' cameras, and where it is to be trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Cut a square out of an image, in pixels: the part of it that becomes the view."""
+
+    top: int
+    left: int
+    side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Hold the frames of one scene, in order of time, without their pixels.
+
+    The readers take a frame's index and give what its files hold; they refuse broken files in one line. Depth may have
+    another size than the image where it shows the same field of view.
+
+    Attributes:
+        name: Of the scene, unique in its data set.
+        names: Of the frames.
+        sizes: (height, width) of each image, in pixels.
+        world_to_cam: OpenCV axes, translations in ``unit``.
+        intrinsics: In pixels of ``sizes``; the first pixel's centre is (0.5, 0.5).
+        colour: Reads an image, in [0, 1].
+        depth: Reads a z-depth map in ``unit``; not positive or not finite where it is missing. None: there is none.
+        points: Gives the world points of sparse tracks that a frame sees, where there is no depth. None: there is none.
+        shared: Share of a frame's tracks that the other frame sees too, the smaller of both directions; None: unknown.
+        windows: Which square becomes the view; None takes the largest centred one.
+        supposed: Distances at which the scene is supposed to lie, in ``unit``, for overlaps where nothing tells them;
+            None takes them from where the cameras look.
+        unit: "m" for metric scenes; None for scenes without a unit.
+        dropped: Names of frames that were left out, such as those whose tracking was lost.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    world_to_cam: Float[Tensor, "frames 4 4"] = field(repr=False)
+    intrinsics: Float[Tensor, "frames 3 3"] = field(repr=False)
+    colour: Callable[[int], Float[Tensor, "3 height width"]]
+    depth: Callable[[int], Float[Tensor, "height width"]] | None = None
+    points: Callable[[int], Float[Tensor, "p 3"]] | None = None
+    shared: Float[Tensor, "frames frames"] | None = field(default=None, repr=False)
+    windows: tuple[Window, ...] | None = None
+    supposed: tuple[float, ...] | None = None
+    unit: str | None = None
+    dropped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        counts = {"sizes": len(self.sizes), "cameras": len(self.world_to_cam), "intrinsics": len(self.intrinsics)}
+        counts |= {} if self.windows is None else {"windows": len(self.windows)}
+        wrong = {kind: found for kind, found in counts.items() if found != count}
+        if wrong or not count:
+            raise ValueError(f"Recording: {self.name} has {count} frames but {wrong}, expected one of each per frame")
+        if not (self.world_to_cam.isfinite().all() and self.intrinsics.isfinite().all()):
+            raise ValueError(f"Recording: a camera of {self.name} holds a NaN or infinite number")
+
+    @property
+    def has_truth(self) -> bool:
+        """Tell whether some pixels' world points are known."""
+        return self.depth is not None or self.points is not None
+
+    def window(self, index: int) -> Window:
+        """Give the square of a frame that becomes the view."""
+        if self.windows is not None:
+            return self.windows[index]
+        height, width = self.sizes[index]
+        side = min(height, width)
+        return Window(top=(height - side) // 2, left=(width - side) // 2, side=side)
+
+    def camera(self, index: int, size: int) -> Float[Tensor, "3 3"]:
+        """Give the intrinsics of a frame's view, in pixels of its ``size``."""
+        window = self.window(index)
+        moved = crop_intrinsics(self.intrinsics[index], window.top, window.left)
+        return resize_intrinsics(moved, (window.side, window.side), (size, size))
+
+
+# --- comparing and drawing -------------------------------------------------------------------------------------------
+
+
+def compare_frames(recording: Recording, *, most: int = 200) -> Pairs:
+    """Measure rotation and overlap of each two frames, in the squares that become the views.
+
+    Overlap comes from what is known best: shared tracks, coarse depth maps, or else the cameras alone, as if the scene
+    lay at the supposed distances.
+
+    Args:
+        recording: The recording.
+        most: The number of frames compared; a longer recording is thinned to evenly spaced ones, as the time grows with
+            the square of it.
+    """
+    count = len(recording.names)
+    chosen = [index * count // min(most, count) for index in range(min(most, count))]
+    coarse = min(COARSE, *(recording.window(index).side for index in chosen))
+    intrinsics = torch.stack([recording.camera(index, coarse) for index in chosen])
+    cameras, step = recording.world_to_cam[chosen], max(1, coarse // 30)
+
+    def compare(depth: Float[Tensor, "n height width"], tolerance: float = 0.05) -> Pairs:
+        return compare_views(depth, intrinsics, cameras, frames=tuple(chosen), step=step, tolerance=tolerance)
+
+    if recording.shared is None and recording.depth is not None:
+        return compare(torch.stack([read_depth(recording, index, coarse) for index in chosen]))
+    supposed = recording.supposed or supposed_distances(cameras)
+    guesses = [compare(torch.full((len(chosen), coarse, coarse), far), torch.inf) for far in supposed]
+    if recording.shared is not None:
+        return replace(guesses[0], overlap=recording.shared[chosen][:, chosen])
+    return replace(guesses[0], overlap=torch.stack([guess.overlap for guess in guesses]).mean(0))
+
+
+def supposed_distances(world_to_cam: Float[Tensor, "n 4 4"]) -> tuple[float, ...]:
+    """Guess how far a scene lies from its cameras: around the point that is nearest to all their optical axes.
+
+    Returns:
+        Distances in scene units, :data:`SUPPOSED` times the guess; the guess is at least half of the cameras' extent,
+        and at most ten times it (they may look past each other).
+    """
+    centre, axis = camera_centre(world_to_cam).double(), world_to_cam[:, 2, :3].double()
+    across = torch.eye(3, dtype=torch.float64) - axis[:, :, None] * axis[:, None]
+    sides = (across @ centre[..., None]).sum(0)
+    focus = torch.linalg.pinv(across.sum(0), rtol=1e-6) @ sides
+    extent = torch.linalg.vector_norm(centre - centre.mean(0), dim=-1).max().clamp(min=1e-6)
+    middle = ((focus[:, 0] - centre) * axis).sum(-1).median().clamp(extent / 2, 10 * extent)
+    return tuple(float(share * middle) for share in SUPPOSED)
+
+
+def pick_groups(
+    recording: Recording,
+    *,
+    count: int,
+    views: int,
+    bins: tuple[float | int, ...] = BINS,
+    min_overlap: float | int = 0.2,
+    seed: int = 0,
+    pairs: Pairs | None = None,
+) -> list[Group]:
+    """Draw groups of frames, equally many per rotation bin, as :func:`probe.scenes.grouping.draw_groups` says.
+
+    Args:
+        recording: The recording.
+        count: Groups of all bins together.
+        views: Frames per group, the anchor included.
+        bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
+        min_overlap: What each further frame must share with the anchor, from 0 to 1.
+        seed: Equal seeds give equal groups.
+        pairs: What :func:`compare_frames` gave, so as not to measure it again.
+
+    Raises:
+        ValueError: If an argument is out of range, no bin can give a group, or a depth image cannot be read.
+    """
+    pairs = pairs if pairs is not None else compare_frames(recording)
+    try:
+        return draw_groups(pairs, count=count, views=views, bins=bins, min_overlap=min_overlap, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"{recording.name}: {error}") from None
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_groups(recording: Recording, groups: Sequence[Group], *, size: int, n_ref: int) -> Views:
+    """Read groups of frames as views.
+
+    Args:
+        recording: The recording.
+        groups: From :func:`pick_groups`; only one is held in full size at a time.
+        size: Side of the views, in pixels.
+        n_ref: The number of reference views, counted from the anchor.
+
+    Raises:
+        ValueError: If there is no group, groups differ in their number of views, or an image cannot be read.
+    """
+    if size < 1 or not groups:
+        raise ValueError(f"load_groups: {len(groups)} groups at size {size}, expected at least one group and one pixel")
+    counts = sorted({len(group.frames) for group in groups})
+    if len(counts) > 1:
+        raise ValueError(f"load_groups: groups hold {counts} views, expected the same number in each")
+    last = max(index for group in groups for index in group.frames)
+    if last >= len(recording.names):
+        raise ValueError(
+            f"load_groups: a group names frame {last} of {len(recording.names)}; is it of another recording?"
+        )
+    return concatenate([load_views(recording, group.frames, size=size, n_ref=n_ref) for group in groups])
+
+
+def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref: int) -> Views:
+    """Read frames as the views of one scene: their squares, resized, with the intrinsics that belong to them.
+
+    Colours are averaged over the new pixel's area (bilinear where the image grows). Depth is that of the nearest pixel,
+    never mixed. Without depth and tracks ``valid`` is False everywhere: :func:`with_geometry` fills that.
+
+    Args:
+        recording: The recording.
+        frames: Indices, the references first.
+        size: Side of the views, in pixels.
+        n_ref: The number of reference views.
+
+    Raises:
+        ValueError: If an image or a depth map cannot be read, or has another size than the recording says.
+    """
+    chosen = list(frames)
+    image = torch.stack([read_colour(recording, index, size) for index in chosen])
+    intrinsics = torch.stack([recording.camera(index, size) for index in chosen])
+    depth = torch.stack([read_depth(recording, index, size) for index in chosen])
+    world_to_cam = recording.world_to_cam[chosen]
+    return Views(
+        image=image[None],
+        intrinsics=intrinsics[None],
+        world_to_cam=world_to_cam[None],
+        point_map=depth_to_point_map(depth, intrinsics, world_to_cam)[None],
+        valid=(depth > 0)[None],
+        n_ref=n_ref,
+        unit=recording.unit,
+        names=(scene_name(recording.name, [recording.names[index] for index in chosen]),),
+    )
+
+
+def scene_name(recording: str, frames: Sequence[str]) -> str:
+    """Name a scene by its recording and frames."""
+    return f"{recording}:{'-'.join(frames)}"
+
+
+def frame_index(recording: Recording, frame: str) -> int:
+    """Find a frame by its name.
+
+    Raises:
+        ValueError: If the recording has no such frame.
+    """
+    if frame not in recording.names:
+        raise ValueError(f"frame_index: {recording.name} has no frame {frame!r} among its {len(recording.names)}")
+    return recording.names.index(frame)
+
+
+def with_geometry(views: Views, source: GeometrySource) -> Views:
+    """Take the truth from a geometry source, such as a point-map network, in place of what the views have.
+
+    Args:
+        views: Scenes, with or without depth.
+        source: Gives world points and where they are to be trusted.
+
+    Raises:
+        ValueError: If what it gives has another shape.
+    """
+    point_map, valid = source(views)
+    return replace(views, point_map=point_map, valid=valid)
+
+
+def read_colour(recording: Recording, index: int, size: int) -> Float[Tensor, "3 {size} {size}"]:
+    """Read a frame's colours, as the view of this size shows them.
+
+    Raises:
+        ValueError: If the image cannot be read or has another size than the recording says.
+    """
+    image, window = recording.colour(index), recording.window(index)
+    if tuple(image.shape[1:]) != recording.sizes[index]:
+        found, expected = (f"{size[0]} x {size[1]}" for size in (tuple(image.shape[1:]), recording.sizes[index]))
+        raise ValueError(
+            f"read_colour: frame {recording.names[index]} of {recording.name} is {found}, expected {expected}"
+        )
+    rows, columns = (slice(start, start + window.side) for start in (window.top, window.left))
+    return resample(image[None, :, rows, columns], size, size)[0]
+
+
+def read_depth(recording: Recording, index: int, size: int) -> Float[Tensor, "{size} {size}"]:
+    """Read a frame's z-depth, in the recording's unit, as the view of this size shows it; 0 where it is missing.
+
+    Raises:
+        ValueError: If the depth cannot be read.
+    """
+    if recording.depth is not None:
+        depth = recording.depth(index)
+        window, full = recording.window(index), recording.sizes[index]
+        rows = _nearest(window.top, window.side, size, depth.shape[0] / full[0])
+        columns = _nearest(window.left, window.side, size, depth.shape[1] / full[1])
+        depth = depth[rows[:, None], columns]
+        return torch.where(depth.isfinite() & (depth > 0), depth, 0)
+    if recording.points is not None:
+        return _splat(recording.points(index), recording.camera(index, size), recording.world_to_cam[index], size)
+    return torch.zeros(size, size)
+
+
+def _nearest(start: int, side: int, size: int, scale: float) -> Int[Tensor, " size"]:
+    """Give the rows (or columns) of a depth map in which the centres of the view's pixels lie."""
+    return (((torch.arange(size, dtype=torch.float64) + 0.5) * side / size + start) * scale).long()
+
+
+def _splat(
+    points: Float[Tensor, "p 3"], intrinsics: Float[Tensor, "3 3"], world_to_cam: Float[Tensor, "4 4"], size: int
+) -> Float[Tensor, "{size} {size}"]:
+    """Give each pixel the depth of the nearest point that lies in it, and 0 where there is none."""
+    xy, depth = project(points, intrinsics, world_to_cam)
+    inside = ((xy >= 0) & (xy < size)).all(-1)
+    x, y = xy[inside].long().unbind(-1)
+    nearest = torch.full((size * size,), torch.inf).scatter_reduce(0, y * size + x, depth[inside], "amin")
+    return torch.where(nearest.isfinite(), nearest, 0).reshape(size, size)

@@ -1,0 +1,152 @@
+"""Which scenes are measured: shares, visits, lists in files."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_world import make_world, recording_of
+
+from probe.records import write_json
+from probe.scenes.choosing import Recordings, Scene, ViewList, draw_list, list_record, read_list, share_out
+from probe.scenes.recordings import Recording, compare_frames, pick_groups, scene_name
+
+WORLD = make_world(12, roll=25.0, turn=8.0, size=(24, 32), focal=(24.0, 24.0))
+
+
+def data_set(count: int, opened: list[str] | None = None, *, parted: bool = False) -> Recordings:
+    """Give copies of one world; ``parted`` leaves every second one without any overlap."""
+    names = tuple(f"scene-{index}" for index in range(count))
+
+    def open_recording(name: str) -> Recording:
+        if opened is not None:
+            opened.append(name)
+        recording = recording_of(WORLD, name)
+        if parted and int(name.partition("-")[2]) % 2:
+            return replace(recording, depth=lambda index: 0 * WORLD.depth[index])
+        return recording
+
+    return Recordings(root=Path("world"), names=names, open=open_recording)
+
+
+def draw(recordings: Recordings, count: int, seed: int = 0) -> ViewList:
+    return draw_list(recordings, count=count, views=3, min_overlap=0.2, seed=seed)
+
+
+def test_share_out_known():
+    assert share_out([[5, 0, 9, 9]], 6) == [[2, 0, 2, 2]]  # the empty bin's share goes to the others
+    assert share_out([[5, 5], [1, 5]], 8) == [[3, 2], [1, 2]]  # in turns, as far as they have some
+    assert share_out([[5, 5]], 3) == [[2, 1]]  # the first bins owe the remainder
+    assert share_out([[0, 0], [0, 0]], 4) == [[0, 0], [0, 0]]
+
+
+@given(
+    supplies=st.lists(st.lists(st.integers(0, 6), min_size=4, max_size=4), min_size=1, max_size=5),
+    count=st.integers(1, 40),
+)
+def test_share_out_laws(supplies: list[list[int]], count: int):
+    owed = share_out(supplies, count)
+    assert all(
+        give <= most for gives, has in zip(owed, supplies, strict=True) for give, most in zip(gives, has, strict=True)
+    )
+    totals = [sum(column) for column in zip(*owed, strict=True)]
+    rich = [sum(column) >= count for column in zip(*supplies, strict=True)]
+    if all(rich):
+        assert sum(totals) == count
+        assert max(totals) - min(totals) <= 1
+
+
+def test_a_lone_recording_gives_what_pick_groups_gives():
+    recording = recording_of(WORLD, "scene-0")
+    pairs = compare_frames(recording)
+    groups = pick_groups(recording, count=8, views=3, seed=5, pairs=pairs)
+    expected = [scene_name("scene-0", [recording.names[index] for index in group.frames]) for group in groups]
+    assert [scene.name for scene in draw(data_set(1), 8, seed=5).scenes] == expected
+
+
+def test_scenes_spread_over_recordings_and_few_are_opened():
+    opened: list[str] = []
+    chosen = draw(data_set(40, opened), 8)
+    used = Counter(scene.recording for scene in chosen.scenes)
+    assert len(chosen.scenes) == 8
+    assert set(used) <= set(opened)
+    assert len(opened) == len(set(opened)) == 2  # two scenes per bin, one per recording and bin
+    assert max(used.values()) == 4
+    assert len({scene.name.partition(":")[2] for scene in chosen.scenes}) > 4  # recordings draw apart
+
+
+def test_draws_are_deterministic_and_seeds_differ():
+    assert draw(data_set(6), 8) == draw(data_set(6), 8)
+    assert draw(data_set(6), 8, seed=1).digest != draw(data_set(6), 8).digest
+
+
+def test_recordings_without_overlap_are_passed_over():
+    opened: list[str] = []
+    chosen = draw(data_set(9, opened, parted=True), 12)
+    assert all(int(scene.recording.partition("-")[2]) % 2 == 0 for scene in chosen.scenes)
+    assert len(chosen.scenes) == 12
+    with pytest.raises(ValueError, match=r"1 of 1 recordings|no 3 of 12 frames overlap"):
+        draw(replace(data_set(2, parted=True), names=("scene-1",)), 4)
+    with pytest.raises(ValueError, match=r"2 of 2 recordings of world were compared and none has 3 frames"):
+        draw(replace(data_set(4, parted=True), names=("scene-1", "scene-3")), 4)
+
+
+def test_fewer_scenes_than_asked_are_told():
+    chosen = draw_list(data_set(2), count=4000, views=2, min_overlap=0.5, seed=0)
+    assert f"{len(chosen.scenes)} of 4000 scenes found in 2 recordings" in chosen.note
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+LIST = ViewList(
+    protocol="rotation-v1",
+    scenes=(
+        Scene(recording="a", frames=("1", "2"), overlap=(0.5,)),
+        Scene(recording="b/c", frames=("3", "1"), overlap=(float("nan"),), n_ref=1),
+    ),
+)
+
+
+def test_a_list_comes_back_from_its_file(tmp_path: Path):
+    write_json(tmp_path / "list.json", list_record(LIST))
+    again = read_list(tmp_path / "list.json")
+    assert again.digest == LIST.digest
+    assert [(s.recording, s.frames, s.n_ref) for s in again.scenes] == [
+        (s.recording, s.frames, s.n_ref) for s in LIST.scenes
+    ]
+    assert again.scenes[0].overlap == (0.5,)
+    assert again.scenes[1].overlap[0] != again.scenes[1].overlap[0]
+
+
+def test_the_digest_names_protocol_scenes_and_order():
+    assert LIST.digest == "6aad5f9a9983"  # the same on every machine, for ever
+    others = [
+        replace(LIST, protocol="rotation-v2"),
+        replace(LIST, scenes=LIST.scenes[::-1]),
+        replace(LIST, scenes=(replace(LIST.scenes[0], n_ref=1), LIST.scenes[1])),
+        replace(LIST, scenes=(replace(LIST.scenes[0], frames=("2", "1")), LIST.scenes[1])),
+    ]
+    assert len({LIST.digest, *(other.digest for other in others)}) == 5
+    assert replace(LIST, note="x").digest == LIST.digest
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"protocol": "a", "digest": "b", "scenes": [{"recording": "a"}]}']
+)
+def test_broken_lists_are_refused(content: str, tmp_path: Path):
+    (tmp_path / "list.json").write_text(content)
+    with pytest.raises(ValueError, match=r"list.json is no view list \(protocol, digest, scenes\)"):
+        read_list(tmp_path / "list.json")
+
+
+def test_edited_and_missing_lists_are_refused(tmp_path: Path):
+    record = list_record(LIST)
+    record["scenes"][0]["frames"] = ["1", "4"]
+    write_json(tmp_path / "list.json", json.loads(json.dumps(record)))
+    with pytest.raises(ValueError, match=r"says digest .* but its scenes have .*; was it edited"):
+        read_list(tmp_path / "list.json")
+    with pytest.raises(FileNotFoundError, match=r"gone.json does not exist"):
+        read_list(tmp_path / "gone.json")

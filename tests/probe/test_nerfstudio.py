@@ -1,0 +1,299 @@
+"""nerfstudio and DL3DV folders: written from a known scene, read back to the same cameras, colours and points."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from PIL import Image
+from small_nerfstudio import APPLIED, save_rgb, write_nerfstudio
+from small_world import World, assert_lands, make_world, photograph, rays
+from torch import Tensor
+
+from probe.geometry import pixel_centres
+from probe.scenes import Request, open_scenes
+from probe.scenes.nerfstudio import find_recordings
+from probe.scenes.recordings import Recording, load_views
+
+WORLD = make_world(5)
+
+
+def opened(root: Path) -> Recording:
+    found = find_recordings(root)
+    return found.open(found.names[0])
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "millimetres": {},
+    "npy, another unit": {"depth": "npy", "unit": 0.01},
+    "tenths of millimetres": {"unit": 1e-4},
+    "intrinsics per frame": {"per_frame": True, "applied": None},
+    "applied scale": {"scale": 0.4, "unit": 2e-4},
+    "images_4 beside full-size cameras": {"folder": "images_4", "full": 4.0, "unit": 2e-4},
+    "images_8, no suffix": {"folder": "images_8", "full": 8.0, "suffix": "", "unit": 2e-4},
+    "JPEG": {"suffix": ".jpg", "unit": 2e-4},
+    "zero distortion": {"k1": 0.0, "p2": 0.0, "unit": 2e-4},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_points_land_where_they_are_seen(variant: str, tmp_path: Path):
+    recording = opened(write_nerfstudio(tmp_path / "room", WORLD, **VARIANTS[variant]))
+    assert recording.names == tuple(f"frame_{index + 1:05d}" for index in range(5))
+    assert (recording.unit, recording.name) == ("m", "room")
+    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    jpeg = variant == "JPEG"
+    assert_lands(recording, WORLD, colour=0.03 if jpeg else 0.004)
+
+
+def test_dl3dv_is_many_recordings_without_depth(tmp_path: Path):
+    for batch, scene in (("1K", "b" * 64), ("1K", "a" * 64), ("2K", "c" * 64)):
+        root = tmp_path / batch / scene
+        write_nerfstudio(root, WORLD, depth=None, folder="images_4", full=4.0)
+    found = find_recordings(tmp_path)
+    assert found.names == (f"1K/{'a' * 64}", f"1K/{'b' * 64}", f"2K/{'c' * 64}")
+    recording = found.open(found.names[1])
+    assert (recording.unit, recording.has_truth) == (None, False)
+    assert_lands(recording, WORLD, points=False)
+    with pytest.raises(ValueError, match=r"--scenes dl3dv carries no depth.*give a geometry source"):
+        open_scenes(f"dl3dv:{tmp_path}", Request(groups=1, views=2, n_ref=1, size=16)).load(0)
+
+
+def distorted(world: World, coefficients: tuple[float, ...], fisheye: bool) -> World:
+    """Photograph a world through a lens: the ray of each pixel is found by iteration."""
+    wanted = rays(world.intrinsics, world.size)[..., :2]
+    found = wanted.clone()
+    for _ in range(60):
+        found = found + wanted - bend(found, coefficients, fisheye)
+    local = torch.cat([found, torch.ones_like(found[..., :1])], -1)
+    image, points = photograph(world.shapes, world.world_to_cam, local)
+    depth = (world.world_to_cam[:, 2, :3, None, None] * points).sum(1) + world.world_to_cam[:, 2, 3, None, None]
+    return World(**{**vars(world), "image": image, "depth": depth})
+
+
+def bend(xy: Float[Tensor, "*batch 2"], coefficients: tuple[float, ...], fisheye: bool) -> Float[Tensor, "*batch 2"]:
+    """OpenCV's two models, written out."""
+    x, y = xy.unbind(-1)
+    r2 = x * x + y * y
+    if fisheye:
+        r = r2.sqrt().clamp(min=1e-9)
+        angle = r.atan()
+        k1, k2, k3, k4 = coefficients
+        far = angle * (1 + k1 * angle**2 + k2 * angle**4 + k3 * angle**6 + k4 * angle**8)
+        return xy * (far / r)[..., None]
+    k1, k2, p1, p2 = coefficients
+    radial = 1 + k1 * r2 + k2 * r2 * r2
+    bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    bent_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+    return torch.stack([bent_x, bent_y], -1)
+
+
+LENSES = {"OPENCV": (-0.2, 0.05, 0.01, -0.008), "OPENCV_FISHEYE": (0.05, -0.02, 0.01, 0.0)}
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_distorted_images_become_pinhole_images(model: str, tmp_path: Path):
+    """Registered to a quarter of a pixel: of nine shifts of the true image, the loaded one is nearest to none."""
+    fisheye = model == "OPENCV_FISHEYE"
+    world = make_world(3, size=(72, 96), focal=(70.0, 74.0))
+    keys = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
+    lens = dict(zip(keys, LENSES[model], strict=True))
+    root = write_nerfstudio(tmp_path, distorted(world, LENSES[model], fisheye), camera_model=model, unit=2e-4, **lens)
+    views = load_views(opened(root), range(3), size=72, n_ref=1)
+    torch.testing.assert_close(views.world_to_cam[0], world.world_to_cam, rtol=0, atol=1e-5)
+    errors = {}
+    for shift in ((x, y) for x in (-0.25, 0.0, 0.25) for y in (-0.25, 0.0, 0.25)):
+        moved = views.intrinsics[0].clone()
+        moved[:, :2, 2] += torch.tensor(shift)
+        image, points = photograph(world.shapes, world.world_to_cam, rays(moved, (72, 72)))
+        errors[shift] = (image - views.image[0]).abs().mean().item()
+        if shift == (0.0, 0.0):
+            distance = (points - views.point_map[0]).norm(dim=1)
+            assert distance.median() < 0.02
+            assert (distance < 0.1).float().mean() > 0.9
+    assert min(errors, key=errors.__getitem__) == (0.0, 0.0)
+    assert errors[0.0, 0.0] < 0.02
+    assert views.valid.all()
+
+
+def test_masked_pixels_are_not_valid(tmp_path: Path):
+    mask = torch.ones(WORLD.size)
+    mask[3:9, 20:40] = 0
+    views = load_views(opened(write_nerfstudio(tmp_path, WORLD, mask=mask, unit=2e-4)), range(5), size=36, n_ref=1)
+    assert torch.equal(views.valid[0], (mask > 0)[:, 6:42].expand(5, 36, 36))
+
+
+def test_blender_files_give_the_field_of_view_and_white_behind(tmp_path: Path):
+    root = tmp_path / "lego"
+    world = make_world(2, centre=(0.0, 0.0), focal=(40.0, 40.0))
+    write_nerfstudio(root, world, depth=None, applied=None, named="train", folder="train", suffix="")
+    whole = json.loads((root / "transforms.json").read_text())
+    frames = whole["frames"]
+    (root / "transforms.json").unlink()
+    angle = 2 * math.atan(world.size[1] / 2 / 40.0)
+    (root / "transforms_train.json").write_text(json.dumps({"camera_angle_x": angle, "frames": frames}))
+    assert_lands(opened(root), world, points=False)
+    pixels = np.zeros((36, 48, 4), np.uint8)
+    pixels[..., 0], pixels[:18, :, 3] = 255, 255
+    Image.fromarray(pixels).save(root / "train/frame_00001.png")
+    image = load_views(opened(root), [0], size=36, n_ref=1).image[0, 0]
+    assert torch.equal(image[:, :18], torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 18, 36))
+    assert torch.equal(image[:, 18:], torch.ones(3, 18, 36))
+
+
+def test_it_runs_from_the_command_lines_door(tmp_path: Path):
+    write_nerfstudio(tmp_path, make_world(10, roll=12.0), unit=2e-4)
+    scenes = open_scenes(f"nerfstudio:{tmp_path}", Request(groups=4, views=3, n_ref=1, size=36))
+    views, overlap = scenes.load(0)
+    assert views.image.shape == (1, 3, 3, 36, 36)
+    assert views.names == (scenes.names[0],)
+    assert min(overlap) >= 0.2
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def apply(root: Path) -> None:
+        whole = json.loads((root / "transforms.json").read_text())
+        change(whole)
+        (root / "transforms.json").write_text(json.dumps(whole))
+
+    return apply
+
+
+def first(**values: Any) -> Callable[[Path], object]:
+    return edit(lambda whole: whole["frames"][0].update(values))
+
+
+def top(**values: Any) -> Callable[[Path], object]:
+    return edit(lambda whole: whole.update(values))
+
+
+def matrix(row: int, column: int, value: float) -> Callable[[Path], object]:
+    return edit(lambda whole: whole["frames"][0]["transform_matrix"][row].__setitem__(column, value))
+
+
+def outside(root: Path) -> None:
+    save_rgb(root.parent / "outside.png", torch.zeros(3, 36, 48))
+    first(file_path="../outside.png")(root)
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated JSON": (lambda r: (r / "transforms.json").write_text('{"frames": ['), "is not whole JSON"),
+    "a list": (lambda r: (r / "transforms.json").write_text("[]"), "has no 'frames'"),
+    "no frames": (top(frames=[]), "lists no frames"),
+    "frames of another type": (top(frames=3), "has frames = '3', expected list"),
+    "a frame that is none": (top(frames=[3]), "frame = '3', expected dict"),
+    "no file_path": (edit(lambda w: w["frames"][0].pop("file_path")), "frame 0 of .* has no 'file_path'"),
+    "no image": (first(file_path="images/gone.png"), "frame images/gone.png of .* has no image; expected"),
+    "image outside": (outside, "outside.png leads outside"),
+    "image twice": (first(file_path="images/frame_00001.png"), "names a file twice"),
+    "no matrix": (edit(lambda w: w["frames"][0].pop("transform_matrix")), "has no 'transform_matrix'"),
+    "3 x 3 matrix": (
+        first(transform_matrix=[[1, 0, 0]] * 3),
+        "transform_matrix of .* has 3 x 3 numbers, expected 4 x 4",
+    ),
+    "words": (first(transform_matrix=[["a"]]), r"transform_matrix of .* expected 4 x 4 numbers"),
+    "NaN camera": (matrix(0, 0, math.nan), "holds a NaN or infinite number"),
+    "scaled camera": (matrix(0, 0, 9.0), "is not a rigid pose"),
+    "no focal": (edit(lambda w: [w.pop("fl_x")]), "has neither fl_x nor camera_angle_x"),
+    "NaN focal": (top(fl_x=math.nan), "has fl_x = nan, expected a finite number"),
+    "negative focal": (top(fl_x=-3), "expected positive pixels"),
+    "focal of another type": (top(fl_x="wide"), "has fl_x = 'wide', expected int or float"),
+    "principal point": (top(cx=900), "outside the 36 x 48 image"),
+    "another shape": (top(w=100), "is 36 x 48, expected the shape of h 36 x w 100"),
+    "camera model": (top(camera_model="EQUIRECTANGULAR"), "has camera_model EQUIRECTANGULAR, expected one of"),
+    "depth for some": (edit(lambda w: w["frames"][0].pop("depth_file_path")), "for some frames only"),
+    "no depth file": (lambda r: (r / "depth/frame_00002.png").unlink(), "frame_00002.png does not exist"),
+    "applied transform": (top(applied_transform=(2 * APPLIED).tolist()), "is not a rotation and a translation"),
+    "applied scale": (top(applied_scale=0), "has applied_scale = 0.0, expected a positive number"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_broken_folders_are_refused(case: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path / "room", make_world(2), unit=2e-4)
+    change, message = REFUSED[case]
+    change(root)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        opened(root)
+    assert "\n" not in str(caught.value)
+
+
+BROKEN_PIXELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated image": (
+        lambda r: cut(r / "images/frame_00001.png"),
+        "frame_00001.png is not a whole PNG or JPEG image",
+    ),
+    "16-bit colour": (
+        lambda r: Image.fromarray(np.zeros((36, 48), np.uint16)).save(r / "images/frame_00001.png"),
+        "frame_00001.png .* mode I;16, expected an 8-bit colour image",
+    ),
+    "truncated depth": (lambda r: cut(r / "depth/frame_00001.png"), "frame_00001.png is not a whole PNG or JPEG image"),
+    "8-bit depth": (
+        lambda r: Image.fromarray(np.zeros((36, 48), np.uint8)).save(r / "depth/frame_00001.png"),
+        "frame_00001.png .* mode L, expected a 16-bit",
+    ),
+}
+
+
+def cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("case", BROKEN_PIXELS)
+def test_broken_images_are_refused_when_they_are_read(case: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path / "room", make_world(2), unit=2e-4)
+    change, message = BROKEN_PIXELS[case]
+    change(root)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_views(opened(root), [0], size=36, n_ref=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no array", "is not a whole .npy of numbers"),
+        (b"", "is not a whole .npy of numbers"),
+        (np.zeros(3), r"holds float64 \(3,\), expected numbers \(height, width\)"),
+        (np.array([["a"]]), "holds <U1"),
+        (np.array([{}]), "is not a whole .npy of numbers"),  # objects would need pickle
+    ],
+    ids=["bytes", "empty", "a row", "words", "pickled objects"],
+)
+def test_broken_npy_depth_is_refused(content: Any, message: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path / "room", make_world(2), depth="npy")
+    path = root / "depth/frame_00001.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(ValueError, match=message):
+        load_views(opened(root), [0], size=36, n_ref=1)
+
+
+def test_folders_without_a_file_are_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder; expected one with a transforms.json"):
+        find_recordings(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"holds no transforms.json"):
+        find_recordings(tmp_path)
+
+
+def test_the_test_itself_sees_half_a_pixel(tmp_path: Path):
+    """Cameras that are off by half a pixel fail the comparison that this file relies on."""
+    from dataclasses import replace
+
+    recording = opened(write_nerfstudio(tmp_path, WORLD, unit=2e-4))
+    moved = recording.intrinsics.clone()
+    moved[:, 0, 2] += 0.5
+    with pytest.raises(AssertionError):
+        assert_lands(replace(recording, intrinsics=moved), WORLD)
+    assert pixel_centres(1, 1).tolist() == [[[0.5, 0.5]]]
