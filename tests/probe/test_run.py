@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from probe import run
+from probe.layers import Layer
+from probe.models.denoising import MultiViewModel, model_layers, place
 from probe.records import REFERENCES, SCORE_COLUMNS, digest
 from probe.scenes import Request, SceneList, open_scenes
 
@@ -30,9 +33,16 @@ PARTS = [("image", "safetensors"), ("matches", "parquet"), ("scene", "parquet")]
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
     """Load each model, and look at its layers, once for all tests; none of them changes it."""
+    found: dict[nn.Module, list[Layer]] = {}
+
+    def look_once(model: MultiViewModel) -> list[Layer]:
+        if model.network not in found:
+            found[model.network] = model_layers(model)
+        return found[model.network]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "load_model", cache(run.load_model))
-        patch.setattr(run, "find_layers", cache(run.find_layers))
+        patch.setattr(run, "model_layers", look_once)
         yield
 
 
@@ -105,7 +115,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,cameras", "device": "auto",
-        "dtype": "float32", "seed": 0,
+        "dtype": "float32", "seed": 0, "base": None, "model_size": None,
     }  # fmt: skip
     assert {"torch", "commit", "machine"} <= set(config["environment"])
 
@@ -286,7 +296,7 @@ def test_placing_a_model_says_nothing(caplog: pytest.LogCaptureFixture):
     logger = logging.getLogger("diffusers")
     logger.addHandler(caplog.handler)
     try:
-        run._placed(model, torch.device("cpu"), torch.float32)
+        place(model, torch.device("cpu"), torch.float32)
         assert caplog.text == ""
     finally:
         logger.removeHandler(caplog.handler)
