@@ -48,6 +48,8 @@ class ProbeRun:
         emergence: Precision over training iterations, if it was measured.
         images: uint8 [f 3 H W] of each example scene.
         matches: One row per query token of the example scenes, if there are any.
+        edited: uint8 [targets 3 H W]: sampled views of the first scenes, by "scene/intervention/layer", beside
+            "scene/unedited" and "scene/truth"; empty if none were sampled.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ProbeRun:
     emergence: pd.DataFrame | None = None
     images: dict[str, np.ndarray]
     matches: pd.DataFrame | None = None
+    edited: dict[str, np.ndarray]
 
     @property
     def layer(self) -> int:
@@ -138,6 +141,7 @@ def read_run(folder: Path) -> ProbeRun:
         emergence=_optional(folder / "emergence.csv", pd.read_csv),
         images=_optional(folder / "examples.safetensors", load_file) or {},
         matches=_optional(folder / "matches.parquet", pd.read_parquet),
+        edited=_optional(folder / "edited.safetensors", load_file) or {},
     )
 
 

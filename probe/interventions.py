@@ -167,11 +167,9 @@ def edit_of(
         The edit. Outside ``heads`` and ``during`` the kernel's own output is left bit for bit.
 
     Raises:
-        ValueError: If the intervention or a head is unknown; when run, if the layer masks its attention, its sequence
-            is not that of the layout, or the model runs more often than there are timesteps.
+        ValueError: When run: if the layer masks its attention, a head is unknown, the sequence is not that of the
+            layout, or the model runs more often than there are timesteps.
     """
-    if name not in INTERVENTIONS:
-        raise ValueError(f"edit_of: intervention {name!r} is unknown; choose from {', '.join(INTERVENTIONS)}")
 
     def edit(call: Call, run: Run) -> Tensor:
         _check(call, place, heads)
