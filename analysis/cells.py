@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analysis import rotation, tables, wording
+from analysis import causal, rotation, tables, wording
 from analysis.tables import ProbeRun
 from analysis.wording import MISSING, interval, number, percent, with_interval
-from probe.records import CEILING, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
+from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
@@ -22,7 +23,8 @@ PROTOCOL_WORDS = {
 }
 KNOWN_COLUMNS = {
     *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
-    "common_grid_low", "common_grid_high", "mass_true", "causal_effect",
+    "common_grid_low", "common_grid_high", "mass_true", "causal_effect", "causal_low", "causal_high", "causal_count",
+    "cost",
 }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
     """
     makers: dict[str, Callable[[ProbeRun], Table]] = {
         "layers": _layers, "rotation": _rotation, "timesteps": _timesteps, "matchers": _matchers,
-        "thresholds": _thresholds, "pairs": _pairs, "missing": _missing,
+        "thresholds": _thresholds, "effects": _effects, "edits": _edits, "pairs": _pairs, "missing": _missing,
     }  # fmt: skip
     written = {name: maker(run) for name, maker in makers.items()}
     return {name: table for name, table in written.items() if table.rows}
@@ -66,8 +68,8 @@ def _layers(run: ProbeRun) -> Table:
     columns = (
         "layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "same position", "ceiling",
         "share of ceiling", f"95{wording.NBSP}% interval", "skill", "on the common grid", f"95{wording.NBSP}% interval",
-        "mass on truth", "causal effect", "scenes", "matches counted", *(name.replace("_", " ") for name in more),
-        "module",
+        "mass on truth", "causal effect", "cost, millions", "scenes", "matches counted",
+        *(name.replace("_", " ") for name in more), "module",
     )  # fmt: skip
     rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
     return Table(
@@ -94,10 +96,18 @@ def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple
         percent(row.get("common_grid_precision")),
         interval(row.get("common_grid_low"), row.get("common_grid_high")),
         percent(row.get("mass_true")),
-        *(number(row.get(name)) for name in ("causal_effect", "scenes", "count")),
+        _effect(row),
+        number(row.get("cost", np.nan) / 1e6),
+        *(number(row.get(name)) for name in ("scenes", "count")),
         *(number(row[name]) if isinstance(row[name], int | float) else str(row[name]) for name in more),
         str(row["name"]),
     )
+
+
+def _effect(row: dict[Any, Any]) -> str:
+    """Write a layer's causal effect with its interval."""
+    names = {"value": "causal_effect", "low": "causal_low", "high": "causal_high"}
+    return causal.change({name: row.get(column, np.nan) for name, column in names.items()}, EFFECT)
 
 
 def counted(value: Any, count: Any) -> str:
@@ -198,6 +208,46 @@ def _threshold_order(metric: str) -> tuple[str, float]:
     return unit, float(amount.removesuffix(unit))
 
 
+def _effects(run: ProbeRun) -> Table:
+    """Lay out the growth of the prediction's error: layers by interventions."""
+    table = causal.effects(run)
+    rows = table[table["measure"] == EFFECT]
+    found = {(row["layer"], row["intervention"]): causal.change(row, EFFECT) for row in rows.to_dict("records")}
+    names = list(dict.fromkeys(rows["intervention"]))
+    layers = [layer for layer in run.layers["layer"] if any((layer, name) in found for name in names)]
+    return Table(
+        caption="By how much the error of the denoised prediction grows when a layer is edited, with "
+        f"95{wording.NBSP}% intervals over scenes. Minus: the edit improves the prediction.",
+        columns=("layer", *names),
+        rows=tuple((str(layer), *(found.get((layer, name), MISSING) for name in names)) for layer in layers),
+        marked=tuple(n for n, layer in enumerate(layers) if layer == run.layer),
+        wide=True,
+    )
+
+
+def _edits(run: ProbeRun) -> Table:
+    """Lay out all measures of editing the selected layer, and how the other layers compare."""
+    table = causal.effects(run)
+    rows = table[table["layer"] == run.layer]
+    found = {
+        (row["intervention"], row["measure"]): causal.change(row, row["measure"]) for row in rows.to_dict("records")
+    }
+    measures = list(causal.measured(table))
+    names = list(dict.fromkeys(rows["intervention"]))
+    return Table(
+        caption=f"What editing layer {run.layer} changes, against the unedited run of the same noise, and which other "
+        "layers' edits raise the prediction's error less (\u201cmore than\u201d), more, or not separably, by the "
+        f"paired difference's 95{wording.NBSP}% interval over scenes. PSNR, SSIM, LPIPS and the colour error are of "
+        "sampled views against the true ones; a dash marks what was not measured.",
+        columns=("", *(causal.MEASURES[measure] for measure in measures), "hurts"),
+        rows=tuple(
+            (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
+            for name in names
+        ),
+        wide=True,
+    )
+
+
 def _pairs(run: ProbeRun) -> Table:
     table = rotation.pair_counts(run)
     return Table(
@@ -284,7 +334,8 @@ def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
         "coverage.csv": tables.coverage(run), "attention.csv": tables.attention(run),
         "emergence.csv": run.emergence if run.emergence is not None else pd.DataFrame(), "pairs.csv": run.pairs,
-        "missing.csv": tables.missing(run),
+        "effects.csv": causal.effects(run), "effects_beside_selected.csv": causal.beside_selected(run),
+        "effects_by_head.csv": causal.effects_by_head(run), "missing.csv": tables.missing(run),
     }  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))
 

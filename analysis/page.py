@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import caveats, cells, figures, rotation, tables, wording
+from analysis import causal, causal_figures, caveats, cells, figures, rotation, tables, wording
 from analysis.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.tables import ProbeRun
 from analysis.wording import interval, number, percent, with_interval
+from probe.records import EFFECT
 
 ATTENTION_TITLES = {
     "mass_3x3": "mass on the true token and its neighbours",
@@ -55,6 +56,8 @@ class Page:
     tables: dict[str, cells.Table]
     images: Markup
     pairs: tuple[Pair, ...]
+    edits: tuple[causal.Edits, ...]
+    causal: tuple[str, ...]
     metric: str
     direction: str
     methods: tuple[tuple[str, str], ...]
@@ -86,6 +89,8 @@ def make_page(run: ProbeRun) -> Page:
         tables=cells.text_tables(run),
         images=Markup(embedded_images(run, examples)),
         pairs=tuple(Pair(title=_example_title(e), panels=tuple(panels(run, e, places))) for e in examples),
+        edits=causal.pictures(run),
+        causal=causal.words(run),
         metric=wording.metric_words(run.metric),
         direction=wording.direction_words(str(run.selection["direction"])),
         methods=cells.methods(run),
@@ -124,7 +129,8 @@ def _example_title(example: Any) -> str:
 def _figures(run: ProbeRun) -> dict[str, Drawing]:
     makers: dict[str, Callable[[ProbeRun], Drawing | None]] = {
         "profile": _profile, "common": _common, "rotation": _rotation, "timesteps": _timesteps, "heads": _heads,
-        "emergence": _emergence, "coverage": _coverage, "attention": _attention,
+        "effects": _effects, "sampled": _sampled, "emergence": _emergence, "coverage": _coverage,
+        "attention": _attention,
     }  # fmt: skip
     drawings = {name: maker(run) for name, maker in makers.items()}
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}
@@ -246,6 +252,43 @@ def _heads(run: ProbeRun) -> Drawing | None:
     )
     alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])}."
     return _draw(figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption)
+
+
+def _effects(run: ProbeRun) -> Drawing | None:
+    reading = (
+        "By how much the error of the denoised prediction grows when one layer is edited: a tall bar is a layer that "
+        "the model depends on, a bar below zero an edit that helps."
+    )
+    return _bars_of(run, EFFECT, reading, "effects", "error of prediction")
+
+
+def _sampled(run: ProbeRun) -> Drawing | None:
+    reading = (
+        "By how much the PSNR of sampled views against the true ones changes, in dB, when one layer is edited at every "
+        "sampling step: a bar that hangs far down is a layer without which the views come out wrong."
+    )
+    return _bars_of(run, "effect_psnr", reading, "sampled", "PSNR, dB")
+
+
+def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) -> Drawing | None:
+    table = causal.effects(run)
+    table = table[table["measure"] == measure]
+    if table.empty:
+        return None
+    titles = {kind: f"{kind}: {text}" for kind, text in causal.KINDS.items() if kind in set(table["intervention"])}
+    caption = (
+        f"{reading} In colour: the selected layer, {run.layer}; {_bars(table)} Each panel has its own scale. "
+        f"Target views and timesteps per bar: {number(int(table['count'].min()))}."
+    )
+    alt = f"{causal.MEASURES[measure]} per edited layer. " + "; ".join(
+        f"{kind}: layer {part.loc[part['value'].abs().idxmax(), 'layer']} changes most"
+        for kind, part in table.groupby("intervention", sort=False)
+    )
+    svg = causal_figures.effect_bars(
+        table, titles=titles, selected=run.layer, labels=wording.layer_labels(run), ylabel=ylabel,
+        percent=measure in causal.SHARES, name=name, alt=alt,
+    )  # fmt: skip
+    return _draw(svg, caption)
 
 
 def _names(column: pd.Series) -> str:

@@ -49,6 +49,8 @@ class ProbeRun:
         images: uint8 [f 3 H W] of each example scene.
         matches: One row per query token of the example scenes, if there are any.
         card: What is known of the model: licence, origin, size, what is ignored, what its loader chose.
+        edited: uint8 [targets 3 H W]: sampled views of the first scenes, by "scene/intervention/layer", beside
+            "scene/unedited" and "scene/truth"; empty if none were sampled.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ProbeRun:
     images: dict[str, np.ndarray]
     matches: pd.DataFrame | None = None
     card: dict[str, Any] | None = None
+    edited: dict[str, np.ndarray]
 
     @property
     def layer(self) -> int:
@@ -141,6 +144,7 @@ def read_run(folder: Path) -> ProbeRun:
         images=_optional(folder / "examples.safetensors", load_file) or {},
         matches=_optional(folder / "matches.parquet", pd.read_parquet),
         card=_optional(folder / "model.json", _read_json),
+        edited=_optional(folder / "edited.safetensors", load_file) or {},
     )
 
 

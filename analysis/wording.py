@@ -205,7 +205,7 @@ def answer(run: ProbeRun) -> list[str]:
     """Say what the run found, in sentences: the layer, its share of the ceiling, what stands beside it."""
     row = best_row(run)
     return [
-        f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) finds the corresponding point best: "
+        f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) {_place(run)}: "
         f"{percent(row['precision'])} of its matches have {metric_words(run.metric)}"
         f"{_ci(row['precision_low'], row['precision_high'])}, over {plural(int(row['scenes']), 'scene')}. "
         f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
@@ -214,7 +214,21 @@ def answer(run: ProbeRun) -> list[str]:
         f"On the same points a uniform guess gets {percent(row['chance'])}, the token at the same position "
         f"{percent(row['same_position'])}, and the best possible token {percent(row['ceiling'])}.",
         _ties(run),
+        _weighed(run),
     ]
+
+
+def _place(run: ProbeRun) -> str:
+    """Say what distinguishes the selected layer: the best by correspondence, or chosen among equals."""
+    leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
+    weak = best_row(run)["precision_low"] <= best_row(run)["chance"]
+    return "finds the corresponding point best" if leads or weak or not run.selection.get("rule") else "was chosen"
+
+
+def _weighed(run: ProbeRun) -> str:
+    """Say what causal effect and cost decided, where an effect was measured."""
+    known = "causal_effect" in run.layers and bool(run.layers["causal_effect"].notna().any())
+    return str(run.selection.get("weighing", "")) if known else ""
 
 
 def _ci(low: Any, high: Any) -> str:

@@ -131,6 +131,12 @@ def measure_layers(
     return score_table(rows)
 
 
+def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFrame:
+    """Say what each timestep index means: alpha-bar and signal-to-noise ratio."""
+    level = model.alpha_bar.cpu()[list(timesteps)].double()
+    return pd.DataFrame({"timestep": timesteps, "alpha_bar": level, "snr": level / (1 - level)})
+
+
 def cameras_only(model: MultiViewModel, views: Views, name: str) -> tuple[MultiViewModel, Views]:
     """Give the model its cameras and noise, and grey images: what rays and positions alone find."""
     return replace(model, name=name), replace(views, image=torch.full_like(views.image, 0.5))

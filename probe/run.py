@@ -2,16 +2,13 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from tqdm import tqdm
@@ -19,7 +16,8 @@ from tqdm import tqdm
 from probe import command, dry_run
 from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
-from probe.comparisons import comparison_table
+from probe.effects import Experiment, measure_effects, plan_experiment
+from probe.image_quality import load_lpips
 from probe.layers import Layer, select_layers
 from probe.measuring import (
     cameras_only,
@@ -29,6 +27,7 @@ from probe.measuring import (
     measure_references,
     scene_noise,
     timestep_indexes,
+    timestep_table,
     truths_of,
 )
 from probe.metrics import Threshold
@@ -39,8 +38,11 @@ from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scoring import joint_layout
+from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
+from probe.summary import show
 from probe.views import Views
+from probe.weighing import supervision_costs
 
 PROG = "python -m probe.run"
 BINS = 4
@@ -94,6 +96,16 @@ class Settings:
     """Comparisons, by commas, or none. Matchers: pixels, dsift, epipolar (oracle: a draw on the true epipolar line),
     and NAME or NAME:FOLDER_OR_HUB_ID of dinov2, dinov3 (transformers), dift (Stable Diffusion's features), vggt (its
     package). Nulls: random (same network, random weights), null (cameras alone: images blanked)."""
+    interventions: str | None = None
+    """Edits whose effect each 3D layer is tested by, by commas, or none: identity (the paper's), uniform, within_view,
+    shuffled_views, true_match. Default identity, on predictions at the middle timestep."""
+    edit_timesteps: str | None = None
+    """Range of timestep indexes at which edits act, such as 0-499; default all."""
+    edit_heads: bool = False
+    """Edit each head alone as well (predictions only)."""
+    sampling_steps: int | None = None
+    """DDIM steps of the views that edits are judged on as well, 0 for predictions only; default 10 where
+    --interventions is given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -136,12 +148,11 @@ def _is_complete(out: Path) -> bool:
 
 def _measure_and_choose(plan: "Plan", settings: Settings, console: Console) -> None:
     scores, pairs = measure(plan, settings)
-    selection = select_layer(scores, metric=settings.select_by, model=plan.model.name)
+    costs = supervision_costs(plan.layers, settings.views)
+    selection = select_layer(scores, metric=settings.select_by, model=plan.model.name, costs=costs)
     layers = layer_table(scores, selection)
     save(settings.out, plan, scores, pairs, layers, selection)
-    show(console, layers, selection, pairs)
-    console.print(comparison_table(scores, selection))
-    console.print(selection.evidence, soft_wrap=True)
+    show(console, layers, selection, pairs, scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +167,7 @@ class Plan:
     baselines: tuple[str, ...]
     matchers: dict[str, Matcher]
     random: MultiViewModel | None
+    experiment: Experiment
     record: dict[str, object]
 
     @property
@@ -183,6 +195,14 @@ class Plan:
         )
         scenes, protocol = open_scenes(settings.scenes, request), PROTOCOLS[settings.protocol]
         _try_first_scene(scenes, layers, protocol, settings.select_by)
+        experiment = plan_experiment(
+            settings.interventions,
+            layers,
+            timesteps,
+            during=settings.edit_timesteps,
+            each_head=settings.edit_heads,
+            steps=settings.sampling_steps,
+        )
         return cls(
             model=model,
             layers=layers,
@@ -192,7 +212,8 @@ class Plan:
             baselines=baselines,
             matchers=open_matchers(baselines, _device(settings.device)),
             random=_untrained(model, settings, device, dtype) if "random" in baselines else None,
-            record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps),
+            experiment=experiment,
+            record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps, experiment),
         )
 
 
@@ -201,9 +222,9 @@ def _untrained(model: MultiViewModel, settings: Settings, device: torch.device, 
     return model if settings.dry_run else place(randomised(model, settings.seed), device, dtype)
 
 
-def _record(settings: Settings, timesteps: tuple[int, ...]) -> dict[str, object]:
+def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experiment) -> dict[str, object]:
     """Keep what decides the numbers, as plain values."""
-    resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out)}
+    resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out), **experiment.record()}
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
     return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
 
@@ -279,6 +300,8 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
         frames.append(measure_matcher(name, matcher, views, truths, plan.protocol, limits))
     if index < EXAMPLES:
         _save_example(plan, views, truths, noise, parts, index)
+    if plan.experiment.interventions:
+        frames.append(_edit(plan, settings, views, truths, noise, parts, index))
     table = pd.concat(frames, ignore_index=True)
     write(parts / f"scene-{index:05d}.parquet", lambda part: table.to_parquet(part, index=False))
 
@@ -307,9 +330,25 @@ def _layers(
 
 def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, parts: Path, index: int) -> None:
     matches = example_matches(plan.model, views, plan.layers, truths, plan.middle, plan.protocol, noise)
-    image = (views.image[0] * 255).round().to(torch.uint8).cpu().contiguous()
-    _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": image})
+    _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": _bytes(views.image[0])})
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
+
+
+def _edit(
+    plan: Plan, settings: Settings, views: Views, truths: dict, noise: torch.Tensor, parts: Path, index: int
+) -> pd.DataFrame:
+    """Edit the layers one after the other; keep the first scenes' sampled views for the pictures."""
+    lpips = load_lpips(plan.model.alpha_bar.device) if plan.experiment.steps else None
+    experiment = replace(plan.experiment, seed=derive("edits", settings.seed, index))
+    effects = measure_effects(plan.model, views, plan.layers, truths, experiment, noise, lpips)
+    if effects.images and index < EXAMPLES:
+        images = {f"{views.names[0]}/{name}": _bytes(image) for name, image in effects.images.items()}
+        _write_tensors(parts / f"edited-{index:05d}.safetensors", images)
+    return effects.rows
+
+
+def _bytes(image: torch.Tensor) -> torch.Tensor:
+    return (image * 255).round().to(torch.uint8).cpu().contiguous()
 
 
 def _copy_emergence(model: MultiViewModel, out: Path) -> None:
@@ -334,39 +373,15 @@ def save(
     if examples:
         matches = pd.concat([pd.read_parquet(path) for path in examples], ignore_index=True)
         write(out / "matches.parquet", lambda part: matches.to_parquet(part, index=False))
-        images = {name: image for path in sorted(parts.glob("image-*")) for name, image in load_file(path).items()}
-        _write_tensors(out / "examples.safetensors", images)
+    for kind, name in {"image": "examples.safetensors", "edited": "edited.safetensors"}.items():
+        images = {name: image for path in sorted(parts.glob(f"{kind}-*")) for name, image in load_file(path).items()}
+        if images:
+            _write_tensors(out / name, images)
     shutil.rmtree(parts)
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     write(path, lambda part: part.write_bytes(serialise(tensors)))  # save_file would make a file of its owner alone
-
-
-def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFrame:
-    """Say what each timestep index means: alpha-bar and signal-to-noise ratio."""
-    level = model.alpha_bar.cpu()[list(timesteps)].double()
-    return pd.DataFrame({"timestep": timesteps, "alpha_bar": level, "snr": level / (1 - level)})
-
-
-def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame) -> None:
-    """Print the layers' table."""
-    counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
-    title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling"):
-        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
-    for row in layers.itertuples():
-        table.add_row(
-            f"{row.layer}{'*' if row.layer == selection.layer else ' '}",
-            str(row.name).partition(".transformer_blocks")[0],
-            f"{row.grid_h}x{row.grid_w}",
-            f"{row.precision:.3f}",
-            f"{row.precision_low:.3f}-{row.precision_high:.3f}",
-            *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
-            f"{row.share_of_ceiling:.1%}",
-        )
-    console.print(table)
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """From scores to the layer, with its evidence."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ from probe.protocols import COMMON_GRID, PROTOCOLS
 from probe.records import (
     ALL_HEADS,
     CEILING,
-    RESAMPLES,
+    INTERVENTIONS,
     SAME_POSITION,
     UNIFORM,
     scene_values,
     summarise,
 )
+from probe.resampling import draws, mean, quantile, ratio
+from probe.weighing import RULE, Harm, effect_words, harm, weigh, weighing_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,12 @@ class Candidate:
         low: Of what layers are ranked by (the share, or the precision where ceilings are missing), the lower end of the
             95 % interval by bootstrap over scenes; NaN for fewer than two scenes.
         high: Its upper end.
+        causal_effect: How much the denoised prediction's error grows when the layer is broken, relatively; NaN where
+            that was not measured, like its interval.
+        causal_low: Lower end of its 95 % interval by bootstrap over scenes.
+        causal_high: Upper end.
+        causal_count: Scenes that it was measured on; 0 if it was not.
+        cost: Of supervising the layer: joint tokens squared times heads; NaN if unknown.
     """
 
     layer: int
@@ -46,11 +55,16 @@ class Candidate:
     share_of_ceiling: float
     low: float
     high: float
+    causal_effect: float
+    causal_low: float
+    causal_high: float
+    causal_count: int
+    cost: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Name the best layer, by ceiling-normalised precision, and say how sure that is.
+    """Name the best layer, and say how sure that is and what was weighed.
 
     Attributes:
         layer: Index among all self-attentions.
@@ -68,6 +82,9 @@ class Selection:
         runners_up: All other layers, best first; those without a counted match come last.
         above_chance: Whether the best layer's precision interval lies above uniform chance.
         evidence: The result in a sentence.
+        rule: How correspondence, causal effect and cost are weighed.
+        weighing: What they decided here.
+        effect_rule: What the causal effect is; "not measured" if it was not.
     """
 
     layer: int
@@ -84,6 +101,9 @@ class Selection:
     runners_up: tuple[Candidate, ...]
     above_chance: bool
     evidence: str
+    rule: str
+    weighing: str
+    effect_rule: str
 
     def record(self) -> dict[str, Any]:
         """Give plain values for selection.json."""
@@ -91,13 +111,19 @@ class Selection:
 
 
 def select_layer(
-    scores: pd.DataFrame, *, metric: str | None = None, direction: str | None = None, model: str | None = None
+    scores: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    direction: str | None = None,
+    model: str | None = None,
+    costs: Mapping[int, float] | None = None,
 ) -> Selection:
-    """Choose the layer with the highest precision over its grid's ceiling.
+    """Choose the layer with the highest precision over its grid's ceiling; causal effect, then cost, settle ties.
 
     Layers whose precision is not above uniform chance (lower end of the interval) come after all that are: on a coarse
     grid the ceiling is low, and a share of it is soon noise. Where the table lacks the ceiling of a layer's grid, all
-    layers are ranked by precision instead; where it lacks chance, none counts as above it.
+    layers are ranked by precision instead; where it lacks chance, none counts as above it. Where the table lacks
+    causal effects, neither they nor cost are weighed. The rule in full: :data:`probe.weighing.RULE`.
 
     Args:
         scores: The score table of one probe run (one protocol, one pair list). Of several training steps the last one
@@ -105,24 +131,26 @@ def select_layer(
         metric: To rank by; None for the protocol's own.
         direction: Of the pairs, or "all"; None for the protocol's own, or for all pairs if the table has none of those.
         model: Whose layers; None where the table holds one model beside its nulls and baselines.
+        costs: Of supervising each layer (:func:`probe.weighing.supervision_costs`).
 
     Raises:
         ValueError: If protocols, pair lists or models are mixed, or nothing was counted of what is asked for.
     """
-    rows = _one_protocol(scores)
-    model = model or _one_model(rows)
-    metric = metric or _own_metric(rows)
-    rows, way = _in_direction(rows[rows["metric"] == metric], direction)
+    measured = _one_protocol(scores)
+    model = model or _one_model(measured)
+    metric = metric or _own_metric(measured)
+    rows, way = _in_direction(measured[measured["metric"] == metric], direction)
     own = _layers_of(rows, model)
     if own["value"].notna().sum() == 0:
         raise ValueError(
             f"select_layer: {model!r} has no counted {metric!r} in direction {way!r}; the table holds the metrics "
-            f"{_kinds(scores, 'metric')} and the directions {_kinds(scores, 'direction')}"
+            f"{_kinds(measured, 'metric')} and the directions {_kinds(measured, 'direction')}"
         )
-    candidates, draws = _candidates(rows, own)
-    order = _order(candidates, own)
+    harms = harm(_edited(scores, model), sorted(own["layer"].unique().tolist()))
+    candidates, drawn = _candidates(rows, own, harms, costs or {})
+    order, contenders = _weighed(candidates, drawn, own, harms)
     best = candidates[order[0]]
-    worse = _quantile(draws[:, order[:1]] - draws, 0.025) > 0
+    worse = _worse(drawn, order[0])
     ties = tuple(candidates[k].layer for k in order[1:] if not worse[k] and candidates[k].precision >= 0)
     above_chance = _above_chance(candidates, own)[order[0]]
     scenes = own.loc[own["value"].notna(), "scene"].nunique()
@@ -141,12 +169,40 @@ def select_layer(
         runners_up=tuple(candidates[k] for k in order[1:]),
         above_chance=above_chance,
         evidence=_evidence(best, ties, metric, scenes, above_chance),
+        rule=RULE,
+        weighing=weighing_words(best.layer, contenders, harms, {c.layer: c.cost for c in candidates}),
+        effect_rule=effect_words(harms),
     )
 
 
+def _edited(scores: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Give the rows that say what editing the model's layers changes."""
+    return _layers_of(scores[scores["protocol"] == INTERVENTIONS], model)
+
+
+def _worse(drawn: np.ndarray, position: int) -> np.ndarray:
+    """Tell which layers are shown to be worse than one: the interval of the paired difference lies above zero."""
+    return quantile(drawn[:, [position]] - drawn, 0.025) > 0
+
+
+def _weighed(
+    candidates: list[Candidate], drawn: np.ndarray, own: pd.DataFrame, harms: Harm
+) -> tuple[list[int], list[int]]:
+    """Rank the candidates, the chosen one first; give with them the layers that it was chosen from."""
+    order = _order(candidates, own)
+    lead, above, worse = order[0], _above_chance(candidates, own), _worse(drawn, order[0])
+    within = np.array(_ranked_by(candidates)) >= candidates[lead].low
+    near = [k for k in order[1:] if above[lead] and above[k] and not worse[k] and within[k]]
+    contenders = [candidates[k].layer for k in (lead, *near)]
+    layers, costs = [c.layer for c in candidates], {c.layer: c.cost for c in candidates}
+    chosen = layers.index(weigh(contenders, harms, costs))
+    return [chosen, *(k for k in order if k != chosen)], contenders
+
+
 def _one_protocol(scores: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the common-grid variant; refuse what must not be ranked together."""
-    rows = scores[~scores["protocol"].astype(str).str.endswith(COMMON_GRID)]
+    """Leave out the common-grid variant and the interventions; refuse what must not be ranked together."""
+    protocol = scores["protocol"].astype(str)
+    rows = scores[~protocol.str.endswith(COMMON_GRID) & (protocol != INTERVENTIONS)]
     for column in ("protocol", "pair_list"):
         found = _kinds(rows, column) if column in rows else []
         if len(found) > 1:
@@ -198,7 +254,9 @@ def _by_scene(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return values.set_index(["scene", column])["value"].unstack(column)  # noqa: PD010, each scene has one value
 
 
-def _candidates(rows: pd.DataFrame, own: pd.DataFrame) -> tuple[list[Candidate], np.ndarray]:
+def _candidates(
+    rows: pd.DataFrame, own: pd.DataFrame, harms: Harm, costs: Mapping[int, float]
+) -> tuple[list[Candidate], np.ndarray]:
     """Score every layer; give with them the bootstrap draws of what they are ranked by, [resamples, layers]."""
     layers = own.drop_duplicates("layer").set_index("layer").sort_index()
     precision = _by_scene(own, "layer").reindex(columns=layers.index)
@@ -206,10 +264,10 @@ def _candidates(rows: pd.DataFrame, own: pd.DataFrame) -> tuple[list[Candidate],
     ceiling = limits.reindex(index=precision.index, columns=layers["grid"].to_numpy())
     chance, same = (_grid_means(rows, name) for name in (UNIFORM, SAME_POSITION))
     value, limit = precision.to_numpy(), ceiling.to_numpy()
-    by_share = not (np.isnan(_mean(limit)) & ~np.isnan(_mean(value))).any()
-    share = np.where(by_share, _ratio(_mean(value), _mean(limit)), np.nan)
-    draws = _draws(value, limit if by_share else np.ones_like(value))
-    low, high = _quantile(draws, 0.025), _quantile(draws, 0.975)
+    by_share = not (np.isnan(mean(limit)) & ~np.isnan(mean(value))).any()
+    share = np.where(by_share, ratio(mean(value), mean(limit)), np.nan)
+    drawn = draws(value, limit if by_share else np.ones_like(value))
+    low, high = quantile(drawn, 0.025), quantile(drawn, 0.975)
     candidates = [
         Candidate(
             layer=int(layer),
@@ -222,37 +280,17 @@ def _candidates(rows: pd.DataFrame, own: pd.DataFrame) -> tuple[list[Candidate],
             share_of_ceiling=float(share[k]),
             low=float(low[k]),
             high=float(high[k]),
+            **_weights(int(layer), harms, costs),
         )
         for k, (layer, info) in enumerate(layers.iterrows())
     ]
-    return candidates, draws
+    return candidates, drawn
 
 
-def _draws(precision: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
-    """Draw scenes with replacement; give mean precision over mean ceiling, NaN where there is one scene."""
-    scenes = len(precision)
-    if scenes < 2:
-        return np.full((1, precision.shape[1]), np.nan)
-    picks = np.random.default_rng(0).integers(0, scenes, (RESAMPLES, scenes))
-    return _ratio(_mean(precision[picks]), _mean(ceiling[picks]))
-
-
-def _ratio(value: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Divide; NaN where the limit is zero or unknown: nothing can be right on such a grid."""
-    return np.divide(value, limit, out=np.full(value.shape, np.nan), where=limit > 0)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Average over scenes that were counted; NaN where none was."""
-    known = ~np.isnan(values)
-    total, count = np.where(known, values, 0).sum(-2), known.sum(-2)
-    return _ratio(total, count)
-
-
-def _quantile(draws: np.ndarray, share: float) -> np.ndarray:
-    """Give a quantile of each column's known draws; NaN where a column has none."""
-    known = ~np.isnan(draws)
-    return np.array([np.quantile(c[k], share) if k.any() else np.nan for c, k in zip(draws.T, known.T, strict=True)])
+def _weights(layer: int, harms: Harm, costs: Mapping[int, float]) -> dict[str, Any]:
+    """Give what is weighed beside correspondence."""
+    names = ("causal_effect", "causal_low", "causal_high", "causal_count")
+    return {**dict(zip(names, harms.of(layer), strict=True)), "cost": costs.get(layer, np.nan)}
 
 
 def _above_chance(candidates: list[Candidate], own: pd.DataFrame) -> list[bool]:
@@ -262,12 +300,19 @@ def _above_chance(candidates: list[Candidate], own: pd.DataFrame) -> list[bool]:
 
 def _order(candidates: list[Candidate], own: pd.DataFrame) -> list[int]:
     """Rank: above chance first, then by share of the ceiling, or by precision where a ceiling is missing."""
-    by_share = any(candidate.share_of_ceiling >= 0 for candidate in candidates)
-    keys = []
-    for candidate, above in zip(candidates, _above_chance(candidates, own), strict=True):
-        score = candidate.share_of_ceiling if by_share else candidate.precision
-        keys.append((not above, bool(np.isnan(score)), -score, candidate.layer))
+    keys = [
+        (not above, bool(np.isnan(score)), -score, candidate.layer)
+        for candidate, score, above in zip(
+            candidates, _ranked_by(candidates), _above_chance(candidates, own), strict=True
+        )
+    ]
     return sorted(range(len(candidates)), key=keys.__getitem__)
+
+
+def _ranked_by(candidates: Sequence[Candidate]) -> list[float]:
+    """Give what layers are ranked by: the share of the ceiling, or precision where a ceiling is missing."""
+    by_share = any(candidate.share_of_ceiling >= 0 for candidate in candidates)
+    return [candidate.share_of_ceiling if by_share else candidate.precision for candidate in candidates]
 
 
 def _grid_means(rows: pd.DataFrame, model: str) -> pd.Series:
@@ -331,7 +376,11 @@ def _layer_row(
         "common_grid_low": _cell(common, layer, "low"),
         "common_grid_high": _cell(common, layer, "high"),
         "mass_true": _cell(mass, layer, "value"),
-        "causal_effect": np.nan,
+        "causal_effect": candidate.causal_effect,
+        "causal_low": candidate.causal_low,
+        "causal_high": candidate.causal_high,
+        "causal_count": candidate.causal_count,
+        "cost": candidate.cost,
         "count": int(precision["count"].get(layer, 0)),
         "scenes": int(precision["scenes"].get(layer, 0)),
     }

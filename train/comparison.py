@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from probe.image_quality import MATCH_ERROR, PSNR, SSIM
 from probe.records import RunError
 from train.monitor import PREFIX
-from train.quality import MATCH_ERROR, PSNR, SSIM
 
 EVALUATION, EMERGENCE, CONFIG, CARD = "evaluation.jsonl", "emergence.csv", "config.json", "final/card.json"
 PLAIN = "plain"

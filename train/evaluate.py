@@ -23,6 +23,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probe import command
+from probe.image_quality import (
+    LPIPS,
+    LPIPS_WEIGHTS,
+    MATCH_ERROR,
+    PSNR,
+    SSIM,
+    WINDOW,
+    Lpips,
+    absence,
+    load_lpips,
+)
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, place
 from probe.models.files import Loading
@@ -35,21 +46,12 @@ from train.quality import (
     ALL_BINS,
     COPY,
     EXTRACTORS,
-    LPIPS,
-    LPIPS_WEIGHTS,
-    MATCH_ERROR,
     MEAN,
     METHODS,
     MODEL,
-    PSNR,
-    SSIM,
     TRUTH,
-    WINDOW,
-    Lpips,
     Quality,
-    absence,
     evaluate_quality,
-    load_lpips,
     quality_summary,
     set_distances,
     worst_cases,

@@ -1,47 +1,49 @@
-"""How good generated views are: per image against the truth, by true matches, and as a set. Pure functions.
+"""How good a model's generated views are, beside trivial answers, and as a set. Pure functions.
 
 The trivial answers stand beside every number: a copy of the reference that is rotated least against the target, and
 that reference's mean colour. A model that does not beat them has not used its cameras. Missing is NaN, never 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int, UInt8
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from probe.compat import declare_torchvision_operators
-from probe.correspondence import TokenProjections, project_tokens
+from probe.correspondence import project_tokens
 from probe.geometry import rotation_degrees
+from probe.image_quality import (
+    LPIPS,
+    MATCH_ERROR,
+    PSNR,
+    SSIM,
+    Lpips,
+    Measured,
+    image_metrics,
+    match_error,
+    missing_weights,
+)
 from probe.models.denoising import MultiViewModel
 from probe.records import rotation_bin, summarise
+from probe.sampling import sample_views
 from probe.views import Views, resize
-from train.diffusion import sample_views
 
 declare_torchvision_operators()  # before the first import of torch-fidelity, which imports torchvision
 
 from torch_fidelity import calculate_metrics, register_feature_extractor  # noqa: E402
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # noqa: E402
-from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS  # noqa: E402
 
 METHODS = MODEL, COPY, MEAN = "model", "copy", "mean colour"
 TRUTH = "truth"
-PSNR, SSIM, LPIPS, MATCH_ERROR = "psnr", "ssim", "lpips", "match_error"
-MOST_PSNR = 100.0
-WINDOW = 11  # pixels: the gaussian of sigma 1.5, cut at 3.5 sigma
 ALL_BINS = "all"
 COLOUR_CELLS, INCEPTION = "colour-cells", "inception-v3-compat"
-LPIPS_WEIGHTS = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 # What the suite measures FID and KID with: torch-fidelity's names, and the files each needs in torch's cache
 EXTRACTORS: dict[str, tuple[str, ...]] = {
     COLOUR_CELLS: (),
@@ -49,116 +51,6 @@ EXTRACTORS: dict[str, tuple[str, ...]] = {
 }
 MOST_KID = 1000  # images of a KID subset
 GROUP = ["n_ref", "rotation_bin", "method", "metric"]
-
-Lpips = Callable[[Tensor, Tensor], Tensor]
-
-
-# --- one image -------------------------------------------------------------------------------------------------------
-
-
-def psnr(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
-    """Compute the peak signal-to-noise ratio of an image with colours in [0, 1], in dB, by scikit-image.
-
-    Returns:
-        At most 100, which stands for a mean squared error of 1e-10 or less: equal images would be infinite, and so
-        would every mean with them.
-    """
-    with np.errstate(divide="ignore"):
-        return min(float(peak_signal_noise_ratio(_pixels(truth), _pixels(image), data_range=1)), MOST_PSNR)
-
-
-def ssim(image: Float[Tensor, "3 h w"], truth: Float[Tensor, "3 h w"]) -> float:
-    """Compute the structural similarity of an image with colours in [0, 1].
-
-    The variant: gaussian window of 11 x 11 pixels, sigma 1.5, population covariance, K1 0.01, K2 0.03, mean over the
-    colour channels and over all pixels whose window lies inside.
-
-    Returns:
-        In [-1, 1]; NaN for images smaller than the window.
-
-    Source:
-        Wang et al. 2004 (IEEE TIP 13:4), by scikit-image.
-    """
-    if min(image.shape[1:]) < WINDOW:
-        return float("nan")
-    variant: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(_pixels(truth), _pixels(image), data_range=1, channel_axis=-1, **variant))
-
-
-def _pixels(image: Float[Tensor, "3 h w"]) -> np.ndarray:
-    return rearrange(image, "c h w -> h w c").double().cpu().numpy()
-
-
-def load_lpips(device: torch.device | str = "cpu") -> SampleSimilarityLPIPS | None:
-    """Load LPIPS (VGG16, by torch-fidelity) from torch's cache; None where its weights are absent.
-
-    Source:
-        Zhang et al. 2018 (arXiv 1801.03924).
-    """
-    if missing_weights(LPIPS_WEIGHTS):
-        return None
-    return SampleSimilarityLPIPS("lpips-vgg16").to(device)
-
-
-def missing_weights(files: Sequence[str]) -> list[str]:
-    """List those of the files that torch's cache, ``torch.hub.get_dir()/checkpoints``, lacks."""
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    return [str(cache / name) for name in files if not (cache / name).is_file()]
-
-
-def absence(measure: str, files: Sequence[str]) -> str:
-    """Say in one line that a measure is absent, and where the files it needs belong; empty if they are there."""
-    missing = missing_weights(files)
-    return f"{measure} is absent (NaN): no weights at {' and '.join(missing)}" if missing else ""
-
-
-# --- true matches ----------------------------------------------------------------------------------------------------
-
-
-def match_error(
-    image: Float[Tensor, "b f 3 h w"], seen: TokenProjections, size: tuple[int, int], n_ref: int
-) -> tuple[Float[Tensor, "b targets"], Int[Tensor, "b targets"]]:
-    """Compare each target's colours with those of the references where both show the same point.
-
-    Colours are interpolated bilinearly at the two exact positions of each match. The true image has an error too, from
-    interpolation and gloss: the floor.
-
-    Args:
-        image: References first, then generated targets.
-        seen: Where the points of the target's pixels lie in the references, and whether they are seen there.
-        size: (height, width) in pixels that ``seen`` is expressed in; the image may be of another.
-        n_ref: Number of references.
-
-    Returns:
-        Mean absolute difference of colour, 0 to 1, over channels and matches; NaN without one. And how many there are.
-    """
-    targets = range(n_ref, image.shape[1])
-    own = torch.stack([colours_at(image[:, t], seen.xy[:, t, :, t], size) for t in targets], dim=1)
-    there = [[colours_at(image[:, r], seen.xy[:, t, :, r], size) for r in range(n_ref)] for t in targets]
-    other = torch.stack([torch.stack(row, dim=2) for row in there], dim=1)
-    error = reduce((rearrange(own, "b t n c -> b t n 1 c") - other).abs(), "b t n r c -> b t n r", "mean")
-    visible = seen.visible[:, n_ref:, :, :n_ref]
-    count = visible.sum((2, 3))
-    total = torch.where(visible, error, 0.0).sum((2, 3))
-    return torch.where(count > 0, total / count.clamp(min=1), torch.nan), count
-
-
-def colours_at(
-    image: Float[Tensor, "b 3 h w"], xy: Float[Tensor, "b p 2"], size: tuple[int, int]
-) -> Float[Tensor, "b p 3"]:
-    """Interpolate colours bilinearly; beyond the outermost pixels' centres the image goes on as it ends.
-
-    Args:
-        image: Colours.
-        xy: Positions in pixels of ``size``; the first pixel's centre is (0.5, 0.5).
-        size: (height, width) in pixels that ``xy`` is expressed in.
-
-    Returns:
-        The colours; undefined where a position is NaN.
-    """
-    place = rearrange(2 * xy / xy.new_tensor([size[1], size[0]]) - 1, "b p c -> b p 1 c")
-    found = F.grid_sample(image, place.to(image), mode="bilinear", padding_mode="border", align_corners=False)
-    return rearrange(found, "b c p 1 -> b p c")
 
 
 # --- one batch of scenes ---------------------------------------------------------------------------------------------
@@ -196,7 +88,7 @@ def evaluate_quality(
         noise: Standard normal, of the shape of the model's latents.
         steps: Of DDIM.
         guidance: On the cameras; 1 is none.
-        lpips: From :func:`load_lpips`; None leaves LPIPS NaN.
+        lpips: From :func:`probe.image_quality.load_lpips`; None leaves LPIPS NaN.
     """
     device = model.alpha_bar.device
     views = views.to(device)
@@ -206,7 +98,7 @@ def evaluate_quality(
     seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
     rows: list[dict[str, object]] = []
     for method, image in answers.items():
-        known = _image_metrics(image, small, lpips) if method != TRUTH else {}
+        known = image_metrics(image, small, lpips) if method != TRUTH else {}
         rows += _rows(small, method, {**known, MATCH_ERROR: match_error(image, seen, views.size, views.n_ref)})
     targets = {method: image[:, views.n_ref :] for method, image in answers.items()}
     return Quality(rows=pd.DataFrame(rows), targets=targets)
@@ -227,22 +119,6 @@ def nearest_reference(views: Views) -> Int[Tensor, "b targets"]:
     references = rearrange(views.world_to_cam[:, : views.n_ref], "b r i j -> b 1 r i j")
     shape = (len(views.image), targets.shape[1], views.n_ref, 4, 4)
     return rotation_degrees(targets.expand(shape), references.expand(shape)).argmin(-1)
-
-
-Measured = tuple[Float[Tensor, "b targets"], Int[Tensor, "b targets"]]
-
-
-def _image_metrics(image: Float[Tensor, "b f 3 h w"], views: Views, lpips: Lpips | None) -> dict[str, Measured]:
-    """Compare target views with the true ones."""
-    pairs = image[:, views.n_ref :], views.image[:, views.n_ref :]
-    flat = [rearrange(part, "b t c h w -> (b t) c h w") for part in pairs]
-    values = {
-        PSNR: torch.tensor([psnr(*pair) for pair in zip(*flat, strict=True)]),
-        SSIM: torch.tensor([ssim(*pair) for pair in zip(*flat, strict=True)]),
-        LPIPS: torch.full((len(flat[0]),), torch.nan) if lpips is None else lpips(*(255 * part for part in flat)).cpu(),
-    }
-    parted = {name: rearrange(value.flatten(), "(b t) -> b t", b=len(image)) for name, value in values.items()}
-    return {name: (value, (~value.isnan()).long()) for name, value in parted.items()}
 
 
 def _rows(views: Views, method: str, measured: Mapping[str, Measured]) -> list[dict[str, object]]:

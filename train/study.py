@@ -19,6 +19,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from probe import command
+from probe.image_quality import MATCH_ERROR, PSNR, SSIM
 from probe.models import fresh_tiny
 from probe.records import open_run, write
 from train import cameo
@@ -38,7 +39,6 @@ from train.comparison import (
     read_finished,
     styles,
 )
-from train.quality import MATCH_ERROR, PSNR, SSIM
 
 PROG = "python -m train.study"
 VARIANTS: dict[str, tuple[str, ...]] = {

@@ -236,6 +236,23 @@ def told(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] 
         return model.condition(views, keep_cameras)
 
 
+def clean_of(
+    model: MultiViewModel,
+    latents: Float[Tensor, "b f c h w"],
+    predicted: Float[Tensor, "b f c h w"],
+    alpha_bar: Float[Tensor, " b"],
+) -> Float[Tensor, "b f c h w"]:
+    """Give the clean latents that a prediction at noisy latents stands for.
+
+    Returns:
+        Of views that entered with noise; meaningless for clean ones. NaN or infinite for the noise at alpha_bar 0.
+    """
+    level = rearrange(alpha_bar, "b -> b 1 1 1 1")
+    if model.prediction == "v_prediction":
+        return level.sqrt() * latents - (1 - level).sqrt() * predicted
+    return (latents - (1 - level).sqrt() * predicted) / level.sqrt()
+
+
 def predict(
     model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f c h w"]
 ) -> Float[Tensor, "b f c h w"]:

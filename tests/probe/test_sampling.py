@@ -19,9 +19,9 @@ from probe.models.denoising import (
     to_latents,
     velocity,
 )
+from probe.sampling import ddim_scheduler, guided_prediction, sample_views
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
-from train.diffusion import ddim_scheduler, guided_prediction, sample_views
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 SCHEDULES = {"pixel": pixel_scheduler, "cameo": cameo_scheduler}

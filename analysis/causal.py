@@ -1,0 +1,209 @@
+"""A probe run -> what editing its layers changed: tables, words and pictures. Pure."""
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+from markupsafe import escape
+from PIL import Image
+
+from analysis.pictures import Panel
+from analysis.tables import ProbeRun
+from analysis.wording import MISSING, NBSP, listing, number
+from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, scene_values, summarise
+
+KINDS = {
+    "identity": "each token attends to itself only",
+    "uniform": "every token attends to all tokens equally",
+    "within_view": "every token attends to its own view only",
+    "shuffled_views": "keys of other views shuffled within their view",
+    "true_match": "target tokens attend to their true match only",
+}
+SHARES = ("effect_x0", EFFECT, "effect_sample")
+MEASURES = {
+    EFFECT: "growth of the prediction's error",
+    "effect_x0": "change of the prediction",
+    "effect_sample": "change of sampled colours",
+    "effect_psnr": "PSNR, dB",
+    "effect_ssim": "SSIM",
+    "effect_lpips": "LPIPS",
+    "effect_match_error": "colour error at true matches",
+}
+COLUMNS = ["measure", "intervention", "layer", "value", "low", "high", "scenes", "count"]
+SHOWN_SCENES = 2
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def effects(run: ProbeRun) -> pd.DataFrame:
+    """Give what editing each layer, all heads together, changes, averaged over timesteps.
+
+    Returns:
+        Columns measure, intervention, layer, value, low, high (95 % by bootstrap over scenes), scenes, count: target
+        views and timesteps. What was asked for and could not be measured is absent.
+    """
+    return _named(summarise(_rows(run), ["metric", "layer"]))[COLUMNS]
+
+
+def effects_by_head(run: ProbeRun) -> pd.DataFrame:
+    """Give what editing single heads changes: the columns of :func:`effects` and head; empty if none was edited."""
+    rows = run.scores[(run.scores["protocol"] == INTERVENTIONS) & (run.scores["head"] != ALL_HEADS)]
+    return _named(summarise(rows, ["metric", "layer", "head"]))[[*COLUMNS[:3], "head", *COLUMNS[3:]]]
+
+
+def beside_selected(run: ProbeRun) -> pd.DataFrame:
+    """Compare editing the selected layer with editing each other layer, scene by scene.
+
+    Returns:
+        Columns measure, intervention, layer (the other one), value (selected minus other), low, high, scenes, count.
+    """
+    values = scene_values(_rows(run), ["metric", "layer"])
+    mine = values[values["layer"] == run.layer].drop(columns=["layer", "count"])
+    both = values[values["layer"] != run.layer].merge(mine, on=["metric", "scene"], suffixes=("_other", ""))
+    both = both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
+    return _named(summarise(both, ["metric", "layer"]))[COLUMNS]
+
+
+def _rows(run: ProbeRun) -> pd.DataFrame:
+    scores = run.scores
+    edited = (scores["protocol"] == INTERVENTIONS) & (scores["model"] == run.model)
+    return scores[edited & (scores["head"] == ALL_HEADS)]
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """Part metrics such as "effect_x0@identity"; order interventions as in :data:`KINDS`."""
+    words = table["metric"].astype(str).str.split("@")
+    order = {name: n for n, name in enumerate(KINDS)}
+    named = table.assign(measure=words.str[0], intervention=words.str[-1], order=words.str[-1].map(order))
+    return named.sort_values(["order", "measure"], kind="stable", ignore_index=True)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def change(row: Any, measure: str) -> str:
+    """Write a change with its sign and interval: "+12.3 % (+8.1 to +16.0)"; a dash where it is missing.
+
+    Args:
+        row: With value, low and high.
+        measure: In percent if one of :data:`SHARES`.
+    """
+    factor, digits, unit = (100, 1, f"{NBSP}%") if measure in SHARES else (1, 3 if measure != "effect_psnr" else 2, "")
+    if not np.isfinite(row["value"]):
+        return MISSING
+
+    def signed(value: float) -> str:
+        return f"{factor * value:+.{digits}f}".replace("-", "−")
+
+    spread = f"\n({signed(row['low'])} to {signed(row['high'])})" if np.isfinite(row["low"]) else ""
+    return f"{signed(row['value'])}{unit}{spread}"
+
+
+def verdict(run: ProbeRun, intervention: str) -> str:
+    """Say which layers hurt less, more or about as much as the selected one when broken, by the prediction's error.
+
+    Args:
+        run: The probe run.
+        intervention: By which they are broken.
+    """
+    table = beside_selected(run)
+    rows = table[(table["measure"] == EFFECT) & (table["intervention"] == intervention)]
+    groups: dict[str, list[int]] = {"more than": [], "less than": [], "not separable from": []}
+    for row in rows.itertuples():
+        word = "more than" if row.low > 0 else "less than" if row.high < 0 else "not separable from"
+        groups[word].append(row.layer)
+    return "; ".join(f"{word} {listing(sorted(layers))}" for word, layers in groups.items() if layers)
+
+
+def words(run: ProbeRun) -> tuple[str, ...]:
+    """Say what breaking the selected layer does, and how correspondence, effect and cost were weighed."""
+    table = effects(run)
+    here = table[(table["measure"] == EFFECT) & (table["layer"] == run.layer)]
+    said = [
+        f"{row['intervention']} ({KINDS[str(row['intervention'])]}): the error of the denoised prediction changes by "
+        f"{change(row, EFFECT).replace(chr(10), ' ')}, over {number(row['scenes'])} scenes; {verdict_words(run, row)}"
+        for row in here.to_dict("records")
+    ]
+    return (*said, str(run.selection.get("rule", "")), str(run.selection.get("weighing", "")))
+
+
+def verdict_words(run: ProbeRun, row: dict[Any, Any]) -> str:
+    """Write the verdict of one intervention as the end of a sentence."""
+    found = verdict(run, str(row["intervention"]))
+    return f"against editing the other layers: {found}." if found else "no other layer was edited."
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits:
+    """Hold sampled views of one scene under one intervention."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def pictures(run: ProbeRun) -> tuple[Edits, ...]:
+    """Show the last target view of the first scenes: true, unedited, and edited in the layers that tell most.
+
+    Args:
+        run: Holds the sampled views, if there are any.
+    """
+    scenes = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in run.edited if name.endswith("/truth")))
+    table = effects(run)
+    return tuple(
+        _edits(run, scene, str(name), shown_layers(run, table, str(name)))
+        for scene in scenes[:SHOWN_SCENES]
+        for name in table["intervention"].unique()
+        if any(key.startswith(f"{scene}/{name}/") for key in run.edited)
+    )
+
+
+def shown_layers(run: ProbeRun, table: pd.DataFrame, intervention: str) -> dict[int, str]:
+    """Choose the layers to show, with what is said of each: the selected, the one that hurts most, the least.
+
+    Args:
+        run: The probe run.
+        table: From :func:`effects`.
+        intervention: By which they are edited.
+    """
+    rows = table[(table["measure"] == EFFECT) & (table["intervention"] == intervention)].sort_values("value")
+    order = [int(layer) for layer in rows["layer"]]
+    chosen = {run.layer: ["selected"]} if run.layer in order else {}
+    for place, what in ((-1, "hurts most"), (0, "hurts least")):
+        chosen.setdefault(order[place], []).append(what)
+    return {layer: ", ".join(dict.fromkeys(what)) for layer, what in chosen.items()}
+
+
+def _edits(run: ProbeRun, scene: str, name: str, layers: dict[int, str]) -> Edits:
+    truth, usual = (run.edited[f"{scene}/{which}"][-1] for which in ("truth", "unedited"))
+    panels = [_panel("true view", "", truth), _panel("unedited", _psnr(usual, truth), usual)]
+    for layer, what in layers.items():
+        image = run.edited[f"{scene}/{name}/{layer}"][-1]
+        panels.append(_panel(f"layer {layer}: {what}", _psnr(image, truth), image, selected=layer == run.layer))
+    return Edits(title=f"{name}: {KINDS[name]} ({scene}, last view)", panels=tuple(panels))
+
+
+def _panel(title: str, note: str, image: UInt8[np.ndarray, "3 height width"], *, selected: bool = False) -> Panel:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "png", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    picture = f'<img class="sample" alt="{escape(f"{title} {note}".strip())}" src="data:image/png;base64,{data}">'
+    return Panel(title=title, note=note, svg=picture, selected=selected)
+
+
+def _psnr(image: UInt8[np.ndarray, "3 height width"], truth: UInt8[np.ndarray, "3 height width"]) -> str:
+    error = np.square((image.astype(float) - truth) / 255).mean()
+    return f"PSNR {-10 * np.log10(error):.1f}{NBSP}dB" if error > 0 else "equal to the true view"
+
+
+def measured(table: pd.DataFrame) -> Iterable[str]:
+    """List the measures of a table of effects, in the order of :data:`MEASURES`."""
+    return [measure for measure in MEASURES if measure in set(table["measure"])]

@@ -1,0 +1,125 @@
+"""The sampler: deterministic DDIM from noise to views. Pure."""
+
+import torch
+from diffusers import DDIMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.models.denoising import MultiViewModel, Prediction, Spacing, told
+from probe.views import Views
+
+OFFSET: dict[Spacing, int] = {"trailing": 0, "leading": 1}
+
+
+@torch.no_grad()
+def sample_views(
+    model: MultiViewModel, views: Views, noise: Float[Tensor, "b f c h w"], *, steps: int = 50, guidance: float = 1.0
+) -> Float[Tensor, "b f 3 H W"]:
+    """Draw the target views of each scene from noise, given its references and all cameras.
+
+    Deterministic DDIM; after every step the references are clean again. The paper takes 50 steps and a guidance of 2.
+
+    Args:
+        model: The denoiser, at timesteps 0 (clean) to the last index of its ``alpha_bar`` (pure noise); its ``spacing``
+            says which are visited.
+        views: Views at the model's size, 1 to f - 1 of them references. The targets' images are not looked at.
+        noise: Standard normal; that of references is not used.
+        steps: Of DDIM.
+        guidance: Weight of the prediction with cameras against the one without; 1 needs the former only, which is one
+            call of the network per step instead of two.
+
+    Returns:
+        Colours in [0, 1]; references are the given ones, bit for bit.
+
+    Raises:
+        ValueError: If there is no reference, or no target, or too few or many steps.
+
+    Source:
+        DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: reference/formats.md A1.5.
+        Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2; leading ones where the model's
+        release takes them (981, 961, ..., 1 for 50 steps).
+    """
+    if not 1 <= views.n_ref < views.count:
+        raise ValueError(
+            f"sample_views: {views.n_ref} of {views.count} views are references, expected 1 to {views.count - 1}; "
+            "choose another n_ref"
+        )
+    scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)
+    clean = model.encode(views.image)
+    latents = torch.cat([clean[:, : views.n_ref], noise[:, views.n_ref :]], dim=1)
+    for index, t in zip(scheduler.timesteps.tolist(), timesteps.tolist(), strict=True):
+        predicted = guided_prediction(model, views, latents, t, guidance)
+        latents = scheduler.step(predicted, index, latents, return_dict=False)[0]
+        latents = torch.cat([clean[:, : views.n_ref], latents[:, views.n_ref :]], dim=1)
+    return torch.cat([views.image[:, : views.n_ref], model.decode(latents)[:, views.n_ref :]], dim=1)
+
+
+def ddim_scheduler(
+    alpha_bar: Float[Tensor, " all"],
+    steps: int,
+    prediction: Prediction = "v_prediction",
+    spacing: Spacing = "trailing",
+) -> tuple[DDIMScheduler, Int[Tensor, " {steps}"]]:
+    """Build the stock DDIM scheduler over the trailing or leading timesteps of a schedule.
+
+    The stock scheduler takes every timestep's predecessor to be ``all // steps`` below it, which misses the next one
+    wherever ``steps`` does not divide ``all``. So it is given the schedule of the chosen timesteps alone, on which each
+    predecessor is the next one; where ``steps`` divides, nothing changes. The last step of trailing timesteps ends at
+    the clean image, that of leading ones at index 0, as in Stable Diffusion (``set_alpha_to_one`` false).
+
+    Args:
+        alpha_bar: Share of signal variance left at each timestep index; 0 at the last one (zero terminal SNR).
+        steps: Timesteps to visit, first the last index (trailing).
+        prediction: What the network predicts.
+        spacing: Trailing, or leading with an offset of 1.
+
+    Returns:
+        The scheduler, to be stepped through its own ``timesteps``; and the schedule's index at each step, descending.
+
+    Raises:
+        ValueError: If there are fewer than 1 step, or more than timesteps.
+    """
+    offset = OFFSET[spacing]
+    most = len(alpha_bar) - offset
+    if not 1 <= steps <= most:
+        raise ValueError(f"ddim_scheduler: {steps} steps of {len(alpha_bar)} timesteps, expected 1 to {most}")
+    stock = DDIMScheduler(num_train_timesteps=len(alpha_bar), timestep_spacing=spacing, steps_offset=offset)
+    stock.set_timesteps(steps)
+    timesteps = stock.timesteps[:steps]  # rounding gives one too many for 61 of 1000, among others
+    scheduler = DDIMScheduler(num_train_timesteps=steps, prediction_type=prediction, clip_sample=False)
+    scheduler.alphas_cumprod = alpha_bar[timesteps.flip(0).to(alpha_bar.device)]
+    if spacing == "leading":
+        scheduler.final_alpha_cumprod = alpha_bar[0]
+    scheduler.set_timesteps(steps)
+    return scheduler, timesteps
+
+
+def guided_prediction(
+    model: MultiViewModel, views: Views, latents: Float[Tensor, "b f c h w"], t: int, guidance: float = 1.0
+) -> Float[Tensor, "b f c h w"]:
+    """Predict v or the noise, moved away from the prediction without cameras: blind + guidance (seeing - blind).
+
+    Args:
+        model: The denoiser.
+        views: Views at the model's size.
+        latents: References clean, targets noised to ``t``.
+        t: Timestep index, of all scenes.
+        guidance: 1 is the prediction with cameras, 0 the one without.
+
+    Source:
+        Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (reference/formats.md
+        A1.5). Linear in the prediction, so guiding v is guiding the noise or the clean image.
+    """
+    seeing = _predict(model, views, latents, t, keep=1.0)
+    if guidance == 1:
+        return seeing
+    blind = _predict(model, views, latents, t, keep=0.0)
+    return blind + guidance * (seeing - blind)
+
+
+def _predict(
+    model: MultiViewModel, views: Views, latents: Float[Tensor, "b f c h w"], t: int, keep: float
+) -> Float[Tensor, "b f c h w"]:
+    scenes = len(latents)
+    index = torch.full((scenes,), t, device=latents.device)
+    return model.denoise(latents, index, told(model, views, latents.new_full((scenes,), keep)))

@@ -1,0 +1,48 @@
+"""What a probe found, in the terminal."""
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from probe.comparisons import comparison_table
+from probe.selection import Selection
+
+HEADINGS = (
+    "layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling", "effect", "95 %",
+)  # fmt: skip
+
+
+def show(
+    console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame, scores: pd.DataFrame
+) -> None:
+    """Print the layers' table, the chosen one beside other matchers, and the selection."""
+    counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
+    title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    edited = bool(layers["causal_effect"].notna().any())
+    for heading in HEADINGS if edited else HEADINGS[:-2]:
+        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    for row in layers.itertuples():
+        effect = (_signed(row.causal_effect), f"{_signed(row.causal_low)} to {_signed(row.causal_high)}")
+        table.add_row(
+            f"{row.layer}{'*' if row.layer == selection.layer else ' '}",
+            str(row.name).partition(".transformer_blocks")[0],
+            f"{row.grid_h}x{row.grid_w}",
+            f"{row.precision:.3f}",
+            f"{row.precision_low:.3f}-{row.precision_high:.3f}",
+            *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
+            f"{row.share_of_ceiling:.1%}",
+            *(effect if edited else ()),
+        )
+    console.print(table)
+    if edited:
+        console.print(f"effect: {selection.effect_rule}", soft_wrap=True)
+    console.print(comparison_table(scores, selection))
+    console.print(selection.evidence, soft_wrap=True)
+    console.print(selection.weighing, soft_wrap=True)
+
+
+def _signed(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:+.1%}"
