@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class ProbeRun:
         emergence: Precision over training iterations, if it was measured.
         images: uint8 [f 3 H W] of each example scene.
         matches: One row per query token of the example scenes, if there are any.
+        explorer: What the match explorer shows (:mod:`probe.explorer`), by "what/part/scene".
     """
 
     name: str
@@ -61,6 +62,7 @@ class ProbeRun:
     emergence: pd.DataFrame | None = None
     images: dict[str, np.ndarray]
     matches: pd.DataFrame | None = None
+    explorer: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def layer(self) -> int:
@@ -138,6 +140,7 @@ def read_run(folder: Path) -> ProbeRun:
         emergence=_optional(folder / "emergence.csv", pd.read_csv),
         images=_optional(folder / "examples.safetensors", load_file) or {},
         matches=_optional(folder / "matches.parquet", pd.read_parquet),
+        explorer=_optional(folder / "explorer.safetensors", load_file) or {},
     )
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from probe import command, dry_run
 from probe.baselines import BASELINES
+from probe.explorer import explore_scene
 from probe.layers import Layer, select_layers
 from probe.measuring import (
     cameras_only,
@@ -44,6 +45,7 @@ PROG = "python -m probe.run"
 BINS = 4
 SEEDS = 2**32
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
+EXPLORED = 2  # of them, scenes whose attention is kept for the page's match explorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +316,11 @@ def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, p
     matches = example_matches(plan.model, views, plan.layers, truths, plan.middle, plan.protocol, noise)
     image = (views.image[0] * 255).round().to(torch.uint8).cpu().contiguous()
     _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": image})
+    if index < EXPLORED:
+        name = str(plan.record["select_by"]).partition("|")[0]
+        threshold = next(limit for limit in thresholds(views.unit) if limit.name == name)
+        seen = explore_scene(plan.model, views, plan.layers, truths, plan.timesteps, threshold, noise)
+        _write_tensors(parts / f"explorer-{index:05d}.safetensors", seen)
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
 
 
@@ -338,9 +345,13 @@ def save(
     if examples:
         matches = pd.concat([pd.read_parquet(path) for path in examples], ignore_index=True)
         write(out / "matches.parquet", lambda part: matches.to_parquet(part, index=False))
-        images = {name: image for path in sorted(parts.glob("image-*")) for name, image in load_file(path).items()}
-        _write_tensors(out / "examples.safetensors", images)
+        _write_tensors(out / "examples.safetensors", _joined(parts, "image"))
+        _write_tensors(out / "explorer.safetensors", _joined(parts, "explorer"))
     shutil.rmtree(parts)
+
+
+def _joined(parts: Path, kind: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in sorted(parts.glob(f"{kind}-*")) for name, tensor in load_file(path).items()}
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
