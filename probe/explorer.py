@@ -4,8 +4,8 @@ Small by design: matches are kept exactly; weights, and maps pooled to at most 8
 value in 8 and in 4 bits, one byte each. Streamed over query tokens, so no attention map is ever held whole.
 
 Tensors are named "what/part/scene"; the part is a layer's index, a grid such as "16x16", or "-". Axes beside the usual:
-``t`` timesteps, ``rows`` all heads together and then each head, ``asked`` the query tokens kept of a view, ``other`` the
-kept views without the query's, in order.
+``t`` timesteps, ``rows`` all heads together and then each head, ``asked`` the query tokens kept of a view, ``other``
+the kept views without the query's, in order.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side 
 RUNNERS_UP = 2
 LEVELS, MAP_LEVELS = 255, 15
 HEAD_MAPS_BYTES = 64 * 2**20  # of one scene; beyond it the heads are kept at fewer timesteps, the middle ones
+BY_ROW = ("token", "right", "share", "mass", "map")  # with a row of all heads together and one of each head
 RATIO = PROTOCOLS["ratio-v1"]
 
 
@@ -104,7 +105,7 @@ def coarse_maps(weights: Float[Tensor, "*lead n"], grid: tuple[int, int]) -> UIn
 
 
 def runners_up(weights: Float[Tensor, "*lead n"]) -> Int[Tensor, "*lead 2"]:
-    """Give the tokens of the second and the third highest weight; the first of equal ones, and again the best of one."""
+    """Give the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
     left, found = weights.clone(), []
     for _ in range(1 + RUNNERS_UP):
         found.append(left.argmax(-1, keepdim=True))
@@ -140,8 +141,7 @@ def read_attention(
     wanted = torch.zeros(layout.views, n, dtype=torch.bool, device=q.device)
     wanted[torch.tensor(views, device=q.device)[:, None], asked.to(q.device)] = True
     keys = repeat(key_views(views), "fq other -> (fq asked) other", asked=len(asked)).to(q.device)
-    start, tokens, parts = 0, list[Tensor](), list[tuple[Tensor, ...]]()
-    done = 0
+    start, done, tokens, parts = 0, 0, list[Tensor](), list[tuple[Tensor, ...]]()
     for weights, mass in weights_within_views(q, k, scale, layout):
         here = wanted.flatten()[start : start + weights.shape[2]].nonzero()[:, 0]
         start, mine = start + weights.shape[2], keys[done : done + len(here)]
@@ -212,9 +212,7 @@ def read_call(
     }
 
 
-def _right(
-    token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Threshold
-) -> Bool[Tensor, "rows f n f"]:
+def _right(token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Threshold) -> Bool[Tensor, "rows f n f"]:
     return correct(rearrange(token, "rows fq n fk -> 1 rows fq n fk"), truth, threshold)[0]
 
 
@@ -281,14 +279,15 @@ def explore_scene(
     kept, with_heads = kept_views(views.count), head_timesteps(timesteps, layers, views.count)
     read: dict[str, list[Tensor]] = {}
 
-    def listen(layer: Layer, call: Call) -> None:
-        q, k = views_joined(call, layer, views.count)
-        layout = joint_layout(layer, views.count)
-        values = read_call(q, k, call.scale, layout, truths[layout.grid], threshold, kept)
-        for name, value in _by_heads(values, heads=position in with_heads).items():
-            read.setdefault(f"{name}/{layer.index}", []).append(value)
-
     for position, t in enumerate(timesteps):
+
+        def listen(layer: Layer, call: Call, heads: bool = position in with_heads) -> None:
+            q, k = views_joined(call, layer, views.count)
+            layout = joint_layout(layer, views.count)
+            values = read_call(q, k, call.scale, layout, truths[layout.grid], threshold, kept)
+            for name, value in _by_heads(values, heads=heads).items():
+                read.setdefault(f"{name}/{layer.index}", []).append(value)
+
         denoise_and_listen(model, views, layers, t, noise, listen)
     found = scene_geometry(views, truths) | {name: torch.stack(values) for name, values in read.items()}
     found["head_timesteps/-"] = torch.tensor(with_heads)
@@ -297,6 +296,5 @@ def explore_scene(
 
 def _by_heads(values: dict[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
     """Part the row of all heads together from the single heads, which not every timestep has."""
-    rows = [name for name in ("token", "right", "share", "mass", "map")]
-    together = {name: value[0] if name in rows else value for name, value in values.items()}
-    return together | ({f"head_{name}": values[name][1:] for name in rows} if heads else {})
+    together = {name: value[0] if name in BY_ROW else value for name, value in values.items()}
+    return together | ({f"head_{name}": values[name][1:] for name in BY_ROW} if heads else {})

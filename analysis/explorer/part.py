@@ -10,8 +10,8 @@ from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 
 PROTOCOLS = (
-    "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. By "
-    "ratio it is the nearest key of the concatenated heads, and the quarter with the lowest ratio counts; it has no "
+    "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "
+    "By ratio it is the nearest key of the concatenated heads, and the quarter with the lowest ratio counts; it has no "
     "weights, so the attention stays on show."
 )
 
@@ -58,8 +58,8 @@ def explorer_part(models: Sequence[Explored]) -> Part:
         right=packed["right"],
         stills=stills(first, scenes, start),
         caption=(
-            f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: attention. Ring: "
-            "true point. Blue dot: match, right. Orange cross: match, wrong."
+            f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: "
+            "attention. Ring: true point. Blue dot: match, right. Orange cross: match, wrong."
         ),
         limits=f"{PROTOCOLS} {_limits(first, scenes[0])}",
         dropped=packed["dropped"],
@@ -71,12 +71,13 @@ def _limits(model: Explored, scene: str) -> str:
     thinned = [
         grid
         for grid in dict.fromkeys(tables.layer_grids(model.run).values())
-        if ("asked", grid, scene) in model.tensors
-        and len(model.get("asked", grid, scene)) < _tokens(grid)
+        if ("asked", grid, scene) in model.tensors and len(model.get("asked", grid, scene)) < _tokens(grid)
     ]
     parts = [f"Attention is pooled to at most {CELLS} x {CELLS} cells a view."]
     if thinned:
-        parts.append(f"Of grids of {wording.listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs.")
+        parts.append(
+            f"Of grids of {wording.listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs."
+        )
     if views < all_views:
         parts.append(f"{views} of {all_views} views are shown.")
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""What the explorer of a page is given: names, geometry, packed blocks, where it starts, and what was left out. Pure."""
+"""What the explorer of a page is given: names, geometry, packed blocks, the start, and what was left out. Pure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -54,7 +54,9 @@ class Explored:
         try:
             return self.tensors[what, str(part), scene]
         except KeyError:
-            raise RunError(f"read_explored: {self.run.name}/{FILE} lacks {what}/{part}/{scene}; run the probe again") from None
+            raise RunError(
+                f"read_explored: {self.run.name}/{FILE} lacks {what}/{part}/{scene}; run the probe again"
+            ) from None
 
 
 def explored(run: ProbeRun) -> Explored | None:
@@ -95,7 +97,10 @@ def _check_scene(explored: Explored, scene: str) -> None:
             shape = explored.get(name, layer, scene).shape[:5]
             wrong += [] if shape == (len(kept), *heads, *pairs) else [f"{name}/{layer}"]
     if wrong:
-        raise RunError(f"read_explored: {explored.run.name}/{FILE} does not fit the run: {', '.join(wrong[:3])} of scene {scene}; run the probe again")
+        raise RunError(
+            f"read_explored: {explored.run.name}/{FILE} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
+            "run the probe again"
+        )
 
 
 def read_beside(folder: Path, first: Explored) -> Explored:
@@ -118,7 +123,9 @@ def read_beside(folder: Path, first: Explored) -> Explored:
     if not shared or any(not np.array_equal(other.run.images[name], first.run.images[name]) for name in key):
         raise RunError(f"read_beside: {folder} shows other scenes than {first.run.name}; {advice}")
     if wording.metric_words(other.run.metric) != wording.metric_words(first.run.metric):
-        raise RunError(f"read_beside: {folder} ranks by {other.run.metric}, {first.run.name} by {first.run.metric}; {advice}")
+        raise RunError(
+            f"read_beside: {folder} ranks by {other.run.metric}, {first.run.name} by {first.run.metric}; {advice}"
+        )
     return other
 
 

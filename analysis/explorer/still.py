@@ -47,9 +47,7 @@ def _number(model: Explored, scene: str) -> int:
     return [name.removeprefix("image/") for name in model.run.images].index(scene)
 
 
-def _found(
-    model: Explored, scene: str, start: Start, slot: int, view: int, number: int, aspect: float
-) -> Still:
+def _found(model: Explored, scene: str, start: Start, slot: int, view: int, number: int, aspect: float) -> Still:
     grid = tables.layer_grids(model.run)[start.layer]
     where = (start.view, start.token, slot)
     match = _centre(int(model.get("token", start.layer, scene)[start.time][where]), grid)
@@ -59,7 +57,9 @@ def _found(
     heat = _heat(model.get("map", start.layer, scene)[start.time][where], grid, aspect)
     marks = heat + (_ring(true, aspect) if seen else "") + _match(match, aspect, right=right)
     verdict = ("right" if right else "wrong") if seen else "not seen here: no truth"
-    return Still(title=f"view {view}", note=verdict, svg=_svg(image_key(number, view), aspect, marks, f"view {view}: {verdict}"))
+    return Still(
+        title=f"view {view}", note=verdict, svg=_svg(image_key(number, view), aspect, marks, f"view {view}: {verdict}")
+    )
 
 
 def _centre(token: int, grid: str) -> tuple[float, float]:
