@@ -400,7 +400,9 @@
       draw();
     });
     stage.addEventListener("pointerleave", () => {
-      if (preview) [preview] = [null, draw()];
+      if (!preview) return;
+      preview = null;
+      draw();
     });
     stage.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -207,7 +207,8 @@ def test_kept_views_known():
 @given(h=st.integers(1, 70), w=st.integers(1, 70))
 def test_asked_tokens_lie_in_their_blocks_of_the_grid(h: int, w: int):
     asked, rows, columns = asked_tokens((h, w)), min(h, 16), min(w, 16)
-    block = (asked // w * rows // h) * columns + asked % w * columns // w
+    down, across = asked // w, asked % w
+    block = (2 * down + 1) * rows // (2 * h) * columns + (2 * across + 1) * columns // (2 * w)
     assert block.tolist() == list(range(rows * columns))
 
 
