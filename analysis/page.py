@@ -1,6 +1,6 @@
 """A probe run -> all that its page shows: finished text, tables of text, figures. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import causal, causal_figures, caveats, cells, figures, rotation, tables, wording
+from analysis.explorer.part import Part, explorer_part
+from analysis.explorer.reading import Explored
 from analysis.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.tables import ProbeRun
 from analysis.wording import interval, number, percent, with_interval
@@ -58,6 +60,7 @@ class Page:
     pairs: tuple[Pair, ...]
     edits: tuple[causal.Edits, ...]
     causal: tuple[str, ...]
+    explorer: Part | None
     metric: str
     direction: str
     methods: tuple[tuple[str, str], ...]
@@ -65,15 +68,17 @@ class Page:
     downloads: tuple[tuple[str, str], ...]
 
 
-def make_page(run: ProbeRun) -> Page:
+def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
     """Put together what the page of a run shows.
 
     Args:
         run: The probe run.
+        explored: What its match explorer shows: its own model first; without any there is no explorer.
     """
     scenes = str(run.settings.get("scenes", "unnamed scenes"))
     examples = choose_examples(run)
     places = wording.layer_places(run)
+    explorer = explorer_part(explored) if explored else None
     return Page(
         title=f"{run.model} on {scenes}",
         model=run.model,
@@ -87,10 +92,11 @@ def make_page(run: ProbeRun) -> Page:
         caveats=tuple(caveats.caveats(run)),
         figures=_figures(run),
         tables=cells.text_tables(run),
-        images=Markup(embedded_images(run, examples)),
+        images=Markup(embedded_images(run, examples, explorer.views if explorer else ())),
         pairs=tuple(Pair(title=_example_title(e), panels=tuple(panels(run, e, places))) for e in examples),
         edits=causal.pictures(run),
         causal=causal.words(run),
+        explorer=explorer,
         metric=wording.metric_words(run.metric),
         direction=wording.direction_words(str(run.selection["direction"])),
         methods=cells.methods(run),

@@ -178,15 +178,17 @@ def image_key(scene: int, view: int) -> str:
     return f"image-{scene}-{view}"
 
 
-def embedded_images(run: ProbeRun, examples: Iterable[Example]) -> str:
+def embedded_images(run: ProbeRun, examples: Iterable[Example], views: Iterable[tuple[str, int]] = ()) -> str:
     """Embed each image that the examples show once, as SVG definitions that panels refer to.
 
     Args:
         run: Holds the images.
         examples: Those to be shown.
+        views: More images, by scene and view.
     """
     scenes = _scenes(run)
-    wanted = sorted({(scenes.index(e.scene), view) for e in examples for view in (e.query_view, e.key_view)})
+    named = {(e.scene, view) for e in examples for view in (e.query_view, e.key_view)} | set(views)
+    wanted = sorted((scenes.index(scene), view) for scene, view in named)
     images = [_embedded(run.images[f"image/{scenes[n]}"][view], image_key(n, view)) for n, view in wanted]
     return (
         f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{"".join(images)}</defs></svg>'

@@ -11,6 +11,7 @@ import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis import wording
+from analysis.explorer.reading import Explored, explored, read_beside
 from analysis.page import Page, make_page
 from analysis.tables import REQUIRED, ProbeRun, read_run
 from analysis.training import METRICS, is_training, read_training
@@ -20,7 +21,7 @@ from probe.records import RunError, write_text
 REPORT = "report.html"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=FileSystemLoader(Path(__file__).parent / folder for folder in ("templates", "explorer")),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -87,24 +88,37 @@ def entry(run: ProbeRun, link: str) -> Entry:
     )
 
 
-def build_report(run: Path) -> Path:
+def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
     """Write a run's page into its folder, whole or not at all.
 
     Args:
         run: A probe run folder, or a training run folder, finished or not.
+        explore_with: Probe runs of other models on the same views, to show in a probe run's match explorer too.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: If the folder is neither a finished probe run nor a training run, or a file of it cannot be used.
+        RunError: If the folder is neither a finished probe run nor a training run, or a file of it cannot be used; or
+            if the other runs were not made on the same views.
     """
     page = run / REPORT
     if is_training(run):
         write_text(page, render(make_training_page(read_training(run))))
     else:
-        write_text(page, render(make_page(_read_probe(run))))
+        probe = _read_probe(run)
+        write_text(page, render(make_page(probe, _explored(probe, explore_with))))
     return page
+
+
+def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:
+    """Read what the explorer shows: the run's own model, then the others."""
+    own = explored(probe)
+    if own is None:
+        if explore_with:
+            raise RunError(f"build_report: {probe.name} kept nothing to explore; run its probe again")
+        return []
+    return [own, *(read_beside(folder, own) for folder in explore_with)]
 
 
 def _read_probe(run: Path) -> ProbeRun:
@@ -160,6 +174,9 @@ class Arguments:
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders; without any, all finished probe runs and all training runs below runs/."""
+    explore_with: tuple[Path, ...] = ()
+    """Probe runs of other models on the same scenes and seed, for the match explorer of the run named (one): plain
+    against CAMEO."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,10 +185,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Words of the command line; None for the process's own.
     """
-    asked = tyro.cli(Arguments, args=argv, prog="python -m analysis.report").run
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m analysis.report")
+    asked = arguments.run
     try:
+        if arguments.explore_with and len(asked) != 1:
+            raise RunError(f"--explore-with: {len(asked)} runs were named, expected one: the run whose page shows them")
         for run in asked or find_runs(RUNS):
-            print(build_report(run))
+            print(build_report(run, arguments.explore_with))
         listed = {run.resolve(): run for run in (*find_runs(RUNS), *asked)}
         print(build_index([listed[path] for path in sorted(listed)]))
     except (RunError, OSError) as error:

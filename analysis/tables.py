@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class ProbeRun:
         card: What is known of the model: licence, origin, size, what is ignored, what its loader chose.
         edited: uint8 [targets 3 H W]: sampled views of the first scenes, by "scene/intervention/layer", beside
             "scene/unedited" and "scene/truth"; empty if none were sampled.
+        explorer: What the match explorer shows (:mod:`probe.explorer`), by "what/part/scene".
     """
 
     name: str
@@ -66,6 +67,7 @@ class ProbeRun:
     matches: pd.DataFrame | None = None
     card: dict[str, Any] | None = None
     edited: dict[str, np.ndarray]
+    explorer: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def layer(self) -> int:
@@ -145,6 +147,7 @@ def read_run(folder: Path) -> ProbeRun:
         matches=_optional(folder / "matches.parquet", pd.read_parquet),
         card=_optional(folder / "model.json", _read_json),
         edited=_optional(folder / "edited.safetensors", load_file) or {},
+        explorer=_optional(folder / "explorer.safetensors", load_file) or {},
     )
 
 

@@ -12,6 +12,8 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+SAME_CENTRE = 1e-5  # of the cameras' distance from the origin: closer centres are one in single precision
+
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Leave autocast, under which products of cameras would be rounded to three digits.
@@ -70,6 +72,32 @@ def rotation_degrees(
     cosine = (relative.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
     sine = torch.linalg.vector_norm(relative - relative.mT, dim=(-2, -1)) / 8**0.5
     return torch.rad2deg(torch.atan2(sine, cosine))
+
+
+def fundamental_matrix(
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    world_to_cam: Float[Tensor, "*batch 4 4"],
+    key_intrinsics: Float[Tensor, "*batch 3 3"],
+    key_world_to_cam: Float[Tensor, "*batch 4 4"],
+) -> Float[Tensor, "*batch 3 3"]:
+    """Give the matrix that turns a pixel (x, y, 1) of a query view into its epipolar line (a, b, c) in a key view.
+
+    Every point on the pixel's ray lies in the key view where a x + b y + c = 0.
+
+    Returns:
+        Of norm 1; zero where both cameras have the same centre, up to rounding, and no line exists.
+
+    Source:
+        Hartley and Zisserman, Multiple View Geometry, section 9.2.4: F = K'^-T [t]x R K^-1.
+    """
+    relative = key_world_to_cam.double() @ invert_rigid(world_to_cam.double())
+    rotation, t = relative[..., :3, :3], relative[..., :3, 3]
+    cross = torch.linalg.cross(t[..., None, :].expand_as(rotation), rotation.mT, dim=-1).mT
+    matrix = torch.linalg.inv(key_intrinsics.double()).mT @ cross @ torch.linalg.inv(intrinsics.double())
+    distance = torch.maximum(camera_centre(world_to_cam).norm(dim=-1), camera_centre(key_world_to_cam).norm(dim=-1))
+    apart = t.norm(dim=-1) > SAME_CENTRE * distance
+    unit = matrix / torch.linalg.matrix_norm(matrix)[..., None, None].clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.where(apart[..., None, None], unit, 0.0).to(world_to_cam.dtype)
 
 
 def world_to_camera(

@@ -116,19 +116,69 @@ def _read(
     own, others = _part(logits, inside)
     own = rearrange(own, "b heads r (fk n) -> b heads r fk n", fk=truth.shape[-1])
     place, missing = truth.clamp(min=0), torch.where(truth >= 0, 0.0, torch.nan)[:, None]
-    at_truth, peak = own.gather(-1, _over_rows(place[..., None], own))[..., 0], own.amax(-1)
-    weights = own.sub_(peak[..., None]).exp_()  # in place: this is where the time goes
-    total = reduce(weights, "b heads r fk n -> b heads r fk", "sum")
-    weights.div_(total[..., None])
-    log_sum = peak + total.log()
-    log_mass = log_sum - torch.cat([log_sum, others], dim=-1).logsumexp(-1)[..., None]
-    log_part = log_mass.log_softmax(1)  # of the weight that all heads together put on the key view, each head's
-    together = reduce(log_part.exp()[..., None] * weights, "b heads r fk n -> b 1 r fk n", "sum")
-    mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
+    at_truth = own.gather(-1, _over_rows(place[..., None], own))[..., 0]
+    weights, log_sum = _within_views(own)
+    log_part, mass = _over_views(log_sum, others)
+    together = _heads_together(weights, log_part)
     near = torch.cat([_mass_around(place, part, grid) for part in (together, weights)], dim=1) * mass
     cross_entropy = -(log_part + at_truth - log_sum).logsumexp(1, keepdim=True)
     token = torch.cat([together.argmax(-1), weights.argmax(-1)], dim=1)
     return token, mass, near + missing, torch.special.entr(together).sum(-1), cross_entropy + missing
+
+
+def _within_views(
+    own: Float[Tensor, "b heads r fk n"],
+) -> tuple[Float[Tensor, "b heads r fk n"], Float[Tensor, "b heads r fk"]]:
+    """Turn logits, in place, into weights that sum to 1 within each key view; and give the log of the view's sum."""
+    peak = own.amax(-1)
+    weights = own.sub_(peak[..., None]).exp_()  # in place: this is where the time goes
+    total = reduce(weights, "b heads r fk n -> b heads r fk", "sum")
+    weights.div_(total[..., None])
+    return weights, peak + total.log()
+
+
+def _over_views(
+    log_sum: Float[Tensor, "b heads r fk"], others: Float[Tensor, "b heads r others"]
+) -> tuple[Float[Tensor, "b heads r fk"], Float[Tensor, "b rows r fk"]]:
+    """Give each head's part (log) of what all heads put on a key view, and the weight that falls on the key view."""
+    log_mass = log_sum - torch.cat([log_sum, others], dim=-1).logsumexp(-1)[..., None]
+    mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
+    return log_mass.log_softmax(1), mass
+
+
+def _heads_together(
+    weights: Float[Tensor, "b heads r fk n"], log_part: Float[Tensor, "b heads r fk"]
+) -> Float[Tensor, "b 1 r fk n"]:
+    return reduce(log_part.exp()[..., None] * weights, "b heads r fk n -> b 1 r fk n", "sum")
+
+
+def weights_within_views(
+    q: Float[Tensor, "b heads joint d"],
+    k: Float[Tensor, "b heads joint d"],
+    scale: float,
+    layout: ViewLayout,
+    *,
+    at_once: int = WEIGHTS_AT_ONCE,
+) -> Iterator[tuple[Float[Tensor, "b rows r fk n"], Float[Tensor, "b rows r fk"]]]:
+    """Give the weights that :func:`attention_matches` takes its matches from, bit for bit, for a few queries at a time.
+
+    Args:
+        q: Queries as used by the layer.
+        k: Keys as used by the layer.
+        scale: Factor of the logits.
+        layout: Where the views' tokens lie.
+        at_once: Weights held at a time; another number may change the last bit.
+
+    Returns:
+        For the next query tokens, view-major: weights that sum to 1 within each key view, and the share of all weight
+        that falls on the key view.
+    """
+    inside = image_tokens(k, layout)
+    for logits in _logits(q, k, scale, inside, at_once):
+        own, others = _part(logits, inside)
+        weights, log_sum = _within_views(rearrange(own, "b heads r (fk n) -> b heads r fk n", fk=layout.views))
+        log_part, mass = _over_views(log_sum, others)
+        yield torch.cat([_heads_together(weights, log_part), weights], dim=1), mass
 
 
 def _part(

@@ -17,6 +17,7 @@ from probe import command, dry_run
 from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
 from probe.effects import Experiment, measure_effects, plan_experiment
+from probe.explorer import explore_scene
 from probe.image_quality import load_lpips
 from probe.layers import Layer, select_layers
 from probe.measuring import (
@@ -48,6 +49,8 @@ PROG = "python -m probe.run"
 BINS = 4
 SEEDS = 2**32
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
+EXPLORED = 2  # of them, scenes whose attention is kept for the page's match explorer
+KEPT = {"image": "examples.safetensors", "edited": "edited.safetensors", "explorer": "explorer.safetensors"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +334,11 @@ def _layers(
 def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, parts: Path, index: int) -> None:
     matches = example_matches(plan.model, views, plan.layers, truths, plan.middle, plan.protocol, noise)
     _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": _bytes(views.image[0])})
+    if index < EXPLORED:
+        name = str(plan.record["select_by"]).partition("|")[0]
+        threshold = next(limit for limit in thresholds(views.unit) if limit.name == name)
+        seen = explore_scene(plan.model, views, plan.layers, truths, plan.timesteps, threshold, noise)
+        _write_tensors(parts / f"explorer-{index:05d}.safetensors", seen)
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
 
 
@@ -373,11 +381,15 @@ def save(
     if examples:
         matches = pd.concat([pd.read_parquet(path) for path in examples], ignore_index=True)
         write(out / "matches.parquet", lambda part: matches.to_parquet(part, index=False))
-    for kind, name in {"image": "examples.safetensors", "edited": "edited.safetensors"}.items():
-        images = {name: image for path in sorted(parts.glob(f"{kind}-*")) for name, image in load_file(path).items()}
-        if images:
-            _write_tensors(out / name, images)
+    for kind, name in KEPT.items():
+        tensors = _joined(parts, kind)
+        if tensors:
+            _write_tensors(out / name, tensors)
     shutil.rmtree(parts)
+
+
+def _joined(parts: Path, kind: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in sorted(parts.glob(f"{kind}-*")) for name, tensor in load_file(path).items()}
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

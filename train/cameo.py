@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from probe import command
 from probe.emergence import Watch
+from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.layers import Layer, select_layers
 from probe.models import fresh_tiny, load_model
 from probe.models.denoising import MultiViewModel, model_layers, place
@@ -28,7 +29,6 @@ from train.mixing import Mixing
 from train.monitor import Held, evaluate, follow_precision, hold_out
 from train.objectives import AttentionSupervision, Control, Objective, Rival, Supervision, Truth, grid_of, make_rival
 from train.pair_weights import Target
-from train.quality import LPIPS, LPIPS_WEIGHTS, absence
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
 from train.truth import supervision_of
 

@@ -38,10 +38,10 @@ from probe.models import load_model
 from probe.models.denoising import MultiViewModel, place
 from probe.models.files import Loading
 from probe.records import open_run, write
+from probe.sampling import OFFSET
 from probe.scenes import Request, SceneList, open_scenes
 from probe.seeds import derive
 from probe.views import Views
-from train.diffusion import OFFSET
 from train.quality import (
     ALL_BINS,
     COPY,

@@ -14,6 +14,7 @@ from torch import Tensor
 from probe.attention import Call
 from probe.capture import AttentionTap
 from probe.emergence import Watch, measure_step
+from probe.image_quality import Lpips, load_lpips
 from probe.layers import Layer
 from probe.matching import attention_matches
 from probe.metrics import GridTruth, correct, grid_truth
@@ -26,7 +27,7 @@ from train.alignment import CorrespondenceAlignment, readout_matches
 from train.batches import Draw, draw_batch
 from train.loop import validate
 from train.objectives import AttentionSupervision, Objective
-from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Lpips, Quality, evaluate_quality, load_lpips
+from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality
 from train.settings import Settings
 
 PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}

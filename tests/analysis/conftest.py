@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from exploring import write_explored
 from safetensors.numpy import save_file
 
 from probe.records import (
@@ -298,3 +299,16 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ratio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a run folder of the protocol ratio-v1."""
     return make_run(tmp_path_factory.mktemp("runs") / "ratio", replace(SMALL, protocol="ratio-v1"))
+
+
+@pytest.fixture(scope="session")
+def make_explored() -> Callable[..., Path]:
+    """Give what writes a run folder with the match explorer's data; other fields of the plan by name."""
+
+    def make(folder: Path, seed: int = 0, **changes: object) -> Path:
+        plan = replace(SMALL, **changes)
+        layers = {layer: (side, plan.heads[layer]) for layer, side in grid_sides(plan).items()}
+        write_explored(make_run(folder, plan), plan.scenes[:2], layers, len(plan.timesteps), seed)
+        return folder
+
+    return make

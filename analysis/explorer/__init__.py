@@ -1,0 +1,1 @@
+"""The match explorer of a probe run's page."""

@@ -1,0 +1,88 @@
+"""A probe run -> the match explorer's part of its page. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis import tables, wording
+from analysis.explorer.payload import CELLS, payload, start_of
+from analysis.explorer.reading import Explored, shared_scenes
+from analysis.explorer.still import Still, stills
+
+PROTOCOLS = (
+    "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "
+    "By ratio it is the nearest key of the concatenated heads, and the quarter with the lowest ratio counts; it has no "
+    "weights, so the attention stays on show."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Hold what the explorer's section shows.
+
+    Attributes:
+        payload: What its script reads.
+        images: Numbers of the scenes' images among the page's.
+        views: Names of the scenes and the indexes of the views whose images it needs.
+        right: When a match is right.
+        stills: Its still picture.
+        caption: Of the still picture.
+        limits: What the data holds, in words.
+        dropped: What was left out, in words.
+    """
+
+    payload: dict[str, Any]
+    images: tuple[int, ...]
+    views: tuple[tuple[str, int], ...]
+    right: str
+    stills: tuple[Still, ...]
+    caption: str
+    limits: str
+    dropped: str
+
+
+def explorer_part(models: Sequence[Explored]) -> Part:
+    """Put together the explorer's section.
+
+    Args:
+        models: The page's own run first, then those beside it.
+    """
+    first, scenes = models[0], shared_scenes(models)
+    start, packed = start_of(first, scenes), payload(models)
+    numbers = {name.removeprefix("image/"): n for n, name in enumerate(first.run.images)}
+    shown = [scene for scene, there in zip(scenes, packed["scenes"], strict=True) if there]
+    return Part(
+        payload=packed,
+        images=tuple(numbers[scene] for scene in scenes),
+        views=tuple((scene, int(view)) for scene in shown for view in first.get("views", "-", scene)),
+        right=packed["right"],
+        stills=stills(first, scenes, start),
+        caption=(
+            f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: "
+            "attention. Ring: true point. Blue dot: match, right. Orange cross: match, wrong."
+        ),
+        limits=f"{PROTOCOLS} {_limits(first, scenes[0])}",
+        dropped=packed["dropped"],
+    )
+
+
+def _limits(model: Explored, scene: str) -> str:
+    views, all_views = len(model.get("views", "-", scene)), len(model.run.images[f"image/{scene}"])
+    thinned = [
+        grid
+        for grid in dict.fromkeys(tables.layer_grids(model.run).values())
+        if ("asked", grid, scene) in model.tensors and len(model.get("asked", grid, scene)) < _tokens(grid)
+    ]
+    parts = [f"Attention is pooled to at most {CELLS} x {CELLS} cells a view."]
+    if thinned:
+        parts.append(
+            f"Of grids of {wording.listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs."
+        )
+    if views < all_views:
+        parts.append(f"{views} of {all_views} views are shown.")
+    return " ".join(parts)
+
+
+def _tokens(grid: str) -> int:
+    h, w = (int(side) for side in grid.split("x"))
+    return h * w

@@ -1,0 +1,138 @@
+"""Read what a probe run kept for the match explorer (:mod:`probe.explorer` says what the tensors are)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from analysis import tables, wording
+from analysis.tables import ProbeRun, read_run
+from probe.records import RunError
+
+FILE = "explorer.safetensors"
+POSITIONS = ("query_xy", "true_xy", "visible")
+TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept", "map")
+HEADS = ("head_token", "head_right", "head_share", "head_mass", "head_map")
+
+Array = Shaped[np.ndarray, "..."]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explored:
+    """Hold one model's part of the explorer.
+
+    Attributes:
+        run: The probe run of which this is a part.
+        tensors: By what, part and scene.
+        scenes: Names, in the run's order.
+    """
+
+    run: ProbeRun
+    tensors: Mapping[tuple[str, str, str], Array]
+    scenes: tuple[str, ...]
+
+    @property
+    def layers(self) -> list[int]:
+        """Give the indexes of the layers that were read: the selected one, its runners-up, then the others."""
+        present = sorted({int(part) for what, part, _ in self.tensors if what == "token"})
+        ranked = [self.run.layer, *(int(entry["layer"]) for entry in self.run.selection.get("runners_up", []))]
+        return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]
+
+    def get(self, what: str, part: object, scene: str) -> Array:
+        """Give a tensor.
+
+        Args:
+            what: Its kind.
+            part: A layer's index, a grid, or "-".
+            scene: The scene's name.
+
+        Raises:
+            RunError: If the file lacks it.
+        """
+        try:
+            return self.tensors[what, str(part), scene]
+        except KeyError:
+            raise RunError(
+                f"read_explored: {self.run.name}/{FILE} lacks {what}/{part}/{scene}; run the probe again"
+            ) from None
+
+
+def explored(run: ProbeRun) -> Explored | None:
+    """Give the explorer's part of a run, and check that its tensors fit each other.
+
+    Args:
+        run: The probe run.
+
+    Returns:
+        None where the run kept nothing for it.
+
+    Raises:
+        RunError: If tensors are missing or of other shapes than each other's.
+    """
+    if not run.explorer:
+        return None
+    tensors = {key: run.explorer[name] for name in run.explorer if len(key := tuple(name.split("/", 2))) == 3}
+    scenes = tuple(scene for what, _, scene in tensors if what == "views")
+    found = Explored(run=run, tensors=tensors, scenes=tuple(sorted(set(scenes))))  # type: ignore[arg-type]
+    for scene in found.scenes:
+        _check_scene(found, scene)
+    return found
+
+
+def _check_scene(explored: Explored, scene: str) -> None:
+    """Refuse tensors whose shapes do not agree: the page's script reads them by position."""
+    grids, times = tables.layer_grids(explored.run), len(explored.run.timesteps)
+    views, kept = len(explored.get("views", "-", scene)), explored.get("head_timesteps", "-", scene)
+    image = explored.run.images.get(f"image/{scene}")
+    wrong = [] if image is not None and views >= 2 else ["views"]
+    for layer in explored.layers:
+        grid = grids.get(layer, "")
+        pairs = (views, len(explored.get("asked", grid, scene)), views - 1)
+        heads = explored.get("head_token", layer, scene).shape[1:2]
+        for name in TOGETHER:
+            wrong += [] if explored.get(name, layer, scene).shape[:4] == (times, *pairs) else [f"{name}/{layer}"]
+        for name in HEADS:
+            shape = explored.get(name, layer, scene).shape[:5]
+            wrong += [] if shape == (len(kept), *heads, *pairs) else [f"{name}/{layer}"]
+    if wrong:
+        raise RunError(
+            f"read_explored: {explored.run.name}/{FILE} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
+            "run the probe again"
+        )
+
+
+def read_beside(folder: Path, first: Explored) -> Explored:
+    """Read another run to show beside the first: another model, on the same views.
+
+    Args:
+        folder: Of the other run.
+        first: The page's own run.
+
+    Raises:
+        RunError: If it is no finished probe run, kept nothing for the explorer, shares no scene with the first, shows
+            other images under a shared name, or counts other matches as right.
+    """
+    other = explored(read_run(folder))
+    advice = "probe both models with the same --scenes, --seed, --pairs, --views and --select-by"
+    if other is None:
+        raise RunError(f"read_beside: {folder} has no {FILE}; run its probe again")
+    shared = [scene for scene in other.scenes if scene in first.scenes]
+    key = [f"image/{scene}" for scene in shared]
+    if not shared or any(not np.array_equal(other.run.images[name], first.run.images[name]) for name in key):
+        raise RunError(f"read_beside: {folder} shows other scenes than {first.run.name}; {advice}")
+    if wording.metric_words(other.run.metric) != wording.metric_words(first.run.metric):
+        raise RunError(
+            f"read_beside: {folder} ranks by {other.run.metric}, {first.run.name} by {first.run.metric}; {advice}"
+        )
+    return other
+
+
+def shared_scenes(models: Sequence[Explored]) -> list[str]:
+    """List the scenes that all models were shown, in the first one's order.
+
+    Args:
+        models: The first is the page's own.
+    """
+    return [scene for scene in models[0].scenes if all(scene in model.scenes for model in models)]

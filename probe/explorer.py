@@ -1,0 +1,300 @@
+"""What the page's match explorer shows: for each query token of an example scene, where every layer and head looks.
+
+Small by design: matches are kept exactly; weights, and maps pooled to at most 8 x 8 cells, as the square root of their
+value in 8 and in 4 bits, one byte each. Streamed over query tokens, so no attention map is ever held whole.
+
+Tensors are named "what/part/scene"; the part is a layer's index, a grid such as "16x16", or "-". Axes beside the usual:
+``t`` timesteps, ``rows`` all heads together and then each head, ``asked`` the query tokens kept of a view, ``other``
+the kept views without the query's, in order.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import einsum, rearrange, reduce, repeat
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+
+from probe.attention import Call
+from probe.geometry import fundamental_matrix
+from probe.layers import Layer, ViewLayout
+from probe.matching import ratio_matches, weights_within_views
+from probe.measuring import Truths, denoise_and_listen, views_joined
+from probe.metrics import GridTruth, Threshold, best_share, correct
+from probe.models.denoising import MultiViewModel
+from probe.protocols import PROTOCOLS
+from probe.scoring import grid_name, joint_layout, queries_with_points
+from probe.views import Views
+
+VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map
+RUNNERS_UP = 2
+LEVELS, MAP_LEVELS = 255, 15
+HEAD_MAPS_BYTES = 64 * 2**20  # of one scene; beyond it the heads are kept at fewer timesteps, the middle ones
+BY_ROW = ("token", "right", "share", "mass", "map")  # with a row of all heads together and one of each head
+RATIO = PROTOCOLS["ratio-v1"]
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def kept_views(views: int) -> list[int]:
+    """List the views kept: all, or four evenly spread ones, the first and the last among them."""
+    if views <= VIEWS:
+        return list(range(views))
+    return [round(n * (views - 1) / (VIEWS - 1)) for n in range(VIEWS)]
+
+
+def key_views(views: Sequence[int]) -> Int[Tensor, "fq other"]:
+    """Give, for each of the kept views, the others."""
+    return torch.tensor([[key for key in views if key != query] for query in views])
+
+
+def asked_tokens(grid: tuple[int, int]) -> Int[Tensor, " asked"]:
+    """List the query tokens kept of a view: all, or those in the middle of at most 16 x 16 blocks of the grid."""
+    rows, columns = (_middles(side, min(side, SIDE)) for side in grid)
+    return torch.tensor([row * grid[1] + column for row in rows for column in columns])
+
+
+def _middles(side: int, blocks: int) -> list[int]:
+    return [(2 * n + 1) * side // (2 * blocks) for n in range(blocks)]
+
+
+def head_timesteps(timesteps: Sequence[int], layers: Sequence[Layer], views: int) -> list[int]:
+    """List the positions of the timesteps at which single heads are kept: those nearest to the middle that fit.
+
+    The middle one is always among them.
+    """
+    f, middle = len(kept_views(views)), len(timesteps) // 2
+    grids = [(layer.heads, joint_layout(layer, views).grid) for layer in layers]
+    cells = sum(heads * len(asked_tokens(g)) * min(g[0], CELLS) * min(g[1], CELLS) for heads, g in grids)
+    fitting = max(1, HEAD_MAPS_BYTES // (cells * f * (f - 1)))
+    nearest = sorted(range(len(timesteps)), key=lambda position: (abs(position - middle), position))
+    return sorted(nearest[:fitting])
+
+
+def of_pairs(
+    values: Shaped[Tensor, "*lead f n f"], views: Sequence[int], asked: Int[Tensor, " asked"]
+) -> Shaped[Tensor, "*lead fq asked other"]:
+    """Pick the kept views, the asked tokens of each, and each one's other views."""
+    kept = values.index_select(-3, torch.tensor(views)).index_select(-2, asked)
+    index = repeat(key_views(views), "fq other -> fq asked other", asked=len(asked))
+    return kept.gather(-1, index.expand(*kept.shape[:-1], -1))
+
+
+# --- coding ----------------------------------------------------------------------------------------------------------
+
+
+def quantise(share: Float[Tensor, "*shape"], levels: int) -> UInt8[Tensor, "*shape"]:
+    """Round the square root of a share in [0, 1] to one of so many steps: it is off by half a step at most."""
+    return (share.clamp(0, 1).sqrt() * levels).round().to(torch.uint8)
+
+
+def pooling(side: int) -> Float[Tensor, "cells side"]:
+    """Give the matrix that averages the tokens along a side into at most 8 cells; sizes differ by one at most."""
+    cells = min(side, CELLS)
+    member = (torch.arange(side) * cells // side == torch.arange(cells)[:, None]).float()
+    return member / member.sum(1, keepdim=True)
+
+
+def coarse_maps(weights: Float[Tensor, "*lead n"], grid: tuple[int, int]) -> UInt8[Tensor, "*lead cells"]:
+    """Average the weights over at most 8 x 8 cells, and code each cell's value over the highest cell's."""
+    down, across = (pooling(side).to(weights) for side in grid)
+    maps = rearrange(weights, "... (h w) -> ... h w", h=grid[0])
+    cells = rearrange(einsum(down, maps, across, "i h, ... h w, j w -> ... i j"), "... i j -> ... (i j)")
+    return quantise(cells / reduce(cells, "... cells -> ... 1", "max"), MAP_LEVELS)
+
+
+def runners_up(weights: Float[Tensor, "*lead n"]) -> Int[Tensor, "*lead 2"]:
+    """Give the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
+    left, found = weights.clone(), []
+    for _ in range(1 + RUNNERS_UP):
+        found.append(left.argmax(-1, keepdim=True))
+        left.scatter_(-1, found[-1], -1.0)
+    return torch.cat(found[1:], dim=-1)
+
+
+# --- reading a call --------------------------------------------------------------------------------------------------
+
+
+def read_attention(
+    q: Float[Tensor, "1 heads joint d"],
+    k: Float[Tensor, "1 heads joint d"],
+    scale: float,
+    layout: ViewLayout,
+    views: Sequence[int],
+) -> tuple[Int[Tensor, "rows f n f"], dict[str, Tensor]]:
+    """Read a call's matches, weights and coarse maps.
+
+    Args:
+        q: Queries as used by the layer.
+        k: Keys as used by the layer.
+        scale: Factor of the logits.
+        layout: Where the views' tokens lie.
+        views: Those to keep.
+
+    Returns:
+        The matches of all query tokens, as :func:`probe.matching.attention_matches` gives them; and of the asked tokens
+        and other views, coded: runner_up [fq asked other 2] of all heads together, and by row share (of the key view's
+        weight, on the match), mass (of all weight, on the key view) and map.
+    """
+    n, asked = layout.grid[0] * layout.grid[1], asked_tokens(layout.grid)
+    wanted = torch.zeros(layout.views, n, dtype=torch.bool, device=q.device)
+    wanted[torch.tensor(views, device=q.device)[:, None], asked.to(q.device)] = True
+    keys = repeat(key_views(views), "fq other -> (fq asked) other", asked=len(asked)).to(q.device)
+    start, done, tokens, parts = 0, 0, list[Tensor](), list[tuple[Tensor, ...]]()
+    for weights, mass in weights_within_views(q, k, scale, layout):
+        here = wanted.flatten()[start : start + weights.shape[2]].nonzero()[:, 0]
+        start, mine = start + weights.shape[2], keys[done : done + len(here)]
+        done += len(here)
+        tokens.append(weights.argmax(-1)[0].cpu())
+        parts.append(_of_others(weights[0][:, here], mass[0][:, here], mine, layout.grid))
+    columns = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+    split = [rearrange(x, "rows (fq asked) ... -> rows fq asked ...", fq=len(views)) for x in columns]
+    runner_up, share, mass, maps = split
+    token = rearrange(torch.cat(tokens, dim=1), "rows (fq n) fk -> rows fq n fk", fq=layout.views)
+    return token, {"runner_up": runner_up[0].to(torch.uint16), "share": share, "mass": mass, "map": maps}
+
+
+def _of_others(
+    weights: Float[Tensor, "rows r fk n"],
+    mass: Float[Tensor, "rows r fk"],
+    keys: Int[Tensor, "r other"],
+    grid: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Read some query tokens' weights in their other views."""
+    rows = len(weights)
+    index = keys.expand(rows, *keys.shape)
+    inside = weights.gather(2, repeat(index, "rows r other -> rows r other n", n=weights.shape[-1]))
+    share = quantise(inside.amax(-1), LEVELS)
+    found = runners_up(inside[:1]), share, quantise(mass.gather(2, index), LEVELS), coarse_maps(inside, grid)
+    return tuple(part.cpu() for part in found)  # type: ignore[return-value]
+
+
+def read_call(
+    q: Float[Tensor, "1 heads joint d"],
+    k: Float[Tensor, "1 heads joint d"],
+    scale: float,
+    layout: ViewLayout,
+    truth: GridTruth,
+    threshold: Threshold,
+    views: Sequence[int],
+) -> dict[str, Tensor]:
+    """Read all that is kept of a call, by both protocols; what is right is told by the code that scores the run.
+
+    Args:
+        q: Queries as used by the layer, of one scene.
+        k: Keys as used by the layer.
+        scale: Factor of the logits.
+        layout: Where the views' tokens lie.
+        truth: Of the layer's grid.
+        threshold: Which matches are right.
+        views: Those to keep.
+
+    Returns:
+        What :func:`read_attention` gives, and: token and right [rows fq asked other]; ratio_token, ratio, ratio_right
+        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq asked other].
+    """
+    asked = asked_tokens(layout.grid)
+
+    def picked(values: Shaped[Tensor, "*lead f n f"]) -> Tensor:
+        return of_pairs(values.cpu(), views, asked)
+
+    token, coded = read_attention(q, k, scale, layout, views)
+    nearest = ratio_matches(q, k, layout)
+    kept = best_share(nearest.ratio, queries_with_points(truth), RATIO.keep, RATIO.most)
+    return coded | {
+        "token": picked(token).to(torch.uint16),
+        "right": picked(_right(token.to(q.device), truth, threshold)),
+        "ratio_token": picked(nearest.token[0]).to(torch.uint16),
+        "ratio": quantise(picked(nearest.ratio[0]), LEVELS),
+        "ratio_right": picked(_right(nearest.token, truth, threshold)[0]),
+        "ratio_kept": picked(kept[0]),
+    }
+
+
+def _right(token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Threshold) -> Bool[Tensor, "rows f n f"]:
+    return correct(rearrange(token, "rows fq n fk -> 1 rows fq n fk"), truth, threshold)[0]
+
+
+# --- a scene ---------------------------------------------------------------------------------------------------------
+
+
+def scene_geometry(views: Views, truths: Truths) -> dict[str, Tensor]:
+    """Give what is true of a scene, whatever the model; positions are fractions of the image's width and height.
+
+    Returns:
+        views: the kept ones' indexes. fundamental [fq other 3 3]: a position's epipolar line, zero where there is none.
+        By grid: asked; query_xy [fq asked 2], where the query token's point lies in its own view, NaN where it has
+        none; true_xy [fq asked other 2], where it lies in the others, NaN where that is unknown; visible
+        [fq asked other], whether they show it.
+    """
+    kept = kept_views(views.count)
+    found = {"views/-": torch.tensor(kept), "fundamental/-": _fundamentals(views, kept)}
+    for grid, truth in truths.items():
+        asked, own, name = asked_tokens(grid), torch.tensor(kept), grid_name(grid)
+        xy = truth.xy[0].cpu() / torch.tensor([views.size[1], views.size[0]])
+        found |= {
+            f"asked/{name}": asked,
+            f"query_xy/{name}": xy[own[:, None], asked, own[:, None]],
+            f"true_xy/{name}": torch.stack([of_pairs(axis, kept, asked) for axis in xy.unbind(-1)], dim=-1),
+            f"visible/{name}": of_pairs(truth.visible[0].cpu(), kept, asked),
+        }
+    return found
+
+
+def _fundamentals(views: Views, kept: Sequence[int]) -> Float[Tensor, "fq other 3 3"]:
+    """Turn the matrices from pixels to fractions of the image."""
+    query, key = torch.tensor(kept)[:, None], key_views(kept)
+    cameras = views.intrinsics[0].cpu(), views.world_to_cam[0].cpu()
+    asking, asked = ([x[index].expand(*key.shape, -1, -1) for x in cameras] for index in (query, key))
+    size = torch.diag(torch.tensor([views.size[1], views.size[0], 1.0]))
+    return size @ fundamental_matrix(*asking, *asked) @ size
+
+
+def explore_scene(
+    model: MultiViewModel,
+    views: Views,
+    layers: Sequence[Layer],
+    truths: Truths,
+    timesteps: Sequence[int],
+    threshold: Threshold,
+    noise: Float[Tensor, "1 f c h w"],
+) -> dict[str, Tensor]:
+    """Read what the match explorer shows of one scene: one forward pass per timestep.
+
+    Args:
+        model: The model.
+        views: Of one scene, which has a name.
+        layers: Those to show.
+        truths: Of every layer's grid.
+        timesteps: Those to show.
+        threshold: Which matches are right.
+        noise: As the scene is measured with.
+
+    Returns:
+        Tensors "what/part/scene": what :func:`scene_geometry` gives, and by layer what :func:`read_call` gives, with
+        all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
+        head_map [heads_t heads ...]; head_timesteps are the positions of the latter's timesteps.
+    """
+    kept, with_heads = kept_views(views.count), head_timesteps(timesteps, layers, views.count)
+    read: dict[str, list[Tensor]] = {}
+
+    for position, t in enumerate(timesteps):
+
+        def listen(layer: Layer, call: Call, heads: bool = position in with_heads) -> None:
+            q, k = views_joined(call, layer, views.count)
+            layout = joint_layout(layer, views.count)
+            values = read_call(q, k, call.scale, layout, truths[layout.grid], threshold, kept)
+            for name, value in _by_heads(values, heads=heads).items():
+                read.setdefault(f"{name}/{layer.index}", []).append(value)
+
+        denoise_and_listen(model, views, layers, t, noise, listen)
+    found = scene_geometry(views, truths) | {name: torch.stack(values) for name, values in read.items()}
+    found["head_timesteps/-"] = torch.tensor(with_heads)
+    return {f"{name}/{views.names[0]}": value.contiguous() for name, value in found.items()}
+
+
+def _by_heads(values: dict[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
+    """Part the row of all heads together from the single heads, which not every timestep has."""
+    together = {name: value[0] if name in BY_ROW else value for name, value in values.items()}
+    return together | ({f"head_{name}": values[name][1:] for name in BY_ROW} if heads else {})

@@ -1,0 +1,219 @@
+"""Laws of the explorer's part of a page: packing loses nothing, the budget holds, other runs fit or are refused."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from analysis import page as pages
+from analysis import report
+from analysis.explorer.packing import FIELDS, Block, pack, unpack, within
+from analysis.explorer.payload import payload
+from analysis.explorer.reading import Explored, explored, read_beside
+from analysis.tables import read_run
+from probe.records import RunError
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def folder(make_explored: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_explored(tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture(scope="module")
+def beside(make_explored: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_explored(tmp_path_factory.mktemp("runs") / "cameo", seed=1, model="cameo")
+
+
+@pytest.fixture(scope="module")
+def own(folder: Path) -> Explored:
+    found = explored(read_run(folder))
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures: they have tests of their own."""
+    monkeypatch.setattr(pages, "_figures", lambda run: {})
+
+
+# --- packing ---------------------------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), kind=st.sampled_from(["together", "heads"]), seed=st.integers(0, 10_000))
+def test_unpacking_gives_back_what_was_packed(data: st.DataObject, kind: str, seed: int):
+    lead = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)))
+    asked, other, cells = (data.draw(st.integers(1, most)) for most in (7, 3, 9))
+    random, arrays = np.random.default_rng(seed), {}
+    for name, width, each in FIELDS[kind]:
+        tail = (cells,) if each == 0 else (each,) if each > 1 else ()
+        kinds = np.uint16 if width == 2 else np.uint8
+        arrays[name] = random.integers(0, 256**width, (*lead, asked, other, *tail), dtype=kinds)
+    back = unpack(pack(arrays, kind), kind, {name: array.shape for name, array in arrays.items()})
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+def blocks(*sizes: int, scene: int = 0) -> list[Block]:
+    return [Block(path=(scene, 0, n, None), text="x" * size) for n, size in enumerate(sizes)]
+
+
+def test_what_fits_is_taken_in_order_known():
+    first, second, third = blocks(5, 9, 4), blocks(3, 3, scene=1), blocks(1, scene=2)
+    chosen, dropped = within([first, second, third], 10)
+    assert chosen == [first[0], first[2], third[0]]  # the second group only as a whole
+    assert dropped == [first[1], *second]
+
+
+@given(sizes=st.lists(st.lists(st.integers(0, 30), max_size=4), max_size=4), budget=st.integers(0, 100))
+def test_the_budget_holds_and_nothing_is_lost(sizes: list[list[int]], budget: int):
+    groups = [blocks(*group, scene=n) for n, group in enumerate(sizes)]
+    chosen, dropped = within(groups, budget)
+    assert sum(len(block.text) for block in chosen) <= budget
+    assert sorted(b.path[:3] for b in [*chosen, *dropped]) == [b.path[:3] for group in groups for b in group]
+
+
+def test_the_page_says_what_is_left_out(own: Explored):
+    whole = payload([own])
+    assert whole["dropped"] == ""
+    sizes = {path: len(text) for path, text in whole["blocks"].items()}
+    first = [path for path in sizes if path.startswith("0/")]
+    assert len(first) == 3 + 3 * 2  # layers; layers at two timesteps
+    less = payload([own], sum(sizes[path] for path in first))
+    assert less["dropped"] == "Left out to keep this page small: scene room-1."
+    assert less["scenes"][1] is None
+    assert set(less["blocks"]) == set(first)
+    least = payload([own], sum(sizes[path] for path in first if path.count("/") == 2))
+    assert "single heads at t = 100 and 500 of scene room-0" in least["dropped"]
+    assert least["start"]["layer"] == 10
+    assert "0/0/10" in payload([own], sizes["0/0/10"])["blocks"]  # the selected layer comes first
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_it_has_no_explorer(run_folder: Path, quick: None):
+    assert explored(read_run(run_folder)) is None
+    assert 'id="explorer"' not in report.build_report(run_folder).read_text(encoding="utf-8")
+
+
+def change(folder: Path, name: str, value: np.ndarray | None) -> None:
+    tensors = load_file(folder / "explorer.safetensors")
+    key = next(key for key in tensors if key.startswith(name))
+    tensors[key] = value  # type: ignore[assignment]
+    save_file({key: value for key, value in tensors.items() if value is not None}, folder / "explorer.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("map/10/", None, "lacks map/10/room-"),
+        ("head_token/7/", np.zeros((2, 3, 3, 5, 2), np.uint16), r"does not fit, in head_token/7"),
+        ("right/2/", np.zeros((1, 3, 256, 2), bool), r"does not fit, in right/2"),
+        ("views/-/", np.zeros(1, np.int64), "does not fit"),
+    ],
+)
+def test_a_damaged_file_is_refused(
+    make_explored: Make, tmp_path: Path, name: str, value: np.ndarray | None, message: str
+):
+    folder = make_explored(tmp_path / "run")
+    change(folder, name, value)
+    with pytest.raises(RunError, match=message) as error:
+        explored(read_run(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_file_is_refused(make_explored: Make, tmp_path: Path):
+    folder = make_explored(tmp_path / "run")
+    content = (folder / "explorer.safetensors").read_bytes()
+    (folder / "explorer.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=r"explorer.safetensors cannot be read: .*run the probe again"):
+        read_run(folder)
+
+
+def test_other_runs_must_show_the_same_views(
+    make_explored: Make, own: Explored, beside: Path, run_folder: Path, tmp_path: Path
+):
+    assert read_beside(beside, own).run.model == "cameo"
+    with pytest.raises(RunError, match=r"read_beside: .* has no explorer.safetensors; run its probe again"):
+        read_beside(run_folder, own)
+    other = make_explored(tmp_path / "other", scenes=("hall-0", "hall-1", "hall-2"))
+    with pytest.raises(RunError, match="shows other scenes than plain; probe both models with the same"):
+        read_beside(other, own)
+    shutil.copy(beside / "explorer.safetensors", other)
+    images = load_file(beside / "examples.safetensors")
+    save_file({name: 255 - image for name, image in images.items()}, other / "examples.safetensors")
+    with pytest.raises(RunError, match="shows other scenes than plain"):
+        read_beside(other, own)
+    save_file(images, other / "examples.safetensors")
+    selection = json.loads((other / "selection.json").read_text())
+    (other / "selection.json").write_text(json.dumps(selection | {"metric": "precision@2%"}))
+    with pytest.raises(RunError, match="ranks by precision@2%, plain by precision@5%"):
+        read_beside(other, own)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def data_of(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="explorer-data">(.*?)</script>', html, re.S)[1])
+
+
+def test_the_page_holds_what_the_file_holds(folder: Path, beside: Path, quick: None):
+    html = report.build_report(folder, [beside]).read_text(encoding="utf-8")
+    assert html == report.build_report(folder, [beside]).read_text(encoding="utf-8")
+    assert len(html) < 10e6
+    assert set(re.findall(r"https?://[^\s\"'<)]*", html)) == {
+        "https://arxiv.org/abs/2512.03045",
+        "http://www.w3.org/2000/svg",
+    }
+    data = data_of(html)
+    assert [model["name"] for model in data["models"]] == ["tiny (plain)", "cameo (cameo)"]
+    for number, run in enumerate((folder, beside)):
+        tensors = load_file(run / "explorer.safetensors")
+        for layer in (2, 7, 10):
+            shapes = {name: tensors[f"{name}/{layer}/room-0"].shape for name, _, _ in FIELDS["together"]}
+            found = unpack(data["blocks"][f"0/{number}/{layer}"], "together", shapes)
+            for name, value in found.items():
+                np.testing.assert_array_equal(value, tensors[f"{name}/{layer}/room-0"])
+
+
+def test_names_stay_text(make_explored: Make, tmp_path: Path, quick: None):
+    hostile = "</script><script>alert('x')</script>{{ 1 }}"
+    folder = make_explored(tmp_path / "run", model=hostile, scenes=(hostile, "room-1", "room-2"))
+    html = report.build_report(folder).read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert html.count("<script") == html.count("</script>") == 2
+    assert data_of(html)["models"][0]["name"] == f"{hostile} (run)"
+    assert hostile in [scene["name"] for scene in data_of(html)["scenes"]]
+
+
+def test_without_scripts_and_in_print_there_is_a_still_picture(folder: Path, quick: None):
+    html = report.build_report(folder).read_text(encoding="utf-8")
+    still = html[html.index('<div class="explorer-still">') : html.index('id="explorer-data"')]
+    tensors, data = load_file(folder / "explorer.safetensors"), data_of(html)["start"]
+    assert still.count('<svg class="panel" role="img"') == 3
+    for slot in (0, 1):
+        right = tensors["right/10/room-0"][1, data["view"], data["token"], slot]
+        seen = tensors["visible/16x16/room-0"][data["view"], data["token"], slot]
+        assert seen
+        assert f'aria-label="view {slot}: {"right" if right else "wrong"}"' in still
+
+
+def test_the_command_shows_runs_beside_one(
+    folder: Path, beside: Path, quick: None, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert report.main([str(folder), "--explore-with", str(beside)]) == 0
+    assert len(data_of((folder / "report.html").read_text(encoding="utf-8"))["models"]) == 2
+    assert report.main(["--explore-with", str(beside)]) == 2
+    assert "--explore-with: 0 runs were named, expected one" in capsys.readouterr().err

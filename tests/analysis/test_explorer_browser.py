@@ -1,0 +1,260 @@
+"""The explorer in a browser: what it shows, read back by mouse, keys and touch, is what the run's files hold."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from analysis import page as pages
+from analysis import report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+TIMEOUT = 120_000  # milliseconds; the machine may be busy
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    plain = make_explored(folder / "plain")
+    cameo = make_explored(folder / "cameo", seed=1, model="cameo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "_figures", lambda run: {})
+        report.build_report(plain, [cameo])
+    return plain, cameo
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Shown:
+    """Drive one open page; it must ask the network for nothing and say nothing on the console."""
+
+    def __init__(self, browser: "sync_api.Browser", path: Path, fragment: str = "", **options: object) -> None:
+        self.page = browser.new_context(**options).new_page()
+        self.page.set_default_timeout(TIMEOUT)
+        self.faults: list[str] = []
+        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", self.note)
+        self.page.goto(f"file://{path}/report.html{fragment}")
+        self.settled()
+
+    def note(self, request: "sync_api.Request") -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.faults.append(request.url)
+
+    def settled(self) -> None:
+        """Wait until what is drawn stops changing."""
+        drawn = "() => document.querySelector('#explorer').dataset.drawn"
+        self.page.wait_for_function(drawn)
+        before = None
+        while before != (before := self.page.evaluate(drawn)):
+            self.page.wait_for_timeout(200)
+
+    def stage(self, view: int) -> "sync_api.Locator":
+        return self.page.locator("#explorer .stage").nth(view)
+
+    def choose(self, menu: str, value: str) -> None:
+        self.page.locator(f"#explorer select[data-part='{menu}']").select_option(value)
+        self.settled()
+
+    @property
+    def rows(self) -> list[list[str]]:
+        rows = self.page.locator("#table-explorer tbody tr")
+        return [[cell.replace("\u00a0", " ") for cell in row.locator("th, td").all_inner_texts()] for row in rows.all()]
+
+    @property
+    def where(self) -> str:
+        return self.page.locator("[data-part='where']").inner_text()
+
+
+def expected(
+    folder: Path, *, layer: int, time: int, view: int, token: int, head: int | None = None, ratio: bool = False
+) -> list[list[str]]:
+    """Write the read-out from the run's files, slowly."""
+    side = {2: 16, 7: 8, 10: 16}[layer]
+    file = load_file(folder / "explorer.safetensors")
+
+    def get(name: str, part: object) -> np.ndarray:
+        return file[f"{name}/{part}/room-0"]
+
+    def read(name: str) -> np.ndarray:
+        if ratio and name in ("token", "right"):
+            return get(f"ratio_{name}", layer)[time]
+        return get(name, layer)[time] if head is None else get(f"head_{name}", layer)[time, head]
+
+    visible, true = get("visible", f"{side}x{side}"), get("true_xy", f"{side}x{side}")
+    counted = get("ratio_kept", layer)[time] if ratio else visible
+    rows = []
+    for slot, other in enumerate(n for n in range(3) if n != view):
+        at = (view, token, slot)
+        found = int(read("token")[at])
+        off = np.hypot(*((np.array([found % side, found // side]) + 0.5) / side - true[at]))
+        word = "right" if read("right")[at] else "wrong"
+        hidden = "not counted: too ambiguous" if ratio else "not seen here: no truth"
+        right, all_ = (int((part & counted)[view, :, slot].sum()) for part in (read("right"), counted))
+        share, mass = ((read(name)[at] / 255) ** 2 for name in ("share", "mass"))
+        value = [f"{(get('ratio', layer)[time][at] / 255) ** 2:.3f}"] if ratio else []
+        rows.append([f"view {other}", word if counted[at] else hidden, f"{100 * off:.1f} %", f"{100 * share:.1f} %",
+                     f"{100 * mass:.1f} %", *value, f"{right} of {all_} ({100 * right / all_:.1f} %)"])  # fmt: skip
+    return rows
+
+
+def close(shown: list[list[str]], wanted: list[list[str]]) -> None:
+    """Compare words exactly and numbers up to the last digit shown, which a tie may round either way."""
+    number = re.compile(r"\d+\.\d+")
+    assert [[number.sub("#", cell) for cell in row] for row in shown] == [
+        [number.sub("#", cell) for cell in row] for row in wanted
+    ]
+    values = [[float(x) for row in rows for cell in row for x in number.findall(cell)] for rows in (shown, wanted)]
+    np.testing.assert_allclose(*values, atol=0.1001)
+
+
+def test_mouse_menus_and_models(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    plain, cameo = runs
+    shown = Shown(browser, plain)
+    close(shown.rows, expected(plain, layer=10, time=1, view=2, token=int(re.search(r"token (\d+)", shown.where)[1])))
+    box = shown.stage(0).bounding_box()
+    shown.stage(0).click(position={"x": box["width"] * 5.5 / 16, "y": box["height"] * 3.5 / 16})
+    shown.settled()
+    assert "token 53 of view 0" in shown.where
+    close(shown.rows, expected(plain, layer=10, time=1, view=0, token=53))
+    shown.choose("t", "100")
+    shown.choose("layer", "2")
+    close(shown.rows, expected(plain, layer=2, time=0, view=0, token=53))
+    shown.choose("head", "1")
+    close(shown.rows, expected(plain, layer=2, time=0, view=0, token=53, head=1))
+    shown.choose("model", "1")
+    close(shown.rows, expected(cameo, layer=2, time=0, view=0, token=53, head=1))
+    shown.choose("protocol", "ratio")
+    close(shown.rows, expected(cameo, layer=2, time=0, view=0, token=53, ratio=True))
+    shown.choose("protocol", "attention")
+    shown.choose("layer", "7")  # a coarser grid: the place stays
+    assert "token 10 of view 0" in shown.where
+    close(shown.rows, expected(cameo, layer=7, time=0, view=0, token=10))
+    assert shown.faults == []
+
+
+def test_pointing_previews_and_leaving_returns(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown = Shown(browser, runs[0])
+    chosen, url = shown.where, shown.page.url
+    shown.stage(2).hover(position={"x": 3, "y": 3})
+    shown.settled()
+    assert "token 0 of view 2" in shown.where
+    close(shown.rows, expected(runs[0], layer=10, time=1, view=2, token=0))
+    shown.page.locator("#explorer h2").hover()
+    shown.settled()
+    assert (shown.where, shown.page.url) == (chosen, url)
+    assert shown.faults == []
+
+
+def test_keys_move_switch_and_are_heard(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown = Shown(
+        browser, runs[0], "#explore:scene=0&model=0&layer=10&t=500&view=1&head=all&protocol=attention&x=0.0&y=0.0"
+    )
+    shown.page.locator("select[data-part='protocol']").focus()
+    for view in range(3):  # in the order of the tab key
+        shown.page.keyboard.press("Tab")
+        assert shown.stage(view).evaluate("stage => stage === document.activeElement")
+    shown.page.keyboard.press("Shift+Tab")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "ArrowUp"):
+        shown.page.keyboard.press(key)
+    shown.settled()
+    assert "token 1 of view 1" in shown.where
+    close(shown.rows, expected(runs[0], layer=10, time=1, view=1, token=1))
+    for key in ("[", ",", "h"):
+        shown.page.keyboard.press(key)
+    shown.settled()
+    assert "layer 7, head 0, t 100" in shown.where
+    close(shown.rows, expected(runs[0], layer=7, time=0, view=1, token=0, head=0))
+    shown.page.wait_for_timeout(600)
+    live = shown.page.locator("[data-part='live']")
+    assert live.get_attribute("aria-live") == "polite"
+    for name, verdict, *_ in shown.rows:
+        assert f"{name} {verdict}" in live.inner_text()
+    assert shown.stage(1).get_attribute("aria-label") == "View 1, target: asks. Arrow keys move the query token."
+    assert shown.faults == []
+
+
+def test_a_finger_chooses(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown = Shown(browser, runs[0], viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    box = shown.stage(0).bounding_box()
+    shown.stage(0).tap(position={"x": box["width"] * 8.5 / 16, "y": box["height"] * 2.5 / 16})
+    shown.settled()
+    assert "token 40 of view 0" in shown.where
+    close(shown.rows, expected(runs[0], layer=10, time=1, view=0, token=40))
+    assert shown.page.evaluate("document.documentElement.scrollWidth") == 390
+    assert shown.faults == []
+
+
+def test_the_fragment_restores_the_state_and_nonsense_does_no_harm(
+    runs: tuple[Path, Path], browser: "sync_api.Browser"
+):
+    first = Shown(browser, runs[0])
+    first.stage(1).click(position={"x": 20, "y": 30})
+    first.choose("model", "1")
+    first.choose("layer", "7")
+    first.choose("head", "2")
+    fragment = first.page.url.partition("#")[2]
+    second = Shown(browser, runs[0], f"#{fragment}")
+    assert (second.where, second.rows) == (first.where, first.rows)
+    assert second.page.url.partition("#")[2] == fragment
+    nonsense = "#explore:scene=9&model=-1&layer=x&t=3&view=99&head=77&protocol=%3Cb%3E&x=7&y=NaN"
+    third, plain = Shown(browser, runs[0], nonsense), Shown(browser, runs[0])
+    assert (third.where, third.rows) == (plain.where, plain.rows)
+    third.page.evaluate(f"location.hash = {fragment!r}")
+    third.settled()
+    assert third.where == first.where
+    assert [shown.faults for shown in (first, second, third, plain)] == [[]] * 4
+
+
+def test_the_matrix_agrees_and_switches(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown = Shown(
+        browser, runs[0], "#explore:scene=0&model=0&layer=10&t=500&view=2&head=all&protocol=attention&x=0.5&y=0.5"
+    )
+    for number, folder in enumerate(runs):
+        for column, (layer, side) in enumerate({2: 16, 7: 8, 10: 16}.items()):
+            for time, t in enumerate((100, 500)):
+                file, token = load_file(folder / "explorer.safetensors"), side // 2 * (side + 1)
+                right = file[f"right/{layer}/room-0"][time, 2, token]
+                seen = file[f"visible/{side}x{side}/room-0"][2, token]
+                words = ["unseen" if not s else "right" if r else "wrong" for s, r in zip(seen, right, strict=True)]
+                button = shown.page.locator("[data-part='matrix'] button").nth((number * 2 + time) * 3 + column)
+                label = f"layer {layer}, t {t}: view 0 {words[0]}, view 1 {words[1]}"
+                assert button.get_attribute("aria-label") == label
+    shown.page.locator("[data-part='matrix'] [tabindex='0']").focus()
+    for key in ("ArrowLeft", "ArrowDown"):  # to layer 7, then to the other model
+        shown.page.keyboard.press(key)
+        shown.settled()
+    assert "cameo (cameo), layer 7, all heads, t 100" in shown.where
+    close(shown.rows, expected(runs[1], layer=7, time=0, view=2, token=36))
+    assert shown.page.locator("[data-part='matrix'] [aria-pressed='true']").count() == 1
+    assert shown.faults == []
+
+
+def test_print_shows_the_still_picture(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown = Shown(browser, runs[0])
+    still, live = (shown.page.locator(f".explorer-{name}") for name in ("still", "live"))
+    assert (still.is_visible(), live.is_visible()) == (False, True)
+    shown.page.emulate_media(media="print")
+    assert (still.is_visible(), live.is_visible()) == (True, False)
+    quiet = browser.new_context(java_script_enabled=False).new_page()
+    quiet.goto(f"file://{runs[0]}/report.html")
+    assert quiet.locator(".explorer-still").is_visible()
+    assert not quiet.locator(".explorer-live").is_visible()
