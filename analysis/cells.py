@@ -1,13 +1,10 @@
 """A probe run -> the page's tables as finished text, the facts of the measurement, and the files to download. Pure."""
 
-import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from analysis import rotation, tables, wording
+from analysis.blocks import Table, csv_link
 from analysis.tables import ProbeRun
 from analysis.wording import MISSING, interval, number, percent, with_interval
 from probe.records import CEILING, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
@@ -24,27 +21,6 @@ KNOWN_COLUMNS = {
     *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
     "common_grid_low", "common_grid_high", "mass_true", "causal_effect",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Hold a table as finished text.
-
-    Attributes:
-        caption: What it shows and how to read it.
-        columns: Headings.
-        rows: Cells.
-        marked: Positions of rows to set off.
-        texts: How many leading columns are text, set left.
-        wide: Whether it may be wider than the text.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    marked: tuple[int, ...] = ()
-    texts: int = 1
-    wide: bool = False
 
 
 def text_tables(run: ProbeRun) -> dict[str, Table]:
@@ -256,30 +232,26 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     return tuple(facts.items())
 
 
+def source(run: ProbeRun) -> str:
+    """Say by what protocol and on which pairs the run was measured, as it stands under its figures.
+
+    Args:
+        run: The probe run.
+    """
+    digests = wording.listing(sorted(run.scores["pair_list"].astype(str).unique()))
+    scenes = wording.plural(run.scores["scene"].nunique(), "scene")
+    return f"Protocol {run.protocol}, pair list {digests} ({wording.plural(len(run.pairs), 'pair')}, {scenes})."
+
+
 def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Give each table as a CSV file: its name, and a link that holds its content.
+    """Give each table that no figure carries as a CSV file: its name, and a link that holds its content.
 
     Args:
         run: The probe run.
     """
     frames = {
-        "layers.csv": run.layers, "layer_profile.csv": tables.profile(run),
-        "common_grid.csv": tables.profile(run, common=True), "rotation_bins.csv": rotation.rotation(run),
-        "same_position_by_bin.csv": rotation.verdicts(run), "timesteps.csv": run.timesteps,
-        "layer_by_timestep.csv": tables.by_timestep(run), "layer_by_head.csv": tables.by_head(run),
-        "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
-        "coverage.csv": tables.coverage(run), "attention.csv": tables.attention(run),
-        "emergence.csv": run.emergence if run.emergence is not None else pd.DataFrame(), "pairs.csv": run.pairs,
+        "layers.csv": run.layers, "same_position_by_bin.csv": rotation.verdicts(run), "timesteps.csv": run.timesteps,
+        "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run), "pairs.csv": run.pairs,
         "missing.csv": tables.missing(run),
     }  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))
-
-
-def csv_link(frame: pd.DataFrame) -> str:
-    """Write a table as a link that holds it as a CSV file.
-
-    Args:
-        frame: The table; its index is left out.
-    """
-    text = frame.to_csv(index=False, lineterminator="\n")
-    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()

@@ -11,10 +11,11 @@ import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis import wording
+from analysis.blocks import SectionPage
 from analysis.page import Page, make_page
 from analysis.tables import REQUIRED, ProbeRun, read_run
 from analysis.training import METRICS, is_training, read_training
-from analysis.training_page import TrainingEntry, TrainingPage, make_training_page, training_entry
+from analysis.training_page import TrainingEntry, make_training_page, training_entry
 from probe.records import RunError, write_text
 
 REPORT = "report.html"
@@ -42,10 +43,10 @@ class Entry:
     share: str
 
 
-PAGES: dict[type, str] = {Page: "probe.html.j2", TrainingPage: "train.html.j2"}
+PAGES: dict[type, str] = {Page: "probe.html.j2", SectionPage: "sections.html.j2"}
 
 
-def render(page: Page | TrainingPage) -> str:
+def render(page: Page | SectionPage) -> str:
     """Write the page of one run.
 
     Args:
