@@ -1,10 +1,12 @@
-"""Turn probe and training runs into pages: ``python -m analysis.report [RUN ...]``; pure up to ``build_report``."""
+"""Turn probe runs, studies and training runs into pages: ``python -m analysis.report [RUN ...]``."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import tyro
@@ -13,6 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis import wording
 from analysis.blocks import SectionPage
 from analysis.page import Page, make_page
+from analysis.study import is_study, read_study
+from analysis.study_page import StudyEntry, make_study_page, study_entry
 from analysis.tables import REQUIRED, ProbeRun, read_run
 from analysis.training import METRICS, is_training, read_training
 from analysis.training_page import TrainingEntry, make_training_page, training_entry
@@ -58,14 +62,32 @@ def render(page: Page | SectionPage) -> str:
     return TEMPLATES.get_template(PAGES[type(page)]).render(page=page)
 
 
-def render_index(entries: Sequence[Entry], training: Sequence[TrainingEntry] = ()) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Hold all that the page of all runs lists, each in its order.
+
+    Attributes:
+        probes: Finished probe runs.
+        studies: Studies.
+        training: Training runs.
+        comparisons: Links to comparisons of two runs, with their titles.
+        unreadable: Folders that cannot be read, with the reason.
+    """
+
+    probes: tuple[Entry, ...] = ()
+    studies: tuple[StudyEntry, ...] = ()
+    training: tuple[TrainingEntry, ...] = ()
+    comparisons: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+def render_index(index: Index) -> str:
     """Write the page that lists the runs.
 
     Args:
-        entries: Probe runs, in the order of the list.
-        training: Training runs, likewise.
+        index: All that it lists.
     """
-    return TEMPLATES.get_template("index.html.j2").render(entries=entries, training=training)
+    return TEMPLATES.get_template("index.html.j2").render(index=index)
 
 
 def entry(run: ProbeRun, link: str) -> Entry:
@@ -92,51 +114,105 @@ def build_report(run: Path) -> Path:
     """Write a run's page into its folder, whole or not at all.
 
     Args:
-        run: A probe run folder, or a training run folder, finished or not.
+        run: The folder of a probe run, a study, or a training run, finished or not.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: If the folder is neither a finished probe run nor a training run, or a file of it cannot be used.
+        RunError: If the folder is none of these, or a file of it cannot be used.
     """
     page = run / REPORT
-    if is_training(run):
-        write_text(page, render(make_training_page(read_training(run))))
-    else:
-        write_text(page, render(make_page(_read_probe(run))))
+    write_text(page, render(_make_page(run)))
     return page
 
 
+def _make_page(run: Path) -> Page | SectionPage:
+    if is_study(run):
+        return make_study_page(read_study(run))
+    if is_training(run):
+        return make_training_page(read_training(run))
+    return make_page(_read_probe(run))
+
+
 def _read_probe(run: Path) -> ProbeRun:
-    """Read a probe run; say of a folder that is nothing at all that it is no training run either."""
+    """Read a probe run; say of a folder that is nothing at all that it is nothing else either."""
     try:
         return read_run(run)
     except RunError as error:
         if (run / "scores.parquet").exists():
             raise
-        raise RunError(f"{error}; nor is it a training run, which has config.json and metrics.jsonl") from error
+        raise RunError(
+            f"{error}; nor is it a training run, which has config.json and metrics.jsonl, nor a study, which has "
+            "study.csv as soon as one of its runs is finished"
+        ) from error
+
+
+def refresh(run: Path) -> Path:
+    """Write a run's page; where it is one of runs/, write the page that lists them all, too.
+
+    Args:
+        run: See :func:`build_report`.
+
+    Returns:
+        The run's page.
+
+    Raises:
+        RunError: If the run's own folder cannot be used; that of another run is listed as such.
+    """
+    page = build_report(run)
+    if run.resolve().is_relative_to(RUNS.resolve()):
+        build_index(find_runs(RUNS))
+    return page
 
 
 def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
-    """Write the page that links to the pages of several runs.
+    """Write the page that links to the pages of several runs, and to the comparisons that lie beside it.
 
     Args:
-        runs: Probe run folders and training run folders.
+        runs: Folders of probe runs, studies and training runs; one that cannot be read is listed with the reason.
         index: Where to write; its folder is made.
 
     Returns:
         The index's path.
-
-    Raises:
-        RunError: If a folder is neither a finished probe run nor a training run.
     """
-    links = {run: _link(run / REPORT, index.parent) for run in runs}
-    training = [training_entry(read_training(run), link) for run, link in links.items() if is_training(run)]
-    entries = [entry(_read_probe(run), link) for run, link in links.items() if not is_training(run)]
     index.parent.mkdir(parents=True, exist_ok=True)
-    write_text(index, render_index(entries, training))
+    with (index.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several runs may end at once
+        write_text(index, render_index(_list(runs, index)))
     return index
+
+
+def _list(runs: Sequence[Path], index: Path) -> Index:
+    lines: dict[type, list[Any]] = {Entry: [], StudyEntry: [], TrainingEntry: []}
+    unreadable = []
+    for run in runs:
+        try:
+            line = _line(run, _link(run / REPORT, index.parent))
+        except RunError as error:
+            unreadable.append((run.name, str(error)))
+        else:
+            lines[type(line)].append(line)
+    return Index(
+        probes=tuple(lines[Entry]),
+        studies=tuple(lines[StudyEntry]),
+        training=tuple(lines[TrainingEntry]),
+        comparisons=_comparisons(index.parent),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _line(run: Path, link: str) -> Entry | StudyEntry | TrainingEntry:
+    if is_study(run):
+        return study_entry(read_study(run), link)
+    if is_training(run):
+        return training_entry(read_training(run), link)
+    return entry(_read_probe(run), link)
+
+
+def _comparisons(folder: Path) -> tuple[tuple[str, str], ...]:
+    found = sorted(folder.glob("compare-*.html"))
+    return tuple((quote(page.name), page.stem.removeprefix("compare-")) for page in found)
 
 
 def _link(page: Path, folder: Path) -> str:
@@ -144,7 +220,7 @@ def _link(page: Path, folder: Path) -> str:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Find the finished probe runs and the training runs below a folder, by name.
+    """Find the finished probe runs, the studies and the training runs below a folder, by name.
 
     Args:
         root: Searched at any depth.
@@ -152,7 +228,8 @@ def find_runs(root: Path) -> list[Path]:
     probes = {path.parent for path in root.rglob("selection.json")}
     finished = {folder for folder in probes if all((folder / name).is_file() for name in REQUIRED)}
     training = {path.parent for path in root.rglob(METRICS) if is_training(path.parent)}
-    return sorted(finished | training)
+    studies = {path.parent for path in root.rglob("study.csv") if is_study(path.parent)}
+    return sorted(finished | training | studies)
 
 
 @dataclass(frozen=True)
