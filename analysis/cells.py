@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from analysis import rotation, tables, wording
 from analysis.blocks import Table, csv_link
 from analysis.tables import ProbeRun
@@ -31,7 +33,7 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
     """
     makers: dict[str, Callable[[ProbeRun], Table]] = {
         "layers": _layers, "rotation": _rotation, "timesteps": _timesteps, "matchers": _matchers,
-        "thresholds": _thresholds, "pairs": _pairs, "missing": _missing,
+        "thresholds": _thresholds, "worst": _worst, "pairs": _pairs, "missing": _missing,
     }  # fmt: skip
     written = {name: maker(run) for name, maker in makers.items()}
     return {name: table for name, table in written.items() if table.rows}
@@ -174,6 +176,23 @@ def _threshold_order(metric: str) -> tuple[str, float]:
     return unit, float(amount.removesuffix(unit))
 
 
+def _worst(run: ProbeRun) -> Table:
+    table = tables.worst_pairs(run)
+    rows = [
+        (str(row.scene), f"{row.query_view} asks {row.key_view}", MISSING if np.isnan(row.rotation_deg) else
+         f"{row.rotation_deg:.0f}°", percent(row.value), percent(row.same_position), number(row.count))
+        for row in table.itertuples()
+    ]  # fmt: skip
+    return Table(
+        caption=f"The {len(rows)} ordered pairs of views in which layer {run.layer} finds least, the worst first, "
+        "over all "
+        "timesteps.",
+        columns=("scene", "views", "rotation", "precision", "same position", "matches counted"),
+        rows=tuple(rows),
+        texts=2,
+    )
+
+
 def _pairs(run: ProbeRun) -> Table:
     table = rotation.pair_counts(run)
     return Table(
@@ -211,7 +230,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     Args:
         run: The probe run.
     """
-    digests = sorted(run.scores["pair_list"].astype(str).unique())
+    digests = sorted(run.scores["pair_list"].unique().astype(str))
     versions = {name: text for name, text in run.environment.items() if name not in ("commit", "machine")}
     lost = tables.missing(run)
     facts = {
@@ -238,7 +257,7 @@ def source(run: ProbeRun) -> str:
     Args:
         run: The probe run.
     """
-    digests = wording.listing(sorted(run.scores["pair_list"].astype(str).unique()))
+    digests = wording.listing(sorted(run.scores["pair_list"].unique().astype(str)))
     scenes = wording.plural(run.scores["scene"].nunique(), "scene")
     return f"Protocol {run.protocol}, pair list {digests} ({wording.plural(len(run.pairs), 'pair')}, {scenes})."
 
@@ -251,7 +270,7 @@ def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     """
     frames = {
         "layers.csv": run.layers, "same_position_by_bin.csv": rotation.verdicts(run), "timesteps.csv": run.timesteps,
-        "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run), "pairs.csv": run.pairs,
-        "missing.csv": tables.missing(run),
+        "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
+        "worst_pairs.csv": tables.worst_pairs(run), "pairs.csv": run.pairs, "missing.csv": tables.missing(run),
     }  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))

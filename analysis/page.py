@@ -9,8 +9,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis import caveats, cells, figures, rotation, tables, training_words, wording
-from analysis.blocks import Chart, Table, chart
+from analysis.blocks import Chart, Section, Table, chart
 from analysis.pictures import Panel, choose_examples, embedded_images, panels
+from analysis.probe_paper import beside_paper
 from analysis.tables import ProbeRun
 from analysis.wording import interval, number, percent, with_interval
 
@@ -52,6 +53,7 @@ class Page:
     caveats: tuple[str, ...]
     figures: dict[str, Chart]
     tables: dict[str, Table]
+    paper: Section
     images: Markup
     pairs: tuple[Pair, ...]
     metric: str
@@ -84,6 +86,7 @@ def make_page(run: ProbeRun) -> Page:
         caveats=tuple(caveats.caveats(run)),
         figures=_figures(run),
         tables=cells.text_tables(run),
+        paper=beside_paper(run),
         images=Markup(embedded_images(run, examples)),
         pairs=tuple(Pair(title=_example_title(e), panels=tuple(panels(run, e, places))) for e in examples),
         metric=wording.metric_words(run.metric),

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +13,15 @@ from urllib.parse import quote
 
 import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from analysis import wording
 from analysis.blocks import SectionPage
+from analysis.compare_page import probe_comparison
+from analysis.compare_training_page import training_comparison
 from analysis.page import Page, make_page
 from analysis.study import is_study, read_study
 from analysis.study_page import StudyEntry, make_study_page, study_entry
@@ -22,6 +30,7 @@ from analysis.training import METRICS, is_training, read_training
 from analysis.training_page import TrainingEntry, make_training_page, training_entry
 from probe.records import RunError, write_text
 
+PROG = "python -m analysis.report"
 REPORT = "report.html"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
@@ -135,10 +144,10 @@ def _make_page(run: Path) -> Page | SectionPage:
     return make_page(_read_probe(run))
 
 
-def _read_probe(run: Path) -> ProbeRun:
+def _read_probe(run: Path, *, scores: bool = True) -> ProbeRun:
     """Read a probe run; say of a folder that is nothing at all that it is nothing else either."""
     try:
-        return read_run(run)
+        return read_run(run, scores=scores)
     except RunError as error:
         if (run / "scores.parquet").exists():
             raise
@@ -207,7 +216,7 @@ def _line(run: Path, link: str) -> Entry | StudyEntry | TrainingEntry:
         return study_entry(read_study(run), link)
     if is_training(run):
         return training_entry(read_training(run), link)
-    return entry(_read_probe(run), link)
+    return entry(_read_probe(run, scores=False), link)
 
 
 def _comparisons(folder: Path) -> tuple[tuple[str, str], ...]:
@@ -232,30 +241,103 @@ def find_runs(root: Path) -> list[Path]:
     return sorted(finished | training | studies)
 
 
+def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> tuple[Path, SectionPage]:
+    """Write the page of what changed between two runs: ``compare-FIRST-SECOND.html``.
+
+    Args:
+        first: The folder of a probe run or of a training run.
+        second: Of one that was measured alike.
+        folder: Where to write; it is made.
+
+    Returns:
+        The page's path, and what it shows.
+
+    Raises:
+        RunError: If a folder cannot be used, or the two were not measured alike.
+    """
+    names = _called(first, second)
+    rebuild = shlex.join(["python", "-m", "analysis.report", "--compare", str(first), str(second)])
+    if is_training(first) != is_training(second):
+        raise RunError(f"build_comparison: of {first} and {second} only one is a training run; compare two of a kind")
+    if is_training(first):
+        page = training_comparison(read_training(first), read_training(second), names, rebuild)
+    else:
+        page = probe_comparison(_read_probe(first), _read_probe(second), names, rebuild)
+    folder.mkdir(parents=True, exist_ok=True)
+    slugs = [re.sub(r"[^\w.]+", "-", name) for name in names]
+    path = folder / f"compare-{'-'.join(slugs)}.html"
+    write_text(path, render(page))
+    return path, page
+
+
+def _called(first: Path, second: Path) -> tuple[str, str]:
+    """Name two runs by their folders, with the folders above where those alone do not tell them apart."""
+    parts = [run.resolve().parts for run in (first, second)]
+    if parts[0] == parts[1]:
+        raise RunError(f"build_comparison: {first} and {second} are one folder; name two runs")
+    depth = next(n for n in range(1, max(map(len, parts)) + 1) if parts[0][-n:] != parts[1][-n:])
+    return "/".join(parts[0][-depth:]), "/".join(parts[1][-depth:])
+
+
+def show(console: Console, page: SectionPage) -> None:
+    """Print a comparison's answer and its first table.
+
+    Args:
+        console: Where to.
+        page: The comparison.
+    """
+    found = next(table for section in page.sections for table in section.tables.values())
+    shown = RichTable(title=page.title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for n, column in enumerate(found.columns[:-1]):
+        shown.add_column(Text(column), justify="left" if n < found.texts else "right")
+    for row in found.rows:
+        shown.add_row(*(Text(cell) for cell in row[:-1]))
+    console.print(shown)
+    for sentence in page.answer:
+        console.print(sentence, markup=False, soft_wrap=True)
+
+
 @dataclass(frozen=True)
 class Arguments:
-    """Rebuild the pages of probe and training runs, and reports/index.html that links to them."""
+    """Rebuild the pages of runs, and reports/index.html that links to them; or compare two runs."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders; without any, all finished probe runs and all training runs below runs/."""
+    """Run folders: probes, studies, trainings; without any, all that are below runs/."""
+    compare: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Compare the two named runs, two probes or two trainings: write reports/compare-A-B.html and show its table."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rebuild pages, say where they are, and give the exit code: 2 for a wrong folder.
+    """Rebuild pages, say where they are, and give the exit code: 2 for what the caller can mend.
 
     Args:
         argv: Words of the command line; None for the process's own.
     """
-    asked = tyro.cli(Arguments, args=argv, prog="python -m analysis.report").run
+    asked, unknown = tyro.cli(Arguments, args=argv, prog=PROG, return_unknown_args=True)  # no box: one line, below
     try:
-        for run in asked or find_runs(RUNS):
-            print(build_report(run))
-        listed = {run.resolve(): run for run in (*find_runs(RUNS), *asked)}
-        print(build_index([listed[path] for path in sorted(listed)]))
+        if unknown:
+            raise RunError(f"{PROG}: {' '.join(unknown)} is unknown; expected folders, or --compare A B; see --help")
+        _compare(asked.run) if asked.compare else _rebuild(asked.run)
     except (RunError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
+
+
+def _compare(runs: Sequence[Path]) -> None:
+    if len(runs) != 2:
+        raise RunError(f"{PROG}: --compare was given {len(runs)} folders; expected two, such as runs/a runs/b")
+    path, page = build_comparison(*runs)
+    show(Console(width=None if sys.stdout.isatty() else 120), page)
+    print(path)
+    print(build_index(find_runs(RUNS)))
+
+
+def _rebuild(runs: Sequence[Path]) -> None:
+    for run in runs or find_runs(RUNS):
+        print(build_report(run))
+    listed = {run.resolve(): run for run in (*find_runs(RUNS), *runs)}
+    print(build_index([listed[path] for path in sorted(listed)]))
 
 
 if __name__ == "__main__":

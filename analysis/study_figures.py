@@ -15,9 +15,10 @@ from analysis.training_figures import STEP_STYLES, STEPS
 # Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, GOLD, MUTED)
 MARKERS = "osD^vP*Xph"
-VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too few seeds": MUTED, "no direction": INK}
+VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too few seeds": MUTED, "changed": INK,
+            "one scene only": MUTED}  # fmt: skip
 """Colour of each verdict; filled where it is clear, open where it is not."""
-CLEAR = ("better", "worse")
+CLEAR = ("better", "worse", "changed")
 LIMIT = 1.28
 """Where a run that never reaches the goal is drawn, over the plain run's steps."""
 
