@@ -62,11 +62,11 @@ _TRAINING_CAVEATS = (
 def _training_answer(table: pd.DataFrame, probed: pd.DataFrame, names: tuple[str, str]) -> list[str]:
     ahead = [title(row.metric) for row in table.itertuples() if row.gain > 0]
     behind = [title(row.metric) for row in table.itertuples() if row.gain < 0]
-    parts = [f"{word} by {listing(found)}" for word, found in (("ahead", ahead), ("behind", behind)) if found]
+    parts = [f"ahead of {names[0]} by {listing(ahead)}"] if ahead else []
+    parts += [f"behind {names[0]} by {listing(behind)}"] if behind else []
+    place = " and ".join(parts) or f"where {names[0]} is"
     said = [
-        f"At step {number(table['step'].max())} {names[1]} is {' and '.join(parts) or 'where'} "
-        f"{'of' if parts else ''} {names[0]}".replace("  ", " ")
-        + "; with one run each, none of it is shown to be "
+        f"At step {number(table['step'].max())} {names[1]} is {place}; with one run each, none of it is shown to be "
         "significant."
     ]
     clear = probed[probed["verdict"] != "not separable"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis import paper, rotation, study_figures, tables, wording
+from analysis import paper, rotation, study_figures, tables, training_words, wording
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.cells import source
 from analysis.tables import ProbeRun
@@ -33,16 +33,19 @@ def beside_paper(run: ProbeRun) -> Section:
     )
 
 
-def _beside(run: ProbeRun, name: str, published: pd.DataFrame, ours: pd.DataFrame, xlabel: str, caption: str) -> Chart:
+def _beside(
+    run: ProbeRun, name: str, published: pd.DataFrame, ours: pd.DataFrame, xlabel: str, caption: str, basis: str = ""
+) -> Chart:
     """Draw both in frames of their own, and keep both in one table that says whose each row is."""
     titles = (PUBLISHED, OURS.format(f"{run.metric}, {run.settings.get('scenes', MISSING)}"))
     frames = [(title, xlabel, table) for title, table in zip(titles, (published, ours), strict=True)]
     alt = f"Two frames. {titles[0]}: {_spoken(published)}. {titles[1]}: {_spoken(ours)}"
     svg = study_figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
     both = pd.concat([published.assign(whose="paper"), ours.assign(whose=run.name)], ignore_index=True)
-    said = f"{caption} Left, the published numbers, without intervals or counts; right, this run; each on its own "
-    "scale."
-    return chart(f"paper-{name}", svg, said, source=f"Right: {source(run)}", table=both, file=f"paper_{name}.csv")
+    said = f"{caption} Left, the published numbers, without intervals or counts; right, this run; each on a scale of its own."
+    return chart(
+        f"paper-{name}", svg, said, source=f"Right: {basis or source(run)}", table=both, file=f"paper_{name}.csv"
+    )
 
 
 def _spoken(table: pd.DataFrame) -> str:
@@ -62,7 +65,7 @@ def _shares_indexes(run: ProbeRun) -> bool:
 def _profile(run: ProbeRun) -> Chart:
     ours = tables.profile(run)
     ours = ours[ours["model"] == run.model].sort_values("layer")
-    shown = ours.assign(x=ours["layer"].astype(str), who=wording_name(run))[["x", "who", "value", "low", "high"]]
+    shown = ours.assign(x=ours["layer"].astype(str), who=_model_here(run))[["x", "who", "value", "low", "high"]]
     known = (
         "Layer indexes mean the same place in the network on both sides: the model here has the layout of Stable "
         "Diffusion 2.1's U-Net."
@@ -73,15 +76,14 @@ def _profile(run: ProbeRun) -> Chart:
     return _beside(run, "profile", _published("layer_profile"), shown, "layer", caption)
 
 
-def wording_name(run: ProbeRun) -> str:
-    """Name a run's model so that it cannot be taken for one of the paper's."""
+def _model_here(run: ProbeRun) -> str:
     return f"{run.model} (here)"
 
 
 def _rotation(run: ProbeRun) -> Chart:
     ours = rotation.rotation(run)
     ours = ours[(ours["who"] == f"layer {run.layer}") & ours["value"].notna()]
-    shown = ours.assign(x=ours["rotation_bin"], who=wording_name(run))[["x", "who", "value", "low", "high"]]
+    shown = ours.assign(x=ours["rotation_bin"], who=_model_here(run))[["x", "who", "value", "low", "high"]]
     caption = (
         f"Precision by rotation between the cameras in degrees; here of layer {run.layer}. On both sides it should "
         "fall to "
@@ -95,14 +97,15 @@ def _emergence(run: ProbeRun) -> Chart | None:
     if run.emergence is None or run.emergence["step"].nunique() < 2:
         return None
     own = run.emergence[run.emergence["layer"] == run.layer].sort_values("step")
-    shown = own.assign(x=own["step"].astype(float), who=wording_name(run))[["x", "who", "value", "low", "high"]]
+    shown = own.assign(x=own["step"].astype(float), who=_model_here(run))[["x", "who", "value", "low", "high"]]
     published = _published("emergence")
     caption = (
         f"Precision over training iterations; here of layer {run.layer}. Iterations do not compare: batch, size and "
         "data "
         f"differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
     )
-    return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption)
+    return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption,
+                   basis=training_words.probe_source(own))  # fmt: skip
 
 
 def _table(run: ProbeRun) -> Table:

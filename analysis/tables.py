@@ -18,6 +18,7 @@ from probe.records import (
     ALL_HEADS,
     NO_LAYER,
     REFERENCES,
+    SAME_POSITION,
     SCORE_COLUMNS,
     UNIFORM,
     RunError,

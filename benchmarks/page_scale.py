@@ -86,7 +86,8 @@ def make_run(folder: Path, scale: Scale) -> int:
     (folder / "config.json").write_text(json.dumps({"settings": settings, "environment": {}}))
     best = layers.iloc[-1]
     write_json(folder / "selection.json", {
-        "layer": best["layer"], "name": best["name"], "model": "large", "metric": "precision@5%", "direction": "tgt-ref",
+        "layer": best["layer"], "name": best["name"], "model": "large", "metric": "precision@5%",
+        "direction": "tgt-ref",
         "protocol": "attention-v1", "ties": [], "runners_up": [],
     })  # fmt: skip
     return len(scores)
