@@ -50,7 +50,7 @@ def check_probes(a: ProbeRun, b: ProbeRun) -> None:
 
 
 def _words(column: pd.Series) -> str:
-    return " ".join(sorted({str(value) for value in column}))
+    return " ".join(sorted({str(value) for value in column.unique()}))
 
 
 def _names(run: ProbeRun) -> set[tuple[int, str]]:
