@@ -148,12 +148,12 @@ def _compare(part: pd.DataFrame, by: str, sign: int) -> list[dict[str, Any]]:
         known = int(table[key].notna().sum())
         mean, spread = float(table[key].mean()), float(np.nanstd(draws[:, n])) if known > 1 else np.nan
         low, high = np.nanquantile(draws[:, n], [0.025, 0.975]) if known > 1 else (np.nan, np.nan)
-        reach = critical * spread
+        joint = (min(low, mean - critical * spread), max(high, mean + critical * spread))  # never narrower than alone
         rows.append(
             {"key": key, "a": means.loc[key, "value_a"], "b": means.loc[key, "value_b"], "difference": mean,
-             "low": low, "high": high, "joint_low": mean - reach, "joint_high": mean + reach, "scenes": known,
+             "low": low, "high": high, "joint_low": joint[0], "joint_high": joint[1], "scenes": known,
              "count": int(counts[key]), "verdict": _verdict(low, high, sign),
-             "joint": _verdict(mean - reach, mean + reach, sign)}
+             "joint": _verdict(*joint, sign)}
         )  # fmt: skip
     return rows
 
@@ -251,7 +251,8 @@ def compare_probes_of_trainings(a: TrainingRun, b: TrainingRun) -> pd.DataFrame:
                "verdict"]  # fmt: skip
     if a.emergence is None or b.emergence is None:
         return pd.DataFrame(columns=columns)
-    left, right = (run.emergence[["step", "layer", "layer_name", "grid", "value", "low", "high"]] for run in (a, b))
+    kept = ["step", "layer", "layer_name", "grid", "value", "low", "high"]
+    left, right = a.emergence[kept], b.emergence[kept]
     both = left.merge(right, on=["step", "layer", "layer_name", "grid"], suffixes=("_a", "_b"))
     both = both[both["step"] == both["step"].max()]
     apart = [_apart(row) for row in both.itertuples()]
