@@ -1,14 +1,12 @@
 """A probe run -> the page's tables as finished text, the facts of the measurement, and the files to download. Pure."""
 
-import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import causal, rotation, tables, wording
+from analysis.blocks import Table, csv_link
 from analysis.tables import ProbeRun
 from analysis.wording import MISSING, interval, number, percent, with_interval
 from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
@@ -28,27 +26,6 @@ KNOWN_COLUMNS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Hold a table as finished text.
-
-    Attributes:
-        caption: What it shows and how to read it.
-        columns: Headings.
-        rows: Cells.
-        marked: Positions of rows to set off.
-        texts: How many leading columns are text, set left.
-        wide: Whether it may be wider than the text.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    marked: tuple[int, ...] = ()
-    texts: int = 1
-    wide: bool = False
-
-
 def text_tables(run: ProbeRun) -> dict[str, Table]:
     """Write all tables of the page; those without rows are absent.
 
@@ -57,7 +34,8 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
     """
     makers: dict[str, Callable[[ProbeRun], Table]] = {
         "layers": _layers, "rotation": _rotation, "timesteps": _timesteps, "matchers": _matchers,
-        "thresholds": _thresholds, "effects": _effects, "edits": _edits, "pairs": _pairs, "missing": _missing,
+        "thresholds": _thresholds, "effects": _effects, "edits": _edits, "worst": _worst, "pairs": _pairs,
+        "missing": _missing,
     }  # fmt: skip
     written = {name: maker(run) for name, maker in makers.items()}
     return {name: table for name, table in written.items() if table.rows}
@@ -248,6 +226,23 @@ def _edits(run: ProbeRun) -> Table:
     )
 
 
+def _worst(run: ProbeRun) -> Table:
+    table = tables.worst_pairs(run)
+    rows = [
+        (str(row.scene), f"{row.query_view} asks {row.key_view}", MISSING if np.isnan(row.rotation_deg) else
+         f"{row.rotation_deg:.0f}°", percent(row.value), percent(row.same_position), number(row.count))
+        for row in table.itertuples()
+    ]  # fmt: skip
+    return Table(
+        caption=f"The {len(rows)} ordered pairs of views in which layer {run.layer} finds least, the worst first, "
+        "over all "
+        "timesteps.",
+        columns=("scene", "views", "rotation", "precision", "same position", "matches counted"),
+        rows=tuple(rows),
+        texts=2,
+    )
+
+
 def _pairs(run: ProbeRun) -> Table:
     table = rotation.pair_counts(run)
     return Table(
@@ -285,7 +280,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     Args:
         run: The probe run.
     """
-    digests = sorted(run.scores["pair_list"].astype(str).unique())
+    digests = sorted(run.scores["pair_list"].unique().astype(str))
     versions = {name: text for name, text in run.environment.items() if name not in ("commit", "machine")}
     lost = tables.missing(run)
     facts = {
@@ -320,31 +315,28 @@ def model_words(card: dict[str, Any] | None) -> str:
     return "; ".join(f"{name}: {text}" for name, text in {**about, **chosen}.items())
 
 
+def source(run: ProbeRun) -> str:
+    """Say by what protocol and on which pairs the run was measured, as it stands under its figures.
+
+    Args:
+        run: The probe run.
+    """
+    digests = wording.listing(sorted(run.scores["pair_list"].unique().astype(str)))
+    scenes = wording.plural(run.scores["scene"].nunique(), "scene")
+    return f"Protocol {run.protocol}, pair list {digests} ({wording.plural(len(run.pairs), 'pair')}, {scenes})."
+
+
 def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Give each table as a CSV file: its name, and a link that holds its content.
+    """Give each table that no figure carries as a CSV file: its name, and a link that holds its content.
 
     Args:
         run: The probe run.
     """
     frames = {
-        "layers.csv": run.layers, "layer_profile.csv": tables.profile(run),
-        "common_grid.csv": tables.profile(run, common=True), "rotation_bins.csv": rotation.rotation(run),
-        "same_position_by_bin.csv": rotation.verdicts(run), "timesteps.csv": run.timesteps,
-        "layer_by_timestep.csv": tables.by_timestep(run), "layer_by_head.csv": tables.by_head(run),
+        "layers.csv": run.layers, "same_position_by_bin.csv": rotation.verdicts(run), "timesteps.csv": run.timesteps,
         "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
-        "coverage.csv": tables.coverage(run), "attention.csv": tables.attention(run),
-        "emergence.csv": run.emergence if run.emergence is not None else pd.DataFrame(), "pairs.csv": run.pairs,
         "effects.csv": causal.effects(run), "effects_beside_selected.csv": causal.beside_selected(run),
-        "effects_by_head.csv": causal.effects_by_head(run), "missing.csv": tables.missing(run),
+        "effects_by_head.csv": causal.effects_by_head(run),
+        "worst_pairs.csv": tables.worst_pairs(run), "pairs.csv": run.pairs, "missing.csv": tables.missing(run),
     }  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))
-
-
-def csv_link(frame: pd.DataFrame) -> str:
-    """Write a table as a link that holds it as a CSV file.
-
-    Args:
-        frame: The table; its index is left out.
-    """
-    text = frame.to_csv(index=False, lineterminator="\n")
-    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import causal, causal_figures, caveats, cells, figures, rotation, tables, wording
+from analysis import causal, causal_figures, caveats, cells, figures, rotation, tables, training_words, wording
+from analysis.blocks import Chart, Section, Table, chart
 from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.reading import Explored
 from analysis.pictures import Panel, choose_examples, embedded_images, panels
+from analysis.probe_paper import beside_paper
 from analysis.tables import ProbeRun
 from analysis.wording import interval, number, percent, with_interval
 from probe.records import EFFECT
@@ -23,13 +25,11 @@ ATTENTION_TITLES = {
     "cross_entropy": "cross-entropy with the truth (nats)",
 }
 
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """Hold a figure with its caption."""
-
-    svg: Markup
-    caption: str
+FILES = {
+    "profile": "layer_profile.csv", "common": "common_grid.csv", "rotation": "rotation_bins.csv",
+    "timesteps": "layer_by_timestep.csv", "heads": "layer_by_head.csv",
+}  # fmt: skip
+"""Under which the tables of figures are downloaded, where it is not the figure's own name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,9 @@ class Page:
     evidence: str
     verdicts: tuple[tuple[str, str, str], ...]
     caveats: tuple[str, ...]
-    figures: dict[str, Drawing]
-    tables: dict[str, cells.Table]
+    figures: dict[str, Chart]
+    tables: dict[str, Table]
+    paper: Section
     images: Markup
     pairs: tuple[Pair, ...]
     edits: tuple[causal.Edits, ...]
@@ -65,6 +66,7 @@ class Page:
     direction: str
     methods: tuple[tuple[str, str], ...]
     command: str
+    rebuild: str
     downloads: tuple[tuple[str, str], ...]
 
 
@@ -92,6 +94,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
         caveats=tuple(caveats.caveats(run)),
         figures=_figures(run),
         tables=cells.text_tables(run),
+        paper=beside_paper(run),
         images=Markup(embedded_images(run, examples, explorer.views if explorer else ())),
         pairs=tuple(Pair(title=_example_title(e), panels=tuple(panels(run, e, places))) for e in examples),
         edits=causal.pictures(run),
@@ -101,6 +104,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
         direction=wording.direction_words(str(run.selection["direction"])),
         methods=cells.methods(run),
         command=wording.command(run.settings),
+        rebuild=wording.rebuild(run.settings, run.name),
         downloads=cells.downloads(run),
     )
 
@@ -132,8 +136,8 @@ def _example_title(example: Any) -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _figures(run: ProbeRun) -> dict[str, Drawing]:
-    makers: dict[str, Callable[[ProbeRun], Drawing | None]] = {
+def _figures(run: ProbeRun) -> dict[str, Chart]:
+    makers: dict[str, Callable[[ProbeRun], Chart | None]] = {
         "profile": _profile, "common": _common, "rotation": _rotation, "timesteps": _timesteps, "heads": _heads,
         "effects": _effects, "sampled": _sampled, "emergence": _emergence, "coverage": _coverage,
         "attention": _attention,
@@ -142,15 +146,15 @@ def _figures(run: ProbeRun) -> dict[str, Drawing]:
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}
 
 
-def _draw(svg: str, caption: str) -> Drawing:
-    return Drawing(svg=Markup(svg), caption=caption)
+def _draw(run: ProbeRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+    return chart(name, svg, caption, source=cells.source(run), table=table, file=FILES.get(name, ""))
 
 
-def _profile(run: ProbeRun) -> Drawing | None:
+def _profile(run: ProbeRun) -> Chart | None:
     return _profile_of(run, tables.profile(run), wording.layer_labels(run), "profile", "")
 
 
-def _common(run: ProbeRun) -> Drawing | None:
+def _common(run: ProbeRun) -> Chart | None:
     profile = tables.profile(run, common=True)
     places = wording.layer_places(run)
     labels = {layer: f"{layer}\n{place}" for layer, place in places.items()}
@@ -158,7 +162,7 @@ def _common(run: ProbeRun) -> Drawing | None:
     return _profile_of(run, profile, labels, "common", only) if (profile["model"] == run.model).any() else None
 
 
-def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], name: str, prefix: str) -> Drawing:
+def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], name: str, prefix: str) -> Chart:
     mine = profile[profile["model"] == run.model]
     beside = [rival for rival in tables.rivals(run) if rival in set(profile["model"])]
     caption = (
@@ -170,7 +174,7 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
     svg = figures.layer_profile(
         profile, model=run.model, selected=run.layer, labels=labels, rivals=beside, name=name, alt=alt
     )
-    return _draw(svg, caption)
+    return _draw(run, name, svg, caption, profile)
 
 
 def _bars(rows: pd.DataFrame) -> str:
@@ -195,7 +199,7 @@ def _spoken(rows: pd.DataFrame, column: str) -> str:
     )
 
 
-def _rotation(run: ProbeRun) -> Drawing | None:
+def _rotation(run: ProbeRun) -> Chart | None:
     table = rotation.rotation(run)
     counts = rotation.pair_counts(run).set_index("rotation_bin")["measured"]
     captions = {name: f"{wording.bin_words(name)}\n{counts[name]} view pairs" for name in counts.index}
@@ -206,10 +210,11 @@ def _rotation(run: ProbeRun) -> Drawing | None:
         f"beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. {_count(mine)}"
     )
     alt = f"Precision of layer {run.layer} by rotation between the cameras. " + _spoken(mine, "rotation_bin")
-    return _draw(figures.rotation_bins(table, captions=captions, rivals=_rivals(run, table), alt=alt), caption)
+    svg = figures.rotation_bins(table, captions=captions, rivals=_rivals(run, table), alt=alt)
+    return _draw(run, "rotation", svg, caption, table)
 
 
-def _timesteps(run: ProbeRun) -> Drawing | None:
+def _timesteps(run: ProbeRun) -> Chart | None:
     table = tables.by_timestep(run)
     if table.empty:
         return None
@@ -217,13 +222,14 @@ def _timesteps(run: ProbeRun) -> Drawing | None:
     noise = run.timesteps.set_index("timestep")
     grid.columns = pd.Index([_timestep_label(int(t), noise) for t in grid.columns])
     caption = (
-        f"Precision in percent, {number(int(table['scenes'].max()))} scenes; intervals are in the downloads. "
+        f"Precision in percent, {number(int(table['scenes'].max()))} scenes; intervals are in the table below it. "
         f"ᾱ: share of signal left at t; SNR: signal to noise. {_empty(grid)}{_count(table)}"
     )
     best = table.loc[table["value"].idxmax()]
     where = f"layer {best['layer']:.0f}, t = {best['timestep']:.0f}"
     alt = f"Heat map of precision per layer and timestep; the highest is {percent(best['value'])} at {where}."
-    return _draw(figures.heat_map(grid, xlabel="timestep t", name="timesteps", alt=alt), caption)
+    svg = figures.heat_map(grid, xlabel="timestep t", name="timesteps", alt=alt)
+    return _draw(run, "timesteps", svg, caption, table)
 
 
 def _timestep_label(t: int, noise: pd.DataFrame) -> str:
@@ -244,7 +250,7 @@ def _empty(grid: pd.DataFrame) -> str:
     return f"{empty} of {grid.size} cells are empty: not measured, or no such head. " if empty else ""
 
 
-def _heads(run: ProbeRun) -> Drawing | None:
+def _heads(run: ProbeRun) -> Chart | None:
     table = tables.by_head(run)
     if table.empty:
         return None
@@ -257,10 +263,10 @@ def _heads(run: ProbeRun) -> Drawing | None:
         f"{len(table)} and so partly luck. {_empty(grid)}{_count(table)}"
     )
     alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])}."
-    return _draw(figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption)
+    return _draw(run, "heads", figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption, table)
 
 
-def _effects(run: ProbeRun) -> Drawing | None:
+def _effects(run: ProbeRun) -> Chart | None:
     reading = (
         "By how much the error of the denoised prediction grows when one layer is edited: a tall bar is a layer that "
         "the model depends on, a bar below zero an edit that helps."
@@ -268,7 +274,7 @@ def _effects(run: ProbeRun) -> Drawing | None:
     return _bars_of(run, EFFECT, reading, "effects", "error of prediction")
 
 
-def _sampled(run: ProbeRun) -> Drawing | None:
+def _sampled(run: ProbeRun) -> Chart | None:
     reading = (
         "By how much the PSNR of sampled views against the true ones changes, in dB, when one layer is edited at every "
         "sampling step: a bar that hangs far down is a layer without which the views come out wrong."
@@ -276,7 +282,7 @@ def _sampled(run: ProbeRun) -> Drawing | None:
     return _bars_of(run, "effect_psnr", reading, "sampled", "PSNR, dB")
 
 
-def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) -> Drawing | None:
+def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) -> Chart | None:
     table = causal.effects(run)
     table = table[table["measure"] == measure]
     if table.empty:
@@ -294,14 +300,14 @@ def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) 
         table, titles=titles, selected=run.layer, labels=wording.layer_labels(run), ylabel=ylabel,
         percent=measure in causal.SHARES, name=name, alt=alt,
     )  # fmt: skip
-    return _draw(svg, caption)
+    return _draw(run, name, svg, caption, table)
 
 
 def _names(column: pd.Series) -> str:
     return ", ".join(sorted({str(name) for name in column}))
 
 
-def _emergence(run: ProbeRun) -> Drawing | None:
+def _emergence(run: ProbeRun) -> Chart | None:
     table = run.emergence
     if table is None or table.empty:
         return None
@@ -313,10 +319,11 @@ def _emergence(run: ProbeRun) -> Drawing | None:
         "Dotted: a uniform guess on the selected layer's grid."
     )
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
-    return _draw(figures.emergence_curve(table, highlighted=shown, alt=alt), caption)
+    svg = figures.emergence_curve(table, highlighted=shown, alt=alt)
+    return chart("emergence", svg, caption, source=training_words.probe_source(table), table=table)
 
 
-def _coverage(run: ProbeRun) -> Drawing | None:
+def _coverage(run: ProbeRun) -> Chart | None:
     table = tables.coverage(run)
     if table.empty:
         return None
@@ -328,7 +335,8 @@ def _coverage(run: ProbeRun) -> Drawing | None:
     )
     mine = table[table["who"] == f"layer {run.layer}"]
     alt = "Precision against coverage; " + _spoken(mine, "coverage")
-    return _draw(figures.coverage_curve(table, rivals=_rivals(run, table), alt=alt), caption)
+    svg = figures.coverage_curve(table, rivals=_rivals(run, table), alt=alt)
+    return _draw(run, "coverage", svg, caption, table)
 
 
 def _rivals(run: ProbeRun, table: pd.DataFrame) -> list[str]:
@@ -337,7 +345,7 @@ def _rivals(run: ProbeRun, table: pd.DataFrame) -> list[str]:
     return names[: max((n + 1 for n, name in enumerate(names) if name in shown), default=0)]
 
 
-def _attention(run: ProbeRun) -> Drawing | None:
+def _attention(run: ProbeRun) -> Chart | None:
     table = tables.attention(run)
     titles = {metric: title for metric, title in ATTENTION_TITLES.items() if metric in set(table.get("metric", []))}
     if not titles:
@@ -349,4 +357,5 @@ def _attention(run: ProbeRun) -> Drawing | None:
         f"Low entropy means sharp attention, which may still be wrong: read it beside the cross-entropy. {_count(mine)}"
     )
     alt = "Attention per layer: " + wording.listing(titles.values())
-    return _draw(figures.small_multiples(table, titles=titles, selected=run.layer, labels=labels, alt=alt), caption)
+    svg = figures.small_multiples(table, titles=titles, selected=run.layer, labels=labels, alt=alt)
+    return _draw(run, "attention", svg, caption, table)

@@ -1,23 +1,37 @@
-"""Turn probe and training runs into pages: ``python -m analysis.report [RUN ...]``; pure up to ``build_report``."""
+"""Turn probe runs, studies and training runs into pages: ``python -m analysis.report [RUN ...]``."""
 
+import fcntl
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from analysis import wording
+from analysis.blocks import SectionPage
+from analysis.compare_page import probe_comparison
+from analysis.compare_training_page import training_comparison
 from analysis.explorer.reading import Explored, explored, read_beside
 from analysis.page import Page, make_page
+from analysis.study import is_study, read_study
+from analysis.study_page import StudyEntry, make_study_page, study_entry
 from analysis.tables import REQUIRED, ProbeRun, read_run
 from analysis.training import METRICS, is_training, read_training
-from analysis.training_page import TrainingEntry, TrainingPage, make_training_page, training_entry
+from analysis.training_page import TrainingEntry, make_training_page, training_entry
 from probe.records import RunError, write_text
 
+PROG = "python -m analysis.report"
 REPORT = "report.html"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
@@ -43,10 +57,10 @@ class Entry:
     share: str
 
 
-PAGES: dict[type, str] = {Page: "probe.html.j2", TrainingPage: "train.html.j2"}
+PAGES: dict[type, str] = {Page: "probe.html.j2", SectionPage: "sections.html.j2"}
 
 
-def render(page: Page | TrainingPage) -> str:
+def render(page: Page | SectionPage) -> str:
     """Write the page of one run.
 
     Args:
@@ -58,14 +72,32 @@ def render(page: Page | TrainingPage) -> str:
     return TEMPLATES.get_template(PAGES[type(page)]).render(page=page)
 
 
-def render_index(entries: Sequence[Entry], training: Sequence[TrainingEntry] = ()) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Hold all that the page of all runs lists, each in its order.
+
+    Attributes:
+        probes: Finished probe runs.
+        studies: Studies.
+        training: Training runs.
+        comparisons: Links to comparisons of two runs, with their titles.
+        unreadable: Folders that cannot be read, with the reason.
+    """
+
+    probes: tuple[Entry, ...] = ()
+    studies: tuple[StudyEntry, ...] = ()
+    training: tuple[TrainingEntry, ...] = ()
+    comparisons: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+def render_index(index: Index) -> str:
     """Write the page that lists the runs.
 
     Args:
-        entries: Probe runs, in the order of the list.
-        training: Training runs, likewise.
+        index: All that it lists.
     """
-    return TEMPLATES.get_template("index.html.j2").render(entries=entries, training=training)
+    return TEMPLATES.get_template("index.html.j2").render(index=index)
 
 
 def entry(run: ProbeRun, link: str) -> Entry:
@@ -92,23 +124,28 @@ def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
     """Write a run's page into its folder, whole or not at all.
 
     Args:
-        run: A probe run folder, or a training run folder, finished or not.
+        run: The folder of a probe run, a study, or a training run, finished or not.
         explore_with: Probe runs of other models on the same views, to show in a probe run's match explorer too.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: If the folder is neither a finished probe run nor a training run, or a file of it cannot be used; or
-            if the other runs were not made on the same views.
+        RunError: If the folder is none of these, or a file of it cannot be used; or if the other runs were not made on
+            the same views.
     """
     page = run / REPORT
-    if is_training(run):
-        write_text(page, render(make_training_page(read_training(run))))
-    else:
-        probe = _read_probe(run)
-        write_text(page, render(make_page(probe, _explored(probe, explore_with))))
+    write_text(page, render(_make_page(run, explore_with)))
     return page
+
+
+def _make_page(run: Path, explore_with: Sequence[Path]) -> Page | SectionPage:
+    if is_study(run):
+        return make_study_page(read_study(run))
+    if is_training(run):
+        return make_training_page(read_training(run))
+    probe = _read_probe(run)
+    return make_page(probe, _explored(probe, explore_with))
 
 
 def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:
@@ -121,35 +158,84 @@ def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:
     return [own, *(read_beside(folder, own) for folder in explore_with)]
 
 
-def _read_probe(run: Path) -> ProbeRun:
-    """Read a probe run; say of a folder that is nothing at all that it is no training run either."""
+def _read_probe(run: Path, *, scores: bool = True) -> ProbeRun:
+    """Read a probe run; say of a folder that is nothing at all that it is nothing else either."""
     try:
-        return read_run(run)
+        return read_run(run, scores=scores)
     except RunError as error:
         if (run / "scores.parquet").exists():
             raise
-        raise RunError(f"{error}; nor is it a training run, which has config.json and metrics.jsonl") from error
+        raise RunError(
+            f"{error}; nor is it a training run, which has config.json and metrics.jsonl, nor a study, which has "
+            "study.csv as soon as one of its runs is finished"
+        ) from error
+
+
+def refresh(run: Path) -> Path:
+    """Write a run's page; where it is one of runs/, write the page that lists them all, too.
+
+    Args:
+        run: See :func:`build_report`.
+
+    Returns:
+        The run's page.
+
+    Raises:
+        RunError: If the run's own folder cannot be used; that of another run is listed as such.
+    """
+    page = build_report(run)
+    if run.resolve().is_relative_to(RUNS.resolve()):
+        build_index(find_runs(RUNS))
+    return page
 
 
 def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
-    """Write the page that links to the pages of several runs.
+    """Write the page that links to the pages of several runs, and to the comparisons that lie beside it.
 
     Args:
-        runs: Probe run folders and training run folders.
+        runs: Folders of probe runs, studies and training runs; one that cannot be read is listed with the reason.
         index: Where to write; its folder is made.
 
     Returns:
         The index's path.
-
-    Raises:
-        RunError: If a folder is neither a finished probe run nor a training run.
     """
-    links = {run: _link(run / REPORT, index.parent) for run in runs}
-    training = [training_entry(read_training(run), link) for run, link in links.items() if is_training(run)]
-    entries = [entry(_read_probe(run), link) for run, link in links.items() if not is_training(run)]
     index.parent.mkdir(parents=True, exist_ok=True)
-    write_text(index, render_index(entries, training))
+    with (index.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several runs may end at once
+        write_text(index, render_index(_list(runs, index)))
     return index
+
+
+def _list(runs: Sequence[Path], index: Path) -> Index:
+    lines: dict[type, list[Any]] = {Entry: [], StudyEntry: [], TrainingEntry: []}
+    unreadable = []
+    for run in runs:
+        try:
+            line = _line(run, _link(run / REPORT, index.parent))
+        except RunError as error:
+            unreadable.append((run.name, str(error)))
+        else:
+            lines[type(line)].append(line)
+    return Index(
+        probes=tuple(lines[Entry]),
+        studies=tuple(lines[StudyEntry]),
+        training=tuple(lines[TrainingEntry]),
+        comparisons=_comparisons(index.parent),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _line(run: Path, link: str) -> Entry | StudyEntry | TrainingEntry:
+    if is_study(run):
+        return study_entry(read_study(run), link)
+    if is_training(run):
+        return training_entry(read_training(run), link)
+    return entry(_read_probe(run, scores=False), link)
+
+
+def _comparisons(folder: Path) -> tuple[tuple[str, str], ...]:
+    found = sorted(folder.glob("compare-*.html"))
+    return tuple((quote(page.name), page.stem.removeprefix("compare-")) for page in found)
 
 
 def _link(page: Path, folder: Path) -> str:
@@ -157,7 +243,7 @@ def _link(page: Path, folder: Path) -> str:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Find the finished probe runs and the training runs below a folder, by name.
+    """Find the finished probe runs, the studies and the training runs below a folder, by name.
 
     Args:
         root: Searched at any depth.
@@ -165,39 +251,114 @@ def find_runs(root: Path) -> list[Path]:
     probes = {path.parent for path in root.rglob("selection.json")}
     finished = {folder for folder in probes if all((folder / name).is_file() for name in REQUIRED)}
     training = {path.parent for path in root.rglob(METRICS) if is_training(path.parent)}
-    return sorted(finished | training)
+    studies = {path.parent for path in root.rglob("study.csv") if is_study(path.parent)}
+    return sorted(finished | training | studies)
+
+
+def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> tuple[Path, SectionPage]:
+    """Write the page of what changed between two runs: ``compare-FIRST-SECOND.html``.
+
+    Args:
+        first: The folder of a probe run or of a training run.
+        second: Of one that was measured alike.
+        folder: Where to write; it is made.
+
+    Returns:
+        The page's path, and what it shows.
+
+    Raises:
+        RunError: If a folder cannot be used, or the two were not measured alike.
+    """
+    names = _called(first, second)
+    rebuild = shlex.join(["python", "-m", "analysis.report", "--compare", str(first), str(second)])
+    if is_training(first) != is_training(second):
+        raise RunError(f"build_comparison: of {first} and {second} only one is a training run; compare two of a kind")
+    if is_training(first):
+        page = training_comparison(read_training(first), read_training(second), names, rebuild)
+    else:
+        page = probe_comparison(_read_probe(first), _read_probe(second), names, rebuild)
+    folder.mkdir(parents=True, exist_ok=True)
+    slugs = [re.sub(r"[^\w.]+", "-", name) for name in names]
+    path = folder / f"compare-{'-'.join(slugs)}.html"
+    write_text(path, render(page))
+    return path, page
+
+
+def _called(first: Path, second: Path) -> tuple[str, str]:
+    """Name two runs by their folders, with the folders above where those alone do not tell them apart."""
+    parts = [run.resolve().parts for run in (first, second)]
+    if parts[0] == parts[1]:
+        raise RunError(f"build_comparison: {first} and {second} are one folder; name two runs")
+    depth = next(n for n in range(1, max(map(len, parts)) + 1) if parts[0][-n:] != parts[1][-n:])
+    return "/".join(parts[0][-depth:]), "/".join(parts[1][-depth:])
+
+
+def show(console: Console, page: SectionPage) -> None:
+    """Print a comparison's answer and its first table.
+
+    Args:
+        console: Where to.
+        page: The comparison.
+    """
+    found = next(table for section in page.sections for table in section.tables.values())
+    shown = RichTable(title=page.title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for n, column in enumerate(found.columns[:-1]):
+        shown.add_column(Text(column), justify="left" if n < found.texts else "right")
+    for row in found.rows:
+        shown.add_row(*(Text(cell) for cell in row[:-1]))
+    console.print(shown)
+    for sentence in page.answer:
+        console.print(sentence, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Rebuild the pages of probe and training runs, and reports/index.html that links to them."""
+    """Rebuild the pages of runs, and reports/index.html that links to them; or compare two runs."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders; without any, all finished probe runs and all training runs below runs/."""
+    """Run folders: probes, studies, trainings; without any, all that are below runs/."""
     explore_with: tuple[Path, ...] = ()
     """Probe runs of other models on the same scenes and seed, for the match explorer of the run named (one): plain
     against CAMEO."""
+    compare: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Compare the two named runs, two probes or two trainings: write reports/compare-A-B.html and show its table."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rebuild pages, say where they are, and give the exit code: 2 for a wrong folder.
+    """Rebuild pages, say where they are, and give the exit code: 2 for what the caller can mend.
 
     Args:
         argv: Words of the command line; None for the process's own.
     """
-    arguments = tyro.cli(Arguments, args=argv, prog="python -m analysis.report")
-    asked = arguments.run
+    asked, unknown = tyro.cli(Arguments, args=argv, prog=PROG, return_unknown_args=True)  # no box: one line, below
     try:
-        if arguments.explore_with and len(asked) != 1:
-            raise RunError(f"--explore-with: {len(asked)} runs were named, expected one: the run whose page shows them")
-        for run in asked or find_runs(RUNS):
-            print(build_report(run, arguments.explore_with))
-        listed = {run.resolve(): run for run in (*find_runs(RUNS), *asked)}
-        print(build_index([listed[path] for path in sorted(listed)]))
+        if unknown:
+            raise RunError(f"{PROG}: {' '.join(unknown)} is unknown; expected folders, or --compare A B; see --help")
+        if asked.explore_with and len(asked.run) != 1:
+            raise RunError(
+                f"--explore-with: {len(asked.run)} runs were named, expected one: the run whose page shows them"
+            )
+        _compare(asked.run) if asked.compare else _rebuild(asked.run, asked.explore_with)
     except (RunError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
+
+
+def _compare(runs: Sequence[Path]) -> None:
+    if len(runs) != 2:
+        raise RunError(f"{PROG}: --compare was given {len(runs)} folders; expected two, such as runs/a runs/b")
+    path, page = build_comparison(*runs)
+    show(Console(width=None if sys.stdout.isatty() else 120), page)
+    print(path)
+    print(build_index(find_runs(RUNS)))
+
+
+def _rebuild(runs: Sequence[Path], explore_with: Sequence[Path]) -> None:
+    for run in runs or find_runs(RUNS):
+        print(build_report(run, explore_with))
+    listed = {run.resolve(): run for run in (*find_runs(RUNS), *runs)}
+    print(build_index([listed[path] for path in sorted(listed)]))
 
 
 if __name__ == "__main__":

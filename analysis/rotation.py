@@ -15,14 +15,19 @@ def rotation(run: ProbeRun) -> pd.DataFrame:
         Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair
         list is there; value is NaN and count 0 where nothing was counted.
     """
-    table = summarise(named(run, _with_bins(run.headline)), ["who", "rotation_bin"])
+    table = summarise(named(run, with_bins(run.headline)), ["who", "rotation_bin"])
     present = [name for name in shown(run) if name in set(table["who"])]
     full = pd.MultiIndex.from_product([present, bins(run)], names=["who", "rotation_bin"])
     table = table.astype({"rotation_bin": str, "who": str}).set_index(["who", "rotation_bin"]).reindex(full)
     return table.fillna({"scenes": 0, "count": 0}).astype({"scenes": int, "count": int}).reset_index()
 
 
-def _with_bins(rows: pd.DataFrame) -> pd.DataFrame:
+def with_bins(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the 30-degree bin of each row's rotation as a column rotation_bin.
+
+    Args:
+        rows: Of the score table.
+    """
     return rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str))
 
 
@@ -42,7 +47,7 @@ def verdicts(run: ProbeRun) -> pd.DataFrame:
         Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, by
         bootstrap over scenes), scenes, count, pairs, verdict ("above", "below", "not separable from", "not measured").
     """
-    rows = _with_bins(run.headline)
+    rows = with_bins(run.headline)
     here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
     there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
     both = scene_values(here, ["rotation_bin"]).merge(
@@ -90,7 +95,7 @@ def pair_counts(run: ProbeRun) -> pd.DataFrame:
         the headline's direction in which a point was counted), count (those points, over all timesteps).
     """
     listed = run.pairs.assign(rotation_bin=run.pairs["rotation_bin"].astype(str)).groupby("rotation_bin")
-    rows = _with_bins(run.headline)
+    rows = with_bins(run.headline)
     rows = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
     columns = {"listed": listed["pair"].nunique(), "scenes": listed["scene"].nunique(), "measured": _view_pairs(rows),
                "count": rows.groupby("rotation_bin")["count"].sum()}  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet, types
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -17,12 +18,16 @@ from probe.records import (
     ALL_HEADS,
     NO_LAYER,
     REFERENCES,
+    SAME_POSITION,
     SCORE_COLUMNS,
     UNIFORM,
     RunError,
+    scene_values,
     summarise,
 )
 
+READ_COLUMNS = tuple(name for name in SCORE_COLUMNS if name not in ("pair", "layer_name"))
+"""Columns of the score table that the page needs."""
 REQUIRED = ("config.json", "scores.parquet", "layers.csv", "selection.json", "pairs.csv", "timesteps.csv")
 COMMON_GRID = "/common-grid"
 ATTENTION_METRICS = ("mass_3x3", "mass_key_view", "entropy", "cross_entropy")
@@ -94,7 +99,7 @@ class ProbeRun:
         """Give the probed model's name in the score table; its nulls are called "<model>: ..."."""
         layered = sorted(self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique(), key=len)
         asked = str(self.selection.get("model", self.settings.get("model")))
-        return asked if asked in layered else str(layered[0])
+        return asked if asked in layered or not layered else str(layered[0])
 
     @cached_property
     def measured(self) -> pd.DataFrame:
@@ -110,11 +115,12 @@ class ProbeRun:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_run(folder: Path) -> ProbeRun:
+def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
     """Read a probe run folder.
 
     Args:
         folder: Made by ``python -m probe.run``.
+        scores: Whether to read the score table, which may have millions of rows; without it, it has none.
 
     Returns:
         Its tables; the optional ones are None where the file is missing.
@@ -138,7 +144,7 @@ def read_run(folder: Path) -> ProbeRun:
         settings=config["settings"],
         environment=config["environment"],
         selection=selection,
-        scores=_last_step(_read(folder / "scores.parquet", pd.read_parquet, SCORE_COLUMNS)),
+        scores=_last_step(_read(folder / "scores.parquet", _read_scores if scores else _no_scores, READ_COLUMNS)),
         layers=layers.sort_values("layer", ignore_index=True),
         pairs=_read(folder / "pairs.csv", pd.read_csv, ("pair", "scene", "rotation_bin")),
         timesteps=_read(folder / "timesteps.csv", pd.read_csv, ("timestep", "alpha_bar", "snr")),
@@ -170,10 +176,29 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _read_scores(path: Path) -> pd.DataFrame:
+    """Read what the page needs of the score table; text is read as categories, a hundredth of its size."""
+    schema = parquet.read_schema(path)
+    absent = [name for name in SCORE_COLUMNS if name not in schema.names]
+    if absent:
+        raise ValueError(f"it lacks {', '.join(absent)}")
+    text = [name for name in READ_COLUMNS if _is_text(schema.field(name).type)]
+    return parquet.read_table(path, columns=list(READ_COLUMNS), read_dictionary=text).to_pandas()
+
+
+def _is_text(kind: Any) -> bool:
+    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_dictionary))
+
+
+def _no_scores(_: Path) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(READ_COLUMNS))
+
+
 def _last_step(scores: pd.DataFrame) -> pd.DataFrame:
-    plain = scores.astype({name: str for name, kind in scores.dtypes.items() if kind == "category"})
-    step = plain["step"].fillna(-1)
-    return plain[step == step.groupby(plain["model"]).transform("max")]
+    """Keep each model's last training step; a score without a step belongs to the only one that there is."""
+    step = scores["step"].fillna(-1)
+    last = step.groupby(scores["model"], observed=True).transform("max")
+    return scores if (step == last).all() else scores[step == last]
 
 
 def _of(run: ProbeRun, protocol: str) -> pd.DataFrame:
@@ -322,5 +347,25 @@ def coverage(run: ProbeRun) -> pd.DataFrame:
 def missing(run: ProbeRun) -> pd.DataFrame:
     """Count what could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
     lost = run.scores["value"].isna() | (run.scores["count"] == 0)
-    table = run.scores.assign(missing=lost, rows=1).groupby("metric")[["rows", "missing", "count"]].sum()
-    return table.astype(int).reset_index()
+    table = run.scores[["metric", "count"]].assign(missing=lost, rows=1).groupby("metric", observed=True).sum()
+    table = table[["rows", "missing", "count"]].astype(int).rename(index=str).sort_index()
+    return table.reset_index()
+
+
+def worst_pairs(run: ProbeRun, count: int = 12) -> pd.DataFrame:
+    """List the ordered pairs of views in which the selected layer finds least, the worst first.
+
+    Args:
+        run: The probe run.
+        count: How many at most.
+
+    Returns:
+        Columns scene, query_view, key_view, rotation_deg, value, same_position, count (matches, over all timesteps).
+    """
+    keys = ["scene", "query_view", "key_view", "rotation_deg"]
+    rows = run.headline
+    here = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
+    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    own, still = (scene_values(part, keys[1:]) for part in (here, there))
+    table = own.merge(still.rename(columns={"value": "same_position"}).drop(columns="count"), on=keys, how="left")
+    return table.sort_values(["value", *keys], kind="stable").head(count)[[*keys, "value", "same_position", "count"]]

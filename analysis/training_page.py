@@ -1,15 +1,14 @@
 """A training run -> all that its page shows, and its line in the index: finished text, tables, figures. Pure."""
 
 import base64
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
-from analysis import cells, figures, training, training_figures, training_words, wording
+from analysis import figures, training, training_figures, training_words, wording
+from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
 from analysis.training_words import amount, loss_text
 from analysis.wording import MISSING, interval, listing, number, percent, points
@@ -29,45 +28,6 @@ PANELS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chart:
-    """Hold a figure with its caption, and the link that holds the table it is drawn from."""
-
-    name: str
-    svg: Markup
-    caption: str
-    csv: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """Hold a section of the page; ``table`` may be None, and so may ``picture``, a link that holds a PNG."""
-
-    name: str
-    title: str
-    charts: tuple[Chart, ...] = ()
-    table: cells.Table | None = None
-    picture: str | None = None
-    text: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPage:
-    """Hold all that the page of one training run shows; what the run cannot fill is absent."""
-
-    title: str
-    subtitle: str
-    answer: tuple[str, ...]
-    facts: tuple[tuple[str, str, str], ...]
-    caveats: tuple[str, ...]
-    sections: tuple[Section, ...]
-    settings: tuple[tuple[str, str], ...]
-    environment: tuple[tuple[str, str], ...]
-    command: str
-    rebuild: str
-    downloads: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainingEntry:
     """Hold a training run's line in the index, as finished text; ``link`` is relative to the index."""
 
@@ -83,7 +43,7 @@ class TrainingEntry:
     gap: str
 
 
-def make_training_page(run: TrainingRun) -> TrainingPage:
+def make_training_page(run: TrainingRun) -> SectionPage:
     """Put together what the page of a training run shows.
 
     Args:
@@ -91,17 +51,18 @@ def make_training_page(run: TrainingRun) -> TrainingPage:
     """
     made = [maker(run) for maker in (_quality, _samples, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
     settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
-    return TrainingPage(
+    return SectionPage(
+        kind="training run",
         title=f"{run.settings.get('model', 'unnamed model')} trained on {training_words.scenes_words(run)}",
         subtitle=f"{training_words.progress(run)}; supervised: {training_words.supervision(run)}.",
         answer=tuple(sentence for sentence in training_words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(training_words.caveats(run)),
-        sections=tuple(section for section in made if section is not None),
+        sections=present(made),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=_packed(wording.command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
-        rebuild=shlex.join(["python", "-m", "analysis.report", str(run.settings.get("out", run.name))]),
+        rebuild=wording.rebuild(run.settings, run.name),
         downloads=_downloads(run),
     )
 
@@ -184,10 +145,6 @@ def _probed(run: TrainingRun) -> pd.Series | None:
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _chart(name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
-    return Chart(name=name, svg=Markup(svg), caption=caption, csv=cells.csv_link(table))
-
-
 def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
     """Keep the panels through which a line can be drawn."""
     steps = table.groupby("panel")["step"].nunique()
@@ -204,15 +161,16 @@ def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
     return "; ".join(f"{titles[row.panel]}, {row.who}: {number(row.value)} at {row.step}" for row in lines.itertuples())
 
 
-def _step_charts(name: str, table: pd.DataFrame, titles: dict[str, str], caption: str, **how: Any) -> tuple[Chart, ...]:
+def _step_charts(
+    run: TrainingRun, name: str, table: pd.DataFrame, titles: dict[str, str], caption: str, **how: Any
+) -> tuple[Chart, ...]:
     """Draw the panels that a line goes through, if there are any."""
     titles = _panels(table, titles)
     if not titles:
         return ()
     alt = f"{name.capitalize()} over iterations. {_spoken(table, titles)}"
-    return (
-        _chart(name, training_figures.step_panels(table, titles=titles, name=name, alt=alt, **how), caption, table),
-    )
+    svg = training_figures.step_panels(table, titles=titles, name=name, alt=alt, **how)
+    return (chart(name, svg, caption, source=training_words.source(run), table=table),)
 
 
 def _quality(run: TrainingRun) -> Section | None:
@@ -225,8 +183,8 @@ def _quality(run: TrainingRun) -> Section | None:
         "matches."
     )
     titles = {name: _quality_title(name) for name in MEASURES}
-    charts = _step_charts("quality", training.quality(run), titles, caption)
-    return Section(name="quality", title="Image quality", charts=charts, table=_against(run))
+    charts = _step_charts(run, "quality", training.quality(run), titles, caption)
+    return Section(name="quality", title="Image quality", charts=charts, tables={"quality": _against(run)})
 
 
 def _quality_title(name: str) -> str:
@@ -235,12 +193,12 @@ def _quality_title(name: str) -> str:
     return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
 
 
-def _against(run: TrainingRun) -> cells.Table:
+def _against(run: TrainingRun) -> Table:
     names = training.measured(run)
     rows = {name: training.last_row(run, name) for name in names}
     who = {"this model": "", **TRIVIAL}
     steps = sorted({int(row["step"]) for row in rows.values() if row is not None})
-    return cells.Table(
+    return Table(
         caption=f"The last values, at iteration {listing(map(number, steps))}, beside what needs no model, on the same "
         "scenes.",
         columns=("", *(_quality_title(name) for name in names)),
@@ -265,7 +223,9 @@ def _samples(run: TrainingRun) -> Section | None:
 def _precision(run: TrainingRun) -> Section | None:
     if run.emergence is None:
         return None
-    return Section(name="precision", title="Correspondence", charts=_emergence_chart(run), table=_layers(run))
+    return Section(
+        name="precision", title="Correspondence", charts=_emergence_chart(run), tables={"precision": _layers(run)}
+    )
 
 
 def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
@@ -276,10 +236,10 @@ def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
     last = table[(table["step"] == table["step"].max()) & table["layer"].isin(layers)]
     told = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
     svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {told}")
-    return (_chart("emergence", svg, caption, table),)
+    return (chart("emergence", svg, caption, source=training_words.probe_source(table), table=table),)
 
 
-def _layers(run: TrainingRun) -> cells.Table:
+def _layers(run: TrainingRun) -> Table:
     table = run.emergence
     assert table is not None
     last = table[table["step"] == table["step"].max()]
@@ -294,7 +254,7 @@ def _layers(run: TrainingRun) -> cells.Table:
         )
         for row in last.itertuples()
     ]
-    return cells.Table(
+    return Table(
         caption=f"Every 3D layer at the last probe, iteration {number(table['step'].max())}.",
         columns=("layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "module"),
         rows=tuple(rows),
@@ -311,7 +271,7 @@ def _readout(run: TrainingRun) -> Section | None:
         "uses stays unaligned. These are other queries than the probe's, so its precision may differ."
     )
     titles = {str(layer): training_words.layer_words(run, [layer]) for layer in run.supervised}
-    charts = _step_charts("readout", training.readouts(run), titles, caption, percent=True)
+    charts = _step_charts(run, "readout", training.readouts(run), titles, caption, percent=True)
     return Section(name="readout", title="Readout gap", charts=charts) if charts else None
 
 
@@ -330,8 +290,8 @@ def _tradeoff(run: TrainingRun) -> Section | None:
     ends = table.sort_values("step").groupby("who").tail(1)
     told = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
     svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
-    chart = _chart("tradeoff", svg, caption, table)
-    return Section(name="tradeoff", title="Precision against quality", charts=(chart,))
+    drawn = chart("tradeoff", svg, caption, source=training_words.source(run), table=table)
+    return Section(name="tradeoff", title="Precision against quality", charts=(drawn,))
 
 
 def _losses(run: TrainingRun) -> Section | None:
@@ -341,7 +301,7 @@ def _losses(run: TrainingRun) -> Section | None:
         "are measured evenly over t, so compare their slopes, not their heights. The first steps may lie above the "
         "frame."
     )
-    charts = _step_charts("loss", training.losses(run), PANELS, caption)
+    charts = _step_charts(run, "loss", training.losses(run), PANELS, caption)
     return Section(name="loss", title="Loss", charts=charts) if charts else None
 
 
@@ -350,7 +310,7 @@ def _cost(run: TrainingRun) -> Section | None:
         "Grey: each logged step; black: its running mean. Sudden jumps of the norm mark batches that upset the "
         "training; seconds tell what else the machine was doing. The highest 2 in 100 may lie above the frame."
     )
-    charts = _step_charts("cost", training.cost(run), PANELS, caption, height=220)
+    charts = _step_charts(run, "cost", training.cost(run), PANELS, caption, height=220)
     return Section(name="cost", title="Gradients and time", charts=charts) if charts else None
 
 
@@ -361,7 +321,7 @@ def _rows(run: TrainingRun) -> Section | None:
     shown = table.iloc[np.unique(np.linspace(0, len(table) - 1, min(LISTED, len(table))).round().astype(int))]
     some = f"{len(shown)} of {number(len(table))} evaluations, evenly spread"
     columns = {name: title for name, title in _columns(run).items() if name in table and table[name].notna().any()}
-    written = cells.Table(
+    written = Table(
         caption=f"{some if len(shown) < len(table) else 'All evaluations'}; evaluation.csv below has every column.",
         columns=("iteration", *columns.values()),
         rows=tuple(
@@ -370,7 +330,7 @@ def _rows(run: TrainingRun) -> Section | None:
         texts=0,
         wide=True,
     )
-    return Section(name="evaluations", title="Evaluations", table=written)
+    return Section(name="evaluations", title="Evaluations", tables={"evaluations": written})
 
 
 def _columns(run: TrainingRun) -> dict[str, str]:
@@ -391,4 +351,4 @@ def _cell(name: str, value: Any) -> str:
 
 def _downloads(run: TrainingRun) -> tuple[tuple[str, str], ...]:
     frames = {"metrics.csv": run.metrics, "evaluation.csv": run.evaluation, "emergence.csv": run.emergence}
-    return tuple((name, cells.csv_link(frame)) for name, frame in frames.items() if frame is not None and len(frame))
+    return tuple((name, csv_link(frame)) for name, frame in frames.items() if frame is not None and len(frame))

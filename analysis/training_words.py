@@ -62,6 +62,25 @@ def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[in
     )
 
 
+def source(run: TrainingRun) -> str:
+    """Say on what the run's own evaluations rest, as it stands under their figures."""
+    count = run.settings.get("evaluate_scenes")
+    scenes = f"{plural(count, 'held-out scene')}" if isinstance(count, int) else "Held-out scenes"
+    return (
+        f"{scenes} of {scenes_words(run)}, the same at each evaluation, one value each; seed "
+        f"{run.settings.get('seed', MISSING)}. Evaluations while training have no pair list and no intervals."
+    )
+
+
+def probe_source(table: pd.DataFrame) -> str:
+    """Say on what a curve of precision over iterations rests, as it stands under its figure."""
+    scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else [MISSING]
+    return (
+        f"Protocol attention-v1, scenes \u201c{listing(scenes)}\u201d, intervals over scenes; emergence.csv tells "
+        "neither the pair list nor how many points were counted."
+    )
+
+
 def scenes_words(run: TrainingRun) -> str:
     """Name what was trained on: "plain scenes", or "the recording FOLDER"."""
     kind, _, root = str(run.settings.get("scenes", "unnamed")).partition(":")

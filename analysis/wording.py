@@ -193,6 +193,16 @@ def command(settings: dict[str, Any], program: str = "probe.run") -> str:
     return " \\\n  ".join(shlex.join(part) for part in words)
 
 
+def rebuild(settings: dict[str, Any], name: str) -> str:
+    """Write the command that makes a run's page again from its folder.
+
+    Args:
+        settings: Of the run; "out" is its folder.
+        name: The folder's name, for settings that do not tell.
+    """
+    return shlex.join(["python", "-m", "analysis.report", str(settings.get("out", name))])
+
+
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 

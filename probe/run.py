@@ -140,9 +140,9 @@ def main(settings: Settings) -> None:
     else:
         _measure_and_choose(plan, settings, console)
     if settings.report:
-        from analysis.report import build_report  # an edge may call the report last; matplotlib is slow to import
+        from analysis.report import refresh  # an edge may call the report last; matplotlib is slow to import
 
-        console.print(f"page: {build_report(settings.out)}")
+        console.print(f"page: {refresh(settings.out)}")
 
 
 def _is_complete(out: Path) -> bool:

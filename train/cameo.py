@@ -231,9 +231,9 @@ def _own_base(model: str) -> str | None:
 
 
 def _report(out: Path) -> Path:
-    from analysis.report import build_report  # an edge may call the report last; matplotlib is slow to import
+    from analysis.report import refresh  # an edge may call the report last; matplotlib is slow to import
 
-    return build_report(out)
+    return refresh(out)
 
 
 def _model(given: Command, device: torch.device) -> MultiViewModel:

@@ -306,7 +306,14 @@ def save(given: Study) -> Tables | None:
     tables = compare(runs)
     for name in FILES:
         _write_table(given.out / f"{name}.csv", getattr(tables, name))
+    _report(given.out)
     return tables
+
+
+def _report(out: Path) -> None:
+    from analysis.report import refresh  # an edge may call the report last; matplotlib is slow to import
+
+    refresh(out)
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
@@ -343,6 +350,7 @@ def show(console: Console, given: Study, tables: Tables) -> None:
         "copy, mean colour: of the reference rotated least to the target; a worse model has not used its cameras",
         "(2/3): two of three seeds reach it, and the mean is over those; ≤: reached by the first evaluation",
         f"tables: {', '.join(f'{given.out / name}.csv' for name in FILES)}; figure: {given.out / FIGURE}",
+        f"page: {given.out / 'report.html'}",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

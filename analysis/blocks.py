@@ -1,0 +1,116 @@
+"""What pages are made of: figures with their table and source, tables as text, sections, whole pages. All finished."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from markupsafe import Markup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Hold a table as finished text.
+
+    Attributes:
+        caption: What it shows and how to read it.
+        columns: Headings.
+        rows: Cells.
+        marked: Positions of rows to set off.
+        texts: How many leading columns are text, set left.
+        wide: Whether it may be wider than the text.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: tuple[int, ...] = ()
+    texts: int = 1
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Hold a figure with all that a reader needs to trust and to repeat it.
+
+    Attributes:
+        name: Tells it from the page's other figures.
+        svg: The figure.
+        caption: What it shows, how to read it, what was counted.
+        source: By what protocol and on which pairs it was measured.
+        csv: A link that holds the table it is drawn from.
+        file: Under which the table is downloaded.
+    """
+
+    name: str
+    svg: Markup
+    caption: str
+    source: str
+    csv: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Hold a section of a page; ``tables`` are by name, ``picture`` is a link that holds a PNG, if there is one."""
+
+    name: str
+    title: str
+    text: str = ""
+    picture: str | None = None
+    charts: tuple[Chart, ...] = ()
+    tables: dict[str, Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionPage:
+    """Hold all that a page of sections shows, such as that of a training run; what a run cannot fill is absent.
+
+    Attributes:
+        kind: What it is the page of.
+        rebuild: The command that makes the page again.
+        command: The command that makes what the page shows; empty where there is no single one.
+    """
+
+    kind: str
+    title: str
+    subtitle: str
+    answer: tuple[str, ...]
+    facts: tuple[tuple[str, str, str], ...]
+    caveats: tuple[str, ...]
+    sections: tuple[Section, ...]
+    settings: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str], ...]
+    command: str
+    rebuild: str
+    downloads: tuple[tuple[str, str], ...]
+
+
+def chart(name: str, svg: str, caption: str, *, source: str, table: pd.DataFrame, file: str = "") -> Chart:
+    """Put a figure together with its table.
+
+    Args:
+        name: See :class:`Chart`.
+        svg: The figure, as :func:`analysis.figures.chart` gives it.
+        caption: See :class:`Chart`.
+        source: See :class:`Chart`.
+        table: What the figure is drawn from.
+        file: See :class:`Chart`; default NAME.csv.
+    """
+    file = file or f"{name}.csv"
+    return Chart(name=name, svg=Markup(svg), caption=caption, source=source, csv=csv_link(table), file=file)
+
+
+def present(sections: Sequence[Section | None]) -> tuple[Section, ...]:
+    """Keep the sections that there are."""
+    return tuple(section for section in sections if section is not None)
+
+
+def csv_link(frame: pd.DataFrame) -> str:
+    """Write a table as a link that holds it as a CSV file.
+
+    Args:
+        frame: The table; its index is left out.
+    """
+    text = frame.to_csv(index=False, lineterminator="\n")
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()

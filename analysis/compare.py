@@ -1,0 +1,280 @@
+"""Two runs, measured alike, as tables of what changed from the first to the second and whether that is clear. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.rotation import bins, with_bins
+from analysis.tables import ProbeRun
+from analysis.training import MEASURES, TRIVIAL, TrainingRun, last_row
+from probe.records import ALL_HEADS, NO_LAYER, RESAMPLES, RunError, scene_values
+
+BETTER = {"cross_entropy": -1, "entropy": 0, "kept": 0}
+"""Which way metrics of a probe are better, where more is not: 0 is neither."""
+LOSSES = ("loss", "loss_t900")
+EVALUATED_ALIKE = ("scenes", "evaluate_scenes", "sampling_steps", "views", "max_rotation", "model_size", "probe_groups")
+"""Settings of a training that decide on what it is evaluated."""
+COLUMNS = ["metric", "layer", "layer_name", "grid", "a", "b", "difference", "low", "high", "joint_low", "joint_high",
+           "scenes", "count", "verdict", "joint"]  # fmt: skip
+LEVEL = 0.95
+
+
+# --- probe runs ------------------------------------------------------------------------------------------------------
+
+
+def check_probes(a: ProbeRun, b: ProbeRun) -> None:
+    """Refuse two probe runs that were not measured alike.
+
+    Raises:
+        RunError: If protocol, direction, pair list, timesteps or scenes differ, or no layer is in both.
+    """
+    facts = {
+        "protocol": [run.protocol for run in (a, b)],
+        "direction": [run.selection["direction"] for run in (a, b)],
+        "pair list": [_words(run.scores["pair_list"]) for run in (a, b)],
+        "timesteps": [_words(run.timesteps["timestep"]) for run in (a, b)],
+    }
+    for name, (first, second) in facts.items():
+        if first != second:
+            raise RunError(
+                f"check_probes: {a.name} and {b.name} were measured with different {name}s, {first} and {second}, so "
+                "their scores do not compare; probe both with the same flags"
+            )
+    if _names(a).isdisjoint(_names(b)):
+        raise RunError(
+            f"check_probes: {a.name} and {b.name} have no layer of the same index and name in common; compare two "
+            "models of one architecture"
+        )
+
+
+def _words(column: pd.Series) -> str:
+    return " ".join(sorted({str(value) for value in column.unique()}))
+
+
+def _names(run: ProbeRun) -> set[tuple[int, str]]:
+    return set(zip(run.layers["layer"].astype(int), run.layers["name"].astype(str), strict=True))
+
+
+def shared_layers(a: ProbeRun, b: ProbeRun) -> list[int]:
+    """List the layers that both runs have under the same index and name.
+
+    Args:
+        a: The first probe run.
+        b: The second one.
+    """
+    return sorted(layer for layer, _ in _names(a) & _names(b))
+
+
+def paired_scenes(a: ProbeRun, b: ProbeRun, by: Sequence[str] = ("metric", "layer")) -> pd.DataFrame:
+    """Put both runs' values of each scene side by side; a scene that one of them lacks is left out.
+
+    Args:
+        a: The first probe run.
+        b: The second one.
+        by: Columns that stay apart.
+
+    Returns:
+        Columns ``by``, scene, value_a, value_b, count (of the first run), difference (second minus first).
+    """
+    left, right = (scene_values(_own_rows(run, shared_layers(a, b)), by) for run in (a, b))
+    both = left.merge(right, on=[*by, "scene"], suffixes=("_a", "_b")).rename(columns={"count_a": "count"})
+    return both.drop(columns="count_b").assign(difference=both["value_b"] - both["value_a"])
+
+
+def _own_rows(run: ProbeRun, layers: Sequence[int]) -> pd.DataFrame:
+    rows = with_bins(run.measured)
+    wanted = (rows["model"] == run.model) & (rows["head"] == ALL_HEADS) & rows["layer"].isin(layers)
+    plain = ~rows["metric"].astype(str).str.contains("|", regex=False)
+    return rows[wanted & (rows["layer"] != NO_LAYER) & plain]
+
+
+def better(metric: str) -> int:
+    """Tell which way a metric is better: 1 if more is better, -1 if less is, 0 if neither.
+
+    Args:
+        metric: Of a probe or of a training.
+    """
+    lower = {name for name, measure in MEASURES.items() if not measure.higher_is_better} | {*LOSSES}
+    return -1 if metric in lower else BETTER.get(metric, 1)
+
+
+def compare_layers(a: ProbeRun, b: ProbeRun) -> pd.DataFrame:
+    r"""Compare two runs per metric and layer, paired by scene.
+
+    Returns:
+        ``COLUMNS``: the mean of each run, their difference (second minus first) with its 95 % interval by bootstrap
+        over scenes, and the joint interval, which covers all layers of a metric at once (the bootstrap quantile of the
+        largest of :math:`|\bar d^*_l - \bar d_l| / s_l`, Westfall and Young 1993); NaN for fewer than two scenes.
+        Verdicts: "better", "worse", "changed" (where neither way is better), "not separable", "one scene only".
+    """
+    names = a.layers.set_index("layer")
+    rows = []
+    for metric, part in paired_scenes(a, b).groupby("metric", observed=True, sort=False):
+        for row in _compare(part, "layer", better(str(metric))):
+            layer = names.loc[row["key"]]
+            grid = f"{layer['grid_h']}x{layer['grid_w']}"
+            rows.append({"metric": metric, "layer": row["key"], "layer_name": layer["name"], "grid": grid, **row})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def compare_bins(a: ProbeRun, b: ProbeRun, layer: int) -> pd.DataFrame:
+    """Compare two runs per rotation bin at one layer by their headline metric, paired by scene.
+
+    Returns:
+        Columns rotation_bin, a, b, difference, low, high, scenes, count, verdict; every bin of the pair list is there,
+        as NaN with count 0 where nothing was counted.
+    """
+    paired = paired_scenes(a, b, ("metric", "layer", "rotation_bin"))
+    part = paired[(paired["metric"] == a.metric) & (paired["layer"] == layer)]
+    found = {row["key"]: row for row in _compare(part, "rotation_bin", better(a.metric))}
+    nothing = dict.fromkeys(("a", "b", "difference", "low", "high"), np.nan)
+    empty = {**nothing, "scenes": 0, "count": 0, "verdict": "not measured"}
+    rows = [{"rotation_bin": name, **found.get(name, empty)} for name in bins(a)]
+    columns = ["rotation_bin", "a", "b", "difference", "low", "high", "scenes", "count", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _compare(part: pd.DataFrame, by: str, sign: int) -> list[dict[str, Any]]:
+    """Compare the groups of one metric, with intervals that hold one by one and all together."""
+    part = part.assign(**{by: part[by].astype(object)})
+    table = part.pivot_table(index="scene", columns=by, values="difference", observed=True, sort=True)
+    means = part.groupby(by, sort=True)[["value_a", "value_b"]].mean()
+    counts = part.groupby(by, sort=True)["count"].sum()
+    draws, critical = _resampled(table)
+    rows = []
+    for n, key in enumerate(table.columns):
+        known = int(table[key].notna().sum())
+        mean, spread = float(table[key].mean()), float(np.nanstd(draws[:, n])) if known > 1 else np.nan
+        low, high = np.nanquantile(draws[:, n], [0.025, 0.975]) if known > 1 else (np.nan, np.nan)
+        joint = (min(low, mean - critical * spread), max(high, mean + critical * spread))  # never narrower than alone
+        rows.append(
+            {"key": key, "a": means.loc[key, "value_a"], "b": means.loc[key, "value_b"], "difference": mean,
+             "low": low, "high": high, "joint_low": joint[0], "joint_high": joint[1], "scenes": known,
+             "count": int(counts[key]), "verdict": _verdict(low, high, sign),
+             "joint": _verdict(*joint, sign)}
+        )  # fmt: skip
+    return rows
+
+
+def _resampled(table: pd.DataFrame) -> tuple[np.ndarray, float]:
+    """Draw scenes with replacement; give each draw's means, and how many spreads cover all of them at once."""
+    values = table.to_numpy(dtype=float)
+    picks = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    drawn = np.ma.masked_invalid(values)[picks].mean(1).filled(np.nan)
+    spread = np.nanstd(drawn, axis=0)
+    moving = spread > 0
+    if len(values) < 2 or not moving.any():
+        return drawn, 0.0
+    largest = np.nanmax(np.abs(drawn - np.nanmean(values, axis=0))[:, moving] / spread[moving], axis=1)
+    return drawn, float(np.quantile(largest, LEVEL))
+
+
+def _verdict(low: float, high: float, sign: int) -> str:
+    if np.isnan(low):
+        return "one scene only"
+    if low <= 0 <= high:
+        return "not separable"
+    return "changed" if sign == 0 else "better" if (low > 0) == (sign > 0) else "worse"
+
+
+# --- training runs ---------------------------------------------------------------------------------------------------
+
+
+def check_trainings(a: TrainingRun, b: TrainingRun) -> None:
+    """Refuse two training runs that were not evaluated alike.
+
+    Raises:
+        RunError: If settings of the evaluation differ, or the trivial answers do (then the scenes are others), or no
+            step was evaluated in both.
+    """
+    for name in EVALUATED_ALIKE:
+        first, second = (run.settings.get(name) for run in (a, b))
+        if first != second:
+            raise RunError(
+                f"check_trainings: {a.name} and {b.name} were evaluated with different {name}, {first} and {second}, "
+                "so their values do not compare; train both with the same flags"
+            )
+    if last_step(a, b) is None:
+        raise RunError(f"check_trainings: {a.name} and {b.name} have no evaluated step in common; train both further")
+    for column in [prefix + name for prefix in TRIVIAL.values() for name in MEASURES]:
+        rows = [last_row(run, column) for run in (a, b)]
+        if rows[0] is not None and rows[1] is not None and not np.isclose(rows[0][column], rows[1][column], rtol=1e-6):
+            raise RunError(
+                f"check_trainings: {column} of {a.name} and {b.name} differ, {rows[0][column]:.4g} and "
+                f"{rows[1][column]:.4g}, so their held-out scenes are not the same; train both with the same flags"
+            )
+
+
+def last_step(a: TrainingRun, b: TrainingRun) -> int | None:
+    """Give the last step at which both runs were evaluated; None if there is none.
+
+    Args:
+        a: The first training run.
+        b: The second one.
+    """
+    both = set(a.evaluation["step"]) & set(b.evaluation["step"])
+    return max(both) if both else None
+
+
+def compare_evaluations(a: TrainingRun, b: TrainingRun) -> pd.DataFrame:
+    """Compare two runs by each measure at the last step that both were evaluated at.
+
+    Returns:
+        Columns metric, step, a, b, difference (second minus first), ahead (of the evaluations that both have, how many
+        the second one is better at), evaluations, gain (the difference, signed so that more is better). There are no
+        intervals: a training keeps means over its held-out scenes only.
+    """
+    left, right = (run.evaluation.set_index("step") for run in (a, b))
+    rows = []
+    for metric in [name for name in (*LOSSES, *MEASURES) if name in left and name in right]:
+        both = pd.DataFrame({"a": left[metric], "b": right[metric]}).dropna()
+        if len(both):
+            sign, last = better(metric), both.loc[both.index.max()]
+            change = float(last["b"] - last["a"])
+            ahead = int((sign * (both["b"] - both["a"]) > 0).sum())
+            rows.append((metric, both.index.max(), last["a"], last["b"], change, ahead, len(both), sign * change))
+    columns = ["metric", "step", "a", "b", "difference", "ahead", "evaluations", "gain"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def compare_probes_of_trainings(a: TrainingRun, b: TrainingRun) -> pd.DataFrame:
+    """Compare the precision of each layer at the last step that both runs probed.
+
+    Returns:
+        Columns step, layer, layer_name, grid, a, a_low, a_high, b, b_low, b_high, difference, verdict: "better" or
+        "worse" where the two intervals over scenes lie apart (stricter than a paired test), else "not separable".
+        Empty where not both were probed at one step.
+    """
+    columns = ["step", "layer", "layer_name", "grid", "a", "a_low", "a_high", "b", "b_low", "b_high", "difference",
+               "verdict"]  # fmt: skip
+    if a.emergence is None or b.emergence is None:
+        return pd.DataFrame(columns=columns)
+    kept = ["step", "layer", "layer_name", "grid", "value", "low", "high"]
+    left, right = a.emergence[kept], b.emergence[kept]
+    both = left.merge(right, on=["step", "layer", "layer_name", "grid"], suffixes=("_a", "_b"))
+    both = both[both["step"] == both["step"].max()]
+    apart = [_apart(row) for row in both.itertuples()]
+    renamed = {
+        f"{old}_{run}": f"{run}{new}"
+        for run in "ab"
+        for old, new in (("value", ""), ("low", "_low"), ("high", "_high"))
+    }
+    return both.rename(columns=renamed).assign(difference=both["value_b"] - both["value_a"], verdict=apart)[columns]
+
+
+def _apart(row: Any) -> str:
+    return "better" if row.low_b > row.high_a else "worse" if row.high_b < row.low_a else "not separable"
+
+
+def changed_settings(a: ProbeRun | TrainingRun, b: ProbeRun | TrainingRun) -> list[tuple[str, str, str]]:
+    """List the settings in which two runs differ, but for where they lie: name, first, second.
+
+    Args:
+        a: The first run.
+        b: The second one.
+    """
+    names = [*a.settings, *(name for name in b.settings if name not in a.settings)]
+    each = [(name, *(str(run.settings.get(name, "–")) for run in (a, b))) for name in names if name != "out"]
+    return [(name, first, second) for name, first, second in each if first != second]

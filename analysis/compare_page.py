@@ -1,0 +1,260 @@
+"""Two runs -> the page of what changed, and the table that the terminal shows. Pure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import compare, study_figures, wording
+from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
+from analysis.cells import source
+from analysis.tables import ProbeRun
+from analysis.wording import MISSING, NBSP, bin_words, listing, number, percent, plural, points
+
+SHARES = ("precision", "mass", "kept")
+WORST = 12
+
+
+def probe_comparison(a: ProbeRun, b: ProbeRun, names: tuple[str, str], rebuild: str) -> SectionPage:
+    """Put together the page of two probe runs.
+
+    Args:
+        a: The first run.
+        b: The second one.
+        names: What they are called.
+        rebuild: The command that makes the page again.
+
+    Raises:
+        RunError: If they were not measured alike.
+    """
+    compare.check_probes(a, b)
+    table = compare.compare_layers(a, b)
+    layer = _layer(a, table)
+    rotation, scenes = compare.compare_bins(a, b, layer), compare.paired_scenes(a, b)
+    frames = {"layers.csv": table, "rotation.csv": rotation, "scenes.csv": scenes}
+    return SectionPage(
+        kind="comparison",
+        title=f"{names[0]} against {names[1]}",
+        subtitle=f"What changed from {names[0]} ({a.model}) to {names[1]} ({b.model}), layer by layer, paired by "
+        "scene.",
+        answer=tuple(_answer(a, b, table, layer, names)),
+        facts=tuple(_facts(table, a.metric, layer, names)),
+        caveats=tuple(_caveats(table, a)),
+        sections=present(
+            [
+                _layers(a, table, names),
+                _metrics(a, table),
+                _rotation(rotation, layer, names),
+                _worst_scenes(scenes, a.metric, layer, names),
+                settings_section(a, b, names),
+            ]
+        ),
+        settings=(),
+        environment=(("protocol", source(a)),),
+        command="",
+        rebuild=rebuild,
+        downloads=tuple((f"compare_{name}", csv_link(frame)) for name, frame in frames.items()),
+    )
+
+
+def _layer(run: ProbeRun, table: pd.DataFrame) -> int:
+    """Take the first run's selected layer where both have it, else the one that changed most."""
+    own = table[table["metric"] == run.metric]
+    return run.layer if run.layer in set(own["layer"]) else int(own.loc[own["difference"].abs().idxmax(), "layer"])
+
+
+def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tuple[str, str]) -> list[str]:
+    own = table[table["metric"] == a.metric]
+    row = own[own["layer"] == layer].iloc[0]
+    clear = {
+        "better": f"{names[1]} is clearly better at",
+        "worse": f"{names[1]} is clearly worse at",
+        "one scene only": "With one scene nothing can be told at",
+    }.get(row["verdict"], "Nothing separates the two at")
+    said = [
+        f"{clear} layer {layer}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
+        f"{points(row['difference'])} points (95{NBSP}% interval {points(row['low'])} to {points(row['high'])}, over "
+        f"{plural(int(row['scenes']), 'scene')}; right: {wording.metric_words(a.metric)}).",
+    ]
+    for verdict in ("better", "worse"):
+        layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
+        said += [f"With all layers taken together, clearly {verdict} at layer {listing(layers)}."] if layers else []
+    if not own["joint"].isin(["better", "worse"]).any():
+        said.append("With all layers taken together, no layer's change is clear.")
+    same = (
+        f"Both choose layer {a.layer}."
+        if a.layer == b.layer
+        else f"The chosen layer moves from {a.layer} to {b.layer}."
+    )
+    return [*said, same]
+
+
+def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str]) -> list[tuple[str, str, str]]:
+    row = table[(table["metric"] == metric) & (table["layer"] == layer)].iloc[0]
+    clear = int(table["verdict"].isin(["better", "worse", "changed"]).sum())
+    return [
+        (f"layer {layer}, {names[0]}", percent(row["a"]), ""),
+        (f"layer {layer}, {names[1]}", percent(row["b"]), ""),
+        ("difference in points", points(row["difference"]), row["verdict"]),
+        ("comparisons that are clear", f"{clear} of {len(table)}", "each taken alone, at 95 %"),
+    ]
+
+
+def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
+    scenes = int(table["scenes"].max())
+    said = [
+        f"{len(table)} comparisons at 95{NBSP}% each: about {max(1, round(len(table) / 20))} would seem clear by luck "
+        "alone. The joint intervals allow for the layers of one metric, not for the number of metrics."
+    ]
+    if scenes < 10:
+        said.append(
+            f"With {plural(scenes, 'scene')} the intervals are themselves uncertain, and too narrow rather "
+            "than too wide."
+        )
+    return [
+        *said,
+        "One run each: what another seed of training, or other noise, would have given is not in the intervals.",
+        f"The layer that is named first was chosen by {run.name}, on these same scenes.",
+    ]
+
+
+def _text(metric: str, value: Any) -> str:
+    return percent(value) if metric.startswith(SHARES) else number(value)
+
+
+def _change(metric: str, value: Any) -> str:
+    if not np.isfinite(value):
+        return MISSING
+    return points(value) if metric.startswith(SHARES) else f"{value:+.3g}".replace("-", "−")
+
+
+def _ends(metric: str, low: Any, high: Any) -> str:
+    return MISSING if not np.isfinite(low) else f"{_change(metric, low)} to {_change(metric, high)}"
+
+
+def _chart(run: ProbeRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+    return chart(name, svg, caption, source=source(run), table=table, file=f"compare_{name}.csv")
+
+
+def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Section:
+    own = table[table["metric"] == run.metric]
+    rows = [
+        (
+            f"{row.layer}",
+            row.grid,
+            _text(row.metric, row.a),
+            _text(row.metric, row.b),
+            _change(row.metric, row.difference),
+            _ends(row.metric, row.low, row.high),
+            row.verdict,
+            _ends(row.metric, row.joint_low, row.joint_high),
+            row.joint,
+            number(row.scenes),
+            number(row.count),
+            row.layer_name,
+        )
+        for row in own.itertuples()
+    ]
+    listed = Table(
+        caption=f"Precision of both runs ({wording.metric_words(run.metric)}) and its change in points, paired by "
+        "scene. "
+        f"Joint: the interval holds for all layers at once with 95{NBSP}%.",
+        columns=(
+            "layer",
+            "grid",
+            *names,
+            "change",
+            f"95{NBSP}% interval",
+            "taken alone",
+            "joint interval",
+            "all together",
+            "scenes",
+            "matches counted",
+            "module",
+        ),
+        rows=tuple(rows),
+        marked=tuple(n for n, layer in enumerate(own["layer"]) if layer == run.layer),
+        texts=2,
+        wide=True,
+    )
+    return Section(name="layers", title="Layer by layer", tables={"layers": listed})
+
+
+def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
+    labels = {int(layer): f"layer {layer}" for layer in sorted(table["layer"].unique())}
+    shown = table.rename(columns={"metric": "panel", "difference": "value"}).assign(who=table["layer"].map(labels))
+    order = [run.metric, *(name for name in dict.fromkeys(table["metric"]) if name != run.metric)]
+    told = "; ".join(
+        f"layer {row.layer}: {_change(row.metric, row.difference)}, {row.verdict}"
+        for row in table[table["metric"] == run.metric].itertuples()
+    )
+    svg = study_figures.forest(
+        shown,
+        titles={str(m): str(m).replace("_", " ") for m in order},
+        order=list(labels.values()),
+        name="changes",
+        alt=f"Change of every metric per layer. {run.metric}: {told}",
+        percent=[str(name) for name in order if str(name).startswith(SHARES)],
+    )
+    caption = (
+        f"Change of every metric at every layer; bars: 95{NBSP}% intervals by bootstrap over the scenes, of the "
+        "difference "
+        "within each scene. Filled green: clearly better; filled vermilion: clearly worse; filled black: clearly "
+        "changed, "
+        "where neither way is better (entropy); open: not separable. Cross-entropy is better when lower. "
+        f"{plural(int(table['scenes'].max()), 'scene')}; {number(table['count'].min())} to "
+        f"{number(table['count'].max())} "
+        "values counted per point."
+    )
+    return Section(name="metrics", title="Every metric", charts=(_chart(run, "changes", svg, caption, table),))
+
+
+def _rotation(table: pd.DataFrame, layer: int, names: tuple[str, str]) -> Section:
+    rows = tuple(
+        (
+            bin_words(row.rotation_bin),
+            percent(row.a),
+            percent(row.b),
+            points(row.difference),
+            _ends("precision", row.low, row.high),
+            row.verdict,
+            number(row.scenes),
+            number(row.count),
+        )
+        for row in table.itertuples()
+    )
+    listed = Table(
+        caption=f"Precision of layer {layer} by rotation between the cameras, and its change in points, paired by "
+        "scene.",
+        columns=("rotation", *names, "change", f"95{NBSP}% interval", "verdict", "scenes", "matches counted"),
+        rows=rows,
+    )
+    return Section(name="rotation", title="By rotation", tables={"rotation": listed})
+
+
+def _worst_scenes(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str]) -> Section:
+    rows = table[(table["metric"] == metric) & (table["layer"] == layer)].sort_values("difference", kind="stable")
+    lost = int((rows["difference"] < 0).sum())
+    listed = Table(
+        caption=f"Precision of layer {layer}; the change in points.",
+        columns=("scene", *names, "change", "matches counted"),
+        rows=tuple(
+            (str(row.scene), percent(row.value_a), percent(row.value_b), points(row.difference), number(row.count))
+            for row in rows.head(WORST).itertuples()
+        ),
+    )
+    some = f"the {WORST} that lost most" if len(rows) > WORST else "all of them, what lost most"
+    text = f"{lost} of {plural(len(rows), 'scene')} got worse; {some} first."
+    return Section(name="worst", title="Worst cases first", text=text, tables={"worst": listed})
+
+
+def settings_section(a: Any, b: Any, names: tuple[str, str]) -> Section:
+    """List the settings in which two runs differ."""
+    rows = compare.changed_settings(a, b)
+    listed = Table(
+        caption="The settings in which the two runs differ.", columns=("setting", *names), rows=tuple(rows), texts=3
+    )
+    text = "" if rows else "The two runs have equal settings."
+    return Section(
+        name="settings", title="What was set otherwise", text=text, tables={"settings": listed} if rows else {}
+    )

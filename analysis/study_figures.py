@@ -1,0 +1,227 @@
+"""Figures of studies and comparisons: tables -> SVG, in the look of :mod:`analysis.figures`. Pure."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import BLUE, GOLD, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, chart, top
+from analysis.training_figures import STEP_STYLES, STEPS
+
+# Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour
+COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, GOLD, MUTED)
+MARKERS = "osD^vP*Xph"
+VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too few seeds": MUTED, "changed": INK,
+            "one scene only": MUTED}  # fmt: skip
+"""Colour of each verdict; filled where it is clear, open where it is not."""
+CLEAR = ("better", "worse", "changed")
+LIMIT = 1.28
+"""Where a run that never reaches the goal is drawn, over the plain run's steps."""
+
+
+def looks(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give each variant a colour, a marker and a line of its own.
+
+    Args:
+        variants: In order; the first colours go to the first.
+    """
+    dashes = ["-" if place < len(COLOURS) else "--" for place in range(len(variants))]
+    styles = zip(variants, cycle(COLOURS), cycle(MARKERS), dashes, strict=False)
+    return {name: {"color": colour, "marker": mark, "linestyle": dash} for name, colour, mark, dash in styles}
+
+
+def curves(
+    table: pd.DataFrame, *, titles: Mapping[str, str], styles: Mapping[str, Mapping[str, Any]], name: str, alt: str,
+    percent: bool = False, strong: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Draw panels of lines over steps, each with the band of its interval; trivial answers as lines across.
+
+    Args:
+        table: Columns panel, who, step, value, low, high.
+        titles: Text above each panel, in order.
+        styles: Of each who, but for the trivial answers.
+        name: See ``chart``.
+        alt: See ``chart``.
+        percent: Whether values are fractions, drawn from 0 in percent.
+        strong: Whose lines are thick and have bands; by default all.
+    """
+    columns = 2 if len(titles) in (2, 4) else min(3, len(titles))
+    rows = -(-len(titles) // columns)
+
+    def draw(figure: Figure) -> None:
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=percent, gridspec_kw={"hspace": 0.1}).flat)
+        for axes in grid[len(titles) :]:
+            axes.set_visible(False)
+        handles: dict[str, Any] = {}
+        for axes, (panel, title) in zip(grid, titles.items(), strict=False):
+            part = table[table["panel"] == panel]
+            for who in dict.fromkeys(part["who"]):
+                handles[who] = _curve(axes, part[part["who"] == who], styles.get(who), not strong or who in strong)
+            axes.set(title=title, xlabel="step")
+            axes.xaxis.set_major_formatter(STEPS)
+            if percent:
+                axes.set_ylim(0, top([*table["value"], *table["high"]]))
+                axes.yaxis.set_major_formatter(PERCENT)
+        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=5, columnspacing=1.2)
+
+    return chart(name, alt, (WIDTH, 290 * rows + 40), draw)
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, style: Mapping[str, Any] | None, strong: bool) -> Any:
+    if style is None:  # a trivial answer
+        return axes.axhline(rows["value"].iloc[-1], **STEP_STYLES[rows["who"].iloc[0]])
+    rows = rows.sort_values("step")
+    if strong:
+        axes.fill_between(rows["step"], rows["low"], rows["high"], color=style["color"], alpha=0.16, linewidth=0)
+        return axes.plot(rows["step"], rows["value"], markersize=6, linewidth=2.4, zorder=3, **style)[0]
+    return axes.plot(rows["step"], rows["value"], markersize=3.5, linewidth=0.9, alpha=0.8, **style)[0]
+
+
+def forest(
+    table: pd.DataFrame, *, titles: Mapping[str, str], order: Sequence[str], name: str, alt: str,
+    percent: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Draw differences with their intervals, a row each, a panel per metric; the line is "no difference".
+
+    Args:
+        table: Columns panel, who, value, low, high, verdict (a key of ``VERDICTS``).
+        titles: Text above each panel, in order.
+        order: Rows from above.
+        name: See ``chart``.
+        alt: See ``chart``.
+        percent: Panels whose values are fractions, drawn in percent.
+    """
+    columns = min(3, len(titles))
+    rows, place = -(-len(titles) // columns), {who: n for n, who in enumerate(order)}
+
+    def draw(figure: Figure) -> None:
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.12}).flat)
+        for axes in grid[len(titles) :]:
+            axes.set_visible(False)
+        for axes, (panel, title) in zip(grid, titles.items(), strict=False):
+            part = table[(table["panel"] == panel) & table["who"].isin(order)]
+            axes.axvline(0, color=INK, linewidth=1.2)
+            for row in part.itertuples():
+                _difference(axes, row, place[row.who])
+            axes.set_yticks(list(place.values()), list(place))
+            axes.set(title=title, ylim=(len(order) - 0.4, -0.6))
+            axes.margins(x=0.12)
+            axes.locator_params(axis="x", nbins=4)
+            if panel in percent:
+                axes.xaxis.set_major_formatter(PERCENT)
+
+    return chart(name, alt, (WIDTH, (90 + 30 * len(order)) * rows), draw)
+
+
+def _difference(axes: Axes, row: Any, place: int) -> None:
+    colour, clear = VERDICTS[row.verdict], row.verdict in CLEAR
+    axes.hlines(place, row.low, row.high, color=colour, linewidth=2.4 if clear else 1.6)
+    axes.plot(row.value, place, "o", color=colour, markersize=7, markerfacecolor=colour if clear else "none")
+
+
+def reach_dots(table: pd.DataFrame, *, titles: Mapping[str, str], order: Sequence[str], goal: float, alt: str) -> str:
+    """Draw when each seed reaches the plain run's final value: small marks, their mean large, "never" at the edge.
+
+    Args:
+        table: Columns panel, who, ratio (NaN: never), at_most.
+        titles: Text above each panel, in order.
+        order: Rows from above.
+        goal: The ratio that the paper claims, drawn as a line.
+        alt: See ``chart``.
+    """
+    columns = min(3, len(titles))
+    rows, place = -(-len(titles) // columns), {who: n for n, who in enumerate(order)}
+
+    def draw(figure: Figure) -> None:
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.12}).flat)
+        for axes in grid[len(titles) :]:
+            axes.set_visible(False)
+        for axes, (panel, title) in zip(grid, titles.items(), strict=False):
+            axes.axvline(1, color=INK, linewidth=1.2)
+            axes.axvline(goal, color=GOLD, linewidth=1.4, linestyle="--")
+            for who, part in table[(table["panel"] == panel) & table["who"].isin(order)].groupby("who", sort=False):
+                _reached(axes, part, place[str(who)])
+            axes.set_yticks(list(place.values()), list(place))
+            ticks = {0: "0", 0.5: "0.5", 1: "1", LIMIT: "never"}
+            axes.set_xticks(list(ticks), list(ticks.values()))
+            axes.set(title=title, xlim=(0, LIMIT + 0.08), ylim=(len(order) - 0.4, -0.6))
+
+    return chart("reach", alt, (WIDTH, (90 + 30 * len(order)) * rows), draw)
+
+
+def _reached(axes: Axes, rows: pd.DataFrame, place: int) -> None:
+    known, never = rows[rows["ratio"].notna()], int(rows["ratio"].isna().sum())
+    for row in known.itertuples():
+        axes.plot(row.ratio, place, marker="<" if row.at_most else "|", color=BLUE, markersize=6, alpha=0.7)
+    if len(known) and not never:
+        axes.plot(known["ratio"].mean(), place, "o", color=BLUE, markersize=8)
+    if never:
+        axes.plot(LIMIT, place, "x", color=VERMILION, markersize=7, markeredgewidth=1.8)
+        axes.annotate(f"{never}", (LIMIT, place), (0, 6), textcoords="offset points", ha="center", fontsize=10,
+                      color=VERMILION)  # fmt: skip
+
+
+def columns_beside(
+    tables: Sequence[tuple[str, str, pd.DataFrame]], *, name: str, alt: str, percent: Sequence[bool] = (True, True)
+) -> str:
+    """Draw two tables in two frames with axes of their own: what may be looked at together but not compared.
+
+    Args:
+        tables: Title, name of the x axis, and columns x (text or numbers), who, value, low, high.
+        name: See ``chart``.
+        alt: See ``chart``.
+        percent: Whether each frame's values are fractions.
+    """
+
+    def draw(figure: Figure) -> None:
+        handles: dict[str, Any] = {}
+        whos = list(dict.fromkeys(who for _, _, table in tables for who in table["who"]))
+        styles = looks(whos)
+        frames = figure.subplots(1, len(tables), squeeze=False)[0]
+        for axes, (title, xlabel, table), share in zip(frames, tables, percent, strict=True):
+            places = list(dict.fromkeys(table["x"]))
+            numeric = pd.api.types.is_numeric_dtype(table["x"])
+            for who, part in table.groupby("who", sort=False):
+                x = part["x"] if numeric else [places.index(value) for value in part["x"]]
+                style = styles[str(who)] | ({} if numeric or len(places) > 1 else {"linestyle": ""})
+                axes.vlines(x, part["low"], part["high"], color=style["color"], linewidth=1.6, alpha=0.7)
+                handles[str(who)] = axes.plot(x, part["value"], markersize=6, linewidth=1.4, **style)[0]
+            if not numeric:
+                axes.set_xticks(range(len(places)), [str(place) for place in places])
+            else:
+                axes.xaxis.set_major_formatter(STEPS)
+                axes.locator_params(axis="x", nbins=5)
+            axes.set(title=title, xlabel=xlabel, ylim=(0, top([*table["value"], *table["high"]])))
+            if share:
+                axes.yaxis.set_major_formatter(PERCENT)
+        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=4, columnspacing=1.2)
+
+    return chart(name, alt, (WIDTH, 360), draw)
+
+
+def dots(table: pd.DataFrame, *, order: Sequence[str], xlabel: str, name: str, alt: str) -> str:
+    """Draw one value per row with each seed as a small mark.
+
+    Args:
+        table: Columns who, value; several rows of one who are its seeds.
+        order: Rows from above.
+        xlabel: What the value is, with its unit.
+        name: See ``chart``.
+        alt: See ``chart``.
+    """
+    place = {who: n for n, who in enumerate(order)}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for who, part in table.groupby("who", sort=False):
+            axes.plot(part["value"], np.full(len(part), place[str(who)]), "|", color=BLUE, markersize=9)
+            axes.plot(part["value"].mean(), place[str(who)], "o", color=BLUE, markersize=7)
+        axes.set_yticks(list(place.values()), list(place))
+        axes.set(xlabel=xlabel, ylim=(len(order) - 0.4, -0.6), xlim=(0, top(table["value"])))
+        axes.grid(axis="x")
+
+    return chart(name, alt, (WIDTH, 90 + 30 * len(order)), draw)

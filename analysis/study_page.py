@@ -1,0 +1,287 @@
+"""A study -> all that its page shows, and its line in the index: finished text, tables, figures. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import study, study_figures, study_words, wording
+from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, present
+from analysis.study import PLAIN, StudyRun
+from analysis.study_details import (
+    bands,
+    cost_section,
+    counts,
+    gain_text,
+    layers_section,
+    readout_section,
+    study_chart,
+    worst_section,
+)
+from analysis.study_paper import beside_paper
+from analysis.study_words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.wording import MISSING, NBSP, listing, number, plural
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyEntry:
+    """Hold a study's line in the index, as finished text; ``link`` is relative to the index."""
+
+    link: str
+    name: str
+    variants: str
+    seeds: str
+    steps: str
+    verdict: str
+
+
+def make_study_page(run: StudyRun) -> SectionPage:
+    """Put together what the page of a study shows.
+
+    Args:
+        run: The study.
+    """
+    makers = (_convergence, _compared, _reach, layers_section, readout_section, worst_section,
+              cost_section, beside_paper)  # fmt: skip
+    frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants}
+    return SectionPage(
+        kind="study",
+        title=f"{plural(len(run.names), 'way')} of training, seed by seed",
+        subtitle=f"{listing(run.names)}; {number(run.step)} steps each.",
+        answer=tuple(sentence for sentence in study_words.answer(run) if sentence),
+        facts=tuple(_facts(run)),
+        caveats=tuple(study_words.caveats(run)),
+        sections=present([maker(run) for maker in makers]),
+        settings=_texts(run.settings),
+        environment=_texts(run.environment),
+        command=wording.command(_flags(run), "train.study"),
+        rebuild=wording.rebuild(run.settings, f"runs/{run.name}"),
+        downloads=tuple((name, csv_link(frame)) for name, frame in frames.items()),
+    )
+
+
+def study_entry(run: StudyRun, link: str) -> StudyEntry:
+    """Write a study's line in the index.
+
+    Args:
+        run: The study.
+        link: To its page, relative to the index.
+    """
+    table = study.differences(run) if PLAIN in run.names else pd.DataFrame(columns=["variant"])
+    first = next((name for name in run.names if name != PLAIN), None)
+    told = [
+        f"{title(row.metric)} {difference_text(row.metric, row.value)}, {row.verdict}"
+        for row in table[(table["variant"] == first)].itertuples()
+        if row.metric in ("psnr", "loss_t900") or is_share(row.metric)
+    ]
+    return StudyEntry(
+        link=link,
+        name=run.name,
+        variants=listing(run.names),
+        seeds=f"{min(run.seeds.values())}–{max(run.seeds.values())}",
+        steps=number(run.step),
+        verdict=f"{first}: {'; '.join(told)}" if told else MISSING,
+    )
+
+
+def _flags(run: StudyRun) -> dict[str, object]:
+    seeds = sorted({int(seed) for seed in run.study["seed"]})
+    return {"variants": run.names, "seeds": seeds, **run.settings, "out": f"runs/{run.name}"}
+
+
+def _texts(facts: dict[str, object]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name).replace("_", " "), str(value)) for name, value in facts.items())
+
+
+def _facts(run: StudyRun) -> list[tuple[str, str, str]]:
+    facts = [("variants", number(len(run.names)), listing(run.names) if len(run.names) < 4 else ""),
+             ("finished runs", number(sum(run.seeds.values())), ""), ("steps", number(run.step), "each")]  # fmt: skip
+    if PLAIN not in run.names:
+        return facts
+    first = next((name for name in run.names if name != PLAIN), None)
+    for row in study.differences(run).itertuples():
+        if row.variant == first and (row.metric in ("psnr", "loss_t900") or is_share(row.metric)):
+            name = f"{title(row.metric)}, {first} minus {PLAIN}"
+            facts.append((name, difference_text(row.metric, row.value), row.verdict))
+    return facts
+
+
+# --- convergence -----------------------------------------------------------------------------------------------------
+
+
+def _convergence(run: StudyRun) -> Section:
+    table = study.convergence(run, run.metrics)
+    styles = study_figures.looks(run.names)
+    shares = [name for name in run.metrics if is_share(name)]
+    charts = [_curves(run, "convergence", table, [name for name in run.metrics if name not in shares], styles)]
+    if shares:
+        charts.append(_curves(run, "precision", table, shares, styles))
+    return Section(name="convergence", title="Convergence", charts=tuple(charts), tables={"final": _final(run)})
+
+
+def _curves(run: StudyRun, name: str, table: pd.DataFrame, metrics: Sequence[str], styles: dict) -> Chart:
+    shown = table[table["panel"].isin(metrics)]
+    share = name == "precision"
+    what = (
+        "How often the attention of each layer finds the corresponding point, probed on scenes that no run trains on. "
+        if share
+        else "Each measure on held-out scenes over the steps of training. Lines across need no model: a copy of the "
+        "nearest reference view, and that view's mean colour; a variant on their worse side has not used its cameras. "
+    )
+    last = shown[shown["step"] == run.step]
+    told = "; ".join(f"{title(row.panel)}, {row.who}: {value_text(row.panel, row.value)}" for row in last.itertuples())
+    svg = study_figures.curves(
+        shown, titles={metric: panel_title(metric) for metric in metrics}, styles=styles, name=name, percent=share,
+        strong=run.names[:2],
+        alt=f"Curves over steps. At the end: {told}",
+    )  # fmt: skip
+    caption = f"{what}Means over seeds, {listing(run.names[:2])} thick; {bands(run)} Seeds: {counts(run)}."
+    return study_chart(run, name, svg, caption, shown)
+
+
+def _final(run: StudyRun) -> Table:
+    table = study.convergence(run, run.metrics)
+    last = {(row.who, row.panel): row for row in table[table["step"] == run.step].itertuples()}
+    rows = []
+    for who in [*run.names, *study.TRIVIAL]:
+        cells = [last.get((who, metric)) for metric in run.metrics]
+        texts = [
+            MISSING if row is None else with_half(metric, row) for metric, row in zip(run.metrics, cells, strict=True)
+        ]
+        rows.append((who, str(run.seeds.get(who, "")), *texts))
+    return Table(
+        caption=f"The values at step {number(run.step)}: means over seeds, ± half of the 95{NBSP}% interval from "
+        f"{study.LEAST_SEEDS} seeds on; below, what needs no model, on the same scenes.",
+        columns=("variant", "seeds", *(panel_title(metric) for metric in run.metrics)),
+        rows=tuple(rows),
+        wide=True,
+    )
+
+
+# --- variants against plain ------------------------------------------------------------------------------------------
+
+
+def _order(run: StudyRun) -> list[str]:
+    """Order the variants but plain: supervised, another layer, rivals, controls."""
+    role = study.roles(run)
+    return sorted((name for name in run.names if name != PLAIN), key=lambda name: study.ROLES.index(role[name]))
+
+
+def _compared(run: StudyRun) -> Section | None:
+    if PLAIN not in run.names or len(run.names) < 2:
+        return None
+    table = study.differences(run).rename(columns={"variant": "who", "metric": "panel"})
+    order, role = _order(run), study.roles(run)
+    shares = [metric for metric in run.metrics if is_share(metric)]
+    labels = {name: f"{name} ({role[name]})" if role[name] != "supervised" else name for name in order}
+    svg = study_figures.forest(
+        table.assign(who=table["who"].map(labels)), titles={m: panel_title(m) for m in run.metrics},
+        order=list(labels.values()), name="differences", percent=shares,
+        alt="Differences to plain: " + "; ".join(
+            f"{row.who}, {title(row.panel)}: {difference_text(row.panel, row.value)}, {row.verdict}"
+            for row in table.itertuples()
+        ),
+    )  # fmt: skip
+    caption = (
+        f"Each variant's value at step {number(run.step)} minus that of the plain run of the same seed (which has the "
+        f"same first weights, scenes and noise); bars: 95{NBSP}% intervals over seeds. Filled green: clearly better "
+        "than plain; filled vermilion: clearly worse; open: not separable, or fewer than "
+        f"{study.LEAST_SEEDS} seeds. A control is given false truth: if it helps as much, what helps is not the truth. "
+        f"Seeds: {counts(run)}."
+    )
+    return Section(
+        name="variants",
+        title="Rivals and controls",
+        charts=(study_chart(run, "differences", svg, caption, table),),
+        tables={"variants": _variants(run)},
+    )
+
+
+def _variants(run: StudyRun) -> Table:
+    """Put each variant's settings beside what it gains: rivals and controls in one table."""
+    found = study.differences(run).set_index(["variant", "metric"])
+    role = study.roles(run)
+    own = [name for name in run.variants.columns if name not in ("variant", "layers")]
+    rows = []
+    for settings in run.variants.to_dict("records"):
+        name = settings["variant"]
+        gains = [gain_text(found, name, metric) for metric in run.metrics]
+        texts = [str(settings[key]) or MISSING for key in own]
+        rows.append((name, role[name], str(run.seeds.get(name, 0)), *texts, *gains))
+    return Table(
+        caption="What each variant is, in the settings in which variants differ, and its last value minus plain's of "
+        f"the same seed (95{NBSP}% interval over seeds; precision in points).",
+        columns=("variant", "what it is", "seeds", *(key.replace("_", " ") for key in own), *map(title, run.metrics)),
+        rows=tuple(rows),
+        marked=tuple(n for n, name in enumerate(run.names) if name == PLAIN),
+        texts=2,
+        wide=True,
+    )
+
+
+# --- how soon --------------------------------------------------------------------------------------------------------
+
+
+def _reach(run: StudyRun) -> Section | None:
+    table = study.reached(run)
+    order = _order(run)
+    if table.empty or not order:
+        return None
+    rows = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
+    shown = rows.assign(at_most=rows["note"] == study.BY_THE_FIRST).rename(
+        columns={"variant": "who", "metric": "panel"}
+    )
+    told = "; ".join(
+        f"{row.variant}, {title(row.metric)}: {study_words.reach_words(row)}" for row in table.itertuples()
+    )
+    svg = study_figures.reach_dots(
+        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=told
+    )
+    caption = (
+        "When each run reaches the last value of the plain run of its seed, over the plain run's steps, linear between "
+        "evaluations. Black line: the plain run's end; dashed: half of its steps, as the paper claims. Plain itself "
+        "stands in the first row: where its own curve is there early, the others gain little by being so. "
+        "Strokes: seeds; triangles: reached by the first evaluation, so at most that; points: their mean, only "
+        f"where every seed reaches it; crosses: so many seeds never do. Seeds: {counts(run)}."
+    )
+    return Section(
+        name="reach",
+        title="How soon it is where plain ends",
+        charts=(study_chart(run, "reach", svg, caption, shown),),
+        tables={"reach": _reach_table(run, table)},
+    )
+
+
+def _reach_table(run: StudyRun, table: pd.DataFrame) -> Table:
+    found = {(row.variant, row.metric): row for row in table.itertuples()}
+    rows = []
+    for name in [PLAIN, *_order(run)]:
+        cells = [_ratio(found.get((name, metric))) for metric in run.metrics]
+        rows.append((name, "" if name == PLAIN else _verdicts(table[table["variant"] == name]), *cells))
+    return Table(
+        caption="Steps to the plain run's last value, over the plain run's steps: the mean over the seeds that reach "
+        f"it, and how many do. Clearly sooner or later: the 95{NBSP}% interval over seeds of the difference to the "
+        "plain run of the same seed excludes zero; plain's own noisy curve may be there before its end.",
+        columns=("variant", "verdict", *map(title, run.metrics)),
+        rows=tuple(rows),
+        marked=(0,),
+        texts=2,
+        wide=True,
+    )
+
+
+def _ratio(row: Any) -> str:
+    if row is None:
+        return MISSING
+    if row.reached == 0:
+        return f"never (0/{row.seeds})"
+    return f"{'≤ ' if row.at_most else ''}{row.ratio:.2f} ({row.reached}/{row.seeds})"
+
+
+def _verdicts(rows: pd.DataFrame) -> str:
+    parts = []
+    for verdict, words in (("sooner", "clearly sooner"), ("later", "clearly later"), ("never", "never")):
+        count = int((rows["verdict"] == verdict).sum())
+        parts += [f"{words} by {count}"] if count else []
+    return f"{', '.join(parts) or 'nothing clear'}\nof {len(rows)} metrics"
