@@ -10,7 +10,7 @@ from probe.comparisons import comparison_table
 from probe.selection import Selection
 
 HEADINGS = (
-    "layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling", "effect", "95 %",
+    "layer", "name", "grid", "precision (95 %)", "chance", "same place", "ceiling", "of ceiling", "effect (95 %)",
 )  # fmt: skip
 
 
@@ -20,21 +20,20 @@ def show(
     """Print the layers' table, the chosen one beside other matchers, and the selection."""
     counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
     title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     edited = bool(layers["causal_effect"].notna().any())
-    for heading in HEADINGS if edited else HEADINGS[:-2]:
+    for heading in HEADINGS if edited else HEADINGS[:-1]:
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for row in layers.itertuples():
-        effect = (_signed(row.causal_effect), f"{_signed(row.causal_low)} to {_signed(row.causal_high)}")
+        effect = f"{_signed(row.causal_effect)} % ({_signed(row.causal_low)} to {_signed(row.causal_high)})"
         table.add_row(
             f"{row.layer}{'*' if row.layer == selection.layer else ' '}",
             str(row.name).partition(".transformer_blocks")[0],
             f"{row.grid_h}x{row.grid_w}",
-            f"{row.precision:.3f}",
-            f"{row.precision_low:.3f}-{row.precision_high:.3f}",
+            f"{row.precision:.3f} ({row.precision_low:.3f}-{row.precision_high:.3f})",
             *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
             f"{row.share_of_ceiling:.1%}",
-            *(effect if edited else ()),
+            *([effect] if edited else ()),
         )
     console.print(table)
     if edited:
@@ -45,4 +44,4 @@ def show(
 
 
 def _signed(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:+.1%}"
+    return "-" if np.isnan(value) else f"{100 * value:+.1f}"
