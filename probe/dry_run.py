@@ -11,6 +11,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from probe.baselines import NULLS
+from probe.effects import passes
 from probe.layers import Layer
 from probe.measuring import measure_matcher, measure_references, truths_of
 from probe.models.denoising import model_layers
@@ -42,7 +43,8 @@ class Estimate:
         work: Bytes alive beside the weights at most.
         libraries: Bytes that Python and its libraries take of the main memory.
         forward: Seconds of one denoising step.
-        passes: Denoising steps in all.
+        passes: Denoising steps whose layers are scored, in all.
+        edited: Denoising steps under edits, which are not.
         beside: Seconds of everything else, in all: scenes, truth, references, baselines.
     """
 
@@ -52,6 +54,7 @@ class Estimate:
     libraries: int
     forward: float
     passes: int
+    edited: int
     beside: float
 
     @property
@@ -62,7 +65,7 @@ class Estimate:
     @property
     def total(self) -> float:
         """Give the seconds of the run, without starting Python and without the page."""
-        return self.passes * self.probed + self.beside
+        return self.passes * self.probed + self.edited * self.forward + self.beside
 
 
 def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
@@ -90,6 +93,7 @@ def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
         work=peak_bytes(rehearsal, [key_of(layer) for layer in model_layers(plan.model)], scoring),
         forward=forward,
         passes=scenes * (len(plan.timesteps) + nulls) + min(examples, scenes),
+        edited=scenes * passes(plan.experiment, plan.layers),
         beside=scenes * seconds_of(lambda: _beside(plan), device),
     )
 
@@ -137,7 +141,8 @@ def lines(found: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
         f"memory: {found.weights / MIB:.0f} MiB of weights and up to {found.work / MIB:.0f} MiB of work, beside about "
         f"{found.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
         f"one denoising step: {found.forward:.2f} s, {found.probed:.2f} s with the scores of its layers",
-        f"the run: {scenes} scenes, {timesteps} timesteps, {found.passes} denoising steps with nulls and pictures: "
+        f"the run: {scenes} scenes, {timesteps} timesteps, {found.passes} denoising steps with nulls and pictures "
+        f"and {found.edited} under edits: "
         f"about {duration(found.total)} after the start, {duration(found.beside)} of it for scenes, truth, baselines",
         "the model was not loaded, and nothing was written",
     )

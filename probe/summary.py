@@ -13,7 +13,7 @@ from probe.selection import Selection
 
 NAME = "name"
 HEADINGS = (
-    "layer", NAME, "grid", "precision (95 %)", "chance", "same place", "ceiling", "of ceiling", "effect (95 %)",
+    "layer", NAME, "grid", "precision (95 %)", "chance", "place", "ceiling", "share", "effect, % (95 %)",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def _cells(row: Any, selected: int) -> tuple[str, ...]:
         f"{row.precision:.3f} ({row.precision_low:.3f}-{row.precision_high:.3f})",
         *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
         f"{row.share_of_ceiling:.1%}",
-        f"{_signed(row.causal_effect)} % ({_signed(row.causal_low)} to {_signed(row.causal_high)})",
+        f"{_signed(row.causal_effect)} ({_signed(row.causal_low)}, {_signed(row.causal_high)})",
     )
 
 

@@ -15,9 +15,11 @@ from probe.models.denoising import (
     add_noise,
     cameo_betas,
     cameo_scheduler,
+    clean_of,
     condition,
     pixel_scheduler,
     predict,
+    target_of,
     to_latents,
     velocity,
 )
@@ -129,6 +131,28 @@ def test_clean_and_noise_are_recovered_from_v(seed: int, level: float):
     torch.testing.assert_close(signal * noisy - spread * v, clean)
     torch.testing.assert_close(spread * noisy + signal * v, noise)
     torch.testing.assert_close(noisy.square() + v.square(), clean.square() + noise.square())  # a rotation
+
+
+@laws
+@given(seed=SEEDS, level=st.floats(0.01, 1), kind=st.sampled_from(["v_prediction", "epsilon"]))
+def test_the_clean_latents_are_recovered_from_a_perfect_prediction(seed: int, level: float, kind: str):
+    clean, noise = (value.double() for value in latents(seed, 1, 2, 2, 3, 3))
+    alpha_bar = torch.tensor([level], dtype=torch.float64)
+    none = torch.zeros(STEPS)
+    model = MultiViewModel(name="", network=nn.Identity(), alpha_bar=none, size=3, prediction=kind)  # type: ignore[arg-type]
+    predicted = target_of(model, clean, noise, alpha_bar)
+    found = clean_of(model, add_noise(clean, noise, alpha_bar, 0), predicted, alpha_bar)
+    torch.testing.assert_close(found, clean)
+
+
+def test_pure_noise_has_a_clean_prediction_by_v_only():
+    x = torch.ones(1, 1, 1, 1, 1)
+    by_v = MultiViewModel(name="", network=nn.Identity(), alpha_bar=torch.zeros(STEPS), size=1)
+    assert clean_of(by_v, x, 3 * x, torch.zeros(1)).item() == -3
+    by_noise = MultiViewModel(
+        name="", network=nn.Identity(), alpha_bar=torch.zeros(STEPS), size=1, prediction="epsilon"
+    )
+    assert not clean_of(by_noise, x, x, torch.zeros(1)).isfinite().any()
 
 
 # --- condition -------------------------------------------------------------------------------------------------------

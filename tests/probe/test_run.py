@@ -18,7 +18,7 @@ from torch import nn
 from probe import run
 from probe.layers import Layer
 from probe.models.denoising import MultiViewModel, model_layers, place
-from probe.records import REFERENCES, SCORE_COLUMNS, digest
+from probe.records import INTERVENTIONS, REFERENCES, SCORE_COLUMNS, digest
 from probe.scenes import Request, SceneList, open_scenes
 
 SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
@@ -114,7 +114,9 @@ def test_config_holds_every_resolved_setting(whole: Path):
     assert config["settings"] == {
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
-        "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null", "device": "auto",
+        "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null",
+        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "sampling_steps": 0,
+        "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None,
     }  # fmt: skip
     assert {"torch", "commit", "machine"} <= set(config["environment"])
@@ -130,7 +132,7 @@ def test_scores_hold_the_model_its_nulls_baselines_and_references(whole: Path):
     assert set(layered["layer"]) == {6, 8}
     assert set(layered["timestep"]) == {100, 500}
     assert scores["scene"].nunique() == 4
-    assert set(scores["direction"]) == {"tgt-ref", "ref-tgt"}
+    assert set(scores["direction"]) == {"tgt-ref", "ref-tgt", "tgt"}
     pairs = pd.read_csv(whole / "pairs.csv")
     assert set(scores["pair_list"]) == {digest(pairs)}
     assert set(scores["pair"]) == set(pairs["pair"])
@@ -172,11 +174,44 @@ def test_examples_are_kept_for_the_pictures(whole: Path):
     assert (whole / "examples.safetensors").stat().st_mode == (whole / "layers.csv").stat().st_mode
 
 
+def test_bare_the_identity_is_tested_on_predictions(whole: Path):
+    scores, layers = pd.read_parquet(whole / "scores.parquet"), pd.read_csv(whole / "layers.csv")
+    edited = scores[scores["protocol"] == INTERVENTIONS]
+    assert set(edited["metric"]) == {"effect_x0@identity", "effect_error@identity"}
+    assert (set(edited["timestep"]), set(edited["model"])) == ({500}, {"cat3d-tiny:random"})
+    assert len(edited) == 4 * 2 * 2  # scenes, layers, metrics
+    assert layers["causal_count"].tolist() == [4, 4]
+    assert layers["cost"].tolist() == [2 * (2 * 16) ** 2, 2 * (2 * 64) ** 2]
+
+
+def test_edits_are_sampled_kept_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    words = [*QUICK, "--interventions", "true_match,uniform", "--sampling-steps", "1", "--layers", "6"]
+    run.cli([*words, "--out", str(tmp_path / "whole")])
+    images = load_file(tmp_path / "whole" / "edited.safetensors")
+    scenes = pd.read_csv(tmp_path / "whole" / "pairs.csv")["scene"]
+    kinds = ("truth", "unedited", "uniform/6", "true_match/6")
+    assert sorted(images) == sorted(f"{scene}/{kind}" for scene in scenes for kind in kinds)
+    assert all(image.shape == (1, 3, 32, 32) and image.dtype == np.uint8 for image in images.values())
+    scores = pd.read_parquet(tmp_path / "whole" / "scores.parquet")
+    sampled = scores[(scores["protocol"] == INTERVENTIONS) & (scores["timestep"] == -1)]
+    assert {"effect_psnr@uniform", "effect_match_error@true_match"} <= set(sampled["metric"])
+    selection = json.loads((tmp_path / "whole" / "selection.json").read_text())
+    assert "under uniform (t = 500; 4 scenes)" in selection["effect_rule"]
+    stop_at(monkeypatch, 2)
+    with pytest.raises(SystemExit):
+        run.cli([*words, "--out", str(tmp_path / "parts")])
+    stop_at(monkeypatch, None)
+    run.cli([*words, "--out", str(tmp_path / "parts"), "--resume"])
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
 def test_the_ratio_protocol_runs_too(tmp_path: Path):
     ratio = ["--protocol", "ratio-v1", "--select-by", "precision@10%", "--layers", "6"]
     run.cli([*QUICK, *ratio, "--out", str(tmp_path / "r")])
     scores = pd.read_parquet(tmp_path / "r" / "scores.parquet")
-    assert set(scores["protocol"]) == {"ratio-v1"}
+    assert set(scores["protocol"]) == {"ratio-v1", INTERVENTIONS}
     selection = json.loads((tmp_path / "r" / "selection.json").read_text())
     assert (selection["protocol"], selection["metric"]) == ("ratio-v1", "precision@10%")
     assert all(entry["share_of_ceiling"] <= 1 for entry in (selection["best"], *selection["runners_up"]))
@@ -250,6 +285,8 @@ WRONG = {
     "timesteps twice": (["--timesteps", "5,5"], "expected different indexes"),
     "no timesteps": (["--timesteps", ""], "expected indexes"),
     "baseline": (["--baselines", "pixels,sift"], "--baselines sift is unknown; choose from dsift, pixels"),
+    "intervention": (["--interventions", "blur"], "--interventions blur is unknown; choose from identity, uniform"),
+    "edited timesteps": (["--edit-timesteps", "9"], "--edit-timesteps '9': expected a range"),
     "one view": (["--views", "1"], "expected at least 2 views"),
     "all references": (["--views", "3", "--n-ref", "3"], "one view less than all"),
     "no pairs": (["--pairs", "0"], "at least 1 pair"),
@@ -309,11 +346,13 @@ def test_help_names_every_choice():
     assert done.stderr == ""
     text = " ".join(done.stdout.replace("│", " ").split())
     flags = ["model", "scenes", "out", "protocol", "layers", "timesteps", "pairs", "views", "n-ref", "min-overlap",
-             "image-size", "select-by", "baselines", "device", "dtype", "seed", "resume", "report"]  # fmt: skip
+             "image-size", "select-by", "baselines", "interventions",
+             "edit-timesteps", "edit-heads", "sampling-steps", "device", "dtype", "seed", "resume",
+             "report"]  # fmt: skip
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
         "cat3d-tiny", "shapes[:plain|cluttered|repetitive|textureless]", "rgbd:FOLDER", "attention-v1", "ratio-v1",
-        "3d, all", "pixels, dsift, epipolar", "dinov2, dinov3", "dift", "vggt", "random", "null",
+        "3d, all", "pixels, dsift, epipolar", "dinov2, dinov3", "dift", "vggt", "random", "null", "within_view",
         "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip
     assert [choice for choice in choices if choice not in text] == []

@@ -1,0 +1,286 @@
+"""Effects of edits: known numbers, a slow reference, and what must come out as no effect at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from probe import effects
+from probe.capture import AttentionTap
+from probe.effects import Experiment, measure_effects, passes, plan_experiment, prediction_effect, sample_effect
+from probe.image_quality import psnr
+from probe.layers import Layer, select_layers
+from probe.measuring import scene_noise, truths_of
+from probe.models.denoising import MultiViewModel, add_noise, model_layers, pixel_scheduler
+from probe.records import INTERVENTIONS, SCORE_COLUMNS
+from probe.sampling import sample_views
+from probe.scenes.shapes import draw_shapes, make_views
+from probe.views import Views, resize
+
+SIZE = 16
+KEYS = [name for name in SCORE_COLUMNS if name not in ("value", "count")]
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b n (part heads d) -> part b heads n d", part=3, heads=2)
+        return x + self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
+
+
+class Network(nn.Module):
+    """Two attentions over the 4 x 4 pixel patches of all views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(160, 8), nn.Linear(8, 48)
+        self.blocks = nn.Sequential(Block(), Block())
+
+    def forward(self, latents: Tensor, t: Tensor, inputs: Tensor, domain: Tensor) -> Tensor:
+        x = rearrange(torch.cat([latents, inputs], 2), "b f c (h y) (w x) -> b (f h w) (c y x)", y=4, x=4)
+        f, h = latents.shape[1], latents.shape[-2] // 4
+        x = self.head(self.blocks(self.embed(x)))
+        return rearrange(x, "b (f h w) (c y x) -> b f c (h y) (w x)", f=f, h=h, y=4, x=4)
+
+
+class Tiny(MultiViewModel):
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        side = self.size if scale is None else 4 * scale
+        latents, inputs = (torch.zeros(1, views, channels, side, side) for channels in (3, 7))
+        none = torch.zeros(1, dtype=torch.long)
+        return {"latents": latents, "t": none, "inputs": inputs, "domain": none}
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiViewModel:
+    torch.manual_seed(0)
+    network = Network().eval().requires_grad_(False)
+    return Tiny(name="tiny", network=network, alpha_bar=pixel_scheduler().alphas_cumprod, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def layers(model: MultiViewModel) -> list[Layer]:
+    return select_layers(model_layers(model), "3d")
+
+
+@pytest.fixture(scope="module")
+def views() -> Views:
+    g = torch.Generator().manual_seed(0)
+    made = make_views(draw_shapes(1, generator=g), torch.tensor([[20.0, 50.0]]), size=32, n_ref=1, generator=g)
+    return replace(made, names=("room",))
+
+
+def measure(model: MultiViewModel, views: Views, layers: list[Layer], **how) -> effects.Effects:
+    experiment = Experiment(**{"interventions": ("identity",), "timesteps": (500,), **how})
+    noise = scene_noise(model, views, 0, 0)
+    return measure_effects(model, views, layers, truths_of(views, layers), experiment, noise)
+
+
+# Known
+
+
+def test_prediction_effect_known():
+    clean = torch.zeros(1, 2, 3, 2, 2)
+    usual = torch.cat([clean[:, :1] + 0.5, clean[:, 1:] - 1], dim=1)
+    edited = torch.cat([clean[:, :1] + 0.6, clean[:, 1:] - 0.25], dim=1)
+    found = prediction_effect(edited, usual, clean)
+    torch.testing.assert_close(found["effect_x0"][0], torch.tensor([0.2, 0.75]))
+    torch.testing.assert_close(found["effect_error"][0], torch.tensor([0.2, -0.75]))
+    assert found["effect_error"][1].tolist() == [1, 1]
+
+
+def test_a_prediction_without_error_has_no_relative_effect():
+    clean = torch.ones(1, 1, 3, 2, 2)
+    value, count = prediction_effect(clean + 1, clean, clean)["effect_error"]
+    assert value.isnan().all()
+    assert count.tolist() == [0]
+    assert prediction_effect(clean, 0 * clean, 0 * clean)["effect_x0"][1].tolist() == [0]
+
+
+def test_sample_effect_is_after_minus_before_and_missing_stays_missing():
+    one, none = torch.tensor([1]), torch.tensor([0])
+    before = {"psnr": (torch.tensor([20.0]), one), "lpips": (torch.tensor([torch.nan]), none)}
+    after = {"psnr": (torch.tensor([17.5]), one), "lpips": (torch.tensor([torch.nan]), none)}
+    usual = torch.full((1, 1, 3, 2, 2), 0.5)
+    found = sample_effect(usual + 0.25, usual, after, before)
+    assert found["effect_psnr"][0].item() == pytest.approx(-2.5)
+    assert found["effect_sample"][0].item() == pytest.approx(0.25)
+    assert found["effect_lpips"][0].isnan().all()
+    assert found["effect_lpips"][1].tolist() == [0]
+
+
+# Against a slow reference
+
+
+def test_predictions_are_those_of_an_edit_by_hand(model: MultiViewModel, views: Views, layers: list[Layer]):
+    """The identity of layer 1 at timestep 700, written out: the attention's output is v."""
+    rows = measure(model, views, layers, timesteps=(300, 700)).rows
+    t, noise = torch.tensor([700]), scene_noise(model, views, 0, 0)
+    image = F.interpolate(views.image[0], (SIZE, SIZE), mode="area")[None]
+    small = resize(views, SIZE, SIZE)
+    torch.testing.assert_close(small.image, image)
+    clean, level = image * 2 - 1, model.alpha_bar[700]
+    latents = add_noise(clean, noise, model.alpha_bar[t], 1)
+
+    def x0() -> Tensor:
+        v = model.network(latents, t, **model.condition(small))
+        return (level.sqrt() * latents - (1 - level).sqrt() * v)[0, 1:]
+
+    usual = x0()
+    with AttentionTap(model.network, "blocks.1", edit=lambda call, run: call.v):
+        edited = x0()
+    for view in (1, 2):
+        a, b, truth = (x.double() for x in (usual[view - 1], edited[view - 1], clean[0, view]))
+        moved = ((a - b) ** 2).mean().sqrt() / (a**2).mean().sqrt()
+        grown = ((b - truth) ** 2).mean().sqrt() / ((a - truth) ** 2).mean().sqrt() - 1
+        here = rows[(rows["query_view"] == view) & (rows["layer"] == 1) & (rows["timestep"] == 700)].set_index("metric")
+        assert here.loc["effect_x0@identity", "value"] == pytest.approx(moved.item(), rel=1e-4)
+        assert here.loc["effect_error@identity", "value"] == pytest.approx(grown.item(), rel=1e-3, abs=1e-6)
+        assert moved > 0.001
+
+
+def test_sampled_views_are_those_of_an_edit_by_hand(model: MultiViewModel, views: Views, layers: list[Layer]):
+    found = measure(model, views, layers[:1], steps=3, interventions=("uniform",))
+    small, noise = resize(views, SIZE, SIZE), scene_noise(model, views, 0, 0)
+    usual = sample_views(model, small, noise, steps=3)
+    with AttentionTap(model.network, "blocks.0", edit=lambda call, run: call.v.mean(2, keepdim=True).expand_as(call.v)):
+        edited = sample_views(model, small, noise, steps=3)
+    torch.testing.assert_close(found.images["uniform/0"], edited[0, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(found.images["unedited"], usual[0, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(found.images["truth"], small.image[0, 1:], rtol=0, atol=0)
+    rows = found.rows[found.rows["timestep"] == -1].set_index(["metric", "query_view"])
+    for view in (1, 2):
+        truth = small.image[0, view]
+        change = psnr(edited[0, view], truth) - psnr(usual[0, view], truth)
+        assert rows.loc[("effect_psnr@uniform", view), "value"] == pytest.approx(change, abs=1e-4)
+        moved = (edited[0, view] - usual[0, view]).square().mean().sqrt().item()
+        assert rows.loc[("effect_sample@uniform", view), "value"] == pytest.approx(moved, rel=1e-4)
+    assert np.isnan(rows.loc["effect_lpips@uniform", "value"]).all()
+    assert (rows.loc["effect_lpips@uniform", "count"] == 0).all()
+    assert np.isfinite(rows.loc["effect_match_error@uniform", "value"]).any()
+
+
+# The table
+
+
+def test_rows_are_those_of_the_score_table(model: MultiViewModel, views: Views, layers: list[Layer]):
+    how = {"interventions": ("identity", "true_match"), "timesteps": (100, 900), "each_head": True, "steps": 1}
+    rows = measure(model, views, layers, **how).rows
+    assert list(rows.columns) == list(SCORE_COLUMNS)
+    assert not rows.duplicated(KEYS).any()
+    assert set(rows["protocol"]) == {INTERVENTIONS}
+    assert set(zip(rows["pair"], rows["query_view"], strict=True)) == {("room:0-1", 1), ("room:0-2", 2)}
+    assert rows.groupby("query_view")["rotation_deg"].first().tolist() == pytest.approx([20, 50], abs=0.1)
+    assert (set(rows["key_view"]), set(rows["direction"])) == ({-1}, {"tgt"})
+    predicted = rows[rows["timestep"] >= 0]
+    assert set(predicted["head"]) == {-1, 0, 1}
+    assert len(predicted) == 2 * 2 * 3 * 2 * 2 * 2  # interventions, layers, heads, timesteps, views, metrics
+    sampled = rows[rows["timestep"] == -1]
+    assert set(sampled["head"]) == {-1}
+    assert len(sampled) == 2 * 2 * 2 * 5
+
+
+def test_a_head_alone_does_less_than_all_together(model: MultiViewModel, views: Views, layers: list[Layer]):
+    rows = measure(model, views, layers, each_head=True).rows
+    moved = rows[rows["metric"] == "effect_x0@identity"]
+    value = moved.pivot_table(index=["layer", "query_view"], columns="head", values="value")
+    assert (value[[0, 1]] > 0).all(axis=None)
+    assert (value[[0, 1]].sum(axis=1) > 0.8 * value[-1]).all()
+    assert (value[0] != value[1]).all()
+
+
+@pytest.mark.parametrize("name", ["identity", "uniform", "within_view", "shuffled_views", "true_match"])
+def test_outside_its_timesteps_an_edit_has_no_effect_at_all(name, model, views: Views, layers: list[Layer]):
+    rows = measure(model, views, layers, interventions=(name,), during=(0, 1), steps=2).rows
+    known = rows[rows["count"] > 0]
+    assert (known["value"] == 0).all()
+    assert len(known) > 10
+
+
+def test_edits_at_some_steps_do_less_than_at_all(model: MultiViewModel, views: Views, layers: list[Layer]):
+    def moved(during: tuple[int, int]) -> float:
+        rows = measure(model, views, layers[:1], during=during, steps=4).rows
+        return float(rows.loc[rows["metric"] == "effect_sample@identity", "value"].mean())
+
+    late, every = moved((0, 499)), moved((0, 999))
+    assert late > 0
+    assert late != every
+
+
+def test_the_same_noise_gives_the_same_rows_and_leaves_the_model_alone(model, views: Views, layers: list[Layer]):
+    state = {name: value.clone() for name, value in model.network.state_dict().items()}
+    how = {"interventions": ("shuffled_views",), "steps": 1}
+    first = measure(model, views, layers, **how).rows
+    pd.testing.assert_frame_equal(measure(model, views, layers, **how).rows, first)
+    other = measure(model, views, layers, **how, seed=1).rows
+    assert (first["value"] != other["value"]).any()
+    assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
+    assert not model.network._forward_pre_hooks
+
+
+def test_per_view_layers_are_not_edited(layers: list[Layer]):
+    mixed = [layers[0], replace(layers[1], kind="view")]
+    assert effects.editable(mixed) == [layers[0]]
+    trials = Experiment(interventions=("identity", "uniform")).trials(mixed, heads=True)
+    assert list(trials) == [(name, layers[0], head) for name in ("identity", "uniform") for head in (-1, 0, 1)]
+
+
+# From the command line
+
+
+def plan(names: str | None, layers: list[Layer], **how) -> Experiment:
+    given = {"during": None, "each_head": False, "steps": None, **how}
+    return plan_experiment(names, layers, (100, 500, 900), **given)
+
+
+def test_left_out_it_is_the_identity_at_the_middle_timestep(layers: list[Layer]):
+    bare = plan(None, layers)
+    assert bare == Experiment(interventions=("identity",), timesteps=(500,), during=(500, 500))
+    assert passes(bare, layers) == 3  # unedited, and two layers
+    again = bare.record()
+    assert plan(str(again["interventions"]), layers, during=str(again["edit_timesteps"]), steps=0) == bare
+    assert plan(None, [replace(layer, kind="view") for layer in layers]) == Experiment()
+    assert passes(Experiment(), layers) == 0
+
+
+def test_named_interventions_are_measured_at_all_timesteps_and_sampled(layers: list[Layer]):
+    full = plan("true_match,identity", layers)
+    assert full == Experiment(interventions=("identity", "true_match"), timesteps=(100, 500, 900), steps=10)
+    assert passes(full, layers) == 5 * 3 + 5 * 10
+    assert plan("uniform", layers, during="200-999", steps=0).timesteps == (500, 900)
+    assert passes(plan("uniform", layers, each_head=True, steps=1), layers) == 7 * 3 + 3
+    assert plan(None, layers, each_head=True).each_head
+    assert plan("none", layers) == Experiment(timesteps=(100, 500, 900))
+
+
+WRONG = {
+    "name": ("identity,blur", {}, "--interventions blur is unknown; choose from identity, uniform"),
+    "range": ("identity", {"during": "9-1"}, "--edit-timesteps '9-1': expected a range"),
+    "range in words": ("identity", {"during": "all"}, "expected a range from 0"),
+    "range too late": ("identity", {"during": "0-1000"}, "expected a range"),
+    "empty range": ("identity", {"during": "101-499"}, "none of --timesteps lies in it"),
+    "steps": ("identity", {"steps": 1001}, "--sampling-steps 1001: expected 1 to 1000"),
+    "negative steps": ("identity", {"steps": -1}, "--sampling-steps -1"),
+    "nothing to sample": ("none", {"steps": 5}, "--interventions none leaves nothing for"),
+    "no heads": ("none", {"each_head": True}, "--interventions none leaves nothing for"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_words_are_refused(name: str, layers: list[Layer]):
+    names, how, said = WRONG[name]
+    with pytest.raises(ValueError, match=said):
+        plan(names, layers, **how)
+
+
+def test_interventions_need_a_layer_that_joins_views(layers: list[Layer]):
+    with pytest.raises(ValueError, match="none of --layers joins views"):
+        plan("identity", [replace(layer, kind="view") for layer in layers])
