@@ -18,8 +18,8 @@ def comparisons(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
         selection: Whose metric, direction and protocol count.
 
     Returns:
-        Columns model, value, low, high, scenes, count (over all timesteps): uniform chance, the same position, the matchers, the nulls and
-        the layer itself from low to high, then the ceiling. What counted nothing is absent.
+        Columns model, value, low, high, scenes, count (over all timesteps): uniform chance, the same position, the
+        matchers, the nulls and the layer itself from low to high, then the ceiling. What counted nothing is absent.
     """
     rows = scores[(scores["protocol"] == selection.protocol) & (scores["metric"] == selection.metric)]
     rows = rows[(rows["head"] == ALL_HEADS) & rows["layer"].isin([NO_LAYER, selection.layer])]
