@@ -11,13 +11,15 @@ from probe.selection import Selection
 def comparisons(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """Score what was measured on the same queries as the selected layer: on its grid, or in the same layer.
 
+    The layer's score is over all timesteps, those of its nulls at the middle one.
+
     Args:
         scores: The score table of the run.
         selection: Whose metric, direction and protocol count.
 
     Returns:
-        Columns model, value, low, high, scenes, count: uniform chance, the same position, the matchers, the nulls and
-        the layer itself from low to high, then the ceiling. What counted nothing is absent.
+        Columns model, value, low, high, scenes, count (over all timesteps): uniform chance, the same position, the
+        matchers, the nulls and the layer itself from low to high, then the ceiling. What counted nothing is absent.
     """
     rows = scores[(scores["protocol"] == selection.protocol) & (scores["metric"] == selection.metric)]
     rows = rows[(rows["head"] == ALL_HEADS) & rows["layer"].isin([NO_LAYER, selection.layer])]
@@ -36,7 +38,7 @@ def comparison_table(scores: pd.DataFrame, selection: Selection) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )
-    for heading in ("matcher", "precision", "95 %", "matches"):
+    for heading in ("matcher", "precision", "95 %"):
         table.add_column(heading, justify="left" if heading == "matcher" else "right", no_wrap=True)
     for row in comparisons(scores, selection).itertuples():
         mine = row.model == selection.model
@@ -44,7 +46,6 @@ def comparison_table(scores: pd.DataFrame, selection: Selection) -> Table:
             f"{row.model}, layer {selection.layer}" if mine else str(row.model),
             f"{row.value:.3f}",
             f"{row.low:.3f}-{row.high:.3f}" if row.low == row.low else "one scene",
-            str(row.count),
             style="bold" if mine else None,
         )
     return table
