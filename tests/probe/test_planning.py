@@ -138,5 +138,6 @@ def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
     cli([*flags, "--out", str(tmp_path / "run")])
     said = capsys.readouterr().out
     assert "up_blocks.2.attentions.2" in said
+    assert "licence: Apache-2.0, as this suite" in said
     assert "nothing was loaded or written" in said
     assert not (tmp_path / "run").exists()
