@@ -79,7 +79,7 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
         link=link,
         name=run.name,
         variants=listing(run.names),
-        seeds=f"{min(run.seeds.values())}–{max(run.seeds.values())}",
+        seeds="–".join(dict.fromkeys([str(min(run.seeds.values())), str(max(run.seeds.values()))])),
         steps=number(run.step),
         verdict=f"{first}: {'; '.join(told)}" if told else MISSING,
     )
