@@ -69,8 +69,9 @@ class Command:
     model_size: int | None = None
     """Side in pixels of the views; default the model's native size."""
     scenes: str = "shapes"
-    """shapes[:plain|cluttered|repetitive|textureless], procedural; rgbd:FOLDER, a real recording, of whose frames the
-    first 70 % are trained on and the last 25 % tested on."""
+    """shapes[:plain|cluttered|repetitive|textureless], procedural; NAME:FOLDER with rgbd, co3d, nerfstudio, re10k or
+    dl3dv: of a lone recording the first 70 % of the frames are trained on and the last 25 % tested on, of several
+    recordings the last quarter by name is tested on."""
     steps: int = 4000
     """Optimiser steps in all."""
     batch_size: int = 6
@@ -138,7 +139,7 @@ def main(given: Command) -> None:
     model = _model(given, accelerator.device)
     if given.layer == DEFAULT:
         given = replace(given, layer=str(model.default_layer))
-    scenes = open_scenes(given.scenes, model.size)
+    scenes = open_scenes(given.scenes, model.size, supervised=given.layer != "none")
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
     decisive = {name: value for name, value in asdict(given).items() if name not in NOT_DECISIVE}

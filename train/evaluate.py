@@ -138,7 +138,9 @@ class Plan:
         device = _device(settings.device)
         model = load_model(settings.model)
         _check_numbers(settings, len(model.alpha_bar))
-        request = Request(groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed)
+        request = Request(
+            groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed, needs_truth=False
+        )
         scenes = open_scenes(settings.scenes, request)
         scenes.load(0)
         absent = [absence(LPIPS, LPIPS_WEIGHTS)]
