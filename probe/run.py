@@ -70,7 +70,8 @@ class Settings:
     attention."""
     scenes: str = "shapes"
     """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
-    depth in mm, poses)."""
+    depth in mm, poses); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); re10k:FOLDER and dl3dv:FOLDER,
+    which have no depth. See python -m probe.scenes.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
@@ -89,6 +90,9 @@ class Settings:
     """Clean reference views among them; they come first."""
     min_overlap: float = 0.2
     """Real scenes: share of view 0 that each other view must see, 0 to 1."""
+    view_list: str | None = None
+    """Real scenes: a published list, such as re10k-pixelsplat-v1:INDEX.json, or a FILE.json that probe.scenes.preview
+    froze, in place of drawing by rotation bin."""
     image_size: int | None = None
     """Side in pixels of the images that truth is computed on; default 128 (shapes) or 256 (rgbd). The model sees its
     own size."""
@@ -195,6 +199,7 @@ class Plan:
             seed=settings.seed,
             min_overlap=settings.min_overlap,
             size=settings.image_size,
+            view_list=settings.view_list,
         )
         scenes, protocol = open_scenes(settings.scenes, request), PROTOCOLS[settings.protocol]
         _try_first_scene(scenes, layers, protocol, settings.select_by)

@@ -91,22 +91,23 @@ class Draw(Protocol):
         """Draw ``count`` scenes with rotations up to ``widest`` (0 to 1) of the settings', and keep some of them."""
 
 
-def open_scenes(spec: str, size: int) -> tuple[Draw, Draw]:
+def open_scenes(spec: str, size: int, *, supervised: bool = False) -> tuple[Draw, Draw]:
     """Open ``shapes[:DIFFICULTY]`` or ``NAME:FOLDER``, as named on the command line: to train on, and to test on.
 
     Args:
         spec: The name.
         size: Side of the views, in pixels.
+        supervised: Whether correspondence is asked for, which scenes without depth do not have.
 
     Raises:
-        ValueError: If the name is unknown, or a recording is broken.
+        ValueError: If the name is unknown, a recording is broken, or its scenes have no truth to supervise with.
         FileNotFoundError: If FOLDER is no recording.
     """
     name, _, root = spec.partition(":")
     if name == "shapes" and (root or "plain") in OBJECTS:
         return draw_batch, draw_batch
     if name in DATA_SETS and root:
-        train, test = open_library(name, root, size)
+        train, test = open_library(name, root, size, supervised=supervised)
         return train.draw, test.draw
     real = ", ".join(f"{known}:FOLDER" for known in DATA_SETS)
     raise ValueError(f"--scenes {spec!r} is unknown; choose shapes[:{'|'.join(OBJECTS)}] or {real}")

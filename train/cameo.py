@@ -86,8 +86,9 @@ class Command:
     model_size: int | None = None
     """Side in pixels of the views; default the model's native size."""
     scenes: str = "shapes"
-    """shapes[:plain|cluttered|repetitive|textureless], procedural; rgbd:FOLDER, a real recording, of whose frames the
-    first 70 % are trained on and the last 25 % tested on."""
+    """shapes[:plain|cluttered|repetitive|textureless], procedural; NAME:FOLDER with rgbd, co3d, nerfstudio, re10k or
+    dl3dv: of a lone recording the first 70 % of the frames are trained on and the last 25 % tested on, of several
+    recordings the last quarter by name is tested on."""
     steps: int = 4000
     """Optimiser steps in all."""
     batch_size: int = 6
@@ -160,7 +161,7 @@ def main(given: Command) -> None:
         given = replace(given, layer=str(model.default_layer))
     if given.sampling_steps > len(model.alpha_bar):
         raise ValueError(f"--sampling-steps {given.sampling_steps}: expected 1 to {len(model.alpha_bar)}")
-    draw, held_draw = open_scenes(given.scenes, model.size)
+    draw, held_draw = open_scenes(given.scenes, model.size, supervised=given.layer != "none" and not given.truth_source)
     layers = layers_of(given, model)
     objective = objective_of(given, layers)
     supervise = supervision_of(given.truth_source, given.truth_noise, accelerator.device)

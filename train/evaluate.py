@@ -146,7 +146,9 @@ class Plan:
         device = _device(settings.device)
         model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
         _check_numbers(settings, len(model.alpha_bar) - OFFSET[model.spacing])
-        request = Request(groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed)
+        request = Request(
+            groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed, needs_truth=False
+        )
         scenes = open_scenes(settings.scenes, request)
         scenes.load(0)
         absent = [absence(LPIPS, LPIPS_WEIGHTS)]

@@ -136,7 +136,7 @@ def _where(mask: Bool[Tensor, " n"]) -> Int[Tensor, " k"]:
     return mask.nonzero().flatten()
 
 
-def open_library(name: str, root: str, size: int) -> tuple[Library, Library]:
+def open_library(name: str, root: str, size: int, *, supervised: bool = False) -> tuple[Library, Library]:
     """Open a data set of real scenes: frames to train on, and frames to test on.
 
     A lone recording is parted in time; of several, the last ones by name are tested on.
@@ -145,12 +145,17 @@ def open_library(name: str, root: str, size: int) -> tuple[Library, Library]:
         name: A key of :data:`probe.scenes.DATA_SETS`.
         root: Its folder.
         size: Side of the views, in pixels.
+        supervised: Whether correspondence is asked for.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If a file is broken.
+        ValueError: If a file is broken, or scenes without depth are to be supervised.
     """
     recordings = find_recordings(name, root)
+    if supervised and not recordings.open(recordings.names[0]).has_truth:
+        raise ValueError(
+            f"--scenes {name} carries no depth to supervise attention with; use --layer none or other scenes"
+        )
     count = len(recordings.names)
     kept = MEMORY // (FRAME_VALUES * size * size) // count
     if count == 1:

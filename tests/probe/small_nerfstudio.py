@@ -11,7 +11,7 @@ from PIL import Image
 from small_world import World
 from torch import Tensor
 
-APPLIED = torch.tensor([[0.0, 1, 0, 0.3], [1, 0, 0, -0.2], [0, 0, -1, 0.5]])  # nerfstudio's swap of axes, and a shift
+APPLIED = torch.tensor([[1.0, 0, 0, 0.3], [0, 0, 1, -0.2], [0, -1, 0, 0.5]])  # nerfstudio's swap of axes, and a shift
 
 
 def save_rgb(path: Path, image: Float[Tensor, "3 h w"]) -> None:

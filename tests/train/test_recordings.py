@@ -7,7 +7,10 @@ import pytest
 import torch
 from test_loop import SETTINGS, small_model
 
-from probe.geometry import rotation_degrees
+from probe.geometry import point_map_to_depth, rotation_degrees
+from probe.scenes import DATA_SETS
+from probe.scenes.choosing import Recordings
+from probe.scenes.recordings import Recording
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import TENSORS, Views
 from train import batches
@@ -90,3 +93,62 @@ def test_a_real_recording_is_parted_in_time_and_its_rotations_are_those_of_its_c
     assert float(rotation_degrees(first, second).max()) <= 30
     assert views.size == (8, 8)
     assert float(views.valid.float().mean()) > 0.5
+
+
+# --- data sets of several recordings ---------------------------------------------------------------------------------
+
+
+def data_set(opened: list[str], *, depth: bool = True, count: int = 8) -> Recordings:
+    """Give recordings in memory that tell which frame they show: recording k's frame i is of the colour (k, i) / 16."""
+    shapes = draw_shapes(1, difficulty="plain", generator=torch.Generator().manual_seed(0))
+    turns = torch.arange(1, 4, dtype=torch.float32)[None] * 5
+    views = make_views(shapes, turns, size=8, n_ref=1, generator=torch.Generator().manual_seed(1))
+
+    def open_one(name: str) -> Recording:
+        opened.append(name)
+        number = int(name)
+        return Recording(
+            name=name,
+            names=("0", "1", "2", "3"),
+            sizes=((8, 8),) * 4,
+            world_to_cam=views.world_to_cam[0],
+            intrinsics=views.intrinsics[0],
+            colour=lambda index: torch.tensor([number / 16, index / 16, 0.0])[:, None, None].expand(3, 8, 8),
+            depth=(lambda index: point_map_to_depth(views.point_map, views.world_to_cam)[0, index]) if depth else None,
+        )
+
+    return Recordings(root=Path("memory"), names=tuple(map(str, range(count))), open=open_one)
+
+
+def test_of_several_recordings_the_last_quarter_is_tested_on(monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+    monkeypatch.setitem(DATA_SETS, "memory", lambda root: data_set(opened))
+    train, test = batches.open_scenes("memory:x", 8)
+    assert opened == []  # recordings are opened when they are drawn
+    seen = {}
+    for part, draw_part in (("train", train), ("test", test)):
+        views = draw_part(TWO, small_model(), torch.Generator().manual_seed(3), 60, 1)
+        colours = (views.image[:, :, :2, 0, 0] * 16).round().long()
+        assert (colours[:, 0, 0] == colours[:, 1, 0]).all()  # a scene is of one recording
+        assert (colours[:, 0, 1] != colours[:, 1, 1]).all()  # and never shows a frame twice
+        seen[part] = set(colours[:, 0, 0].tolist())
+    assert seen == {"train": {0, 1, 2, 3, 4, 5}, "test": {6, 7}}
+    assert len(opened) == 8  # each is opened and compared once
+
+
+def test_every_process_draws_the_same_scenes_of_several_recordings(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(DATA_SETS, "memory", lambda root: data_set([]))
+    train, _ = batches.open_scenes("memory:x", 8)
+    whole = train(TWO, small_model(), torch.Generator().manual_seed(3), 9, 1)
+    part = train(TWO, small_model(), torch.Generator().manual_seed(3), 9, 1, only=slice(4, 7))
+    assert torch.equal(part.image, whole.image[4:7])
+
+
+def test_scenes_without_depth_train_a_plain_model_only(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(DATA_SETS, "memory", lambda root: data_set([], depth=False))
+    with pytest.raises(
+        ValueError, match=r"--scenes memory carries no depth to supervise attention with; use --layer none"
+    ):
+        batches.open_scenes("memory:x", 8, supervised=True)
+    train, _ = batches.open_scenes("memory:x", 8)
+    assert not train(TWO, small_model(), torch.Generator().manual_seed(3), 2, 1).valid.any()
