@@ -22,6 +22,7 @@ from probe.records import (
     score_table,
     summarise,
     write,
+    write_folder,
     write_json,
     write_text,
 )
@@ -70,6 +71,31 @@ def test_what_a_stopped_process_left_is_written_over(tmp_path: Path):
     write_text(tmp_path / "a.txt", "whole ü")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole ü"
     assert files(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_written_whole_and_replaces_an_old_one(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    (tmp_path / "part-a").mkdir()  # of a process that was stopped
+    (tmp_path / "part-a" / "half").touch()
+    seen = []
+    write_folder(tmp_path / "a", lambda part: ((part / "new").touch(), seen.append(files(tmp_path))))
+    assert seen == [["a", "a/old", "part-a", "part-a/new"]]
+    assert files(tmp_path) == ["a", "a/new"]
+
+
+@pytest.mark.parametrize("stop", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_folder_that_fails_leaves_nothing_and_harms_nothing(tmp_path: Path, stop: BaseException):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+
+    def save(part: Path) -> None:
+        (part / "half").touch()
+        raise stop
+
+    with pytest.raises(type(stop)):
+        write_folder(tmp_path / "a", save)
+    assert files(tmp_path) == ["a", "a/old"]
 
 
 def test_json_has_null_for_what_is_not_a_number(tmp_path: Path):
