@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from probe.scenes import casting, co3d, nerfstudio, re10k, rgbd, shapes
+from probe.scenes import casting, co3d, colmap, dtu, navi, nerfstudio, photos, re10k, rgbd, scannet, shapes
 from probe.scenes.choosing import Recordings, ViewList, draw_list, read_list
 from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
 from probe.seeds import derive
@@ -170,6 +170,11 @@ DATA_SETS: dict[str, Callable[[Path], Recordings]] = {
     "co3d": co3d.find_recordings,
     "nerfstudio": nerfstudio.find_recordings,
     "dl3dv": nerfstudio.find_recordings,
+    "colmap": colmap.find_recordings,
+    "photos": photos.find_recordings,
+    "navi": navi.find_recordings,
+    "dtu": dtu.find_recordings,
+    "scannet": scannet.find_recordings,
 }
 """Data sets of real scenes: one line each."""
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,14 +131,29 @@ def read_sixteen(path: Path, root: Path) -> np.ndarray:
         return np.array(image).astype(np.uint16)
 
 
-def read_mask(path: Path, root: Path) -> Bool[Tensor, "height width"]:
-    """Read a mask image: true where a pixel is not black.
+def read_mask(path: Path, root: Path, *, above: int = 0) -> Bool[Tensor, "height width"]:
+    """Read a mask image: true where a pixel's grey value lies above a number (0: where it is not black).
 
     Raises:
         FileNotFoundError, ValueError: As :func:`open_image`.
     """
     with open_image(path, root) as image:
-        return torch.from_numpy(np.array(image.convert("L"))) > 0
+        return torch.from_numpy(np.array(image.convert("L"))) > above
+
+
+def read_arrays(path: Path, root: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an ``.npz`` file; objects, which would need pickle, are refused.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it lies outside the folder, or is no whole file of arrays.
+    """
+    file = inside(path, root)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None
 
 
 def read_json(path: Path, root: Path) -> Any:

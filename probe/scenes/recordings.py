@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -210,7 +211,8 @@ def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref:
     """Read frames as the views of one scene: their squares, resized, with the intrinsics that belong to them.
 
     Colours are averaged over the new pixel's area (bilinear where the image grows). Depth is that of the nearest pixel,
-    never mixed. Without depth and tracks ``valid`` is False everywhere: :func:`with_geometry` fills that.
+    never mixed; a track's point is the point itself, somewhere in its pixel. Without depth and tracks ``valid`` is
+    False everywhere: :func:`with_geometry` fills that.
 
     Args:
         recording: The recording.
@@ -224,14 +226,14 @@ def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref:
     chosen = list(frames)
     image = torch.stack([read_colour(recording, index, size) for index in chosen])
     intrinsics = torch.stack([recording.camera(index, size) for index in chosen])
-    depth = torch.stack([read_depth(recording, index, size) for index in chosen])
+    points = [read_points(recording, index, size) for index in chosen]
     world_to_cam = recording.world_to_cam[chosen]
     return Views(
         image=image[None],
         intrinsics=intrinsics[None],
         world_to_cam=world_to_cam[None],
-        point_map=depth_to_point_map(depth, intrinsics, world_to_cam)[None],
-        valid=(depth > 0)[None],
+        point_map=torch.stack([point_map for point_map, _ in points])[None],
+        valid=torch.stack([valid for _, valid in points])[None],
         n_ref=n_ref,
         unit=recording.unit,
         names=(scene_name(recording.name, [recording.names[index] for index in chosen]),),
@@ -284,22 +286,35 @@ def read_colour(recording: Recording, index: int, size: int) -> Float[Tensor, "3
     return resample(image[None, :, rows, columns], size, size)[0]
 
 
+def read_points(
+    recording: Recording, index: int, size: int
+) -> tuple[Float[Tensor, "3 {size} {size}"], Bool[Tensor, "{size} {size}"]]:
+    """Read the world points of a frame's pixels, as the view of this size shows them, and which of them are known.
+
+    Raises:
+        ValueError: If the depth cannot be read.
+    """
+    camera, world_to_cam = recording.camera(index, size), recording.world_to_cam[index]
+    if recording.depth is None and recording.points is not None:
+        return _sort_into_pixels(recording.points(index), camera, world_to_cam, size)
+    depth = read_depth(recording, index, size)
+    return depth_to_point_map(depth, camera, world_to_cam), depth > 0
+
+
 def read_depth(recording: Recording, index: int, size: int) -> Float[Tensor, "{size} {size}"]:
     """Read a frame's z-depth, in the recording's unit, as the view of this size shows it; 0 where it is missing.
 
     Raises:
         ValueError: If the depth cannot be read.
     """
-    if recording.depth is not None:
-        depth = recording.depth(index)
-        window, full = recording.window(index), recording.sizes[index]
-        rows = _nearest(window.top, window.side, size, depth.shape[0] / full[0])
-        columns = _nearest(window.left, window.side, size, depth.shape[1] / full[1])
-        depth = depth[rows[:, None], columns]
-        return torch.where(depth.isfinite() & (depth > 0), depth, 0)
-    if recording.points is not None:
-        return _splat(recording.points(index), recording.camera(index, size), recording.world_to_cam[index], size)
-    return torch.zeros(size, size)
+    if recording.depth is None:
+        return torch.zeros(size, size)
+    depth = recording.depth(index)
+    window, full = recording.window(index), recording.sizes[index]
+    rows = _nearest(window.top, window.side, size, depth.shape[0] / full[0])
+    columns = _nearest(window.left, window.side, size, depth.shape[1] / full[1])
+    depth = depth[rows[:, None], columns]
+    return torch.where(depth.isfinite() & (depth > 0), depth, 0)
 
 
 def _nearest(start: int, side: int, size: int, scale: float) -> Int[Tensor, " size"]:
@@ -307,12 +322,14 @@ def _nearest(start: int, side: int, size: int, scale: float) -> Int[Tensor, " si
     return (((torch.arange(size, dtype=torch.float64) + 0.5) * side / size + start) * scale).long()
 
 
-def _splat(
+def _sort_into_pixels(
     points: Float[Tensor, "p 3"], intrinsics: Float[Tensor, "3 3"], world_to_cam: Float[Tensor, "4 4"], size: int
-) -> Float[Tensor, "{size} {size}"]:
-    """Give each pixel the depth of the nearest point that lies in it, and 0 where there is none."""
+) -> tuple[Float[Tensor, "3 {size} {size}"], Bool[Tensor, "{size} {size}"]]:
+    """Give each pixel the nearest point that lies in it, unmoved: moved to the ray, it would miss its other pixels."""
     xy, depth = project(points, intrinsics, world_to_cam)
     inside = ((xy >= 0) & (xy < size)).all(-1)
-    x, y = xy[inside].long().unbind(-1)
-    nearest = torch.full((size * size,), torch.inf).scatter_reduce(0, y * size + x, depth[inside], "amin")
-    return torch.where(nearest.isfinite(), nearest, 0).reshape(size, size)
+    order = depth[inside].argsort()
+    x, y = xy[inside][order].long().unbind(-1)
+    rank = torch.full((size * size,), len(order)).scatter_reduce(0, y * size + x, torch.arange(len(order)), "amin")
+    nearest = torch.cat([points[inside][order], points.new_zeros(1, 3)])[rank]
+    return rearrange(nearest, "(y x) c -> c y x", y=size), (rank < len(order)).reshape(size, size)

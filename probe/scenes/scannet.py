@@ -1,0 +1,121 @@
+"""ScanNet's 1500 test pairs, of SuperGlue and LoFTR: ``test.npz``, ``intrinsics.npz`` and few frames of each scene.
+
+The folder (``scannet_test_1500``) holds ``scene0707_00/{color/15.jpg,depth/15.png,pose/15.txt}``. Depth is in
+millimetres, 0 where it is missing; poses are camera-to-world with OpenCV axes, in metres. ``intrinsics.npz`` has a
+matrix per scene for 640 x 480 pixels, which colour, of another size, is resampled to: the two are taken as registered,
+as the evaluation takes them. A frame whose tracking was lost (infinite pose) is dropped. The view list
+``scannet-1500-v1`` takes the pairs of ``test.npz`` (or of another file) in order.
+
+Source:
+    LoFTR and probe3d, evals/datasets/scannet_pairs.py (reference/formats.md B5).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.scenes.cameras import from_cam_to_world, pinhole
+from probe.scenes.choosing import Recordings, Scene, ViewList
+from probe.scenes.files import inside, natural, numbers, read_arrays, read_matrix, read_rgb, read_sixteen
+from probe.scenes.recordings import Recording
+from probe.views import resample
+
+PAIRS = "scannet-1500-v1"
+SIZE = (480, 640)
+EXPECTED = "expected intrinsics.npz, test.npz and scene0707_00/{color/15.jpg,depth/15.png,pose/15.txt}"
+
+
+def find_recordings(root: Path) -> Recordings:
+    """Find the scenes that lie in a folder.
+
+    Raises:
+        FileNotFoundError: If it is no such folder.
+        ValueError: If ``intrinsics.npz`` is broken.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"scannet: {root} is not a folder; {EXPECTED}")
+    names = sorted((path.name for path in root.glob("scene*_*") if (path / "pose").is_dir()), key=natural)
+    if not names:
+        raise FileNotFoundError(f"scannet: {root} holds no scenes; {EXPECTED}")
+    matrices = read_arrays(root / "intrinsics.npz", root)
+    return Recordings(
+        root=root,
+        names=tuple(names),
+        open=lambda name: load_recording(root, name, matrices),
+        lists={PAIRS: partial(_read_pairs, root)},
+    )
+
+
+def load_recording(root: Path, name: str, matrices: dict[str, np.ndarray]) -> Recording:
+    """Read a scene's cameras and find its files, without reading pixels.
+
+    Args:
+        root: The data set's folder.
+        name: Of the scene.
+        matrices: Intrinsics by scene, for 640 x 480 pixels.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a camera is broken, or tracking was lost in all frames.
+    """
+    folder = root / name
+    frames = sorted((path.stem for path in (folder / "pose").glob("*.txt")), key=natural)
+    cameras = {frame: _camera(folder / "pose" / f"{frame}.txt", root) for frame in frames}
+    kept = [frame for frame in frames if cameras[frame] is not None]
+    if not kept:
+        raise ValueError(f"scannet: tracking was lost in all {len(frames)} frames of {folder}; none is left")
+    for path in (folder / kind for frame in kept for kind in (f"color/{frame}.jpg", f"depth/{frame}.png")):
+        inside(path, root)
+    intrinsics = _intrinsics(matrices, name, root / "intrinsics.npz")
+    return Recording(
+        name=name,
+        names=tuple(kept),
+        sizes=(SIZE,) * len(kept),
+        world_to_cam=torch.stack([camera for camera in cameras.values() if camera is not None]),
+        intrinsics=intrinsics.expand(len(kept), 3, 3),
+        colour=partial(_read_colour, root, folder, kept),
+        depth=partial(_read_depth, root, folder, kept),
+        unit="m",
+        dropped=tuple(frame for frame in frames if cameras[frame] is None),
+    )
+
+
+def _camera(path: Path, root: Path) -> Float[Tensor, "4 4"] | None:
+    """Read a camera, None where tracking was lost."""
+    cam_to_world = read_matrix(path, root)
+    return None if cam_to_world.isinf().any() else from_cam_to_world(cam_to_world, f"scannet: {path}")
+
+
+def _intrinsics(matrices: dict[str, np.ndarray], name: str, path: Path) -> Float[Tensor, "3 3"]:
+    if name not in matrices:
+        raise ValueError(f"scannet: {path} has no {name} among its {len(matrices)} scenes")
+    matrix = numbers(matrices[name].tolist(), (3, 3), f"{name} of {path}")
+    fx, fy, cx, cy = (float(matrix[row, column]) for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    return pinhole((fx, fy), (cx, cy), SIZE, f"{name} of {path}")
+
+
+def _read_pairs(root: Path, file: Path | None) -> ViewList:
+    path = file or root / "test.npz"
+    arrays = read_arrays(path, path.parent)
+    rows = arrays.get("name", np.zeros(0))
+    if rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iu":
+        raise ValueError(f"scannet: 'name' of {path} is {rows.dtype} {rows.shape}, expected whole numbers (pairs, 4)")
+    scenes = tuple(
+        Scene(recording=f"scene{room:04d}_{part:02d}", frames=(str(first), str(second)), overlap=(float("nan"),))
+        for room, part, first, second in rows.tolist()
+    )
+    return ViewList(protocol=PAIRS, scenes=scenes)
+
+
+def _read_colour(root: Path, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "3 height width"]:
+    return resample(read_rgb(folder / "color" / f"{frames[index]}.jpg", root)[None], *SIZE)[0]
+
+
+def _read_depth(root: Path, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "height width"]:
+    millimetres = read_sixteen(folder / "depth" / f"{frames[index]}.png", root).astype(np.float32)
+    return torch.from_numpy(millimetres) / 1000

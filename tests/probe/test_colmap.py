@@ -1,0 +1,336 @@
+"""COLMAP scenes: written from a known scene as text and binary, read back to the same cameras, colours and points."""
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+import pytest
+import torch
+from small_colmap import NUMBERS, make_tracks, write_colmap
+from small_nerfstudio import save_rgb
+from small_world import assert_lands, make_world, photograph, rays, true_views
+from test_nerfstudio import distorted
+from torch import Tensor
+
+from probe.correspondence import project_tokens
+from probe.geometry import depth_to_point_map, point_map_to_depth, project
+from probe.scenes import Request, open_scenes
+from probe.scenes.colmap import find_recordings, shared_tracks
+from probe.scenes.colmap_model import KINDS, read_model
+from probe.scenes.recordings import Recording, compare_frames, load_views
+
+WORLD = make_world(5)
+TRACKS = make_tracks(WORLD)
+
+
+def opened(root: Path) -> Recording:
+    found = find_recordings(root)
+    return found.open(found.names[0])
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
+@pytest.mark.parametrize("dense", [1, 0], ids=["dense", "no depth"])
+def test_points_land_where_they_are_seen(binary: bool, dense: int, tmp_path: Path):
+    recording = opened(write_colmap(tmp_path / "room", WORLD, binary=binary, dense=dense))
+    assert (recording.name, recording.unit, recording.has_truth) == ("room", None, bool(dense))
+    assert recording.names == tuple(f"frame_{index}.png" for index in range(5))
+    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.intrinsics, WORLD.intrinsics, rtol=0, atol=1e-5)
+    assert_lands(recording, WORLD, points=bool(dense))
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
+def test_what_is_read_is_what_pycolmap_reads(binary: bool, tmp_path: Path):
+    write_colmap(tmp_path, WORLD, binary=binary, tracks=TRACKS)
+    model, reference = read_model(tmp_path / "sparse/0", tmp_path), pycolmap.Reconstruction(tmp_path / "sparse/0")
+    numbers = sorted(reference.points3D)
+    expected = torch.tensor([reference.points3D[number].xyz.tolist() for number in numbers])
+    torch.testing.assert_close(model.points, expected.double(), rtol=0, atol=1e-6)
+    known = {image.name: image for image in reference.images.values()}
+    assert len(known) == len(model.photos) == 5
+    for photo in model.photos:
+        image = known[photo.name]
+        matrix = torch.from_numpy(image.cam_from_world().matrix()).float()
+        torch.testing.assert_close(photo.world_to_cam[:3], matrix, rtol=0, atol=1e-6)
+        seen = sorted({point.point3D_id for point in image.points2D if point.has_point3D()})
+        assert [numbers[place] for place in photo.tracks.tolist()] == seen
+        camera = torch.from_numpy(image.camera.calibration_matrix()).float()
+        torch.testing.assert_close(model.cameras[photo.camera].intrinsics, camera, rtol=0, atol=1e-5)
+
+
+def test_tracks_are_the_truth_of_their_pixels_and_of_no_others(tmp_path: Path):
+    """At full size each tracked pixel has the very point; where it lands in the others is its own projection there."""
+    recording = opened(write_colmap(tmp_path, WORLD, tracks=TRACKS))
+    assert recording.depth is None
+    views = load_views(recording, range(5), size=36, n_ref=1)
+    exact = true_views(WORLD, 36, range(5))
+    torch.testing.assert_close(views.world_to_cam, exact.world_to_cam, rtol=0, atol=1e-5)
+    for view in range(5):
+        points = TRACKS.points[list(TRACKS.seen[view])]
+        xy, _ = project(points, exact.intrinsics[0, view], exact.world_to_cam[0, view])
+        inside = ((xy >= 0) & (xy < 36)).all(-1)
+        expected = torch.zeros(36, 36, dtype=torch.bool)
+        x, y = xy[inside].long().unbind(-1)
+        expected[y, x] = True
+        assert (views.valid[0, view] != expected).float().mean() < 0.004  # rounding at a pixel's border
+        held = views.point_map[0, view][:, views.valid[0, view]].mT
+        assert distance(held, points).max() < 1e-5
+        near = (views.point_map[0, view] - exact.point_map[0, view]).norm(dim=0)[views.valid[0, view]]
+        assert near.median() < 0.08  # a pixel of 36 is .06 wide at the middle of the room
+    assert 0.05 < views.valid.float().mean() < 0.6
+
+
+def distance(points: Tensor, others: Tensor) -> Tensor:
+    """Of each point to the nearest other one."""
+    return (points[:, None] - others).norm(dim=-1).min(1).values
+
+
+def test_a_track_of_two_views_is_seen_in_both(tmp_path: Path):
+    """In the pixel of the other view lies the same point; points moved to their pixels' rays would often miss it."""
+    recording = opened(write_colmap(tmp_path, WORLD, tracks=TRACKS))
+    views = load_views(recording, (0, 1), size=36, n_ref=1)
+    found = project_tokens(views, (36, 36))
+    visible = found.visible[0, 0, :, 1]
+    held = found.points[0, 0, visible]
+    points = TRACKS.points[sorted(set(TRACKS.seen[0]) & set(TRACKS.seen[1]))]
+    assert (distance(held, points) < 1e-5).float().mean() > 0.8  # the others lie on a surface that another track is of
+    xy = [project(points, views.intrinsics[0, view], views.world_to_cam[0, view])[0] for view in (0, 1)]
+    both = torch.stack([((one >= 0) & (one < 36)).all(-1) for one in xy]).all(0).sum()
+    assert visible.sum() > 0.7 * both  # of several in a pixel one is kept
+    expected, _ = project(held, views.intrinsics[0, 1], views.world_to_cam[0, 1])
+    torch.testing.assert_close(found.xy[0, 0, visible, 1], expected, rtol=0, atol=1e-3)
+    depth = point_map_to_depth(views.point_map, views.world_to_cam)
+    moved = replace(views, point_map=depth_to_point_map(depth, views.intrinsics, views.world_to_cam))
+    assert project_tokens(moved, (36, 36)).visible[0, 0, :, 1].sum() < 0.8 * visible.sum()
+
+
+def test_shared_tracks_known():
+    tracks = (torch.tensor([0, 1, 2, 3]), torch.tensor([2, 3]), torch.tensor([], dtype=torch.int64), torch.tensor([3]))
+    half, quarter = 0.5, 0.25
+    expected = torch.tensor(
+        [[1, half, 0, quarter], [half, 1, 0, half], [0, 0, 0, 0], [quarter, half, 0, 1]], dtype=torch.float32
+    )
+    assert torch.equal(shared_tracks(tracks, 5), expected)
+
+
+def test_overlap_is_that_of_the_tracks(tmp_path: Path):
+    recording = opened(write_colmap(tmp_path, WORLD, tracks=TRACKS))
+    assert torch.equal(
+        compare_frames(recording).overlap,
+        shared_tracks([torch.tensor(seen) for seen in TRACKS.seen], len(TRACKS.points)),
+    )
+
+
+LENSES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "SIMPLE_RADIAL": ((-0.15,), (-0.15, 0, 0, 0)),
+    "RADIAL": ((-0.2, 0.05), (-0.2, 0.05, 0, 0)),
+    "OPENCV": ((-0.2, 0.05, 0.01, -0.008), (-0.2, 0.05, 0.01, -0.008)),
+    "FULL_OPENCV": ((-0.2, 0.05, 0.01, -0.008, 0.0, 0.0, 0.0, 0.0), (-0.2, 0.05, 0.01, -0.008)),
+    "OPENCV_FISHEYE": ((0.05, -0.02, 0.01, 0.0), (0.05, -0.02, 0.01, 0.0)),
+    "SIMPLE_RADIAL_FISHEYE": ((0.05,), (0.05, 0, 0, 0)),
+    "RADIAL_FISHEYE": ((0.05, -0.02), (0.05, -0.02, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_distorted_images_become_pinhole_images(model: str, tmp_path: Path):
+    """Registered to a quarter of a pixel: of nine shifts of the true image, the loaded one is nearest to none."""
+    parameters, coefficients = LENSES[model]
+    focal = (70.0, 74.0) if model in ("OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE") else (70.0, 70.0)
+    world = make_world(2, size=(72, 96), focal=focal)
+    bent = distorted(world, coefficients, "FISHEYE" in model)
+    views = load_views(opened(write_colmap(tmp_path, bent, model=model, lens=parameters)), range(2), size=72, n_ref=1)
+    errors = {}
+    for shift in ((x, y) for x in (-0.25, 0.0, 0.25) for y in (-0.25, 0.0, 0.25)):
+        moved = views.intrinsics[0].clone()
+        moved[:, :2, 2] += torch.tensor(shift)
+        image, _ = photograph(world.shapes, world.world_to_cam, rays(moved, (72, 72)))
+        errors[shift] = (image - views.image[0]).abs().mean().item()
+    assert min(errors, key=errors.__getitem__) == (0.0, 0.0)
+    assert errors[0.0, 0.0] < 0.02
+
+
+def test_lens_coefficients_of_zero_and_one_focal_length(tmp_path: Path):
+    world = make_world(3, focal=(40.0, 40.0))
+    for number, model in enumerate(("SIMPLE_PINHOLE", "SIMPLE_RADIAL")):
+        lens = (0.0,) if model == "SIMPLE_RADIAL" else ()
+        recording = opened(write_colmap(tmp_path / str(number), world, model=model, lens=lens, dense=1))
+        torch.testing.assert_close(recording.intrinsics, world.intrinsics, rtol=0, atol=1e-5)
+        assert_lands(recording, world)
+
+
+@pytest.mark.parametrize("sparse", [".", "sparse", "sparse/0", "colmap/sparse/0"])
+def test_models_are_found_in_each_of_their_places(sparse: str, tmp_path: Path):
+    recording = opened(write_colmap(tmp_path / "room", WORLD, sparse=sparse))
+    assert recording.name == "room"
+    assert len(recording.names) == 5
+
+
+def test_many_scenes_and_several_models(tmp_path: Path):
+    write_colmap(tmp_path / "7/a10", WORLD)
+    write_colmap(tmp_path / "7/a9", WORLD)
+    for number in (0, 1):
+        write_colmap(tmp_path / "8/b", WORLD, sparse=f"sparse/{number}", names=[f"{n:03d}.png" for n in range(5)])
+    found = find_recordings(tmp_path)
+    assert found.names == ("7/a9", "7/a10", "8/b/sparse/0", "8/b/sparse/1")
+    assert [found.open(name).name for name in found.names] == list(found.names)
+
+
+def test_images_in_folders_and_with_spaces_keep_their_names(tmp_path: Path):
+    names = ["left/10.png", "left/9.png", "right/my photo.png", "right/2.png", "1.png"]
+    recordings = [
+        opened(write_colmap(tmp_path / str(binary), WORLD, binary=binary, names=names, dense=1))
+        for binary in (True, False)
+    ]
+    for recording in recordings:
+        assert recording.names == ("1.png", "left/9.png", "left/10.png", "right/2.png", "right/my photo.png")
+        assert_lands(recording, WORLD, frames=(4, 1, 0, 3, 2))
+
+
+def test_images_without_a_depth_map_are_dropped_where_others_have_one(tmp_path: Path):
+    write_colmap(tmp_path, WORLD, dense=1, tracks=TRACKS)
+    (tmp_path / "stereo/depth_maps/frame_1.png.geometric.bin").unlink()
+    recording = opened(tmp_path)
+    assert (len(recording.names), recording.dropped, recording.shared) == (4, ("frame_1.png",), None)
+    assert_lands(recording, WORLD, frames=(0, 2, 3, 4))
+
+
+def test_smaller_depth_maps_show_the_same_field_of_view(tmp_path: Path):
+    """Each third pixel of the image, from the second on, is the middle of one of the depth map's."""
+    world = replace(WORLD, depth=WORLD.depth[:, 1:, 1:])
+    assert_lands(opened(write_colmap(tmp_path, world, dense=3)), WORLD, thirds=(3,))
+
+
+def test_it_runs_from_the_command_lines_door(tmp_path: Path):
+    world = make_world(10, roll=12.0)
+    write_colmap(tmp_path, world, tracks=make_tracks(world))
+    scenes = open_scenes(f"colmap:{tmp_path}", Request(groups=4, views=3, n_ref=1, size=36))
+    views, overlap = scenes.load(0)
+    assert views.image.shape == (1, 3, 3, 36, 36)
+    assert views.valid.any((0, 2, 3)).all()
+    assert min(overlap) >= 0.2
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def edit(part: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    def apply(root: Path) -> None:
+        path = root / f"sparse/0/{part}"
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
+
+
+def swap(part: str, old: str | bytes, new: str | bytes) -> Callable[[Path], object]:
+    old, new = (value.encode() if isinstance(value, str) else value for value in (old, new))
+
+    def change(data: bytes) -> bytes:
+        assert old in data
+        return data.replace(old, new, 1)
+
+    return edit(part, change)
+
+
+PART = ("cameras.bin", "images.bin", "points3D.bin")
+REFUSED_BINARY: dict[str, tuple[Callable[[Path], object], str]] = {
+    **{f"{one}, truncated": (edit(one, lambda data: data[:-9]), f"{one} ends in the middle") for one in PART},
+    **{f"{one}, empty": (edit(one, lambda data: b""), f"{one} ends in the middle") for one in PART},
+    **{f"{one}, longer": (edit(one, lambda data: data + b"\0"), f"{one} is longer than its entries") for one in PART},
+    **{
+        f"{one}, gone": (lambda r, one=one: (r / f"sparse/0/{one}").unlink(), f"{one} does not exist")
+        for one in PART[1:]
+    },
+    **{
+        f"{one}, a huge count": (
+            edit(one, lambda data: struct.pack("<Q", 2**60) + data[8:]),
+            f"{one} ends in the middle|expected|parameters",
+        )
+        for one in PART
+    },
+    "no images": (edit("images.bin", lambda data: bytes(8)), "names no image"),
+    "camera model": (
+        edit("cameras.bin", lambda d: d[:12] + struct.pack("<i", 99) + d[16:]),
+        "camera 7 of .* has the camera model number 99, expected one of SIMPLE_PINHOLE.*image_undistorter",
+    ),
+    "NaN focal": (edit("cameras.bin", lambda d: d[:32] + struct.pack("<d", float("nan")) + d[40:]), "has parameters"),
+    "principal point": (edit("cameras.bin", lambda d: d[:48] + struct.pack("<d", 900) + d[56:]), "outside the 36 x 48"),
+    "another camera": (edit("cameras.bin", lambda d: d[:8] + struct.pack("<I", 8) + d[12:]), "has camera 7, which"),
+    "points gone": (edit("points3D.bin", lambda data: bytes(8)), "sees points that .* does not have"),
+    "NaN point": (edit("points3D.bin", lambda d: d[:16] + struct.pack("<d", float("nan")) + d[24:]), "is not finite"),
+    "no image": (lambda r: (r / "images/frame_1.png").unlink(), "frame_1.png does not exist"),
+    "image outside": (swap("images.bin", "frame_1.png", "../../x.png"), "x.png leads outside"),
+    "long quaternion": (edit("images.bin", lambda d: d[:12] + struct.pack("<4d", 2, 0, 0, 0) + d[44:]), "of length 1"),
+    "NaN camera": (edit("images.bin", lambda d: d[:44] + struct.pack("<d", float("nan")) + d[52:]), "holds a NaN"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BINARY)
+def test_broken_binary_models_are_refused(case: str, tmp_path: Path):
+    root = write_colmap(tmp_path / "room", WORLD, tracks=TRACKS)
+    save_rgb(tmp_path / "x.png", WORLD.image[0])
+    change, message = REFUSED_BINARY[case]
+    change(root)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        opened(root)
+    assert "\n" not in str(caught.value)
+
+
+REFUSED_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "bytes": (edit("images.txt", lambda data: b"\xff\xfe"), "images.txt is no text"),
+    "no size": (swap("cameras.txt", "7 PINHOLE 48 36", "7 PINHOLE"), "has parameters|expected"),
+    "word": (swap("cameras.txt", "48 36", "wide 36"), "a camera of .* expected numbers"),
+    "model": (swap("cameras.txt", "PINHOLE", "FOV"), "has the camera model FOV, expected one of"),
+    "parameters": (edit("cameras.txt", lambda d: d[: d.rfind(b" ")]), "expected 4 numbers"),
+    "short image": (swap("images.txt", " 7 frame_4.png", ""), "expected ID, 7 numbers, CAMERA_ID and NAME"),
+    "keypoints": (swap("images.txt", "0.5 0.5 -1", "0.5 -1"), "the keypoints of frame_4.png in .* are not whole"),
+    "point": (swap("points3D.txt", f"{11} ", "11 x "), "expected"),
+    "a point twice": (swap("points3D.txt", "\n13 ", "\n11 "), "names a point twice"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TEXT)
+def test_broken_text_models_are_refused(case: str, tmp_path: Path):
+    root = write_colmap(tmp_path, WORLD, binary=False, tracks=TRACKS)
+    change, message = REFUSED_TEXT[case]
+    change(root)
+    with pytest.raises(ValueError, match=message) as caught:
+        opened(root)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"48&36&1&", b"48&36&3&" + bytes(48 * 36 * 12), b"99999999&1&1&"])
+def test_broken_depth_maps_are_refused_when_they_are_read(content: bytes, tmp_path: Path):
+    root = write_colmap(tmp_path, WORLD, dense=1)
+    (root / "stereo/depth_maps/frame_0.png.geometric.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"frame_0.png.geometric.bin is not a whole depth map"):
+        load_views(opened(root), [0], size=12, n_ref=1)
+
+
+def test_other_folders_and_images_are_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder; expected images/ beside sparse/0"):
+        find_recordings(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"holds no sparse model, down to 3 folders deep"):
+        find_recordings(tmp_path)
+    root = write_colmap(tmp_path / "a", WORLD, dense=1, model="SIMPLE_RADIAL", lens=(0.1,))
+    with pytest.raises(ValueError, match=r"beside distorted images, expected an undistorted workspace"):
+        opened(root)
+    write_colmap(tmp_path / "b", WORLD, model="SIMPLE_RADIAL", lens=(0.1,))
+    save_rgb(tmp_path / "b/images/frame_0.png", torch.zeros(3, 18, 24))
+    with pytest.raises(ValueError, match=r"frame frame_0.png of b is 18 x 24, expected 36 x 48"):
+        load_views(opened(tmp_path / "b"), [0], size=12, n_ref=1)
+
+
+def test_numbers_of_models_are_pycolmaps():
+    for name, number in NUMBERS.items():
+        assert int(getattr(pycolmap.CameraModelId, name)) == number
+
+
+def test_the_readers_parameters_are_counted_as_pycolmap_does():
+    for name, kind in KINDS.items():
+        camera: Any = pycolmap.Camera.create_from_model_name(1, name, 50.0, 48, 36)
+        assert len(camera.params) == kind.focals + 2 + kind.coefficients
+        assert int(camera.model) == kind.number
