@@ -238,7 +238,7 @@
     return found.counted ? (found.right ? "right" : "wrong") : "not seen here: no truth";
   }
   function offBy(found) {
-    if (Number.isNaN(found.truth[0])) return null;
+    if (Number.isNaN(found.truth[0]) || (state.protocol === "attention" && !found.visible)) return null;
     const across = found.match[0] - found.truth[0], down = found.match[1] - found.truth[1];
     return Math.hypot(across / Math.sqrt(aspect()), down * Math.sqrt(aspect()));
   }

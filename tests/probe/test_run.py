@@ -20,8 +20,8 @@ from probe.scenes import Request, SceneList, open_scenes
 
 SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
 QUICK = [*SMALL, "--timesteps", "500", "--layers", "6,8", "--baselines", "none"]
-FILES = ["config.json", "examples.safetensors", "explorer.safetensors", "layers.csv", "matches.parquet", "pairs.csv", "scores.parquet",
-         "selection.json", "timesteps.csv"]  # fmt: skip
+FILES = ["config.json", "examples.safetensors", "explorer.safetensors", "layers.csv", "matches.parquet",
+         "pairs.csv", "scores.parquet", "selection.json", "timesteps.csv"]  # fmt: skip
 
 
 PARTS = [("explorer", "safetensors"), ("image", "safetensors"), ("matches", "parquet"), ("scene", "parquet")]
