@@ -21,7 +21,7 @@ from probe.records import RunError, write_text
 REPORT = "report.html"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / folder for folder in ("templates", "explorer")),
+    loader=FileSystemLoader([Path(__file__).parent / folder for folder in ("templates", "explorer")]),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
