@@ -1,40 +1,15 @@
-"use strict";
 (() => {
   const section = document.getElementById("explorer");
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
-  const SVG = "http://www.w3.org/2000/svg", SIDE = 100;
+  const { inflate, floats, unpack, element, mark, percent, clipped, ramp } = explorerTools;
+  const SIDE = 100, HEAT = ramp(data.levels.map);
   const byName = (name) => section.querySelector(`[data-part="${name}"]`);
   if (typeof DecompressionStream === "undefined") {
     byName("unable").hidden = false;
     return;
   }
 
-  // --- reading the packed data: the counterpart of analysis/explorer/packing.py -----------------------------------
-
-  const inflate = async (text) => {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
-  };
-  const floats = async (text) => new Float32Array((await inflate(text)).buffer);
-
-  function unpack(raw, fields, lead, asked, others, cells) {
-    const found = {};
-    let start = 0;
-    for (const [name, width, each] of fields) {
-      const last = each || cells, size = lead * asked * others * last;
-      const low = raw.subarray(start, start + size), value = width > 1 ? new Uint16Array(size) : low.slice();
-      if (width > 1) for (let i = 0; i < size; i++) value[i] = low[i] + 256 * raw[start + size + i];
-      if (!each) undoDifferences(value, asked, others * last);
-      found[name] = value;
-      start += size * width;
-    }
-    return found;
-  }
-
-  function undoDifferences(maps, asked, step) {
-    for (let i = 0; i < maps.length; i++) if (Math.floor(i / step) % asked) maps[i] = (maps[i] + maps[i - step]) & 255;
-  }
+  // --- the packed data, unpacked when it is first needed ------------------------------------------------------------
 
   const cache = new Map();
   const remember = (key, make) => {
@@ -177,33 +152,12 @@
 
   // --- drawing -------------------------------------------------------------------------------------------------------
 
-  function element(name, attributes = {}, ...children) {
-    const drawn = attributes.svg ? document.createElementNS(SVG, name) : document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) if (key !== "svg") drawn.setAttribute(key, value);
-    drawn.append(...children);
-    return drawn;
-  }
-  const mark = (name, attributes) => element(name, { svg: true, ...attributes });
-  const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)}\u00a0%`;
-
   function box([x, y], layer, kind) {
     const [h, w] = layer.grid, down = SIDE * aspect();
     return mark("rect", { class: kind, x: SIDE * (x - 0.5 / w), y: down * (y - 0.5 / h), width: SIDE / w, height: down / h });
   }
   const aspect = () => data.scenes[state.scene].aspect;
   const spot = ([x, y]) => ({ cx: SIDE * x, cy: SIDE * aspect() * y });
-
-  /** The part of a x + b y + c = 0 inside the image. */
-  function clipped([a, b, c]) {
-    const points = [];
-    for (const edge of [0, 1]) {
-      if (Math.abs(b) > 1e-12) points.push([edge, -(a * edge + c) / b]);
-      if (Math.abs(a) > 1e-12) points.push([-(b * edge + c) / a, edge]);
-    }
-    const inside = points.filter(([x, y]) => x >= -1e-9 && x <= 1 + 1e-9 && y >= -1e-9 && y <= 1 + 1e-9);
-    inside.sort(([x, y], [u, v]) => x - u || y - v);
-    return inside.length > 1 ? [inside[0], inside[inside.length - 1]] : null;
-  }
 
   function heat(canvas, map, layer) {
     const [rows, columns] = cellsOf(layer), pixels = new ImageData(columns, rows);
@@ -212,12 +166,6 @@
     map.forEach((level, n) => pixels.data.set(HEAT[level], n * 4));
     canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
-  const STOPS = [[110, 10, 90, 0], [190, 30, 90, 120], [240, 100, 30, 190], [255, 225, 90, 235]];
-  const HEAT = Array.from({ length: data.levels.map + 1 }, (_, level) => {
-    const place = (level / data.levels.map) * (STOPS.length - 1), low = Math.min(Math.floor(place), STOPS.length - 2);
-    return STOPS[low].map((value, i) => Math.round(value + (STOPS[low + 1][i] - value) * (place - low)));
-  });
-
   function findings(found) {
     const drawn = [], { match, right, visible, truth: at, runnersUp, layer } = found, ends = clipped(found.line);
     if (ends) {
@@ -238,7 +186,7 @@
     return found.counted ? (found.right ? "right" : "wrong") : "not seen here: no truth";
   }
   function offBy(found) {
-    if (Number.isNaN(found.truth[0])) return null;
+    if (Number.isNaN(found.truth[0]) || (state.protocol === "attention" && !found.visible)) return null;
     const across = found.match[0] - found.truth[0], down = found.match[1] - found.truth[1];
     return Math.hypot(across / Math.sqrt(aspect()), down * Math.sqrt(aspect()));
   }

@@ -106,12 +106,13 @@ def expected(
         at = (view, token, slot)
         found = int(read("token")[at])
         off = np.hypot(*((np.array([found % side, found // side]) + 0.5) / side - true[at]))
+        away = f"{100 * off:.1f} %" if ratio or visible[at] else "–"
         word = "right" if read("right")[at] else "wrong"
         hidden = "not counted: too ambiguous" if ratio else "not seen here: no truth"
         right, all_ = (int((part & counted)[view, :, slot].sum()) for part in (read("right"), counted))
         share, mass = ((read(name)[at] / 255) ** 2 for name in ("share", "mass"))
         value = [f"{(get('ratio', layer)[time][at] / 255) ** 2:.3f}"] if ratio else []
-        rows.append([f"view {other}", word if counted[at] else hidden, f"{100 * off:.1f} %", f"{100 * share:.1f} %",
+        rows.append([f"view {other}", word if counted[at] else hidden, away, f"{100 * share:.1f} %",
                      f"{100 * mass:.1f} %", *value, f"{right} of {all_} ({100 * right / all_:.1f} %)"])  # fmt: skip
     return rows
 
