@@ -242,7 +242,7 @@ def _read_depth(frames: tuple[Frame, ...], index: int) -> Float[Tensor, "height 
     assert frame.depth is not None  # a recording with depth has it for every frame
     depth = torch.from_numpy(_depth_file(frame.depth, frame.root).astype(np.float32) * np.float32(frame.depth_unit))
     if frame.mask is not None:
-        depth = depth * _like(read_mask(frame.mask, frame.root).float(), tuple(depth.shape))
+        depth = depth * _like(read_mask(frame.mask, frame.root).float(), (depth.shape[0], depth.shape[1]))
     if frame.lens is None:
         return depth
     return straighten(_like(depth, frame.lens.size)[None], frame.lens, nearest=True)[0]
