@@ -150,7 +150,7 @@ def read_arrays(path: Path, root: Path) -> dict[str, np.ndarray]:
     """
     file = inside(path, root)
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None

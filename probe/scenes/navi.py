@@ -154,7 +154,7 @@ def _camera(record: dict[str, Any], told: str) -> Float[Tensor, "4 4"]:
 def _intrinsics(record: dict[str, Any], told: str) -> Float[Tensor, "3 3"]:
     height, width = _size(record, told)
     focal = float(take(take(record, "camera", dict, told), "focal_length", (int, float), told))
-    return pinhole((focal, focal), (width // 2, height // 2), (height, width), told)
+    return pinhole((focal, focal), (float(width // 2), float(height // 2)), (height, width), told)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def load_recording(root: Path, name: str, matrices: dict[str, np.ndarray]) -> Re
 
 def _camera(path: Path, root: Path) -> Float[Tensor, "4 4"] | None:
     """Read a camera, None where tracking was lost."""
-    cam_to_world = read_matrix(path, root)
+    cam_to_world = numbers(read_matrix(path, root).tolist(), (4, 4), f"scannet: {path}")
     return None if cam_to_world.isinf().any() else from_cam_to_world(cam_to_world, f"scannet: {path}")
 
 
