@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_sd21 import save_small
 from standin_packages import standins
+from torch.nn import functional as F
 
 from probe.baselines import dino, open_matchers, vggt
 from probe.baselines.dift import TIMESTEP, features, load_dift
@@ -86,6 +87,8 @@ def test_features_are_the_last_hidden_state(kind: str, registers: int, tmp_path:
     hook.remove()
     (pixels, output), patches = seen[0], {"dinov2": 37, "dinov3": 32}[kind]
     assert pixels.shape == (2, 3, *2 * [{"dinov2": 518, "dinov3": 512}[kind]])
+    big = F.interpolate(views.image[0], pixels.shape[2:], mode="bilinear", antialias=True)
+    torch.testing.assert_close(pixels, dino.normalised(big))
     assert output.last_hidden_state.shape[1] == 1 + registers + patches**2
     tokens = output.last_hidden_state[1, 1 + registers :]
     assert torch.equal(maps[0, 1, :, 3, 5], tokens[3 * patches + 5])

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,21 @@ def test_the_trainer_shows_the_objective_what_supervision_sees_with_a_seed_per_s
     assert blind["objective"] == 0
     assert seeing["objective"] > 0
     assert blind["loss"] == pytest.approx(seeing["loss"])
+
+
+def test_a_process_draws_the_noise_of_its_own_scenes():
+    """The second of two processes holds the second scene of the batch, whose noise is that of a single process."""
+    model, asked = small_model(), []
+    trainer = loop.start(SETTINGS, model, supervision(model))
+    second = SimpleNamespace(num_processes=2, process_index=1, reduce=lambda counts, _how: counts)
+
+    def supervise(views, seeds):
+        asked.append(list(seeds))
+        return views
+
+    views = draw_step(SETTINGS, model, 3).views.scene(1)
+    loop._truth(SETTINGS, replace(trainer, accelerator=second, supervise=supervise), views, 3)
+    assert asked == [[derive("truth noise", 3, 3, 1)]]
 
 
 @pytest.fixture
