@@ -9,7 +9,8 @@ from rich.table import Table
 from probe.selection import Selection
 
 HEADINGS = (
-    "layer", "name", "grid", "precision", "95 %", "chance", "same place", "ceiling", "of ceiling", "effect", "95 %",
+    "layer", "name", "grid", "preci-\nsion", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
+    "causal\neffect", "95 %, in %",
 )  # fmt: skip
 
 
@@ -17,12 +18,12 @@ def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd
     """Print the layers' table and the selection."""
     counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
     title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     edited = bool(layers["causal_effect"].notna().any())
     for heading in HEADINGS if edited else HEADINGS[:-2]:
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for row in layers.itertuples():
-        effect = (_signed(row.causal_effect), f"{_signed(row.causal_low)} to {_signed(row.causal_high)}")
+        effect = (_percent(row.causal_effect), _between(row.causal_low, row.causal_high))
         table.add_row(
             f"{row.layer}{'*' if row.layer == selection.layer else ' '}",
             str(row.name).partition(".transformer_blocks")[0],
@@ -35,10 +36,14 @@ def show(console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd
         )
     console.print(table)
     if edited:
-        console.print(f"effect: {selection.effect_rule}", soft_wrap=True)
+        console.print(f"causal effect: {selection.effect_rule}", soft_wrap=True)
     console.print(selection.evidence, soft_wrap=True)
     console.print(selection.weighing, soft_wrap=True)
 
 
-def _signed(value: float) -> str:
+def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:+.1%}"
+
+
+def _between(low: float, high: float) -> str:
+    return "-" if np.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"

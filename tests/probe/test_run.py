@@ -115,8 +115,8 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,cameras",
-        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "sampling_steps": 0, "device": "auto",
-        "dtype": "float32", "seed": 0, "base": None, "model_size": None,
+        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "sampling_steps": 0,
+        "device": "auto", "dtype": "float32", "seed": 0, "base": None, "model_size": None,
     }  # fmt: skip
     assert {"torch", "commit", "machine"} <= set(config["environment"])
 
