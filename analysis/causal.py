@@ -21,7 +21,7 @@ KINDS = {
     "identity": "each token attends to itself only",
     "uniform": "every token attends to all tokens equally",
     "within_view": "every token attends to its own view only",
-    "shuffled_views": "keys of other views shuffled within their view",
+    "shuffled_views": "keys of other views shuffled",
     "true_match": "target tokens attend to their true match only",
 }
 SHARES = ("effect_x0", EFFECT, "effect_sample")
@@ -99,7 +99,8 @@ def change(row: Any, measure: str) -> str:
         return MISSING
 
     def signed(value: float) -> str:
-        return f"{factor * value:+.{digits}f}".replace("-", "−")
+        text = f"{factor * value:+.{digits}f}"
+        return (text if float(text) else text[1:]).replace("-", "−")
 
     spread = f"\n({signed(row['low'])} to {signed(row['high'])})" if np.isfinite(row["low"]) else ""
     return f"{signed(row['value'])}{unit}{spread}"

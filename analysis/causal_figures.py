@@ -42,7 +42,7 @@ def effect_bars(
     rows = -(-len(titles) // columns)
 
     def draw(figure: Figure) -> None:
-        grid = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.12}).flat)
+        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.12}).flat)
         for axes in grid[len(titles) :]:
             axes.set_visible(False)
         for axes, (intervention, title) in zip(grid, titles.items(), strict=False):
@@ -50,6 +50,7 @@ def effect_bars(
             _bars(axes, part.assign(x=part["layer"].map(place)), selected)
             axes.set_xticks(list(place.values()), list(labels.values()) if columns == 1 else [str(k) for k in place])
             axes.set(title=title, xlim=(-0.6, len(place) - 0.4), ylabel=ylabel)
+            axes.tick_params(labelleft=True)
             axes.yaxis.set_major_formatter(SIGNED_PERCENT if percent else SIGNED)
 
     return chart(name, alt, (WIDTH, 300 if columns == 1 else 250 * rows), draw)

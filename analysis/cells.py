@@ -213,11 +213,11 @@ def _edits(run: ProbeRun) -> Table:
     measures = list(causal.measured(table))
     names = list(dict.fromkeys(rows["intervention"]))
     return Table(
-        caption=f"What editing layer {run.layer} changes, against the unedited run of the same noise, and which other "
-        "layers' edits raise the prediction's error less (\u201cmore than\u201d), more, or not separably, by the "
-        f"paired difference's 95{wording.NBSP}% interval over scenes. PSNR, SSIM, LPIPS and the colour error are of "
-        "sampled views against the true ones; a dash marks what was not measured.",
-        columns=("", *(causal.MEASURES[measure] for measure in measures), "hurts"),
+        caption=f"What editing layer {run.layer} changes, against the unedited run of the same noise; a dash marks "
+        "what was not measured. PSNR, SSIM, LPIPS and the colour error are of sampled views against the true ones. "
+        f"Last column: whether editing layer {run.layer} raises the prediction's error more than editing another layer "
+        f"does, by the 95{wording.NBSP}% interval of the difference paired by scene.",
+        columns=("", *(causal.MEASURES[measure] for measure in measures), f"layer {run.layer} hurts"),
         rows=tuple(
             (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
             for name in names

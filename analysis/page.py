@@ -289,7 +289,7 @@ def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) 
         return None
     titles = {kind: f"{kind}: {text}" for kind, text in causal.KINDS.items() if kind in set(table["intervention"])}
     caption = (
-        f"{reading} In colour: the selected layer, {run.layer}; {_bars(table)} Each panel has its own scale. "
+        f"{reading} In colour: the selected layer, {run.layer}; {_bars(table)} All panels share one scale. "
         f"Target views and timesteps per bar: {number(int(table['count'].min()))}."
     )
     alt = f"{causal.MEASURES[measure]} per edited layer. " + "; ".join(

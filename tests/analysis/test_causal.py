@@ -119,7 +119,7 @@ def test_the_page_shows_table_bars_and_pictures(page: str, folder: Path):
     assert rows[2][2].startswith("−")
     heading, *rows = reader.tables["table-edits"]
     assert heading == [
-        "", "growth of the prediction's error", "change of the prediction", "PSNR, dB", "hurts",
+        "", "growth of the prediction's error", "change of the prediction", "PSNR, dB", "layer 10 hurts",
     ]  # fmt: skip
     assert rows[0][0] == "identity"
     assert rows[0][-1] == "more than 2 and 7"
@@ -142,6 +142,14 @@ def test_pictures_are_of_the_selected_layer_and_the_extremes(folder: Path):
         "", "PSNR 19.8\u00a0dB", "PSNR 6.1\u00a0dB", "PSNR 19.8\u00a0dB",
     ]  # fmt: skip
     assert [panel.selected for panel in found[0].panels] == [False, False, True, False]
+
+
+def test_changes_are_written_with_sign_and_interval():
+    row = {"value": 0.123, "low": -0.0004, "high": 0.2}
+    assert causal.change(row, "effect_error") == "+12.3\u00a0%\n(0.0 to +20.0)"
+    assert causal.change(row, "effect_psnr") == "+0.12\n(0.00 to +0.20)"
+    assert causal.change({"value": -0.5, "low": np.nan, "high": np.nan}, "effect_ssim") == "−0.500"
+    assert causal.change({"value": np.nan, "low": np.nan, "high": np.nan}, "effect_x0") == "–"
 
 
 def test_a_page_without_effects_has_no_such_section(run_folder: Path):

@@ -1,0 +1,45 @@
+"""What the terminal shows at the end of a run."""
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from test_selection import table_of, times
+from test_weighing import EQUAL, effects
+
+from probe.selection import layer_table, select_layer
+from probe.summary import show
+
+LAYERS = {10: ("16x16", times(1)), 12: ("16x16", times(0.5))}
+
+
+def shown(scores: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> str:
+    names = {layer: f"up_blocks.2.attentions.{layer}.transformer_blocks.0.attn1" for layer in LAYERS}
+    scores = scores.assign(layer_name=scores["layer"].map(names).fillna(""))
+    selection = select_layer(scores)
+    show(Console(width=120), layer_table(scores, selection), selection, pd.DataFrame(index=range(8)), scores)
+    return capsys.readouterr().out
+
+
+def test_every_cell_fits_in_120_columns(capsys: pytest.CaptureFixture[str]):
+    found = shown(pd.concat([table_of(LAYERS), effects({10: [*EQUAL, -0.1], 12: [1.2, 1.1, 0.9, 1.0, 1.0]})]), capsys)
+    assert "…" not in found
+    assert "8 pairs of 5 scenes" in found
+    chosen = next(line for line in found.splitlines() if "10*" in line)
+    assert "up_blocks.2.attentions.10 " in chosen
+    assert "+6.0%" in chosen
+    assert "+104.0%" in found
+    assert "causal effect: growth of the denoised prediction's error under identity (t = 500; 5 scenes)" in found
+    assert "Breaking layer 10 (identity) changes the error" in found
+
+
+def test_without_effects_there_is_no_such_column(capsys: pytest.CaptureFixture[str]):
+    found = shown(table_of(LAYERS), capsys)
+    assert "effect\n" not in found
+    assert "95 %, in %" not in found
+    assert "no causal effect was measured" in found
+
+
+def test_a_layer_whose_effect_is_unknown_has_a_dash(capsys: pytest.CaptureFixture[str]):
+    found = shown(pd.concat([table_of(LAYERS), effects({10: [*EQUAL, 0.1]})]), capsys)
+    unknown = next(line for line in found.splitlines() if "attentions.12" in line and "*" not in line)
+    assert unknown.split()[-2:] == ["-", "-"]
