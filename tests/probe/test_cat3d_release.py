@@ -38,7 +38,7 @@ from probe.models.cat3d import (
 from probe.models.denoising import model_layers
 from probe.models.files import Loading, read_weights, strip_prefixes
 from probe.models.latents import stride_of
-from probe.models.unet import MultiViewUNet
+from probe.models.unet import JointViewProcessor, MultiViewUNet, ViewProcessor
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 
@@ -375,6 +375,20 @@ def test_sizes_are_read_off_the_weights(changes: dict[str, Any]):
     assert [type(x) for x in again.attn_processors.values()] == [type(x) for x in unet.attn_processors.values()]
     for name in ("encoder_stride", "layers_per_block"):
         assert again.config[name] == unet.config[name]
+
+
+@pytest.mark.parametrize(("changes", "joint", "within"), [
+    (SD21, {640, 1280}, {320}),
+    ({**SMALL, "block_out_channels": (320, 320, 640), "attention_head_dim": (5, 5, 10)}, {640}, {320}),
+], ids=["full", "320 twice"])  # fmt: skip
+def test_attentions_of_320_channels_stay_within_views_at_any_level(
+    changes: dict[str, Any], joint: set[int], within: set[int]
+):
+    with torch.device("meta"):
+        unet = load_unet(None, changes)
+    attentions = [module for module in unet.modules() if isinstance(module, Attention)]
+    assert {x.inner_dim for x in attentions if isinstance(x.processor, JointViewProcessor)} == joint
+    assert {x.inner_dim for x in attentions if isinstance(x.processor, ViewProcessor)} == within
 
 
 def test_other_weights_have_no_such_sizes(unet: MultiViewUNet):
