@@ -58,10 +58,11 @@ class Settings:
     """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
 
     model: str = "cat3d-tiny"
-    """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite
-    saved it), cat3d (the release's checkpoints; cat3d:random), sd21 (Stable Diffusion's folder or hub id; each view
-    alone), sd21-extended (views joined in every layer), mvgenmaster (its unpacked archive), hunyuan-dit (a diffusers
-    folder or hub id), seva and mvdream (their packages installed), and module:package.function (your own)."""
+    """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped, trained plainly; cat3d-tiny:cameo is shipped too, trained with
+    CAMEO; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite saved it), cat3d (the release's
+    checkpoints; cat3d:random), sd21 (Stable Diffusion's folder or hub id; each view alone), sd21-extended (views
+    joined in every layer), mvgenmaster (its unpacked archive), hunyuan-dit (a diffusers folder or hub id), seva
+    and mvdream (their packages installed), and module:package.function (your own)."""
     base: str | None = None
     """Folder or hub id of the base model whose autoencoder is used, where --model has one; default the model's usual
     one."""

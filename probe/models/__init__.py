@@ -24,6 +24,8 @@ from probe.models.stable_diffusion import load_extended, load_independent  # noq
 from probe.models.unet import MultiViewUNet  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = {"": WEIGHTS / "cat3d-tiny", "cameo": WEIGHTS / "cat3d-tiny-cameo"}
+"""The small model trained plainly for 7000 steps, and with CAMEO at layer 12 for 2000, by what follows its name."""
 RANDOM = ": random weights"
 CAMERAS_ONLY = ": cameras only"
 
@@ -32,7 +34,7 @@ def load_tiny(source: str, loading: Loading) -> MultiViewModel:
     """Load the small model: the shipped weights, or those of a folder that the suite saved.
 
     Args:
-        source: Empty for the shipped weights; "random" for none; else a checkpoint folder.
+        source: Empty or "cameo" for the shipped weights (:data:`SHIPPED`); "random" for none; else a checkpoint folder.
         loading: Not used: this model has its own size, and no autoencoder.
 
     Raises:
@@ -40,9 +42,10 @@ def load_tiny(source: str, loading: Loading) -> MultiViewModel:
     """
     if source == "random":
         return replace(fresh_tiny(0), name="cat3d-tiny:random")
-    folder = Path(source) if source else WEIGHTS / "cat3d-tiny"
+    folder = SHIPPED.get(source, Path(source))
     unet = load_folder(folder)
-    model = _model(f"cat3d-tiny:{folder.name}" if source else "cat3d-tiny", unet, _card(folder))
+    name = source if source in SHIPPED else folder.name
+    model = _model(f"cat3d-tiny:{name}" if source else "cat3d-tiny", unet, _card(folder))
     return replace(model, folder=folder)
 
 

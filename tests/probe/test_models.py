@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 import probe.models
 from probe import compat
-from probe.models import MODELS, WEIGHTS, fresh_tiny, load_folder, load_model, randomised
+from probe.models import MODELS, SHIPPED, fresh_tiny, load_folder, load_model, randomised
 from probe.models.cat3d import TINY
 from probe.models.denoising import MultiViewModel
 
-SHIPPED = WEIGHTS / "cat3d-tiny"
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 
 
@@ -32,6 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(model: MultiViewModel) -> dict[str, Tensor]:
     return model.network.state_dict()
+
+
+def without_about(model: MultiViewModel) -> dict[str, object]:
+    """Give what is known of the weights, beside what is known of the whole family."""
+    return {name: value for name, value in (model.card or {}).items() if name != "about"}
 
 
 def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -53,7 +57,7 @@ def copy_without(folder: Path, to: Path, name: str) -> Path:
 def test_a_folder_is_loaded_ready_to_be_looked_at(folder: Path):
     model = load_model(f"cat3d-tiny:{folder}")
     assert model.name == "cat3d-tiny:step-000500"
-    assert model.card == {"steps": 500}
+    assert without_about(model) == {"steps": 500}
     assert model.size == 8
     assert model.alpha_bar.shape == (1000,)
     assert not model.network.training
@@ -63,30 +67,32 @@ def test_a_folder_is_loaded_ready_to_be_looked_at(folder: Path):
 
 
 def test_a_folder_needs_no_card(folder: Path, tmp_path: Path):
-    assert load_model(f"cat3d-tiny:{copy_without(folder, tmp_path / 'x', 'card.json')}").card == {}
+    assert without_about(load_model(f"cat3d-tiny:{copy_without(folder, tmp_path / 'x', 'card.json')}")) == {}
 
 
 def test_random_weights_by_name():
     model = load_model("cat3d-tiny:random")
     assert model.name == "cat3d-tiny:random"
-    assert model.card == {"weights": "random, seed 0"}
+    assert without_about(model) == {"weights": "random, seed 0"}
     assert model.size == TINY["sample_size"] * TINY["encoder_stride"]
     assert_equal(weights(model), weights(fresh_tiny(0)))
 
 
 def test_no_path_means_the_shipped_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(probe.models, "WEIGHTS", tmp_path)
-    copy_without(folder, tmp_path / "cat3d-tiny", "")
+    monkeypatch.setattr(probe.models, "SHIPPED", {"": copy_without(folder, tmp_path / "cat3d-tiny", "")})
     for spec in ("cat3d-tiny", "cat3d-tiny:"):
         model = load_model(spec)
         assert model.name == "cat3d-tiny"
-        assert model.card == {"steps": 500}
+        assert without_about(model) == {"steps": 500}
 
 
-@pytest.mark.skipif(not SHIPPED.is_dir(), reason="this checkout ships no weights in probe/models/weights/cat3d-tiny")
-def test_shipped_weights_load_and_are_no_random_ones():
-    model = load_model("cat3d-tiny")
-    assert model.card
+@pytest.mark.parametrize(("source", "layer", "steps"), [("", "none", 7000), ("cameo", "12", 2000)])
+def test_shipped_weights_load_and_are_no_random_ones(source: str, layer: str, steps: int):
+    model = load_model(f"cat3d-tiny:{source}")
+    assert model.name == f"cat3d-tiny:{source}".rstrip(":")
+    assert model.folder == SHIPPED[source]
+    assert model.card["steps"] == steps
+    assert model.card["training"]["layer"] == layer
     assert sum(parameter.numel() for parameter in model.network.parameters()) <= 5_000_000
     assert all(weight.isfinite().all() for weight in weights(model).values())
     assert model.network.add_conv_in.conv_out.weight.any()  # what starts at zero has learned
