@@ -14,7 +14,7 @@ from PIL import Image
 
 from analysis.pictures import Panel
 from analysis.tables import ProbeRun
-from analysis.wording import MISSING, NBSP, listing, number
+from analysis.wording import MISSING, NBSP, listing
 from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, scene_values, summarise
 
 KINDS = {
@@ -119,25 +119,17 @@ def verdict(run: ProbeRun, intervention: str) -> str:
     for row in rows.itertuples():
         word = "more than" if row.low > 0 else "less than" if row.high < 0 else "not separable from"
         groups[word].append(row.layer)
-    return "; ".join(f"{word} {listing(sorted(layers))}" for word, layers in groups.items() if layers)
+    return "; ".join(f"{word} {_named_layers(layers, word, len(rows))}" for word, layers in groups.items() if layers)
+
+
+def _named_layers(layers: list[int], word: str, others: int) -> str:
+    every = "any other layer" if word.startswith("not") else "every other layer"
+    return every if len(layers) == others > 1 else listing(sorted(layers))
 
 
 def words(run: ProbeRun) -> tuple[str, ...]:
-    """Say what breaking the selected layer does, and how correspondence, effect and cost were weighed."""
-    table = effects(run)
-    here = table[(table["measure"] == EFFECT) & (table["layer"] == run.layer)]
-    said = [
-        f"{row['intervention']} ({KINDS[str(row['intervention'])]}): the error of the denoised prediction changes by "
-        f"{change(row, EFFECT).replace(chr(10), ' ')}, over {number(row['scenes'])} scenes; {verdict_words(run, row)}"
-        for row in here.to_dict("records")
-    ]
-    return (*said, str(run.selection.get("rule", "")), str(run.selection.get("weighing", "")))
-
-
-def verdict_words(run: ProbeRun, row: dict[Any, Any]) -> str:
-    """Write the verdict of one intervention as the end of a sentence."""
-    found = verdict(run, str(row["intervention"]))
-    return f"against editing the other layers: {found}." if found else "no other layer was edited."
+    """Say how correspondence, effect and cost are weighed, and what they decided."""
+    return str(run.selection.get("rule", "")), str(run.selection.get("weighing", ""))
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -168,7 +160,7 @@ def pictures(run: ProbeRun) -> tuple[Edits, ...]:
 
 
 def shown_layers(run: ProbeRun, table: pd.DataFrame, intervention: str) -> dict[int, str]:
-    """Choose the layers to show, with what is said of each: the selected, the one that hurts most, the least.
+    """Choose the layers to show, with what is said of each: selected, hurting most, hurting least.
 
     Args:
         run: The probe run.
@@ -178,8 +170,10 @@ def shown_layers(run: ProbeRun, table: pd.DataFrame, intervention: str) -> dict[
     rows = table[(table["measure"] == EFFECT) & (table["intervention"] == intervention)].sort_values("value")
     order = [int(layer) for layer in rows["layer"]]
     chosen = {run.layer: ["selected"]} if run.layer in order else {}
-    for place, what in ((-1, "hurts most"), (0, "hurts least")):
-        chosen.setdefault(order[place], []).append(what)
+    places = {"hurts most": -1, "hurts next": -2, "hurts least": 0}
+    for what, place in places.items():
+        if len(order) >= -place:
+            chosen.setdefault(order[place], []).append(what)
     return {layer: ", ".join(dict.fromkeys(what)) for layer, what in chosen.items()}
 
 
