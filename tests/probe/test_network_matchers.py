@@ -223,6 +223,8 @@ def test_vggt_sees_518_pixels_and_its_points_come_back_to_the_views_pixels(vggt_
     assert points.shape == (3, 32, 32)
     for row, column, colour in ((3, 3, 0), (3, 28, 1), (28, 3, 2), (28, 28, 3)):
         torch.testing.assert_close(points[:, row, column], 3 * torch.tensor(COLOURS[colour]), rtol=0, atol=1e-5)
+    nearest = ((torch.arange(32) + 0.5) * 518 / 32).long()
+    torch.testing.assert_close(points, 3 * given[0, 1][:, nearest][:, :, nearest], rtol=0, atol=1e-6)  # never mixed
     assert said.shift[0].tolist() == [[0, 0, 0], [0, 2, 0]]
 
 

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -61,18 +60,18 @@ def test_the_trainer_shows_the_objective_what_supervision_sees_with_a_seed_per_s
     assert blind["loss"] == pytest.approx(seeing["loss"])
 
 
-def test_a_process_draws_the_noise_of_its_own_scenes():
+def test_a_process_draws_the_noise_of_its_own_scenes(monkeypatch: pytest.MonkeyPatch):
     """The second of two processes holds the second scene of the batch, whose noise is that of a single process."""
     model, asked = small_model(), []
     trainer = loop.start(SETTINGS, model, supervision(model))
-    second = SimpleNamespace(num_processes=2, process_index=1, reduce=lambda counts, _how: counts)
+    monkeypatch.setattr(loop, "own_scenes", lambda _settings, _accelerator: slice(1, 2))
 
     def supervise(views, seeds):
         asked.append(list(seeds))
         return views
 
     views = draw_step(SETTINGS, model, 3).views.scene(1)
-    loop._truth(SETTINGS, replace(trainer, accelerator=second, supervise=supervise), views, 3)
+    loop._truth(SETTINGS, replace(trainer, supervise=supervise), views, 3)
     assert asked == [[derive("truth noise", 3, 3, 1)]]
 
 
