@@ -265,7 +265,7 @@ def explore_scene(
     Args:
         model: The model.
         views: Of one scene, which has a name.
-        layers: Those to show.
+        layers: Those to show; one whose grid is a single token, which has nowhere else to look, is left out.
         truths: Of every layer's grid.
         timesteps: Those to show.
         threshold: Which matches are right.
@@ -276,6 +276,7 @@ def explore_scene(
         all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
         head_map [heads_t heads ...]; head_timesteps are the positions of the latter's timesteps.
     """
+    layers = [layer for layer in layers if joint_layout(layer, views.count).grid != (1, 1)]
     kept, with_heads = kept_views(views.count), head_timesteps(timesteps, layers, views.count)
     read: dict[str, list[Tensor]] = {}
 

@@ -192,7 +192,7 @@ def test_names_stay_text(make_explored: Make, tmp_path: Path, quick: None):
     folder = make_explored(tmp_path / "run", model=hostile, scenes=(hostile, "room-1", "room-2"))
     html = report.build_report(folder).read_text(encoding="utf-8")
     assert "<script>alert" not in html
-    assert html.count("<script") == html.count("</script>") == 2
+    assert html.count("<script") == html.count("</script>") == 3
     assert data_of(html)["models"][0]["name"] == f"{hostile} (run)"
     assert hostile in [scene["name"] for scene in data_of(html)["scenes"]]
 

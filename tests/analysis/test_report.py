@@ -129,6 +129,8 @@ def test_sections_stand_in_order(page: str):
         "emergence",
         "matches",
         "attention",
+        "worst",
+        "paper",
         "method",
     ]
     assert [attrs["id"] for tag, attrs in Reader(page).tags if tag == "section"] == order

@@ -86,7 +86,7 @@ def test_only_each_models_last_step_counts(run_folder: Path, tmp_path: Path):
     scores = pd.read_parquet(twice / "scores.parquet")
     early = scores[scores["model"] == "tiny"].assign(step=0, value=0.0)
     pd.concat([early, scores]).to_parquet(twice / "scores.parquet")
-    pd.testing.assert_frame_equal(read_run(twice).scores.reset_index(drop=True), scores)
+    pd.testing.assert_frame_equal(read_run(twice).scores.reset_index(drop=True), read_run(run_folder).scores)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

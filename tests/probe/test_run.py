@@ -117,7 +117,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null",
         "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "sampling_steps": 0,
         "device": "auto",
-        "dtype": "float32", "seed": 0, "base": None, "model_size": None,
+        "dtype": "float32", "seed": 0, "base": None, "model_size": None, "view_list": None,
     }  # fmt: skip
     assert {"torch", "commit", "machine"} <= set(config["environment"])
 

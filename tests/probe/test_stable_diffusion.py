@@ -152,7 +152,9 @@ def test_schedule_and_prediction_are_the_folders(tmp_path: Path, prediction: str
     assert model.alpha_bar[[0, 500, 999]].tolist() == pytest.approx([0.99915, 0.2763, 0.0047], rel=0.01)
     assert model.prediction == prediction
     assert model.name == "sd21:sd"
-    assert model.card == {"prompt": "zeros: no text_encoder/ with tokenizer/", "views": "each alone"}
+    assert model.card is not None
+    assert model.card["prompt"] == "zeros: no text_encoder/ with tokenizer/"
+    assert model.card["views"] == "each alone"
     assert model.text.shape == (PROMPT, TEXT_WIDTH)
     assert not model.text.any()
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from probe.models.cat3d import TINY, load_unet
 from probe.models.denoising import MultiViewModel, pixel_scheduler
+from probe.models.files import Loading
 from probe.records import ROTATION_BINS
 from train import evaluate
 
@@ -22,7 +23,7 @@ NAMES = [f"plain-0-{index:04d}" for index in range(4)]
 
 
 @cache
-def small_model(spec: str) -> MultiViewModel:
+def small_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     torch.manual_seed(0)
     network = load_unet(None, SMALL).eval()
     card = {"training": {"camera_dropout": 0.0}} if spec == "never-dropped" else {}
