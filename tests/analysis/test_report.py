@@ -129,6 +129,8 @@ def test_sections_stand_in_order(page: str):
         "emergence",
         "matches",
         "attention",
+        "worst",
+        "paper",
         "method",
     ]
     assert [attrs["id"] for tag, attrs in Reader(page).tags if tag == "section"] == order
@@ -254,7 +256,7 @@ def test_the_command_links_all_runs(run_folder: Path, tmp_path: Path, monkeypatc
     shutil.copytree(run_folder, tmp_path / "runs" / "a b")
     shutil.copytree(run_folder, tmp_path / "runs" / "unfinished")
     (tmp_path / "runs" / "unfinished" / "selection.json").unlink()
-    monkeypatch.setattr(report, "make_page", lambda run: run)
+    monkeypatch.setattr(report, "_make_page", lambda run: run)
     monkeypatch.setattr(report, "render", lambda run: run.name)
     assert report.main([]) == 0
     reader = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
