@@ -217,7 +217,7 @@ def paper_words(run: StudyRun) -> str:
     """Say what of the paper's curves may be put beside a study, and what may not."""
     return (
         "Published curves are of CAT3D at the size of Stable Diffusion 2.1, trained on RealEstate10K and CO3D for up "
-        f"to 400 000 steps; here {run.settings.get('steps', run.step)} steps of a small model on procedural scenes. "
+        f"to 400 000 steps; here {run.settings.get('steps', run.step)} steps of the model and scenes named below. "
         "PSNR, SSIM and LPIPS therefore must not be compared by height. The share of the baseline's steps after which "
         "a curve reaches the baseline's last value has no unit and is defined the same way, so it stands beside ours; "
         "the published baseline falls between its last two points, which flatters the ratio. "

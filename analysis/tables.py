@@ -183,7 +183,13 @@ def _read_scores(path: Path) -> pd.DataFrame:
     if absent:
         raise ValueError(f"it lacks {', '.join(absent)}")
     text = [name for name in READ_COLUMNS if _is_text(schema.field(name).type)]
-    return parquet.read_table(path, columns=list(READ_COLUMNS), read_dictionary=text).to_pandas()
+    table = parquet.read_table(path, columns=list(READ_COLUMNS), read_dictionary=text).to_pandas()
+    return table.assign(**{name: _in_order(table[name]) for name in text})
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Sort categories by name, so that groups stand in the order of their names and not in that of the file."""
+    return column.cat.set_categories(sorted(column.cat.categories))
 
 
 def _is_text(kind: Any) -> bool:

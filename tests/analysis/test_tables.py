@@ -86,7 +86,35 @@ def test_only_each_models_last_step_counts(run_folder: Path, tmp_path: Path):
     scores = pd.read_parquet(twice / "scores.parquet")
     early = scores[scores["model"] == "tiny"].assign(step=0, value=0.0)
     pd.concat([early, scores]).to_parquet(twice / "scores.parquet")
-    pd.testing.assert_frame_equal(read_run(twice).scores.reset_index(drop=True), read_run(run_folder).scores)
+    read = read_run(twice).scores.reset_index(drop=True)
+    pd.testing.assert_frame_equal(read.astype(scores[read.columns].dtypes), scores[read.columns])
+    assert set(scores.columns) - set(read.columns) == {"pair", "layer_name"}
+
+
+def test_text_is_read_as_categories_and_the_tables_are_those_of_text(run: ProbeRun, run_folder: Path):
+    assert {str(run.scores[name].dtype) for name in ("model", "scene", "metric", "grid", "protocol")} == {"category"}
+    plain = replace(run, scores=pd.read_parquet(run_folder / "scores.parquet"))
+    for table in (tables.profile, tables.matchers, tables.by_head, tables.attention, tables.missing, rotation.rotation):
+        expected = table(plain)
+        pd.testing.assert_frame_equal(table(run).astype(expected.dtypes), expected)
+
+
+def test_the_index_needs_no_score_table(run_folder: Path, tmp_path: Path):
+    bare = shutil.copytree(run_folder, tmp_path / "bare")
+    (bare / "scores.parquet").write_bytes(b"")
+    assert read_run(bare, scores=False).model == "tiny"
+    assert len(read_run(bare, scores=False).scores) == 0
+
+
+def test_the_worst_pairs_stand_first(run: ProbeRun):
+    table = tables.worst_pairs(run, count=99)
+    assert table["value"].is_monotonic_increasing
+    rows = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
+    first = table.iloc[0]
+    mine = rows[(rows["scene"] == first["scene"]) & (rows["query_view"] == first["query_view"])]
+    assert first["value"] == pytest.approx(np.average(mine["value"], weights=mine["count"]))
+    assert first["count"] == mine["count"].sum()
+    assert len(table) == 3 * 2
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
