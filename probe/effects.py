@@ -22,7 +22,7 @@ from torch import Tensor
 from probe.attention import Edit
 from probe.capture import AttentionTap
 from probe.correspondence import project_tokens
-from probe.image_quality import MATCH_ERROR, Lpips, image_metrics, match_error
+from probe.image_quality import LPIPS, LPIPS_WEIGHTS, MATCH_ERROR, Lpips, absence, image_metrics, match_error
 from probe.interventions import INTERVENTIONS, Intervention, Place, edit_of
 from probe.layers import JOINING, Layer
 from probe.measuring import Truths, in_own_precision
@@ -59,6 +59,11 @@ class Experiment:
     each_head: bool = False
     steps: int = 0
     seed: int = 0
+
+    @property
+    def note(self) -> str:
+        """Say what sampled views cannot be judged by; empty if nothing is missing."""
+        return absence(LPIPS, LPIPS_WEIGHTS) if self.steps else ""
 
     def trials(self, layers: Sequence[Layer], *, heads: bool) -> Iterator[tuple[Intervention, Layer, int]]:
         """List what is edited, one after the other: intervention, layer, and head (-1 for all together)."""

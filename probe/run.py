@@ -138,8 +138,8 @@ def main(settings: Settings) -> None:
         return
     open_run(settings.out, plan.record, resume=settings.resume)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    if plan.scenes.note:
-        console.print(plan.scenes.note)
+    for note in filter(None, (plan.scenes.note, plan.experiment.note)):
+        console.print(note)
     if _is_complete(settings.out):
         console.print(f"{settings.out} is complete already")
     else:

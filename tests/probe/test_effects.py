@@ -261,6 +261,12 @@ def test_named_interventions_are_measured_at_all_timesteps_and_sampled(layers: l
     assert plan("none", layers) == Experiment(timesteps=(100, 500, 900))
 
 
+def test_lpips_without_weights_is_said_where_views_are_sampled(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert Experiment().note == ""
+    assert Experiment(interventions=("identity",), steps=1).note.startswith("lpips is absent (NaN): no weights at")
+
+
 WRONG = {
     "name": ("identity,blur", {}, "--interventions blur is unknown; choose from identity, uniform"),
     "range": ("identity", {"during": "9-1"}, "--edit-timesteps '9-1': expected a range"),
