@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from probe.baselines import dino, open_matchers, vggt
 from probe.baselines.dift import TIMESTEP, features, load_dift
 from probe.baselines.maps import at_tokens
-from probe.geometry import camera_centre, rotation_degrees
+from probe.geometry import camera_centre
 from probe.metrics import grid_truth
 from probe.models.denoising import add_noise
 from probe.models.files import Loading
@@ -253,9 +253,9 @@ def test_vggts_points_are_moved_to_the_scenes_frame_and_unit(views: Views):
     torch.testing.assert_close(points, views.point_map, rtol=0, atol=1e-5)
     assert bool(known.all())
     still = views.reorder([0, 0], 1)
-    _, known = vggt.to_scene(vggt.Prediction(points=local[None], shift=0 * shift[None]), still)
-    assert not bool(known.any())
-    assert rotation_degrees(still.world_to_cam[0, 0], still.world_to_cam[0, 1]) == 0
+    for seen, moved in ((still, 0.0), (still, 1.0), (views, 0.0)):  # cameras at one place, true or predicted
+        _, known = vggt.to_scene(vggt.Prediction(points=local[None], shift=moved * shift[None]), seen)
+        assert not bool(known.any())
 
 
 def test_vggt_without_its_package_or_weights_is_refused(vggt_folder: Path, tmp_path: Path):
