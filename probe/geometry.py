@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+def full_precision(like: Float[Tensor, "..."]) -> AbstractContextManager[Any]:
     """Leave autocast, under which products of cameras would be rounded to three digits.
 
     Args:
