@@ -15,7 +15,7 @@ from torch import Tensor
 SAME_CENTRE = 1e-5  # of the cameras' distance from the origin: closer centres are one in single precision
 
 
-def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+def full_precision(like: Float[Tensor, "..."]) -> AbstractContextManager[Any]:
     """Leave autocast, under which products of cameras would be rounded to three digits.
 
     Args:

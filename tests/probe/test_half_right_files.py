@@ -1,6 +1,7 @@
 """Files that are half right, for every family: one line that names the file and says what to do, never a traceback."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,10 +76,12 @@ def load(name: str, folder: Path, base: Path | None = None) -> MultiViewModel:
     return load_model(f"{name}:{source}", Loading(base=str(base or folder), size=64))
 
 
-def refused(name: str, folder: Path, message: str, base: Path | None = None) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+def refusal(name: str, folder: Path, base: Path | None = None) -> str:
+    """Load what cannot be loaded; give the one line that is said of it."""
+    with pytest.raises(ValueError, match=r"load_|read_|find_|build_|settings") as caught:
         load(name, folder, base)
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def edit(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -104,7 +107,10 @@ def test_a_weight_of_another_name(name: str, copy: Path):
 
     path = copy / FAMILIES[name].within / FAMILIES[name].weights
     edit(path, rename)
-    refused(name, copy, rf"{path} does not fit \w+: 1 weights missing \['.*to_q.weight'\], 1 left over \['.*weights'\]")
+    assert re.search(
+        rf"{path} does not fit \w+: 1 weights missing \['.*to_q.weight'\], 1 left over \['.*weights'\]",
+        refusal(name, copy),
+    )
 
 
 def test_a_weight_of_another_shape(name: str, copy: Path):
@@ -112,22 +118,23 @@ def test_a_weight_of_another_shape(name: str, copy: Path):
         weights[a_query(weights)] = torch.zeros(3, 3)
 
     edit(copy / FAMILIES[name].within / FAMILIES[name].weights, reshape)
-    refused(name, copy, r"0 left over \[\], 1 of another shape \['.*to_q.weight \(3, 3\) for \(\d+, \d+\)'\]")
+    assert re.search(
+        r"0 left over \[\], 1 of another shape \['.*to_q.weight \(3, 3\) for \(\d+, \d+\)'\]", refusal(name, copy)
+    )
 
 
 def test_a_file_that_breaks_off(name: str, copy: Path):
     path = copy / FAMILIES[name].within / FAMILIES[name].weights
     path.write_bytes(path.read_bytes()[:1000])
-    refused(name, copy, f"read_weights: {path} cannot be read as weights: ")
+    assert re.search(f"read_weights: {path} cannot be read as weights: ", refusal(name, copy))
 
 
 @pytest.mark.parametrize("text", ["{nope", "[1]", "\xff"])
 def test_settings_that_are_none(name: str, copy: Path, text: str):
     path = copy / FAMILIES[name].within / FAMILIES[name].settings
     path.write_text(text, encoding="latin-1")
-    refused(
-        name, copy, rf"read_json: {path} (is not JSON: .*|holds no names with values but list); fetch the file again"
-    )
+    wrong = r"(is not JSON: .*|holds no names with values but list)"
+    assert re.search(rf"read_json: {path} {wrong}; fetch the file again", refusal(name, copy))
 
 
 def test_settings_that_nothing_can_be_built_of(name: str, copy: Path):
@@ -136,24 +143,32 @@ def test_settings_that_nothing_can_be_built_of(name: str, copy: Path):
     wrong = {"block_out_channels": [32, "x"], "num_layers": "x", "channel_mult": "x"}
     wrong = {key: value for key, value in wrong.items() if key in kept} or wrong
     path.write_text(json.dumps(kept | wrong))
-    refused(name, copy, r"has settings that nothing can be built of \(\w+: .*\); fetch the file again, or mend it")
+    assert re.search(
+        r"has settings that nothing can be built of \(\w+: .*\); fetch the file again, or mend it", refusal(name, copy)
+    )
 
 
 def test_no_autoencoder(name: str, copy: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    refused(name, copy, "load_vae: no autoencoder: .*; give --base the diffusers folder", tmp_path / "empty")
+    said = refusal(name, copy, tmp_path / "empty")
+    assert re.search("load_vae: no autoencoder: .*; give --base the diffusers folder", said)
 
 
 def test_an_autoencoder_that_lacks_a_weight(name: str, copy: Path):
     edit(copy / VAE, lambda weights: weights.update({"zzz": weights.pop("decoder.conv_norm_out.weight")}))
-    refused(name, copy, r"load_vae: .* 1 weights missing \['decoder.conv_norm_out.weight'\], 1 left over \['zzz'\]")
+    assert re.search(
+        r"load_vae: .* 1 weights missing \['decoder.conv_norm_out.weight'\], 1 left over \['zzz'\]", refusal(name, copy)
+    )
 
 
 @pytest.mark.parametrize("name", ["sd21", "hunyuan-dit"])
 def test_a_schedule_that_there_is_not(name: str, copy: Path):
     path = copy / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({"beta_schedule": "zzz", "beta_start": 0.1}))
-    refused(name, copy, r"scheduler_config.json has settings that nothing can be built of \(NotImplementedError: zzz")
+    assert re.search(
+        r"scheduler_config.json has settings that nothing can be built of \(NotImplementedError: zzz",
+        refusal(name, copy),
+    )
 
 
 @pytest.mark.parametrize("source", ["", ":/nowhere/weights", ":nobody/nothing"])

@@ -388,7 +388,7 @@ def test_missing_package_unknown_settings_and_sizes_are_refused(folder: Path, tm
         load(folder, size=100)
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     for text, message in (
-        ('{"widths": 3}', r"has settings that nothing can be built of.*SevaParams.*widths"),
+        ('{"widths": 3}', r"params.json has settings that nothing can be built of \(TypeError: SevaParams.*'widths'"),
         ("[]", "holds no names with values"),
         ("{", "is not JSON"),
     ):
