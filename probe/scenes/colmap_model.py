@@ -113,7 +113,7 @@ def read_model(folder: Path, root: Path) -> Model:
     numbers, places = _points(_binary_points(points, root) if binary else _text_points(points, root), points)
     found = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
     listed = _binary_images(images, root) if binary else _text_images(images, root)
-    photos = tuple(_photo(*entry, numbers, found, images) for entry in listed)
+    photos = tuple(_photo(*entry, numbers=numbers, cameras=found, path=images) for entry in listed)
     if not photos:
         raise ValueError(f"colmap: {images} names no image; the reconstruction is empty")
     return Model(cameras=found, photos=photos, points=places)
