@@ -216,4 +216,4 @@ def test_the_command_shows_runs_beside_one(
     assert report.main([str(folder), "--explore-with", str(beside)]) == 0
     assert len(data_of((folder / "report.html").read_text(encoding="utf-8"))["models"]) == 2
     assert report.main(["--explore-with", str(beside)]) == 2
-    assert "--explore-with goes with one run, whose page shows them; 0 were named" in capsys.readouterr().err
+    assert "--explore-with: 0 runs were named, expected one" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_a_run_leaves_its_files_and_its_settings(whole: Path):
     assert settings == {
         "model": "cat3d-tiny", "scenes": "shapes", "groups": 4, "views": 3, "n_ref": [1, 2], "sampling_steps": 1,
         "guidance": 1.0, "features": ["colour-cells", "inception-v3-compat"], "seed": 0, "device": "auto",
-        "out": str(whole),
+        "out": str(whole), "base": None, "model_size": None,
     }  # fmt: skip
 
 
