@@ -68,6 +68,7 @@ def test_depth_is_compared_where_both_have_it(views: Views):
     half[..., :16, :] = False
     mixed = replace(views, point_map=torch.where(half[:, :, None], views.point_map, given.point_map), valid=half)
     assert depth_quality(views, mixed)["depth_error"] == pytest.approx(0, abs=1e-5)
+    assert depth_quality(views, mixed)["near"] == 1  # what the source does not know is not compared
     assert quality(views, mixed, match_tokens(mixed.point_map, mixed.valid, GRID), GRID)["pixels"] == 0.5
     assert depth_quality(views, deeper(views, 1.02))["near"] == 1
     assert depth_quality(views, deeper(views, 1.04))["near"] == 0

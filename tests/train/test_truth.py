@@ -9,6 +9,7 @@ import torch
 from test_loop import SETTINGS, small_model, supervision
 
 from probe.seeds import derive
+from probe.tracks import track_geometry
 from probe.truth_noise import perturb_each, read_noise
 from probe.views import TENSORS
 from train import cameo, loop
@@ -33,7 +34,9 @@ def test_noise_is_put_on_the_sources_points():
     noisy = supervision_of("depth", NOISE, CPU)(views, [1, 2])
     expected = perturb_each(views, read_noise(NOISE), [1, 2])
     assert all(torch.equal(getattr(noisy, name), getattr(expected, name)) for name in TENSORS)
-    assert not supervision_of("tracks", NOISE, CPU)(views, [1, 2]).valid.all()
+    tracked = supervision_of("tracks", None, CPU)(views, [1, 2])
+    assert torch.equal(tracked.valid, track_geometry(views)[1])
+    assert not tracked.valid.all()
 
 
 @pytest.mark.parametrize(("source", "noise"), [("lidar", None), (None, "fog:1")])
