@@ -71,8 +71,9 @@ class Settings:
     attention."""
     scenes: str = "shapes"
     """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
-    depth in mm, poses); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); re10k:FOLDER and dl3dv:FOLDER,
-    which have no depth. See python -m probe.scenes.preview."""
+    depth in mm, poses); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); navi:, dtu:, scannet:
+    (published layouts); colmap:FOLDER; photos:FOLDER (plain photos, reconstructed first); re10k: and dl3dv:, which have
+    no depth. See python -m probe.scenes.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
