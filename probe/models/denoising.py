@@ -1,5 +1,6 @@
 """One denoising step of a multi-view model: schedule, inputs, noise. Pure functions of tensors."""
 
+import inspect
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -111,9 +112,11 @@ class MultiViewModel:
                 f"{self.name}: {type(self.network).__name__} cannot be built again with random weights; "
                 "override fresh(seed), or leave the baseline random out"
             )
+        # from_config would warn of what a base class has added to the configuration
+        own = inspect.signature(type(self.network).__init__).parameters.keys() & self.network.config.keys()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return type(self.network).from_config(self.network.config)
+            return type(self.network)(**{name: self.network.config[name] for name in own})
 
     def latent_shape(self, scenes: int, views: int) -> tuple[int, int, int, int, int]:
         """Give the shape of the latents, and so of the noise, of a batch."""
