@@ -30,6 +30,10 @@ PARTS = ("cameras", "images", "points3D")
 NO_POINT = 2**64 - 1  # a keypoint that belongs to no track; -1 in text
 
 
+Listed = tuple[str, int, Any, Any, Any]
+"""An image's name, camera, quaternion, shift and the numbers of the points it sees."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """Say how a camera model orders its parameters: focal lengths, principal point, coefficients of the lens."""
@@ -113,7 +117,7 @@ def read_model(folder: Path, root: Path) -> Model:
     numbers, places = _points(_binary_points(points, root) if binary else _text_points(points, root), points)
     found = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
     listed = _binary_images(images, root) if binary else _text_images(images, root)
-    photos = tuple(_photo(*entry, numbers=numbers, cameras=found, path=images) for entry in listed)
+    photos = tuple(_photo(*entry, numbers, found, images) for entry in listed)
     if not photos:
         raise ValueError(f"colmap: {images} names no image; the reconstruction is empty")
     return Model(cameras=found, photos=photos, points=places)
@@ -240,7 +244,7 @@ def _binary_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
     data.end()
 
 
-def _binary_images(path: Path, root: Path) -> Iterator[tuple[Any, ...]]:
+def _binary_images(path: Path, root: Path) -> Iterator[Listed]:
     data = Bytes(path, root)
     (count,) = data.values("Q")
     for _ in range(count):
@@ -293,7 +297,7 @@ def _text_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
         yield int(number), make_camera(words[1], (int(height), int(width)), tuple(parameters), told)
 
 
-def _text_images(path: Path, root: Path) -> Iterator[tuple[Any, ...]]:
+def _text_images(path: Path, root: Path) -> Iterator[Listed]:
     """Read two lines per image; the second, of its keypoints, may be empty."""
     lines = iter(_lines(path, root))
     for line in lines:
