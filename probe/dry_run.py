@@ -93,7 +93,7 @@ def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
         work=peak_bytes(rehearsal, [key_of(layer) for layer in model_layers(plan.model)], scoring),
         forward=forward,
         passes=scenes * (len(plan.timesteps) + nulls) + min(examples, scenes),
-        edited=scenes * passes(plan.experiment, plan.layers),
+        edited=passes(plan.experiment, plan.layers, scenes),
         beside=scenes * seconds_of(lambda: _beside(plan), device),
     )
 

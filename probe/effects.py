@@ -37,6 +37,7 @@ from probe.views import Views, resize
 PREDICTION, SAMPLE = "effect_x0", "effect_sample"
 WHOLE_SAMPLE = -1  # timestep of rows about sampled views
 USUAL_STEPS = 10
+FEW_SCENES = 8  # of a run that was not asked for interventions
 Measured = dict[str, tuple[Tensor, Tensor]]  # metric -> value and count, [targets] each
 
 
@@ -50,6 +51,7 @@ class Experiment:
         during: Timesteps, first and last, at which edits act.
         each_head: Whether every head is edited alone as well; predictions only.
         steps: Of DDIM, for sampled views; 0 for none.
+        scenes: How many are edited, the first ones; None for all.
         seed: Of the shuffled keys.
     """
 
@@ -58,7 +60,12 @@ class Experiment:
     during: tuple[int, int] = (0, STEPS - 1)
     each_head: bool = False
     steps: int = 0
+    scenes: int | None = None
     seed: int = 0
+
+    def covers(self, index: int) -> bool:
+        """Tell whether a scene is edited."""
+        return bool(self.interventions) and (self.scenes is None or index < self.scenes)
 
     @property
     def note(self) -> str:
@@ -76,6 +83,7 @@ class Experiment:
         return {
             "interventions": ",".join(self.interventions) or "none",
             "edit_timesteps": f"{self.during[0]}-{self.during[1]}",
+            "edit_scenes": self.scenes,
             "edit_heads": self.each_head,
             "sampling_steps": self.steps,
         }
@@ -97,26 +105,31 @@ def plan_experiment(
     during: str | None,
     each_head: bool,
     steps: int | None,
+    scenes: int | None,
 ) -> Experiment:
     """Read what is to be edited off the command line.
 
     Args:
         names: Of interventions, by commas; "none"; or None for the identity: where nothing else is asked for, on
-            predictions at the middle timestep only, which costs little.
+            predictions of the first scenes at the middle timestep only, which costs little.
         layers: That are scored.
         timesteps: At which they are scored.
         during: Range of timesteps, such as "0-499"; None for all.
         each_head: See :class:`Experiment`.
         steps: Of DDIM; None for 10 where interventions are named.
+        scenes: To edit; None for all where interventions are named.
 
     Raises:
         ValueError: If a name is unknown, no layer joins views, a range or a number cannot be, or nothing is left.
     """
+    if scenes is not None and scenes < 1:
+        raise ValueError(f"--edit-scenes {scenes}: expected at least 1 scene; --interventions none edits nothing")
     if names is None and during is None and not steps and not each_head:
         middle = timesteps[len(timesteps) // 2]
         if not editable(layers):
             return Experiment()
-        return Experiment(interventions=("identity",), timesteps=(middle,), during=(middle, middle))
+        few = FEW_SCENES if scenes is None else scenes
+        return Experiment(interventions=("identity",), timesteps=(middle,), during=(middle, middle), scenes=few)
     wanted = tuple(name for name in (names or "identity").split(",") if name not in ("", "none"))
     _check_names(wanted, layers, steps, each_head=each_head)
     first, last = (0, STEPS - 1) if during is None else _range(during)
@@ -125,7 +138,14 @@ def plan_experiment(
         raise ValueError(f"--edit-timesteps {during}: none of --timesteps lies in it; choose others")
     known: tuple[Intervention, ...] = tuple(name for name in INTERVENTIONS if name in wanted)
     drawn = (USUAL_STEPS if steps is None else steps) if wanted else 0
-    return Experiment(interventions=known, timesteps=inside, during=(first, last), each_head=each_head, steps=drawn)
+    return Experiment(
+        interventions=known,
+        timesteps=inside,
+        during=(first, last),
+        each_head=each_head,
+        steps=drawn,
+        scenes=scenes if wanted else None,
+    )
 
 
 def _check_names(wanted: Sequence[str], layers: Sequence[Layer], steps: int | None, *, each_head: bool) -> None:
@@ -151,13 +171,12 @@ def _range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def passes(experiment: Experiment, layers: Sequence[Layer]) -> int:
-    """Count the denoising steps that an experiment takes on a scene."""
-    if not experiment.interventions:
-        return 0
+def passes(experiment: Experiment, layers: Sequence[Layer], scenes: int) -> int:
+    """Count the denoising steps that an experiment takes on so many scenes."""
+    edited = sum(experiment.covers(index) for index in range(scenes))
     predicted = len(list(experiment.trials(layers, heads=experiment.each_head))) + 1
     sampled = len(list(experiment.trials(layers, heads=False))) + 1
-    return predicted * len(experiment.timesteps) + sampled * experiment.steps
+    return edited * (predicted * len(experiment.timesteps) + sampled * experiment.steps)
 
 
 # --- one scene -------------------------------------------------------------------------------------------------------

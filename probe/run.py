@@ -42,7 +42,7 @@ from probe.scoring import joint_layout
 from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
 from probe.summary import show
-from probe.views import Views
+from probe.views import Views, without_images
 from probe.weighing import supervision_costs
 
 PROG = "python -m probe.run"
@@ -110,6 +110,8 @@ class Settings:
     shuffled_views, true_match. Default identity, on predictions at the middle timestep."""
     edit_timesteps: str | None = None
     """Range of timestep indexes at which edits act, such as 0-499; default all."""
+    edit_scenes: int | None = None
+    """Edit in this many scenes, the first; default all, or 8 where --interventions is left out."""
     edit_heads: bool = False
     """Edit each head alone as well (predictions only)."""
     sampling_steps: int | None = None
@@ -210,6 +212,7 @@ class Plan:
             layers,
             timesteps,
             during=settings.edit_timesteps,
+            scenes=settings.edit_scenes,
             each_head=settings.edit_heads,
             steps=settings.sampling_steps,
         )
@@ -286,16 +289,10 @@ def measure(plan: Plan, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]
         path = parts / f"scene-{index:05d}.parquet"
         if not path.exists():
             _measure_scene(plan, settings, views, index, parts)
-        scenes[-1] = _without_images(views)
+        scenes[-1] = without_images(views)
     pairs = pair_table(scenes, shared)
     frames = [pd.read_parquet(path) for path in sorted(parts.glob("scene-*.parquet"))]
     return pd.concat(frames, ignore_index=True).assign(pair_list=digest(pairs)), pairs
-
-
-def _without_images(views: Views) -> Views:
-    """Keep a scene's cameras and name; its pixels would fill the memory of a long run."""
-    image, point_map, valid = (x[..., :1, :1] for x in (views.image, views.point_map, views.valid))
-    return replace(views, image=image, point_map=point_map, valid=valid)
 
 
 def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, parts: Path) -> None:
@@ -310,7 +307,7 @@ def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, par
         frames.append(measure_matcher(name, matcher, views, truths, plan.protocol, limits))
     if index < EXAMPLES:
         _save_example(plan, views, truths, noise, parts, index)
-    if plan.experiment.interventions:
+    if plan.experiment.covers(index):
         frames.append(_edit(plan, settings, views, truths, noise, parts, index))
     table = pd.concat(frames, ignore_index=True)
     write(parts / f"scene-{index:05d}.parquet", lambda part: table.to_parquet(part, index=False))

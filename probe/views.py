@@ -179,3 +179,9 @@ def _nearest(maps: Tensor, height: int, width: int) -> Tensor:
     rows = ((torch.arange(height, device=maps.device) + 0.5) * full_height / height).long()
     columns = ((torch.arange(width, device=maps.device) + 0.5) * full_width / width).long()
     return maps[..., rows[:, None], columns]
+
+
+def without_images(views: Views) -> Views:
+    """Keep cameras and names, and of the pixels the first; all of them would fill the memory of a long run."""
+    image, point_map, valid = (x[..., :1, :1] for x in (views.image, views.point_map, views.valid))
+    return replace(views, image=image, point_map=point_map, valid=valid)

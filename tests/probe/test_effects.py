@@ -237,27 +237,31 @@ def test_per_view_layers_are_not_edited(layers: list[Layer]):
 
 
 def plan(names: str | None, layers: list[Layer], **how) -> Experiment:
-    given = {"during": None, "each_head": False, "steps": None, **how}
+    given = {"during": None, "each_head": False, "steps": None, "scenes": None, **how}
     return plan_experiment(names, layers, (100, 500, 900), **given)
 
 
 def test_left_out_it_is_the_identity_at_the_middle_timestep(layers: list[Layer]):
     bare = plan(None, layers)
-    assert bare == Experiment(interventions=("identity",), timesteps=(500,), during=(500, 500))
-    assert passes(bare, layers) == 3  # unedited, and two layers
+    assert bare == Experiment(interventions=("identity",), timesteps=(500,), during=(500, 500), scenes=8)
+    assert passes(bare, layers, 16) == 8 * 3  # unedited, and two layers
+    assert passes(bare, layers, 5) == 5 * 3
+    assert [bare.covers(index) for index in (0, 7, 8)] == [True, True, False]
+    assert plan(None, layers, scenes=2).scenes == 2
     again = bare.record()
-    assert plan(str(again["interventions"]), layers, during=str(again["edit_timesteps"]), steps=0) == bare
+    assert plan(str(again["interventions"]), layers, during=str(again["edit_timesteps"]), steps=0, scenes=8) == bare
     assert plan(None, [replace(layer, kind="view") for layer in layers]) == Experiment()
-    assert passes(Experiment(), layers) == 0
+    assert passes(Experiment(), layers, 4) == 0
 
 
 def test_named_interventions_are_measured_at_all_timesteps_and_sampled(layers: list[Layer]):
     full = plan("true_match,identity", layers)
     assert full == Experiment(interventions=("identity", "true_match"), timesteps=(100, 500, 900), steps=10)
-    assert passes(full, layers) == 5 * 3 + 5 * 10
+    assert passes(full, layers, 1) == 5 * 3 + 5 * 10
     assert plan("uniform", layers, during="200-999", steps=0).timesteps == (500, 900)
-    assert passes(plan("uniform", layers, each_head=True, steps=1), layers) == 7 * 3 + 3
+    assert passes(plan("uniform", layers, each_head=True, steps=1), layers, 1) == 7 * 3 + 3
     assert plan(None, layers, each_head=True).each_head
+    assert plan("uniform", layers, scenes=3).scenes == 3
     assert plan("none", layers) == Experiment(timesteps=(100, 500, 900))
 
 
@@ -275,6 +279,7 @@ WRONG = {
     "empty range": ("identity", {"during": "101-499"}, "none of --timesteps lies in it"),
     "steps": ("identity", {"steps": 1001}, "--sampling-steps 1001: expected 1 to 1000"),
     "negative steps": ("identity", {"steps": -1}, "--sampling-steps -1"),
+    "no scenes": ("identity", {"scenes": 0}, "--edit-scenes 0: expected at least 1 scene"),
     "nothing to sample": ("none", {"steps": 5}, "--interventions none leaves nothing for"),
     "no heads": ("none", {"each_head": True}, "--interventions none leaves nothing for"),
 }

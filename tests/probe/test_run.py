@@ -115,7 +115,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null",
-        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "sampling_steps": 0,
+        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "edit_scenes": 8, "sampling_steps": 0,
         "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None, "view_list": None,
     }  # fmt: skip
@@ -187,18 +187,28 @@ def test_bare_the_identity_is_tested_on_predictions(whole: Path):
 def test_edits_are_sampled_kept_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    words = [*QUICK, "--interventions", "true_match,uniform", "--sampling-steps", "1", "--layers", "6"]
+    words = [
+        *QUICK,
+        "--interventions",
+        "true_match,uniform",
+        "--sampling-steps",
+        "1",
+        "--layers",
+        "6",
+        "--edit-scenes",
+        "3",
+    ]
     run.cli([*words, "--out", str(tmp_path / "whole")])
     images = load_file(tmp_path / "whole" / "edited.safetensors")
     scenes = pd.read_csv(tmp_path / "whole" / "pairs.csv")["scene"]
     kinds = ("truth", "unedited", "uniform/6", "true_match/6")
-    assert sorted(images) == sorted(f"{scene}/{kind}" for scene in scenes for kind in kinds)
+    assert sorted(images) == sorted(f"{scene}/{kind}" for scene in scenes[:3] for kind in kinds)
     assert all(image.shape == (1, 3, 32, 32) and image.dtype == np.uint8 for image in images.values())
     scores = pd.read_parquet(tmp_path / "whole" / "scores.parquet")
     sampled = scores[(scores["protocol"] == INTERVENTIONS) & (scores["timestep"] == -1)]
     assert {"effect_psnr@uniform", "effect_match_error@true_match"} <= set(sampled["metric"])
     selection = json.loads((tmp_path / "whole" / "selection.json").read_text())
-    assert "under uniform (t = 500; 4 scenes)" in selection["effect_rule"]
+    assert "under uniform (t = 500; 3 scenes)" in selection["effect_rule"]
     stop_at(monkeypatch, 2)
     with pytest.raises(SystemExit):
         run.cli([*words, "--out", str(tmp_path / "parts")])
@@ -347,7 +357,7 @@ def test_help_names_every_choice():
     text = " ".join(done.stdout.replace("│", " ").split())
     flags = ["model", "scenes", "out", "protocol", "layers", "timesteps", "pairs", "views", "n-ref", "min-overlap",
              "image-size", "select-by", "baselines", "interventions",
-             "edit-timesteps", "edit-heads", "sampling-steps", "device", "dtype", "seed", "resume",
+             "edit-timesteps", "edit-scenes", "edit-heads", "sampling-steps", "device", "dtype", "seed", "resume",
              "report"]  # fmt: skip
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
