@@ -115,7 +115,8 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null",
-        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "edit_scenes": 8, "sampling_steps": 0,
+        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "edit_scenes": 8,
+        "sampling_steps": 0,
         "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None, "view_list": None,
     }  # fmt: skip
