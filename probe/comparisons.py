@@ -33,11 +33,8 @@ def comparisons(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
 
 def comparison_table(scores: pd.DataFrame, selection: Selection) -> Table:
     """Lay the comparisons out for the terminal."""
-    table = Table(
-        title=f"layer {selection.layer} beside other matchers, {selection.best.grid} tokens: {selection.metric}",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
+    title = f"layer {selection.layer} beside other matchers, {selection.best.grid} tokens: {selection.metric}"
+    table = Table(title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("matcher", "precision", "95 %"):
         table.add_column(heading, justify="left" if heading == "matcher" else "right", no_wrap=True)
     for row in comparisons(scores, selection).itertuples():

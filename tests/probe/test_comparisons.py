@@ -41,6 +41,6 @@ def test_the_terminal_shows_them_all():
     selection, shown = select_layer(scores(), metric=METRIC, model="m"), io.StringIO()
     Console(file=shown, width=120).print(comparison_table(scores(), selection))
     said = shown.getvalue()
-    assert "layer 3 beside other matchers, 16x16 tokens: precision@5%" in " ".join(said.split())
+    assert "layer 3 beside other matchers, 16x16 tokens: precision@5%" in said
     assert [line.split()[0] for line in said.splitlines() if "0." in line][2:5] == ["epipolar", "m:", "m,"]
     assert "0.300-0.500" in said
