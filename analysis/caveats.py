@@ -15,14 +15,25 @@ LOW_CEILING = 0.5
 def caveats(run: ProbeRun) -> list[str]:
     """Say in plain words what the numbers do not show, as far as the tables tell."""
     found = [
-        *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run), *_at_chance(run), *_below_same_position(run),
-        *_order_changes(run), *_rivals_close(run), *_missing_values(run),
+        *_other_truth(run), *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run),
+        *_at_chance(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
     ]  # fmt: skip
     chosen = (
         "The layer was chosen on the same scenes on which its score is shown, so on new scenes it is likely to score a "
         "little lower."
     )
     return [*found, chosen]
+
+
+def _other_truth(run: ProbeRun) -> list[str]:
+    source = run.settings.get("truth_source")
+    if source in (None, "depth"):
+        return []
+    flattered = " Tracks are SIFT matches: dsift finds them easily." if source == "tracks" else ""
+    return [
+        f"The true points come from {source}, not from the scenes' own depth: where that errs, a right match counts as "
+        f"wrong, and only the points that it knows count at all.{flattered}"
+    ]
 
 
 def _few_scenes(run: ProbeRun) -> list[str]:

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from probe import command
 from probe.correspondence import TokenMatches, match_tokens, token_points
 from probe.geometry import point_map_to_depth
-from probe.geometry_sources import Source, open_source, with_geometry
+from probe.geometry_sources import open_source
 from probe.metrics import correct, grid_truth
 from probe.protocols import thresholds
 from probe.records import write
 from probe.scenes import Request, open_scenes
+from probe.scenes.recordings import GeometrySource, with_geometry
 from probe.seeds import derive
 from probe.tracks import match_tracks, triangulated_tracks
 from probe.truth_noise import TruthNoise, perturb, read_noise
@@ -132,7 +133,7 @@ def disturbing(noise: TruthNoise | None, seed: int) -> Callable[[Views], Views]:
 
 
 def scene_rows(
-    views: Views, sources: dict[str, Source], grid: tuple[int, int], disturb: Callable[[Views], Views]
+    views: Views, sources: dict[str, GeometrySource], grid: tuple[int, int], disturb: Callable[[Views], Views]
 ) -> list[dict[str, object]]:
     """Measure every source on one scene; tracks twice: by the nearest of their points, and as what joins views.
 

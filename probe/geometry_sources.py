@@ -1,25 +1,22 @@
-"""Where the true points of supervision come from: the sensor, a network, tracks, or a function of the user's own.
+"""Where true points come from: the sensor, a network, tracks, or a function of the user's own.
 
 A source is a function: views to the world point of every pixel and where it is known, in the scene's frame and unit.
-:func:`with_geometry` puts its answer in place of what the scene has; a scene without depth of its own has ``valid``
-false everywhere. ``python -m probe.geometry_quality`` says what a source is worth.
+:func:`probe.scenes.recordings.with_geometry` puts its answer in place of what the scene has; a scene without depth of
+its own has ``valid`` false everywhere. ``python -m probe.geometry_quality`` says what a source is worth.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.baselines import vggt
 from probe.models.custom import current_directory, user_function
+from probe.scenes.recordings import Geometry, GeometrySource
 from probe.tracks import track_geometry
 from probe.views import Views
 
-Geometry = tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]
-Source = Callable[[Views], Geometry]
 HOW = "a function of Views that returns (point_map [b f 3 height width], valid [b f height width])"
 
 
@@ -28,7 +25,7 @@ def own_depth(views: Views) -> Geometry:
     return views.point_map, views.valid
 
 
-def load_function(source: str, device: torch.device) -> Source:
+def load_function(source: str, device: torch.device) -> GeometrySource:
     """Import a function of the user's own, also from the current directory; it chooses its device itself.
 
     What goes wrong inside it is not caught: its traceback says where.
@@ -61,7 +58,7 @@ def _checked(answer: Any, views: Views, flag: str) -> Geometry:
     return both[0].to(views.point_map), both[1].to(views.valid)
 
 
-SOURCES: dict[str, Callable[[str, torch.device], Source]] = {
+SOURCES: dict[str, Callable[[str, torch.device], GeometrySource]] = {
     "depth": lambda source, device: _without_folder("depth", source, own_depth),
     "vggt": vggt.load_geometry,
     "tracks": lambda source, device: _without_folder("tracks", source, track_geometry),
@@ -69,13 +66,13 @@ SOURCES: dict[str, Callable[[str, torch.device], Source]] = {
 }
 
 
-def _without_folder(name: str, given: str, source: Source) -> Source:
+def _without_folder(name: str, given: str, source: GeometrySource) -> GeometrySource:
     if given:
         raise ValueError(f"--truth-source {name}:{given}: {name} takes no folder; give its name alone")
     return source
 
 
-def open_source(spec: str, device: torch.device) -> Source:
+def open_source(spec: str, device: torch.device) -> GeometrySource:
     """Open a source named as on the command line: depth, tracks, vggt[:FOLDER_OR_HUB_ID], module:package.function.
 
     Raises:
@@ -85,13 +82,3 @@ def open_source(spec: str, device: torch.device) -> Source:
     if name not in SOURCES:
         raise ValueError(f"--truth-source {name!r} is unknown; choose from {', '.join(SOURCES)}")
     return SOURCES[name](source, device)
-
-
-def with_geometry(views: Views, source: Source) -> Views:
-    """Give the same views with a source's points; cameras and images stay.
-
-    Raises:
-        ValueError: If the source's answer does not fit the views.
-    """
-    point_map, valid = source(views)
-    return replace(views, point_map=point_map, valid=valid)

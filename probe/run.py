@@ -18,6 +18,7 @@ from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
 from probe.effects import Experiment, measure_effects, plan_experiment
 from probe.explorer import explore_scene
+from probe.geometry_sources import open_source
 from probe.image_quality import load_lpips
 from probe.layers import Layer, select_layers
 from probe.measuring import (
@@ -38,6 +39,7 @@ from probe.models.files import META, Loading
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
 from probe.scenes import Request, SceneList, open_scenes
+from probe.scenes.recordings import GeometrySource
 from probe.scoring import joint_layout
 from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
@@ -92,6 +94,9 @@ class Settings:
     """Clean reference views among them; they come first."""
     min_overlap: float = 0.2
     """Real scenes: share of view 0 that each other view must see, 0 to 1."""
+    truth_source: str | None = None
+    """Where true points come from; default depth, the scenes' own. Or tracks (SIFT matches that fit the cameras), vggt
+    or vggt:FOLDER (its package), module:package.function: a source's errors then count as the layers'."""
     view_list: str | None = None
     """Real scenes: a published list, such as re10k-pixelsplat-v1:INDEX.json, or a FILE.json that probe.scenes.preview
     froze, in place of drawing by rotation bin."""
@@ -204,6 +209,7 @@ class Plan:
             min_overlap=settings.min_overlap,
             size=settings.image_size,
             view_list=settings.view_list,
+            geometry=_source_of_points(settings),
         )
         scenes, protocol = open_scenes(settings.scenes, request), PROTOCOLS[settings.protocol]
         _try_first_scene(scenes, layers, protocol, settings.select_by)
@@ -228,6 +234,13 @@ class Plan:
             experiment=experiment,
             record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps, experiment),
         )
+
+
+def _source_of_points(settings: Settings) -> GeometrySource | None:
+    """Open what true points come from; None for the scenes' own."""
+    if settings.truth_source in (None, "depth"):
+        return None
+    return open_source(settings.truth_source, _device(settings.device))
 
 
 def _untrained(model: MultiViewModel, settings: Settings, device: torch.device, dtype: torch.dtype) -> MultiViewModel:

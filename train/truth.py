@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from probe.geometry_sources import open_source, with_geometry
+from probe.geometry_sources import open_source
+from probe.scenes.recordings import with_geometry
 from probe.truth_noise import perturb_each, read_noise
 from probe.views import Views
 

@@ -43,7 +43,7 @@ class Request:
         min_overlap: Share of view 0 that each other view must see (real scenes).
         size: Side of the images, in pixels; None for the data set's own default.
         view_list: Real scenes: a published list (PROTOCOL or PROTOCOL:FILE), or FILE.json, in place of drawing.
-        geometry: Real scenes: where truth comes from, in place of the data set's own depth.
+        geometry: Where truth comes from, in place of the scenes' own points.
         needs_truth: Whether scenes without any truth are refused.
     """
 
@@ -89,12 +89,12 @@ def open_data_set(name: str, root: str, request: Request) -> SceneList:
         recording = opened(scene.recording)
         if not recording.has_truth and request.needs_truth and request.geometry is None:
             raise ValueError(
-                f"--scenes {name} carries no depth, so there is no truth to compare with; give a geometry source "
-                "(--geometry), which makes point maps from the images, or choose scenes with depth"
+                f"--scenes {name} carries no depth, so there is no truth to compare with; give a source of points, "
+                "such as --truth-source tracks or vggt, or choose scenes with depth"
             )
         frames = [frame_index(recording, frame) for frame in scene.frames]
         views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
-        return (views if request.geometry is None else with_geometry(views, request.geometry)), scene.overlap
+        return views, scene.overlap
 
     return SceneList(names=tuple(scene.name for scene in chosen.scenes), load=load, note=chosen.note)
 
@@ -194,4 +194,15 @@ def open_scenes(spec: str, request: Request) -> SceneList:
     name, _, root = spec.partition(":")
     if name not in SCENES:
         raise ValueError(f"--scenes {name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)")
-    return SCENES[name](root, request)
+    scenes = SCENES[name](root, request)
+    return scenes if request.geometry is None else _told_by(request.geometry, scenes)
+
+
+def _told_by(source: GeometrySource, scenes: SceneList) -> SceneList:
+    """Take the true points of scenes from a source; a scene of which it knows none counts nothing."""
+
+    def load(index: int) -> tuple[Views, tuple[float, ...]]:
+        views, overlap = scenes.load(index)
+        return with_geometry(views, source), overlap
+
+    return replace(scenes, load=load)

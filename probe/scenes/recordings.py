@@ -19,7 +19,8 @@ from probe.views import Views, concatenate, resample
 COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
 SUPPOSED = (0.5, 1.0, 2.0)  # distances at which a scene without depth is supposed to lie, in multiples of its middle
 
-GeometrySource = Callable[[Views], tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]]
+Geometry = tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]
+GeometrySource = Callable[[Views], Geometry]
 """Gives the world point of each pixel, in the frame and scale of the views' cameras, and where it is to be trusted."""
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -319,5 +320,9 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     assert "chosen on the same scenes" in said
     assert "cameras only" not in said
     run.layers.loc[run.layers["layer"] == 10, ["precision_low", "chance"]] = 0.01, 0.02
+    told = replace(run, settings={**run.settings, "truth_source": "tracks"})
+    assert "The true points come from tracks" in " ".join(caveats.caveats(told))
+    assert "dsift finds them easily" in " ".join(caveats.caveats(told))
+    assert "The true points come from" not in " ".join(caveats.caveats(run))
     assert "Layer 10 does not lie above a uniform guess" in " ".join(caveats.caveats(run))
     assert "no layer was shown to find correspondence" in " ".join(wording.answer(run))

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from standin_packages import standins
 
-from probe.geometry_sources import SOURCES, open_source, with_geometry
+from probe.geometry_sources import SOURCES, open_source
 from probe.scenes import Request, open_scenes
+from probe.scenes.recordings import with_geometry
 from probe.tracks import track_geometry
 from probe.views import Views
 

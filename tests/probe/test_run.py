@@ -119,6 +119,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "sampling_steps": 0,
         "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None, "view_list": None,
+        "truth_source": None,
     }  # fmt: skip
     assert {"torch", "commit", "machine"} <= set(config["environment"])
 
@@ -298,6 +299,7 @@ WRONG = {
     "baseline": (["--baselines", "pixels,sift"], "--baselines sift is unknown; choose from dsift, pixels"),
     "intervention": (["--interventions", "blur"], "--interventions blur is unknown; choose from identity, uniform"),
     "edited timesteps": (["--edit-timesteps", "9"], "--edit-timesteps '9': expected a range"),
+    "source of points": (["--truth-source", "moon"], "--truth-source 'moon' is unknown; choose from depth, vggt"),
     "one view": (["--views", "1"], "expected at least 2 views"),
     "all references": (["--views", "3", "--n-ref", "3"], "one view less than all"),
     "no pairs": (["--pairs", "0"], "at least 1 pair"),
@@ -350,6 +352,18 @@ def test_placing_a_model_says_nothing(caplog: pytest.LogCaptureFixture):
         logger.removeHandler(caplog.handler)
 
 
+def test_true_points_come_from_the_source_that_is_named(tmp_path: Path):
+    """Tracks know few points, and only those count; pairs, overlaps and cameras are the scenes' own."""
+    counts, large = {}, [*QUICK, "--image-size", "128"]
+    for name in ("tracks", "depth"):
+        run.cli([*large, "--truth-source", name, "--out", str(tmp_path / name)])
+        scores = pd.read_parquet(tmp_path / name / "scores.parquet")
+        counts[name] = scores[scores["metric"] == "precision@5%"]["count"].sum()
+        assert json.loads((tmp_path / name / "config.json").read_text())["settings"]["truth_source"] == name
+    assert 0 < counts["tracks"] < 0.3 * counts["depth"]
+    pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / name / "pairs.csv") for name in ("tracks", "depth")))
+
+
 def test_help_names_every_choice():
     words = [sys.executable, "-m", "probe.run", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(run.__file__).parents[1])
@@ -357,7 +371,7 @@ def test_help_names_every_choice():
     assert done.stderr == ""
     text = " ".join(done.stdout.replace("│", " ").split())
     flags = ["model", "scenes", "out", "protocol", "layers", "timesteps", "pairs", "views", "n-ref", "min-overlap",
-             "image-size", "select-by", "baselines", "interventions",
+             "image-size", "truth-source", "select-by", "baselines", "interventions",
              "edit-timesteps", "edit-scenes", "edit-heads", "sampling-steps", "device", "dtype", "seed", "resume",
              "report"]  # fmt: skip
     assert [flag for flag in flags if f"--{flag}" not in text] == []
