@@ -34,7 +34,7 @@ def show(
             f"{row.precision:.3f}",
             f"{row.precision_low:.3f}-{row.precision_high:.3f}",
             *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
-            f"{row.share_of_ceiling:.1%}",
+            "-" if np.isnan(row.share_of_ceiling) else f"{row.share_of_ceiling:.1%}",
             *(effect if edited else ()),
         )
     console.print(table)

@@ -43,3 +43,10 @@ def test_a_layer_whose_effect_is_unknown_has_a_dash(capsys: pytest.CaptureFixtur
     found = shown(pd.concat([table_of(LAYERS), effects({10: [*EQUAL, 0.1]})]), capsys)
     unknown = next(line for line in found.splitlines() if "attentions.12" in line and "*" not in line)
     assert unknown.split()[-2:] == ["-", "-"]
+
+
+def test_a_share_of_no_ceiling_is_a_dash(capsys: pytest.CaptureFixture[str]):
+    scores = table_of(LAYERS)
+    scores.loc[scores["model"] == "ceiling", "value"] = 0.0
+    rows = [line for line in shown(scores, capsys).splitlines() if line.strip().startswith(("10", "12"))]
+    assert [row.split()[-1] for row in rows] == ["-", "-"]
