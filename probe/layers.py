@@ -163,7 +163,7 @@ def find_layers(
     with _quiet(model):
         for name, setting in settings.items():
             inputs[name] = make(*setting)  # right before its run: making inputs may set the model up for them
-            sizes[name] = _sizes(model, inputs[name])
+            sizes[name] = _calls(model, inputs[name], _look_at_sizes)
         table = _table({"native": sizes["base"], **sizes})
         aspect = aspect or _aspect({"native": inputs["base"], **inputs})
         layers = [_describe(key, run, aspect) for key, run in table.items()]
@@ -251,13 +251,9 @@ def _calls(model: nn.Module, inputs: Mapping[str, Any], look: Callable[[Any], An
     if explicit:
         warnings.warn(
             f"find_layers: {explicit} use an explicit softmax and are not numbered where that is attention",
-            stacklevel=5,
+            stacklevel=4,
         )
     return seen
-
-
-def _sizes(model: nn.Module, inputs: Mapping[str, Any]) -> dict[_Key, _Sizes]:
-    return _calls(model, inputs, _look_at_sizes)
 
 
 def _look_at_sizes(call: Any) -> _Sizes:

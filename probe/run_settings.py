@@ -1,0 +1,111 @@
+"""What a probe run is asked for: the flags of ``python -m probe.run``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+BINS = 4
+SEEDS = 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
+
+    model: str = "cat3d-tiny"
+    """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped, trained plainly; cat3d-tiny:cameo is shipped too, trained with
+    CAMEO; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite saved it), cat3d (the release's
+    checkpoints; cat3d:random), sd21 (Stable Diffusion's folder or hub id; each view alone), sd21-extended (views
+    joined in every layer), mvgenmaster (its unpacked archive), hunyuan-dit (a diffusers folder or hub id), seva
+    and mvdream (their packages installed), and module:package.function (your own)."""
+    base: str | None = None
+    """Folder or hub id of the base model whose autoencoder is used, where --model has one; default the model's usual
+    one."""
+    model_size: int | None = None
+    """Side in pixels of the views that the model sees; default its native size. Half the side, a sixteenth of the
+    attention."""
+    scenes: str = "shapes"
+    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
+    depth in mm, poses); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); navi:, dtu:, scannet:
+    (published layouts); colmap:FOLDER; photos:FOLDER (plain photos, reconstructed first); re10k: and dl3dv:, which have
+    no depth. See python -m probe.scenes.preview."""
+    out: Path = Path("runs/probe")
+    """Run folder; it refuses other settings than those it was made with."""
+    protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
+    """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio
+    test."""
+    layers: str | None = None
+    """3d, all (per-view layers too; the default of models without 3d ones), or indexes among all self-attentions or
+    names, by commas: 10,12."""
+    timesteps: str = "100,300,500,700,900"
+    """Timestep indexes (0 clean to 999 pure noise), by commas; timesteps.csv tells alpha-bar and SNR of each."""
+    pairs: int = 32
+    """View pairs (view 0 with another view); rounded up to equal numbers per 30-degree rotation bin."""
+    views: int = 3
+    """Views per scene, denoised together."""
+    n_ref: int = 1
+    """Clean reference views among them; they come first."""
+    min_overlap: float = 0.2
+    """Real scenes: share of view 0 that each other view must see, 0 to 1."""
+    truth_source: str | None = None
+    """Where true points come from; default depth, the scenes' own. Or tracks (SIFT matches that fit the cameras), vggt
+    or vggt:FOLDER (its package), module:package.function: a source's errors then count as the layers'."""
+    view_list: str | None = None
+    """Real scenes: a published list, such as re10k-pixelsplat-v1:INDEX.json, or a FILE.json that probe.scenes.preview
+    froze, in place of drawing by rotation bin."""
+    image_size: int | None = None
+    """Side in pixels of the images that truth is computed on; default 128 (shapes) or 256 (rgbd). The model sees its
+    own size."""
+    select_by: str | None = None
+    """Metric that layers are ranked by; default the protocol's own, precision@5% (error under 5 % of the image's
+    side)."""
+    baselines: str = "pixels,dsift,random,null"
+    """Comparisons, by commas, or none. Matchers: pixels, dsift, epipolar (oracle: a draw on the true epipolar line),
+    and NAME or NAME:FOLDER_OR_HUB_ID of dinov2, dinov3 (transformers), dift (Stable Diffusion's features), vggt (its
+    package). Nulls: random (same network, random weights), null (cameras alone: images blanked)."""
+    interventions: str | None = None
+    """Edits whose effect each 3D layer is tested by, by commas, or none: identity (the paper's), uniform, within_view,
+    shuffled_views, true_match. Default identity, on predictions at the middle timestep."""
+    edit_timesteps: str | None = None
+    """Range of timestep indexes at which edits act, such as 0-499; default all."""
+    edit_scenes: int | None = None
+    """Edit in this many scenes, the first; default all, or 8 where --interventions is left out."""
+    edit_heads: bool = False
+    """Edit each head alone as well (predictions only)."""
+    sampling_steps: int | None = None
+    """DDIM steps of the views that edits are judged on as well, 0 for predictions only; default 10 where
+    --interventions is given."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision that the network runs in; scores are computed in float32."""
+    seed: int = 0
+    """Of scenes, noise and random weights."""
+    resume: bool = False
+    """Continue the run in --out."""
+    report: bool = True
+    """Write report.html at the end."""
+    dry_run: bool = False
+    """Load no model and write nothing: print layers, tokens, memory and an estimate of the time. Takes seconds;
+    minutes for a full-size model on a CPU."""
+
+
+def count_groups(settings: Settings) -> int:
+    """Count scenes: each gives views - 1 pairs with view 0, and each rotation bin gets as many scenes.
+
+    Raises:
+        ValueError: If a number is out of its range; names the flag.
+    """
+    if settings.views < 2 or not 1 <= settings.n_ref < settings.views or settings.pairs < 1:
+        raise ValueError(
+            f"--views {settings.views} --n-ref {settings.n_ref} --pairs {settings.pairs}: expected at least 2 views, "
+            "from 1 reference up to one view less than all, and at least 1 pair"
+        )
+    if settings.image_size is not None and settings.image_size < 1:
+        raise ValueError(f"--image-size {settings.image_size}: expected at least as many pixels as tokens, such as 128")
+    if not 0 <= settings.min_overlap <= 1:
+        raise ValueError(f"--min-overlap {settings.min_overlap}: expected a share from 0 to 1")
+    if not 0 <= settings.seed < SEEDS:
+        raise ValueError(f"--seed {settings.seed}: expected 0 to {SEEDS - 1}")
+    per_round = BINS * (settings.views - 1)
+    return BINS * -(-settings.pairs // per_round)
