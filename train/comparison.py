@@ -297,7 +297,7 @@ def _plain_text(value: Any) -> str:
 
 # Okabe and Ito's colours without the yellow, which white swallows; a marker tells variants apart without colour
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vP*Xph"
+MARKERS = "osD^vP*Xph<>8d"
 TRIVIAL_STYLES = dict(zip(TRIVIAL, ("--", ":"), strict=True))
 STYLE: dict[Any, Any] = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,

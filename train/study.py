@@ -41,6 +41,13 @@ from train.comparison import (
 )
 
 PROG = "python -m train.study"
+NOISE = {
+    "noise-depth-5": "depth:.05",
+    "noise-depth-20": "depth:.2",
+    "noise-rotation-3": "rotation:3",
+    "noise-holes-70": "holes:.7",
+}
+"""Variants that supervise by worse truth (--truth-noise of the trainer); they run only where named."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("--layer", "none"),
     "cameo": ("--layer", "{layer}"),
@@ -52,6 +59,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "shuffled": ("--layer", "{layer}", "--control", "shuffled"),
     "repa-dsift": ("--layer", "{layer}", "--objective", "repa-dsift", "--weight", "0.5"),
     "geometry": ("--layer", "{layer}", "--objective", "geometry", "--weight", "0.5"),
+    **{name: ("--layer", "{layer}", "--truth-noise", level) for name, level in NOISE.items()},
 }
 """What each variant asks of python -m train.cameo; {layer} and {other_layer} are the study's flags.
 
@@ -59,6 +67,7 @@ Features are matched at the weight of REPA (Yu et al. 2024, section 4: lambda = 
 OTHER_LAYER = "other-layer"
 PASSED_ON = (
     "model",
+    "scenes",
     "steps",
     "batch_size",
     "rotation_ramp",
@@ -83,8 +92,10 @@ Runner = Callable[[Sequence[str], int], tuple[int, str]]
 class Study:
     """Train every variant with every seed; tables and a figure of what each reaches, and how soon."""
 
-    variants: str = ",".join(VARIANTS)
-    """By commas. plain: the diffusion objective alone; cameo: the paper's; the others each change one thing of it."""
+    variants: str = ",".join(name for name in VARIANTS if name not in NOISE)
+    """By commas. plain: the diffusion objective alone; cameo: the paper's; the others each change one thing of it.
+    Beside those of the default there are noise-depth-5, noise-depth-20 (relative error of depth in %), noise-rotation-3
+    (degrees that cameras are turned by) and noise-holes-70 (% of points missing)."""
     seeds: str = "0,1,2"
     """By commas; three or more give intervals. All variants share a seed's weights, scenes and noise."""
     layer: int = 12
@@ -93,6 +104,8 @@ class Study:
     """The layer of the variant other-layer."""
     model: str = "cat3d-tiny:random"
     """What every run starts from: cat3d-tiny:random (weights drawn by the seed), or a checkpoint, cat3d-tiny:FOLDER."""
+    scenes: str | None = None
+    """NAME or NAME:ROOT that every run trains and is tested on, such as rgbd:FOLDER; default shapes."""
     steps: int = 4000
     """Optimiser steps of each run; more than before continue finished runs."""
     batch_size: int = 6
@@ -193,7 +206,8 @@ def arguments(given: Study, run: Run) -> list[str]:
     """Give the flags of python -m train.cameo for one run."""
     layers = {"layer": given.layer, "other_layer": given.other_layer}
     own = [flag.format(**layers) for flag in VARIANTS[run.variant]]
-    shared = [text for name in PASSED_ON for text in (f"--{name.replace('_', '-')}", str(getattr(given, name)))]
+    passed = {name: value for name in PASSED_ON if (value := getattr(given, name)) is not None}
+    shared = [text for name, value in passed.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     return [*own, *shared, "--seed", str(run.seed), "--out", str(given.out / run.name), "--resume", "--no-report"]
 
 

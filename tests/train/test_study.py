@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
+from probe.truth_noise import read_noise
 from train import study
 from train.cameo import Command
 from train.comparison import (
@@ -36,7 +37,7 @@ from train.comparison import (
     settings_table,
     styles,
 )
-from train.study import VARIANTS, Run, Study, arguments, cli, last_words, main, plan
+from train.study import NOISE, VARIANTS, Run, Study, arguments, cli, last_words, main, plan
 
 STEPS = (10, 20, 30)
 TRIVIAL = {"copy_psnr": 11.0, "mean_colour_psnr": 12.0, "copy_ssim": 0.4, "mean_colour_ssim": 0.5}
@@ -431,8 +432,11 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         assert (asked.seed, asked.steps, asked.resume, asked.report) == (4, 30, True, False)
         assert asked.out.name == f"{variant}-seed4"
         found[variant] = (asked.layer, asked.mixing, asked.truth, asked.control, asked.objective)
+        assert asked.truth_noise == NOISE.get(variant)
+        assert variant not in NOISE or any(vars(read_noise(asked.truth_noise)).values())
         assert asked.weight == (0.5 if variant in ("repa-dsift", "geometry") else 0.02)
     assert found == {
+        **dict.fromkeys(NOISE, ("11", "mlp", "cycle", "none", "cameo")),
         "plain": ("none", "mlp", "cycle", "none", "cameo"),
         "cameo": ("11", "mlp", "cycle", "none", "cameo"),
         "other-layer": ("8", "mlp", "cycle", "none", "cameo"),
@@ -444,6 +448,13 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         "repa-dsift": ("11", "mlp", "cycle", "none", "repa-dsift"),
         "geometry": ("11", "mlp", "cycle", "none", "geometry"),
     }
+
+
+def test_scenes_are_passed_on_where_they_are_named(small):
+    run = Run(variant="plain", seed=0)
+    assert "--scenes" not in arguments(small(), run)
+    words = arguments(small(scenes="rgbd:kitchen#525"), run)
+    assert study.command.parse(Command, words, prog="test").scenes == "rgbd:kitchen#525"
 
 
 @pytest.mark.parametrize(
