@@ -18,7 +18,10 @@ from probe.records import (
     summarise,
 )
 from probe.resampling import draws, mean, quantile, ratio
-from probe.weighing import RULE, Harm, effect_words, harm, weigh, weighing_words
+from probe.weighing import RULE, Harm, effect_words, harm, listed, weigh, weighing_words
+
+LISTED = 6
+"""Ties that the evidence names; more are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,19 +324,23 @@ def _grid_means(rows: pd.DataFrame, model: str) -> pd.Series:
 
 
 def _evidence(best: Candidate, ties: tuple[int, ...], metric: str, scenes: int, above_chance: bool) -> str:
-    beside = f"not separable from layers {', '.join(map(str, ties))}" if ties else "ahead of every other layer"
+    beside = f"not separable from {_tied(ties)}" if ties else "ahead of every other layer"
     ranked = (
         f"{best.share_of_ceiling:.1%} of its grid's ceiling in {metric}"
         if best.share_of_ceiling >= 0
         else f"{best.precision:.1%} {metric} (no ceiling was measured)"
     )
     interval = f"95 % interval {best.low:.1%} to {best.high:.1%} over {scenes} scenes" if scenes > 1 else "one scene"
-    doubt = "" if above_chance else " Its interval does not lie above uniform chance."
+    doubt = "" if above_chance else "No layer was shown to find correspondence: no interval lies above uniform chance. "
     return (
-        f"Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); precision "
+        f"{doubt}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); precision "
         f"{best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, ceiling "
-        f"{best.ceiling:.3f}; {beside}.{doubt}"
+        f"{best.ceiling:.3f}; {beside}."
     )
+
+
+def _tied(ties: tuple[int, ...]) -> str:
+    return listed(ties) if len(ties) <= LISTED else f"{len(ties)} other layers"
 
 
 def layer_table(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:

@@ -22,13 +22,14 @@ def show(
     counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
     title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    mark = "*" if selection.above_chance else "?"
     edited = bool(layers["causal_effect"].notna().any())
     for heading in HEADINGS if edited else HEADINGS[:-2]:
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for row in layers.itertuples():
         effect = (_percent(row.causal_effect), _between(row.causal_low, row.causal_high))
         table.add_row(
-            f"{row.layer}{'*' if row.layer == selection.layer else ' '}",
+            f"{row.layer}{mark if row.layer == selection.layer else ' '}",
             str(row.name).partition(".transformer_blocks")[0],
             f"{row.grid_h}x{row.grid_w}",
             f"{row.precision:.3f}",

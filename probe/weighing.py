@@ -136,12 +136,12 @@ def weighing_words(chosen: int, contenders: Sequence[int], harms: Harm, costs: M
     if len(contenders) == 1:
         parts.append("Correspondence alone decides; causal effect and cost had nothing to weigh.")
     elif any(np.isnan(harms.of(layer)[0]) for layer in contenders):
-        parts.append(f"Correspondence cannot separate {_listed(contenders)}, and not all of their effects are known.")
+        parts.append(f"Correspondence cannot separate {listed(contenders)}, and not all of their effects are known.")
     else:
         left = remaining(contenders, harms)
-        same = "by causal effect neither" if len(left) == len(contenders) else f"causal effect leaves {_listed(left)}"
+        same = "by causal effect neither" if len(left) == len(contenders) else f"causal effect leaves {listed(left)}"
         last = "" if len(left) == 1 else f"; of these layer {chosen} is {_cheapest(left, costs)}"
-        parts.append(f"Correspondence cannot separate {_listed(contenders)}; {same}{last}.")
+        parts.append(f"Correspondence cannot separate {listed(contenders)}; {same}{last}.")
     return " ".join(parts)
 
 
@@ -153,14 +153,15 @@ def _harm_words(chosen: int, harms: Harm) -> str:
     others = [(k, sign) for k, sign in compared(harms, chosen).items() if k != chosen and k in harms.table.index]
     words = {1: "more than breaking", -1: "less than", 0: "not separable from"}
     groups = {words[kind]: [k for k, sign in others if sign == kind] for kind in words}
-    beside = "; ".join(f"{word} {_listed(group)}" for word, group in groups.items() if group)
+    beside = "; ".join(f"{word} {listed(group)}" for word, group in groups.items() if group)
     return (
         f"Breaking layer {chosen} ({harms.intervention}) changes the error of the denoised prediction by {value:+.1%}"
         f"{spread}{': ' if beside else ''}{beside}."
     )
 
 
-def _listed(layers: Sequence[int]) -> str:
+def listed(layers: Sequence[int]) -> str:
+    """Name layers by their indexes."""
     return f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
 
 

@@ -96,7 +96,8 @@ def test_no_layer_above_chance_is_said():
     found = select_layer(table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, chance=0.4))
     assert found.layer == 3
     assert not found.above_chance
-    assert "does not lie above uniform chance" in found.evidence
+    doubt = "No layer was shown to find correspondence: no interval lies above uniform chance."
+    assert found.evidence.startswith(doubt)
     assert "above uniform chance" not in select_layer(table_of({3: ("16x16", times(1))})).evidence
 
 
@@ -109,7 +110,14 @@ def test_ties_are_layers_whose_paired_difference_has_zero_in_its_interval():
     assert found.layer == 3
     assert found.ties == (5,)
     assert found.best.low < found.runners_up[0].precision < found.best.high
-    assert "not separable from layers 5" in found.evidence
+    assert "not separable from layer 5." in found.evidence
+
+
+@pytest.mark.parametrize(("others", "told"), [(6, "layers 1, 2, 3, 4, 5, 6."), (7, "7 other layers.")])
+def test_the_evidence_names_few_ties_and_counts_many(others: int, told: str):
+    found = select_layer(table_of({layer: ("16x16", times(1)) for layer in range(others + 1)}))
+    assert len(found.ties) == others
+    assert found.evidence.endswith(f"not separable from {told}")
 
 
 def test_a_tie_in_the_score_itself_goes_to_the_first_layer():

@@ -50,3 +50,10 @@ def test_a_share_of_no_ceiling_is_a_dash(capsys: pytest.CaptureFixture[str]):
     scores.loc[scores["model"] == "ceiling", "value"] = 0.0
     rows = [line for line in shown(scores, capsys).splitlines() if line.strip().startswith(("10", "12"))]
     assert [row.split()[-1] for row in rows] == ["-", "-"]
+
+
+def test_a_layer_that_is_not_above_chance_has_no_star(capsys: pytest.CaptureFixture[str]):
+    found = shown(table_of(LAYERS, chance=0.4), capsys)
+    assert "10?" in found
+    assert "10*" not in found
+    assert "No layer was shown to find correspondence" in found
