@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
@@ -32,7 +31,7 @@ from probe.models.files import (
     read_weights,
     strip_prefixes,
 )
-from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
+from probe.models.latents import RANDOM, SD21_BASE, LatentModel, check_autoencoder, load_vae, view_size
 from probe.models.unet import SETTINGS, MultiViewUNet
 from probe.views import Views
 
@@ -288,7 +287,9 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         path = find_checkpoint(_given(source), CHECKPOINTS, patterns=BESIDE)
         weights = own_weights(read_weights(path, loading.device))
         unet = _holding(weights, settings_beside(path) or infer_settings(weights), path)
+    vae = load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device)
     stride = unet.config.encoder_stride
+    check_autoencoder(vae, stride, unet.config.in_channels, "load_cat3d")
     return Cat3d(
         name=named("cat3d", source),
         network=unet.eval().requires_grad_(False),
@@ -297,7 +298,7 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         channels=unet.config.in_channels,
         stride=stride,
         spacing="leading",
-        vae=_fitting(load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device), unet),
+        vae=vae,
     )
 
 
@@ -308,14 +309,3 @@ def _given(source: str) -> str:
             "trainer or of this suite, or cat3d:random"
         )
     return source
-
-
-def _fitting(vae: AutoencoderKL, unet: MultiViewUNet) -> AutoencoderKL:
-    """Refuse an autoencoder of other latents than the network's."""
-    found, wanted = (stride_of(vae), vae.config.latent_channels), (unet.config.encoder_stride, unet.config.in_channels)
-    if found != wanted:
-        raise ValueError(
-            f"load_cat3d: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network wants "
-            f"{wanted[0]} and {wanted[1]}; give --base the folder of the network's own base model"
-        )
-    return vae

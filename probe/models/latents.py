@@ -121,3 +121,23 @@ def view_size(loading: Loading, native: int, *, multiple: int) -> int:
 def stride_of(vae: AutoencoderKL) -> int:
     """Give the pixels per latent along a side."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def check_autoencoder(vae: AutoencoderKL, stride: int, channels: int, function: str) -> None:
+    """Refuse an autoencoder of other latents than the network's.
+
+    Args:
+        vae: The autoencoder.
+        stride: Pixels per latent that the network was made for.
+        channels: Of latents that it was made for.
+        function: That asks.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    found = (stride_of(vae), vae.config.latent_channels)
+    if found != (stride, channels):
+        raise ValueError(
+            f"{function}: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network wants "
+            f"{stride} and {channels}; give --base the folder of the network's own base model"
+        )

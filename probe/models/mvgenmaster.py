@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from diffusers import AutoencoderKL
 from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -49,7 +48,7 @@ from probe.models.cat3d import (
 from probe.models.denoising import Inputs, to_latents
 from probe.models.encoders import PriorEncoder
 from probe.models.files import META, Loading, build_of, fill, find_checkpoint, named, read_weights
-from probe.models.latents import RANDOM, SD21_BASE, load_vae, stride_of, view_size
+from probe.models.latents import RANDOM, SD21_BASE, check_autoencoder, load_vae, view_size
 from probe.models.unet import MultiViewUNet
 from probe.views import Views
 
@@ -295,7 +294,7 @@ def load_mvgenmaster(source: str, loading: Loading) -> MvGenMaster:
     """
     unet = _random_unet(loading) if source == RANDOM else _read_unet(source, loading)
     vae = load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device)
-    _check_autoencoder(vae, unet)
+    check_autoencoder(vae, unet.config.encoder_stride, unet.config.in_channels, "load_mvgenmaster")
     stride = unet.config.encoder_stride
     return MvGenMaster(
         name=named("mvgenmaster", source),
@@ -327,12 +326,3 @@ def _read_unet(source: str, loading: Loading) -> PriorUNet:
         unet = build_of(f"load_mvgenmaster: {path}", lambda: PriorUNet(**settings))
     fill(unet, weights, origin=f"load_mvgenmaster: {path}", assign=True)
     return unet
-
-
-def _check_autoencoder(vae: AutoencoderKL, unet: PriorUNet) -> None:
-    found, wanted = (stride_of(vae), vae.config.latent_channels), (unet.config.encoder_stride, unet.config.in_channels)
-    if found != wanted:
-        raise ValueError(
-            f"load_mvgenmaster: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network "
-            f"wants {wanted[0]} and {wanted[1]}; give --base the folder of Stable Diffusion 2.1"
-        )
