@@ -25,10 +25,11 @@ class Settings:
     """Side in pixels of the views that the model sees; default its native size. Half the side, a sixteenth of the
     attention."""
     scenes: str = "shapes"
-    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
-    depth in mm, poses); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); navi:, dtu:, scannet:
-    (published layouts); colmap:FOLDER; photos:FOLDER (plain photos, reconstructed first); re10k: and dl3dv:, which have
-    no depth. See python -m probe.scenes.preview."""
+    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER[#FOCAL] (colour,
+    16-bit depth in mm, poses; FOCAL: the colour camera's, in pixels, where colour is not registered to depth: #525 for
+    raw 7-Scenes); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); navi:, dtu:, scannet: (published
+    layouts); colmap:FOLDER; photos:FOLDER (plain photos, reconstructed first); re10k: and dl3dv:, which have no
+    depth. See python -m probe.scenes.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"

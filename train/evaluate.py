@@ -86,8 +86,8 @@ class Settings:
     model_size: int | None = None
     """Side in pixels of the views; default the model's native size."""
     scenes: str = "shapes"
-    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER (colour, 16-bit
-    depth in mm, poses)."""
+    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER[#FOCAL] (colour,
+    16-bit depth in mm, poses; raw 7-Scenes: #525)."""
     groups: int = 8
     """Scenes; procedural ones take the four 30-degree rotation bins in turn."""
     views: int = 3

@@ -22,7 +22,8 @@ def describe(
     its dot product compares histograms as such (Hellinger), which matches better at no cost.
 
     OpenCV takes a descriptor at the nearest whole pixel: at even strides, whose token centres lie between pixels, each
-    one stands half a pixel off, in all views alike.
+    one stands half a pixel off, in all views alike. The quarter pixel by which OpenCV moves the keypoints that it
+    detects itself is not in the descriptors of given ones.
 
     Args:
         image: Colours in [0, 1]; turned to 8-bit grey, on the CPU.

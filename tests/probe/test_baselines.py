@@ -1,3 +1,4 @@
+import cv2
 import pytest
 import torch
 from hypothesis import given, settings
@@ -188,11 +189,25 @@ def test_dsift_bins_are_one_token_wide():
     assert touched == [2, 3, 4, 5, 6, 7]
 
 
+def test_dsift_lacks_the_quarter_pixel_of_keypoints_that_opencv_detects(monkeypatch: pytest.MonkeyPatch):
+    """OpenCV's doubled image is moved by it, unless told to double precisely; given keypoints do not use it."""
+    image = texture(4, size=(64, 64))
+    plain, create = dsift.describe(image, (8, 8)), cv2.SIFT.create
+    monkeypatch.setattr(cv2.SIFT, "create", lambda: create(enable_precise_upscale=True))
+    assert torch.equal(dsift.describe(image, (8, 8)), plain)
+
+
+@pytest.mark.parametrize("stride", [8, 9, 16])
 @pytest.mark.parametrize(("axis", "turned"), [(1, [4, 3, 2, 1, 0, 7, 6, 5]), (0, [0, 7, 6, 5, 4, 3, 2, 1])])
-def test_dsift_sits_upright_on_the_token_centre(axis: int, turned: list[int]):
-    """Mirroring the image mirrors the descriptors: half a pixel of offset or a degree of roll would spoil it."""
-    image = texture(2, size=(72, 72))  # a stride of 9: token centres are pixel centres
-    plain = dsift.describe(image, (8, 8))[0, 0].unflatten(0, (8, 8))
-    mirrored = dsift.describe(image.flip(axis - 2), (8, 8))[0, 0].unflatten(0, (8, 8)).flip(axis)
+def test_dsift_sits_upright_on_the_token_centre(axis: int, turned: list[int], stride: int):
+    """Mirroring the image mirrors the descriptors: half a pixel of offset or a degree of roll would spoil it.
+
+    At even strides the centres lie between pixels, and the pixel after the centre is taken: the mirrored image, moved
+    by one pixel, has the same ones.
+    """
+    image = texture(2, size=(12 * stride, 12 * stride))
+    moved = image.flip(axis - 2).roll(1 - stride % 2, axis - 2)
+    plain = dsift.describe(image, (12, 12))[0, 0].unflatten(0, (12, 12))
+    mirrored = dsift.describe(moved, (12, 12))[0, 0].unflatten(0, (12, 12)).flip(axis)
     bins = mirrored.unflatten(-1, (4, 4, 8)).flip(2 + axis)[..., turned]  # a gradient's direction is mirrored too
-    torch.testing.assert_close(bins[2:6, 2:6], plain.unflatten(-1, (4, 4, 8))[2:6, 2:6], rtol=0, atol=1e-3)
+    torch.testing.assert_close(bins[4:8, 4:8], plain.unflatten(-1, (4, 4, 8))[4:8, 4:8], rtol=0, atol=1e-3)

@@ -23,7 +23,7 @@ from probe.geometry import (
 )
 from probe.scenes.grouping import BINS, count_groups
 from probe.scenes.recordings import compare_frames, load_groups, pick_groups
-from probe.scenes.rgbd import Frames, load_frames, to_recording
+from probe.scenes.rgbd import Frames, find_recordings, load_frames, to_recording
 from probe.views import Views
 
 KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
@@ -177,6 +177,81 @@ def test_pixels_outside_of_the_colour_camera_are_not_valid(tmp_path: Path):
     for row, column in MISSING.values():
         seen[row, column - 4] = False
     assert torch.equal(views.valid, seen.expand(1, 2, 24, 24))
+
+
+def write_apart(root: Path, focal: float, times: int = 1) -> Path:
+    """Write a 7-Scenes-like recording whose colour camera has a focal length, and so many times depth's size."""
+    write(root)
+    size, (cx, cy) = (times * SIZE[0], times * SIZE[1]), (times * INTRINSICS[:2, 2]).tolist()
+    _, colour = wall(size, torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]]), cameras(3))
+    for index in range(3):
+        save_colour(paths(root, "7-Scenes", index)[0], colour[index])
+    return root
+
+
+def views_of(spec: str, size: int = 24) -> Views:
+    recordings = find_recordings(Path(spec))
+    recording = recordings.open(recordings.names[0])
+    return load_groups(recording, pick_groups(recording, count=1, views=2), size=size, n_ref=1)
+
+
+@pytest.mark.parametrize(("focal", "times"), [(20.0, 1), (24.5, 1), (34.0, 1), (55.0, 2), (68.0, 2)])
+def test_colour_of_a_camera_of_its_own_lies_on_the_points_that_depth_tells(tmp_path: Path, focal: float, times: int):
+    views = views_of(f"{write_apart(tmp_path, focal, times)}#{focal}")
+    torch.testing.assert_close(views.intrinsics[0, 0, [0, 1], [0, 1]], INTRINSICS[[0, 1], [0, 1]])  # depth's
+    assert_points_on_their_pixels(views)
+    offset = (pixel_centres(*SIZE) - INTRINSICS[:2, 2]) * (focal / INTRINSICS[[0, 1], [0, 1]])
+    xy = offset + times * INTRINSICS[:2, 2]  # in the colour image
+    seen = ((xy >= 0) & (xy < times * torch.tensor([SIZE[1], SIZE[0]]))).all(-1)
+    assert bool(seen.all()) == (focal < times * 28)
+    for row, column in MISSING.values():
+        seen[row, column] = False
+    assert torch.equal(views.valid, seen[:, 4:28].expand(1, 2, 24, 24))
+    off = (views.image - paint(views.point_map)).abs().amax(2)[views.valid]
+    assert off.max() < 0.006
+    if times == 1:  # depth's own focal length, or another one, would show
+        for other in (str(tmp_path), f"{tmp_path}#{1.1 * focal}"):
+            wrong = views_of(other)
+            assert (wrong.image - paint(wrong.point_map)).abs().amax(2)[wrong.valid].max() > 0.012
+
+
+def test_the_focal_length_of_depth_itself_changes_nothing(tmp_path: Path):
+    write(tmp_path)
+    save_matrix(tmp_path / "camera-intrinsics.txt", torch.tensor([[28.0, 0, 15], [0, 28, 13], [0, 0, 1]]))
+    registered, told = views_of(str(tmp_path)), views_of(f"{tmp_path}#28")
+    assert torch.equal(registered.image, told.image)
+    assert torch.equal(registered.valid, told.valid)
+    assert registered.names == told.names
+
+
+def test_taking_colour_as_registered_is_told_where_nothing_else_is(tmp_path: Path):
+    seven, scan = write(tmp_path / "seven"), write(tmp_path / "scan", "ScanNet")
+    assert find_recordings(seven).note.startswith("colour is taken as registered to depth; if it is not (raw 7-Scenes")
+    assert find_recordings(Path(f"{seven}#25")).note == find_recordings(scan).note == ""
+    assert find_recordings(Path(f"{seven}#25")).names == ("seven",)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        *((told, f"room#{told} names no focal length of the colour") for told in ("abc", "-525", "0", "nan", "inf")),
+        ("525px", "room#525px names no focal length of the colour camera, expected pixels: #525"),
+        (
+            "41.5",
+            r"camera-intrinsics.txt and #41.5 of .*room colour sees 49% of the depth image, expected half or more",
+        ),
+    ],
+)
+def test_a_focal_length_that_cannot_be_is_refused(tmp_path: Path, told: str, message: str):
+    with pytest.raises(ValueError, match=message) as caught:
+        views_of(f"{write(tmp_path / 'room')}#{told}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_tells_its_colour_camera_takes_no_focal_length(tmp_path: Path):
+    write(tmp_path, "ScanNet")
+    with pytest.raises(ValueError, match=r"has its colour camera in intrinsic/intrinsic_color.txt; leave #73 out"):
+        views_of(f"{tmp_path}#73")
 
 
 def test_scannet_colour_of_the_size_of_depth_is_taken_as_registered(tmp_path: Path):
@@ -409,7 +484,7 @@ def test_colour_of_another_size_needs_its_own_intrinsics(tmp_path: Path):
     root = write(tmp_path / "seven")
     for index in range(3):
         save_colour(paths(root, "7-Scenes", index)[0], torch.zeros(3, 48, 64))
-    with pytest.raises(ValueError, match=r"colour is 48 x 64 and depth 24 x 32 .* one intrinsics file serves both"):
+    with pytest.raises(ValueError, match=r"colour is 48 x 64 and depth 24 x 32 .* expected one size, or FOLDER#FOCAL"):
         load_frames(root)
     root = write(tmp_path / "scan", "ScanNet")
     save_matrix(root / "intrinsic/intrinsic_color.txt", torch.tensor([[400.0, 0, 40], [0, 400, 30], [0, 0, 1]]))
@@ -488,7 +563,7 @@ def test_load_groups_refuses(seven: Frames):
     not KITCHEN.is_dir(), reason="needs ../shared/data/seven_scenes_kitchen, which is not part of the project"
 )
 def test_kitchen():
-    frames = load_frames(KITCHEN)
+    frames = load_frames(KITCHEN, colour_focal=525.0)
     assert (len(frames.names), frames.size, frames.dropped) == (140, (480, 640), ())
     groups = pick_groups(to_recording(frames), count=4, views=3, bins=(0, 30), min_overlap=0.3)
     views = load_groups(to_recording(frames), groups, size=128, n_ref=1)
@@ -496,16 +571,27 @@ def test_kitchen():
     assert views.names[0].startswith("seven_scenes_kitchen:0")
     assert_points_on_their_pixels(views, atol=0.01)
     # points that both views see, by depth, have like colours; shuffled ones have not: poses, depth and colour agree
-    first, second = (views.image[:, index].flatten(-2) for index in (0, 1))
+    agree, place = seen_by_both(views)
+    overlap = torch.tensor([group.overlap[0] for group in groups])
+    assert (agree.float().mean(1) >= overlap - 0.05).all()
+    difference = colour_difference(views, place, agree)
+    shuffled = torch.randperm(128**2, generator=torch.Generator().manual_seed(0)).expand_as(place)
+    assert difference < 0.4 * colour_difference(views, shuffled, agree)
+    registered = load_groups(to_recording(load_frames(KITCHEN)), groups, size=128, n_ref=1)
+    assert difference < 0.9 * colour_difference(registered, place, agree)
+
+
+def seen_by_both(views: Views) -> tuple[Tensor, Tensor]:
+    """Give which pixels of view 0 view 1 shows by depth, and where, as the place among its pixels."""
     xy, expected = project(views.point_map[:, 0].flatten(-2).mT, views.intrinsics[:, 1], views.world_to_cam[:, 1])
     inside = ((xy >= 0) & (xy < 128)).all(-1) & views.valid[:, 0].flatten(1)
     place = torch.where(inside[..., None], xy, 0).long()
     place = place[..., 1] * 128 + place[..., 0]
     found = point_map_to_depth(views.point_map[:, 1], views.world_to_cam[:, 1]).flatten(1).gather(1, place)
-    agree = inside & views.valid[:, 1].flatten(1).gather(1, place) & ((found - expected).abs() < 0.05 * expected)
-    overlap = torch.tensor([group.overlap[0] for group in groups])
-    assert (agree.float().mean(1) >= overlap - 0.05).all()
+    return inside & views.valid[:, 1].flatten(1).gather(1, place) & ((found - expected).abs() < 0.05 * expected), place
+
+
+def colour_difference(views: Views, place: Tensor, counted: Tensor) -> float:
+    first, second = (views.image[:, index].flatten(-2) for index in (0, 1))
     moved = second.gather(2, place[:, None].expand(-1, 3, -1))
-    difference = (moved - first).abs().mean(1)[agree].mean()
-    shuffled = (second[:, :, torch.randperm(128**2, generator=torch.Generator().manual_seed(0))] - first).abs().mean(1)
-    assert difference < 0.4 * shuffled[agree].mean()
+    return float((moved - first).abs().mean(1)[counted].mean())
