@@ -125,10 +125,11 @@ def evaluate(
     return measure
 
 
-def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> None:
-    """Measure the precision of every 3D layer and add it to the run's ``emergence.csv``."""
+def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> pd.DataFrame:
+    """Measure the precision of every 3D layer, add it to the run's ``emergence.csv``, and give what was added."""
     path = out / "emergence.csv"
     new = measure_step(model, step, watch)
     before = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
     table = pd.concat([*before, new], ignore_index=True)
     write(path, lambda part: table.to_csv(part, index=False, float_format="%.6f"))
+    return new

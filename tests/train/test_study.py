@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from train import study
+from train import study, variants
 from train.cameo import Command
 from train.comparison import (
     BY_THE_FIRST,
@@ -305,8 +305,8 @@ class FakeTrainer:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch):
     """The layers of the network are checked once, below; building it takes a second."""
-    monkeypatch.setattr(study.cameo, "layers_of", lambda given, model: [])
-    monkeypatch.setattr(study, "fresh_tiny", lambda seed: None)
+    monkeypatch.setattr(variants.cameo, "layers_of", lambda given, model: [])
+    monkeypatch.setattr(variants, "fresh_tiny", lambda seed: None)
 
 
 @pytest.fixture
