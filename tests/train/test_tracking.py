@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from test_loop import small_model
 
-from train import cameo, loop, tracking
+from train import cameo, loop, monitor, tracking
 from train.cameo import cli
 from train.checkpoints import FOLDER, drop_rows_after, last_checkpoint
 
@@ -21,10 +21,16 @@ FLAGS = ("--evaluate-every", "2", "--probe-every", "4", "--checkpoint-every", "2
          "--device", "cpu")  # fmt: skip
 
 
+def probed(_model: Any, step: int, _watch: Any) -> pd.DataFrame:
+    """Stand in for a probe of two layers, which takes seconds."""
+    return pd.DataFrame({"step": step, "layer": [2, 10], "value": [step / 64, math.nan]})
+
+
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cameo, "fresh_tiny", small_model)
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(monitor, "measure_step", probed)
 
 
 def written(out: Path) -> dict[tuple[str, int], float]:
