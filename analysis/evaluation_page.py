@@ -120,7 +120,7 @@ def _rotation(run: Evaluation, n_ref: int) -> Chart:
         f"With {reference_words(n_ref)}, by the rotation of the target view against view 0. Blue: generated views "
         "against the true ones; open marks: what needs no model, for the same views; bars: 95\u00a0% intervals over "
         "scenes. Where a bar of the model reaches an open mark, the model has not been shown to use its cameras. Green "
-        f"strokes: the match error of the true views, the floor. Target views per bin: {_counted(table)}."
+        f"strokes: the match error of the true views, the floor. Target views: {_counted(table)}."
     )
     alt = f"Image quality by rotation with {reference_words(n_ref)}. {evaluation_words.spoken(run, n_ref)}"
     svg = evaluation_figures.beside_trivial(
@@ -137,7 +137,8 @@ def _bins(run: Evaluation, n_ref: int) -> list[str]:
 def _counted(table: pd.DataFrame) -> str:
     """Say of how many views each bin's means are, by the measure that counts views."""
     rows = table[(table["panel"] == "psnr") & (table["who"] == WHO["model"])]
-    return listing(f"{number(row.count)} ({row.x})" for row in rows[["count", "x"]].itertuples(index=False, name="Row"))
+    each = zip(rows["count"], rows["x"], strict=True)
+    return listing(f"{number(count)} ({place if place == ALL else wording.bin_words(place)})" for count, place in each)
 
 
 def _written(run: Evaluation, n_ref: int) -> Table:

@@ -39,7 +39,8 @@ def source(run: Evaluation) -> str:
     """Say on which views the numbers rest, as it stands under the figures."""
     return (
         f"View list {run.view_list} ({counts(run)}), scenes {scenes_name(run)}, seed "
-        f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. Evaluations follow no protocol of pairs."
+        f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. "
+        "Evaluations follow no protocol of pairs."
     )
 
 
@@ -151,14 +152,14 @@ def verdict(row: Any) -> str:
 
 
 def _others(rows: pd.DataFrame) -> str:
-    """Sort the other measures by verdict: what is clear, and what is not."""
-    found: dict[str, list[str]] = {}
-    for row in rows.to_dict("records"):
-        found.setdefault(verdict(row), []).append(f"{MEASURES[row['metric']].title} of the {METHODS[row['method']]}")
-    order = ("clearly better than", "clearly worse than", "not separable from")
-    known = [*(one for one in order if one in found), *(one for one in found if one not in order)]
-    told = [f"{one} the {listing(found[one])}" for one in known]
-    return f" By the other measures it is {'; '.join(told)}." if told else ""
+    """Say of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
+    told = ""
+    for name in [name for name in MEASURES if name in set(rows["metric"])]:
+        found: dict[str, list[str]] = {}
+        for row in rows[rows["metric"] == name].to_dict("records"):
+            found.setdefault(verdict(row), []).append(f"the {METHODS[row['method']]}")
+        told += f" {MEASURES[name].title}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
+    return told
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------
@@ -167,8 +168,8 @@ def _others(rows: pd.DataFrame) -> str:
 def caveats(run: Evaluation) -> list[str]:
     """Say what the numbers do not show."""
     said = [
-        f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or more "
-        "sampling steps are other numbers.",
+        f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or "
+        "more sampling steps are other numbers.",
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
         "mean colour is a strong answer where views differ much.",
         "The match error compares colours with the references at true matches; it sees 3D consistency only where a "

@@ -69,9 +69,9 @@ def source(run: TrainingRun) -> str:
         views = run.worst[training.VIEW_COLUMNS].sort_values(training.VIEW_COLUMNS[:3])
         return (
             f"View list {digest(views)}: {plural(len(views), 'target view')} in "
-            f"{plural(views['scene'].nunique(), 'held-out scene')} of {scenes_words(run)}, the same at each evaluation, "
-            f"seed {run.settings.get('seed', MISSING)}. Evaluations while training follow no protocol of pairs and have "
-            "no intervals; python -m train.evaluate gives them."
+            f"{plural(views['scene'].nunique(), 'held-out scene')} of {scenes_words(run)}, the same at each "
+            f"evaluation, seed {run.settings.get('seed', MISSING)}. Evaluations while training follow no protocol of "
+            "pairs and have no intervals; python -m train.evaluate gives them."
         )
     count = run.settings.get("evaluate_scenes")
     scenes = f"{plural(count, 'held-out scene')}" if isinstance(count, int) else "Held-out scenes"
