@@ -12,6 +12,7 @@ from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link,
 from analysis.evaluation import ALL, TRIVIAL, WHO, Evaluation
 from analysis.evaluation_words import METHODS, quality_title, reference_words, with_range
 from analysis.training import MEASURES
+from analysis.training_words import amount
 from analysis.wording import MISSING, listing, number
 from analysis.worst_cases import worst_table
 
@@ -119,7 +120,7 @@ def _rotation(run: Evaluation, n_ref: int) -> Chart:
     caption = (
         f"With {reference_words(n_ref)}, by the rotation of the target view against view 0. Blue: generated views "
         "against the true ones; open marks: what needs no model, for the same views; bars: 95\u00a0% intervals over "
-        "scenes. Where a bar of the model reaches an open mark, the model has not been shown to use its cameras. Green "
+        "scenes. The answer says whether the difference on the same views is clear. Green "
         f"strokes: the match error of the true views, the floor. Target views: {_counted(table)}."
     )
     alt = f"Image quality by rotation with {reference_words(n_ref)}. {evaluation_words.spoken(run, n_ref)}"
@@ -150,17 +151,26 @@ def _written(run: Evaluation, n_ref: int) -> Table:
     for place in bins:
         first = rows.loc[(place, names[0], "model")] if names else None
         counts = (MISSING, MISSING) if first is None else (number(first["scenes"]), number(first["count"]))
-        cells = [with_range(name, rows.loc[(place, name, method)]) if (place, name, method) in rows.index else MISSING
-                 for name, method in heads]  # fmt: skip
+        cells = [_cell(rows, (place, name, method)) for name, method in heads]
         written.append((place if place == ALL else wording.bin_words(place), *counts, *cells))
     return Table(
-        caption=f"With {reference_words(n_ref)}: means with 95\u00a0% intervals over scenes; after each measure the "
-        "copy of the nearest reference, that reference's mean colour, and for the match error the true views.",
+        caption=f"With {reference_words(n_ref)}: means with 95\u00a0% intervals over scenes, PSNR in dB; after each "
+        "measure the copy of the nearest reference, that reference's mean colour, and for the match error the true "
+        "views. Their intervals are in the figure and in summary.csv.",
         columns=("rotation", "scenes", "views", *columns),
         rows=tuple(written),
         marked=(len(written) - 1,),
         wide=True,
     )
+
+
+def _cell(rows: pd.DataFrame, key: tuple[str, str, str]) -> str:
+    """Write a mean of the model with its interval, and any other without one."""
+    if key not in rows.index:
+        return MISSING
+    _, name, method = key
+    row = rows.loc[key]
+    return with_range(name, row) if method == "model" else amount(name, row["value"]).partition(wording.NBSP)[0]
 
 
 def _worst(run: Evaluation) -> Section:

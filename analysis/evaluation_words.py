@@ -57,7 +57,7 @@ def with_range(name: str, row: Any) -> str:
     if not np.isfinite(row["value"]):
         return MISSING
     spread = f" ({row['low']:.{digits}f}–{row['high']:.{digits}f})" if np.isfinite(row["low"]) else ""
-    return f"{row['value']:.{digits}f}{spread}"
+    return f"{row['value']:.{digits}f}{spread}".replace("-", "−")
 
 
 def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
@@ -158,7 +158,8 @@ def _others(rows: pd.DataFrame) -> str:
         found: dict[str, list[str]] = {}
         for row in rows[rows["metric"] == name].to_dict("records"):
             found.setdefault(verdict(row), []).append(f"the {METHODS[row['method']]}")
-        told += f" {MEASURES[name].title}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
+        title = MEASURES[name].title
+        told += f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
     return told
 
 

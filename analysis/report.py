@@ -29,7 +29,7 @@ from analysis.page import Page, make_page
 from analysis.study import is_study, read_study
 from analysis.study_page import StudyEntry, make_study_page, study_entry
 from analysis.tables import REQUIRED, ProbeRun, read_run
-from analysis.training import METRICS, is_training, read_training
+from analysis.training import LOGS, is_training, read_training
 from analysis.training_page import TrainingEntry, make_training_page, training_entry
 from probe.records import RunError, write_text
 
@@ -260,7 +260,7 @@ def find_runs(root: Path) -> list[Path]:
     """
     probes = {path.parent for path in root.rglob("selection.json")}
     finished = {folder for folder in probes if all((folder / name).is_file() for name in REQUIRED)}
-    training = {path.parent for path in root.rglob(METRICS) if is_training(path.parent)}
+    training = {path.parent for name in LOGS for path in root.rglob(name) if is_training(path.parent)}
     studies = {path.parent for path in root.rglob("study.csv") if is_study(path.parent)}
     evaluations = {path.parent for path in root.rglob(IMAGES) if is_evaluation(path.parent)}
     return sorted(finished | training | studies | evaluations)

@@ -16,6 +16,7 @@ from probe.records import RunError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.jsonl"
 EMERGENCE, SAMPLES, CARD, WORST = "emergence.csv", "samples.png", "final/card.json", "worst.csv"
+LOGS = (METRICS, EVALUATION)
 WORST_COLUMNS = ("scene", "view", "rotation_deg", "n_ref", "psnr", "copy_psnr", "truth_match_error")
 VIEW_COLUMNS = ["scene", "view", "n_ref", "rotation_deg"]
 EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
@@ -111,12 +112,12 @@ def _layers_in(columns: Iterable[str], prefix: str) -> list[int]:
 
 
 def is_training(folder: Path) -> bool:
-    """Tell whether a folder holds a training run: its settings and a log of its steps.
+    """Tell whether a folder holds a training run: its settings, and a log of its steps or of its evaluations.
 
     Args:
         folder: Any folder.
     """
-    return (folder / CONFIG).is_file() and (folder / METRICS).is_file()
+    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in LOGS)
 
 
 def read_training(folder: Path) -> TrainingRun:
@@ -132,7 +133,7 @@ def read_training(folder: Path) -> TrainingRun:
         RunError: If one of its files cannot be used.
     """
     config = _read_config(folder / CONFIG)
-    logs = {name: _read_rows(folder / name) for name in (METRICS, EVALUATION)}
+    logs = {name: _read_rows(folder / name) for name in LOGS}
     samples = folder / SAMPLES
     return TrainingRun(
         name=folder.resolve().name,

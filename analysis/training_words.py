@@ -32,7 +32,7 @@ def amount(name: str, value: Any) -> str:
     measure = MEASURES[name]
     if value is None or not np.isfinite(value):
         return MISSING
-    return f"{value:.{measure.digits}f}" + (f"{NBSP}{measure.unit}" if measure.unit else "")
+    return f"{value:.{measure.digits}f}".replace("-", "−") + (f"{NBSP}{measure.unit}" if measure.unit else "")
 
 
 def loss_text(value: Any) -> str:

@@ -180,7 +180,7 @@ def test_the_answer_says_what_is_clear_and_what_is_not(folder: Path):
     assert "clearly better than copying the nearest reference (11.2 dB, difference +" in text
     assert "not separable from filling in that reference's mean colour (15.3 dB" in text
     assert " SSIM: clearly worse than the copy, clearly better than the mean colour." in text
-    assert " match error: clearly better than the copy and the mean colour." in text
+    assert " Match error: clearly better than the copy and the mean colour." in text
 
 
 @pytest.mark.parametrize(
