@@ -55,6 +55,10 @@ def test_a_run_leaves_what_the_page_and_the_probe_read(finished: Path):
     assert sorted(table["step"].unique()) == [2, 4]
     assert sorted(table["layer"].unique()) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert (finished / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    worst = pd.read_csv(finished / "worst.csv")
+    assert worst["psnr"].is_monotonic_increasing
+    assert worst["psnr"].mean() == pytest.approx(evaluated[-1]["psnr"], abs=1e-5)
+    assert set(worst["scene"]) == {"held-out-000", "held-out-001"}
     assert (finished / "checkpoints" / "step-000004" / "objective.safetensors").is_file()
 
 
