@@ -1,4 +1,4 @@
-"""Turn probe runs, studies and training runs into pages: ``python -m analysis.report [RUN ...]``."""
+"""Turn probe runs, studies, training runs and evaluations into pages: ``python -m analysis.report [RUN ...]``."""
 
 import fcntl
 import os
@@ -22,12 +22,14 @@ from analysis import wording
 from analysis.blocks import SectionPage
 from analysis.compare_page import probe_comparison
 from analysis.compare_training_page import training_comparison
+from analysis.evaluation import IMAGES, is_evaluation, read_evaluation
+from analysis.evaluation_page import EvaluationEntry, evaluation_entry, make_evaluation_page
 from analysis.explorer.reading import Explored, explored, read_beside
 from analysis.page import Page, make_page
 from analysis.study import is_study, read_study
 from analysis.study_page import StudyEntry, make_study_page, study_entry
 from analysis.tables import REQUIRED, ProbeRun, read_run
-from analysis.training import METRICS, is_training, read_training
+from analysis.training import LOGS, is_training, read_training
 from analysis.training_page import TrainingEntry, make_training_page, training_entry
 from probe.records import RunError, write_text
 
@@ -80,6 +82,7 @@ class Index:
         probes: Finished probe runs.
         studies: Studies.
         training: Training runs.
+        evaluations: Evaluations.
         comparisons: Links to comparisons of two runs, with their titles.
         unreadable: Folders that cannot be read, with the reason.
     """
@@ -87,6 +90,7 @@ class Index:
     probes: tuple[Entry, ...] = ()
     studies: tuple[StudyEntry, ...] = ()
     training: tuple[TrainingEntry, ...] = ()
+    evaluations: tuple[EvaluationEntry, ...] = ()
     comparisons: tuple[tuple[str, str], ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
 
@@ -124,7 +128,7 @@ def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
     """Write a run's page into its folder, whole or not at all.
 
     Args:
-        run: The folder of a probe run, a study, or a training run, finished or not.
+        run: The folder of a probe run, a study, an evaluation, or a training run, finished or not.
         explore_with: Probe runs of other models on the same views, to show in a probe run's match explorer too.
 
     Returns:
@@ -144,6 +148,8 @@ def _make_page(run: Path, explore_with: Sequence[Path]) -> Page | SectionPage:
         return make_study_page(read_study(run))
     if is_training(run):
         return make_training_page(read_training(run))
+    if is_evaluation(run):
+        return make_evaluation_page(read_evaluation(run))
     probe = _read_probe(run)
     return make_page(probe, _explored(probe, explore_with))
 
@@ -167,7 +173,7 @@ def _read_probe(run: Path, *, scores: bool = True) -> ProbeRun:
             raise
         raise RunError(
             f"{error}; nor is it a training run, which has config.json and metrics.jsonl, nor a study, which has "
-            "study.csv as soon as one of its runs is finished"
+            "study.csv as soon as one of its runs is finished, nor a finished evaluation, which has images.csv"
         ) from error
 
 
@@ -193,7 +199,8 @@ def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
     """Write the page that links to the pages of several runs, and to the comparisons that lie beside it.
 
     Args:
-        runs: Folders of probe runs, studies and training runs; one that cannot be read is listed with the reason.
+        runs: Folders of probe runs, studies, training runs and evaluations; one that cannot be read is listed with the
+            reason.
         index: Where to write; its folder is made.
 
     Returns:
@@ -207,7 +214,7 @@ def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
 
 
 def _list(runs: Sequence[Path], index: Path) -> Index:
-    lines: dict[type, list[Any]] = {Entry: [], StudyEntry: [], TrainingEntry: []}
+    lines: dict[type, list[Any]] = {Entry: [], StudyEntry: [], TrainingEntry: [], EvaluationEntry: []}
     unreadable = []
     for run in runs:
         try:
@@ -220,16 +227,19 @@ def _list(runs: Sequence[Path], index: Path) -> Index:
         probes=tuple(lines[Entry]),
         studies=tuple(lines[StudyEntry]),
         training=tuple(lines[TrainingEntry]),
+        evaluations=tuple(lines[EvaluationEntry]),
         comparisons=_comparisons(index.parent),
         unreadable=tuple(unreadable),
     )
 
 
-def _line(run: Path, link: str) -> Entry | StudyEntry | TrainingEntry:
+def _line(run: Path, link: str) -> Entry | StudyEntry | TrainingEntry | EvaluationEntry:
     if is_study(run):
         return study_entry(read_study(run), link)
     if is_training(run):
         return training_entry(read_training(run), link)
+    if is_evaluation(run):
+        return evaluation_entry(read_evaluation(run), link)
     return entry(_read_probe(run, scores=False), link)
 
 
@@ -243,16 +253,17 @@ def _link(page: Path, folder: Path) -> str:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Find the finished probe runs, the studies and the training runs below a folder, by name.
+    """Find the finished probe runs and evaluations, the studies and the training runs below a folder, by name.
 
     Args:
         root: Searched at any depth.
     """
     probes = {path.parent for path in root.rglob("selection.json")}
     finished = {folder for folder in probes if all((folder / name).is_file() for name in REQUIRED)}
-    training = {path.parent for path in root.rglob(METRICS) if is_training(path.parent)}
+    training = {path.parent for name in LOGS for path in root.rglob(name) if is_training(path.parent)}
     studies = {path.parent for path in root.rglob("study.csv") if is_study(path.parent)}
-    return sorted(finished | training | studies)
+    evaluations = {path.parent for path in root.rglob(IMAGES) if is_evaluation(path.parent)}
+    return sorted(finished | training | studies | evaluations)
 
 
 def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> tuple[Path, SectionPage]:
@@ -316,7 +327,7 @@ class Arguments:
     """Rebuild the pages of runs, and reports/index.html that links to them; or compare two runs."""
 
     run: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders: probes, studies, trainings; without any, all that are below runs/."""
+    """Run folders: probes, studies, trainings, evaluations; without any, all that are below runs/."""
     explore_with: tuple[Path, ...] = ()
     """Probe runs of other models on the same scenes and seed, for the match explorer of the run named (one): plain
     against CAMEO."""

@@ -15,7 +15,10 @@ from analysis import figures, training_figures
 from probe.records import RunError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.jsonl"
-EMERGENCE, SAMPLES, CARD = "emergence.csv", "samples.png", "final/card.json"
+EMERGENCE, SAMPLES, CARD, WORST = "emergence.csv", "samples.png", "final/card.json", "worst.csv"
+LOGS = (METRICS, EVALUATION)
+WORST_COLUMNS = ("scene", "view", "rotation_deg", "n_ref", "psnr", "copy_psnr", "truth_match_error")
+VIEW_COLUMNS = ["scene", "view", "n_ref", "rotation_deg"]
 EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
 TRIVIAL = {training_figures.COPY: "copy_", training_figures.MEAN_COLOUR: "mean_colour_"}
 """What needs no model, and how its columns of the evaluation begin."""
@@ -55,6 +58,7 @@ class TrainingRun:
         evaluation: One row per evaluation; may be empty.
         emergence: Precision per 3D layer over iterations, if it was measured.
         samples: A picture of the last evaluation's samples, as PNG, if there is one.
+        worst: Its held-out views, the lowest PSNR first, if they were kept.
         torn: Files whose last line was cut off and left out.
         finished: Whether the final weights were saved.
     """
@@ -66,6 +70,7 @@ class TrainingRun:
     evaluation: pd.DataFrame
     emergence: pd.DataFrame | None = None
     samples: bytes | None = None
+    worst: pd.DataFrame | None = None
     torn: tuple[str, ...] = ()
     finished: bool = False
 
@@ -107,12 +112,12 @@ def _layers_in(columns: Iterable[str], prefix: str) -> list[int]:
 
 
 def is_training(folder: Path) -> bool:
-    """Tell whether a folder holds a training run: its settings and a log of its steps.
+    """Tell whether a folder holds a training run: its settings, and a log of its steps or of its evaluations.
 
     Args:
         folder: Any folder.
     """
-    return (folder / CONFIG).is_file() and (folder / METRICS).is_file()
+    return (folder / CONFIG).is_file() and any((folder / name).is_file() for name in LOGS)
 
 
 def read_training(folder: Path) -> TrainingRun:
@@ -128,7 +133,7 @@ def read_training(folder: Path) -> TrainingRun:
         RunError: If one of its files cannot be used.
     """
     config = _read_config(folder / CONFIG)
-    logs = {name: _read_rows(folder / name) for name in (METRICS, EVALUATION)}
+    logs = {name: _read_rows(folder / name) for name in LOGS}
     samples = folder / SAMPLES
     return TrainingRun(
         name=folder.resolve().name,
@@ -138,6 +143,7 @@ def read_training(folder: Path) -> TrainingRun:
         evaluation=logs[EVALUATION][0],
         emergence=_read_emergence(folder / EMERGENCE),
         samples=samples.read_bytes() if samples.is_file() else None,
+        worst=_read_table(folder / WORST, WORST_COLUMNS),
         torn=tuple(name for name, (_, torn) in logs.items() if torn),
         finished=(folder / CARD).is_file(),
     )
@@ -182,16 +188,22 @@ def _numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _read_emergence(path: Path) -> pd.DataFrame | None:
+    table = _read_table(path, EMERGENCE_COLUMNS)
+    return None if table is None else table.sort_values(["step", "layer"], ignore_index=True)
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    """Read a table that may be absent or empty."""
     if not path.is_file():
         return None
     try:
         table = pd.read_csv(path)
     except ValueError as error:
         raise RunError(f"read_training: {path} cannot be read: {error}; remove it or probe again") from error
-    absent = [name for name in EMERGENCE_COLUMNS if name not in table]
+    absent = [name for name in columns if name not in table]
     if absent:
         raise RunError(f"read_training: {path} lacks {', '.join(absent)}; remove it or probe again")
-    return table.sort_values(["step", "layer"], ignore_index=True) if len(table) else None
+    return table if len(table) else None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

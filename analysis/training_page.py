@@ -12,6 +12,7 @@ from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link,
 from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
 from analysis.training_words import amount, loss_text
 from analysis.wording import MISSING, interval, listing, number, percent, points
+from analysis.worst_cases import worst_table
 
 PROGRAM = "train.cameo"
 NOT_FLAGS = ("layers",)
@@ -49,7 +50,9 @@ def make_training_page(run: TrainingRun) -> SectionPage:
     Args:
         run: The training run.
     """
-    made = [maker(run) for maker in (_quality, _samples, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
+    made = [
+        maker(run) for maker in (_quality, _worst, _samples, _precision, _readout, _tradeoff, _losses, _cost, _rows)
+    ]
     settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
     return SectionPage(
         kind="training run",
@@ -210,6 +213,15 @@ def _against(run: TrainingRun) -> Table:
     )
 
 
+def _worst(run: TrainingRun) -> Section | None:
+    if run.worst is None:
+        return None
+    row = training.last_row(run, "psnr")
+    when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
+    text = f"Held-out views at {when}, the lowest PSNR first; the pictures below bear the scenes' numbers."
+    return Section(name="worst", title="Worst cases first", text=text, tables={"worst": worst_table(run.worst)})
+
+
 def _samples(run: TrainingRun) -> Section | None:
     if run.samples is None:
         return None
@@ -350,5 +362,6 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _downloads(run: TrainingRun) -> tuple[tuple[str, str], ...]:
-    frames = {"metrics.csv": run.metrics, "evaluation.csv": run.evaluation, "emergence.csv": run.emergence}
+    frames = {"metrics.csv": run.metrics, "evaluation.csv": run.evaluation, "emergence.csv": run.emergence,
+              "worst.csv": run.worst}  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if frame is not None and len(frame))

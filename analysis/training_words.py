@@ -9,6 +9,7 @@ import pandas as pd
 from analysis import training
 from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
 from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
+from probe.records import digest
 
 OBJECTIVES = {
     "cameo": "supervised by true matches (CAMEO",
@@ -31,7 +32,7 @@ def amount(name: str, value: Any) -> str:
     measure = MEASURES[name]
     if value is None or not np.isfinite(value):
         return MISSING
-    return f"{value:.{measure.digits}f}" + (f"{NBSP}{measure.unit}" if measure.unit else "")
+    return f"{value:.{measure.digits}f}".replace("-", "−") + (f"{NBSP}{measure.unit}" if measure.unit else "")
 
 
 def loss_text(value: Any) -> str:
@@ -64,6 +65,14 @@ def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[in
 
 def source(run: TrainingRun) -> str:
     """Say on what the run's own evaluations rest, as it stands under their figures."""
+    if run.worst is not None:
+        views = run.worst[training.VIEW_COLUMNS].sort_values(training.VIEW_COLUMNS[:3])
+        return (
+            f"View list {digest(views)}: {plural(len(views), 'target view')} in "
+            f"{plural(views['scene'].nunique(), 'held-out scene')} of {scenes_words(run)}, the same at each "
+            f"evaluation, seed {run.settings.get('seed', MISSING)}. Evaluations while training follow no protocol of "
+            "pairs and have no intervals; python -m train.evaluate gives them."
+        )
     count = run.settings.get("evaluate_scenes")
     scenes = f"{plural(count, 'held-out scene')}" if isinstance(count, int) else "Held-out scenes"
     return (
@@ -75,6 +84,15 @@ def source(run: TrainingRun) -> str:
 def probe_source(table: pd.DataFrame) -> str:
     """Say on what a curve of precision over iterations rests, as it stands under its figure."""
     scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else [MISSING]
+    if "pair_list" in table and table["pair_list"].notna().any():
+        known = table[table["pair_list"].notna()]
+        least, most = (number(end) for end in (known["count"].min(), known["count"].max()))
+        return (
+            f"Protocol {listing(sorted(set(known['protocol'])))}, {listing(sorted(set(known['metric'])))}, pair list "
+            f"{listing(sorted(set(known['pair_list'])))} ({plural(int(known['scene_count'].max()), 'scene')} "
+            f"\u201c{listing(scenes)}\u201d), intervals over scenes; counted points per layer: "
+            f"{least if least == most else f'{least} to {most}'}."
+        )
     return (
         f"Protocol attention-v1, scenes \u201c{listing(scenes)}\u201d, intervals over scenes; emergence.csv tells "
         "neither the pair list nor how many points were counted."

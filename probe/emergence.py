@@ -1,5 +1,6 @@
 """Measure precision over training iterations: ``python -m probe.emergence runs/train/averaged``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,15 +9,15 @@ import tyro
 from tqdm import tqdm
 
 from probe import command
-from probe.layers import select_layers
+from probe.layers import Layer, select_layers
 from probe.measuring import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
 from probe.metrics import Threshold
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, model_layers
-from probe.protocols import PROTOCOLS, thresholds
-from probe.records import ALL_HEADS, UNIFORM, summarise, write
+from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
+from probe.records import ALL_HEADS, UNIFORM, digest, summarise, write
 from probe.scenes import Request, SceneList, open_scenes
-from probe.views import Views
+from probe.views import Views, without_images
 
 PROG = "python -m probe.emergence"
 
@@ -68,20 +69,14 @@ def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame
     """Score a model's 3D layers at one step of its training.
 
     Returns:
-        One row per layer: step, scenes (as named by ``watch``), layer, layer_name, grid, value, low, high, chance.
+        One row per layer: step, scenes (as named by ``watch``), layer, layer_name, grid, value, low, high, scene_count,
+        count (of points), chance, protocol, metric, pair_list (digest of the pairs, as of a probe run).
 
     Raises:
         ValueError: If timesteps or metric are unknown.
     """
     protocol, layers = PROTOCOLS["attention-v1"], select_layers(model_layers(model), "3d")
-    scenes, frames = _scenes(watch), []
-    for index in range(len(scenes.names)):
-        views, _ = scenes.load(index)
-        truths, limits, timesteps = truths_of(views, layers), _limit(watch, views), timestep_indexes(watch.timesteps)
-        noise = scene_noise(model, views, watch.seed, index)
-        frames.append(measure_layers(model, views, layers, truths, timesteps, protocol, limits, noise))
-        frames.append(measure_references(views, truths, protocol, limits))
-    scores = pd.concat(frames, ignore_index=True)
+    scores, pairs = _score(model, layers, watch, protocol)
     rows = scores[
         (scores["metric"] == watch.metric)
         & (scores["direction"] == protocol.direction)
@@ -89,10 +84,32 @@ def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame
         & (scores["head"] == ALL_HEADS)
     ]
     chance = summarise(rows[rows["model"] == UNIFORM], ["grid"]).set_index("grid")["value"]
-    table = summarise(rows[rows["layer"] >= 0], ["layer", "layer_name", "grid"]).drop(columns=["scenes", "count"])
+    table = summarise(rows[rows["layer"] >= 0], ["layer", "layer_name", "grid"])
+    table = table.rename(columns={"scenes": "scene_count"})
     table.insert(0, "step", step)
     table.insert(1, "scenes", watch.scenes)
-    return table.assign(chance=table["grid"].map(chance).astype(float))
+    return table.assign(
+        chance=table["grid"].map(chance).astype(float),
+        protocol=protocol.name,
+        metric=watch.metric,
+        pair_list=digest(pairs),
+    )
+
+
+def _score(
+    model: MultiViewModel, layers: Sequence[Layer], watch: Watch, protocol: Protocol
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score layers and references on scene after scene; give the scores and the pairs."""
+    scenes, frames, shown, shared = _scenes(watch), [], [], []
+    for index in range(len(scenes.names)):
+        views, overlap = scenes.load(index)
+        truths, limits, timesteps = truths_of(views, layers), _limit(watch, views), timestep_indexes(watch.timesteps)
+        noise = scene_noise(model, views, watch.seed, index)
+        frames.append(measure_layers(model, views, layers, truths, timesteps, protocol, limits, noise))
+        frames.append(measure_references(views, truths, protocol, limits))
+        shown.append(without_images(views))
+        shared.append(overlap)
+    return pd.concat(frames, ignore_index=True), pair_table(shown, shared)
 
 
 def _scenes(watch: Watch) -> SceneList:

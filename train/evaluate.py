@@ -59,6 +59,7 @@ from train.quality import (
 
 PROG = "python -m train.evaluate"
 SEEDS = 2**32
+NOT_DECISIVE = ("resume", "report")
 SHOWN = 3  # worst cases in the picture, and as many median ones
 # Columns of the terminal's table: heading, metric, method, decimals
 COLUMNS = (
@@ -110,6 +111,8 @@ class Settings:
     """Run folder; it refuses other settings than those it was made with."""
     resume: bool = False
     """Continue the run in --out."""
+    report: bool = True
+    """Build OUT/report.html at the end."""
 
 
 def main(settings: Settings) -> None:
@@ -125,6 +128,14 @@ def main(settings: Settings) -> None:
         measure(plan, settings, parts)
         save(plan, settings.out, parts)
     show(console, plan, pd.read_csv(settings.out / "summary.csv"), settings.out)
+    if settings.report:
+        console.print(f"page: {_report(settings.out)}", markup=False, soft_wrap=True)
+
+
+def _report(out: Path) -> Path:
+    from analysis.report import refresh  # an edge may call the report last; it draws every figure
+
+    return refresh(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +179,7 @@ class Plan:
 def _record(settings: Settings, references: tuple[int, ...], extractors: tuple[str, ...]) -> dict[str, object]:
     """Keep what decides the numbers, as plain values."""
     resolved = {**asdict(settings), "n_ref": list(references), "features": list(extractors), "out": str(settings.out)}
-    return {name: value for name, value in resolved.items() if name != "resume"}
+    return {name: value for name, value in resolved.items() if name not in NOT_DECISIVE}
 
 
 def _references(settings: Settings) -> tuple[int, ...]:

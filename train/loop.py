@@ -32,6 +32,7 @@ from train.checkpoints import (
 from train.diffusion import denoising_error
 from train.objectives import AttentionTruth, FeatureTruth, Objective
 from train.settings import Settings
+from train.tracking import track
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 LOG_EVERY = 10
@@ -276,11 +277,11 @@ def train(
         due = {name: _due(at, settings.steps, every) for name, every in _every(rhythm).items()}
         if main and due["log"]:
             bar.set_postfix(loss=f"{row['loss']:.3f}")
-            append_row(out / "metrics.jsonl", {"step": at, **row, "seconds": time.perf_counter() - started})
+            _record(out / "metrics.jsonl", trainer, at, {**row, "seconds": time.perf_counter() - started})
         if due["evaluate"] and main:
             with averaged(trainer):
                 found = evaluate(model, at) if evaluate else validate(settings, model)
-            append_row(out / "evaluation.jsonl", {"step": at, **found})
+            _record(out / "evaluation.jsonl", trainer, at, found)
         if due["checkpoint"] and main:
             save_all(out, at, trainer, rhythm.keep)
         if due["evaluate"] or due["checkpoint"]:
@@ -288,6 +289,12 @@ def train(
             yield at
     trainer.ema.copy_to(trainer.network.parameters())
     trainer.network.eval()
+
+
+def _record(path: Path, trainer: Trainer, step: int, row: dict[str, Any]) -> None:
+    """Keep a row in its file, and show it to the trackers."""
+    append_row(path, {"step": step, **row})
+    track(trainer.accelerator, path.stem, row, step)
 
 
 def _every(rhythm: Rhythm) -> dict[str, int]:

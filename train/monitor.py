@@ -27,7 +27,7 @@ from train.alignment import CorrespondenceAlignment, readout_matches
 from train.batches import Draw, draw_batch
 from train.loop import validate
 from train.objectives import AttentionSupervision, Objective
-from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality
+from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality, worst_cases
 from train.settings import Settings
 
 PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}
@@ -99,7 +99,7 @@ def _precision(token: Tensor, truth: GridTruth, n_ref: int) -> float:
 
 
 def draw_samples(quality: Quality) -> Figure:
-    """Draw reference, truth and sample (rows) of the first held-out scenes (columns)."""
+    """Draw reference, truth and sample (rows) of the first held-out scenes (columns), named by their numbers."""
     shown = min(SHOWN, len(quality.targets[TRUTH]))
     figure = Figure(figsize=(1.3 * shown + 0.5, 4.1), layout="constrained")
     rows = (("reference", COPY), ("truth", TRUTH), ("sample", MODEL))
@@ -108,27 +108,32 @@ def draw_samples(quality: Quality) -> Figure:
             axis.imshow(rearrange(image.cpu().numpy(), "c h w -> h w c").clip(0, 1), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name)
+    for number, axis in enumerate(figure.axes[:shown]):
+        axis.set_title(f"{number:03d}", fontsize=9)
     return figure
 
 
 def evaluate(
     settings: Settings, held: Held, objective: Objective | None, out: Path
 ) -> Callable[[MultiViewModel], dict[str, Any]]:
-    """Give the function that measures the averaged weights and redraws ``samples.png``."""
+    """Give the function that measures the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``."""
 
     def measure(model: MultiViewModel) -> dict[str, Any]:
         means, quality = measure_quality(model, held)
         write(out / "samples.png", lambda part: draw_samples(quality).savefig(part, format="png", dpi=110))
+        worst = worst_cases(quality.rows)
+        write(out / "worst.csv", lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
         gap = measure_gap(model, objective, held) if isinstance(objective, AttentionSupervision) else {}
         return {**validate(settings, model, held.draw), **means, **gap}
 
     return measure
 
 
-def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> None:
-    """Measure the precision of every 3D layer and add it to the run's ``emergence.csv``."""
+def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> pd.DataFrame:
+    """Measure the precision of every 3D layer, add it to the run's ``emergence.csv``, and give what was added."""
     path = out / "emergence.csv"
     new = measure_step(model, step, watch)
     before = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
     table = pd.concat([*before, new], ignore_index=True)
     write(path, lambda part: table.to_csv(part, index=False, float_format="%.6f"))
+    return new

@@ -190,6 +190,11 @@ def test_keys_move_switch_and_are_heard(runs: tuple[Path, Path], browser: "sync_
     for name, verdict, *_ in shown.rows:
         assert f"{name} {verdict}" in live.inner_text()
     assert shown.stage(1).get_attribute("aria-label") == "View 1, target: asks. Arrow keys move the query token."
+    shown.stage(2).focus()  # it has answered so far
+    shown.page.keyboard.press("Enter")
+    shown.settled()
+    asks = shown.page.locator("figure.asks [data-verdict]")
+    assert [title.get_attribute("data-verdict") for title in asks.all()] == [""]
     assert shown.faults == []
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from analysis import figures, report, training, training_figures, training_words
 from analysis.training import read_training
-from probe.records import RunError
+from probe.records import RunError, digest
 
 HOSTILE = "<script>alert('$x')</script>"
 PIXEL = base64.b64decode(
@@ -313,6 +313,47 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path):
     assert reader.sections == ["answer", "method"]
     assert "No step has been logged yet." in reader.text
     assert "0 of 40 iterations" in reader.text
+
+
+def test_a_run_that_is_evaluated_before_its_first_logged_step_has_a_page(tmp_path: Path):
+    run = make_run(tmp_path / "run", rows=[evaluated(8, **GAP)])
+    (run / "metrics.jsonl").unlink()
+    assert report.find_runs(tmp_path) == [run]
+    assert "8 of 40 iterations" in Reader(build(run)).text
+    (run / "evaluation.jsonl").unlink()
+    assert report.find_runs(tmp_path) == []
+
+
+WORST = pd.DataFrame(
+    {"scene": ["held-out-003", "held-out-001"], "view": [1, 1], "rotation_deg": [41.0, 12.5], "n_ref": [1, 1],
+     "psnr": [9.0, 12.0], "ssim": [0.1, 0.3], "lpips": [None, None], "match_error": [0.2, 0.1],
+     "copy_psnr": [10.0, 11.0], "truth_match_error": [0.05, None]}
+)  # fmt: skip
+
+
+def test_the_worst_held_out_views_come_first_and_the_figures_name_the_views(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    WORST.to_csv(run / "worst.csv", index=False)
+    reader = Reader(build(run).replace("\u00a0", " "))
+    assert reader.sections[1:4] == ["quality", "worst", "samples"]
+    assert [row[:5] for row in reader.tables["table-worst"][1:]] == [
+        ["held-out-003", "1", "41°", "1", "9.0 dB"], ["held-out-001", "1", "12°", "1", "12.0 dB"]
+    ]  # fmt: skip
+    assert "a copy of the nearest reference is better; so it is for 1 of all 2." in reader.text
+    views = digest(WORST[training.VIEW_COLUMNS].sort_values("scene"))
+    assert f"View list {views}: 2 target views in 2 held-out scenes of plain scenes" in reader.text
+    assert "worst.csv" in [attrs.get("download") for _, attrs in reader.tags]
+
+
+def test_the_curve_of_precision_carries_its_pair_list_and_counts(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    table = pd.read_csv(run / "emergence.csv")
+    known = {"protocol": "attention-v1", "metric": "precision@5%", "pair_list": "0123456789ab", "scene_count": 4}
+    table.assign(**known, count=[900, 1200] * len(STEPS)).to_csv(run / "emergence.csv", index=False)
+    assert (
+        "Protocol attention-v1, precision@5%, pair list 0123456789ab (4 scenes “shapes”), intervals over scenes; "
+        "counted points per layer: 900 to 1 200." in Reader(build(run).replace("\u202f", " ")).text
+    )
 
 
 def test_old_rows_without_the_objective(tmp_path: Path):

@@ -29,6 +29,8 @@ def test_it_has_the_numbers_of_a_probe_run_of_the_same_scenes_and_noise(checkpoi
     table = pd.read_csv(checkpoints / "emergence.csv")
     assert sorted(table["step"].unique()) == [3, 20]
     assert set(table["scenes"]) == {"shapes"}
+    assert set(table["protocol"]) == {"attention-v1"}
+    assert set(table["scene_count"]) == {4}
     for step in (3, 20):
         out = tmp_path / str(step)
         run.cli(["--model", f"cat3d-tiny:{checkpoints / f'step-{step:06d}'}", *shared, "--out", str(out)])
@@ -38,6 +40,8 @@ def test_it_has_the_numbers_of_a_probe_run_of_the_same_scenes_and_noise(checkpoi
         pairs = {"value": "precision", "low": "precision_low", "high": "precision_high", "chance": "chance"}
         for here, there in pairs.items():
             assert mine[here].tolist() == pytest.approx(layers[there].tolist(), abs=1e-6), here
+        assert mine["count"].tolist() == layers["count"].tolist()
+        assert set(mine["pair_list"]) == set(pd.read_parquet(out / "scores.parquet")["pair_list"])
 
 
 def test_the_history_beside_the_weights_is_copied_into_the_run(checkpoints: Path, tmp_path: Path):

@@ -17,8 +17,9 @@ from probe.models import load_model
 from probe.models.cat3d import load_unet
 from probe.protocols import PROTOCOLS, thresholds
 from train import cameo, monitor
-from train.cameo import Command, can_grow, cli, layers_of, selected_layer
+from train.cameo import Command, can_grow, cli, layers_of
 from train.settings import Settings
+from train.supervised import selected_layer, shares_of
 
 QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
 FEW = ("--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")
@@ -54,6 +55,10 @@ def test_a_run_leaves_what_the_page_and_the_probe_read(finished: Path):
     assert sorted(table["step"].unique()) == [2, 4]
     assert sorted(table["layer"].unique()) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert (finished / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    worst = pd.read_csv(finished / "worst.csv")
+    assert worst["psnr"].is_monotonic_increasing
+    assert worst["psnr"].mean() == pytest.approx(evaluated[-1]["psnr"], abs=1e-5)
+    assert set(worst["scene"]) == {"held-out-000", "held-out-001"}
     assert (finished / "checkpoints" / "step-000004" / "objective.safetensors").is_file()
 
 
@@ -150,9 +155,9 @@ def test_what_cannot_be_run_is_refused_in_one_line_before_anything_is_written(
 
 def test_layers_share_the_objective_as_told():
     layers = layers_of(Command(layer="10,12"), small_model())
-    assert cameo.shares_of(Command(layer="10,12"), layers) == (0.5, 0.5)
+    assert shares_of(Command(layer="10,12"), layers) == (0.5, 0.5)
     told = Command(layer="10,12", layer_weights="3,1")
-    assert cameo.shares_of(told, layers) == (0.75, 0.25)
+    assert shares_of(told, layers) == (0.75, 0.25)
     for objective in ("cameo", "geometry"):
         built = cameo.objective_of(replace(told, objective=objective), layers)
         assert built.shares == (0.75, 0.25)

@@ -17,7 +17,7 @@ from probe.records import ROTATION_BINS
 from train import evaluate
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
-QUICK = ["--groups", "4", "--sampling-steps", "1"]
+QUICK = ["--groups", "4", "--sampling-steps", "1", "--no-report"]
 FILES = ["config.json", "images.csv", "samples.png", "summary.csv", "worst.csv"]
 NAMES = [f"plain-0-{index:04d}" for index in range(4)]
 
@@ -142,7 +142,19 @@ def test_the_terminal_shows_the_table_and_what_is_absent(capsys: pytest.CaptureF
 
 
 def test_guidance_without_dropped_cameras_is_warned_of(capsys: pytest.CaptureFixture, tmp_path: Path):
-    arguments = ["--groups", "1", "--sampling-steps", "1", "--n-ref", "2", "--features", "none", "--guidance", "2"]
+    arguments = [
+        "--groups",
+        "1",
+        "--sampling-steps",
+        "1",
+        "--n-ref",
+        "2",
+        "--features",
+        "none",
+        "--guidance",
+        "2",
+        "--no-report",
+    ]
     evaluate.cli([*arguments, "--model", "never-dropped", "--out", str(tmp_path / "run")])
     assert "never-dropped was trained with no camera dropped, so a guidance of 2" in capsys.readouterr().out
     summary = pd.read_csv(tmp_path / "run" / "summary.csv")

@@ -17,7 +17,7 @@ from rich.console import Console
 from scipy import stats
 
 from probe.truth_noise import read_noise
-from train import study
+from train import study, variants
 from train.cameo import Command
 from train.comparison import (
     BY_THE_FIRST,
@@ -37,7 +37,8 @@ from train.comparison import (
     settings_table,
     styles,
 )
-from train.study import NOISE, VARIANTS, Run, Study, arguments, cli, last_words, main, plan
+from train.study import cli, last_words, main
+from train.variants import NOISE, VARIANTS, Run, Study, arguments, plan
 
 STEPS = (10, 20, 30)
 TRIVIAL = {"copy_psnr": 11.0, "mean_colour_psnr": 12.0, "copy_ssim": 0.4, "mean_colour_ssim": 0.5}
@@ -306,8 +307,8 @@ class FakeTrainer:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch):
     """The layers of the network are checked once, below; building it takes a second."""
-    monkeypatch.setattr(study.cameo, "layers_of", lambda given, model: [])
-    monkeypatch.setattr(study, "fresh_tiny", lambda seed: None)
+    monkeypatch.setattr(variants.cameo, "layers_of", lambda given, model: [])
+    monkeypatch.setattr(variants, "fresh_tiny", lambda seed: None)
 
 
 @pytest.fixture

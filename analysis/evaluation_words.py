@@ -1,0 +1,180 @@
+"""An evaluation's words: what was generated, how good it is, and whether it beats what needs no model. Pure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import evaluation
+from analysis.evaluation import ALL, TRIVIAL, Evaluation
+from analysis.training import MEASURES
+from analysis.training_words import amount
+from analysis.wording import MISSING, NBSP, listing, number, plural
+
+METHODS = {"model": "", "copy": "copy", "mean colour": "mean colour", "truth": "true views"}
+NAMES = {"copy": "copying the nearest reference", "mean colour": "filling in that reference's mean colour"}
+
+
+def model_name(run: Evaluation) -> str:
+    """Name the model."""
+    return str(run.settings.get("model", "an unnamed model"))
+
+
+def scenes_name(run: Evaluation) -> str:
+    """Name the scenes, as the command did."""
+    return str(run.settings.get("scenes", "unnamed scenes"))
+
+
+def reference_words(n_ref: int) -> str:
+    """Write a number of references: "1 reference"."""
+    return plural(n_ref, "reference")
+
+
+def counts(run: Evaluation) -> str:
+    """Count what was generated: "12 target views in 4 scenes"."""
+    return f"{plural(len(run.views), 'target view')} in {plural(run.scenes, 'scene')}"
+
+
+def source(run: Evaluation) -> str:
+    """Say on which views the numbers rest, as it stands under the figures."""
+    return (
+        f"View list {run.view_list} ({counts(run)}), scenes {scenes_name(run)}, seed "
+        f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. "
+        "Evaluations follow no protocol of pairs."
+    )
+
+
+def quality_title(name: str) -> str:
+    """Name a measure with its unit and its good side."""
+    measure = MEASURES[name]
+    unit = f" ({measure.unit})" if measure.unit else ""
+    return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
+
+
+def with_range(name: str, row: Any) -> str:
+    """Write a mean with its 95 % interval: "14.2 (13.1–15.0)"."""
+    digits = MEASURES[name].digits
+    if not np.isfinite(row["value"]):
+        return MISSING
+    spread = f" ({row['low']:.{digits}f}–{row['high']:.{digits}f})" if np.isfinite(row["low"]) else ""
+    return f"{row['value']:.{digits}f}{spread}".replace("-", "−")
+
+
+def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
+    """Give a mean over all rotations; None where it is not known."""
+    rows = run.summary
+    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL)]
+    here = here[(here["method"] == method) & here["value"].notna()]
+    return None if here.empty else here.iloc[0]
+
+
+def fact(run: Evaluation, n_ref: int, name: str) -> tuple[str, str]:
+    """Write a mean, and beside it what needs no model."""
+    row = overall(run, n_ref, name, "model")
+    beside = {METHODS[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, "truth")}
+    note = ", ".join(f"{who} {amount(name, one['value'])}" for who, one in beside.items() if one is not None)
+    return (MISSING if row is None else amount(name, row["value"]), note)
+
+
+def with_trivial(run: Evaluation, n_ref: int, name: str) -> str:
+    """Write a mean with what needs no model, short: "15.0 (11.7 / 12.3)"."""
+    digits = MEASURES[name].digits
+    rows = [overall(run, n_ref, name, method) for method in ("model", *TRIVIAL)]
+    own, *trivial = [MISSING if row is None else f"{row['value']:.{digits}f}" for row in rows]
+    return f"{own} ({' / '.join(trivial)})"
+
+
+def spoken(run: Evaluation, n_ref: int) -> str:
+    """Say the means over all rotations, for who cannot see the figure."""
+    told = [f"{MEASURES[name].title} {value} ({note})" for name in run.measured
+            for value, note in [fact(run, n_ref, name)]]  # fmt: skip
+    return f"{reference_words(n_ref)}: {'; '.join(told)}."
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def answer(run: Evaluation) -> list[str]:
+    """Say what was generated and whether it beats what needs no model, in sentences."""
+    table = evaluation.differences(run)
+    each = [sentence for n_ref in run.references for sentence in _one(run, table, n_ref)]
+    return [_generated(run), *each]
+
+
+def _generated(run: Evaluation) -> str:
+    guided = run.settings.get("guidance", 1)
+    return (
+        f"{model_name(run)} generated {counts(run)} ({scenes_name(run)}), from "
+        f"{' and from '.join(reference_words(n) for n in run.references)}, in "
+        f"{plural(int(run.settings.get('sampling_steps', 0)), 'step')} of DDIM"
+        f"{'' if guided == 1 else f', guided by {number(guided)}'}."
+    )
+
+
+def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
+    if not run.measured:
+        return [f"With {reference_words(n_ref)} nothing could be measured."]
+    here, first = table[table["n_ref"] == n_ref], run.measured[0]
+    row = overall(run, n_ref, first, "model")
+    value = MISSING if row is None else f"{amount(first, row['value'])}{_range(first, row)}"
+    told = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
+    sentence = f"With {reference_words(n_ref)} their {MEASURES[first].title} is {value}: {' and '.join(told)}."
+    return [sentence + _others(here[here["metric"] != first])]
+
+
+def _range(name: str, row: Any) -> str:
+    digits = MEASURES[name].digits
+    if not np.isfinite(row["low"]):
+        return ""
+    return f" (95{NBSP}% interval {row['low']:.{digits}f}–{row['high']:.{digits}f})"
+
+
+def _against(run: Evaluation, n_ref: int, row: dict[Any, Any]) -> str:
+    name, digits = row["metric"], MEASURES[row["metric"]].digits
+    theirs = overall(run, n_ref, name, row["method"])
+    value = MISSING if theirs is None else amount(name, theirs["value"])
+    low, high = (f"{row[end]:+.{digits}f}".replace("-", "−") for end in ("low", "high"))
+    spread = f", difference {low} to {high}" if np.isfinite(row["low"]) else ""
+    return f"{verdict(row)} {NAMES[row['method']]} ({value}{spread})"
+
+
+def verdict(row: Any) -> str:
+    """Say whether the model is better than a trivial answer; clear where the interval does not touch zero.
+
+    Args:
+        row: Of :func:`analysis.evaluation.differences`.
+    """
+    sign = 1 if MEASURES[row["metric"]].higher_is_better else -1
+    ends = sorted((sign * row["low"], sign * row["high"]))
+    if not np.isfinite(row["low"]):
+        return f"{'better' if sign * row['value'] > 0 else 'no better'} (one scene, no interval) than"
+    return "clearly better than" if ends[0] > 0 else "clearly worse than" if ends[1] < 0 else "not separable from"
+
+
+def _others(rows: pd.DataFrame) -> str:
+    """Say of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
+    told = ""
+    for name in [name for name in MEASURES if name in set(rows["metric"])]:
+        found: dict[str, list[str]] = {}
+        for row in rows[rows["metric"] == name].to_dict("records"):
+            found.setdefault(verdict(row), []).append(f"the {METHODS[row['method']]}")
+        title = MEASURES[name].title
+        told += f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
+    return told
+
+
+# --- caveats ---------------------------------------------------------------------------------------------------------
+
+
+def caveats(run: Evaluation) -> list[str]:
+    """Say what the numbers do not show."""
+    said = [
+        f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or "
+        "more sampling steps are other numbers.",
+        "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
+        "mean colour is a strong answer where views differ much.",
+        "The match error compares colours with the references at true matches; it sees 3D consistency only where a "
+        "surface looks alike from both sides.",
+    ]  # fmt: skip
+    absent = run.summary[run.summary["value"].isna() & (run.summary["note"] != "")]
+    return said + [f"Not measured: {note}." for note in dict.fromkeys(absent["note"].astype(str))]
