@@ -1,12 +1,22 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 2. Probe your own model
 #
-# Whatever calls PyTorch's fused attention (`scaled_dot_product_attention`) can be looked at, without hooks written for it.
-# Looking changes no bit of its output. Here a stock video transformer of diffusers, small and with random weights, stands
-# for your model: its frames are the views.
+# Whatever calls PyTorch's fused attention (`scaled_dot_product_attention`) can be looked at, without hooks written for
+# it. Looking changes no bit of its output. Here a stock video transformer of diffusers, small and with random weights,
+# stands for your model: its frames are the views.
 #
-# An untrained network is also the first check of any probe: **it must score like chance**. Where it does not, the wiring
-# (positions, cameras) finds the answer, and not what was learned.
+# An untrained network is also the first check of any probe: **it must score like chance**. Where it does not, the
+# wiring (positions, cameras) finds the answer, and not what was learned.
 
 # %%
 # %matplotlib inline
@@ -37,8 +47,8 @@ OUT = Path(tempfile.mkdtemp(prefix="attention-probing-"))  # or Path("runs/mine"
 # %% [markdown]
 # ## Describe the model
 #
-# Of six methods override those that differ from a plain pixel-space network. The noise schedule goes in as `alpha_bar`: the
-# share of signal variance left at each t.
+# Of six methods override those that differ from a plain pixel-space network. The noise schedule goes in as `alpha_bar`:
+# the share of signal variance left at each t.
 #
 # | method | says | default |
 # |---|---|---|
@@ -78,9 +88,9 @@ def make():
 # %% [markdown]
 # ## What the suite sees in it
 #
-# Layers are recognised by how their token counts grow with views and image size: `3d` joins the tokens of all views, `view`
-# stays within one, `cross` reads text. Only the first kind can match points between views. If the layer that you expect is
-# missing, it does not call fused attention; the error of `AttentionTap` names the way out.
+# Layers are recognised by how their token counts grow with views and image size: `3d` joins the tokens of all views,
+# `view` stays within one, `cross` reads text. Only the first kind can match points between views. If the layer that you
+# expect is missing, it does not call fused attention; the error of `AttentionTap` names the way out.
 
 # %%
 model = make()
@@ -90,8 +100,8 @@ pd.DataFrame(layers)[["index", "name", "kind", "grid", "heads", "channels"]]
 # %% [markdown]
 # ## Look at one call
 #
-# The tap holds queries and keys as the kernel got them, after normalisation and rotary embedding: scenes, heads, tokens of
-# all views, channels. `scale` is the factor of the logits.
+# The tap holds queries and keys as the kernel got them, after normalisation and rotary embedding: scenes, heads, tokens
+# of all views, channels. `scale` is the factor of the logits.
 
 # %%
 first = next(layer for layer in layers if layer.kind == "3d")
@@ -103,7 +113,8 @@ print(first.name, tuple(tap[first].q.shape), f"scale {tap[first].scale:.3f}")
 # ## What will it cost?
 #
 # Before a large model is loaded, `dry_run` rehearses it without weights: tokens, memory and time. (On the command line:
-# `--dry-run`.) Memory does not grow with the attention maps: they are never held whole. `docs/method.md` has the formula.
+# `--dry-run`.) Memory does not grow with the attention maps: they are never held whole. `docs/method.md` has the
+# formula.
 
 # %%
 settings = {"model": "module:__main__.make", "pairs": PAIRS, "views": VIEWS, "timesteps": TIMESTEPS}
@@ -113,8 +124,8 @@ run.main(run.Settings(**settings, dry_run=True))
 # %% [markdown]
 # ## Probe it
 #
-# `module:package.function` names a function that makes the model: here the notebook's own. Saved as `my_model.py`, the same
-# cell serves the command line: `python -m probe.run --model module:my_model.make`.
+# `module:package.function` names a function that makes the model: here the notebook's own. Saved as `my_model.py`, the
+# same cell serves the command line: `python -m probe.run --model module:my_model.make`.
 
 # %%
 run.main(run.Settings(**settings, resume=True, report=False))
@@ -122,8 +133,8 @@ run.main(run.Settings(**settings, resume=True, report=False))
 # %% [markdown]
 # ## Read it
 #
-# Points on the dotted line: chance, as they should be for random weights. With few scenes one layer may lie above it by luck;
-# the evidence below says whether the interval does.
+# Points on the dotted line: chance, as they should be for random weights. With few scenes one layer may lie above it by
+# luck; the evidence below says whether the interval does.
 
 # %%
 run_of_mine = read_run(OUT)

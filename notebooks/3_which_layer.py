@@ -1,3 +1,13 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
 # %% [markdown]
 # # 3. Which layer, and is it causal?
 #
@@ -35,8 +45,8 @@ EDITED_AT = "500-999"  # edits act, and are measured, at the timesteps of this r
 OUT = Path(tempfile.mkdtemp(prefix="attention-probing-"))  # or Path("runs/causal"), to keep it
 
 # %% [markdown]
-# *identity* is the paper's test: each token attends to itself only. *shuffled_views* keeps how much attention each other view
-# gets, and shuffles which of its points gets it: what is lost is correspondence alone.
+# *identity* is the paper's test: each token attends to itself only. *shuffled_views* keeps how much attention each
+# other view gets, and shuffles which of its points gets it: what is lost is correspondence alone.
 
 # %%
 run.main(
@@ -47,7 +57,7 @@ run.main(
         pairs=PAIRS,
         views=VIEWS,
         timesteps=TIMESTEPS,
-        baselines="null",
+        baselines="none",
         interventions=EDITS,
         edit_timesteps=EDITED_AT,
         sampling_steps=0,  # 10 judges sampled views as well: PSNR, SSIM, and pictures
@@ -61,8 +71,8 @@ page = make_page(probed)
 # %% [markdown]
 # ## Correspondence
 #
-# Grids differ: on 8 x 8 tokens half of the points cannot be hit at all, on 4 x 4 nine of ten. That is why layers are ranked by
-# their **share of the ceiling**, and not by precision.
+# Grids differ: on 8 x 8 tokens half of the points cannot be hit at all, on 4 x 4 nine of ten. That is why layers are
+# ranked by their **share of the ceiling**, and not by precision.
 
 # %%
 page.figures["profile"]
@@ -76,8 +86,8 @@ page.figures["common"]
 # %% [markdown]
 # ## When does it know?
 #
-# `t` is the index of the noise schedule; ᾱ is the share of signal variance left. Late in sampling (low t) the target itself
-# shows what it is; early on (high t) only cameras and references can tell.
+# `t` is the index of the noise schedule; ᾱ is the share of signal variance left. Late in sampling (low t) the target
+# itself shows what it is; early on (high t) only cameras and references can tell.
 
 # %%
 page.figures["timesteps"]
@@ -85,8 +95,9 @@ page.figures["timesteps"]
 # %% [markdown]
 # ## Is it causal?
 #
-# By how much the error of the denoised prediction grows when one layer is edited, relatively: 0 % is no effect, 100 % twice
-# the error. There is no ceiling here; the other layers are the comparison. All layers before the edited one stay as they were.
+# By how much the error of the denoised prediction grows when one layer is edited, relatively: 0 % is no effect, 100 %
+# twice the error. There is no ceiling here; the other layers are the comparison. All layers before the edited one stay
+# as they were.
 
 # %%
 page.figures["effects"]
@@ -103,8 +114,8 @@ page.tables["effects"]
 Markdown("\n\n".join(page.causal))
 
 # %% [markdown]
-# The same is in `selection.json`. `ties` are layers that these scenes cannot separate from the chosen one: where there are
-# any, measure more scenes before you build on the choice.
+# The same is in `selection.json`. `ties` are layers that these scenes cannot separate from the chosen one: where there
+# are any, measure more scenes before you build on the choice.
 
 # %%
 {key: probed.selection[key] for key in ("layer", "name", "metric", "scenes", "ties", "above_chance")}
@@ -114,5 +125,5 @@ Markdown("\n\n".join(page.causal))
 #
 # - `python -m train.cameo --layer auto --probe runs/causal` supervises the chosen layer.
 # - One head instead of all: `edit_heads=True`; the table of effects then has a row per head.
-# - Not every layer that correspondence chooses is causal, and a causal layer may carry something else than correspondence
-#   (style, exposure). Say both numbers.
+# - Not every layer that correspondence chooses is causal, and a causal layer may carry something else than
+#   correspondence (style, exposure). Say both numbers.
