@@ -22,10 +22,12 @@
 # %%
 from pathlib import Path
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 import analysis
-from analysis import study
+from analysis import study, study_figures
+from analysis.blocks import chart
 from analysis.compare import compare_evaluations, compare_probes_of_trainings
 from analysis.study_page import make_study_page
 from analysis.training import read_training
@@ -35,9 +37,14 @@ from analysis.training_page import make_training_page
 # ## Parameters
 
 # %%
-REFERENCE = Path(analysis.__file__).parents[1] / "reports/reference"  # the repository's; or Path("runs")
+REPOSITORY = Path(analysis.__file__).parents[1]
+REFERENCE = REPOSITORY / "reports/reference"  # or Path("runs")
 STUDY = REFERENCE / "study"  # made by python -m train.study: variants times seeds
 RUN = REFERENCE / "cameo"  # made by python -m train.cameo
+EMERGENCE = {  # made by python -m probe.emergence, on the same scenes for both
+    "plain": REPOSITORY / "probe/models/weights/cat3d-tiny/emergence.csv",
+    "supervised": RUN / "emergence-equal-scenes.csv",
+}
 PLAIN, SUPERVISED = STUDY / "plain-seed0", STUDY / "cameo-seed0"  # two runs of one study, of equal seed
 
 # %% [markdown]
@@ -57,8 +64,29 @@ def show(page, name):
 
 run = read_training(RUN)
 page = make_training_page(run)
-print(f"supervised: layer {run.supervised}, {run.step} steps")
+print("supervised layer:", *run.supervised)
 show(page, "precision")
+
+# %% [markdown]
+# That curve alone proves nothing: correspondence emerges in plain training too. Here is the same layer of both models,
+# from the same first weights, on the same scenes. Bands are 95 % intervals over scenes; they say how sure each
+# *model's* precision is, not how another seed of the training would have gone.
+
+# %%
+steps = [pd.read_csv(path).assign(who=who) for who, path in EMERGENCE.items()]
+both = pd.concat(steps).query("layer == @run.supervised[0] and step <= @run.step").assign(panel="precision")
+curves = study_figures.curves(
+    both,
+    titles={"precision": f"precision of layer {run.supervised[0]}"},
+    styles=study_figures.looks(list(EMERGENCE)),
+    name="emergence",
+    alt="Precision over steps, plain and supervised",
+    percent=True,
+)
+words = (
+    "How soon the attention finds the corresponding point, with and without supervision; read across at equal height."
+)
+chart("emergence", curves, words, source="python -m probe.emergence", table=both)
 
 # %% [markdown]
 # Attention is only half of it. The loss reads matches through a small mixing of the heads that is thrown away after
