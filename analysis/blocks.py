@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
+
+NOTEBOOK = "margin:1em 0;padding:1em;max-width:60em;background:#fefefd;color:#1d2127"
+"""Style of what stands in a notebook, where no page says its colours: those of the page in light."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,13 @@ class Table:
     texts: int = 1
     wide: bool = False
 
+    def _repr_html_(self) -> str:
+        """Show the table and its caption in a notebook."""
+        rows = ((self.columns, "th"), *((row, "td") for row in self.rows))
+        lines = "".join(f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in row)}</tr>" for row, tag in rows)
+        table = f'<table style="white-space:pre-line;color:inherit">{lines}</table>'
+        return f'<figure style="{NOTEBOOK}">{table}<figcaption>{escape(self.caption)}</figcaption></figure>'
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
@@ -48,6 +58,11 @@ class Chart:
     source: str
     csv: str
     file: str
+
+    def _repr_html_(self) -> str:
+        """Show the figure, its caption and its source in a notebook."""
+        words = f"{escape(self.caption)}<br><small>{escape(self.source)}</small>"
+        return f'<figure style="{NOTEBOOK}">{self.svg}<figcaption>{words}</figcaption></figure>'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,8 @@ def test_adopting_the_loss_takes_five_lines():
 
 
 def test_named_files_exist():
-    folders = "probe|train|analysis|benchmarks|reports"
-    names = re.findall(rf"`((?:{folders})/[\w./-]*)`|\]\((reports/[\w./-]+)\)|`(\./check)`", TEXT)
+    folders = "probe|train|analysis|benchmarks|reports|notebooks|docs"
+    names = re.findall(rf"`((?:{folders})/[\w./-]*)`|\]\(((?:reports|docs)/[\w./-]+)\)|`(\./check)`", TEXT)
     for found in names:
         path = next(part for part in found if part)
         assert (ROOT / path).exists(), path

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import figures, pictures, rotation, tables, wording
+from analysis.blocks import Table, chart
 from analysis.tables import ProbeRun, read_run
 
 
@@ -190,3 +191,17 @@ def test_each_image_is_embedded_once(run: ProbeRun):
     assert sorted(re.findall(r'<image id="([^"]+)"', images)) == sorted(used)
     assert images.count("data:image/png;base64,") == len(used)
     assert images == pictures.embedded_images(run, examples)
+
+
+def test_a_figure_and_a_table_show_themselves_in_a_notebook(run: ProbeRun):
+    figure = chart("profile", profile_svg(run), "a < b & c", source="from <x>", table=tables.profile(run))
+    table = Table(caption="<i>", columns=("a", "b<"), rows=(("1", "&"), ("2", "\n3")))
+    shown = figure._repr_html_()
+    assert figure.svg in shown
+    assert "a &lt; b &amp; c" in shown
+    assert "from &lt;x&gt;" in shown
+    root = ElementTree.fromstring(table._repr_html_())
+    rows = [[cell.text for cell in row] for row in root.iter("tr")]
+    assert rows == [["a", "b<"], ["1", "&"], ["2", "\n3"]]
+    assert [cell.tag for cell in next(root.iter("tr"))] == ["th", "th"]
+    assert root.find("figcaption").text == "<i>"

@@ -1,0 +1,179 @@
+"""The pages in docs/ tell the truth: what they name exists, their snippets run, their numbers are computed."""
+
+import importlib
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from einops import rearrange
+
+from probe import emergence, geometry_quality, run
+from probe.baselines import BASELINES
+from probe.geometry import invert_rigid, point_map_to_depth
+from probe.measuring import timestep_table
+from probe.models import load_model
+from probe.models.denoising import MultiViewModel, cameo_scheduler
+from probe.scenes import DATA_SETS, SCENES, preview
+from probe.scenes.shapes import draw_shapes, make_views
+from train import cameo, evaluate, study
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+NOTEBOOKS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "notebooks").glob("*.py"))}
+SETTINGS = (
+    run.Settings,
+    emergence.Settings,
+    geometry_quality.Settings,
+    preview.Settings,
+    cameo.Command,
+    evaluate.Settings,
+    study.Study,
+)
+TINY = shlex.split(
+    "--pairs 1 --views 2 --timesteps 500 --image-size 32 --baselines none --interventions none --no-report"
+)
+LESS = "--image-size 48 --layers 12 --interventions none --no-report --pairs"
+EXTENDING = PAGES["extending.md"]
+
+
+def blocks(language: str, after: str) -> list[str]:
+    """Give the fenced blocks of the section under a heading."""
+    section = EXTENDING.split(f"\n## {after}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(rf"^```{language}\n(.*?)^```", section, re.M | re.S)
+
+
+def find(name: str) -> object:
+    """Import the longest part of a dotted name that is a module, and look the rest up in it."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+def run_commands(section: str, *more: str) -> None:
+    for command in blocks("bash", section):
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "probe.run"]
+        run.cli([*words[3:], *TINY, *more])
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
+def test_what_is_named_exists(page: str):
+    text = (PAGES | NOTEBOOKS)[page]
+    for name in re.findall(r"`((?:probe|train|analysis)\.[\w.]+)`", text):
+        assert find(name) is not None, name
+    for path in re.findall(r"`((?:probe|train|analysis|tests|docs|notebooks|reports|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(([\w./-]+\.md)\)", text):
+        assert (ROOT / "docs" / path).exists(), path
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
+def test_flags_are_those_of_a_command(page: str):
+    known = {"help"} | {field.name for settings in SETTINGS for field in fields(settings)}
+    text = re.sub(r"pip install [^`]*", "", (PAGES | NOTEBOOKS)[page])
+    for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text):
+        assert flag.replace("-", "_") in known, flag
+
+
+def test_headings_that_are_linked_to_exist():
+    for text in PAGES.values():
+        headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)}
+        assert set(re.findall(r"\]\(#([\w-]+)\)", text)) <= headings
+
+
+def test_the_names_in_the_table_of_extensions_are_the_dicts():
+    table = EXTENDING.split("\n## ", 1)[0]
+    assert {"`probe.models.MODELS`", "`probe.scenes.DATA_SETS`", "`probe.baselines.BASELINES`"} <= set(
+        re.findall(r"`[\w.]+`", table)
+    )
+
+
+def test_the_table_of_noise_is_that_of_the_schedules():
+    lines = [line for line in PAGES["method.md"].splitlines() if "zero terminal SNR (`" in line]
+    scheduler = MultiViewModel(name="", network=torch.nn.Identity(), alpha_bar=cameo_scheduler().alphas_cumprod, size=1)
+    for line, model in zip(lines, (load_model("cat3d-tiny"), scheduler), strict=True):
+        told = [float(cell) for cell in line.split("|")[2:-1]]
+        known = timestep_table(model, (100, 300, 500, 700, 900, 999))["alpha_bar"]
+        np.testing.assert_allclose(told, known, rtol=0, atol=5.1e-4)
+
+
+def test_a_model_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text(blocks("python", "A model")[0], encoding="utf-8")
+    run_commands("A model")
+    layers = pd.read_csv("runs/my-model/layers.csv")
+    assert layers[["layer", "name", "grid_h", "grid_w"]].to_numpy().tolist() == [[0, "attention", 16, 16]]
+
+
+def test_a_scene_loader_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for known in (DATA_SETS, SCENES):
+        monkeypatch.setitem(known, "mine", None)  # what the snippet adds is gone after the test
+    generator = torch.Generator().manual_seed(0)
+    turns = torch.linspace(8, 88, 9)[None]
+    views = make_views(draw_shapes(1, generator=generator), turns, size=48, n_ref=1, generator=generator)
+    (tmp_path / "my_folder").mkdir()
+    np.savez(
+        tmp_path / "my_folder" / "room.npz",
+        image=rearrange((255 * views.image[0]).byte(), "n c h w -> n h w c").numpy(),
+        depth=point_map_to_depth(views.point_map, views.world_to_cam)[0].numpy(),
+        k=views.intrinsics[0, 0].numpy(),
+        cam_to_world=invert_rigid(views.world_to_cam[0]).numpy(),
+    )
+    module, script = blocks("python", "A scene loader")
+    (tmp_path / "my_scenes.py").write_text(module, encoding="utf-8")
+    exec(
+        compile(script.replace("--pairs", LESS), "", "exec"),
+        {},
+    )
+    scores = pd.read_parquet("runs/my-scenes/scores.parquet")
+    assert scores["scene"].str.startswith("room:").all()
+    ceiling = scores[
+        (scores["model"] == "ceiling") & (scores["metric"] == "precision@5%") & (scores["grid"] == "16x16")
+    ]
+    assert ceiling.loc[ceiling["count"] > 0, "value"].min() > 0.99  # cameras and depth fit
+
+
+def test_a_metric_is_added(capsys: pytest.CaptureFixture[str]):
+    (script,) = blocks("python", "A metric")
+    names: dict = {}
+    exec(compile(script, "", "exec"), names)
+    table = names["table"]
+    own = table[(table["head"] == -1) & (table["direction"] == "tgt-ref")].groupby("layer")["value"].mean()
+    assert set(table["metric"]) == {"mean_error"}
+    assert 0 < own[12] < own[10] < 1  # correspondence has emerged in layer 12
+    assert "layer" in capsys.readouterr().out
+
+
+def test_a_matcher_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(BASELINES, "mean-colour", None)
+    (script,) = blocks("python", "A matcher")
+    exec(compile(script.replace("--pairs", LESS), "", "exec"), {})
+    scores = pd.read_parquet("runs/my-matcher/scores.parquet")
+    found = scores[scores["metric"] == "precision@5%"].groupby("model", observed=True)["value"].mean()
+    assert found["mean-colour"] > 3 * found["chance: uniform"]
+
+
+def test_a_source_of_geometry_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_points.py").write_text(blocks("python", "A source of geometry")[0], encoding="utf-8")
+    run_commands("A source of geometry", "--layers", "12")
+    run.cli(["--out", "runs/own", *TINY, "--layers", "12"])
+    given, own = (pd.read_csv(f"runs/{name}/layers.csv")["count"].sum() for name in ("my-points", "own"))
+    assert 0 < given < own  # what lies far is not asked for
