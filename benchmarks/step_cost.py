@@ -19,11 +19,11 @@ from train.loop import take_step
 
 VARIANTS: dict[str, dict] = {
     "plain": {"layer": "none"},
-    "mlp": {},
+    "mlp": {"mixing": "mlp"},
     "mean": {"mixing": "mean"},
     "positive": {"mixing": "positive"},
-    "mlp, 256 queries": {"max_queries": 256},
-    "mlp, visible truth": {"truth": "visible"},
+    "mlp, 256 queries": {"mixing": "mlp", "max_queries": 256},
+    "mlp, visible truth": {"mixing": "mlp", "truth": "visible"},
     "repa-dsift": {"objective": "repa-dsift"},
     "geometry": {"objective": "geometry"},
 }

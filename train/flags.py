@@ -35,8 +35,8 @@ class Command:
     weight_until: int = 0
     """Step at which the schedule ends; 0 is --steps."""
     mixing: Mixing = "mean"
-    """How the logits of the heads become one: mean times a learned scale (the default, for it is ahead of the paper's in
-    all three seeds of reports/reference/study), mlp (the paper), positive weights."""
+    """How the logits of the heads become one: mean times a learned scale (ahead of the paper's in all three seeds of
+    reports/reference/study), mlp (the paper), positive weights."""
     target: Target = "per_pair"
     """per_pair: one match per key view (the paper); global_nearest: one over all key views (the release)."""
     truth: Truth = "cycle"
