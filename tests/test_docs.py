@@ -19,6 +19,7 @@ from probe.measuring import timestep_table
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, cameo_scheduler
 from probe.scenes import DATA_SETS, SCENES, preview
+from probe.scenes.recordings import load_views
 from probe.scenes.shapes import draw_shapes, make_views
 from train import cameo, evaluate, study
 
@@ -141,12 +142,10 @@ def test_a_scene_loader_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         compile(script.replace("--pairs", LESS), "", "exec"),
         {},
     )
-    scores = pd.read_parquet("runs/my-scenes/scores.parquet")
-    assert scores["scene"].str.startswith("room:").all()
-    ceiling = scores[
-        (scores["model"] == "ceiling") & (scores["metric"] == "precision@5%") & (scores["grid"] == "16x16")
-    ]
-    assert ceiling.loc[ceiling["count"] > 0, "value"].min() > 0.99  # cameras and depth fit
+    assert pd.read_csv("runs/my-scenes/pairs.csv")["scene"].str.startswith("room:").all()
+    loaded = load_views(DATA_SETS["mine"](Path("my_folder")).open("room"), [0, 5], size=48, n_ref=1)
+    torch.testing.assert_close(loaded.point_map, views.point_map[:, [0, 5]], rtol=0, atol=1e-4)  # cameras and depth fit
+    torch.testing.assert_close(loaded.image, views.image[:, [0, 5]], rtol=0, atol=1 / 255)
 
 
 def test_a_metric_is_added(capsys: pytest.CaptureFixture[str]):
