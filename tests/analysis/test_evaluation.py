@@ -160,14 +160,14 @@ def test_tables_hold_means_with_intervals_beside_what_needs_no_model(page: Reade
 
 
 def test_the_worst_view_stands_first_and_what_a_copy_beats_is_counted(tmp_path: Path):
-    rows = images()
+    rows = images(scenes=5)
     bad = (rows["scene"] == "room-2") & (rows["view"] == 2) & (rows["n_ref"] == 2) & (rows["metric"] == "psnr")
     rows.loc[bad & (rows["method"] == "model"), "value"] = 4.0
     page = report.build_report(make_run(tmp_path / "run", rows)).read_text(encoding="utf-8").replace("\u00a0", " ")
     table = Reader(page).tables["worst"]
     assert table[1][:5] == ["room-2", "2", "80°", "2", "4.0 dB"]
     assert len(table) == 13
-    assert "a copy of the nearest reference is better; so it is for 1 of all 12." in page
+    assert "a copy of the nearest reference is better; so it is for 1 of all 15." in page
     assert page.count('<tr class="marked"><th scope="row" class="text">room') == 1
 
 
