@@ -20,6 +20,7 @@ from probe.metrics import (
     counted_mean,
     drawn_chance,
     errors,
+    is_below,
     nearest_token,
     same_position,
     uniform_chance,
@@ -96,8 +97,8 @@ def precisions(
     thresholds: tuple[Threshold, ...],
 ) -> Measured:
     """Measure the share of the counted queries whose match is right, per threshold; an error equal to it is wrong."""
-    found = {kind: errors(token, truth, kind) for kind in {threshold.kind for threshold in thresholds}}
-    return {threshold.name: counted_mean(found[threshold.kind] < threshold.value, counted) for threshold in thresholds}
+    found = {kind: errors(token, truth, kind) for kind in {limit.kind for limit in thresholds}}
+    return {limit.name: counted_mean(is_below(found[limit.kind], limit), counted) for limit in thresholds}
 
 
 def attention_scores(

@@ -17,7 +17,7 @@ from probe.correspondence import token_of
 from probe.layers import Layer, ViewLayout
 from probe.matching import RatioMatches, ratio_matches
 from probe.measuring import measure_references
-from probe.metrics import GridTruth, Threshold, correct, grid_truth, nearest_token
+from probe.metrics import GridTruth, Threshold, correct, errors, grid_truth, nearest_token
 from probe.protocols import COMMON_GRID, PROTOCOLS, direction, pair_table, thresholds
 from probe.records import CEILING, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, Rows, score_table, summarise
 from probe.scenes import Request, open_scenes
@@ -26,6 +26,7 @@ from probe.scoring import (
     descriptor_scores,
     grid_name,
     joint_layout,
+    precisions,
     queries_with_points,
     ratio_scores,
     reference_scores,
@@ -204,6 +205,22 @@ def test_a_match_planted_from_view_1_to_view_0_lies_in_that_row_alone():
     assert right["pair"].tolist() == [f"{room(1).names[0]}:0-1"]
     assert right["count"].tolist() == [int(truth.visible[0, 1, :, 0].sum())]
     assert (found.set_index(["query_view", "key_view"])["value"].drop((1, 0)) < 0.2).all()
+
+
+@pytest.mark.parametrize("kind", ["image", "token", "metric"])
+def test_an_error_equal_to_the_threshold_is_wrong(kind: str):
+    """Of all queries matched to the first token, one has just the error that is the threshold."""
+    truth = truth_of(0, (8, 8))
+    counted = truth.visible[:, None]
+    token = torch.zeros_like(counted, dtype=torch.long)
+    error = errors(token, truth, kind)
+    tie = error[counted.expand_as(error)].sort().values[5]
+    limit = Threshold(name="tie", kind=kind, value=tie.item())
+    value, count = precisions(token, counted, truth, (limit,))["tie"]
+    others = ((error < tie) & counted).sum((-1, -2, -3, -4))
+    assert others.item() == 5
+    assert (value * count).nansum().item() == pytest.approx(5)
+    assert (correct(token, truth, limit) & counted).sum().item() == 5
 
 
 def test_tabulate_by_hand():
