@@ -68,13 +68,48 @@ def user_function(source: str, *, flag: str, how: str) -> Callable[..., Any]:
 
 def _module(path: str, flag: str, how: str) -> ModuleType:
     try:
-        return importlib.import_module(path)
+        return import_afresh(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
             raise ValueError(f"{flag} module: importing {path} failed: {error}; install it") from error
         raise ValueError(
             f"{flag} module: there is no module {error.name!r} in {Path.cwd()} or on Python's path; {how}"
         ) from error
+
+
+def import_afresh(path: str) -> ModuleType:
+    """Import a module of the user's own from its file as it is now, with the user's modules that it imports.
+
+    Python's module cache goes by name: it would return the first file of a name for the second one too, and an edited
+    file as it was before. Installed modules come from the cache.
+    """
+    _forget({*_IMPORTED, path} if _is_users(path) else _IMPORTED)
+    importlib.invalidate_caches()  # a file that was written a moment ago is found
+    before, keeps_no_bytecode = set(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # bytecode is dated to the second: an edit within it would go unnoticed
+    try:
+        return importlib.import_module(path)
+    finally:
+        sys.dont_write_bytecode = keeps_no_bytecode
+        _IMPORTED.update(filter(_is_users, set(sys.modules) - before))
+
+
+_IMPORTED = set[str]()
+"""Names in Python's module cache that :func:`import_afresh` put there."""
+
+
+def _forget(names: set[str]) -> None:
+    for name in tuple(names):
+        sys.modules.pop(name, None)
+    _IMPORTED.clear()
+
+
+def _is_users(name: str) -> bool:
+    """Return whether an imported module is the user's: not Python's, an installed package's or the suite's."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name.partition(".")[0] in ("probe", "train", "analysis"):
+        return False
+    return not any(Path(file).is_relative_to(home) for home in (sys.prefix, sys.base_prefix))
 
 
 @contextmanager

@@ -133,6 +133,39 @@ def test_wrong_paths_end_in_one_line(here: Path, capsys: pytest.CaptureFixture[s
     assert not (here / "run").exists()
 
 
+def written(folder: Path, scale: float) -> Path:
+    """Write two files: a model, and the module it takes its name from."""
+    folder.mkdir(exist_ok=True)
+    (folder / "my_model.py").write_text(SOURCE + "\nfrom my_words import NAME\n\n\ndef named():\n" + NAMED, "utf-8")
+    (folder / "my_words.py").write_text(f'NAME = "mine-{scale}"\n', "utf-8")
+    return folder
+
+
+NAMED = "    return Mine(name=NAME, network=Network(), alpha_bar=pixel_scheduler().alphas_cumprod, size=8)\n"
+
+
+def test_of_two_files_of_one_name_each_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = []
+    for folder in ("first", "second", "first"):
+        monkeypatch.chdir(written(tmp_path / folder, scale=len(folder)))
+        names.append(load_model("module:my_model.named").name)
+    assert names == ["mine-5", "mine-6", "mine-5"]
+
+
+def test_a_file_is_read_as_it_is_after_an_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(written(tmp_path, scale=1))
+    assert load_model("module:my_model.named").name == "mine-1"
+    written(tmp_path, scale=2)  # within the same second, and of the same length
+    assert load_model("module:my_model.named").name == "mine-2"
+
+
+def test_the_suites_modules_stay_in_pythons_cache(here: Path):
+    before = sys.modules["probe.models.denoising"]
+    load_model("module:users_own.make")
+    load_model("module:users_own.make")
+    assert sys.modules["probe.models.denoising"] is before
+
+
 def test_base_and_size_are_refused_and_ones_own_mistakes_are_not_hidden(here: Path):
     for loading in (Loading(base="x"), Loading(size=8)):
         with pytest.raises(ValueError, match="takes neither --base nor --model-size; set them in your function"):
