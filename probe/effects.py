@@ -19,7 +19,7 @@ from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.attention import Edit
+from probe.attention.call import Edit
 from probe.capture import AttentionTap
 from probe.correspondence import project_tokens
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, MATCH_ERROR, Lpips, absence, image_metrics, match_error

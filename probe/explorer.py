@@ -15,7 +15,7 @@ from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from probe.attention import Call
+from probe.attention.call import Call
 from probe.geometry import fundamental_matrix
 from probe.layers import Layer, ViewLayout
 from probe.matching import ratio_matches, weights_within_views

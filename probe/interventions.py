@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.attention import Call, Edit, Run
+from probe.attention.call import Call, Edit, Run
 from probe.layers import ViewLayout
 from probe.matching import image_tokens
 from probe.seeds import derive

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from probe.modules import inner_model, nearest_names
+from probe.attention.modules import inner_model, nearest_names
 
 Kind = Literal["3d", "joint", "view", "temporal", "cross", "other"]
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]  # (views, scale), the scale being None for a native size

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probe.attention import Call
+from probe.attention.call import Call
 from probe.baselines.describing import Matcher
 from probe.capture import AttentionTap
 from probe.layers import Layer

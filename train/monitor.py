@@ -11,7 +11,7 @@ from einops import rearrange
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from probe.attention import Call
+from probe.attention.call import Call
 from probe.capture import AttentionTap
 from probe.emergence import Watch, measure_step
 from probe.image_quality import Lpips, load_lpips

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from probe.attention.modules import nearest_names
 from probe.models.denoising import MultiViewModel
 from probe.models.files import Loading
-from probe.modules import nearest_names
 
 HOW = "give --model module:package.function, whose function returns a MultiViewModel"
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn import attention
 from torch.nn import functional as F
 
+from probe.attention.kernels import replaced
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
-from probe.kernels import replaced
 from probe.models.denoising import STEPS, Inputs
 from probe.models.files import (
     META,

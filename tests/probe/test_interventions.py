@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.attention import Call, describe
+from probe.attention.call import Call, describe
 from probe.capture import AttentionTap
 from probe.interventions import INTERVENTIONS, Intervention, Place, edit_of, own_keys, shuffled_keys
 from probe.layers import ViewLayout, find_layers, select_layers

@@ -11,9 +11,9 @@ from standin_packages import STANDINS, standins
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probe.attention import Call, Run
+from probe.attention.call import Call, Run
+from probe.attention.kernels import KERNELS, replaced
 from probe.capture import AttentionTap
-from probe.kernels import KERNELS, replaced
 
 HEADS, WIDTH = 3, 4
 BLOCKS = ("by_name", "by_alias", "early", "in_helper")

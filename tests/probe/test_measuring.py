@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from probe.attention import Call
+from probe.attention.call import Call
 from probe.baselines import open_matchers
 from probe.capture import AttentionTap
 from probe.layers import Layer, find_layers, select_layers

@@ -19,7 +19,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from probe.attention import Reading
+from probe.attention.call import Reading
 
 CANONICAL = "b heads n d"
 HEADS = ("heads", "num_heads", "n_heads")

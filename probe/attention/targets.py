@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from probe.attention import Edit
+from probe.attention.call import Edit
+from probe.attention.modules import clean_name, may_attend, nearest_names
 from probe.layers import Layer, find_layers
-from probe.modules import clean_name, may_attend, nearest_names
 
 LayerKey = Layer | int | str | tuple[str, int]
 
