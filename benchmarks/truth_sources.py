@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 import tyro
 
+from probe.correspondence.sources import Source, open_source, with_geometry
+from probe.correspondence.tracks import match_tracks, triangulated_tracks
 from probe.geometry_quality import kept_megabytes
-from probe.geometry_sources import Source, open_source, with_geometry
 from probe.scenes import Request, open_scenes
-from probe.tracks import match_tracks, triangulated_tracks
 from probe.views import Views
 from train.objectives import TRUTHS
 

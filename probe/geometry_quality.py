@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from probe import command
 from probe.correspondence import TokenMatches, match_tokens, token_points
+from probe.correspondence.noise import TruthNoise, perturb, read_noise
+from probe.correspondence.sources import open_source
+from probe.correspondence.tracks import match_tracks, triangulated_tracks
 from probe.geometry import point_map_to_depth
-from probe.geometry_sources import open_source
 from probe.metrics import correct, grid_truth
 from probe.protocols import thresholds
 from probe.records import write
 from probe.scenes import Request, open_scenes
 from probe.scenes.recordings import GeometrySource, with_geometry
 from probe.seeds import derive
-from probe.tracks import match_tracks, triangulated_tracks
-from probe.truth_noise import TruthNoise, perturb, read_noise
 from probe.views import Views
 
 PROG = "python -m probe.geometry_quality"

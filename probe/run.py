@@ -15,9 +15,9 @@ from tqdm import tqdm
 from probe import command, dry_run
 from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
+from probe.correspondence.sources import open_source
 from probe.effects import Experiment, measure_effects, plan_experiment
 from probe.explorer import explore_scene
-from probe.geometry_sources import open_source
 from probe.image_quality import load_lpips
 from probe.layers import Layer, select_layers
 from probe.measuring import (

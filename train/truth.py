@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from probe.geometry_sources import open_source
+from probe.correspondence.noise import perturb_each, read_noise
+from probe.correspondence.sources import open_source
 from probe.scenes.recordings import with_geometry
-from probe.truth_noise import perturb_each, read_noise
 from probe.views import Views
 
 Supervise = Callable[[Views, Sequence[int]], Views]
@@ -26,8 +26,8 @@ def supervision_of(source: str | None, noise: str | None, device: torch.device) 
     """Read what the command line says of the truth.
 
     Args:
-        source: A source of geometry, see :func:`probe.geometry_sources.open_source`; None keeps the scene's own points.
-        noise: See :func:`probe.truth_noise.read_noise`; None adds none.
+        source: A source of geometry, see :func:`probe.correspondence.sources.open_source`; None keeps the scene's own points.
+        noise: See :func:`probe.correspondence.noise.read_noise`; None adds none.
         device: That a source computes on.
 
     Raises:

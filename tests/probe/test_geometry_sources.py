@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from standin_packages import standins
 
-from probe.geometry_sources import SOURCES, open_source
+from probe.correspondence.sources import SOURCES, open_source
+from probe.correspondence.tracks import track_geometry
 from probe.scenes import Request, open_scenes
 from probe.scenes.recordings import with_geometry
-from probe.tracks import track_geometry
 from probe.views import Views
 
 CPU = torch.device("cpu")

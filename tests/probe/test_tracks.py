@@ -6,9 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from probe.geometry import depth_to_point_map, project
-from probe.scenes import Request, open_scenes
-from probe.tracks import (
+from probe.correspondence.tracks import (
     Tracks,
     match_tracks,
     sift_tracks,
@@ -17,6 +15,8 @@ from probe.tracks import (
     triangulate,
     triangulated_tracks,
 )
+from probe.geometry import depth_to_point_map, project
+from probe.scenes import Request, open_scenes
 from probe.views import Views
 
 SIZE, GRID = (8, 8), (2, 2)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.correspondence import match_tokens
+from probe.correspondence.noise import TruthNoise, lowest, perturb, perturb_each, read_noise, turn
 from probe.geometry import camera_centre, pixel_centres, point_map_to_depth, project, rotation_degrees
 from probe.metrics import scene_size
 from probe.scenes.shapes import draw_shapes, make_views
-from probe.truth_noise import TruthNoise, lowest, perturb, perturb_each, read_noise, turn
 from probe.views import TENSORS, Views
 
 ALL = TruthNoise(depth=0.1, holes=0.25, rotation=5.0, translation=0.02)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from probe.truth_noise import read_noise
+from probe.correspondence.noise import read_noise
 from train import study, variants
 from train.cameo import Command
 from train.comparison import (

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_loop import SETTINGS, small_model, supervision
 
+from probe.correspondence.noise import perturb_each, read_noise
+from probe.correspondence.tracks import track_geometry
 from probe.seeds import derive
-from probe.tracks import track_geometry
-from probe.truth_noise import perturb_each, read_noise
 from probe.views import TENSORS
 from train import cameo, loop
 from train.batches import draw_step

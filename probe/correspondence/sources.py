@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from probe.baselines import vggt
+from probe.correspondence.tracks import track_geometry
 from probe.models.custom import current_directory, user_function
 from probe.scenes.recordings import Geometry, GeometrySource
-from probe.tracks import track_geometry
 from probe.views import Views
 
 HOW = "a function of Views that returns (point_map [b f 3 height width], valid [b f height width])"
