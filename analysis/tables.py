@@ -56,7 +56,7 @@ class ProbeRun:
         card: What is known of the model: licence, origin, size, what is ignored, what its loader chose.
         edited: uint8 [targets 3 H W]: sampled views of the first scenes, by "scene/intervention/layer", beside
             "scene/unedited" and "scene/truth"; empty if none were sampled.
-        explorer: What the match explorer shows (:mod:`probe.explorer`), by "what/part/scene".
+        explorer: What the match explorer shows (:mod:`probe.measure.explored`), by "what/part/scene".
     """
 
     name: str

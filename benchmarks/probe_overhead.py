@@ -18,12 +18,12 @@ from einops import einsum, rearrange
 
 from probe.capture import AttentionTap
 from probe.layers import find_layers, select_layers
-from probe.measuring import truths_of
+from probe.measure.model import truths_of
+from probe.measure.score import joint_layout, precisions, scene_pairs, score_call
 from probe.models import fresh_tiny
 from probe.models.cat3d import SD21, load_unet
 from probe.protocols import PROTOCOLS, thresholds
 from probe.scenes import Request, open_scenes
-from probe.scoring import joint_layout, precisions, scene_pairs, score_call
 
 VARIANTS = ("bare", "tap", "probe", "maps")
 

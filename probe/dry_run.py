@@ -13,7 +13,7 @@ from tqdm import tqdm
 from probe.baselines import NULLS
 from probe.effects import passes
 from probe.layers import Layer
-from probe.measuring import measure_matcher, measure_references, truths_of
+from probe.measure.model import measure_matcher, measure_references, truths_of
 from probe.models.denoising import model_layers
 from probe.planning import (
     Cost,

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from probe import command
 from probe.layers import Layer, select_layers
-from probe.measuring import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
+from probe.measure.model import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
 from probe.metrics import Threshold
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, model_layers

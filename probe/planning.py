@@ -22,14 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from probe.layers import Layer
-from probe.measuring import in_own_precision
+from probe.measure.model import in_own_precision
+from probe.measure.score import scene_pairs, score_call
 from probe.metrics import GridTruth, Threshold
 from probe.models import fresh_tiny
 from probe.models.denoising import MultiViewModel, place
 from probe.models.files import META
 from probe.protocols import Protocol
 from probe.scenes import Request, open_scenes
-from probe.scoring import scene_pairs, score_call
 from probe.views import Views, resize
 
 REPEATS, LONG = 3, 0.5

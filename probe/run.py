@@ -17,10 +17,10 @@ from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
 from probe.correspondence.sources import open_source
 from probe.effects import Experiment, measure_effects, plan_experiment
-from probe.explorer import explore_scene
 from probe.image_quality import load_lpips
 from probe.layers import Layer, select_layers
-from probe.measuring import (
+from probe.measure.explored import explore_scene
+from probe.measure.model import (
     cameras_only,
     example_matches,
     measure_layers,
@@ -31,6 +31,7 @@ from probe.measuring import (
     timestep_table,
     truths_of,
 )
+from probe.measure.score import joint_layout
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
 from probe.models.denoising import MultiViewModel, model_layers, place
@@ -40,7 +41,6 @@ from probe.records import digest, open_run, write, write_json
 from probe.run_settings import Settings, count_groups
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.recordings import GeometrySource
-from probe.scoring import joint_layout
 from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
 from probe.summary import show

@@ -15,7 +15,7 @@ from einops import rearrange
 from probe import emergence, geometry_quality, run
 from probe.baselines import BASELINES
 from probe.geometry import invert_rigid, point_map_to_depth
-from probe.measuring import timestep_table
+from probe.measure.model import timestep_table
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, cameo_scheduler
 from probe.scenes import DATA_SETS, SCENES, preview

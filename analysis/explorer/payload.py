@@ -12,7 +12,7 @@ from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, 
 from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
-LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.explorer codes
+LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Read what a probe run kept for the match explorer (:mod:`probe.explorer` says what the tensors are)."""
+"""Read what a probe run kept for the match explorer (:mod:`probe.measure.explored` says what the tensors are)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

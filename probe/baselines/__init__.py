@@ -13,10 +13,10 @@ from torch import Tensor
 
 from probe.baselines import dift, dino, dsift, epipolar, pixels, vggt
 from probe.baselines.describing import Grid, Matcher, Scored, by_descriptors
+from probe.measure.score import Measured, drawn_scores
 from probe.metrics import GridTruth, Threshold
 from probe.models.files import named
 from probe.protocols import Protocol
-from probe.scoring import Measured, drawn_scores
 from probe.views import Views
 
 Load = Callable[[str, torch.device], Matcher]

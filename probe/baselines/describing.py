@@ -5,9 +5,9 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.measure.score import Measured, descriptor_scores
 from probe.metrics import GridTruth, Threshold
 from probe.protocols import Protocol
-from probe.scoring import Measured, descriptor_scores
 from probe.views import Views
 
 Grid = tuple[int, int]

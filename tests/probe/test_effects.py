@@ -15,7 +15,7 @@ from probe.capture import AttentionTap
 from probe.effects import Experiment, measure_effects, passes, plan_experiment, prediction_effect, sample_effect
 from probe.image_quality import psnr
 from probe.layers import Layer, select_layers
-from probe.measuring import scene_noise, truths_of
+from probe.measure.model import scene_noise, truths_of
 from probe.models.denoising import MultiViewModel, add_noise, model_layers, pixel_scheduler
 from probe.records import INTERVENTIONS, SCORE_COLUMNS
 from probe.sampling import sample_views

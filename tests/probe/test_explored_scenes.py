@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from probe.explorer import (
+from probe.geometry import fundamental_matrix
+from probe.layers import Layer, find_layers, select_layers
+from probe.measure.explored import (
     LEVELS,
     MAP_LEVELS,
     RATIO,
@@ -24,9 +26,7 @@ from probe.explorer import (
     quantise,
     runners_up,
 )
-from probe.geometry import fundamental_matrix
-from probe.layers import Layer, find_layers, select_layers
-from probe.measuring import example_matches, measure_layers, truths_of
+from probe.measure.model import example_matches, measure_layers, truths_of
 from probe.metrics import GridTruth
 from probe.models.cat3d import TINY, load_unet
 from probe.models.denoising import MultiViewModel, cameo_scheduler

@@ -14,7 +14,7 @@ from probe.baselines import open_matchers
 from probe.capture import AttentionTap
 from probe.layers import Layer, find_layers, select_layers
 from probe.matching import attention_matches
-from probe.measuring import (
+from probe.measure.model import (
     cameras_only,
     example_matches,
     measure_layers,
@@ -23,13 +23,13 @@ from probe.measuring import (
     truths_of,
     views_joined,
 )
+from probe.measure.score import ScenePairs, scene_pairs
 from probe.metrics import GridTruth
 from probe.models.cat3d import TINY, load_unet
 from probe.models.denoising import MultiViewModel, cameo_scheduler, predict
 from probe.protocols import COMMON_GRID, PROTOCOLS, thresholds
 from probe.records import SCORE_COLUMNS
 from probe.scenes import Request, open_scenes
-from probe.scoring import ScenePairs, scene_pairs
 from probe.views import Views, resize
 
 ATTENTION, RATIO = PROTOCOLS["attention-v1"], PROTOCOLS["ratio-v1"]

@@ -14,7 +14,7 @@ from standin_packages import heard, standins
 from torch import Tensor
 
 from probe.capture import AttentionTap
-from probe.measuring import in_own_precision
+from probe.measure.model import in_own_precision
 from probe.models import load_model, mvdream, randomised
 from probe.models.denoising import model_layers, place, predict, target_of
 from probe.models.files import Loading

@@ -16,12 +16,8 @@ from torch.nn import functional as F
 from probe.correspondence import token_of
 from probe.layers import Layer, ViewLayout
 from probe.matching import RatioMatches, ratio_matches
-from probe.measuring import measure_references
-from probe.metrics import GridTruth, Threshold, correct, errors, grid_truth, nearest_token
-from probe.protocols import COMMON_GRID, PROTOCOLS, direction, pair_table, thresholds
-from probe.records import CEILING, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, Rows, score_table, summarise
-from probe.scenes import Request, open_scenes
-from probe.scoring import (
+from probe.measure.model import measure_references
+from probe.measure.score import (
     ScenePairs,
     descriptor_scores,
     grid_name,
@@ -35,6 +31,10 @@ from probe.scoring import (
     tabulate,
     unlayered,
 )
+from probe.metrics import GridTruth, Threshold, correct, errors, grid_truth, nearest_token
+from probe.protocols import COMMON_GRID, PROTOCOLS, direction, pair_table, thresholds
+from probe.records import CEILING, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, Rows, score_table, summarise
+from probe.scenes import Request, open_scenes
 from probe.views import Views
 
 SCENES = 8

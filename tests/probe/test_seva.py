@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend
 
 from probe.capture import AttentionTap
 from probe.layers import find_layers
-from probe.measuring import in_own_precision
+from probe.measure.model import in_own_precision
 from probe.models import load_model, randomised
 from probe.models.denoising import model_layers, place, predict, target_of
 from probe.models.files import Loading

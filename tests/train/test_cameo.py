@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_loop import SMALL, small_model, supervision
 
 from probe.layers import find_layers, select_layers
-from probe.measuring import measure_layers, truths_of
+from probe.measure.model import measure_layers, truths_of
 from probe.models import load_model
 from probe.models.cat3d import load_unet
 from probe.protocols import PROTOCOLS, thresholds
@@ -196,7 +196,7 @@ def test_attention_and_readout_agree_where_all_heads_weigh_alike():
 
 
 def test_the_supervised_layers_precision_is_the_probes():
-    """On one scene, at the same timestep and noise, the attention's precision is what probe.measuring says."""
+    """On one scene, at the same timestep and noise, the attention's precision is what probe.measure.model says."""
     torch.manual_seed(0)
     model = replace(small_model(), network=load_unet(None, {**SMALL, "sample_size": 32}), size=32)
     held = monitor.hold_out(cameo.settings_of(Command(batch_size=2, max_rotation=120)), model, 1, 2)

@@ -19,11 +19,11 @@ from probe.attention.call import Call
 from probe.geometry import fundamental_matrix
 from probe.layers import Layer, ViewLayout
 from probe.matching import ratio_matches, weights_within_views
-from probe.measuring import Truths, denoise_and_listen, views_joined
+from probe.measure.model import Truths, denoise_and_listen, views_joined
+from probe.measure.score import grid_name, joint_layout, queries_with_points
 from probe.metrics import GridTruth, Threshold, best_share, correct
 from probe.models.denoising import MultiViewModel
 from probe.protocols import PROTOCOLS
-from probe.scoring import grid_name, joint_layout, queries_with_points
 from probe.views import Views
 
 VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map

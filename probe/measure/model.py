@@ -16,11 +16,7 @@ from probe.baselines.describing import Matcher
 from probe.capture import AttentionTap
 from probe.layers import Layer
 from probe.matching import attention_matches, ratio_matches
-from probe.metrics import GridTruth, Threshold, grid_truth
-from probe.models.denoising import STEPS, MultiViewModel, predict
-from probe.protocols import Protocol
-from probe.records import Rows, score_table
-from probe.scoring import (
+from probe.measure.score import (
     Measured,
     grid_name,
     joint_layout,
@@ -30,6 +26,10 @@ from probe.scoring import (
     tabulate,
     unlayered,
 )
+from probe.metrics import GridTruth, Threshold, grid_truth
+from probe.models.denoising import STEPS, MultiViewModel, predict
+from probe.protocols import Protocol
+from probe.records import Rows, score_table
 from probe.seeds import derive
 from probe.views import Views, resize
 
