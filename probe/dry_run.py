@@ -11,7 +11,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from probe.baselines import NULLS
-from probe.effects import passes
+from probe.interventions.effects import passes
 from probe.layers import Layer
 from probe.measure.model import measure_matcher, measure_references, truths_of
 from probe.models.denoising import model_layers

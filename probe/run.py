@@ -16,8 +16,8 @@ from probe import command, dry_run
 from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
 from probe.correspondence.sources import open_source
-from probe.effects import Experiment, measure_effects, plan_experiment
 from probe.image_quality import load_lpips
+from probe.interventions.effects import Experiment, measure_effects, plan_experiment
 from probe.layers import Layer, select_layers
 from probe.measure.explored import explore_scene
 from probe.measure.model import (

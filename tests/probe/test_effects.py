@@ -10,10 +10,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probe import effects
 from probe.capture import AttentionTap
-from probe.effects import Experiment, measure_effects, passes, plan_experiment, prediction_effect, sample_effect
 from probe.image_quality import psnr
+from probe.interventions import effects
+from probe.interventions.effects import (
+    Experiment,
+    measure_effects,
+    passes,
+    plan_experiment,
+    prediction_effect,
+    sample_effect,
+)
 from probe.layers import Layer, select_layers
 from probe.measure.model import scene_noise, truths_of
 from probe.models.denoising import MultiViewModel, add_noise, model_layers, pixel_scheduler
