@@ -43,9 +43,9 @@ from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.recordings import GeometrySource
 from probe.seeds import derive
 from probe.selection import Selection, layer_table, select_layer
-from probe.summary import show
+from probe.selection.terminal import show
+from probe.selection.ties import supervision_costs
 from probe.views import Views, without_images
-from probe.weighing import supervision_costs
 
 PROG = "python -m probe.run"
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin

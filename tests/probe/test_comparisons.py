@@ -6,9 +6,9 @@ import pandas as pd
 from rich.console import Console
 from test_selection import METRIC, row, table_of
 
-from probe.comparisons import comparison_table, comparisons
 from probe.records import CEILING, SAME_POSITION, UNIFORM
 from probe.selection import select_layer
+from probe.selection.comparisons import comparison_table, comparisons
 
 
 def scores() -> pd.DataFrame:

@@ -7,7 +7,7 @@ from test_selection import table_of, times
 from test_weighing import EQUAL, effects
 
 from probe.selection import layer_table, select_layer
-from probe.summary import show
+from probe.selection.terminal import show
 
 LAYERS = {10: ("16x16", times(1)), 12: ("16x16", times(0.5))}
 

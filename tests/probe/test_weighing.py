@@ -11,7 +11,7 @@ from test_selection import STEADY, row, table_of, times
 from probe.layers import Layer
 from probe.records import EFFECT, INTERVENTIONS
 from probe.selection import Selection, layer_table, select_layer
-from probe.weighing import harm, supervision_costs
+from probe.selection.ties import harm, supervision_costs
 
 BEST = np.array([0.2, 0.4, 0.6, 0.8])
 TIED = {

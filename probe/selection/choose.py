@@ -18,7 +18,7 @@ from probe.records import (
     summarise,
 )
 from probe.resampling import draws, mean, quantile, ratio
-from probe.weighing import RULE, Harm, effect_words, harm, listed, weigh, weighing_words
+from probe.selection.ties import RULE, Harm, effect_words, harm, listed, weigh, weighing_words
 
 LISTED = 6
 """Ties that the evidence names; more are counted."""
@@ -126,7 +126,7 @@ def select_layer(
     Layers whose precision is not above uniform chance (lower end of the interval) come after all that are: on a coarse
     grid the ceiling is low, and a share of it is soon noise. Where the table lacks the ceiling of a layer's grid, all
     layers are ranked by precision instead; where it lacks chance, none counts as above it. Where the table lacks
-    causal effects, neither they nor cost are weighed. The rule in full: :data:`probe.weighing.RULE`.
+    causal effects, neither they nor cost are weighed. The rule in full: :data:`probe.selection.ties.RULE`.
 
     Args:
         scores: The score table of one probe run (one protocol, one pair list). Of several training steps the last one
@@ -134,7 +134,7 @@ def select_layer(
         metric: To rank by; None for the protocol's own.
         direction: Of the pairs, or "all"; None for the protocol's own, or for all pairs if the table has none of those.
         model: Whose layers; None where the table holds one model beside its nulls and baselines.
-        costs: Of supervising each layer (:func:`probe.weighing.supervision_costs`).
+        costs: Of supervising each layer (:func:`probe.selection.ties.supervision_costs`).
 
     Raises:
         ValueError: If protocols, pair lists or models are mixed, or nothing was counted of what is asked for.

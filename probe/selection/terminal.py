@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from probe.comparisons import comparison_table
 from probe.selection import Selection
+from probe.selection.comparisons import comparison_table
 
 HEADINGS = (
     "layer", "name", "grid", "preci-\nsion", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
