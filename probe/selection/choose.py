@@ -17,7 +17,7 @@ from probe.records import (
     scene_values,
     summarise,
 )
-from probe.resampling import draws, mean, quantile, ratio
+from probe.records.intervals import draws, mean, quantile, ratio
 from probe.selection.ties import RULE, Harm, effect_words, harm, listed, weigh, weighing_words
 
 LISTED = 6

@@ -10,7 +10,7 @@ from probe.interventions import INTERVENTIONS
 from probe.layers import Layer
 from probe.measure.score import joint_layout
 from probe.records import EFFECT, scene_values, summarise
-from probe.resampling import draws, quantile
+from probe.records.intervals import draws, quantile
 
 BREAKING = tuple(name for name in INTERVENTIONS if name != "true_match")  # that one repairs
 RULE = (

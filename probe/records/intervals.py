@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from probe.records import RESAMPLES
+from probe.records.table import RESAMPLES
 
 
 def draws(value: np.ndarray, limit: np.ndarray) -> np.ndarray:
