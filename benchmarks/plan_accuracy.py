@@ -15,7 +15,7 @@ import torch
 import tyro
 from alternating import resident
 
-from probe.dry_run import MIB, estimate
+from probe.plan.dry_run import MIB, estimate
 from probe.run import EXAMPLES, Plan, Settings, measure
 
 

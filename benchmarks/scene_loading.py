@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from probe import command
+from probe import cli
 from probe.scenes import find_recordings
 from probe.scenes.recordings import load_views
 
@@ -88,4 +88,4 @@ def measure(scenes: str, settings: Settings) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parse(Settings, prog=PROG), prog=PROG)
+    cli.run(main, cli.parse(Settings, prog=PROG), prog=PROG)

@@ -14,8 +14,8 @@ import tyro
 
 from probe.correspondence.sources import Source, open_source, with_geometry
 from probe.correspondence.tracks import match_tracks, triangulated_tracks
-from probe.geometry_quality import kept_megabytes
 from probe.scenes import Request, open_scenes
+from probe.truth_quality import kept_megabytes
 from probe.views import Views
 from train.objectives import TRUTHS
 
@@ -29,7 +29,7 @@ class Benchmark:
     scenes: str = "shapes"
     """As for python -m probe.run."""
     sources: str = "depth,tracks,vggt"
-    """By commas, as for python -m probe.geometry_quality."""
+    """By commas, as for python -m probe.truth_quality."""
     count: int = 9
     """Scenes, the first of which warms up."""
     views: int = 3

@@ -31,7 +31,7 @@ from analysis.report import build_report
 from analysis.tables import read_run
 from probe import run
 from probe.scenes import Request, open_scenes
-from probe.scenes.preview import draw_scenes
+from probe.preview import draw_scenes
 
 # %% [markdown]
 # ## Parameters

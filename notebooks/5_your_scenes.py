@@ -32,7 +32,7 @@ from probe import run
 from probe.correspondence import visible_tokens
 from probe.geometry import point_map_to_depth
 from probe.scenes import Request, open_scenes
-from probe.scenes.preview import draw_scenes
+from probe.preview import draw_scenes
 from probe.scenes.shapes import draw_shapes, make_views
 
 # %% [markdown]
@@ -140,4 +140,4 @@ page.tables["thresholds"]
 # | depth of your own network | `truth_source="module:my_points.points"`: a function, see `docs/extending.md` |
 # | another file layout | a loader of about twenty lines: `docs/extending.md` |
 #
-# What a source of true points is worth, before you trust it: `python -m probe.geometry_quality`.
+# What a source of true points is worth, before you trust it: `python -m probe.truth_quality`.

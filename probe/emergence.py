@@ -8,7 +8,7 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
-from probe import command
+from probe import cli as command
 from probe.layers import Layer, select_layers
 from probe.measure.model import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
 from probe.metrics import Threshold

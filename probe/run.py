@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from tqdm import tqdm
 
-from probe import command, dry_run
+from probe import cli as command
 from probe.baselines import baseline_names, open_matchers
 from probe.baselines.describing import Matcher
 from probe.correspondence.sources import open_source
@@ -36,9 +36,10 @@ from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
 from probe.models.denoising import MultiViewModel, model_layers, place
 from probe.models.files import META, Loading
+from probe.plan import dry_run
+from probe.plan.settings import Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
-from probe.run_settings import Settings, count_groups
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.recordings import GeometrySource
 from probe.seeds import derive

@@ -12,13 +12,13 @@ import pytest
 import torch
 from einops import rearrange
 
-from probe import emergence, geometry_quality, run
+from probe import emergence, preview, run, truth_quality
 from probe.baselines import BASELINES
 from probe.geometry import invert_rigid, point_map_to_depth
 from probe.measure.model import timestep_table
 from probe.models import load_model
 from probe.models.denoising import MultiViewModel, cameo_scheduler
-from probe.scenes import DATA_SETS, SCENES, preview
+from probe.scenes import DATA_SETS, SCENES
 from probe.scenes.recordings import load_views
 from probe.scenes.shapes import draw_shapes, make_views
 from train import cameo, evaluate, study
@@ -29,7 +29,7 @@ NOTEBOOKS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROO
 SETTINGS = (
     run.Settings,
     emergence.Settings,
-    geometry_quality.Settings,
+    truth_quality.Settings,
     preview.Settings,
     cameo.Command,
     evaluate.Settings,

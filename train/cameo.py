@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from probe import command
+from probe import cli as command
 from probe.emergence import Watch
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.models import fresh_tiny, load_model

@@ -22,7 +22,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 from tqdm import tqdm
 
-from probe import command
+from probe import cli as command
 from probe.image_quality import (
     LPIPS,
     LPIPS_WEIGHTS,

@@ -9,7 +9,7 @@ import pandas as pd
 import tyro
 from safetensors.torch import load_file, save_file
 
-from probe import command
+from probe import cli as command
 from probe.models import load_folder
 from probe.models.cat3d import settings_of
 from probe.records import environment, write, write_json

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from probe import command
+from probe import cli as command
 from probe.image_quality import MATCH_ERROR, PSNR, SSIM
 from probe.records import open_run, write
 from train.comparison import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from probe import command
+from probe import cli
 from probe.models import fresh_tiny
 from train import cameo
 
@@ -142,6 +142,6 @@ def check(given: Study, runs: Sequence[Run]) -> None:
         raise ValueError(f"--other-layer {given.other_layer}: is --layer too; choose another one")
     model = fresh_tiny(0)
     for variant in dict.fromkeys(run.variant for run in runs):
-        asked = command.parse(cameo.Command, arguments(given, Run(variant=variant, seed=0)), prog=PROG)
+        asked = cli.parse(cameo.Command, arguments(given, Run(variant=variant, seed=0)), prog=PROG)
         cameo.settings_of(asked)
         cameo.layers_of(asked, model)

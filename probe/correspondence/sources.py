@@ -2,7 +2,7 @@
 
 A source is a function: views to the world point of every pixel and where it is known, in the scene's frame and unit.
 :func:`probe.scenes.recordings.with_geometry` puts its answer in place of what the scene has; a scene without depth of
-its own has ``valid`` false everywhere. ``python -m probe.geometry_quality`` says what a source is worth.
+its own has ``valid`` false everywhere. ``python -m probe.truth_quality`` says what a source is worth.
 """
 
 from collections.abc import Callable

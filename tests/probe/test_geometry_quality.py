@@ -12,9 +12,9 @@ from probe.correspondence import TokenMatches, match_tokens
 from probe.correspondence.noise import read_noise
 from probe.correspondence.sources import open_source
 from probe.geometry import depth_to_point_map, point_map_to_depth
-from probe.geometry_quality import AS_TRACKS, cli, depth_quality, disturbing, kept_megabytes, quality, scene_rows
 from probe.metrics import grid_truth
 from probe.scenes import Request, open_scenes
+from probe.truth_quality import AS_TRACKS, cli, depth_quality, disturbing, kept_megabytes, quality, scene_rows
 from probe.views import Views
 
 GRID = (8, 8)

@@ -9,9 +9,9 @@ from PIL import Image
 from small_nerfstudio import write_nerfstudio
 from small_world import make_world, recording_of
 
+from probe.preview import _epipolar_lines, _matches, cli
 from probe.scenes import Request, open_scenes
 from probe.scenes.choosing import read_list
-from probe.scenes.preview import _epipolar_lines, _matches, cli
 from probe.scenes.recordings import load_views
 
 WORLD = make_world(10, roll=12.0)

@@ -29,7 +29,7 @@ class Settings:
     16-bit depth in mm, poses; FOCAL: the colour camera's, in pixels, where colour is not registered to depth: #525 for
     raw 7-Scenes); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); navi:, dtu:, scannet: (published
     layouts); colmap:FOLDER; photos:FOLDER (plain photos, reconstructed first); re10k: and dl3dv:, which have no
-    depth. See python -m probe.scenes.preview."""
+    depth. See python -m probe.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
@@ -52,7 +52,7 @@ class Settings:
     """Where true points come from; default depth, the scenes' own. Or tracks (SIFT matches that fit the cameras), vggt
     or vggt:FOLDER (its package), module:package.function: a source's errors then count as the layers'."""
     view_list: str | None = None
-    """Real scenes: a published list, such as re10k-pixelsplat-v1:INDEX.json, or a FILE.json that probe.scenes.preview
+    """Real scenes: a published list, such as re10k-pixelsplat-v1:INDEX.json, or a FILE.json that probe.preview
     froze, in place of drawing by rotation bin."""
     image_size: int | None = None
     """Side in pixels of the images that truth is computed on; default 128 (shapes) or 256 (rgbd). The model sees its

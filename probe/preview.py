@@ -1,4 +1,4 @@
-"""Draw scenes with true matches across views, and freeze which were chosen: ``python -m probe.scenes.preview``."""
+"""Draw scenes with true matches across views, and freeze which were chosen: ``python -m probe.preview``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from probe import command
+from probe import cli as command
 from probe.correspondence import project_tokens
 from probe.geometry import project, unproject
 from probe.records import write, write_json
@@ -22,7 +22,7 @@ from probe.scenes.choosing import list_record
 from probe.scenes.recordings import supposed_distances
 from probe.views import Views
 
-PROG = "python -m probe.scenes.preview"
+PROG = "python -m probe.preview"
 GRID = 32  # tokens a side, of which some are drawn
 GAP = 0.04  # between views, in their width
 

@@ -1,4 +1,4 @@
-"""Say what a source of geometry is worth for supervision: ``python -m probe.geometry_quality``."""
+"""Say what a source of geometry is worth for supervision: ``python -m probe.truth_quality``."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
-from probe import command
+from probe import cli as command
 from probe.correspondence import TokenMatches, match_tokens, token_points
 from probe.correspondence.noise import TruthNoise, perturb, read_noise
 from probe.correspondence.sources import open_source
@@ -29,7 +29,7 @@ from probe.scenes.recordings import GeometrySource, with_geometry
 from probe.seeds import derive
 from probe.views import Views
 
-PROG = "python -m probe.geometry_quality"
+PROG = "python -m probe.truth_quality"
 THOUSAND = 1000
 NEAR = 0.03
 """Relative error of depth below which a point is near the truth."""

@@ -15,7 +15,7 @@ from probe.interventions.effects import passes
 from probe.layers import Layer
 from probe.measure.model import measure_matcher, measure_references, truths_of
 from probe.models.denoising import model_layers
-from probe.planning import (
+from probe.plan.rehearsal import (
     Cost,
     forward_seconds,
     peak_bytes,
