@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from probe.models import load_model
 from probe.models.cat3d import SD21, load_unet
-from probe.models.files import Loading
-from probe.models.latents import RANDOM
+from probe.models.parts.files import Loading
+from probe.models.parts.latents import RANDOM
 
 KIB = 1024
 

@@ -30,7 +30,7 @@ from analysis.page import make_page
 from analysis.tables import read_run
 from probe import run
 from probe.capture import AttentionTap
-from probe.models.denoising import MultiViewModel, model_layers, pixel_scheduler
+from probe.models.model import MultiViewModel, model_layers, pixel_scheduler
 
 # %% [markdown]
 # ## Parameters

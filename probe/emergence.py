@@ -13,7 +13,7 @@ from probe.layers import Layer, select_layers
 from probe.measure.model import measure_layers, measure_references, scene_noise, timestep_indexes, truths_of
 from probe.metrics import Threshold
 from probe.models import load_model
-from probe.models.denoising import MultiViewModel, model_layers
+from probe.models.model import MultiViewModel, model_layers
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import ALL_HEADS, UNIFORM, digest, summarise, write
 from probe.scenes import Request, SceneList, open_scenes

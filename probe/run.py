@@ -34,8 +34,8 @@ from probe.measure.model import (
 from probe.measure.score import joint_layout
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
-from probe.models.denoising import MultiViewModel, model_layers, place
-from probe.models.files import META, Loading
+from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.parts.files import META, Loading
 from probe.plan import dry_run
 from probe.plan.settings import Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel, add_noise, target_of, told
+from probe.models.model import MultiViewModel, add_noise, target_of, told
 from probe.views import Views
 
 

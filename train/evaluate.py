@@ -35,10 +35,10 @@ from probe.image_quality import (
     load_lpips,
 )
 from probe.models import load_model
-from probe.models.denoising import MultiViewModel, place
-from probe.models.files import Loading
+from probe.models.model import MultiViewModel, place
+from probe.models.parts.files import Loading
+from probe.models.sampling import OFFSET
 from probe.records import open_run, write
-from probe.sampling import OFFSET
 from probe.scenes import Request, SceneList, open_scenes
 from probe.seeds import derive
 from probe.views import Views

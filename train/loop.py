@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from probe.models.denoising import MultiViewModel
+from probe.models.model import MultiViewModel
 from probe.seeds import derive
 from probe.views import Views
 from train.batches import Batch, Draw, draw_batch, draw_step, step_seed

@@ -18,7 +18,7 @@ from probe.image_quality import Lpips, load_lpips
 from probe.layers import Layer
 from probe.matching import attention_matches
 from probe.metrics import GridTruth, correct, grid_truth
-from probe.models.denoising import MultiViewModel, predict
+from probe.models.model import MultiViewModel, predict
 from probe.protocols import PROTOCOLS, thresholds
 from probe.records import write
 from probe.seeds import derive

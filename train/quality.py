@@ -29,9 +29,9 @@ from probe.image_quality import (
     match_error,
     missing_weights,
 )
-from probe.models.denoising import MultiViewModel
+from probe.models.model import MultiViewModel
+from probe.models.sampling import sample_views
 from probe.records import rotation_bin, summarise
-from probe.sampling import sample_views
 from probe.views import Views, resize
 
 declare_torchvision_operators()  # before the first import of torch-fidelity, which imports torchvision

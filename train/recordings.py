@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel
+from probe.models.model import MultiViewModel
 from probe.scenes import find_recordings
 from probe.scenes.choosing import Recordings
 from probe.scenes.grouping import Pairs

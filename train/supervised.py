@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from probe.layers import Layer, select_layers
-from probe.models.denoising import MultiViewModel, model_layers
+from probe.models.model import MultiViewModel, model_layers
 from probe.seeds import derive
 from train.flags import Command
 from train.objectives import AttentionSupervision, Objective, Supervision, grid_of, make_rival

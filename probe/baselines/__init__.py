@@ -15,7 +15,7 @@ from probe.baselines import dift, dino, dsift, epipolar, pixels, vggt
 from probe.baselines.describing import Grid, Matcher, Scored, by_descriptors
 from probe.measure.score import Measured, drawn_scores
 from probe.metrics import GridTruth, Threshold
-from probe.models.files import named
+from probe.models.parts.files import named
 from probe.protocols import Protocol
 from probe.views import Views
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from probe.baselines.describing import Described, Matcher, by_descriptors
 from probe.baselines.maps import at_tokens, unit
-from probe.models.denoising import place, predict
-from probe.models.files import Loading
+from probe.models.model import place, predict
+from probe.models.parts.files import Loading
 from probe.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from probe.seeds import derive
 from probe.views import Views, resize

@@ -24,8 +24,8 @@ from probe.baselines.describing import Described, Matcher, by_descriptors
 from probe.baselines.dino import patch_grid
 from probe.correspondence import token_points
 from probe.geometry import camera_centre, invert_rigid
-from probe.models.files import fill, find_checkpoint, read_weights
-from probe.models.installed import import_first
+from probe.models.parts.files import fill, find_checkpoint, read_weights
+from probe.models.parts.installed import import_first
 from probe.views import Views
 
 USUAL = "facebook/VGGT-1B"

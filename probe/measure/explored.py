@@ -22,7 +22,7 @@ from probe.matching import ratio_matches, weights_within_views
 from probe.measure.model import Truths, denoise_and_listen, views_joined
 from probe.measure.score import grid_name, joint_layout, queries_with_points
 from probe.metrics import GridTruth, Threshold, best_share, correct
-from probe.models.denoising import MultiViewModel
+from probe.models.model import MultiViewModel
 from probe.protocols import PROTOCOLS
 from probe.views import Views
 

@@ -14,14 +14,14 @@ declare_torchvision_operators()  # before the first import of diffusers, which i
 from probe.models.about import ABOUT  # noqa: E402
 from probe.models.cat3d import TINY, load_cat3d, load_unet, settings_of  # noqa: E402
 from probe.models.custom import load_custom  # noqa: E402
-from probe.models.denoising import MultiViewModel, pixel_scheduler  # noqa: E402
-from probe.models.files import Loading, read_json, read_settings  # noqa: E402
 from probe.models.hunyuan_dit import load_hunyuan_dit  # noqa: E402
+from probe.models.model import MultiViewModel, pixel_scheduler  # noqa: E402
 from probe.models.mvdream import load_mvdream  # noqa: E402
 from probe.models.mvgenmaster import load_mvgenmaster  # noqa: E402
+from probe.models.parts.files import Loading, read_json, read_settings  # noqa: E402
+from probe.models.parts.unet import MultiViewUNet  # noqa: E402
 from probe.models.seva import load_seva  # noqa: E402
 from probe.models.stable_diffusion import load_extended, load_independent  # noqa: E402
-from probe.models.unet import MultiViewUNet  # noqa: E402
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = {"": WEIGHTS / "cat3d-tiny", "cameo": WEIGHTS / "cat3d-tiny-cameo"}

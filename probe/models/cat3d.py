@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import full_precision, pixel_centres
-from probe.models.denoising import Inputs, cameo_scheduler
-from probe.models.files import (
+from probe.models.model import Inputs, cameo_scheduler
+from probe.models.parts.files import (
     META,
     Loading,
     Weights,
@@ -31,8 +31,8 @@ from probe.models.files import (
     read_weights,
     strip_prefixes,
 )
-from probe.models.latents import RANDOM, SD21_BASE, LatentModel, check_autoencoder, load_vae, view_size
-from probe.models.unet import SETTINGS, MultiViewUNet
+from probe.models.parts.latents import RANDOM, SD21_BASE, LatentModel, check_autoencoder, load_vae, view_size
+from probe.models.parts.unet import SETTINGS, MultiViewUNet
 from probe.views import Views
 
 DOMAINS = ("re10k", "co3d", "others")

@@ -1,6 +1,6 @@
 """A model of one's own: ``--model module:package.function`` imports the function and calls it without arguments.
 
-The function returns a :class:`probe.models.denoising.MultiViewModel`: a subclass that overrides those of its six
+The function returns a :class:`probe.models.model.MultiViewModel`: a subclass that overrides those of its six
 methods (encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are the
 user's own affair; ``--base`` and ``--model-size`` are refused: only the function knows what they would mean.
 """
@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from probe.attention.modules import nearest_names
-from probe.models.denoising import MultiViewModel
-from probe.models.files import Loading
+from probe.models.model import MultiViewModel
+from probe.models.parts.files import Loading
 
 HOW = "give --model module:package.function, whose function returns a MultiViewModel"
 

@@ -31,9 +31,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.models.denoising import STEPS, Inputs, condition
-from probe.models.encoders import InputEncoder
-from probe.models.files import (
+from probe.models.model import STEPS, Inputs, condition
+from probe.models.parts.encoders import InputEncoder
+from probe.models.parts.files import (
     META,
     SAFETENSORS,
     Loading,
@@ -45,8 +45,8 @@ from probe.models.files import (
     read_json,
     read_weights,
 )
-from probe.models.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
-from probe.models.multi_view_dit import MultiViewDiT
+from probe.models.parts.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
+from probe.models.parts.multi_view_dit import MultiViewDiT
 from probe.views import Views
 
 HUB = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probe.geometry import invert_rigid
-from probe.models.denoising import STEPS, Inputs
-from probe.models.files import (
+from probe.models.model import STEPS, Inputs
+from probe.models.parts.files import (
     META,
     Loading,
     Weights,
@@ -44,14 +44,8 @@ from probe.models.files import (
     read_weights,
     strip_prefixes,
 )
-from probe.models.installed import (
-    SETTINGS,
-    import_first,
-    joined_class,
-    norms_in_float32,
-    own_precision,
-)
-from probe.models.latents import SD21_BASE, SD_AUTOENCODER, LatentModel, load_vae, stride_of, view_size
+from probe.models.parts.installed import SETTINGS, import_first, joined_class, norms_in_float32, own_precision
+from probe.models.parts.latents import SD21_BASE, SD_AUTOENCODER, LatentModel, load_vae, stride_of, view_size
 from probe.models.stable_diffusion import prompt_of
 from probe.views import Views
 

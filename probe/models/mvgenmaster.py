@@ -45,11 +45,11 @@ from probe.models.cat3d import (
     settings_beside,
     target_mask,
 )
-from probe.models.denoising import Inputs, to_latents
-from probe.models.encoders import PriorEncoder
-from probe.models.files import META, Loading, build_of, fill, find_checkpoint, named, read_weights
-from probe.models.latents import RANDOM, SD21_BASE, check_autoencoder, load_vae, view_size
-from probe.models.unet import MultiViewUNet
+from probe.models.model import Inputs, to_latents
+from probe.models.parts.encoders import PriorEncoder
+from probe.models.parts.files import META, Loading, build_of, fill, find_checkpoint, named, read_weights
+from probe.models.parts.latents import RANDOM, SD21_BASE, check_autoencoder, load_vae, view_size
+from probe.models.parts.unet import MultiViewUNet
 from probe.views import Views
 
 DOMAINS = ("others", "megascenes", "objaverse")

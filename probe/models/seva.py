@@ -32,8 +32,8 @@ from torch.nn import functional as F
 
 from probe.attention.kernels import replaced
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
-from probe.models.denoising import STEPS, Inputs
-from probe.models.files import (
+from probe.models.model import STEPS, Inputs
+from probe.models.parts.files import (
     META,
     Loading,
     build_of,
@@ -44,14 +44,8 @@ from probe.models.files import (
     read_weights,
     strip_prefixes,
 )
-from probe.models.installed import (
-    SETTINGS,
-    import_first,
-    joined_class,
-    norms_in_float32,
-    own_precision,
-)
-from probe.models.latents import SD21_BASE, LatentModel, load_vae, stride_of, view_size
+from probe.models.parts.installed import SETTINGS, import_first, joined_class, norms_in_float32, own_precision
+from probe.models.parts.latents import SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.views import Views
 
 HUB = "stabilityai/stable-virtual-camera"

@@ -24,10 +24,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.models.clip_text import FILES as TEXT_FILES
-from probe.models.clip_text import encode_empty
-from probe.models.denoising import STEPS, Inputs
-from probe.models.files import (
+from probe.models.model import STEPS, Inputs
+from probe.models.parts.clip_text import FILES as TEXT_FILES
+from probe.models.parts.clip_text import encode_empty
+from probe.models.parts.files import (
     META,
     Loading,
     build_of,
@@ -38,9 +38,9 @@ from probe.models.files import (
     read_json,
     read_weights,
 )
-from probe.models.latents import FILES as VAE_FILES
-from probe.models.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
-from probe.models.unet import JointViewProcessor, ViewProcessor
+from probe.models.parts.latents import FILES as VAE_FILES
+from probe.models.parts.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
+from probe.models.parts.unet import JointViewProcessor, ViewProcessor
 from probe.views import Views
 
 UNET_FILES = tuple(

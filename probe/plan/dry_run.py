@@ -14,7 +14,7 @@ from probe.baselines import NULLS
 from probe.interventions.effects import passes
 from probe.layers import Layer
 from probe.measure.model import measure_matcher, measure_references, truths_of
-from probe.models.denoising import model_layers
+from probe.models.model import model_layers
 from probe.plan.rehearsal import (
     Cost,
     forward_seconds,

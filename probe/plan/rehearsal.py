@@ -26,8 +26,8 @@ from probe.measure.model import in_own_precision
 from probe.measure.score import scene_pairs, score_call
 from probe.metrics import GridTruth, Threshold
 from probe.models import fresh_tiny
-from probe.models.denoising import MultiViewModel, place
-from probe.models.files import META
+from probe.models.model import MultiViewModel, place
+from probe.models.parts.files import META
 from probe.protocols import Protocol
 from probe.scenes import Request, open_scenes
 from probe.views import Views, resize

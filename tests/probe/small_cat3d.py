@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from probe.models.cat3d import load_unet
-from probe.models.latents import AutoencoderKL
-from probe.models.unet import MultiViewUNet
+from probe.models.parts.latents import AutoencoderKL
+from probe.models.parts.unet import MultiViewUNet
 
 SMALL: dict[str, Any] = {
     "block_out_channels": (32, 64, 64, 64),

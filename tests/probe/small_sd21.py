@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from probe.models.latents import AutoencoderKL
+from probe.models.parts.latents import AutoencoderKL
 from probe.models.stable_diffusion import UNet2DConditionModel
 
 WIDTHS = (32, 64, 64, 64)

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from probe.layers import Layer, find_layers
 from probe.models import load_folder
 from probe.models.cat3d import DOMAINS, SD21, TINY, load_unet, settings_of
-from probe.models.encoders import InputEncoder
-from probe.models.files import fill
-from probe.models.unet import SETTINGS, MultiViewUNet
+from probe.models.parts.encoders import InputEncoder
+from probe.models.parts.files import fill
+from probe.models.parts.unet import SETTINGS, MultiViewUNet
 
 SMALL: dict[str, Any] = {
     "sample_size": 8,

@@ -24,7 +24,7 @@ from small_cat3d import (
 )
 from torch import Tensor
 
-from probe.models import files, load_model
+from probe.models import load_model
 from probe.models.cat3d import (
     DOMAINS,
     SD21,
@@ -35,10 +35,11 @@ from probe.models.cat3d import (
     noise_schedule,
     own_weights,
 )
-from probe.models.denoising import model_layers
-from probe.models.files import Loading, read_weights, strip_prefixes
-from probe.models.latents import stride_of
-from probe.models.unet import JointViewProcessor, MultiViewUNet, ViewProcessor
+from probe.models.model import model_layers
+from probe.models.parts import files
+from probe.models.parts.files import Loading, read_weights, strip_prefixes
+from probe.models.parts.latents import stride_of
+from probe.models.parts.unet import JointViewProcessor, MultiViewUNet, ViewProcessor
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

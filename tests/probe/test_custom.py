@@ -8,8 +8,8 @@ import video_models
 
 from probe import run
 from probe.models import load_model
-from probe.models.denoising import model_layers, predict
-from probe.models.files import Loading
+from probe.models.model import model_layers, predict
+from probe.models.parts.files import Loading
 from probe.scenes.shapes import draw_shapes, make_views
 
 SOURCE = '''
@@ -160,10 +160,10 @@ def test_a_file_is_read_as_it_is_after_an_edit(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_suites_modules_stay_in_pythons_cache(here: Path):
-    before = sys.modules["probe.models.denoising"]
+    before = sys.modules["probe.models.model"]
     load_model("module:users_own.make")
     load_model("module:users_own.make")
-    assert sys.modules["probe.models.denoising"] is before
+    assert sys.modules["probe.models.model"] is before
 
 
 def test_base_and_size_are_refused_and_ones_own_mistakes_are_not_hidden(here: Path):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.geometry import plucker_rays
-from probe.models.denoising import (
+from probe.models.model import (
     OTHERS,
     STEPS,
     MultiViewModel,

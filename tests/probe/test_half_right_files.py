@@ -22,9 +22,9 @@ from standin_packages import standins
 from probe import run
 from probe.models import MODELS, load_model
 from probe.models.about import ABOUT
-from probe.models.denoising import MultiViewModel
-from probe.models.files import Loading, build_of, read_json
-from probe.models.latents import AutoencoderKL, current_names, load_vae
+from probe.models.model import MultiViewModel
+from probe.models.parts.files import Loading, build_of, read_json
+from probe.models.parts.latents import AutoencoderKL, current_names, load_vae
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def test_a_schedule_that_there_is_not(name: str, copy: Path):
 def test_what_is_not_there_ends_the_command_with_exit_code_2(
     name: str, source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("probe.models.files.snapshot_download", unreachable)
+    monkeypatch.setattr("probe.models.parts.files.snapshot_download", unreachable)
     with pytest.raises(SystemExit) as stopped:
         run.cli(["--model", f"{name}{source}", "--out", str(tmp_path / "run"), "--no-report"])
     said = capsys.readouterr().err

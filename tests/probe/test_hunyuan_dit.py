@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from probe.geometry import plucker_rays
 from probe.models import load_model, randomised
-from probe.models.denoising import model_layers, place, predict
-from probe.models.files import Loading
 from probe.models.hunyuan_dit import (
     V12,
     HunyuanDiT,
@@ -24,7 +22,9 @@ from probe.models.hunyuan_dit import (
     load_hunyuan_dit,
     noise_scheduler,
 )
-from probe.models.multi_view_dit import MultiViewDiT, Rotary
+from probe.models.model import model_layers, place, predict
+from probe.models.parts.files import Loading
+from probe.models.parts.multi_view_dit import MultiViewDiT, Rotary
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

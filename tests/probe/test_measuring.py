@@ -26,7 +26,7 @@ from probe.measure.model import (
 from probe.measure.score import ScenePairs, scene_pairs
 from probe.metrics import GridTruth
 from probe.models.cat3d import TINY, load_unet
-from probe.models.denoising import MultiViewModel, cameo_scheduler, predict
+from probe.models.model import MultiViewModel, cameo_scheduler, predict
 from probe.protocols import COMMON_GRID, PROTOCOLS, thresholds
 from probe.records import SCORE_COLUMNS
 from probe.scenes import Request, open_scenes

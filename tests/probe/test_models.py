@@ -13,7 +13,7 @@ import probe.models
 from probe import compat
 from probe.models import MODELS, SHIPPED, fresh_tiny, load_folder, load_model, randomised
 from probe.models.cat3d import TINY
-from probe.models.denoising import MultiViewModel
+from probe.models.model import MultiViewModel
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 

@@ -16,8 +16,7 @@ from torch import Tensor
 from probe.capture import AttentionTap
 from probe.measure.model import in_own_precision
 from probe.models import load_model, mvdream, randomised
-from probe.models.denoising import model_layers, place, predict, target_of
-from probe.models.files import Loading
+from probe.models.model import model_layers, place, predict, target_of
 from probe.models.mvdream import (
     RELEASE,
     MVDreamModel,
@@ -27,6 +26,7 @@ from probe.models.mvdream import (
     noise_schedule,
     orbit_cameras,
 )
+from probe.models.parts.files import Loading
 from probe.views import Views
 
 PLACES = (

@@ -16,9 +16,7 @@ from torch.nn import functional as F
 
 from probe.models import load_model, randomised
 from probe.models.cat3d import SD21
-from probe.models.denoising import model_layers, place, predict
-from probe.models.encoders import PriorEncoder
-from probe.models.files import Loading
+from probe.models.model import model_layers, place, predict
 from probe.models.mvgenmaster import (
     COORDINATES,
     MvGenMaster,
@@ -32,7 +30,9 @@ from probe.models.mvgenmaster import (
     splat,
     warp,
 )
-from probe.models.unet import MultiViewUNet
+from probe.models.parts.encoders import PriorEncoder
+from probe.models.parts.files import Loading
+from probe.models.parts.unet import MultiViewUNet
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

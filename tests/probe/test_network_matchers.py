@@ -15,8 +15,8 @@ from probe.baselines.dift import TIMESTEP, features, load_dift
 from probe.baselines.maps import at_tokens
 from probe.geometry import camera_centre
 from probe.metrics import grid_truth
-from probe.models.denoising import add_noise
-from probe.models.files import Loading
+from probe.models.model import add_noise
+from probe.models.parts.files import Loading
 from probe.models.stable_diffusion import UNet2DConditionModel, load_stable_diffusion
 from probe.protocols import PROTOCOLS, thresholds
 from probe.scenes import Request, open_scenes

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from probe.models import fresh_tiny
 from probe.models.cat3d import TINY, load_unet
-from probe.models.denoising import MultiViewModel, model_layers, place
-from probe.models.files import META
+from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.parts.files import META
 from probe.plan.dry_run import MIB, duration, estimate, key_of, lines
 from probe.plan.rehearsal import Cost, Memory, Rehearsal, peak_bytes, rehearse, time_operations, tokens_of, weights_of
 from probe.plan.rehearsal import key_of as key_of_operation

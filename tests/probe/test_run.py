@@ -17,7 +17,7 @@ from torch import nn
 
 from probe import run
 from probe.layers import Layer
-from probe.models.denoising import MultiViewModel, model_layers, place
+from probe.models.model import MultiViewModel, model_layers, place
 from probe.records import INTERVENTIONS, REFERENCES, SCORE_COLUMNS, digest
 from probe.scenes import Request, SceneList, open_scenes
 

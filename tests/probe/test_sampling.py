@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from probe.models.cat3d import TINY, load_unet
-from probe.models.denoising import (
+from probe.models.model import (
     OTHERS,
     STEPS,
     MultiViewModel,
@@ -19,7 +19,7 @@ from probe.models.denoising import (
     to_latents,
     velocity,
 )
-from probe.sampling import ddim_scheduler, guided_prediction, sample_views
+from probe.models.sampling import ddim_scheduler, guided_prediction, sample_views
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

@@ -21,8 +21,8 @@ from probe.capture import AttentionTap
 from probe.layers import find_layers
 from probe.measure.model import in_own_precision
 from probe.models import load_model, randomised
-from probe.models.denoising import model_layers, place, predict, target_of
-from probe.models.files import Loading
+from probe.models.model import model_layers, place, predict, target_of
+from probe.models.parts.files import Loading
 from probe.models.seva import SevaModel, camera_rays, load_clip, noise_schedule
 from probe.views import Views
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from probe import run
 from probe.capture import AttentionTap
-from probe.models import MODELS, files, load_model, randomised
-from probe.models.clip_text import empty_tokens, encode, encode_empty
-from probe.models.denoising import model_layers, predict
-from probe.models.files import META, Loading, read_weights
-from probe.models.latents import SD21_BASE
+from probe.models import MODELS, load_model, randomised
+from probe.models.model import model_layers, predict
+from probe.models.parts import files
+from probe.models.parts.clip_text import empty_tokens, encode, encode_empty
+from probe.models.parts.files import META, Loading, read_weights
+from probe.models.parts.latents import SD21_BASE
 from probe.models.stable_diffusion import SD21_SCHEDULE, SD21_UNET, StableDiffusion, read_scheduler
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views

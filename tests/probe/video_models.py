@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel, pixel_scheduler
+from probe.models.model import MultiViewModel, pixel_scheduler
 from probe.views import Views
 
 SIZE = 32

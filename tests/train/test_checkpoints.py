@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from test_loop import SETTINGS, run, small_model, supervision, weights
 
-from probe.models.denoising import MultiViewModel
+from probe.models.model import MultiViewModel
 from train import cameo, checkpoints, loop
 
 

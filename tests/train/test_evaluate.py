@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from probe.models.cat3d import TINY, load_unet
-from probe.models.denoising import MultiViewModel, pixel_scheduler
-from probe.models.files import Loading
+from probe.models.model import MultiViewModel, pixel_scheduler
+from probe.models.parts.files import Loading
 from probe.records import ROTATION_BINS
 from train import evaluate
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from probe.geometry import plucker_rays
 from probe.models import load_model
 from probe.models.cat3d import camera_embedding
-from probe.models.denoising import MultiViewModel, told
-from probe.models.files import Loading
+from probe.models.model import MultiViewModel, told
+from probe.models.parts.files import Loading
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 from train import monitor

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.models.files import Weights, find_checkpoint, read_json, read_weights, strip_prefixes
+from probe.models.parts.files import Weights, find_checkpoint, read_json, read_weights, strip_prefixes
 
 FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"

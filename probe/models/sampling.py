@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel, Prediction, Spacing, told
+from probe.models.model import MultiViewModel, Prediction, Spacing, told
 from probe.views import Views
 
 OFFSET: dict[Spacing, int] = {"trailing": 0, "leading": 1}

@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.models.encoders import InputEncoder
+from probe.models.parts.encoders import InputEncoder
 
 ANY_TEXT_WIDTH = 32  # the text branch is removed after construction; stock diffusers asks for a width
 PER_HEAD = 64

@@ -8,8 +8,18 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.models.denoising import MultiViewModel, to_latents
-from probe.models.files import CPU, META, Loading, Weights, build_of, fill, find_checkpoint, read_json, read_weights
+from probe.models.model import MultiViewModel, to_latents
+from probe.models.parts.files import (
+    CPU,
+    META,
+    Loading,
+    Weights,
+    build_of,
+    fill,
+    find_checkpoint,
+    read_json,
+    read_weights,
+)
 
 SD_AUTOENCODER = {
     "block_out_channels": (128, 256, 512, 512),

@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.encoders import InputEncoder
+from probe.models.parts.encoders import InputEncoder
 
 STOCK = frozenset(inspect.signature(HunyuanDiT2DModel.__init__).parameters) - {"self"}
 ROTARY_SIDE = 512
