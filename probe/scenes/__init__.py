@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from probe.scenes import casting, co3d, colmap, dtu, navi, nerfstudio, photos, re10k, rgbd, scannet, shapes
+from probe.scenes import shapes
 from probe.scenes.choosing import Recordings, ViewList, draw_list, read_list
+from probe.scenes.formats import co3d, colmap, dtu, navi, nerfstudio, photos, re10k, rgbd, scannet
 from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
+from probe.scenes.shapes import casting
 from probe.seeds import derive
 from probe.views import Views
 

@@ -13,10 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import camera_centre, pixel_centres, project
-from probe.scenes import casting
-from probe.scenes.casting import Shapes
 from probe.scenes.recordings import Recording, load_views
-from probe.scenes.shapes import draw_cameras, draw_shapes
+from probe.scenes.shapes import casting, draw_cameras, draw_shapes
+from probe.scenes.shapes.casting import Shapes
 from probe.views import Views
 
 SIZE = (36, 48)

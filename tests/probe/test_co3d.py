@@ -16,7 +16,7 @@ from small_nerfstudio import save_rgb
 from small_world import assert_lands, make_world
 
 from probe.scenes import Request, open_scenes
-from probe.scenes.co3d import EVALUATION, find_recordings
+from probe.scenes.formats.co3d import EVALUATION, find_recordings
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(5)

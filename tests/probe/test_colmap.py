@@ -18,8 +18,8 @@ from torch import Tensor
 from probe.correspondence import project_tokens
 from probe.geometry import depth_to_point_map, point_map_to_depth, project
 from probe.scenes import Request, open_scenes
-from probe.scenes.colmap import find_recordings, shared_tracks
-from probe.scenes.colmap_model import KINDS, read_model
+from probe.scenes.formats.colmap import find_recordings, shared_tracks
+from probe.scenes.formats.colmap_model import KINDS, read_model
 from probe.scenes.recordings import Recording, compare_frames, load_views
 
 WORLD = make_world(5)

@@ -16,7 +16,7 @@ from small_nerfstudio import save_rgb
 from small_world import assert_lands, landings, make_world, true_views
 
 from probe.scenes import Request, open_scenes
-from probe.scenes.dtu import find_recordings, read_pfm
+from probe.scenes.formats.dtu import find_recordings, read_pfm
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(4)

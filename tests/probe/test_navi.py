@@ -17,7 +17,7 @@ from small_world import assert_lands, landings, make_world, photograph, rays
 
 from probe.geometry import rotation_degrees
 from probe.scenes import Request, open_scenes
-from probe.scenes.navi import OWN_FILE, OWN_PAIRS, PROBE3D, find_recordings
+from probe.scenes.formats.navi import OWN_FILE, OWN_PAIRS, PROBE3D, find_recordings
 from probe.scenes.recordings import Recording, Window, load_views
 
 WORLD = make_world(5, focal=(40.0, 40.0), centre=(0.0, 0.0))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probe.geometry import pixel_centres
 from probe.scenes import Request, open_scenes
-from probe.scenes.nerfstudio import find_recordings
+from probe.scenes.formats.nerfstudio import find_recordings
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(5)

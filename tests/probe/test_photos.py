@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from probe.geometry import camera_centre, depth_to_point_map, project, rotation_degrees
-from probe.scenes import Request, open_scenes, photos
-from probe.scenes.photos import find_recordings
+from probe.scenes import Request, open_scenes
+from probe.scenes.formats import photos
+from probe.scenes.formats.photos import find_recordings
 from probe.scenes.recordings import Recording
 
 COUNT = 7

@@ -14,7 +14,7 @@ from small_world import World, assert_lands, make_world, photograph, rays
 from torch import Tensor
 
 from probe.scenes import Request, open_scenes
-from probe.scenes.re10k import EVALUATION, find_recordings
+from probe.scenes.formats.re10k import EVALUATION, find_recordings
 from probe.scenes.recordings import Recording, compare_frames, load_views
 from probe.views import Views
 

@@ -21,9 +21,9 @@ from probe.geometry import (
     project,
     rotation_degrees,
 )
+from probe.scenes.formats.rgbd import Frames, find_recordings, load_frames, to_recording
 from probe.scenes.grouping import BINS, count_groups
 from probe.scenes.recordings import compare_frames, load_groups, pick_groups
-from probe.scenes.rgbd import Frames, find_recordings, load_frames, to_recording
 from probe.views import Views
 
 KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"

@@ -13,9 +13,10 @@ from PIL import Image
 from small_scannet import NUMBERS, write_scannet
 from small_world import assert_lands, make_world
 
-from probe.scenes import Request, open_scenes, scannet
+from probe.scenes import Request, open_scenes
+from probe.scenes.formats import scannet
+from probe.scenes.formats.scannet import PAIRS, find_recordings
 from probe.scenes.recordings import Recording, load_views
-from probe.scenes.scannet import PAIRS, find_recordings
 
 WORLD = make_world(4)
 ORDER = [sorted(NUMBERS[:4]).index(number) for number in NUMBERS[:4]]  # place of each of the world's frames

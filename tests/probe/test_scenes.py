@@ -79,7 +79,7 @@ def test_rotation_bins_are_taken_in_turn():
 
 def test_overlap_is_the_lesser_share_of_the_two_directions(monkeypatch: pytest.MonkeyPatch):
     shares = torch.tensor([[[1.0, 0.5, 0.2], [0.3, 1.0, 0.9], [0.6, 0.8, 1.0]]])
-    monkeypatch.setattr("probe.scenes.casting.overlaps", lambda rooms, views: shares)
+    monkeypatch.setattr("probe.scenes.shapes.casting.overlaps", lambda rooms, views: shares)
     _, overlap = open_scenes("shapes", request()).load(0)
     assert overlap == pytest.approx((0.3, 0.2))
 

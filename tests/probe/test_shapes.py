@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import camera_centre, pixel_centres, point_map_to_depth, project, ray_directions, rotation_degrees
-from probe.scenes.casting import ROOM_FACES, Shapes, cast, first_distance, overlaps, render, visible_points
 from probe.scenes.shapes import (
     OBJECTS,
     ROTATION_BINS,
@@ -22,6 +21,7 @@ from probe.scenes.shapes import (
     keep_inside,
     make_views,
 )
+from probe.scenes.shapes.casting import ROOM_FACES, Shapes, cast, first_distance, overlaps, render, visible_points
 from probe.views import Views
 
 SEEDS = st.integers(0, 2**31 - 1)

@@ -6,7 +6,7 @@ once, on the processor, and kept in ``$XDG_CACHE_HOME/attention-probing/photos``
 photos. Photos of one size are taken to come from one camera without zoom, others from one each. Photos that did not
 fit into the largest reconstruction are dropped and counted; the reconstruction has no unit.
 
-Truth is the sparse tracks, as :mod:`probe.scenes.colmap` says.
+Truth is the sparse tracks, as :mod:`probe.scenes.formats.colmap` says.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from typing import Any
 from PIL import ImageOps
 from tqdm import tqdm
 
-from probe.scenes import colmap
 from probe.scenes.choosing import Recordings
 from probe.scenes.files import inside, natural, open_image
+from probe.scenes.formats import colmap
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FEWEST = 3  # photos; two have no track that a third one confirms

@@ -25,8 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.scenes.choosing import Recordings
-from probe.scenes.colmap_model import Model, has_model, read_model
 from probe.scenes.files import inside, natural, read_rgb
+from probe.scenes.formats.colmap_model import Model, has_model, read_model
 from probe.scenes.lenses import Lens, straight, straighten
 from probe.scenes.recordings import Recording
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.geometry import camera_centre
-from probe.scenes.casting import ROOM_FACES, Shapes, render
+from probe.scenes.shapes.casting import ROOM_FACES, Shapes, render
 from probe.views import Views
 
 Difficulty = Literal["plain", "cluttered", "repetitive", "textureless"]
