@@ -30,7 +30,7 @@ from probe.correspondence import TokenMatches, match_tokens
 from probe.scenes import Request, open_scenes
 from train import alignment
 from train.alignment import MIXINGS, CorrespondenceAlignment
-from train.pair_weights import pair_weights
+from train.alignment.pairs import pair_weights
 
 Variant = Literal["plain", "mlp", "recomputed", "mean", "positive", "subsampled"]
 ARGUMENTS: dict[str, dict] = {

@@ -19,7 +19,7 @@ from probe.scenes import DATA_SETS
 from probe.scenes.shapes import OBJECTS, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive
 from probe.views import TENSORS, Views
-from train.recordings import open_library
+from train.footage import open_library
 from train.settings import Settings
 
 

@@ -16,14 +16,14 @@ from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.records import environment, open_run, write_folder, write_json
 from train.batches import open_scenes
-from train.checkpoints import Trainer, naming_last_checkpoint
 from train.flags import DEFAULT, Command, can_grow, settings_of
 from train.loop import Rhythm, start, train
+from train.loop.checkpoints import Trainer, naming_last_checkpoint
+from train.loop.trackers import check_tracker, start_tracker, track_precision
 from train.monitor import Held, evaluate, follow_precision, hold_out
+from train.objectives.truth import supervision_of
 from train.settings import Settings
 from train.supervised import layers_of, objective_of
-from train.tracking import check_tracker, start_tracker, track_precision
-from train.truth import supervision_of
 
 PROG = "python -m train.cameo"
 FINAL = "final"

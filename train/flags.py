@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from train.mixing import Mixing
+from train.alignment.mixing import Mixing
+from train.alignment.pairs import Target
+from train.loop.trackers import Tracker
 from train.objectives import Control, Rival, Truth
-from train.pair_weights import Target
 from train.settings import OptimizerName, Precision, Settings, WeightSchedule
-from train.tracking import Tracker
 
 DEFAULT = "default"
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from probe import cli as command
 from probe.image_quality import MATCH_ERROR, PSNR, SSIM
 from probe.records import open_run, write
-from train.comparison import (
+from train.studying.comparison import (
     HIGH_NOISE,
     LEAST_SEEDS,
     LOSS,
@@ -36,7 +36,7 @@ from train.comparison import (
     read_finished,
     styles,
 )
-from train.variants import OTHER_LAYER, PROG, VARIANTS, Run, Study, arguments, check, plan
+from train.studying.variants import OTHER_LAYER, PROG, VARIANTS, Run, Study, arguments, check, plan
 
 NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
 FIGURE = "study.png"

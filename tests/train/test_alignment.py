@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from probe.correspondence import TokenMatches, match_tokens
 from train import alignment
 from train.alignment import MIXINGS, CorrespondenceAlignment, readout_matches
-from train.pair_weights import TARGETS, pair_weights
+from train.alignment.pairs import TARGETS, pair_weights
 
 EXACT = {"rtol": 0, "atol": 0}
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}

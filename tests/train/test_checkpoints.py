@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from test_loop import SETTINGS, run, small_model, supervision, weights
 
 from probe.models.model import MultiViewModel
-from train import cameo, checkpoints, loop
+from train import cameo, loop
+from train.loop import checkpoints
 
 
 @pytest.mark.parametrize(

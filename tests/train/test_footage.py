@@ -14,7 +14,7 @@ from probe.scenes.recordings import Recording
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import TENSORS, Views
 from train import batches
-from train.recordings import Footage, Library, open_library
+from train.footage import Footage, Library, open_library
 
 KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
 TWO = replace(SETTINGS, views=2, rotation_bins=(0, 1))

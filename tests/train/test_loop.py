@@ -20,8 +20,8 @@ from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel, pixel_scheduler, velocity
 from train import batches, loop, ship
 from train.cameo import Command, cli, settings_of
-from train.diffusion import denoising_error
 from train.objectives import AttentionSupervision, Supervision
+from train.objectives.diffusion import denoising_error
 from train.settings import Settings
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}

@@ -17,9 +17,11 @@ from rich.console import Console
 from scipy import stats
 
 from probe.correspondence.noise import read_noise
-from train import study, variants
+from train import study
 from train.cameo import Command
-from train.comparison import (
+from train.study import cli, last_words, main
+from train.studying import variants
+from train.studying.comparison import (
     BY_THE_FIRST,
     NEVER,
     NO_GOAL,
@@ -37,8 +39,7 @@ from train.comparison import (
     settings_table,
     styles,
 )
-from train.study import cli, last_words, main
-from train.variants import NOISE, VARIANTS, Run, Study, arguments, plan
+from train.studying.variants import NOISE, VARIANTS, Run, Study, arguments, plan
 
 STEPS = (10, 20, 30)
 TRIVIAL = {"copy_psnr": 11.0, "mean_colour_psnr": 12.0, "copy_ssim": 0.4, "mean_colour_ssim": 0.5}

@@ -12,9 +12,10 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from test_loop import small_model
 
-from train import cameo, loop, monitor, tracking
+from train import cameo, loop, monitor
 from train.cameo import cli
-from train.checkpoints import FOLDER, drop_rows_after, last_checkpoint
+from train.loop import trackers
+from train.loop.checkpoints import FOLDER, drop_rows_after, last_checkpoint
 
 FLAGS = ("--evaluate-every", "2", "--probe-every", "4", "--checkpoint-every", "2", "--no-report", "--layer", "10",
          "--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "1", "--batch-size", "2",
@@ -66,15 +67,15 @@ def test_a_row_is_logged_under_the_name_of_its_file_and_what_is_missing_is_left_
     notebook = Notebook()
     accelerator = Accelerator(cpu=True, log_with=[notebook])
     accelerator.init_trackers("any")
-    tracking.track(accelerator, "evaluation", {"psnr": 14.5, "lpips": math.nan, "kid": None, "fid": math.inf}, 20)
-    tracking.track_precision(accelerator, pd.DataFrame({"layer": [2, 10], "value": [0.25, math.nan]}), 30)
+    trackers.track(accelerator, "evaluation", {"psnr": 14.5, "lpips": math.nan, "kid": None, "fid": math.inf}, 20)
+    trackers.track_precision(accelerator, pd.DataFrame({"layer": [2, 10], "value": [0.25, math.nan]}), 30)
     assert notebook.seen == [({"evaluation/psnr": 14.5}, 20), ({"emergence/layer_2": 0.25}, 30)]
 
 
 def test_without_a_tracker_nothing_is_made(tmp_path: Path):
     accelerator = Accelerator(cpu=True, project_dir=tmp_path)
-    tracking.start_tracker(accelerator, "none", tmp_path, {}, resume=False)
-    tracking.track(accelerator, "metrics", {"loss": 1.0}, 1)
+    trackers.start_tracker(accelerator, "none", tmp_path, {}, resume=False)
+    trackers.track(accelerator, "metrics", {"loss": 1.0}, 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,9 +95,9 @@ def test_a_package_that_is_absent_is_refused_in_one_line_before_anything_is_writ
 def test_a_resumed_run_goes_on_with_the_folders_last_run_of_weights_and_biases(tmp_path: Path):
     for name in ("offline-run-20260101_120000-older", "run-20260103_120000-newest", "offline-run-20260102_120000-new"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
-    assert tracking._run_kept(tmp_path, resume=True)["id"] == "newest"
-    assert "id" not in tracking._run_kept(tmp_path, resume=False)
-    assert "id" not in tracking._run_kept(tmp_path / "else", resume=True)
+    assert trackers._run_kept(tmp_path, resume=True)["id"] == "newest"
+    assert "id" not in trackers._run_kept(tmp_path, resume=False)
+    assert "id" not in trackers._run_kept(tmp_path / "else", resume=True)
 
 
 def test_trouble_of_weights_and_biases_is_one_line_and_other_trouble_is_not_hidden(
@@ -112,10 +113,10 @@ def test_trouble_of_weights_and_biases_is_one_line_and_other_trouble_is_not_hidd
     monkeypatch.setattr(accelerator, "init_trackers", refuse)
     UsageError.__module__ = "wandb.errors"
     with pytest.raises(ValueError, match="--tracker wandb: no API key configured; log in by wandb login, or set WANDB"):
-        tracking.start_tracker(accelerator, "wandb", tmp_path, {}, resume=False)
+        trackers.start_tracker(accelerator, "wandb", tmp_path, {}, resume=False)
     UsageError.__module__ = "elsewhere"
     with pytest.raises(UsageError):
-        tracking.start_tracker(accelerator, "wandb", tmp_path, {}, resume=False)
+        trackers.start_tracker(accelerator, "wandb", tmp_path, {}, resume=False)
 
 
 def half_done(out: Path, run: Callable[..., None]) -> None:

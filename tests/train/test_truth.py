@@ -15,7 +15,7 @@ from probe.views import TENSORS
 from train import cameo, loop
 from train.batches import draw_step
 from train.cameo import cli
-from train.truth import as_they_are, supervision_of
+from train.objectives.truth import as_they_are, supervision_of
 
 CPU = torch.device("cpu")
 NOISE = "rotation:40,holes:.3"

@@ -20,7 +20,7 @@ from torch import nn
 from probe.records import write_folder, write_text
 from train.batches import Draw, draw_batch
 from train.objectives import Objective
-from train.truth import Supervise, as_they_are
+from train.objectives.truth import Supervise, as_they_are
 
 FOLDER = "checkpoints"
 MIB = 2**20

@@ -19,7 +19,7 @@ from probe.models.model import MultiViewModel
 from probe.seeds import derive
 from probe.views import Views
 from train.batches import Batch, Draw, draw_batch, draw_step, step_seed
-from train.checkpoints import (
+from train.loop.checkpoints import (
     FOLDER,
     Trainer,
     append_row,
@@ -29,10 +29,10 @@ from train.checkpoints import (
     restore,
     save_all,
 )
-from train.diffusion import denoising_error
+from train.loop.trackers import track
 from train.objectives import AttentionTruth, FeatureTruth, Objective
+from train.objectives.diffusion import denoising_error
 from train.settings import Settings
-from train.tracking import track
 
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 LOG_EVERY = 10

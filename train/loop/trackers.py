@@ -9,7 +9,7 @@ import pandas as pd
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from train.checkpoints import FOLDER, last_checkpoint
+from train.loop.checkpoints import FOLDER, last_checkpoint
 
 Tracker = Literal["none", "tensorboard", "wandb"]
 PROJECTS = {"tensorboard": "tensorboard", "wandb": "attention-probing"}

@@ -26,8 +26,8 @@ from probe.layers import Layer
 from probe.metrics import scene_size
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment
-from train.mixing import Mixing
-from train.pair_weights import Target
+from train.alignment.mixing import Mixing
+from train.alignment.pairs import Target
 
 Truth = Literal["cycle", "visible", "gated"]
 Control = Literal["none", "shuffled"]

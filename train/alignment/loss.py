@@ -22,8 +22,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from probe.correspondence import TokenMatches
-from train.mixing import MIXINGS, HeadMixing
-from train.pair_weights import TARGETS, pair_weights
+from train.alignment.mixing import MIXINGS, HeadMixing
+from train.alignment.pairs import TARGETS, pair_weights
 
 Backend = Literal["auto", "plain", "chunked"]
 
