@@ -20,17 +20,17 @@ from rich.text import Text
 
 from analysis import wording
 from analysis.blocks import SectionPage
-from analysis.compare_page import probe_comparison
-from analysis.compare_training_page import training_comparison
-from analysis.evaluation import IMAGES, is_evaluation, read_evaluation
-from analysis.evaluation_page import EvaluationEntry, evaluation_entry, make_evaluation_page
+from analysis.comparing.page import probe_comparison
+from analysis.comparing.training_page import training_comparison
+from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_evaluation_page
+from analysis.evaluation.run import IMAGES, is_evaluation, read_evaluation
 from analysis.explorer.reading import Explored, explored, read_beside
-from analysis.page import Page, make_page
-from analysis.study import is_study, read_study
-from analysis.study_page import StudyEntry, make_study_page, study_entry
-from analysis.tables import REQUIRED, ProbeRun, read_run
-from analysis.training import LOGS, is_training, read_training
-from analysis.training_page import TrainingEntry, make_training_page, training_entry
+from analysis.probing.page import Page, make_page
+from analysis.probing.tables import REQUIRED, ProbeRun, read_run
+from analysis.study.page import StudyEntry, make_study_page, study_entry
+from analysis.study.run import is_study, read_study
+from analysis.training.page import TrainingEntry, make_training_page, training_entry
+from analysis.training.run import LOGS, is_training, read_training
 from probe.records import RunError, write_text
 
 PROG = "python -m analysis.report"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.rotation import verdicts
-from analysis.tables import ProbeRun, layer_grids
+from analysis.probing.rotation import verdicts
+from analysis.probing.tables import ProbeRun, layer_grids
 
 STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
 MISSING = "–"

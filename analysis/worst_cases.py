@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.blocks import Table
-from analysis.training import MEASURES
-from analysis.training_words import amount
+from analysis.training.run import MEASURES
+from analysis.training.words import amount
 from analysis.wording import number
 
 SHOWN = 12

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from IPython.display import Markdown
 
-from analysis.page import make_page
+from analysis.probing.page import make_page
 from analysis.report import build_report
-from analysis.tables import read_run
+from analysis.probing.tables import read_run
 from probe import run
 from probe.scenes import Request, open_scenes
 from probe.preview import draw_scenes

@@ -26,8 +26,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.page import make_page
-from analysis.tables import read_run
+from analysis.probing.page import make_page
+from analysis.probing.tables import read_run
 from probe import run
 from probe.capture import AttentionTap
 from probe.models.model import MultiViewModel, model_layers, pixel_scheduler

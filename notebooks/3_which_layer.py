@@ -25,8 +25,8 @@ from pathlib import Path
 
 from IPython.display import Markdown
 
-from analysis.page import make_page
-from analysis.tables import read_run
+from analysis.probing.page import make_page
+from analysis.probing.tables import read_run
 from probe import run
 
 # %% [markdown]

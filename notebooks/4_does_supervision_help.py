@@ -26,12 +26,12 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import analysis
-from analysis import study, study_figures
+from analysis.study import run as study, figures
 from analysis.blocks import chart
-from analysis.compare import compare_evaluations, compare_probes_of_trainings
-from analysis.study_page import make_study_page
-from analysis.training import read_training
-from analysis.training_page import make_training_page
+from analysis.comparing.run import compare_evaluations, compare_probes_of_trainings
+from analysis.study.page import make_study_page
+from analysis.training.run import read_training
+from analysis.training.page import make_training_page
 
 # %% [markdown]
 # ## Parameters
@@ -75,10 +75,10 @@ show(page, "precision")
 # %%
 steps = [pd.read_csv(path).assign(who=who) for who, path in EMERGENCE.items()]
 both = pd.concat(steps).query("layer == @run.supervised[0] and step <= @run.step").assign(panel="precision")
-curves = study_figures.curves(
+curves = figures.curves(
     both,
     titles={"precision": f"precision of layer {run.supervised[0]}"},
-    styles=study_figures.looks(list(EMERGENCE)),
+    styles=figures.looks(list(EMERGENCE)),
     name="emergence",
     alt="Precision over steps, plain and supervised",
     percent=True,

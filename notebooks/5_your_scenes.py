@@ -26,8 +26,8 @@ import torch
 from IPython.display import Markdown
 from PIL import Image
 
-from analysis.page import make_page
-from analysis.tables import read_run
+from analysis.probing.page import make_page
+from analysis.probing.tables import read_run
 from probe import run
 from probe.correspondence import visible_tokens
 from probe.geometry import point_map_to_depth

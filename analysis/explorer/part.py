@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import tables, wording
+from analysis import wording
 from analysis.explorer.payload import CELLS, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
+from analysis.probing import tables
 
 PROTOCOLS = (
     "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis import tables, wording
+from analysis import wording
 from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, within
 from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
+from analysis.probing import tables
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
 LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from analysis import tables, wording
-from analysis.tables import ProbeRun, read_run
+from analysis import wording
+from analysis.probing import tables
+from analysis.probing.tables import ProbeRun, read_run
 from probe.records import RunError
 
 FILE = "explorer.safetensors"

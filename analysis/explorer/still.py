@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import escape
 
-from analysis import tables
 from analysis.explorer.payload import CELLS, MAP_LEVELS, Start
 from analysis.explorer.reading import Explored
-from analysis.pictures import SIDE, image_key
+from analysis.probing import tables
+from analysis.probing.pictures import SIDE, image_key
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from test_report import Reader
 
-from analysis import causal, report
-from analysis.tables import read_run
+from analysis import report
+from analysis.probing import causal
+from analysis.probing.tables import read_run
 from probe.records import INTERVENTIONS, SCORE_COLUMNS
 
 LEVELS = {2: 0.02, 7: 0.1, 10: 0.4}  # growth of the error, by layer

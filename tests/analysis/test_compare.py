@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import compare, report
-from analysis.tables import read_run
-from analysis.training import read_training
+from analysis import report
+from analysis.comparing import run
+from analysis.probing.tables import read_run
+from analysis.training.run import read_training
 from probe.records import RunError, scene_values
 
 EVALUATED = [{"step": step, "loss": 5 / step, "psnr": 10.0 + step / 10, "copy_psnr": 11.7} for step in (10, 20)]
@@ -52,7 +53,7 @@ def row_of(table: pd.DataFrame, metric: str, layer: int) -> pd.Series:
 
 def test_an_equal_gain_in_every_scene_is_clear_though_scenes_differ(run_folder: Path, tmp_path: Path):
     a, b = read_run(run_folder), read_run(shifted(run_folder, tmp_path / "b"))
-    table = compare.compare_layers(a, b)
+    table = run.compare_layers(a, b)
     row = row_of(table, "precision@5%", 10)
     assert row[["difference", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
     assert (row["verdict"], row["joint"], row["scenes"]) == ("better", "better", 3)
@@ -64,13 +65,13 @@ def test_an_equal_gain_in_every_scene_is_clear_though_scenes_differ(run_folder: 
 
 def test_a_loss_is_worse_and_the_same_run_is_not_separable(run_folder: Path, tmp_path: Path):
     a, b = read_run(run_folder), read_run(shifted(run_folder, tmp_path / "b"))
-    assert row_of(compare.compare_layers(b, a), "precision@5%", 10)["verdict"] == "worse"
-    assert set(compare.compare_layers(a, a)["verdict"]) == {"not separable"}
+    assert row_of(run.compare_layers(b, a), "precision@5%", 10)["verdict"] == "worse"
+    assert set(run.compare_layers(a, a)["verdict"]) == {"not separable"}
 
 
 def test_a_gain_in_one_scene_of_three_is_not_clear(run_folder: Path, tmp_path: Path):
     a, b = read_run(run_folder), read_run(shifted(run_folder, tmp_path / "b", scene="room-1"))
-    row = row_of(compare.compare_layers(a, b), "precision@5%", 10)
+    row = row_of(run.compare_layers(a, b), "precision@5%", 10)
     assert row["difference"] == pytest.approx(0.1 / 3)
     assert row["verdict"] == row["joint"] == "not separable"
 
@@ -81,13 +82,13 @@ def test_a_gain_in_one_scene_of_three_is_not_clear(run_folder: Path, tmp_path: P
      (0.0, 0.2, 1, "not separable"), (-0.1, 0.2, 1, "not separable"), (np.nan, np.nan, 1, "one scene only")],
 )  # fmt: skip
 def test_a_verdict_by_hand(low: float, high: float, sign: int, verdict: str):
-    assert compare._verdict(low, high, sign) == verdict
+    assert run._verdict(low, high, sign) == verdict
 
 
 def test_joint_intervals_are_wider_than_those_of_one_layer():
     random = np.random.default_rng(0)
     table = pd.DataFrame(random.standard_normal((12, 20)))
-    rows = compare._compare(
+    rows = run._compare(
         table.reset_index(names="scene").melt("scene", var_name="layer", value_name="difference").assign(
             value_a=0.0, value_b=0.0, count=1
         ), "layer", 1,
@@ -100,7 +101,7 @@ def test_bins_without_a_point_are_missing_with_their_count(run_folder: Path, tmp
     a, b = read_run(run_folder), read_run(shifted(run_folder, tmp_path / "b"))
     far = (a.scores["rotation_deg"] >= 60) & (a.scores["rotation_deg"] < 90)
     a.scores.loc[far, "value"], a.scores.loc[far, "count"] = np.nan, 0
-    table = compare.compare_bins(a, b, 10).set_index("rotation_bin")
+    table = run.compare_bins(a, b, 10).set_index("rotation_bin")
     assert table.loc["60-90", ["scenes", "count", "verdict"]].tolist() == [0, 0, "not measured"]
     assert np.isnan(table.loc["60-90", "difference"])
     assert table.loc["30-60", "difference"] == pytest.approx(0.1)
@@ -176,11 +177,11 @@ def test_the_command_writes_a_page_and_shows_a_table(
 def test_trainings_are_compared_at_the_last_common_step(tmp_path: Path):
     rows = [{"step": step, "loss": 5 / step, "psnr": 10.0 + step / 10, "ssim": 0.3} for step in (10, 20)]
     a, b = (read_training(make_training(tmp_path / name, rows=own)) for name, own in (("a", rows), ("b", rows[:1])))
-    table = compare.compare_evaluations(a, b).set_index("metric")
+    table = run.compare_evaluations(a, b).set_index("metric")
     assert table.loc["psnr", ["step", "difference", "ahead", "evaluations"]].tolist() == [10, 0.0, 0, 1]
     better = [{**row, "loss": row["loss"] / 2} for row in rows]
     c = read_training(make_training(tmp_path / "c", rows=better))
-    row = compare.compare_evaluations(a, c).set_index("metric").loc["loss"]
+    row = run.compare_evaluations(a, c).set_index("metric").loc["loss"]
     assert (row["step"], row["ahead"]) == (20, 2)
     assert row["gain"] == pytest.approx(0.125)
 
@@ -189,13 +190,13 @@ def test_trainings_that_were_evaluated_otherwise_are_refused(tmp_path: Path):
     a = read_training(make_training(tmp_path / "a"))
     other = read_training(make_training(tmp_path / "b", {"scenes": "shapes:cluttered"}))
     with pytest.raises(RunError, match=r"different scenes, shapes and shapes:cluttered.*train both"):
-        compare.check_trainings(a, other)
+        run.check_trainings(a, other)
     rows = [{"step": 10, "loss": 1.0, "psnr": 9.0, "copy_psnr": 5.0}]
     with pytest.raises(RunError, match=r"copy_psnr of a and c differ.*held-out scenes are not the same"):
-        compare.check_trainings(a, read_training(make_training(tmp_path / "c", rows=rows)))
+        run.check_trainings(a, read_training(make_training(tmp_path / "c", rows=rows)))
     late = [{"step": 99, "loss": 1.0}]
     with pytest.raises(RunError, match="no evaluated step in common"):
-        compare.check_trainings(a, read_training(make_training(tmp_path / "d", rows=late)))
+        run.check_trainings(a, read_training(make_training(tmp_path / "d", rows=late)))
 
 
 def test_a_training_comparison_claims_no_significance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

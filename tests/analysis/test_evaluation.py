@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import evaluation, evaluation_words, report
-from analysis.evaluation import is_evaluation, read_evaluation
-from analysis.evaluation_page import evaluation_entry
+from analysis import report
+from analysis.evaluation import run as evaluation
+from analysis.evaluation import words
+from analysis.evaluation.page import evaluation_entry
+from analysis.evaluation.run import is_evaluation, read_evaluation
 from probe.records import RunError, rotation_bin, summarise
 
 HOSTILE = "<script>alert('$x')</script>"
@@ -152,7 +154,7 @@ def test_tables_hold_means_with_intervals_beside_what_needs_no_model(page: Reade
                     "match error", "copy", "mean colour", "true views"]  # fmt: skip
     bins = ["0–30°", "30–60°", "60–90°", "90–120°"]
     assert [row[:3] for row in rows] == [*([name, "1", "2"] for name in bins), ["all", "4", "8"]]
-    row = evaluation_words.overall(read_evaluation(folder), 1, "psnr", "model")
+    row = words.overall(read_evaluation(folder), 1, "psnr", "model")
     assert row is not None
     assert rows[-1][3] == f"{row['value']:.1f} ({row['low']:.1f}–{row['high']:.1f})"
     assert rows[0][3] == f"{15 * (1.03 + 1.04) / 2:.1f}"  # one scene: no interval
@@ -172,7 +174,7 @@ def test_the_worst_view_stands_first_and_what_a_copy_beats_is_counted(tmp_path: 
 
 
 def test_the_answer_says_what_is_clear_and_what_is_not(folder: Path):
-    text = " ".join(evaluation_words.answer(read_evaluation(folder))).replace("\u00a0", " ")
+    text = " ".join(words.answer(read_evaluation(folder))).replace("\u00a0", " ")
     assert text.startswith(
         "tiny generated 12 target views in 4 scenes (shapes), from 1 reference and from 2 references"
     )
@@ -195,7 +197,7 @@ def test_the_answer_says_what_is_clear_and_what_is_not(folder: Path):
 def test_a_verdict_is_clear_only_where_the_interval_lies_on_one_side(
     metric: str, low: float, high: float, expected: str
 ):
-    assert evaluation_words.verdict({"metric": metric, "value": 1.0, "low": low, "high": high}) == expected
+    assert words.verdict({"metric": metric, "value": 1.0, "low": low, "high": high}) == expected
 
 
 def test_differences_are_paired_by_view(folder: Path):
@@ -216,7 +218,7 @@ def test_what_was_not_measured_is_said_once_and_takes_no_panel(page: Reader):
 
 def test_one_scene_has_no_intervals_and_claims_none(tmp_path: Path):
     run = make_run(tmp_path / "run", images(scenes=1))
-    text = " ".join(evaluation_words.answer(read_evaluation(run)))
+    text = " ".join(words.answer(read_evaluation(run)))
     assert "(one scene, no interval)" in text
     assert "clearly" not in text
     assert "interval 1" not in text
@@ -238,7 +240,7 @@ def test_the_index_and_the_command_know_evaluations(folder: Path, tmp_path: Path
     assert report.find_runs(tmp_path / "runs") == [run]
     assert report.main([]) == 0
     index = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
-    values = [evaluation_words.with_trivial(read_evaluation(run), 1, name) for name in ("psnr", "ssim", "match_error")]
+    values = [words.with_trivial(read_evaluation(run), 1, name) for name in ("psnr", "ssim", "match_error")]
     assert index.tables["evaluations"][1] == ["evaluate", "tiny", "shapes", "4", "1", *values]
     assert evaluation_entry(read_evaluation(run), "x").psnr.endswith("(11.2 / 15.3)")
 

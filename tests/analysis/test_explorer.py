@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from analysis import page as pages
 from analysis import report
 from analysis.explorer.packing import FIELDS, Block, pack, unpack, within
 from analysis.explorer.payload import payload
 from analysis.explorer.reading import Explored, explored, read_beside
-from analysis.tables import read_run
+from analysis.probing import page as pages
+from analysis.probing.tables import read_run
 from probe.records import RunError
 
 Make = Callable[..., Path]

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figures, pictures, rotation, tables, wording
+from analysis import figures, wording
 from analysis.blocks import Table, chart
-from analysis.tables import ProbeRun, read_run
+from analysis.probing import pictures, rotation, tables
+from analysis.probing.tables import ProbeRun, read_run
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import caveats, report, wording
-from analysis.tables import read_run
+from analysis import report, wording
+from analysis.probing import caveats
+from analysis.probing.tables import read_run
 
 HOSTILE = "<script>alert('$x')</script>"
 

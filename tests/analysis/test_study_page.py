@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import paper, report, study, study_words
-from analysis.study import read_study
+from analysis import paper, report
+from analysis.study import run as study
+from analysis.study import words
+from analysis.study.run import read_study
 from probe.records import RunError
 
 HOSTILE = "<script>alert('$x')</script>"
@@ -100,8 +102,8 @@ def test_two_seeds_give_no_verdict(tmp_path: Path):
     run = read_study(make_study(tmp_path / "study", seeds=2))
     assert set(study.differences(run)["verdict"]) == {"too few seeds"}
     assert np.isnan(difference(run, "cameo", "psnr")["low"])
-    assert "none of this is separated from chance" in " ".join(study_words.answer(run))
-    assert "fewer than 3 seeds" in " ".join(study_words.caveats(run))
+    assert "none of this is separated from chance" in " ".join(words.answer(run))
+    assert "fewer than 3 seeds" in " ".join(words.caveats(run))
 
 
 def test_how_soon_is_judged_against_plain_itself(folder: Path):
@@ -182,7 +184,7 @@ def test_names_are_text(tmp_path: Path):
 
 def test_without_plain_nothing_is_compared(tmp_path: Path):
     folder = make_study(tmp_path / "study", {"cameo": (9, 12, 14)})
-    assert "nothing can be compared with it yet" in " ".join(study_words.answer(read_study(folder)))
+    assert "nothing can be compared with it yet" in " ".join(words.answer(read_study(folder)))
     assert 'id="variants"' not in report.build_report(folder).read_text(encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import rotation, tables
-from analysis.tables import ProbeRun, RunError, read_run
+from analysis.probing import rotation, tables
+from analysis.probing.tables import ProbeRun, RunError, read_run
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
 
 

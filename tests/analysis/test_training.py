@@ -14,8 +14,11 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from analysis import figures, report, training, training_figures, training_words
-from analysis.training import read_training
+from analysis import figures, report
+from analysis.training import figures as training_figures
+from analysis.training import run as training
+from analysis.training import words as training_words
+from analysis.training.run import read_training
 from probe.records import RunError, digest
 
 HOSTILE = "<script>alert('$x')</script>"

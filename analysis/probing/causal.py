@@ -12,8 +12,8 @@ from jaxtyping import UInt8
 from markupsafe import escape
 from PIL import Image
 
-from analysis.pictures import Panel
-from analysis.tables import ProbeRun
+from analysis.probing.pictures import Panel
+from analysis.probing.tables import ProbeRun
 from analysis.wording import MISSING, NBSP, listing
 from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, scene_values, summarise
 

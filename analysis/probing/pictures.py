@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from markupsafe import escape
 from PIL import Image
 
-from analysis.rotation import bins
-from analysis.tables import ProbeRun
+from analysis.probing.rotation import bins
+from analysis.probing.tables import ProbeRun
 from probe.records import rotation_bin
 
 PAPER_LAYERS = (2, 4, 6, 7, 10)  # the columns of the paper's figure (CAMEO, arXiv 2512.03045)

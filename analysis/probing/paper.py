@@ -3,10 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from analysis import paper, rotation, study_figures, tables, training_words, wording
+from analysis import paper, wording
 from analysis.blocks import Chart, Section, Table, chart
-from analysis.cells import source
-from analysis.tables import ProbeRun
+from analysis.probing import rotation, tables
+from analysis.probing.cells import source
+from analysis.probing.tables import ProbeRun
+from analysis.study import figures
+from analysis.training import words
 from analysis.wording import MISSING, NBSP, bin_words, listing, percent, with_interval
 
 SD21_LAYERS = "up_blocks.2.attentions.0"
@@ -40,7 +43,7 @@ def _beside(
     titles = (PUBLISHED, OURS.format(f"{run.metric}, {run.settings.get('scenes', MISSING)}"))
     frames = [(title, xlabel, table) for title, table in zip(titles, (published, ours), strict=True)]
     alt = f"Two frames. {titles[0]}: {_spoken(published)}. {titles[1]}: {_spoken(ours)}"
-    svg = study_figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
+    svg = figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
     both = pd.concat([published.assign(whose="paper"), ours.assign(whose=run.name)], ignore_index=True)
     said = (
         f"{caption} Left, the published numbers, without intervals or counts; right, this run; each on a scale of its "
@@ -107,7 +110,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
         f"differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
     )
     return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption,
-                   basis=training_words.probe_source(own))  # fmt: skip
+                   basis=words.probe_source(own))  # fmt: skip
 
 
 def _table(run: ProbeRun) -> Table:

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import causal, causal_figures, caveats, cells, figures, rotation, tables, training_words, wording
+from analysis import figures, wording
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.reading import Explored
-from analysis.pictures import Panel, choose_examples, embedded_images, panels
-from analysis.probe_paper import beside_paper
-from analysis.tables import ProbeRun
+from analysis.probing import causal, causal_figures, caveats, cells, rotation, tables
+from analysis.probing.paper import beside_paper
+from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
+from analysis.probing.tables import ProbeRun
+from analysis.training import words
 from analysis.wording import interval, number, percent, with_interval
 from probe.records import EFFECT
 
@@ -320,7 +322,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     )
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
     svg = figures.emergence_curve(table, highlighted=shown, alt=alt)
-    return chart("emergence", svg, caption, source=training_words.probe_source(table), table=table)
+    return chart("emergence", svg, caption, source=words.probe_source(table), table=table)
 
 
 def _coverage(run: ProbeRun) -> Chart | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures import THIS_MODEL
-from analysis.training_figures import COPY, MEAN_COLOUR
+from analysis.training.figures import COPY, MEAN_COLOUR
 from probe.records import RunError, digest, summarise
 
 CONFIG, IMAGES, SUMMARY, WORST, SAMPLES = "config.json", "images.csv", "summary.csv", "worst.csv", "samples.png"

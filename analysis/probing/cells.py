@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis import causal, rotation, tables, wording
+from analysis import wording
 from analysis.blocks import Table, csv_link
-from analysis.tables import ProbeRun
+from analysis.probing import causal, rotation, tables
+from analysis.probing.tables import ProbeRun
 from analysis.wording import MISSING, interval, number, percent, with_interval
 from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
 

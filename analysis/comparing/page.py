@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import compare, study_figures, wording
+from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
-from analysis.cells import source
-from analysis.tables import ProbeRun
+from analysis.comparing import run as compare
+from analysis.probing.cells import source
+from analysis.probing.tables import ProbeRun
+from analysis.study import figures
 from analysis.wording import MISSING, NBSP, bin_words, listing, number, percent, plural, points
 
 SHARES = ("precision", "mass", "kept")
@@ -188,7 +190,7 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
         f"layer {row.layer}: {_change(row.metric, row.difference)}, {row.verdict}"
         for row in table[table["metric"] == run.metric].itertuples()
     )
-    svg = study_figures.forest(
+    svg = figures.forest(
         shown,
         titles={str(m): str(m).replace("_", " ") for m in order},
         order=list(labels.values()),

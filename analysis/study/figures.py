@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import BLUE, GOLD, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, chart, top
-from analysis.training_figures import STEP_STYLES, STEPS
+from analysis.training.figures import STEP_STYLES, STEPS
 
 # Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, GOLD, MUTED)

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import evaluation
-from analysis.evaluation import ALL, TRIVIAL, Evaluation
-from analysis.training import MEASURES
-from analysis.training_words import amount
+from analysis.evaluation import run as evaluation
+from analysis.evaluation.run import ALL, TRIVIAL, Evaluation
+from analysis.training.run import MEASURES
+from analysis.training.words import amount
 from analysis.wording import MISSING, NBSP, listing, number, plural
 
 METHODS = {"model": "", "copy": "copy", "mean colour": "mean colour", "truth": "true views"}
@@ -142,7 +142,7 @@ def verdict(row: Any) -> str:
     """Say whether the model is better than a trivial answer; clear where the interval does not touch zero.
 
     Args:
-        row: Of :func:`analysis.evaluation.differences`.
+        row: Of :func:`analysis.evaluation.run.differences`.
     """
     sign = 1 if MEASURES[row["metric"]].higher_is_better else -1
     ends = sorted((sign * row["low"], sign * row["high"]))

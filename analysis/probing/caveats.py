@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.rotation import pair_counts
-from analysis.tables import ProbeRun, layer_grids, profile, rivals
+from analysis.probing.rotation import pair_counts
+from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
 from analysis.wording import best_row, bin_words, listing, percent, plural, with_interval
 
 FEW_SCENES, FEW_PAIRS = 10, 10

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from analysis.training import CONFIG, METRICS
-from analysis.training_figures import COPY, MEAN_COLOUR
+from analysis.training.figures import COPY, MEAN_COLOUR
+from analysis.training.run import CONFIG, METRICS
 from probe.records import RunError
 
 FILES = {

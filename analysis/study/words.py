@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import paper, study
-from analysis.study import PLAIN, StudyRun
-from analysis.training import MEASURES
+from analysis import paper
+from analysis.study import run as study
+from analysis.study.run import PLAIN, StudyRun
+from analysis.training.run import MEASURES
 from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points
 
 TITLES = {"loss": "held-out error", "loss_t900": "error at t = 900"}
@@ -159,7 +160,7 @@ def reach_words(row: Any) -> str:
     """Say in plain words how soon a variant reaches the plain run's final value, and whether that is clear.
 
     Args:
-        row: Of :func:`analysis.study.reached`.
+        row: Of :func:`analysis.study.run.reached`.
     """
     if row.reached == 0:
         return f"never ({plural(row.seeds, 'seed')})"

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures, training, training_figures, training_words, wording
+from analysis import figures, wording
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
-from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.training_words import amount, loss_text
+from analysis.training import figures as training_figures
+from analysis.training import run as training
+from analysis.training import words
+from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
+from analysis.training.words import amount, loss_text
 from analysis.wording import MISSING, interval, listing, number, percent, points
 from analysis.worst_cases import worst_table
 
@@ -56,11 +59,11 @@ def make_training_page(run: TrainingRun) -> SectionPage:
     settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
     return SectionPage(
         kind="training run",
-        title=f"{run.settings.get('model', 'unnamed model')} trained on {training_words.scenes_words(run)}",
-        subtitle=f"{training_words.progress(run)}; supervised: {training_words.supervision(run)}.",
-        answer=tuple(sentence for sentence in training_words.answer(run) if sentence),
+        title=f"{run.settings.get('model', 'unnamed model')} trained on {words.scenes_words(run)}",
+        subtitle=f"{words.progress(run)}; supervised: {words.supervision(run)}.",
+        answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
-        caveats=tuple(training_words.caveats(run)),
+        caveats=tuple(words.caveats(run)),
         sections=present(made),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
@@ -78,16 +81,16 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         link: To its page, relative to the index.
     """
     loss, psnr = training.last_row(run, "loss"), training.last_row(run, "psnr")
-    probed, gaps = _probed(run), training_words.readout_gaps(run)
+    probed, gaps = _probed(run), words.readout_gaps(run)
     return TrainingEntry(
         link=link,
         name=run.name,
         model=str(run.settings.get("model", MISSING)),
         scenes=str(run.settings.get("scenes", MISSING)),
-        supervised=training_words.supervision(run),
-        progress=training_words.progress(run).removesuffix(" iterations"),
+        supervised=words.supervision(run),
+        progress=words.progress(run).removesuffix(" iterations"),
         loss=MISSING if loss is None else loss_text(loss["loss"]),
-        psnr=MISSING if psnr is None else training_words.with_trivial("psnr", psnr),
+        psnr=MISSING if psnr is None else words.with_trivial("psnr", psnr),
         precision=MISSING if probed is None else f"{percent(probed['value'])} ({probed['layer']:.0f})",
         gap=", ".join(points(readout - attention) for readout, attention in gaps.values()) or MISSING,
     )  # fmt: skip
@@ -123,7 +126,7 @@ def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
     if (probed := _probed(run)) is not None:
         name = f"{'precision' if run.supervised else 'best precision'}, layer {probed['layer']:.0f}"
         facts.append((name, percent(probed["value"]), f"uniform chance {percent(probed['chance'])}"))
-    for layer, (readout, attention) in training_words.readout_gaps(run).items():
+    for layer, (readout, attention) in words.readout_gaps(run).items():
         both = f"readout {percent(readout)}, attention {percent(attention)}"
         facts.append((f"readout gap in points, layer {layer}", points(readout - attention), both))
     return facts
@@ -132,7 +135,7 @@ def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
 def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
     row = training.last_row(run, name)
     assert row is not None
-    return (MEASURES[name].title, amount(name, row[name]), training_words.beside(name, row).strip("()"))
+    return (MEASURES[name].title, amount(name, row[name]), words.beside(name, row).strip("()"))
 
 
 def _probed(run: TrainingRun) -> pd.Series | None:
@@ -173,7 +176,7 @@ def _step_charts(
         return ()
     alt = f"{name.capitalize()} over iterations. {_spoken(table, titles)}"
     svg = training_figures.step_panels(table, titles=titles, name=name, alt=alt, **how)
-    return (chart(name, svg, caption, source=training_words.source(run), table=table),)
+    return (chart(name, svg, caption, source=words.source(run), table=table),)
 
 
 def _quality(run: TrainingRun) -> Section | None:
@@ -244,11 +247,11 @@ def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
     table, layers = run.emergence, training.shown_layers(run)
     if table is None or table["step"].nunique() < 2:
         return ()
-    caption = training_words.emergence_caption(run, table, layers)
+    caption = words.emergence_caption(run, table, layers)
     last = table[(table["step"] == table["step"].max()) & table["layer"].isin(layers)]
     told = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
     svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {told}")
-    return (chart("emergence", svg, caption, source=training_words.probe_source(table), table=table),)
+    return (chart("emergence", svg, caption, source=words.probe_source(table), table=table),)
 
 
 def _layers(run: TrainingRun) -> Table:
@@ -282,7 +285,7 @@ def _readout(run: TrainingRun) -> Section | None:
         "page. A wide gap means that the loss is satisfied by its own weights, while the attention that the model "
         "uses stays unaligned. These are other queries than the probe's, so its precision may differ."
     )
-    titles = {str(layer): training_words.layer_words(run, [layer]) for layer in run.supervised}
+    titles = {str(layer): words.layer_words(run, [layer]) for layer in run.supervised}
     charts = _step_charts(run, "readout", training.readouts(run), titles, caption, percent=True)
     return Section(name="readout", title="Readout gap", charts=charts) if charts else None
 
@@ -302,7 +305,7 @@ def _tradeoff(run: TrainingRun) -> Section | None:
     ends = table.sort_values("step").groupby("who").tail(1)
     told = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
     svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
-    drawn = chart("tradeoff", svg, caption, source=training_words.source(run), table=table)
+    drawn = chart("tradeoff", svg, caption, source=words.source(run), table=table)
     return Section(name="tradeoff", title="Precision against quality", charts=(drawn,))
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.evaluation import TRUTH
+from analysis.evaluation.run import TRUTH
 from analysis.figures import BLUE, GOLD, GREEN, INK, LINE_STYLES, MUTED, THIS_MODEL, VERMILION, WIDTH, chart
-from analysis.training_figures import COPY, MEAN_COLOUR
+from analysis.training.figures import COPY, MEAN_COLOUR
 
 MARKS: dict[str, dict[str, Any]] = {
     THIS_MODEL: {"color": BLUE, "marker": "o", "markersize": 8},

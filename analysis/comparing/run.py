@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.rotation import bins, with_bins
-from analysis.tables import ProbeRun
-from analysis.training import MEASURES, TRIVIAL, TrainingRun, last_row
+from analysis.probing.rotation import bins, with_bins
+from analysis.probing.tables import ProbeRun
+from analysis.training.run import MEASURES, TRIVIAL, TrainingRun, last_row
 from probe.records import ALL_HEADS, NO_LAYER, RESAMPLES, RunError, scene_values
 
 BETTER = {"cross_entropy": -1, "entropy": 0, "kept": 0}

@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from analysis import compare, study_figures, training_words
 from analysis.blocks import Section, SectionPage, Table, chart, csv_link, present
-from analysis.compare_page import settings_section
-from analysis.study_words import difference_text, panel_title, title, value_text
-from analysis.training import TrainingRun
+from analysis.comparing import run as compare
+from analysis.comparing.page import settings_section
+from analysis.study import figures
+from analysis.study.words import difference_text, panel_title, title, value_text
+from analysis.training import words
+from analysis.training.run import TrainingRun
 from analysis.wording import NBSP, interval, listing, number, percent, plural, points
 
 
@@ -89,15 +91,13 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     told = "; ".join(
         f"{title(r.metric)}: {value_text(r.metric, r.a)} and {value_text(r.metric, r.b)}" for r in table.itertuples()
     )
-    svg = study_figures.curves(curves, titles=titles, styles=study_figures.looks(names), name="evaluations", alt=told)
+    svg = figures.curves(curves, titles=titles, styles=figures.looks(names), name="evaluations", alt=told)
     caption = (
         f"Both runs on the same held-out scenes, as far as each has come: {names[0]} has "
         f"{plural(len(a.evaluation), 'evaluation')}, "
         f"{names[1]} {len(b.evaluation)}. No intervals: one run each, and means over the scenes only."
     )
-    drawn = chart(
-        "evaluations", svg, caption, source=training_words.source(a), table=curves, file="compare_evaluations.csv"
-    )
+    drawn = chart("evaluations", svg, caption, source=words.source(a), table=curves, file="compare_evaluations.csv")
     listed = Table(
         caption="The last step that both were evaluated at; ahead: of the evaluations that both have, at how many the "
         "second "

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import training
-from analysis.training import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
+from analysis.training import run as training
+from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
 from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
 from probe.records import digest
 

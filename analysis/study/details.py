@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from analysis import study, study_figures, study_words
 from analysis.blocks import Chart, Section, Table, chart
-from analysis.study import PLAIN, StudyRun
-from analysis.study_words import difference_text, title, value_text
+from analysis.study import figures, words
+from analysis.study import run as study
+from analysis.study.run import PLAIN, StudyRun
+from analysis.study.words import difference_text, title, value_text
 from analysis.wording import MISSING, NBSP, listing, number
 
 WORST = 12
@@ -14,7 +15,7 @@ WORST = 12
 
 def study_chart(run: StudyRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
     """Put a figure of a study together with its table and what it rests on."""
-    return chart(name, svg, caption, source=study_words.source(run), table=table, file=f"study_{name}.csv")
+    return chart(name, svg, caption, source=words.source(run), table=table, file=f"study_{name}.csv")
 
 
 def bands(run: StudyRun) -> str:
@@ -64,7 +65,7 @@ def layers_section(run: StudyRun) -> Section | None:
     shown = probed[probed["variant"].isin(names)].rename(columns={"variant": "who", "layer": "x"})
     if shown.empty:
         return Section(name="layers", title="Which layer is supervised", tables={"layers": table})
-    svg = study_figures.columns_beside(
+    svg = figures.columns_beside(
         [("precision of every 3D layer at the last step", "layer", shown.assign(x=shown["x"].astype(str)))],
         name="layers", percent=(True,), alt="Precision of every layer, by which layer was supervised",
     )  # fmt: skip
@@ -87,10 +88,10 @@ def readout_section(run: StudyRun) -> Section | None:
     if table.empty:
         return None
     panels = {str(name): str(name) for name in dict.fromkeys(table["panel"])}
-    styles = study_figures.looks(["attention", "readout"])
+    styles = figures.looks(["attention", "readout"])
     last = table[table["step"] == table["step"].max()]
     told = "; ".join(f"{row.panel}, {row.who}: {value_text('readout', row.value)}" for row in last.itertuples())
-    svg = study_figures.curves(table, titles=panels, styles=styles, name="readout", percent=True, alt=told)
+    svg = figures.curves(table, titles=panels, styles=styles, name="readout", percent=True, alt=told)
     caption = (
         "On equal queries: how often the loss's own readout of the supervised layer (after its mixing of the heads) "
         "points at the corresponding point, and how often the attention that the model uses does. Where the readout "
@@ -152,7 +153,7 @@ def cost_section(run: StudyRun) -> Section | None:
     base = means.get(PLAIN)
     order = [name for name in run.names if name in means]
     told = "; ".join(f"{name}: {means[name]:.2f} s" for name in order)
-    svg = study_figures.dots(table, order=order, xlabel="seconds per step (median of a run)", name="cost", alt=told)
+    svg = figures.dots(table, order=order, xlabel="seconds per step (median of a run)", name="cost", alt=told)
     caption = (
         "Strokes: the median step of each run; points: their mean. Runs that shared the machine with others took "
         "longer, so read small differences as noise. Memory is not recorded by the trainer."

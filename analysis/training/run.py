@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures, training_figures
+from analysis import figures
+from analysis.training import figures as training_figures
 from probe.records import RunError
 
 CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.jsonl"

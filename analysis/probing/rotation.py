@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from analysis.tables import ProbeRun, named, shown
+from analysis.probing.tables import ProbeRun, named, shown
 from probe.records import SAME_POSITION, UNIFORM, rotation_bin, scene_values, summarise
 
 

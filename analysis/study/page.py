@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import study, study_figures, study_words, wording
+from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, present
-from analysis.study import PLAIN, StudyRun
-from analysis.study_details import (
+from analysis.study import figures
+from analysis.study import run as study
+from analysis.study import words as study_words
+from analysis.study.details import (
     bands,
     cost_section,
     counts,
@@ -19,8 +21,9 @@ from analysis.study_details import (
     study_chart,
     worst_section,
 )
-from analysis.study_paper import beside_paper
-from analysis.study_words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.study.paper import beside_paper
+from analysis.study.run import PLAIN, StudyRun
+from analysis.study.words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
 from analysis.wording import MISSING, NBSP, listing, number, plural
 
 
@@ -112,7 +115,7 @@ def _facts(run: StudyRun) -> list[tuple[str, str, str]]:
 
 def _convergence(run: StudyRun) -> Section:
     table = study.convergence(run, run.metrics)
-    styles = study_figures.looks(run.names)
+    styles = figures.looks(run.names)
     shares = [name for name in run.metrics if is_share(name)]
     charts = [_curves(run, "convergence", table, [name for name in run.metrics if name not in shares], styles)]
     if shares:
@@ -131,7 +134,7 @@ def _curves(run: StudyRun, name: str, table: pd.DataFrame, metrics: Sequence[str
     )
     last = shown[shown["step"] == run.step]
     told = "; ".join(f"{title(row.panel)}, {row.who}: {value_text(row.panel, row.value)}" for row in last.itertuples())
-    svg = study_figures.curves(
+    svg = figures.curves(
         shown, titles={metric: panel_title(metric) for metric in metrics}, styles=styles, name=name, percent=share,
         strong=run.names[:2],
         alt=f"Curves over steps. At the end: {told}",
@@ -175,7 +178,7 @@ def _compared(run: StudyRun) -> Section | None:
     order, role = _order(run), study.roles(run)
     shares = [metric for metric in run.metrics if is_share(metric)]
     labels = {name: f"{name} ({role[name]})" if role[name] != "supervised" else name for name in order}
-    svg = study_figures.forest(
+    svg = figures.forest(
         table.assign(who=table["who"].map(labels)), titles={m: panel_title(m) for m in run.metrics},
         order=list(labels.values()), name="differences", percent=shares,
         alt="Differences to plain: " + "; ".join(
@@ -235,7 +238,7 @@ def _reach(run: StudyRun) -> Section | None:
     told = "; ".join(
         f"{row.variant}, {title(row.metric)}: {study_words.reach_words(row)}" for row in table.itertuples()
     )
-    svg = study_figures.reach_dots(
+    svg = figures.reach_dots(
         shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=told
     )
     caption = (

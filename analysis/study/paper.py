@@ -2,10 +2,12 @@
 
 import pandas as pd
 
-from analysis import paper, study, study_words
+from analysis import paper
 from analysis.blocks import Section, Table
-from analysis.study import StudyRun
-from analysis.study_words import difference_text, title
+from analysis.study import run as study
+from analysis.study import words
+from analysis.study.run import StudyRun
+from analysis.study.words import difference_text, title
 from analysis.wording import MISSING, number
 
 
@@ -41,7 +43,7 @@ def beside_paper(run: StudyRun) -> Section:
     return Section(
         name="paper",
         title="Beside the paper",
-        text=study_words.paper_words(run),
+        text=words.paper_words(run),
         tables={"paper-reach": soon, "paper-layers": _paper_layers(), "paper-rivals": _paper_rivals()},
     )
 
