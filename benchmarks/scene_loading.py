@@ -20,7 +20,7 @@ from probe.scenes import find_recordings
 from probe.scenes.recordings import load_views
 
 PROG = "python benchmarks/scene_loading.py"
-WRITERS = Path(__file__).parents[1] / "tests" / "probe"
+WRITERS = Path(__file__).parents[1] / "tests" / "helpers"
 SIZE, FOCAL = (480, 640), 500.0
 
 

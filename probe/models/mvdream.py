@@ -3,7 +3,7 @@
 Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 Token grids at the native size: 32, 16, 8 and 4. The network's code comes from the user's installation: ``pip install
 git+https://github.com/bytedance/MVDream``, or the port's ``mv_unet.py`` (ashawkey/mvdream_diffusers, with kiui and
-xformers) on PYTHONPATH. Its attention is that of xformers, which :mod:`probe.attention.kernels` sees and which needs CUDA;
+xformers) on PYTHONPATH. Its attention is that of xformers, which :mod:`probe.attention.kernels` sees; it needs CUDA;
 without xformers MVDream's own explicit softmax is replaced, in this process only, by PyTorch's fused attention, which
 computes the same and runs anywhere.
 

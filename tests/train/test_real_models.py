@@ -1,13 +1,18 @@
 """CAMEO on the classes of the field, small: the command trains two steps, and the probe takes what it leaves."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+import small_cat3d
+import small_hunyuan_dit
+import small_mvgenmaster
+import small_sd21
+import small_seva
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from standin_packages import standins
 
 from probe.geometry import plucker_rays
 from probe.models import load_model
@@ -18,15 +23,6 @@ from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 from train import monitor
 from train.cameo import Command, cli, probing
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "probe"))
-
-import small_cat3d
-import small_hunyuan_dit
-import small_mvgenmaster
-import small_sd21
-import small_seva
-from standin_packages import standins
 
 SMALL = {
     "cat3d": (small_cat3d.save_small, "checkpoint-100", 10, "up_blocks.2.attentions.0.transformer_blocks.0.attn1"),

@@ -26,7 +26,7 @@ def supervision_of(source: str | None, noise: str | None, device: torch.device) 
     """Read what the command line says of the truth.
 
     Args:
-        source: A source of geometry, see :func:`probe.correspondence.sources.open_source`; None keeps the scene's own points.
+        source: Of geometry, see :func:`probe.correspondence.sources.open_source`; None keeps the scene's own points.
         noise: See :func:`probe.correspondence.noise.read_noise`; None adds none.
         device: That a source computes on.
 

@@ -1,4 +1,4 @@
-"""Write a small random HunyuanDiT in the hub's diffusers layout: ``python tests/probe/small_hunyuan_dit.py OUT``.
+"""Write a small random HunyuanDiT in the hub's diffusers layout: ``python tests/helpers/small_hunyuan_dit.py OUT``.
 
 ``OUT/transformer/`` is the stock class without any encoder of cameras, as on the hub; beside it lie ``vae/`` and
 ``scheduler/``. Then ``python -m probe.run --model hunyuan-dit:OUT --model-size 64`` probes it in seconds.

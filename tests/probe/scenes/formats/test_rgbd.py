@@ -26,7 +26,7 @@ from probe.scenes.grouping import BINS, count_groups
 from probe.scenes.recordings import compare_frames, load_groups, pick_groups
 from probe.views import Views
 
-KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
+KITCHEN = Path(__file__).parents[5] / "shared" / "data" / "seven_scenes_kitchen"
 SIZE = (24, 32)
 INTRINSICS = torch.tensor([[28.0, 0, 15], [0, 30, 13], [0, 0, 1]])
 COLOUR_SIZE = (60, 80)  # reaches less far than depth does, by two of its own pixels and more

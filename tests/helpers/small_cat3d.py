@@ -1,4 +1,4 @@
-"""Write a small checkpoint as the release's trainer does: ``python tests/probe/small_cat3d.py OUT [--bf16]``.
+"""Write a small checkpoint as the release's trainer does: ``python tests/helpers/small_cat3d.py OUT [--bf16]``.
 
 ``OUT/checkpoint-100/pytorch_model/mp_rank_00_model_states.pt`` holds DeepSpeed's ``{'module': ...}`` with the network
 under ``unet.`` and a readout head beside it; ``OUT/vae/`` is an autoencoder of the encoder's stride. Then

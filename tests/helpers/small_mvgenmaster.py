@@ -1,4 +1,4 @@
-"""Write a small checkpoint as MVGenMaster's hub archive holds it: ``python tests/probe/small_mvgenmaster.py OUT``.
+"""Write a small checkpoint as MVGenMaster's hub archive holds it: ``python tests/helpers/small_mvgenmaster.py OUT``.
 
 ``OUT/ema_unet.pt`` holds the network's bare names and ``OUT/vae/`` an autoencoder of the encoder's stride; with
 ``--deepspeed`` the weights lie in ``OUT/pytorch_model/mp_rank_00_model_states.pt`` as the release's trainer has them.

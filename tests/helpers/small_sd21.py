@@ -1,4 +1,4 @@
-"""Write a small Stable Diffusion of random weights in diffusers' layout: ``python tests/probe/small_sd21.py OUT``.
+"""Write a small Stable Diffusion of random weights in diffusers' layout: ``python tests/helpers/small_sd21.py OUT``.
 
 Then ``python -m probe.run --model sd21:OUT --model-size 64`` (or ``sd21-extended:OUT``) probes it in seconds.
 """

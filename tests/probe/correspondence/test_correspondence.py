@@ -28,7 +28,7 @@ from probe.correspondence import (
 from probe.geometry import camera_centre, depth_to_point_map, pixel_centres, ray_directions, rotation_degrees
 from probe.views import Views, concatenate
 
-KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
+KITCHEN = Path(__file__).parents[4] / "shared" / "data" / "seven_scenes_kitchen"
 EXACT = {"rtol": 0, "atol": 0, "equal_nan": True}
 SEEDS = st.integers(0, 2**31 - 1)
 RESIZES = pytest.mark.parametrize("resize", ["edge_aware", "bilinear"])

@@ -1,9 +1,9 @@
-"""Write a small checkpoint in the layout of MVDream's release: ``python tests/probe/small_mvdream.py OUT [--port]``.
+"""Write a small checkpoint in the layout of MVDream's release: ``python tests/helpers/small_mvdream.py OUT [--port]``.
 
 ``OUT/sd-v2.1-base-4view.pt`` holds the network under ``model.diffusion_model.``, the autoencoder under
 ``first_stage_model.`` by the names of latent diffusion, a text encoder's weight and the schedule's tables beside them;
 ``OUT/params.json`` the sizes that differ from the release's; ``OUT/vae/`` another autoencoder. With ``--port`` the
-network lies in ``OUT/unet/`` as in the diffusers port. ``PYTHONPATH=tests/probe/standins python -m probe.run --model
+network lies in ``OUT/unet/`` as in the diffusers port. ``PYTHONPATH=tests/helpers/standins python -m probe.run --model
 mvdream:OUT --base OUT --model-size 64 --pairs 4 --views 4 --timesteps 500 --baselines none`` probes it in seconds.
 """
 
