@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import tyro
@@ -28,6 +28,19 @@ def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str
             print(f"{prog}: {' '.join(words.split())}", file=sys.stderr)
             raise SystemExit(2) from None
         raise
+
+
+@contextlib.contextmanager
+def flag(name: str) -> Iterator[None]:
+    """Put a flag's name before the message of an error that its value caused: library functions know no flags.
+
+    Args:
+        name: As typed, such as "--timesteps".
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(f"{name} {error}") from error
 
 
 def run(main: Callable[[Config], None], config: Config, *, prog: str) -> None:
