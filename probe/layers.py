@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from probe.attention.modules import inner_model, nearest_names
+from probe.attention.tap import Tap
 
 Kind = Literal["3d", "joint", "view", "temporal", "cross", "other"]
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]  # (views, scale), the scale being None for a native size
@@ -241,11 +242,9 @@ def _quiet(model: nn.Module) -> Iterator[None]:
 
 
 def _calls(model: nn.Module, inputs: Mapping[str, Any], look: Callable[[Any], Any]) -> dict[_Key, Any]:
-    from probe.capture import AttentionTap  # capture itself imports this module
-
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     seen: dict[_Key, Any] = {}
-    with AttentionTap(model, [""], on_call=lambda call: seen.update({(call.name, call.nth): look(call)})) as tap:
+    with Tap(model, [""], on_call=lambda call: seen.update({(call.name, call.nth): look(call)})) as tap:
         model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()})
     explicit = [name for name in tap.softmaxes if not any(name == other for other, _ in seen)]
     if explicit:
