@@ -108,6 +108,17 @@ class Layer:
         return ViewLayout(views, self.grid, self.prefix, self.suffix, self.per_view_prefix)
 
 
+def joint_layout(layer: Layer, views: int) -> ViewLayout:
+    """Return the layout of the views' tokens side by side; a per-view layer's are put there by the caller.
+
+    Raises:
+        ValueError: If the layer works on no token grid.
+    """
+    if layer.kind == "view" and layer.grid is not None:
+        return ViewLayout(views, layer.grid)
+    return layer.layout(views)
+
+
 class _Sizes(NamedTuple):
     batch: int
     heads: int

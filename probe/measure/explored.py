@@ -15,15 +15,15 @@ from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from probe.attention.call import Call
 from probe.geometry import fundamental_matrix
-from probe.layers import Layer, ViewLayout
+from probe.layers import Layer, ViewLayout, joint_layout
 from probe.matching import ratio_matches, weights_within_views
-from probe.measure.model import Truths, denoise_and_listen, views_joined
-from probe.measure.score import grid_name, joint_layout, queries_with_points
-from probe.metrics import GridTruth, Threshold, best_share, correct
+from probe.measure.model import denoise
+from probe.measure.scene import LayerCall, Scene
+from probe.measure.score import grid_name
+from probe.metrics import GridTruth, Threshold, correct
 from probe.models.model import MultiViewModel
-from probe.protocols import PROTOCOLS
+from probe.protocols import RATIO_V1
 from probe.views import Views
 
 VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map
@@ -31,7 +31,6 @@ RUNNERS_UP = 2
 LEVELS, MAP_LEVELS = 255, 15
 HEAD_MAPS_BYTES = 64 * 2**20  # of one scene; beyond it the heads are kept at fewer timesteps, the middle ones
 BY_ROW = ("token", "right", "share", "mass", "map")  # with a row of all heads together and one of each head
-RATIO = PROTOCOLS["ratio-v1"]
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
@@ -170,22 +169,11 @@ def _of_others(
     return tuple(part.cpu() for part in found)  # type: ignore[return-value]
 
 
-def read_call(
-    q: Float[Tensor, "1 heads joint d"],
-    k: Float[Tensor, "1 heads joint d"],
-    scale: float,
-    layout: ViewLayout,
-    truth: GridTruth,
-    threshold: Threshold,
-    views: Sequence[int],
-) -> dict[str, Tensor]:
+def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Sequence[int]) -> dict[str, Tensor]:
     """Read all that is kept of a call, by both protocols; what is right is told by the code that scores the run.
 
     Args:
-        q: Queries as used by the layer, of one scene.
-        k: Keys as used by the layer.
-        scale: Factor of the logits.
-        layout: Where the views' tokens lie.
+        call: Of one layer on one scene.
         truth: Of the layer's grid.
         threshold: Which matches are right.
         views: Those to keep.
@@ -194,17 +182,17 @@ def read_call(
         What :func:`read_attention` gives, and: token and right [rows fq asked other]; ratio_token, ratio, ratio_right
         and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq asked other].
     """
-    asked = asked_tokens(layout.grid)
+    asked = asked_tokens(call.layout.grid)
 
     def picked(values: Shaped[Tensor, "*lead f n f"]) -> Tensor:
         return of_pairs(values.cpu(), views, asked)
 
-    token, coded = read_attention(q, k, scale, layout, views)
-    nearest = ratio_matches(q, k, layout)
-    kept = best_share(nearest.ratio, queries_with_points(truth), RATIO.keep, RATIO.most)
+    token, coded = read_attention(call.q, call.k, call.scale, call.layout, views)
+    nearest = ratio_matches(call.q, call.k, call.layout)
+    kept = RATIO_V1.kept(nearest, truth)
     return coded | {
         "token": picked(token).to(torch.uint16),
-        "right": picked(_right(token.to(q.device), truth, threshold)),
+        "right": picked(_right(token.to(call.q.device), truth, threshold)),
         "ratio_token": picked(nearest.token[0]).to(torch.uint16),
         "ratio": quantise(picked(nearest.ratio[0]), LEVELS),
         "ratio_right": picked(_right(nearest.token, truth, threshold)[0]),
@@ -219,7 +207,7 @@ def _right(token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Thresh
 # --- a scene ---------------------------------------------------------------------------------------------------------
 
 
-def scene_geometry(views: Views, truths: Truths) -> dict[str, Tensor]:
+def scene_geometry(scene: Scene) -> dict[str, Tensor]:
     """Give what is true of a scene, whatever the model; positions are fractions of the image's width and height.
 
     Returns:
@@ -228,9 +216,10 @@ def scene_geometry(views: Views, truths: Truths) -> dict[str, Tensor]:
         none; true_xy [fq asked other 2], where it lies in the others, NaN where that is unknown; visible
         [fq asked other], whether they show it.
     """
+    views = scene.views
     kept = kept_views(views.count)
     found = {"views/-": torch.tensor(kept), "fundamental/-": _fundamentals(views, kept)}
-    for grid, truth in truths.items():
+    for grid, truth in scene.truths.items():
         asked, own, name = asked_tokens(grid), torch.tensor(kept), grid_name(grid)
         xy = truth.xy[0].cpu() / torch.tensor([views.size[1], views.size[0]])
         found |= {
@@ -252,47 +241,38 @@ def _fundamentals(views: Views, kept: Sequence[int]) -> Float[Tensor, "fq other 
 
 
 def explore_scene(
-    model: MultiViewModel,
-    views: Views,
-    layers: Sequence[Layer],
-    truths: Truths,
-    timesteps: Sequence[int],
-    threshold: Threshold,
-    noise: Float[Tensor, "1 f c h w"],
+    model: MultiViewModel, scene: Scene, layers: Sequence[Layer], timesteps: Sequence[int], threshold: Threshold
 ) -> dict[str, Tensor]:
     """Read what the match explorer shows of one scene: one forward pass per timestep.
 
     Args:
         model: The model.
-        views: Of one scene, which has a name.
+        scene: To show.
         layers: Those to show; one whose grid is a single token, which has nowhere else to look, is left out.
-        truths: Of every layer's grid.
         timesteps: Those to show.
         threshold: Which matches are right.
-        noise: As the scene is measured with.
 
     Returns:
-        Tensors "what/part/scene": what :func:`scene_geometry` gives, and by layer what :func:`read_call` gives, with
-        all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
+        Tensors "what/part/scene": what :func:`scene_geometry` returns, and by layer what :func:`read_call` returns,
+        with all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
         head_map [heads_t heads ...]; head_timesteps are the positions of the latter's timesteps.
     """
-    layers = [layer for layer in layers if joint_layout(layer, views.count).grid != (1, 1)]
-    kept, with_heads = kept_views(views.count), head_timesteps(timesteps, layers, views.count)
+    views = scene.views.count
+    layers = [layer for layer in layers if joint_layout(layer, views).grid != (1, 1)]
+    kept, with_heads = kept_views(views), head_timesteps(timesteps, layers, views)
     read: dict[str, list[Tensor]] = {}
 
     for position, t in enumerate(timesteps):
 
-        def listen(layer: Layer, call: Call, heads: bool = position in with_heads) -> None:
-            q, k = views_joined(call, layer, views.count)
-            layout = joint_layout(layer, views.count)
-            values = read_call(q, k, call.scale, layout, truths[layout.grid], threshold, kept)
+        def keep(call: LayerCall, heads: bool = position in with_heads) -> None:
+            values = read_call(call, scene.truths[call.layout.grid], threshold, kept)
             for name, value in _by_heads(values, heads=heads).items():
-                read.setdefault(f"{name}/{layer.index}", []).append(value)
+                read.setdefault(f"{name}/{call.layer.index}", []).append(value)
 
-        denoise_and_listen(model, views, layers, t, noise, listen)
-    found = scene_geometry(views, truths) | {name: torch.stack(values) for name, values in read.items()}
-    found["head_timesteps/-"] = torch.tensor(with_heads)
-    return {f"{name}/{views.names[0]}": value.contiguous() for name, value in found.items()}
+        denoise(model, scene, layers, t, keep)
+    shown = scene_geometry(scene) | {name: torch.stack(values) for name, values in read.items()}
+    shown["head_timesteps/-"] = torch.tensor(with_heads)
+    return {f"{name}/{scene.name}": value.contiguous() for name, value in shown.items()}
 
 
 def _by_heads(values: dict[str, Tensor], *, heads: bool) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Say what a probe will take, before anything is loaded: ``python -m probe.run --dry-run``."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -11,10 +10,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 from probe.baselines import NULLS
-from probe.interventions.effects import passes
+from probe.interventions.experiment import passes
 from probe.layers import Layer
-from probe.measure.model import measure_matcher, measure_references, truths_of
+from probe.measure.matcher import measure_matcher
+from probe.measure.references import measure_references
 from probe.models.model import model_layers
+from probe.plan.parts import EXAMPLES
+from probe.plan.plan import Plan, device_named
 from probe.plan.rehearsal import (
     Cost,
     forward_seconds,
@@ -25,10 +27,6 @@ from probe.plan.rehearsal import (
     tokens_of,
     weights_of,
 )
-from probe.protocols import thresholds
-
-if TYPE_CHECKING:
-    from probe.run import Plan
 
 MIB = 2**20
 
@@ -68,7 +66,13 @@ class Estimate:
         return self.passes * self.probed + self.edited * self.forward + self.beside
 
 
-def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
+def rehearse_run(plan: Plan, console: Console) -> None:
+    """Estimate what a run takes, and print it."""
+    device = device_named(plan.settings.device)
+    show(console, plan, estimate(plan, device, EXAMPLES), plan.settings.views)
+
+
+def estimate(plan: Plan, device: torch.device, examples: int) -> Estimate:
     """Rehearse one denoising step, time its operations and the scoring of its layers, and count.
 
     Args:
@@ -77,10 +81,9 @@ def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
         examples: Scenes that get one more pass, for pictures.
     """
     views = plan.scenes.load(0)[0].to(device)
-    rehearsal, limits = rehearse(plan.model, views), thresholds(views.unit)
-    truths = truths_of(views, plan.layers)
+    rehearsal, scene = rehearse(plan.model, views), plan.scene(0, views)
     scoring = {
-        key: scoring_cost(layer, views, truths, limits, plan.protocol)
+        key: scoring_cost(layer, scene, plan.protocol)
         for key, layer in tqdm({key_of(layer): layer for layer in plan.layers}.items(), desc="scoring", unit="layer")
     }
     nulls = sum(name in plan.baselines for name in NULLS)
@@ -103,16 +106,16 @@ def key_of(layer: Layer) -> str:
     return f"{layer.name}:{layer.nth}"
 
 
-def _beside(plan: "Plan") -> None:
+def _beside(plan: Plan) -> None:
     """Do for one scene what needs no model."""
     views, _ = plan.scenes.load(0)
-    truths, limits = truths_of(views, plan.layers), thresholds(views.unit)
-    measure_references(views, truths, plan.protocol, limits)
+    scene = plan.scene(0, views)
+    measure_references(scene, plan.protocol)
     for name, matcher in plan.matchers.items():
-        measure_matcher(name, matcher, views, truths, plan.protocol, limits)
+        measure_matcher(name, matcher, scene, plan.protocol)
 
 
-def show(console: Console, plan: "Plan", found: Estimate, views: int) -> None:
+def show(console: Console, plan: Plan, found: Estimate, views: int) -> None:
     """Print what each layer joins and costs, and what the run takes."""
     table = Table(title=f"{plan.model.name}, {views} views: what --layers would score", box=box.SIMPLE_HEAD)
     for heading in ("layer", "name", "grid", "heads", "tokens", "scoring ms"):

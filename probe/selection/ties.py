@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from probe.interventions import INTERVENTIONS
-from probe.layers import Layer
-from probe.measure.score import joint_layout
+from probe.layers import Layer, joint_layout
 from probe.records import EFFECT, scene_values, summarise
 from probe.records.intervals import draws, quantile
 
