@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,9 @@ class _Frames(threading.local):
 
     def __init__(self) -> None:
         self.running: list[_Frame] = []
+
+
+AnyTap = TypeVar("AnyTap", bound="Tap")
 
 
 class Tap:
@@ -159,7 +162,7 @@ class Tap:
             )
         return fits[0]
 
-    def __enter__(self) -> Self:
+    def __enter__(self: AnyTap) -> AnyTap:
         if self._is_open:
             raise RuntimeError("AttentionTap: this tap is open already; make another one")
         self._reset()
