@@ -28,6 +28,8 @@ def main(settings: Settings) -> None:
         raise ValueError(
             f"{settings.checkpoints} holds no checkpoint named step-NNNNNN; train with python -m train.cameo"
         )
+    with command.flag("--scenes"):
+        command.check_folder(settings.scenes)
     import pandas as pd
     from tqdm import tqdm
 
