@@ -77,20 +77,36 @@ def flag(name: str) -> Iterator[None]:
         raise type(error)(f"{name} {error}") from error
 
 
-def check_folder(spec: str) -> None:
-    """Refuse scenes, or a checkpoint, whose folder is missing, before anything slow is imported.
+def check_scenes(spec: str) -> None:
+    """Refuse scenes whose folder is missing, before anything slow is imported.
 
     Args:
-        spec: NAME, NAME:FOLDER or NAME:FOLDER#DETAILS. What looks like a hub id or a variant's name passes.
+        spec: NAME, NAME:FOLDER or NAME:FOLDER#DETAILS.
 
     Raises:
         ValueError: If there is no such file or folder.
     """
     name, _, root = spec.partition(":")
-    path = Path(root.partition("#")[0]).expanduser()
-    is_path = path.is_absolute() or root.startswith((".", "~")) or len(path.parts) > 2
-    if name != "module" and is_path and not path.exists():
-        raise ValueError(f"{spec}: there is no {path}; give a folder that exists (now in {Path.cwd()})")
+    if name not in ("shapes", "module") and root:
+        _check_exists(spec, root.partition("#")[0])
+
+
+def check_model(spec: str) -> None:
+    """Refuse a model whose folder is missing; what looks like a hub id (OWNER/NAME) or a variant's name passes.
+
+    Raises:
+        ValueError: If there is no such file or folder.
+    """
+    name, _, source = spec.partition(":")
+    is_path = source.startswith((".", "~", "/")) or source.count("/") > 1
+    if name != "module" and is_path:
+        _check_exists(spec, source)
+
+
+def _check_exists(spec: str, folder: str) -> None:
+    path = Path(folder).expanduser()
+    if not path.exists():
+        raise ValueError(f"{spec}: there is no {path}; give one that exists (now in {Path.cwd()})")
 
 
 def run(main: Callable[[Config], None], config: Config, *, prog: str) -> None:

@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
             f"{settings.checkpoints} holds no checkpoint named step-NNNNNN; train with python -m train.cameo"
         )
     with command.flag("--scenes"):
-        command.check_folder(settings.scenes)
+        command.check_scenes(settings.scenes)
     import pandas as pd
     from tqdm import tqdm
 

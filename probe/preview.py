@@ -45,7 +45,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Load scenes, draw them, print how much of them is known."""
     with command.flag("--scenes"):
-        command.check_folder(settings.scenes)
+        command.check_scenes(settings.scenes)
     from probe.records import write
     from probe.scenes import Request, open_scenes
     from probe.scenes.drawing import draw_scenes

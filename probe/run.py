@@ -10,9 +10,10 @@ PROG = "python -m probe.run"
 
 def main(settings: Settings) -> None:
     """Measure, choose the layer, write the run folder, show the table."""
-    for name, spec in (("--scenes", settings.scenes), ("--model", settings.model)):
-        with command.flag(name):
-            command.check_folder(spec)
+    with command.flag("--scenes"):
+        command.check_scenes(settings.scenes)
+    with command.flag("--model"):
+        command.check_model(settings.model)
     # torch and the models are imported when the flags are known to be right, so that --help answers at once
     from rich.console import Console
 

@@ -48,7 +48,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Measure; write and show the table."""
     with command.flag("--scenes"):
-        command.check_folder(settings.scenes)
+        command.check_scenes(settings.scenes)
     if settings.count < 1 or settings.views < 2 or settings.grid < 1:
         raise ValueError(
             f"--count {settings.count} --views {settings.views} --grid {settings.grid}: expected at least 1 scene, "
