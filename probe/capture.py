@@ -47,5 +47,5 @@ class AttentionTap(Tap):
 
 def _without_indexes(model: nn.Module, keys: Sequence[LayerKey]) -> list[LayerKey]:
     """Look indexes up among the model's layers."""
-    found = find_layers(model) if any(isinstance(key, int) for key in keys) else []
-    return [by_index(key, found) if isinstance(key, int) else key for key in keys]
+    layers = find_layers(model) if any(isinstance(key, int) for key in keys) else []
+    return [by_index(key, layers) if isinstance(key, int) else key for key in keys]

@@ -147,12 +147,12 @@ def _matched_points(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth) -> F
 def correct(
     token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, threshold: Threshold
 ) -> Bool[Tensor, "b rows fq n fk"]:
-    """Tell which matches are right: their error is known and below the threshold."""
+    """Return which matches are right: their error is known and below the threshold."""
     return is_below(errors(token, truth, threshold.kind), threshold)
 
 
 def is_below(error: Float[Tensor, "*shape"], threshold: Threshold) -> Bool[Tensor, "*shape"]:
-    """Tell which errors are known and below the threshold; one equal to it is not."""
+    """Return which errors are known and below the threshold; one equal to it is not."""
     return error < threshold.value
 
 

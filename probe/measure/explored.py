@@ -4,7 +4,7 @@ Small by design: matches are kept exactly; weights, and maps pooled to at most 8
 value in 8 and in 4 bits, one byte each. Streamed over query tokens, so no attention map is ever held whole.
 
 Tensors are named "what/part/scene"; the part is a layer's index, a grid such as "16x16", or "-". Axes beside the usual:
-``t`` timesteps, ``rows`` all heads together and then each head, ``asked`` the query tokens kept of a view, ``other``
+``t`` timesteps, ``rows`` all heads together and then each head, ``queries`` the query tokens kept of a view, ``other``
 the kept views without the query's, in order.
 """
 
@@ -44,11 +44,11 @@ def kept_views(views: int) -> list[int]:
 
 
 def key_views(views: Sequence[int]) -> Int[Tensor, "fq other"]:
-    """Give, for each of the kept views, the others."""
+    """Return the other views of each kept view."""
     return torch.tensor([[key for key in views if key != query] for query in views])
 
 
-def asked_tokens(grid: tuple[int, int]) -> Int[Tensor, " asked"]:
+def query_tokens(grid: tuple[int, int]) -> Int[Tensor, " queries"]:
     """List the query tokens kept of a view: all, or those in the middle of at most 16 x 16 blocks of the grid."""
     rows, columns = (_middles(side, min(side, SIDE)) for side in grid)
     return torch.tensor([row * grid[1] + column for row in rows for column in columns])
@@ -65,18 +65,18 @@ def head_timesteps(timesteps: Sequence[int], layers: Sequence[Layer], views: int
     """
     f, middle = len(kept_views(views)), len(timesteps) // 2
     grids = [(layer.heads, joint_layout(layer, views).grid) for layer in layers]
-    cells = sum(heads * len(asked_tokens(g)) * min(g[0], CELLS) * min(g[1], CELLS) for heads, g in grids)
+    cells = sum(heads * len(query_tokens(g)) * min(g[0], CELLS) * min(g[1], CELLS) for heads, g in grids)
     fitting = max(1, HEAD_MAPS_BYTES // (cells * f * (f - 1)))
     nearest = sorted(range(len(timesteps)), key=lambda position: (abs(position - middle), position))
     return sorted(nearest[:fitting])
 
 
 def of_pairs(
-    values: Shaped[Tensor, "*lead f n f"], views: Sequence[int], asked: Int[Tensor, " asked"]
-) -> Shaped[Tensor, "*lead fq asked other"]:
-    """Pick the kept views, the asked tokens of each, and each one's other views."""
-    kept = values.index_select(-3, torch.tensor(views)).index_select(-2, asked)
-    index = repeat(key_views(views), "fq other -> fq asked other", asked=len(asked))
+    values: Shaped[Tensor, "*lead f n f"], views: Sequence[int], queries: Int[Tensor, " queries"]
+) -> Shaped[Tensor, "*lead fq queries other"]:
+    """Pick the kept views, the query tokens of each, and each one's other views."""
+    kept = values.index_select(-3, torch.tensor(views)).index_select(-2, queries)
+    index = repeat(key_views(views), "fq other -> fq queries other", queries=len(queries))
     return kept.gather(-1, index.expand(*kept.shape[:-1], -1))
 
 
@@ -89,7 +89,7 @@ def quantise(share: Float[Tensor, "*shape"], levels: int) -> UInt8[Tensor, "*sha
 
 
 def pooling(side: int) -> Float[Tensor, "cells side"]:
-    """Give the matrix that averages the tokens along a side into at most 8 cells; sizes differ by one at most."""
+    """Return the matrix that averages the tokens along a side into at most 8 cells; sizes differ by one at most."""
     cells = min(side, CELLS)
     member = (torch.arange(side) * cells // side == torch.arange(cells)[:, None]).float()
     return member / member.sum(1, keepdim=True)
@@ -104,12 +104,12 @@ def coarse_maps(weights: Float[Tensor, "*lead n"], grid: tuple[int, int]) -> UIn
 
 
 def runners_up(weights: Float[Tensor, "*lead n"]) -> Int[Tensor, "*lead 2"]:
-    """Give the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
-    left, found = weights.clone(), []
+    """Return the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
+    left, best = weights.clone(), []
     for _ in range(1 + RUNNERS_UP):
-        found.append(left.argmax(-1, keepdim=True))
-        left.scatter_(-1, found[-1], -1.0)
-    return torch.cat(found[1:], dim=-1)
+        best.append(left.argmax(-1, keepdim=True))
+        left.scatter_(-1, best[-1], -1.0)
+    return torch.cat(best[1:], dim=-1)
 
 
 # --- reading a call --------------------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ def read_attention(
         views: Those to keep.
 
     Returns:
-        The matches of all query tokens, as :func:`probe.matching.attention_matches` gives them; and of the asked tokens
-        and other views, coded: runner_up [fq asked other 2] of all heads together, and by row share (of the key view's
-        weight, on the match), mass (of all weight, on the key view) and map.
+        The matches of all query tokens, as :func:`probe.matching.attention_matches` returns them; and of the
+        queries kept and the other views, coded: runner_up [fq queries other 2] of all heads together, and by row share
+        (of the key view's weight, on the match), mass (of all weight, on the key view) and map.
     """
-    n, asked = layout.grid[0] * layout.grid[1], asked_tokens(layout.grid)
+    n, queries = layout.grid[0] * layout.grid[1], query_tokens(layout.grid)
     wanted = torch.zeros(layout.views, n, dtype=torch.bool, device=q.device)
-    wanted[torch.tensor(views, device=q.device)[:, None], asked.to(q.device)] = True
-    keys = repeat(key_views(views), "fq other -> (fq asked) other", asked=len(asked)).to(q.device)
+    wanted[torch.tensor(views, device=q.device)[:, None], queries.to(q.device)] = True
+    keys = repeat(key_views(views), "fq other -> (fq queries) other", queries=len(queries)).to(q.device)
     start, done, tokens, parts = 0, 0, list[Tensor](), list[tuple[Tensor, ...]]()
     for weights, mass in weights_within_views(q, k, scale, layout):
         here = wanted.flatten()[start : start + weights.shape[2]].nonzero()[:, 0]
@@ -148,7 +148,7 @@ def read_attention(
         tokens.append(weights.argmax(-1)[0].cpu())
         parts.append(_of_others(weights[0][:, here], mass[0][:, here], mine, layout.grid))
     columns = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
-    split = [rearrange(x, "rows (fq asked) ... -> rows fq asked ...", fq=len(views)) for x in columns]
+    split = [rearrange(x, "rows (fq queries) ... -> rows fq queries ...", fq=len(views)) for x in columns]
     runner_up, share, mass, maps = split
     token = rearrange(torch.cat(tokens, dim=1), "rows (fq n) fk -> rows fq n fk", fq=layout.views)
     return token, {"runner_up": runner_up[0].to(torch.uint16), "share": share, "mass": mass, "map": maps}
@@ -165,8 +165,8 @@ def _of_others(
     index = keys.expand(rows, *keys.shape)
     inside = weights.gather(2, repeat(index, "rows r other -> rows r other n", n=weights.shape[-1]))
     share = quantise(inside.amax(-1), LEVELS)
-    found = runners_up(inside[:1]), share, quantise(mass.gather(2, index), LEVELS), coarse_maps(inside, grid)
-    return tuple(part.cpu() for part in found)  # type: ignore[return-value]
+    parts = runners_up(inside[:1]), share, quantise(mass.gather(2, index), LEVELS), coarse_maps(inside, grid)
+    return tuple(part.cpu() for part in parts)  # type: ignore[return-value]
 
 
 def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Sequence[int]) -> dict[str, Tensor]:
@@ -179,13 +179,13 @@ def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Se
         views: Those to keep.
 
     Returns:
-        What :func:`read_attention` gives, and: token and right [rows fq asked other]; ratio_token, ratio, ratio_right
-        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq asked other].
+        What :func:`read_attention` gives, and: token and right [rows fq queries other]; ratio_token, ratio, ratio_right
+        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq queries other].
     """
-    asked = asked_tokens(call.layout.grid)
+    queries = query_tokens(call.layout.grid)
 
     def picked(values: Shaped[Tensor, "*lead f n f"]) -> Tensor:
-        return of_pairs(values.cpu(), views, asked)
+        return of_pairs(values.cpu(), views, queries)
 
     token, coded = read_attention(call.q, call.k, call.scale, call.layout, views)
     nearest = ratio_matches(call.q, call.k, call.layout)
@@ -208,36 +208,36 @@ def _right(token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Thresh
 
 
 def scene_geometry(scene: Scene) -> dict[str, Tensor]:
-    """Give what is true of a scene, whatever the model; positions are fractions of the image's width and height.
+    """Return what is true of a scene, whatever the model; positions are fractions of the image's width and height.
 
     Returns:
         views: the kept ones' indexes. fundamental [fq other 3 3]: a position's epipolar line, zero where there is none.
-        By grid: asked; query_xy [fq asked 2], where the query token's point lies in its own view, NaN where it has
-        none; true_xy [fq asked other 2], where it lies in the others, NaN where that is unknown; visible
-        [fq asked other], whether they show it.
+        By grid: asked, the query tokens; query_xy [fq queries 2], where the query token's point lies in its own view,
+        NaN where it has none; true_xy [fq queries other 2], where it lies in the others, NaN where that is unknown; visible
+        [fq queries other], whether they show it.
     """
     views = scene.views
     kept = kept_views(views.count)
-    found = {"views/-": torch.tensor(kept), "fundamental/-": _fundamentals(views, kept)}
+    geometry = {"views/-": torch.tensor(kept), "fundamental/-": _fundamentals(views, kept)}
     for grid, truth in scene.truths.items():
-        asked, own, name = asked_tokens(grid), torch.tensor(kept), grid_name(grid)
+        queries, own, name = query_tokens(grid), torch.tensor(kept), grid_name(grid)
         xy = truth.xy[0].cpu() / torch.tensor([views.size[1], views.size[0]])
-        found |= {
-            f"asked/{name}": asked,
-            f"query_xy/{name}": xy[own[:, None], asked, own[:, None]],
-            f"true_xy/{name}": torch.stack([of_pairs(axis, kept, asked) for axis in xy.unbind(-1)], dim=-1),
-            f"visible/{name}": of_pairs(truth.visible[0].cpu(), kept, asked),
+        geometry |= {
+            f"asked/{name}": queries,
+            f"query_xy/{name}": xy[own[:, None], queries, own[:, None]],
+            f"true_xy/{name}": torch.stack([of_pairs(axis, kept, queries) for axis in xy.unbind(-1)], dim=-1),
+            f"visible/{name}": of_pairs(truth.visible[0].cpu(), kept, queries),
         }
-    return found
+    return geometry
 
 
 def _fundamentals(views: Views, kept: Sequence[int]) -> Float[Tensor, "fq other 3 3"]:
     """Turn the matrices from pixels to fractions of the image."""
     query, key = torch.tensor(kept)[:, None], key_views(kept)
     cameras = views.intrinsics[0].cpu(), views.world_to_cam[0].cpu()
-    asking, asked = ([x[index].expand(*key.shape, -1, -1) for x in cameras] for index in (query, key))
+    query_cameras, key_cameras = ([x[index].expand(*key.shape, -1, -1) for x in cameras] for index in (query, key))
     size = torch.diag(torch.tensor([views.size[1], views.size[0], 1.0]))
-    return size @ fundamental_matrix(*asking, *asked) @ size
+    return size @ fundamental_matrix(*query_cameras, *key_cameras) @ size
 
 
 def explore_scene(

@@ -55,7 +55,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """Hold what one pass does.
+    """What one pass does.
 
     Attributes:
         operations: How often each is called, by function and shapes.
@@ -70,7 +70,7 @@ class Rehearsal:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Hold what a layer's scoring, or a forward pass, takes: seconds, and bytes beside the weights."""
+    """What a layer's scoring, or a forward pass, takes: seconds, and bytes beside the weights."""
 
     seconds: float
     bytes: int
@@ -90,9 +90,9 @@ class Memory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for given in tree_flatten((args, kwargs))[0]:
-            if isinstance(given, Tensor):
-                self.follow(given, counted=False)
+        for leaf in tree_flatten((args, kwargs))[0]:
+            if isinstance(leaf, Tensor):
+                self.follow(leaf, counted=False)
         output = func(*args, **kwargs)
         made = [self.follow(x) for x in tree_flatten(output)[0] if isinstance(x, Tensor)]
         if any(made) or func._schema.is_mutable:
@@ -185,8 +185,8 @@ def seconds_per_call(device: torch.device) -> float:
     t = torch.zeros(1, dtype=torch.long, device=device)
     with torch.no_grad():
         taken = typical_seconds(lambda: model.denoise(latents, t, inputs), device)
-    beside = taken - time_operations(rehearsal.operations, device)
-    return max(0.0, beside) / sum(rehearsal.operations.values())
+    overhead = taken - time_operations(rehearsal.operations, device)
+    return max(0.0, overhead) / sum(rehearsal.operations.values())
 
 
 def time_operations(operations: Counter[Key], device: torch.device, progress: Callable[[Any], Any] = iter) -> float:
@@ -251,7 +251,7 @@ def tokens_of(layer: Layer, views: int) -> int:
 
 
 def peak_bytes(rehearsal: Rehearsal, every: Sequence[str], scoring: Mapping[str, Cost]) -> int:
-    """Give the most bytes that are alive beside the weights: in the forward pass, or while a layer is scored.
+    """Return the most bytes that are alive beside the weights: in the forward pass, or while a layer is scored.
 
     Args:
         rehearsal: Of the forward pass.

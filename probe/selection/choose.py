@@ -165,10 +165,10 @@ def _one_protocol(scores: pd.DataFrame) -> pd.DataFrame:
     protocol = scores["protocol"].astype(str)
     rows = scores[~protocol.str.endswith(COMMON_GRID) & (protocol != INTERVENTIONS)]
     for column in ("protocol", "pair_list"):
-        found = _kinds(rows, column) if column in rows else []
-        if len(found) > 1:
+        kinds = _kinds(rows, column) if column in rows else []
+        if len(kinds) > 1:
             raise ValueError(
-                f"select_layer: scores of different {column}s {found} cannot be ranked together; choose one"
+                f"select_layer: scores of different {column}s {kinds} cannot be ranked together; choose one"
             )
     return rows
 

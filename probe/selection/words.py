@@ -13,7 +13,7 @@ LISTED = 6
 
 def evidence_words(best: Candidate, ties: tuple[int, ...], metric: str, scenes: int, *, above_chance: bool) -> str:
     """Return the result in a sentence."""
-    beside = f"not separable from {_tied(ties)}" if ties else "ahead of every other layer"
+    lead = f"not separable from {_tied(ties)}" if ties else "ahead of every other layer"
     ranked = (
         f"{best.share_of_ceiling:.1%} of its grid's ceiling in {metric}"
         if best.share_of_ceiling >= 0
@@ -24,7 +24,7 @@ def evidence_words(best: Candidate, ties: tuple[int, ...], metric: str, scenes: 
     return (
         f"{doubt}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); precision "
         f"{best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, ceiling "
-        f"{best.ceiling:.3f}; {beside}."
+        f"{best.ceiling:.3f}; {lead}."
     )
 
 
@@ -68,10 +68,10 @@ def _effect_sentence(chosen: int, effects: CausalEffects) -> str:
     others = [(k, sign) for k, sign in compared(effects, chosen).items() if k != chosen and k in effects.table.index]
     words = {1: "more than breaking", -1: "less than", 0: "not separable from"}
     groups = {words[kind]: [k for k, sign in others if sign == kind] for kind in words}
-    beside = "; ".join(f"{word} {listed(group)}" for word, group in groups.items() if group)
+    others_text = "; ".join(f"{word} {listed(group)}" for word, group in groups.items() if group)
     return (
         f"Breaking layer {chosen} ({effects.intervention}) changes the error of the denoised prediction by {value:+.1%}"
-        f"{spread}{': ' if beside else ''}{beside}."
+        f"{spread}{': ' if others_text else ''}{others_text}."
     )
 
 

@@ -103,7 +103,7 @@ def test_an_estimate_counts_passes_and_says_what_they_take():
     assert found.weights == sum(weight.numel() for weight in load_unet(None, TINY).parameters()) * FLOATS
     assert found.libraries > 100 * MIB
     assert found.edited == 4 * (1 + 2)  # unedited and two layers, at the middle timestep
-    assert found.total == pytest.approx(found.passes * found.probed + found.edited * found.forward + found.beside)
+    assert found.total == pytest.approx(found.passes * found.probed + found.edited * found.forward + found.other)
     assert found.probed > found.forward > 0
     text = "\n".join(lines(found, 4, 2))
     assert "4 scenes, 2 timesteps, 19 denoising steps" in text
