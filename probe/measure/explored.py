@@ -213,8 +213,8 @@ def scene_geometry(scene: Scene) -> dict[str, Tensor]:
     Returns:
         views: the kept ones' indexes. fundamental [fq other 3 3]: a position's epipolar line, zero where there is none.
         By grid: asked, the query tokens; query_xy [fq queries 2], where the query token's point lies in its own view,
-        NaN where it has none; true_xy [fq queries other 2], where it lies in the others, NaN where that is unknown; visible
-        [fq queries other], whether they show it.
+        NaN where it has none; true_xy [fq queries other 2], where it lies in the others, NaN where that is unknown;
+        visible [fq queries other], whether they show it.
     """
     views = scene.views
     kept = kept_views(views.count)

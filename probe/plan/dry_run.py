@@ -141,8 +141,8 @@ def show(console: Console, plan: Plan, estimated: Estimate, views: int) -> None:
 def lines(estimated: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
     """What a run takes in memory and time."""
     return (
-        f"memory: {estimated.weights / MIB:.0f} MiB of weights and up to {estimated.work / MIB:.0f} MiB of work, beside "
-        f"about {estimated.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
+        f"memory: {estimated.weights / MIB:.0f} MiB of weights and up to {estimated.work / MIB:.0f} MiB of work, "
+        f"beside about {estimated.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
         f"one denoising step: {estimated.forward:.2f} s, {estimated.probed:.2f} s with the scores of its layers",
         f"the run: {scenes} scenes, {timesteps} timesteps, {estimated.passes} denoising steps with nulls and pictures "
         f"and {estimated.edited} under edits: "
