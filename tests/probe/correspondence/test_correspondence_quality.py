@@ -1,20 +1,25 @@
-"""The report on a source of geometry: its numbers by hand, what is missing, and the command."""
+"""The report on a source of ground-truth points: its numbers by hand, and what is missing."""
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
 from probe.correspondence import TokenMatches, match_tokens
 from probe.correspondence.noise import read_noise
+from probe.correspondence.quality import (
+    AS_TRACKS,
+    depth_quality,
+    disturbing,
+    kept_megabytes,
+    quality,
+    scene_rows,
+)
 from probe.correspondence.sources import open_source
 from probe.geometry import depth_to_point_map, point_map_to_depth
 from probe.metrics import grid_truth
 from probe.scenes import Request, open_scenes
-from probe.truth_quality import AS_TRACKS, cli, depth_quality, disturbing, kept_megabytes, quality, scene_rows
 from probe.views import Views
 
 GRID = (8, 8)
@@ -100,47 +105,6 @@ def test_noise_leaves_out_what_has_no_points(views: Views):
     noisy = scene_rows(views, sources, GRID, lambda given: replace(deeper(given, 2.0)))
     assert [row["source"] for row in noisy] == ["depth", "tracks"]
     assert noisy[0]["depth_error"] == pytest.approx(1.0, rel=1e-4)
-
-
-def test_the_command_writes_one_row_per_source_and_scene(tmp_path: Path, capsys: pytest.CaptureFixture):
-    flags = [
-        "--count",
-        "2",
-        "--views",
-        "2",
-        "--image-size",
-        "32",
-        "--grid",
-        "8",
-        "--out",
-        str(tmp_path / "a" / "q.csv"),
-    ]
-    cli([*flags, "--truth-noise", "holes:.5"])
-    table = pd.read_csv(tmp_path / "a" / "q.csv")
-    assert table["source"].tolist() == ["depth", "tracks"] * 2
-    assert table["pixels"][::2].tolist() == [0.5, 0.5]
-    assert (table["seconds"] >= 0).all()
-    said = capsys.readouterr().out
-    assert "50.0%" in said
-    assert "seconds, megabytes" in said
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--truth-source", "lidar"], "--truth-source 'lidar' is unknown"),
-        (["--count", "0"], "expected at least 1 scene"),
-        (["--truth-noise", "fog:1"], "expected KIND:AMOUNT"),
-        (["--scenes", "moon"], "--scenes 'moon' is unknown"),
-    ],
-)
-def test_wrong_input_is_one_line(flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture):
-    with pytest.raises(SystemExit) as stop:
-        cli([*flags, "--out", str(tmp_path / "q.csv")])
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert message in said.strip().splitlines()[-1]
-    assert not (tmp_path / "q.csv").exists()
 
 
 def test_the_same_noise_is_drawn_for_a_scene_again(views: Views):

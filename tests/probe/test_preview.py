@@ -1,0 +1,43 @@
+"""The picture of scenes with true matches, and the frozen list."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_nerfstudio import write_nerfstudio
+from small_world import make_world
+
+from probe.preview import cli
+from probe.scenes import Request, open_scenes
+from probe.scenes.choosing import read_list
+
+WORLD = make_world(10, roll=12.0)
+
+
+def arguments(root: Path, *more: str) -> list[str]:
+    common = ["--scenes", f"nerfstudio:{root}", "--out", str(root / "p.png"), "--image-size", "36", "--groups", "2"]
+    return [*common, *more]
+
+
+def test_a_picture_and_a_list_are_written_and_the_list_gives_the_same_scenes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    cli(arguments(tmp_path, "--freeze", str(tmp_path / "list.json"), "--seed", "3"))
+    told = capsys.readouterr().out
+    assert "100.0% of pixels have a point, unit m" in told
+    chosen = read_list(tmp_path / "list.json")
+    assert f"digest {chosen.digest}" in told
+    with Image.open(tmp_path / "p.png") as picture:
+        assert np.array(picture.convert("RGB")).std() > 20
+    request = Request(groups=9, views=3, n_ref=1, size=36, view_list=str(tmp_path / "list.json"))
+    assert open_scenes(f"nerfstudio:{tmp_path}", request).names == tuple(scene.name for scene in chosen.scenes)
+
+
+def test_procedural_scenes_need_no_list(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    out = ["--out", str(tmp_path / "p.png"), "--image-size", "16", "--groups", "1"]
+    with pytest.raises(SystemExit) as stop:
+        cli([*out, "--freeze", str(tmp_path / "x.json")])
+    assert stop.value.code == 2
+    assert "--freeze: shapes is drawn anew from its seed" in capsys.readouterr().err
