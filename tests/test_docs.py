@@ -17,7 +17,8 @@ from probe.baselines import BASELINES
 from probe.geometry import invert_rigid, point_map_to_depth
 from probe.measure.model import timestep_table
 from probe.models import load_model
-from probe.models.model import MultiViewModel, cameo_scheduler
+from probe.models.model import MultiViewModel
+from probe.models.schedules import cameo_scheduler
 from probe.scenes import DATA_SETS
 from probe.scenes.recordings import load_views
 from probe.scenes.shapes import draw_shapes, make_views

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.geometry import rotation_degrees
-from probe.models.model import STEPS, MultiViewModel
+from probe.models.model import MultiViewModel
+from probe.models.schedules import STEPS
 from probe.scenes import DATA_SETS
 from probe.scenes.shapes import OBJECTS, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive

@@ -5,6 +5,8 @@ and back closes; it needs point maps only, but hidden points often pass. :func:`
 test finds the query's point seen in the key view.
 """
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import reduce
 
@@ -76,7 +78,7 @@ def match_tokens(
     own = own_view(point_map.shape[1], device=known.device)
     tokens = rearrange(torch.arange(points.shape[2], device=known.device), "n -> n 1")
     index, distance = torch.where(own, tokens, index), torch.where(found, squared.sqrt(), torch.nan)
-    closed = _round_trip(index, grid[1]) < cycle_tolerance
+    closed = _round_trip_squared(index, grid[1]) < _first_square(cycle_tolerance, grid)
     return TokenMatches(index=index, counted=found & closed & ~own, distance=distance.masked_fill(own, 0))
 
 
@@ -115,9 +117,14 @@ def _squared_distances(query: Float[Tensor, "b q 3"], key: Float[Tensor, "b k 3"
     return reduce(Tensor.add_, ((q[:, :, None] - k[:, None, :]).square_() for q, k in axes))
 
 
-def _round_trip(index: Int[Tensor, "b f n f"], columns: int) -> Float[Tensor, "b f n f"]:
-    """Distance in tokens between a token and where it comes back to; float64, so that the root of 2 is Python's."""
+def _round_trip_squared(index: Int[Tensor, "b f n f"], columns: int) -> Int[Tensor, "b f n f"]:
+    """Return the squared distance, in tokens, between a token and where it comes back to."""
     back = rearrange(index, "b fk k fq -> b fq k fk").gather(2, index)
     start = rearrange(torch.arange(index.shape[2], device=index.device), "n -> n 1")
     down, right = back // columns - start // columns, back % columns - start % columns
-    return (down**2 + right**2).double().sqrt()
+    return down**2 + right**2
+
+
+def _first_square(tolerance: float, grid: tuple[int, int]) -> int:
+    """Return the smallest square whose root reaches the tolerance. Python's root is exact, torch's is not always."""
+    return bisect_left(range(grid[0] ** 2 + grid[1] ** 2), tolerance, key=math.sqrt)

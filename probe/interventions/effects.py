@@ -27,8 +27,9 @@ from probe.interventions import INTERVENTIONS, Intervention, Place, edit_of
 from probe.layers import JOINING, Layer
 from probe.measure.model import Truths, in_own_precision
 from probe.measure.score import grid_name
-from probe.models.model import STEPS, MultiViewModel, add_noise, clean_of
+from probe.models.model import MultiViewModel, clean_of
 from probe.models.sampling import ddim_scheduler, sample_views
+from probe.models.schedules import STEPS, add_noise
 from probe.protocols import rotation_between
 from probe.records import ALL_HEADS, EFFECT, Rows, score_table
 from probe.records import INTERVENTIONS as PROTOCOL

@@ -27,7 +27,8 @@ from probe.measure.score import (
     unlayered,
 )
 from probe.metrics import GridTruth, Threshold, grid_truth
-from probe.models.model import STEPS, MultiViewModel, predict
+from probe.models.model import MultiViewModel, predict
+from probe.models.schedules import STEPS
 from probe.protocols import Protocol
 from probe.records import Rows, score_table
 from probe.seeds import derive

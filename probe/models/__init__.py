@@ -8,7 +8,8 @@ from probe.registry import lazy_names
 
 if TYPE_CHECKING:
     from probe.models.loading import load_model, randomised
-    from probe.models.model import MultiViewModel, pixel_scheduler
+    from probe.models.model import MultiViewModel
+    from probe.models.schedules import pixel_scheduler
     from probe.models.tiny import fresh_tiny, load_folder
 
 __all__ = [
@@ -24,4 +25,4 @@ __all__ = [
     "pixel_scheduler",
     "randomised",
 ]
-__getattr__ = lazy_names(__name__, __all__, "model", "loading", "tiny")
+__getattr__ = lazy_names(__name__, __all__, "schedules", "model", "loading", "tiny")

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import full_precision, pixel_centres
-from probe.models.model import Inputs, cameo_scheduler
+from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
     Loading,
@@ -33,6 +33,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.latents import RANDOM, SD21_BASE, LatentModel, check_autoencoder, load_vae, view_size
 from probe.models.parts.unet import SETTINGS, MultiViewUNet
+from probe.models.schedules import cameo_scheduler
 from probe.views import Views
 
 DOMAINS = ("re10k", "co3d", "others")

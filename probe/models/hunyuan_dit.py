@@ -31,7 +31,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.models.model import STEPS, Inputs, condition
+from probe.models.model import Inputs, condition
 from probe.models.parts.encoders import InputEncoder
 from probe.models.parts.files import (
     META,
@@ -47,6 +47,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
 from probe.models.parts.multi_view_dit import MultiViewDiT
+from probe.models.schedules import STEPS
 from probe.views import Views
 
 HUB = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"

@@ -1,12 +1,11 @@
-"""One denoising step of a multi-view model: schedule, inputs, noise. Pure functions of tensors."""
+"""One denoising step of a multi-view model: what it is conditioned on, what it predicts."""
 
 import inspect
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
-from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -14,16 +13,14 @@ from torch import Tensor, nn
 
 from probe.geometry import full_precision, plucker_rays
 from probe.layers import Layer, find_layers
+from probe.models.schedules import Prediction, Spacing, add_noise, velocity
 from probe.views import Views
 
-STEPS = 1000
 OTHERS = 2  # index of the domain "others"
 
 
 Inputs = dict[str, Tensor]
 """What a network is told of a batch besides latents and time."""
-Prediction = Literal["v_prediction", "epsilon"]
-Spacing = Literal["trailing", "leading"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,40 +146,6 @@ def place(model: ModelKind, device: torch.device, dtype: torch.dtype | None = No
     return replace(model, **moved)  # type: ignore[arg-type]
 
 
-def cameo_betas() -> Float[Tensor, " steps"]:
-    """Give the betas of CAMEO's schedule before the zero-terminal-SNR rescale.
-
-    SD 2.1's scaled-linear betas with each step's (1 - beta) / beta divided by sqrt(4), which is 2 beta / (1 + beta).
-
-    Source:
-        reference/formats.md A1.5 (closed form checked there against the release).
-    """
-    beta = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
-    return (2 * beta / (1 + beta)).float()
-
-
-def cameo_scheduler() -> DDPMScheduler:
-    """Build the stock scheduler: CAMEO's betas, zero terminal SNR (arXiv 2305.08891), v-prediction."""
-    return DDPMScheduler(
-        num_train_timesteps=STEPS,
-        trained_betas=cameo_betas().numpy(),
-        rescale_betas_zero_snr=True,
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-
-
-def pixel_scheduler() -> DDPMScheduler:
-    """Build the small pixel-space model's scheduler: cosine (arXiv 2102.09672), zero terminal SNR, v-prediction."""
-    return DDPMScheduler(
-        num_train_timesteps=STEPS,
-        beta_schedule="squaredcos_cap_v2",
-        rescale_betas_zero_snr=True,
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-
-
 def condition(
     views: Views, *, ray_scale: float, keep_cameras: Float[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b f 7 h w"]:
@@ -204,23 +167,6 @@ def condition(
 def to_latents(image: Float[Tensor, "b f 3 h w"]) -> Float[Tensor, "b f 3 h w"]:
     """Map colours in [0, 1] to [-1, 1]: the pixel-space model's latents."""
     return image * 2 - 1
-
-
-def add_noise(
-    clean: Float[Tensor, "b f c h w"], noise: Float[Tensor, "b f c h w"], alpha_bar: Float[Tensor, " b"], n_ref: int
-) -> Float[Tensor, "b f c h w"]:
-    """Mix sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise in target views; references stay clean."""
-    level = rearrange(alpha_bar, "b -> b 1 1 1 1")
-    noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
-    return torch.cat([clean[:, :n_ref], noisy[:, n_ref:]], dim=1)
-
-
-def velocity(
-    clean: Float[Tensor, "b f c h w"], noise: Float[Tensor, "b f c h w"], alpha_bar: Float[Tensor, " b"]
-) -> Float[Tensor, "b f c h w"]:
-    """Give the target of v-prediction: sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean."""
-    level = rearrange(alpha_bar, "b -> b 1 1 1 1")
-    return level.sqrt() * noise - (1 - level).sqrt() * clean
 
 
 def target_of(

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probe.geometry import invert_rigid
-from probe.models.model import STEPS, Inputs
+from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
     Loading,
@@ -46,6 +46,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.installed import SETTINGS, import_first, joined_class, norms_in_float32, own_precision
 from probe.models.parts.latents import SD21_BASE, SD_AUTOENCODER, LatentModel, load_vae, stride_of, view_size
+from probe.models.schedules import STEPS
 from probe.models.stable_diffusion import prompt_of
 from probe.views import Views
 

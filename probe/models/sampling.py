@@ -5,7 +5,8 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, Prediction, Spacing, told
+from probe.models.model import MultiViewModel, told
+from probe.models.schedules import Prediction, Spacing
 from probe.views import Views
 
 OFFSET: dict[Spacing, int] = {"trailing": 0, "leading": 1}

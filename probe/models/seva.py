@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from probe.attention.kernels import replaced
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
-from probe.models.model import STEPS, Inputs
+from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
     Loading,
@@ -46,6 +46,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.installed import SETTINGS, import_first, joined_class, norms_in_float32, own_precision
 from probe.models.parts.latents import SD21_BASE, LatentModel, load_vae, stride_of, view_size
+from probe.models.schedules import STEPS
 from probe.views import Views
 
 HUB = "stabilityai/stable-virtual-camera"

@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.models.model import STEPS, Inputs
+from probe.models.model import Inputs
 from probe.models.parts.clip_text import FILES as TEXT_FILES
 from probe.models.parts.clip_text import encode_empty
 from probe.models.parts.files import (
@@ -41,6 +41,7 @@ from probe.models.parts.files import (
 from probe.models.parts.latents import FILES as VAE_FILES
 from probe.models.parts.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.models.parts.unet import JointViewProcessor, ViewProcessor
+from probe.models.schedules import STEPS
 from probe.views import Views
 
 UNET_FILES = tuple(

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from probe.models.cat3d import TINY, load_unet, settings_of
-from probe.models.model import MultiViewModel, pixel_scheduler
+from probe.models.model import MultiViewModel
 from probe.models.names import SHIPPED
 from probe.models.parts.files import Loading, read_json, read_settings
 from probe.models.parts.unet import MultiViewUNet
+from probe.models.schedules import pixel_scheduler
 
 
 def load_tiny(source: str, loading: Loading) -> MultiViewModel:

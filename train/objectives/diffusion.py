@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, add_noise, target_of, told
+from probe.models.model import MultiViewModel, target_of, told
+from probe.models.schedules import add_noise
 from probe.views import Views
 
 

@@ -16,8 +16,8 @@ from probe.baselines.maps import at_tokens
 from probe.correspondence import vggt
 from probe.geometry import camera_centre
 from probe.metrics import grid_truth
-from probe.models.model import add_noise
 from probe.models.parts.files import Loading
+from probe.models.schedules import add_noise
 from probe.models.stable_diffusion import UNet2DConditionModel, load_stable_diffusion
 from probe.protocols import PROTOCOLS, thresholds
 from probe.scenes import Request, open_scenes

@@ -23,8 +23,9 @@ from probe.interventions.effects import (
 )
 from probe.layers import Layer, select_layers
 from probe.measure.model import scene_noise, truths_of
-from probe.models.model import MultiViewModel, add_noise, model_layers, pixel_scheduler
+from probe.models.model import MultiViewModel, model_layers
 from probe.models.sampling import sample_views
+from probe.models.schedules import add_noise, pixel_scheduler
 from probe.records import INTERVENTIONS, SCORE_COLUMNS
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views, resize

@@ -29,7 +29,8 @@ from probe.measure.explored import (
 from probe.measure.model import example_matches, measure_layers, truths_of
 from probe.metrics import GridTruth
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, cameo_scheduler
+from probe.models.model import MultiViewModel
+from probe.models.schedules import cameo_scheduler
 from probe.protocols import PROTOCOLS, thresholds
 from probe.scenes import Request, open_scenes
 from probe.views import Views

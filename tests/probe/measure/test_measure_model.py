@@ -26,7 +26,8 @@ from probe.measure.model import (
 from probe.measure.score import ScenePairs, scene_pairs
 from probe.metrics import GridTruth
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, cameo_scheduler, predict
+from probe.models.model import MultiViewModel, predict
+from probe.models.schedules import cameo_scheduler
 from probe.protocols import COMMON_GRID, PROTOCOLS, thresholds
 from probe.records import SCORE_COLUMNS
 from probe.scenes import Request, open_scenes

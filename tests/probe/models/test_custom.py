@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from probe.models.denoising import MultiViewModel, pixel_scheduler
+from probe.models import MultiViewModel, pixel_scheduler
 
 
 class Joint(nn.Module):

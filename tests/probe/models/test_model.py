@@ -8,21 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.geometry import plucker_rays
-from probe.models.model import (
-    OTHERS,
-    STEPS,
-    MultiViewModel,
-    add_noise,
-    cameo_betas,
-    cameo_scheduler,
-    clean_of,
-    condition,
-    pixel_scheduler,
-    predict,
-    target_of,
-    to_latents,
-    velocity,
-)
+from probe.models.model import OTHERS, MultiViewModel, clean_of, condition, predict, target_of, to_latents
+from probe.models.schedules import STEPS, add_noise, cameo_betas, cameo_scheduler, pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

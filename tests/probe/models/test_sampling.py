@@ -8,18 +8,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import (
-    OTHERS,
-    STEPS,
-    MultiViewModel,
-    cameo_betas,
-    cameo_scheduler,
-    condition,
-    pixel_scheduler,
-    to_latents,
-    velocity,
-)
+from probe.models.model import OTHERS, MultiViewModel, condition, to_latents
 from probe.models.sampling import ddim_scheduler, guided_prediction, sample_views
+from probe.models.schedules import STEPS, cameo_betas, cameo_scheduler, pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 
