@@ -34,7 +34,7 @@ from probe.measure.model import (
 from probe.measure.score import joint_layout
 from probe.metrics import Threshold
 from probe.models import CAMERAS_ONLY, load_model, randomised
-from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.models.parts.files import META, Loading
 from probe.plan import dry_run
 from probe.plan.settings import Settings, count_groups
@@ -116,7 +116,7 @@ class Plan:
         groups = count_groups(settings)
         device, dtype = META if settings.dry_run else _device(settings.device), getattr(torch, settings.dtype)
         loading = Loading(base=settings.base, size=settings.model_size, outline=settings.dry_run)
-        model = place(load_model(settings.model, loading), device, dtype)
+        model = to_device(load_model(settings.model, loading), device, dtype)
         layers = select_layers(model_layers(model), settings.layers or model.default_layers)
         request = Request(
             groups=groups,
@@ -162,7 +162,7 @@ def _source_of_points(settings: Settings) -> GeometrySource | None:
 
 def _untrained(model: MultiViewModel, settings: Settings, device: torch.device, dtype: torch.dtype) -> MultiViewModel:
     """Give the network with random weights; a rehearsal needs none."""
-    return model if settings.dry_run else place(randomised(model, settings.seed), device, dtype)
+    return model if settings.dry_run else to_device(randomised(model, settings.seed), device, dtype)
 
 
 def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experiment) -> dict[str, object]:

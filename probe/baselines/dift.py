@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probe.baselines.describing import Described, Matcher, by_descriptors
 from probe.baselines.maps import at_tokens, unit
-from probe.models.model import place, predict
+from probe.models.model import predict, to_device
 from probe.models.parts.files import Loading
 from probe.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from probe.seeds import derive
@@ -37,7 +37,7 @@ def load_dift(source: str, device: torch.device) -> Matcher:
     Raises:
         ValueError: If it is not there, needs more than a prompt and a timestep, or has no such block.
     """
-    model = place(load_stable_diffusion(source, Loading()), device)
+    model = to_device(load_stable_diffusion(source, Loading()), device)
     if len(model.network.up_blocks) < 2:  # type: ignore[arg-type]
         raise ValueError(f"load_dift: {source} has no {BLOCK}; expected a folder of Stable Diffusion 1.x or 2.x")
 

@@ -27,7 +27,7 @@ from probe.interventions import INTERVENTIONS, Intervention, Place, edit_of
 from probe.layers import JOINING, Layer
 from probe.measure.model import Truths, in_own_precision
 from probe.measure.score import grid_name
-from probe.models.model import MultiViewModel, clean_of
+from probe.models.model import MultiViewModel, predicted_clean
 from probe.models.sampling import ddim_scheduler, sample_views
 from probe.models.schedules import STEPS, add_noise
 from probe.protocols import rotation_between
@@ -244,7 +244,7 @@ def _prediction_rows(
 
         def denoised(latents: Tensor = latents, index: Tensor = index) -> Tensor:
             predicted = model.denoise(latents, index, inputs).float()
-            return clean_of(model, latents, predicted, model.alpha_bar[index])[:, views.n_ref :]
+            return predicted_clean(model, latents, predicted, model.alpha_bar[index])[:, views.n_ref :]
 
         with model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True):
             usual = denoised()

@@ -69,7 +69,7 @@ ABOUT: dict[str, About] = {
         licence="tencent-hunyuan-community (not free: limits on use and on region)",
         hub="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers; multi-view weights are not public",
         size="1024 px; single images until trained",
-        ignored="text encoders (no word is told), resolution binning, learned variance, guidance rescaling",
+        ignored="text encoders (no word is given), resolution binning, learned variance, guidance rescaling",
     ),
     "seva": About(
         licence="Stability AI non-commercial licence, gated: read it before use",

@@ -10,7 +10,7 @@ until it is trained.
   Plücker rays into one vector per token, added to the patch embedding. Rays are the suite's proper ones, in the first
   view's frame (:func:`probe.geometry.plucker_rays`). A stock checkpoint has no such encoder: it then ends in zeros, so
   that training starts from the stock model; the card says so.
-- Text: the branch stays as it is, but is told of no word: embeddings are zero and masked out, so that cross-attention
+- Text: the branch stays as it is, but gets no word: embeddings are zero and masked out, so that cross-attention
   reads the checkpoint's learned padding alone. No text encoder is loaded.
 - Weights: any diffusers folder or hub id of HunyuanDiT (``transformer/``, ``vae/``, ``scheduler/``), such as
   ``Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers``; or a folder that this suite saved, with --base for the autoencoder.
@@ -138,7 +138,7 @@ def _root(path: Path) -> Path:
 
 
 def _own_base(path: Path | None) -> str:
-    """Give where the autoencoder is unless told."""
+    """Return where the autoencoder is by default."""
     if path is None:
         return RANDOM
     if _root(path) == path.parent:

@@ -20,7 +20,7 @@ OTHERS = 2  # index of the domain "others"
 
 
 Inputs = dict[str, Tensor]
-"""What a network is told of a batch besides latents and time."""
+"""Conditioning: what a network gets of a batch besides latents and time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class MultiViewModel:
         spacing: Which timesteps a sampler visits: trailing ones begin at pure noise; leading ones, of CAMEO's release,
             end at 1 and begin just below it.
         clean_references: Whether references enter without noise; else all views are noised alike.
-        default_layer: Index of the layer that training supervises unless told otherwise.
-        default_layers: Which layers are scored unless told otherwise, as the command line names them.
+        default_layer: Index of the layer that training supervises by default.
+        default_layers: Which layers are scored by default, as the command line names them.
         ray_scale: World units that make one unit of the rays' moment.
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
@@ -73,7 +73,7 @@ class MultiViewModel:
         return ((latents + 1) / 2).clamp(0, 1)
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give what the network is told of cameras and references, in its own conventions.
+        """Return the conditioning inputs (cameras, reference mask), in the network's own conventions.
 
         Args:
             views: The views, at the size the network sees.
@@ -133,7 +133,7 @@ def model_layers(model: MultiViewModel) -> list[Layer]:
     return find_layers(model.network, model.probe_inputs, native=True)
 
 
-def place(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
+def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
     """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
     moved: dict[str, object] = {}
     for field in fields(model):
@@ -169,7 +169,7 @@ def to_latents(image: Float[Tensor, "b f 3 h w"]) -> Float[Tensor, "b f 3 h w"]:
     return image * 2 - 1
 
 
-def target_of(
+def prediction_target(
     model: MultiViewModel,
     clean: Float[Tensor, "b f c h w"],
     noise: Float[Tensor, "b f c h w"],
@@ -179,13 +179,13 @@ def target_of(
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
 
 
-def told(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-    """Give what a model's network is told of cameras and references, in the views' precision, under autocast too."""
+def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
+    """Return the conditioning of a model's network, in the views' precision, under autocast too."""
     with full_precision(views.image):
         return model.condition(views, keep_cameras)
 
 
-def clean_of(
+def predicted_clean(
     model: MultiViewModel,
     latents: Float[Tensor, "b f c h w"],
     predicted: Float[Tensor, "b f c h w"],
@@ -207,4 +207,4 @@ def predict(
 ) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
     clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
-    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, told(model, views))
+    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, conditioning(model, views))

@@ -1,4 +1,4 @@
-"""MVGenMaster: the U-Net of CAT3D, told besides what the references' depth says of every view.
+"""MVGenMaster: the U-Net of CAT3D, conditioned also on what the references' depth says of every view.
 
 Colours and world points of the reference views are splatted into the targets; their depth comes from the views'
 ``point_map``, of targets none is read. Views without any depth have priors of zero.
@@ -273,12 +273,12 @@ class MvGenMaster(Cat3d):
             views.intrinsics, shrink(views.world_to_cam)[0], *views.size, reference=0, normalise=False
         )
         colours, coordinates = priors(views, self.stride)
-        told = torch.cat([rays, colours], dim=2)
+        planes = torch.cat([rays, colours], dim=2)
         if keep_cameras is not None:
             keep = rearrange(keep_cameras, "b -> b 1 1 1 1")
-            told, coordinates = told * keep, coordinates * keep
+            planes, coordinates = planes * keep, coordinates * keep
         domain = torch.full((len(rays),), DOMAINS.index("others"), dtype=torch.long, device=rays.device)
-        inputs = torch.cat([target_mask(views).to(told), told], dim=2)
+        inputs = torch.cat([target_mask(views).to(planes), planes], dim=2)
         return {"inputs": inputs, "domain": domain, "coordinates": coordinates}
 
 

@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, told
+from probe.models.model import MultiViewModel, conditioning
 from probe.models.schedules import Prediction, Spacing
 from probe.views import Views
 
@@ -98,7 +98,7 @@ def ddim_scheduler(
 def guided_prediction(
     model: MultiViewModel, views: Views, latents: Float[Tensor, "b f c h w"], t: int, guidance: float = 1.0
 ) -> Float[Tensor, "b f c h w"]:
-    """Predict v or the noise, moved away from the prediction without cameras: blind + guidance (seeing - blind).
+    """Predict v or the noise with guidance on cameras: unconditional + guidance (conditional - unconditional).
 
     Args:
         model: The denoiser.
@@ -111,11 +111,11 @@ def guided_prediction(
         Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (reference/formats.md
         A1.5). Linear in the prediction, so guiding v is guiding the noise or the clean image.
     """
-    seeing = _predict(model, views, latents, t, keep=1.0)
+    conditional = _predict(model, views, latents, t, keep=1.0)
     if guidance == 1:
-        return seeing
-    blind = _predict(model, views, latents, t, keep=0.0)
-    return blind + guidance * (seeing - blind)
+        return conditional
+    unconditional = _predict(model, views, latents, t, keep=0.0)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 def _predict(
@@ -123,4 +123,4 @@ def _predict(
 ) -> Float[Tensor, "b f c h w"]:
     scenes = len(latents)
     index = torch.full((scenes,), t, device=latents.device)
-    return model.denoise(latents, index, told(model, views, latents.new_full((scenes,), keep)))
+    return model.denoise(latents, index, conditioning(model, views, latents.new_full((scenes,), keep)))

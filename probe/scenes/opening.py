@@ -158,9 +158,9 @@ def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> View
     scenes = tuple(present[: request.groups])
     shapes = {(len(scene.frames), scene.n_ref or request.n_ref) for scene in scenes}
     if shapes != {(request.views, request.n_ref)}:
-        told = " or ".join(f"--views {views} --n-ref {n_ref}" for views, n_ref in sorted(shapes))
+        prescribed = " or ".join(f"--views {views} --n-ref {n_ref}" for views, n_ref in sorted(shapes))
         raise ValueError(
-            f"--view-list {chosen.protocol} prescribes {told}, not --views {request.views} --n-ref {request.n_ref}"
+            f"--view-list {chosen.protocol} prescribes {prescribed}, not --views {request.views} --n-ref {request.n_ref}"
         )
     counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {len(chosen.scenes) - len(present)} not on the disk"
     note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"

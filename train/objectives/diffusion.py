@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, target_of, told
+from probe.models.model import MultiViewModel, conditioning, prediction_target
 from probe.models.schedules import add_noise
 from probe.views import Views
 
@@ -31,6 +31,6 @@ def denoising_error(
     with torch.no_grad():
         clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
     latents = add_noise(clean, noise, level, model.clean_views(views))
-    predicted = model.denoise(latents, t, told(model, views, keep_cameras))
-    error = (predicted - target_of(model, clean, noise, level))[:, views.n_ref :]
+    predicted = model.denoise(latents, t, conditioning(model, views, keep_cameras))
+    error = (predicted - prediction_target(model, clean, noise, level))[:, views.n_ref :]
     return error.square().flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""Convolutional encoders of what a network is told at image resolution: masks, rays, colours."""
+"""Convolutional encoders of conditioning at image resolution: masks, rays, colours."""
 
 import math
 

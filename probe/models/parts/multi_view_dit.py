@@ -65,7 +65,7 @@ class TextProcessor:
 
 
 class MultiViewDiT(HunyuanDiT2DModel):
-    """A stock Hunyuan-DiT whose self-attentions see all views of a scene, told of cameras, and of no text.
+    """A stock Hunyuan-DiT whose self-attentions see all views of a scene, conditioned on cameras and on no text.
 
     The settings are diffusers' own, and the two of the encoder. ``save_pretrained`` and ``from_pretrained`` work as in
     diffusers.

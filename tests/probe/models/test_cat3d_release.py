@@ -141,19 +141,19 @@ def test_samples_are_drawn_at_the_releases_timesteps(model: Cat3d):
     assert (model.prediction, model.spacing) == ("v_prediction", "leading")
 
 
-# --- what the network is told ----------------------------------------------------------------------------------------
+# --- conditioning ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_ref", [1, 2])
 def test_condition_is_mask_then_cameras(model: Cat3d, n_ref: int):
     views = photograph(n_ref=n_ref)
-    told = model.condition(views)
-    inputs = told["inputs"]
+    conditioning = model.condition(views)
+    inputs = conditioning["inputs"]
     assert inputs[0, :, 0].unique(dim=0).shape[0] == 2
     assert [inputs[0, view, 0].unique().tolist() for view in range(3)] == [[0.0]] * n_ref + [[1.0]] * (3 - n_ref)
     rays = camera_embedding(views.intrinsics, views.world_to_cam, 64, 64)
     assert torch.equal(inputs[:, :, 1:], rays)
-    assert told["domain"].tolist() == [2]
+    assert conditioning["domain"].tolist() == [2]
     assert DOMAINS == ("re10k", "co3d", "others")
     blank = model.condition(views, torch.zeros(1))["inputs"]
     assert not blank[:, :, 1:].any()
