@@ -47,7 +47,7 @@ def without_weights(matcher: Matcher) -> Load:
 
     def load(source: str, device: torch.device) -> Matcher:
         if source:
-            raise ValueError(f"--baselines: {source!r} was given to a matcher that has no weights; give its name alone")
+            raise ValueError(f"{source!r} was given to a matcher that has no weights; give its name alone")
         return matcher
 
     return load

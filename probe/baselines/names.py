@@ -33,7 +33,7 @@ def baseline_names(text: str) -> tuple[str, ...]:
     known = (*BASELINES, *NULLS)
     unknown = sorted({name.partition(":")[0] for name in names} - set(known))
     if unknown:
-        raise ValueError(f"--baselines {','.join(unknown)} is unknown; choose from {', '.join(known)}, or none")
+        raise ValueError(f"{','.join(unknown)} is unknown; choose from {', '.join(known)}, or none")
     if len(set(names)) < len(names):
-        raise ValueError(f"--baselines {text}: names one twice; give each once")
+        raise ValueError(f"{text} names one twice; give each once")
     return names

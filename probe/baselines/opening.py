@@ -16,5 +16,5 @@ def open_matchers(names: tuple[str, ...], device: torch.device) -> dict[str, Mat
     parts = [(name, source) for name, _, source in (text.partition(":") for text in names if text not in NULLS)]
     called = [named(name, source) for name, source in parts]
     if len(set(called)) < len(called):
-        raise ValueError(f"--baselines {','.join(names)}: tables would call two of them {called}; rename a folder")
+        raise ValueError(f"{','.join(names)}: tables would call two of them {called}; rename a folder")
     return {name: BASELINES[kind](source, device) for name, (kind, source) in zip(called, parts, strict=True)}

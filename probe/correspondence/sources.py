@@ -36,24 +36,23 @@ def load_function(source: str, device: torch.device) -> GeometrySource:
     Raises:
         ValueError: If there is no such function; or, when called, if it gives something else than a geometry.
     """
-    flag = f"--truth-source module:{source}"
     with current_directory():
-        function = user_function(source, flag="--truth-source", how=f"give module:package.function, {HOW}")
+        function = user_function(source, how=f"give module:package.function, {HOW}")
 
     def ask(views: Views) -> Geometry:
         with current_directory():
             answer = function(views)
-        return _checked(answer, views, flag)
+        return _checked(answer, views, source)
 
     return ask
 
 
-def _checked(answer: Any, views: Views, flag: str) -> Geometry:
+def _checked(answer: Any, views: Views, source: str) -> Geometry:
     both = answer if isinstance(answer, tuple) else (answer,)
     expected = [tuple(views.point_map.shape), tuple(views.valid.shape)]
     found = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in both]
     if found != expected:
-        raise ValueError(f"{flag} returned {found}, expected {expected}: {HOW}")
+        raise ValueError(f"module:{source} returned {found}, expected {expected}: {HOW}")
     return both[0].to(views.point_map), both[1].to(views.valid)
 
 
@@ -69,7 +68,7 @@ def load_tracks(source: str, device: torch.device) -> GeometrySource:
 
 def _without_folder(name: str, folder: str, source: GeometrySource) -> GeometrySource:
     if folder:
-        raise ValueError(f"--truth-source {name}:{folder}: {name} takes no folder; give its name alone")
+        raise ValueError(f"{name}:{folder}: {name} takes no folder; give its name alone")
     return source
 
 
@@ -81,6 +80,6 @@ def open_source(spec: str, device: torch.device) -> GeometrySource:
     """
     name, _, source = spec.partition(":")
     if name not in SOURCES:
-        raise ValueError(f"--truth-source {name!r} is unknown; choose from {', '.join(SOURCES)}")
+        raise ValueError(f"{name!r} is unknown; choose from {', '.join(SOURCES)}")
     opened: GeometrySource = SOURCES[name](source, device)
     return opened

@@ -88,7 +88,7 @@ ABOUT: dict[str, About] = {
         licence="that of your own function",
         hub="that of your own function",
         size="that of your own function",
-        ignored="--base and --model-size, which are refused",
+        ignored="base and size, which are rejected",
     ),
 }
 """Facts by the names of :data:`probe.models.MODELS`. Source: reference/formats.md part A."""

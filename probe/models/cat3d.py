@@ -285,7 +285,7 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         with loading.device:
             unet = load_unet(None, SD21)
     else:
-        path = find_checkpoint(_given(source), CHECKPOINTS, patterns=BESIDE)
+        path = find_checkpoint(_require(source), CHECKPOINTS, patterns=BESIDE)
         weights = own_weights(read_weights(path, loading.device))
         unet = _holding(weights, settings_beside(path) or infer_settings(weights), path)
     vae = load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device)
@@ -303,10 +303,10 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
     )
 
 
-def _given(source: str) -> str:
+def _require(source: str) -> str:
     if not source:
         raise ValueError(
-            "load_cat3d: the paper's weights are not public; give --model cat3d:PATH, a checkpoint of the release's "
+            "load_cat3d: the paper's weights are not public; give cat3d:PATH, a checkpoint of the release's "
             "trainer or of this suite, or cat3d:random"
         )
     return source

@@ -143,7 +143,7 @@ def _own_base(path: Path | None) -> str:
         return RANDOM
     if _root(path) == path.parent:
         raise ValueError(
-            f"load_hunyuan_dit: {path.parent} holds no autoencoder; give --base the diffusers folder of its base model"
+            f"load_hunyuan_dit: {path.parent} holds no autoencoder; give the diffusers folder of its base model as base"
         )
     return str(_root(path))
 
@@ -223,5 +223,5 @@ def _check_autoencoder(vae: AutoencoderKL, network: MultiViewDiT) -> None:
     if found != wanted or vae.config.latent_channels != config.in_channels:
         raise ValueError(
             f"load_hunyuan_dit: the autoencoder makes {found} pixels per token and {vae.config.latent_channels} "
-            f"channels, the network wants {wanted} and {config.in_channels}; give --base the folder of its own base"
+            f"channels, the network wants {wanted} and {config.in_channels}; give the folder of its own base"
         )

@@ -16,7 +16,7 @@ def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     """
     name, _, source = spec.partition(":")
     if name not in MODELS:
-        raise ValueError(f"--model {name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
+        raise ValueError(f"{name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
     model: MultiViewModel = MODELS[name](source, loading or Loading())
     return replace(model, card={**(model.card or {}), "about": ABOUT[name].record()})
 

@@ -317,7 +317,7 @@ def _read_unet(source: str, loading: Loading) -> PriorUNet:
     if not source or source.endswith(".zip"):
         raise ValueError(
             f"load_mvgenmaster: {source or 'no folder'!r} cannot be read; download {ARCHIVE} of the hub's "
-            "ewrfcas/MVGenMaster, unpack it, and give the folder: --model mvgenmaster:FOLDER"
+            "ewrfcas/MVGenMaster, unpack it, and give the folder: mvgenmaster:FOLDER"
         )
     path = find_checkpoint(source, CHECKPOINTS)
     weights = own_weights(read_weights(path, loading.device))

@@ -64,7 +64,7 @@ def open_shapes(root: str, request: Request) -> SceneList:
     """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn."""
     difficulty = root or "plain"
     if difficulty not in shapes.OBJECTS:
-        raise ValueError(f"--scenes shapes:{difficulty} is unknown; choose shapes:{'|'.join(shapes.OBJECTS)}")
+        raise ValueError(f"shapes:{difficulty} is unknown; choose shapes:{'|'.join(shapes.OBJECTS)}")
     bins = len(shapes.ROTATION_BINS) - 1
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
@@ -91,8 +91,8 @@ def open_data_set(name: str, root: str, request: Request) -> SceneList:
         recording = opened(scene.recording)
         if not recording.has_truth and request.needs_truth and request.geometry is None:
             raise ValueError(
-                f"--scenes {name} carries no depth, so there is no truth to compare with; give a source of points, "
-                "such as --truth-source tracks or vggt, or choose scenes with depth"
+                f"{name} has no depth, so there is no truth to compare with; name a source of true points, such as "
+                "tracks or vggt, or choose scenes with depth"
             )
         frames = [frame_index(recording, frame) for frame in scene.frames]
         views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
@@ -113,7 +113,7 @@ def find_recordings(name: str, root: str) -> Recordings:
         FileNotFoundError: If it is no folder of that data set.
     """
     if not root:
-        raise ValueError(f"--scenes {name} needs a folder: --scenes {name}:PATH")
+        raise ValueError(f"{name} needs a folder: {name}:PATH")
     recordings: Recordings = DATA_SETS[name](Path(root))
     return recordings
 
@@ -143,7 +143,7 @@ def choose(recordings: Recordings, request: Request) -> ViewList:
         chosen = read_list(Path(protocol))
     else:
         known = ", ".join([*recordings.lists, "FILE.json"])
-        raise ValueError(f"--view-list {request.view_list!r} is unknown for these scenes; choose from {known}")
+        raise ValueError(f"view list {request.view_list!r} is unknown for these scenes; choose from {known}")
     return _fitting(chosen, recordings, request)
 
 
@@ -153,14 +153,14 @@ def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> View
     present = [scene for scene in chosen.scenes if scene.recording in known]
     if not present:
         raise ValueError(
-            f"--view-list {chosen.protocol} names {len(chosen.scenes)} scenes, of which {recordings.root} has none"
+            f"view list {chosen.protocol} names {len(chosen.scenes)} scenes, of which {recordings.root} has none"
         )
     scenes = tuple(present[: request.groups])
     shapes = {(len(scene.frames), scene.n_ref or request.n_ref) for scene in scenes}
     if shapes != {(request.views, request.n_ref)}:
-        prescribed = " or ".join(f"--views {views} --n-ref {n_ref}" for views, n_ref in sorted(shapes))
+        prescribed = " or ".join(f"{views} views with {n_ref} references" for views, n_ref in sorted(shapes))
         raise ValueError(
-            f"--view-list {chosen.protocol} prescribes {prescribed}, not --views {request.views} --n-ref {request.n_ref}"
+            f"view list {chosen.protocol} prescribes {prescribed}, not {request.views} with {request.n_ref}"
         )
     counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {len(chosen.scenes) - len(present)} not on the disk"
     note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"
@@ -176,12 +176,12 @@ def open_scenes(spec: str, request: Request) -> SceneList:
     """
     name, _, root = spec.partition(":")
     if name not in SCENES:
-        raise ValueError(f"--scenes {name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)")
+        raise ValueError(f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)")
     scenes = open_data_set(name, root, request) if name in DATA_SETS else GENERATED[name](root, request)
-    return scenes if request.geometry is None else _told_by(request.geometry, scenes)
+    return scenes if request.geometry is None else _with_truth_of(request.geometry, scenes)
 
 
-def _told_by(source: GeometrySource, scenes: SceneList) -> SceneList:
+def _with_truth_of(source: GeometrySource, scenes: SceneList) -> SceneList:
     """Take the true points of scenes from a source; a scene of which it knows none counts nothing."""
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:

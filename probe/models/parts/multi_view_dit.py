@@ -177,8 +177,8 @@ class MultiViewDiT(HunyuanDiT2DModel):
             ValueError: Always.
         """
         raise ValueError(
-            "MultiViewDiT: diffusers' HunyuanDiT2DModel has no gradient checkpointing; leave --gradient-checkpointing "
-            "out, and save memory by --accumulate, --precision bf16 or a smaller --model-size"
+            "MultiViewDiT: diffusers' HunyuanDiT2DModel has no gradient checkpointing; leave it "
+            "out, and save memory by accumulating gradients, bf16 precision or a smaller size of the views"
         )
 
     def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:

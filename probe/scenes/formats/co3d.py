@@ -178,9 +178,7 @@ def _triple(entry: Any, path: Path) -> tuple[str, int, str]:
 def _evaluation_list(root: Path, file: Path | None) -> ViewList:
     """Read a category's evaluation batches: the known frames become references, the first one the last view."""
     if file is None:
-        raise ValueError(
-            f"--view-list {EVALUATION} needs a file: {EVALUATION}:CATEGORY/eval_batches/eval_batches_X.json"
-        )
+        raise ValueError(f"view list {EVALUATION} needs a file: {EVALUATION}:CATEGORY/eval_batches/eval_batches_X.json")
     batches = take({"batches": read_json(file, file.parent)}, "batches", list, str(file))
     scenes = []
     for batch in batches:

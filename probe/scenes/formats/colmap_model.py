@@ -177,8 +177,8 @@ def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...],
     """
     if name not in KINDS:
         raise ValueError(
-            f"{origin} has the camera model {name}, expected one of {', '.join(KINDS)}; COLMAP's image_undistorter turns "
-            "it into a pinhole: name the folder that it writes"
+            f"{origin} has the camera model {name}, expected one of {', '.join(KINDS)}; COLMAP's image_undistorter "
+            "turns it into a pinhole: name the folder that it writes"
         )
     kind = KINDS[name]
     if len(parameters) != kind.focals + 2 + kind.coefficients or not np.isfinite(parameters).all():

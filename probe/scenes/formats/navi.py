@@ -197,7 +197,7 @@ def _object_window(seen: np.ndarray) -> Window:
 def _own_pairs(root: Path, file: Path | None) -> ViewList:
     path = file or root / OWN_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"--view-list {OWN_PAIRS}: {path} does not exist; name it: {OWN_PAIRS}:FILE")
+        raise FileNotFoundError(f"view list {OWN_PAIRS}: {path} does not exist; name it: {OWN_PAIRS}:FILE")
     lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return ViewList(protocol=OWN_PAIRS, scenes=tuple(_pair(words, path) for words in lines))
 
@@ -216,7 +216,7 @@ def _pair(words: list[str], path: Path) -> Scene:
 
 def _probe3d_pairs(root: Path, file: Path | None) -> ViewList:
     if file is not None:
-        raise ValueError(f"--view-list {PROBE3D} draws its pairs from the annotations and takes no file, not {file}")
+        raise ValueError(f"view list {PROBE3D} draws its pairs from the annotations and takes no file, not {file}")
     generator = torch.Generator().manual_seed(SEED)
     drawn = [pair for scene in _scenes(root, "wild_set") for pair in _partners(root, scene, generator)]
     return ViewList(protocol=PROBE3D, scenes=tuple(pair for pair in drawn[::EVERY] if pair is not None))

@@ -90,7 +90,7 @@ def _pycolmap() -> Any:
         return importlib.import_module("pycolmap")
     except ImportError as error:
         advice = "install it with: python -m pip install 'attention-probing[colmap]'"
-        raise ValueError(f"--scenes photos needs pycolmap, which cannot be imported ({error}); {advice}") from None
+        raise ValueError(f"photos needs pycolmap, which cannot be imported ({error}); {advice}") from None
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def read_evaluation_index(file: Path | None) -> ViewList:
         ValueError: If no file is named, or it is no such index.
     """
     if file is None:
-        raise ValueError(f"--view-list {EVALUATION} needs pixelSplat's file: {EVALUATION}:evaluation_index_re10k.json")
+        raise ValueError(f"view list {EVALUATION} needs pixelSplat's file: {EVALUATION}:evaluation_index_re10k.json")
     index = take({"index": read_json(file, file.parent)}, "index", dict, str(file))
     scenes = []
     for key, entry in index.items():

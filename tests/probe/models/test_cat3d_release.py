@@ -187,7 +187,9 @@ def test_layers_have_the_grids_of_the_size_that_is_shown(saved: Path, size: int)
 def test_sizes_between_tokens_and_foreign_autoencoders_are_refused(saved: Path, tmp_path: Path):
     spec = f"cat3d:{saved / 'checkpoint-100'}"
     for size in (32, 100):
-        with pytest.raises(ValueError, match=rf"--model-size {size}: expected a multiple of 64 pixels.* native 512"):
+        with pytest.raises(
+            ValueError, match=rf"size of the views {size}: expected a multiple of 64 pixels, such as 512"
+        ):
             load_model(spec, Loading(base=str(saved), size=size))
     make_vae(levels=3).save_pretrained(tmp_path / "vae")
     with pytest.raises(

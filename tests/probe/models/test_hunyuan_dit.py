@@ -398,7 +398,7 @@ def test_what_the_suite_saved_is_loaded_with_its_encoder(folder: Path, tmp_path:
     assert loaded.card["cameras"] == "of the checkpoint"
     with torch.no_grad():
         torch.testing.assert_close(loaded.network(**draw()), trained(**draw()), **CLOSE)
-    with pytest.raises(ValueError, match=r"final holds no autoencoder; give --base"):
+    with pytest.raises(ValueError, match=r"final holds no autoencoder; give the"):
         load_hunyuan_dit(str(tmp_path / "final"), Loading())
 
 

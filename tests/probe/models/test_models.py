@@ -98,7 +98,7 @@ def test_shipped_weights_load_and_are_no_random_ones(source: str, layer: str, st
 
 
 def test_unknown_models_are_refused_with_the_choice():
-    with pytest.raises(ValueError, match="--model 'sevva' is unknown; choose one of cat3d-tiny") as caught:
+    with pytest.raises(ValueError, match="'sevva' is unknown; choose one of cat3d-tiny") as caught:
         load_model("sevva:somewhere")
     assert all(name in str(caught.value) for name in MODELS)
     assert "\n" not in str(caught.value)

@@ -518,7 +518,7 @@ def test_an_autoencoder_of_other_latents_is_refused(folder: Path, tmp_path: Path
 
 
 def test_sizes_that_the_deepest_level_does_not_divide_are_refused(folder: Path):
-    with pytest.raises(ValueError, match="--model-size 100: expected a multiple of 64"):
+    with pytest.raises(ValueError, match="size of the views 100: expected a multiple of 64"):
         load_mvgenmaster(str(folder), Loading(base=str(folder), size=100))
 
 
