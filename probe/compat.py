@@ -38,7 +38,7 @@ def declare_torchvision_operators() -> bool:
         Whether the operators are declared by this function.
 
     Source:
-        reference/stack.md, section 1 (measured).
+        docs/references.md, "torchvision beside a CPU build of PyTorch".
     """
     import torch  # here, because commands parse their flags before PyTorch is imported
 

@@ -2,9 +2,9 @@
 
 - Weights: any diffusers folder of Stable Diffusion 1.x or 2.x, or a hub id (:mod:`probe.models.stable_diffusion`).
 - Features: the output of ``up_blocks[1]``, empty prompt, each view alone and noised to timestep index 1: the setting of
-  probe3d (reference/formats.md A3), whose task is the geometric one. At that timestep the image keeps 99.8 % of its
-  variance, so one drawing of the noise is enough; all views of all scenes have the same. (DIFT itself takes t = 261 and
-  the mean over eight drawings for semantic matches.)
+  probe3d (docs/references.md, "Stable Diffusion"), whose task is the geometric one. At that timestep the image keeps
+  99.8 % of its variance, so one drawing of the noise is enough; all views of all scenes have the same. (DIFT itself
+  takes t = 261 and the mean over eight drawings for semantic matches.)
 - Size: the model's native one; descriptors are the features at token centres, by cosine.
 
 Source: Tang et al. 2023, "Emergent Correspondence from Image Diffusion"; probe3d's configs/backbone/dift.yaml.

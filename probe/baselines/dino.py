@@ -4,7 +4,8 @@
   ``facebook/dinov2-base`` (Apache-2.0) and ``facebook/dinov3-vitb16-pretrain-lvd1689m`` (DINOv3 License, gated).
 - Size: the longer side becomes 37 patches of 14 pixels (518: that of CAMEO's REPA) or 32 of 16 (512), the other side
   the whole number of patches nearest to the image's shape. Colours less ImageNet's mean, over its deviation.
-- Features: of the last block, after its norm; the class token and the registers are dropped (reference/formats.md A6).
+- Features: of the last block, after its norm; the class token and the registers are dropped (docs/references.md,
+  "DINOv2 and DINOv3").
 """
 
 from dataclasses import dataclass

@@ -65,8 +65,8 @@ def match_tokens(
         ValueError: If shapes, grid, ``resize`` or the tolerance make no sense.
 
     Source:
-        CAMEO (arXiv 2512.03045), section 2 of reference/cameo.md. Its release has no validity; here missing points are
-        neither queries nor keys.
+        CAMEO (arXiv 2512.03045); docs/references.md, "CAMEO: the loss". Its release has no validity; here missing
+        points are neither queries nor keys.
     """
     if not cycle_tolerance > 0:
         raise ValueError(f"match_tokens: cycle_tolerance is {cycle_tolerance} tokens, expected more than 0; try 1.5")

@@ -8,7 +8,7 @@
 - Size: the longer side becomes 518 pixels, the other one the nearest multiple of 14, bilinearly; points come back to
   the views' pixels from the nearest one, never mixed.
 
-Source: reference/formats.md A6.1.
+Source: docs/references.md, "VGGT".
 """
 
 from collections.abc import Callable

@@ -91,4 +91,4 @@ ABOUT: dict[str, About] = {
         ignored="base and size, which are rejected",
     ),
 }
-"""Facts by the names of :data:`probe.models.MODELS`. Source: reference/formats.md part A."""
+"""Facts by the names of :data:`probe.models.MODELS`. Source: docs/references.md."""

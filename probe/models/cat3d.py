@@ -3,7 +3,8 @@
 Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
 views (11 of 16 in SD 2.1's layout). Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 
-Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
+Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in docs/references.md, "CAT3D of the
+release: network".
 """
 
 import itertools
@@ -76,7 +77,10 @@ BESIDE = ("config.json", "unet/config.json", "diffusion_pytorch_model-*.safetens
 """What a hub repository may hold beside them."""
 PREFIXES = ("module.", "unet.")
 HEADS = ("unet_query_head.", "unet_key_head.", "unet_logit_head.", "vggt_logit_head.", "repa_feat_head.")
-"""Modules that the release's trainer keeps in one file with the network (reference/formats.md A1.7)."""
+"""Modules that the release's trainer keeps in one file with the network.
+
+Source: docs/references.md, "CAT3D of the release: checkpoints".
+"""
 
 
 def load_unet(source: str | Path | Weights | None, config: Mapping[str, Any]) -> MultiViewUNet:
@@ -183,7 +187,7 @@ def noise_schedule() -> Float[Tensor, " steps"]:
     """Give the share of signal variance left at each timestep index (``alphas_cumprod``): SNR shifted, zero at the end.
 
     Source:
-        reference/formats.md A1.5.
+        docs/references.md, "CAT3D of the release: noise and sampling".
     """
     return cameo_scheduler().alphas_cumprod
 
@@ -214,7 +218,7 @@ def camera_embedding(
         Direction, then centre x direction.
 
     Source:
-        reference/formats.md A1.4.
+        docs/references.md, "CAT3D of the release: camera embedding".
     """
     with full_precision(intrinsics):
         return _odd_rays(intrinsics, world_to_cam, (height, width), reference, normalise)

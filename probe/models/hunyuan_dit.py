@@ -1,8 +1,8 @@
 """Hunyuan-DiT made to see several views: stock diffusers' transformer, whose self-attentions join all views of a scene.
 
 The paper's third backbone. Its multi-view weights and code are not public, so this layout is the suite's own design
-(reference/formats.md A4); a stock checkpoint is a text-to-image model that knows nothing of other views or cameras
-until it is trained.
+(docs/references.md, "Hunyuan-DiT"); a stock checkpoint is a text-to-image model that knows nothing of other views or
+cameras until it is trained.
 
 - Views: every ``blocks.N.attn1`` attends over the tokens of all views, view-major; a token's rotary position is its
   place in its own view. There are no tokens of cameras or text among them, so a layer's index is its block's.

@@ -14,7 +14,7 @@ the model's card says which. The autoencoder is that of ``--base``, else the che
 
 Other sizes than the release's are read from ``params.json`` beside a ``.pt``, or from the port's ``config.json``.
 
-Source: reference/formats.md A5.2; bytedance/MVDream mvdream/{camera_utils.py,configs/sd-v2-base.yaml}.
+Source: docs/references.md, "MVDream"; bytedance/MVDream mvdream/{camera_utils.py,configs/sd-v2-base.yaml}.
 """
 
 from dataclasses import dataclass
@@ -147,7 +147,7 @@ def noise_schedule() -> Float[Tensor, " steps"]:
     """Give the share of signal variance at each timestep index: betas from 0.00085 to 0.012, linear in their roots.
 
     Source:
-        reference/formats.md A5.2; mvdream/configs/sd-v2-base.yaml.
+        docs/references.md, "MVDream"; mvdream/configs/sd-v2-base.yaml.
     """
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
     return (1 - beta).cumprod(0).float()
@@ -166,7 +166,7 @@ def orbit_cameras(world_to_cam: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b f 
         cam-to-world, whose camera axes are x right, y up, z back.
 
     Source:
-        reference/formats.md A5.2; mvdream/camera_utils.py (get_camera, normalize_camera).
+        docs/references.md, "MVDream"; mvdream/camera_utils.py (get_camera, normalize_camera).
     """
     cam_to_world = invert_rigid(world_to_cam.double())
     axes, centre = cam_to_world[..., :3, :3], cam_to_world[..., :3, 3]

@@ -7,12 +7,13 @@ Colours and world points of the reference views are splatted into the targets; t
   (``ema_unet.pt``, bare names), or a checkpoint of the release's trainer (DeepSpeed's ``{'module': ...}``), or a folder
   that this suite saved. "random" draws weights of SD 2.1's sizes.
 - Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
-- Noise schedule: that of CAMEO's release, which shares this code (reference/formats.md A1.5).
+- Noise schedule: that of CAMEO's release, which shares this code (docs/references.md, "CAT3D of the release: noise and
+  sampling").
 - World points are encoded in the scene's own world frame, whatever it is.
 - Other than in the release: a pixel without depth is no point. It is splatted nowhere, counts in no median, and has no
   prior in its own view; the release expects depth everywhere.
 
-Source: arXiv 2411.16157; layout and conventions in reference/formats.md A2, checked against
+Source: arXiv 2411.16157; layout and conventions in docs/references.md, "MVGenMaster", checked against
 ewrfcas/MVGenMaster:src/modules/position_encoding.py and extra_encoder.py.
 """
 
@@ -93,7 +94,7 @@ def shrink(world_to_cam: Float[Tensor, "b f 4 4"]) -> tuple[Float[Tensor, "b f 4
         The cameras in the new units, and the factor of each scene's lengths, at most 1.
 
     Source:
-        reference/formats.md A2 (``camera_longest_side``).
+        docs/references.md, "MVGenMaster" (``camera_longest_side``).
     """
     centre = camera_centre(world_to_cam)
     extent = (centre.amax(1) - centre.amin(1)).amax(-1)
@@ -234,7 +235,7 @@ def position_map(points: Float[Tensor, "b f 3 h w"], known: Float[Tensor, "b f 1
         For each frequency: sin x, cos x, sin y, cos y, sin z, cos z.
 
     Source:
-        reference/formats.md A2 ("3dpe").
+        docs/references.md, "MVGenMaster" ("3dpe").
     """
     low, high = (reduce(points, "b f xyz h w -> b f 1 h w", extreme) for extreme in ("min", "max"))
     stretched = (points - low) / (high - low + TINY)

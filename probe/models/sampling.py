@@ -36,9 +36,9 @@ def sample_views(
         ValueError: If there is no reference, or no target, or too few or many steps.
 
     Source:
-        DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: reference/formats.md A1.5.
-        Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2; leading ones where the model's
-        release takes them (981, 961, ..., 1 for 50 steps).
+        DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: docs/references.md, "CAT3D
+        of the release: noise and sampling". Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2;
+        leading ones where the model's release takes them (981, 961, ..., 1 for 50 steps).
     """
     if not 1 <= views.n_ref < views.count:
         raise ValueError(
@@ -108,8 +108,9 @@ def guided_prediction(
         guidance: 1 is the prediction with cameras, 0 the one without.
 
     Source:
-        Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (reference/formats.md
-        A1.5). Linear in the prediction, so guiding v is guiding the noise or the clean image.
+        Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (docs/references.md,
+        "CAT3D of the release: noise and sampling"). Linear in the prediction, so guiding v is guiding the noise or the
+        clean image.
     """
     conditional = _predict(model, views, latents, t, keep=1.0)
     if guidance == 1:

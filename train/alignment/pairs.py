@@ -67,7 +67,7 @@ def pair_weights(
         ValueError: If ``"global_nearest"`` has no distances.
 
     Source:
-        reference/cameo.md sections 2 and 6.1.
+        docs/references.md, "CAMEO: what the release does otherwise".
     """
     other = ~own_view(matches.counted.shape[1], device=matches.counted.device)
     counted, entering = matches.counted & other, TARGETS[target](matches) & other

@@ -26,7 +26,8 @@ def denoising_error(
         keep_cameras: 1 keeps a scene's rays, 0 blanks them (training for guidance); None keeps all.
 
     Source:
-        arXiv 2512.03045, training protocol (reference/cameo.md section 3): MSE on target views only, v-prediction.
+        arXiv 2512.03045, training protocol (docs/references.md, "CAMEO: training protocol"): MSE on target views only,
+        v-prediction.
     """
     with torch.no_grad():
         clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]

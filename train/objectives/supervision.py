@@ -3,7 +3,7 @@
 Each objective is a module that (1) prepares the truth of a batch, (2) watches chosen layers during the forward, (3)
 turns what it saw and the truth into one number. Its weights serve training only and are thrown away afterwards.
 
-Source: arXiv 2512.03045 (CAMEO); arXiv 2410.06940 (REPA); reference/cameo.md section 2.
+Source: arXiv 2512.03045 (CAMEO); arXiv 2410.06940 (REPA); docs/references.md, "CAMEO: the loss".
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

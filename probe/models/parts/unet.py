@@ -1,7 +1,8 @@
 """A stock diffusers U-Net in Stable Diffusion's layout whose deeper self-attentions see all views of a scene.
 
 No text branch; LayerNorm on each head's queries and keys; mask and rays enter through a small convolutional encoder
-added after ``conv_in``; a domain embedding joins the time embedding. Layout facts: reference/formats.md A1.
+added after ``conv_in``; a domain embedding joins the time embedding. Layout facts: docs/references.md, "CAT3D of the
+release: network".
 """
 
 import inspect

@@ -15,7 +15,7 @@ The set as DUSt3R prepares it is read too: ``CATEGORY/SEQUENCE/images/frame00000
 ``selected_seqs_SPLIT.json``.
 
 Source:
-    pytorch3d, renderer/camera_conversions.py, and its implicitron, which reads CO3D (reference/formats.md B2).
+    pytorch3d, renderer/camera_conversions.py, and its implicitron, which reads CO3D (docs/references.md, "CO3D").
 """
 
 from collections.abc import Sequence

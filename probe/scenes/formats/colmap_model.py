@@ -5,8 +5,8 @@ pycolmap, which makes the reconstruction of photos, reads such files too; but ve
 reference of the tests.
 
 Source:
-    COLMAP's documentation, output format and camera models (reference/formats.md B8). Rigs and frames of newer versions
-    add nothing: each image's own camera is written beside them.
+    COLMAP's documentation, output format and camera models (docs/references.md, "COLMAP"). Rigs and frames of newer
+    versions add nothing: each image's own camera is written beside them.
 """
 
 import struct

@@ -14,7 +14,7 @@ holds the depths of pixels 0, 4, 8, ... of the image, and a pixel between them t
 
 Source:
     xy-guo/MVSNet_pytorch, datasets/dtu_yao.py and data_io.py, and its warping, for pixels; sxyu/pixel-nerf,
-    src/data/DVRDataset.py (reference/formats.md B4).
+    src/data/DVRDataset.py (docs/references.md, "DTU").
 """
 
 import re

@@ -16,7 +16,7 @@ away, by seed 8; then every fourth. Images are taken in the order of their names
 so its own figures rest on other pairs.
 
 Source:
-    google/navi, README.md and data_util.py; mbanani/probe3d, evals/datasets/navi.py (reference/formats.md B3).
+    google/navi, README.md and data_util.py; mbanani/probe3d, evals/datasets/navi.py (docs/references.md, "NAVI").
 """
 
 from dataclasses import dataclass

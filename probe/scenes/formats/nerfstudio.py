@@ -8,7 +8,7 @@ size) scale the intrinsics. Distorted images are resampled to a pinhole camera. 
 
 Source:
     docs.nerf.studio, data conventions; nerfstudio's depth reader scales .npy depth like PNG depth, and divides what
-    applied_scale did by multiplying depth with it (reference/formats.md B6, B9).
+    applied_scale did by multiplying depth with it (docs/references.md, "nerfstudio").
 """
 
 import math

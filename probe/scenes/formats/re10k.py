@@ -10,7 +10,7 @@ pixelSplat's evaluation index names them: ``--view-list re10k-pixelsplat-v1:eval
 
 Source:
     google/stereo-magnification, issue 5, for the tolerance; pixelsplat, src/dataset/dataset_re10k.py and its
-    evaluation index, for chunks and lists (reference/formats.md B1).
+    evaluation index, for chunks and lists (docs/references.md, "RealEstate10K").
 """
 
 import pickle

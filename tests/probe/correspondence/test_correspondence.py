@@ -653,7 +653,10 @@ def depths_around(xy: torch.Tensor, views: Views, k: int) -> torch.Tensor:
 
 
 def test_the_cycle_test_is_not_a_visibility_test():
-    """Nearly every visible pair is counted, but many counted pairs are not visible (reference/small_scale.md)."""
+    """Nearly every visible pair is counted, but many counted pairs are not visible.
+
+    Source: docs/references.md, "The cycle test lets hidden points pass".
+    """
     views = room([0, 20, 45, 70, 150], (64, 64))
     counted = match_tokens(views.point_map, views.valid, (16, 16)).counted
     visible = visible_tokens(views, (16, 16)) & others(5)

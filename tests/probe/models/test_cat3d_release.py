@@ -1,4 +1,7 @@
-"""The release's conventions and files: cameras, schedule, masks, names of weights (reference/formats.md A1)."""
+"""The release's conventions and files: cameras, schedule, masks, names of weights.
+
+Source: docs/references.md, "CAT3D of the release: network".
+"""
 
 import json
 import pickle
@@ -78,7 +81,7 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 def slow_cameras(intrinsics: np.ndarray, world_to_cam: np.ndarray, height: int, width: int, ref: int, norm: bool):
-    """Loop over views and pixels, written from reference/formats.md A1.4."""
+    """Loop over views and pixels, written from docs/references.md, "CAT3D of the release: camera embedding"."""
     odd = [np.linalg.inv(world_to_cam[ref]) @ camera for camera in world_to_cam]
     cam_to_world = [np.linalg.inv(camera) for camera in odd]
     largest = max(abs(matrix[axis, 3]) for matrix in cam_to_world for axis in range(3)) + 1e-8 if norm else 1.0
