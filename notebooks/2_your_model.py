@@ -30,7 +30,8 @@ from analysis.probing.page import make_page
 from analysis.probing.tables import read_run
 from probe import run
 from probe.capture import AttentionTap
-from probe.models.model import MultiViewModel, model_layers, pixel_scheduler
+from probe.models import MultiViewModel, pixel_scheduler
+from probe.models.model import model_layers
 
 # %% [markdown]
 # ## Parameters

@@ -2,11 +2,29 @@
 
 import importlib.util
 import re
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
-import torch
+_LIBRARIES: list[object] = []  # a Library object must stay alive
 
-_LIBRARIES: list[torch.library.Library] = []  # a Library object must stay alive
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Prepares the first import of torchvision, whoever imports it; finds nothing itself."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        """Declare the operators when torchvision is looked for, once."""
+        if name == "torchvision" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            declare_torchvision_operators()
+
+
+def prepare_torchvision() -> None:
+    """Let :func:`declare_torchvision_operators` run before the first import of torchvision."""
+    sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def declare_torchvision_operators() -> bool:
@@ -20,9 +38,11 @@ def declare_torchvision_operators() -> bool:
         Whether the operators are declared by this function.
 
     Source:
-        reference/stack.md, section 1 (measured).
+        docs/references.md, "torchvision beside a CPU build of PyTorch".
     """
-    found = importlib.util.find_spec("torchvision")
+    import torch  # here, because commands parse their flags before PyTorch is imported
+
+    found: ModuleSpec | None = importlib.util.find_spec("torchvision")
     if found is None or found.origin is None or torch.version.cuda is not None or _LIBRARIES:
         return bool(_LIBRARIES)
     text = (Path(found.origin).parent / "version.py").read_text()

@@ -1,7 +1,7 @@
 """Cameras, rays, projection and point maps: pure functions.
 
-Conventions (DESIGN section 2): ``world_to_cam`` is 4x4 with OpenCV axes; intrinsics are in pixels of a stated size; the
-first pixel's centre is (0.5, 0.5); the last axis of length 2 is xy, of length 3 is xyz.
+Conventions (docs/references.md, "Conventions"): ``world_to_cam`` is 4x4 with OpenCV axes; intrinsics are in pixels of a
+stated size; the first pixel's centre is (0.5, 0.5); the last axis of length 2 is xy, of length 3 is xyz.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -188,7 +188,7 @@ def plucker_rays(
 
     Source:
         CAMEO (arXiv 2512.03045) conditions on Plücker rays; the proper relative form (camera_i . inverse(camera_0)) and
-        pixel centres at 0.5, unlike its release (reference/formats.md A1.4).
+        pixel centres at 0.5, unlike its release (docs/references.md, "CAT3D of the release: camera embedding").
     """
     local = relative_camera(world_to_cam, world_to_cam[:, :1].expand_as(world_to_cam))
     xy = rearrange(pixel_centres(*size, device=intrinsics.device, dtype=intrinsics.dtype), "h w c -> (h w) c")

@@ -12,11 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.compat import declare_torchvision_operators
 from probe.correspondence import TokenProjections
 from probe.views import Views
-
-declare_torchvision_operators()  # before the first import of torch-fidelity, which imports torchvision
 
 PSNR, SSIM, LPIPS, MATCH_ERROR = "psnr", "ssim", "lpips", "match_error"
 MOST_PSNR = 100.0

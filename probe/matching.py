@@ -228,8 +228,8 @@ def common_grid_matches(
 ) -> Int[Tensor, "b 1 fq m fk"]:
     """Match on a common token grid: the head-averaged weights, resampled over queries and keys, then the argmax.
 
-    So layers of different grids answer the same question at the same resolution (reference/cameo.md section 5). The
-    weights of one query view are held at a time, at the layer's own resolution.
+    So layers of different grids answer the same question at the same resolution (docs/references.md, "CAMEO: grids of
+    different layers"). The weights of one query view are held at a time, at the layer's own resolution.
     """
     up = upsampling(layout.grid, common).to(q.device)
     positions = image_tokens(k, layout)
@@ -267,7 +267,8 @@ def ratio_matches(
         ValueError: If a view has fewer than two tokens.
 
     Source:
-        reference/cameo.md section 4 (ratio protocol of the release, probe3d's recipe on queries and keys).
+        docs/references.md, "CAMEO: measuring protocols" (ratio protocol of the release, probe3d's recipe on queries and
+        keys).
     """
     n = layout.grid[0] * layout.grid[1]
     if n < 2:

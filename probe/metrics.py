@@ -9,7 +9,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.correspondence import project_tokens, token_centres, token_of
+from probe.correspondence import own_view, project_tokens, token_centres, token_of
 from probe.views import Views
 
 Kind = Literal["image", "token", "scene", "metric"]
@@ -82,7 +82,7 @@ def grid_truth(views: Views, grid: tuple[int, int]) -> GridTruth:
     """Work out the truth of every token of a grid, in every other view."""
     seen = project_tokens(views, grid)
     height, width = views.size
-    own = rearrange(torch.eye(views.count, dtype=torch.bool, device=seen.visible.device), "fq fk -> fq 1 fk")
+    own = own_view(views.count, device=seen.visible.device)
     visible = seen.visible & ~own
     known = torch.nan_to_num(seen.xy, nan=-1.0)
     return GridTruth(

@@ -185,3 +185,9 @@ def without_images(views: Views) -> Views:
     """Keep cameras and names, and of the pixels the first; all of them would fill the memory of a long run."""
     image, point_map, valid = (x[..., :1, :1] for x in (views.image, views.point_map, views.valid))
     return replace(views, image=image, point_map=point_map, valid=valid)
+
+
+def patch_grid(size: tuple[int, int], patches: int) -> tuple[int, int]:
+    """Return the rows and columns of patches for an image: ``patches`` along its longer side, at least 1."""
+    rows, columns = (max(1, round(patches * side / max(size))) for side in size)
+    return rows, columns

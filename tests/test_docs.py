@@ -17,8 +17,9 @@ from probe.baselines import BASELINES
 from probe.geometry import invert_rigid, point_map_to_depth
 from probe.measure.model import timestep_table
 from probe.models import load_model
-from probe.models.model import MultiViewModel, cameo_scheduler
-from probe.scenes import DATA_SETS, SCENES
+from probe.models.model import MultiViewModel
+from probe.models.schedules import cameo_scheduler
+from probe.scenes import DATA_SETS
 from probe.scenes.recordings import load_views
 from probe.scenes.shapes import draw_shapes, make_views
 from train import cameo, evaluate, study
@@ -123,8 +124,7 @@ def test_a_model_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_scene_loader_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for known in (DATA_SETS, SCENES):
-        monkeypatch.setitem(known, "mine", None)  # what the snippet adds is gone after the test
+    monkeypatch.setitem(DATA_SETS, "mine", None)  # what the snippet adds is gone after the test
     generator = torch.Generator().manual_seed(0)
     turns = torch.linspace(8, 88, 9)[None]
     views = make_views(draw_shapes(1, generator=generator), turns, size=48, n_ref=1, generator=generator)

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.geometry import rotation_degrees
-from probe.models.model import STEPS, MultiViewModel
+from probe.models.model import MultiViewModel
+from probe.models.schedules import STEPS
 from probe.scenes import DATA_SETS
 from probe.scenes.shapes import OBJECTS, draw_rotations, draw_shapes, make_views
 from probe.seeds import derive
@@ -133,7 +134,8 @@ def spaced_order(views: int, n_ref: int) -> list[int]:
     A single reference lies in the middle.
 
     Source:
-        The release's training set-up (reference/formats.md A1.5): a single reference is number views // 2 - 1.
+        The release's training set-up (docs/references.md, "CAMEO: training protocol"): a single reference is number
+        views // 2 - 1.
     """
     first = [views // 2 - 1] if n_ref == 1 else [int(place) for place in torch.linspace(0, views - 1, n_ref).tolist()]
     return first + [view for view in range(views) if view not in first]

@@ -10,7 +10,7 @@ from probe import cli as command
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.models import fresh_tiny, load_model
 from probe.models.hunyuan_dit import HUB
-from probe.models.model import MultiViewModel, place
+from probe.models.model import MultiViewModel, to_device
 from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
@@ -134,7 +134,7 @@ def _report(out: Path) -> Path:
 
 def _model(given: Command, device: torch.device) -> MultiViewModel:
     model = fresh_tiny(given.seed) if given.model == "cat3d-tiny:random" else _loaded(given)
-    model = place(model, device)
+    model = to_device(model, device)
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if given.gradient_checkpointing:
         model.network.enable_gradient_checkpointing()  # type: ignore[operator]

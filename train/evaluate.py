@@ -35,7 +35,7 @@ from probe.image_quality import (
     load_lpips,
 )
 from probe.models import load_model
-from probe.models.model import MultiViewModel, place
+from probe.models.model import MultiViewModel, to_device
 from probe.models.parts.files import Loading
 from probe.models.sampling import OFFSET
 from probe.records import open_run, write
@@ -166,7 +166,7 @@ class Plan:
         absent += [absence(f"FID/KID by {name}", EXTRACTORS[name]) for name in extractors]
         notes = [scenes.note, *absent, _untrained_guidance(model, settings.guidance)]
         return cls(
-            model=place(model, device),
+            model=to_device(model, device),
             scenes=scenes,
             references=references,
             extractors=extractors,

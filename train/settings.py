@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from probe.scenes.shapes import Difficulty
+from probe.scenes import Difficulty
 
 WeightSchedule = Literal["constant", "linear", "off"]
 OptimizerName = Literal["adamw", "muon"]

@@ -186,7 +186,7 @@ def multi_head_body() -> Callable[..., Any]:
     """Rebuild ``F.multi_head_attention_forward`` so that it runs its body under a mode rather than dispatch once more.
 
     Source:
-        reference/capture.md, section 1.1.
+        docs/references.md, "Capturing attention".
     """
     original = F.multi_head_attention_forward
     names = {**vars(F), "has_torch_function": lambda _tensors: False}

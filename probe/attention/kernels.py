@@ -6,7 +6,7 @@ holds it: in the function's package, and in the packages that define the model's
 original with the arguments as they came, so that outputs stay the same bit for bit; on exit all names hold the original
 again. A package that is not imported is not looked at: no model can call it.
 
-Source: reference/capture.md sections 1.3 (replacing by identity: three of three ways to import) and 8 (who calls what).
+Source: docs/references.md, "Attention kernels".
 """
 
 import functools

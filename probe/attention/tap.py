@@ -3,7 +3,7 @@
 The model stays as it is. While a chosen module's forward runs, a ``TorchFunctionMode`` recognises
 ``F.scaled_dot_product_attention`` however the model spells it, behind all that the model does to queries and keys;
 attention functions of other packages are seen if :mod:`probe.attention.kernels` lists them.
-Measured behaviour and failure modes: reference/capture.md.
+Measured behaviour and failure modes: docs/references.md, "Capturing attention".
 """
 
 import functools

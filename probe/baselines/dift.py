@@ -2,9 +2,9 @@
 
 - Weights: any diffusers folder of Stable Diffusion 1.x or 2.x, or a hub id (:mod:`probe.models.stable_diffusion`).
 - Features: the output of ``up_blocks[1]``, empty prompt, each view alone and noised to timestep index 1: the setting of
-  probe3d (reference/formats.md A3), whose task is the geometric one. At that timestep the image keeps 99.8 % of its
-  variance, so one drawing of the noise is enough; all views of all scenes have the same. (DIFT itself takes t = 261 and
-  the mean over eight drawings for semantic matches.)
+  probe3d (docs/references.md, "Stable Diffusion"), whose task is the geometric one. At that timestep the image keeps
+  99.8 % of its variance, so one drawing of the noise is enough; all views of all scenes have the same. (DIFT itself
+  takes t = 261 and the mean over eight drawings for semantic matches.)
 - Size: the model's native one; descriptors are the features at token centres, by cosine.
 
 Source: Tang et al. 2023, "Emergent Correspondence from Image Diffusion"; probe3d's configs/backbone/dift.yaml.
@@ -15,10 +15,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.baselines.describing import Described, by_descriptors
+from probe.baselines.describing import Described, Matcher, by_descriptors
 from probe.baselines.maps import at_tokens, unit
-from probe.measure.matcher import Matcher
-from probe.models.model import place, predict
+from probe.models.model import predict, to_device
 from probe.models.parts.files import Loading
 from probe.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from probe.seeds import derive
@@ -38,7 +37,7 @@ def load_dift(source: str, device: torch.device) -> Matcher:
     Raises:
         ValueError: If it is not there, needs more than a prompt and a timestep, or has no such block.
     """
-    model = place(load_stable_diffusion(source, Loading()), device)
+    model = to_device(load_stable_diffusion(source, Loading()), device)
     if len(model.network.up_blocks) < 2:  # type: ignore[arg-type]
         raise ValueError(f"load_dift: {source} has no {BLOCK}; expected a folder of Stable Diffusion 1.x or 2.x")
 

@@ -4,7 +4,8 @@
   ``facebook/dinov2-base`` (Apache-2.0) and ``facebook/dinov3-vitb16-pretrain-lvd1689m`` (DINOv3 License, gated).
 - Size: the longer side becomes 37 patches of 14 pixels (518: that of CAMEO's REPA) or 32 of 16 (512), the other side
   the whole number of patches nearest to the image's shape. Colours less ImageNet's mean, over its deviation.
-- Features: of the last block, after its norm; the class token and the registers are dropped (reference/formats.md A6).
+- Features: of the last block, after its norm; the class token and the registers are dropped (docs/references.md,
+  "DINOv2 and DINOv3").
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probe.baselines.describing import Described, by_descriptors
+from probe.baselines.describing import Described, Matcher, by_descriptors
 from probe.baselines.maps import at_tokens, unit
-from probe.compat import declare_torchvision_operators
-from probe.measure.matcher import Matcher
-from probe.views import Views
+from probe.views import Views, patch_grid
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KINDS = {"dinov2": ("dinov2", "dinov2_with_registers"), "dinov3": ("dinov3_vit",)}
@@ -67,12 +66,6 @@ def normalised(image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return (image - mean) / deviation
 
 
-def patch_grid(size: tuple[int, int], patches: int) -> tuple[int, int]:
-    """Give the rows and columns of patches for an image: ``patches`` along its longer side, at least 1."""
-    rows, columns = (max(1, round(patches * side / max(size))) for side in size)
-    return rows, columns
-
-
 def load_encoder(kind: str, source: str = "", device: torch.device | str = "cpu") -> Dino:
     """Load an encoder from a folder or the local cache.
 
@@ -85,7 +78,6 @@ def load_encoder(kind: str, source: str = "", device: torch.device | str = "cpu"
         ValueError: If transformers or the weights are not at hand, or are of another kind or incomplete.
     """
     source = source or USUAL[kind]
-    declare_torchvision_operators()  # before transformers, which imports torchvision
     try:
         from transformers import AutoConfig, AutoModel  # an optional package: only these matchers need it
 

@@ -7,6 +7,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from probe.baselines.describing import image_matcher, without_weights
+
 BIN_PER_SIZE = 1.5  # width of one of SIFT's 4 x 4 bins in keypoint sizes (OpenCV: 3 times half a size)
 
 
@@ -62,3 +64,6 @@ def _describe_one(colour: UInt8[np.ndarray, "height width 3"], grid: tuple[int, 
 def _root(histogram: Float[np.ndarray, "n 128"]) -> Float[np.ndarray, "n 128"]:
     positive = histogram + 1e-6
     return np.sqrt(positive / positive.sum(-1, keepdims=True))
+
+
+load_matcher = without_weights(image_matcher(describe))

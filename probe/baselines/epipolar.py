@@ -14,8 +14,11 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.baselines.describing import without_weights
 from probe.geometry import camera_centre, ray_directions
-from probe.metrics import GridTruth, Weigh
+from probe.measure.matcher import drawn_scores
+from probe.metrics import GridTruth, Threshold, Weigh
+from probe.protocols import Protocol
 from probe.views import Views
 
 TOUCHED = 1e-6
@@ -91,3 +94,15 @@ def weigh_tokens(views: Views, truth: GridTruth) -> Weigh:
         return rearrange(inside, "b fq n fk m -> b m fq n fk").to(truth.xy)
 
     return weigh
+
+
+def match_on_lines(views: Views) -> Scorer:
+    """Draw matches on the true epipolar lines."""
+
+    def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
+        return drawn_scores(weigh_tokens(views, truth), truth, thresholds, protocol)
+
+    return score
+
+
+load_matcher = without_weights(match_on_lines)

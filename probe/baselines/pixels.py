@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from probe.baselines.describing import image_matcher, without_weights
+
 CELLS = 4  # cells per side of a token's patch
 LARGEST = 3 * CELLS**2 / 4  # the largest |x|^2 of a patch x whose colours lie in [-0.5, 0.5]
 NORM = (65 * LARGEST) ** 0.5
@@ -42,3 +44,6 @@ def describe(
     )
     rest = NORM**2 - reduce(patches.square(), "b f n d -> b f n 1", "sum")
     return torch.cat([patches, rest.sqrt()], dim=-1)
+
+
+load_matcher = without_weights(image_matcher(describe))

@@ -1,29 +1,25 @@
-"""True matches from geometry: which token of another view shows the same point of the scene. Pure functions."""
+"""True matches from geometry: which token of another view shows the same point of the scene."""
 
-from probe.correspondence.tokens import (
-    DEPTH_TOLERANCE,
-    DISTANCES_AT_ONCE,
-    RESIZE,
-    TokenMatches,
-    TokenProjections,
-    match_tokens,
-    project_tokens,
-    token_centres,
-    token_of,
-    token_points,
-    visible_tokens,
-)
+from typing import TYPE_CHECKING
+
+from probe.correspondence.names import SOURCES
+from probe.registry import lazy_names
+
+if TYPE_CHECKING:
+    from probe.correspondence.grid import own_view, token_centres, token_of, token_points
+    from probe.correspondence.rules import TokenMatches, match_tokens, visible_tokens
+    from probe.correspondence.tokens import TokenProjections, project_tokens
 
 __all__ = [
-    "DEPTH_TOLERANCE",
-    "DISTANCES_AT_ONCE",
-    "RESIZE",
+    "SOURCES",
     "TokenMatches",
     "TokenProjections",
     "match_tokens",
+    "own_view",
     "project_tokens",
     "token_centres",
     "token_of",
     "token_points",
     "visible_tokens",
 ]
+__getattr__ = lazy_names(__name__, __all__, "grid", "tokens", "rules")

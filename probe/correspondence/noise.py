@@ -48,9 +48,7 @@ def read_noise(text: str) -> TruthNoise:
     parts = [part.partition(":") for part in text.split(",")]
     kinds = [kind for kind, _, _ in parts]
     if set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
-        raise ValueError(
-            f"--truth-noise {text!r}: expected KIND:AMOUNT by commas, each kind of {', '.join(KINDS)} once"
-        )
+        raise ValueError(f"{text!r}: expected KIND:AMOUNT by commas, each kind of {', '.join(KINDS)} once")
     return TruthNoise(**{kind: _amount(kind, value) for kind, _, value in parts})
 
 
@@ -60,7 +58,7 @@ def _amount(kind: str, text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= LIMITS[kind]:
-        raise ValueError(f"--truth-noise {kind}:{text}: expected a number from 0 to {LIMITS[kind]:g}")
+        raise ValueError(f"{kind}:{text}: expected a number from 0 to {LIMITS[kind]:g}")
     return value
 
 

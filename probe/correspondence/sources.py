@@ -5,13 +5,12 @@ A source is a function: views to the world point of every pixel and where it is 
 its own has ``valid`` false everywhere. ``python -m probe.truth_quality`` says what a source is worth.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probe.baselines import vggt
+from probe.correspondence.names import SOURCES
 from probe.correspondence.tracks import track_geometry
 from probe.models.custom import current_directory, user_function
 from probe.scenes.recordings import Geometry, GeometrySource
@@ -37,38 +36,39 @@ def load_function(source: str, device: torch.device) -> GeometrySource:
     Raises:
         ValueError: If there is no such function; or, when called, if it gives something else than a geometry.
     """
-    flag = f"--truth-source module:{source}"
     with current_directory():
-        function = user_function(source, flag="--truth-source", how=f"give module:package.function, {HOW}")
+        function = user_function(source, how=f"give module:package.function, {HOW}")
 
     def ask(views: Views) -> Geometry:
         with current_directory():
             answer = function(views)
-        return _checked(answer, views, flag)
+        return _checked(answer, views, source)
 
     return ask
 
 
-def _checked(answer: Any, views: Views, flag: str) -> Geometry:
+def _checked(answer: Any, views: Views, source: str) -> Geometry:
     both = answer if isinstance(answer, tuple) else (answer,)
     expected = [tuple(views.point_map.shape), tuple(views.valid.shape)]
     found = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in both]
     if found != expected:
-        raise ValueError(f"{flag} returned {found}, expected {expected}: {HOW}")
+        raise ValueError(f"module:{source} returned {found}, expected {expected}: {HOW}")
     return both[0].to(views.point_map), both[1].to(views.valid)
 
 
-SOURCES: dict[str, Callable[[str, torch.device], GeometrySource]] = {
-    "depth": lambda source, device: _without_folder("depth", source, own_depth),
-    "vggt": vggt.load_geometry,
-    "tracks": lambda source, device: _without_folder("tracks", source, track_geometry),
-    "module": load_function,
-}
+def load_depth(source: str, device: torch.device) -> GeometrySource:
+    """Return the scenes' own points as a source, which takes no folder."""
+    return _without_folder("depth", source, own_depth)
 
 
-def _without_folder(name: str, given: str, source: GeometrySource) -> GeometrySource:
-    if given:
-        raise ValueError(f"--truth-source {name}:{given}: {name} takes no folder; give its name alone")
+def load_tracks(source: str, device: torch.device) -> GeometrySource:
+    """Return triangulated SIFT tracks as a source, which takes no folder."""
+    return _without_folder("tracks", source, track_geometry)
+
+
+def _without_folder(name: str, folder: str, source: GeometrySource) -> GeometrySource:
+    if folder:
+        raise ValueError(f"{name}:{folder}: {name} takes no folder; give its name alone")
     return source
 
 
@@ -80,5 +80,6 @@ def open_source(spec: str, device: torch.device) -> GeometrySource:
     """
     name, _, source = spec.partition(":")
     if name not in SOURCES:
-        raise ValueError(f"--truth-source {name!r} is unknown; choose from {', '.join(SOURCES)}")
-    return SOURCES[name](source, device)
+        raise ValueError(f"{name!r} is unknown; choose from {', '.join(SOURCES)}")
+    opened: GeometrySource = SOURCES[name](source, device)
+    return opened

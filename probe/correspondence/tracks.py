@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.correspondence import TokenMatches, token_centres, token_of
+from probe.correspondence import TokenMatches, own_view, token_centres, token_of
 from probe.geometry import camera_centre, project, ray_directions
 from probe.views import Views
 
@@ -66,7 +66,7 @@ def match_tracks(tracks: Tracks, size: tuple[int, int], grid: tuple[int, int]) -
     views, n = range(token.shape[1]), grid[0] * grid[1]
     pairs = [[_lead(token[:, q], cost[:, q], token[:, k], n) for k in views] for q in views]
     index = torch.stack([torch.stack(row, dim=-1) for row in pairs], dim=1)
-    own = rearrange(torch.eye(token.shape[1], dtype=torch.bool, device=token.device), "fq fk -> fq 1 fk")
+    own = own_view(token.shape[1], device=token.device)
     itself = rearrange(torch.arange(index.shape[2], device=token.device), "n -> n 1")
     return TokenMatches(index=torch.where(own, itself, index.clamp(min=0)), counted=(index >= 0) & ~own)
 

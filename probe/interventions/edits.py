@@ -52,7 +52,7 @@ def _identity(call: Call, _run: Run, place: Place) -> Float[Tensor, "b heads tok
     """Let each token attend to itself.
 
     Source:
-        arXiv 2512.03045, the causal test (reference/cameo.md section 1, claim 3).
+        arXiv 2512.03045, the causal test (docs/references.md, "CAMEO: the loss").
     """
     return call.v_per_head[:, :, image_tokens(call.v, place.layout)]
 

@@ -29,8 +29,9 @@ from probe.layers import Layer
 from probe.measure.model import in_own_precision, training_steps
 from probe.measure.scene import Scene, pair_name, rotation_between
 from probe.measure.score import grid_name
-from probe.models.model import MultiViewModel, add_noise, clean_of
+from probe.models.model import MultiViewModel, predicted_clean
 from probe.models.sampling import ddim_scheduler, sample_views
+from probe.models.schedules import add_noise
 from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, Rows, score_table
 from probe.views import Views, resize
 
@@ -104,7 +105,7 @@ def _denoiser(
     def denoised() -> Tensor:
         with model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True):
             predicted = model.denoise(latents, index, inputs).float()
-        return clean_of(model, latents, predicted, level)[:, targets]
+        return predicted_clean(model, latents, predicted, level)[:, targets]
 
     return denoised, clean[:, targets]
 

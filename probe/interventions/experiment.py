@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.interventions.edits import INTERVENTIONS, Intervention
 from probe.layers import JOINING, Layer
-from probe.models.model import STEPS
+from probe.models.schedules import STEPS
 from probe.records import ALL_HEADS
 
 USUAL_STEPS = 10

@@ -15,7 +15,8 @@ from probe.capture import AttentionTap
 from probe.layers import Layer, joint_layout
 from probe.measure.scene import LayerCall, Scene
 from probe.measure.score import score_call
-from probe.models.model import STEPS, MultiViewModel, predict
+from probe.models.model import MultiViewModel, predict
+from probe.models.schedules import STEPS
 from probe.protocols import Protocol
 from probe.records import Rows, score_table
 from probe.seeds import derive

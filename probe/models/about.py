@@ -69,7 +69,7 @@ ABOUT: dict[str, About] = {
         licence="tencent-hunyuan-community (not free: limits on use and on region)",
         hub="Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers; multi-view weights are not public",
         size="1024 px; single images until trained",
-        ignored="text encoders (no word is told), resolution binning, learned variance, guidance rescaling",
+        ignored="text encoders (no word is given), resolution binning, learned variance, guidance rescaling",
     ),
     "seva": About(
         licence="Stability AI non-commercial licence, gated: read it before use",
@@ -88,7 +88,7 @@ ABOUT: dict[str, About] = {
         licence="that of your own function",
         hub="that of your own function",
         size="that of your own function",
-        ignored="--base and --model-size, which are refused",
+        ignored="base and size, which are rejected",
     ),
 }
-"""Facts by the names of :data:`probe.models.MODELS`. Source: reference/formats.md part A."""
+"""Facts by the names of :data:`probe.models.MODELS`. Source: docs/references.md."""

@@ -3,7 +3,8 @@
 Views of a scene are denoised together: the self-attentions below the first resolution level join the tokens of all
 views (11 of 16 in SD 2.1's layout). Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
 
-Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in reference/formats.md A1.
+Source: arXiv 2512.03045 section on the CAT3D baseline; layout facts of the release in docs/references.md, "CAT3D of the
+release: network".
 """
 
 import itertools
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import full_precision, pixel_centres
-from probe.models.model import Inputs, cameo_scheduler
+from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
     Loading,
@@ -33,6 +34,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.latents import RANDOM, SD21_BASE, LatentModel, check_autoencoder, load_vae, view_size
 from probe.models.parts.unet import SETTINGS, MultiViewUNet
+from probe.models.schedules import cameo_scheduler
 from probe.views import Views
 
 DOMAINS = ("re10k", "co3d", "others")
@@ -75,7 +77,10 @@ BESIDE = ("config.json", "unet/config.json", "diffusion_pytorch_model-*.safetens
 """What a hub repository may hold beside them."""
 PREFIXES = ("module.", "unet.")
 HEADS = ("unet_query_head.", "unet_key_head.", "unet_logit_head.", "vggt_logit_head.", "repa_feat_head.")
-"""Modules that the release's trainer keeps in one file with the network (reference/formats.md A1.7)."""
+"""Modules that the release's trainer keeps in one file with the network.
+
+Source: docs/references.md, "CAT3D of the release: checkpoints".
+"""
 
 
 def load_unet(source: str | Path | Weights | None, config: Mapping[str, Any]) -> MultiViewUNet:
@@ -182,7 +187,7 @@ def noise_schedule() -> Float[Tensor, " steps"]:
     """Give the share of signal variance left at each timestep index (``alphas_cumprod``): SNR shifted, zero at the end.
 
     Source:
-        reference/formats.md A1.5.
+        docs/references.md, "CAT3D of the release: noise and sampling".
     """
     return cameo_scheduler().alphas_cumprod
 
@@ -213,7 +218,7 @@ def camera_embedding(
         Direction, then centre x direction.
 
     Source:
-        reference/formats.md A1.4.
+        docs/references.md, "CAT3D of the release: camera embedding".
     """
     with full_precision(intrinsics):
         return _odd_rays(intrinsics, world_to_cam, (height, width), reference, normalise)
@@ -284,7 +289,7 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
         with loading.device:
             unet = load_unet(None, SD21)
     else:
-        path = find_checkpoint(_given(source), CHECKPOINTS, patterns=BESIDE)
+        path = find_checkpoint(_require(source), CHECKPOINTS, patterns=BESIDE)
         weights = own_weights(read_weights(path, loading.device))
         unet = _holding(weights, settings_beside(path) or infer_settings(weights), path)
     vae = load_vae(loading.base or (RANDOM if source == RANDOM else SD21_BASE), loading.device)
@@ -302,10 +307,10 @@ def load_cat3d(source: str, loading: Loading) -> Cat3d:
     )
 
 
-def _given(source: str) -> str:
+def _require(source: str) -> str:
     if not source:
         raise ValueError(
-            "load_cat3d: the paper's weights are not public; give --model cat3d:PATH, a checkpoint of the release's "
+            "load_cat3d: the paper's weights are not public; give cat3d:PATH, a checkpoint of the release's "
             "trainer or of this suite, or cat3d:random"
         )
     return source

@@ -17,7 +17,7 @@ from probe.attention.modules import nearest_names
 from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading
 
-HOW = "give --model module:package.function, whose function returns a MultiViewModel"
+HOW = "give module:package.function, whose function returns a MultiViewModel"
 
 
 def load_custom(source: str, loading: Loading) -> MultiViewModel:
@@ -27,27 +27,26 @@ def load_custom(source: str, loading: Loading) -> MultiViewModel:
 
     Args:
         source: Dotted path of the function.
-        loading: What the command line said of base and size, which must be nothing.
+        loading: Its base and size must be None.
 
     Raises:
         ValueError: If there is no such module or function, or it gives something else than a model.
     """
     if loading.base is not None or loading.size is not None:
-        raise ValueError("--model module: takes neither --base nor --model-size; set them in your function")
+        raise ValueError("module takes neither a base nor a size; set them in your function")
     with current_directory():
-        made = user_function(source, flag="--model", how=HOW)()
+        made = user_function(source, how=HOW)()
     if not isinstance(made, MultiViewModel):
-        raise ValueError(f"--model module:{source} returned {type(made).__name__}, expected a MultiViewModel")
+        raise ValueError(f"module:{source} returned {type(made).__name__}, expected a MultiViewModel")
     made.network.eval().requires_grad_(False)
     return made
 
 
-def user_function(source: str, *, flag: str, how: str) -> Callable[..., Any]:
+def user_function(source: str, *, how: str) -> Callable[..., Any]:
     """Import a function of the user's own.
 
     Args:
         source: Dotted path.
-        flag: Of the command line, for messages.
         how: What to do, for messages.
 
     Raises:
@@ -55,25 +54,25 @@ def user_function(source: str, *, flag: str, how: str) -> Callable[..., Any]:
     """
     path, _, name = source.rpartition(".")
     if not all(part.isidentifier() for part in source.split(".")) or not path:
-        raise ValueError(f"{flag} module:{source}: expected a dotted path such as my_model.make; {how}")
-    module = _module(path, flag, how)
+        raise ValueError(f"module:{source}: expected a dotted path such as my_model.make; {how}")
+    module = _module(path, how)
     if not hasattr(module, name):
         nearest = nearest_names(name, [other for other in vars(module) if not other.startswith("_")])
-        raise ValueError(f"{flag} module:{source}: {path} ({module.__file__}) has no {name!r}; nearest: {nearest}")
+        raise ValueError(f"module:{source}: {path} ({module.__file__}) has no {name!r}; nearest: {nearest}")
     found = getattr(module, name)
     if not callable(found):
-        raise ValueError(f"{flag} module:{source} is {type(found).__name__}, not a function; {how}")
+        raise ValueError(f"module:{source} is {type(found).__name__}, not a function; {how}")
     return found
 
 
-def _module(path: str, flag: str, how: str) -> ModuleType:
+def _module(path: str, how: str) -> ModuleType:
     try:
         return import_afresh(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise ValueError(f"{flag} module: importing {path} failed: {error}; install it") from error
+            raise ValueError(f"module: importing {path} failed: {error}; install it") from error
         raise ValueError(
-            f"{flag} module: there is no module {error.name!r} in {Path.cwd()} or on Python's path; {how}"
+            f"module: there is no module {error.name!r} in {Path.cwd()} or on Python's path; {how}"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Hunyuan-DiT made to see several views: stock diffusers' transformer, whose self-attentions join all views of a scene.
 
 The paper's third backbone. Its multi-view weights and code are not public, so this layout is the suite's own design
-(reference/formats.md A4); a stock checkpoint is a text-to-image model that knows nothing of other views or cameras
-until it is trained.
+(docs/references.md, "Hunyuan-DiT"); a stock checkpoint is a text-to-image model that knows nothing of other views or
+cameras until it is trained.
 
 - Views: every ``blocks.N.attn1`` attends over the tokens of all views, view-major; a token's rotary position is its
   place in its own view. There are no tokens of cameras or text among them, so a layer's index is its block's.
@@ -10,7 +10,7 @@ until it is trained.
   Plücker rays into one vector per token, added to the patch embedding. Rays are the suite's proper ones, in the first
   view's frame (:func:`probe.geometry.plucker_rays`). A stock checkpoint has no such encoder: it then ends in zeros, so
   that training starts from the stock model; the card says so.
-- Text: the branch stays as it is, but is told of no word: embeddings are zero and masked out, so that cross-attention
+- Text: the branch stays as it is, but gets no word: embeddings are zero and masked out, so that cross-attention
   reads the checkpoint's learned padding alone. No text encoder is loaded.
 - Weights: any diffusers folder or hub id of HunyuanDiT (``transformer/``, ``vae/``, ``scheduler/``), such as
   ``Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers``; or a folder that this suite saved, with --base for the autoencoder.
@@ -31,7 +31,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, HunyuanDiT2DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.models.model import STEPS, Inputs, condition
+from probe.models.model import Inputs, condition
 from probe.models.parts.encoders import InputEncoder
 from probe.models.parts.files import (
     META,
@@ -47,6 +47,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.latents import RANDOM, LatentModel, load_vae, stride_of, view_size
 from probe.models.parts.multi_view_dit import MultiViewDiT
+from probe.models.schedules import STEPS
 from probe.views import Views
 
 HUB = "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"
@@ -137,12 +138,12 @@ def _root(path: Path) -> Path:
 
 
 def _own_base(path: Path | None) -> str:
-    """Give where the autoencoder is unless told."""
+    """Return where the autoencoder is by default."""
     if path is None:
         return RANDOM
     if _root(path) == path.parent:
         raise ValueError(
-            f"load_hunyuan_dit: {path.parent} holds no autoencoder; give --base the diffusers folder of its base model"
+            f"load_hunyuan_dit: {path.parent} holds no autoencoder; give the diffusers folder of its base model as base"
         )
     return str(_root(path))
 
@@ -222,5 +223,5 @@ def _check_autoencoder(vae: AutoencoderKL, network: MultiViewDiT) -> None:
     if found != wanted or vae.config.latent_channels != config.in_channels:
         raise ValueError(
             f"load_hunyuan_dit: the autoencoder makes {found} pixels per token and {vae.config.latent_channels} "
-            f"channels, the network wants {wanted} and {config.in_channels}; give --base the folder of its own base"
+            f"channels, the network wants {wanted} and {config.in_channels}; give the folder of its own base"
         )

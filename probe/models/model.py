@@ -1,12 +1,11 @@
-"""One denoising step of a multi-view model: schedule, inputs, noise. Pure functions of tensors."""
+"""One denoising step of a multi-view model: what it is conditioned on, what it predicts."""
 
 import inspect
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
-from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -14,16 +13,14 @@ from torch import Tensor, nn
 
 from probe.geometry import full_precision, plucker_rays
 from probe.layers import Layer, find_layers
+from probe.models.schedules import Prediction, Spacing, add_noise, velocity
 from probe.views import Views
 
-STEPS = 1000
 OTHERS = 2  # index of the domain "others"
 
 
 Inputs = dict[str, Tensor]
-"""What a network is told of a batch besides latents and time."""
-Prediction = Literal["v_prediction", "epsilon"]
-Spacing = Literal["trailing", "leading"]
+"""Conditioning: what a network gets of a batch besides latents and time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +42,8 @@ class MultiViewModel:
         spacing: Which timesteps a sampler visits: trailing ones begin at pure noise; leading ones, of CAMEO's release,
             end at 1 and begin just below it.
         clean_references: Whether references enter without noise; else all views are noised alike.
-        default_layer: Index of the layer that training supervises unless told otherwise.
-        default_layers: Which layers are scored unless told otherwise, as the command line names them.
+        default_layer: Index of the layer that training supervises by default.
+        default_layers: Which layers are scored by default, as the command line names them.
         ray_scale: World units that make one unit of the rays' moment.
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
@@ -76,7 +73,7 @@ class MultiViewModel:
         return ((latents + 1) / 2).clamp(0, 1)
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give what the network is told of cameras and references, in its own conventions.
+        """Return the conditioning inputs (cameras, reference mask), in the network's own conventions.
 
         Args:
             views: The views, at the size the network sees.
@@ -136,7 +133,7 @@ def model_layers(model: MultiViewModel) -> list[Layer]:
     return find_layers(model.network, model.probe_inputs, native=True)
 
 
-def place(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
+def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
     """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
     moved: dict[str, object] = {}
     for field in fields(model):
@@ -147,40 +144,6 @@ def place(model: ModelKind, device: torch.device, dtype: torch.dtype | None = No
         elif isinstance(value, Tensor):
             moved[field.name] = value.to(device)
     return replace(model, **moved)  # type: ignore[arg-type]
-
-
-def cameo_betas() -> Float[Tensor, " steps"]:
-    """Give the betas of CAMEO's schedule before the zero-terminal-SNR rescale.
-
-    SD 2.1's scaled-linear betas with each step's (1 - beta) / beta divided by sqrt(4), which is 2 beta / (1 + beta).
-
-    Source:
-        reference/formats.md A1.5 (closed form checked there against the release).
-    """
-    beta = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
-    return (2 * beta / (1 + beta)).float()
-
-
-def cameo_scheduler() -> DDPMScheduler:
-    """Build the stock scheduler: CAMEO's betas, zero terminal SNR (arXiv 2305.08891), v-prediction."""
-    return DDPMScheduler(
-        num_train_timesteps=STEPS,
-        trained_betas=cameo_betas().numpy(),
-        rescale_betas_zero_snr=True,
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
-
-
-def pixel_scheduler() -> DDPMScheduler:
-    """Build the small pixel-space model's scheduler: cosine (arXiv 2102.09672), zero terminal SNR, v-prediction."""
-    return DDPMScheduler(
-        num_train_timesteps=STEPS,
-        beta_schedule="squaredcos_cap_v2",
-        rescale_betas_zero_snr=True,
-        prediction_type="v_prediction",
-        clip_sample=False,
-    )
 
 
 def condition(
@@ -206,24 +169,7 @@ def to_latents(image: Float[Tensor, "b f 3 h w"]) -> Float[Tensor, "b f 3 h w"]:
     return image * 2 - 1
 
 
-def add_noise(
-    clean: Float[Tensor, "b f c h w"], noise: Float[Tensor, "b f c h w"], alpha_bar: Float[Tensor, " b"], n_ref: int
-) -> Float[Tensor, "b f c h w"]:
-    """Mix sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise in target views; references stay clean."""
-    level = rearrange(alpha_bar, "b -> b 1 1 1 1")
-    noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
-    return torch.cat([clean[:, :n_ref], noisy[:, n_ref:]], dim=1)
-
-
-def velocity(
-    clean: Float[Tensor, "b f c h w"], noise: Float[Tensor, "b f c h w"], alpha_bar: Float[Tensor, " b"]
-) -> Float[Tensor, "b f c h w"]:
-    """Give the target of v-prediction: sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean."""
-    level = rearrange(alpha_bar, "b -> b 1 1 1 1")
-    return level.sqrt() * noise - (1 - level).sqrt() * clean
-
-
-def target_of(
+def prediction_target(
     model: MultiViewModel,
     clean: Float[Tensor, "b f c h w"],
     noise: Float[Tensor, "b f c h w"],
@@ -233,13 +179,13 @@ def target_of(
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
 
 
-def told(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-    """Give what a model's network is told of cameras and references, in the views' precision, under autocast too."""
+def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
+    """Return the conditioning of a model's network, in the views' precision, under autocast too."""
     with full_precision(views.image):
         return model.condition(views, keep_cameras)
 
 
-def clean_of(
+def predicted_clean(
     model: MultiViewModel,
     latents: Float[Tensor, "b f c h w"],
     predicted: Float[Tensor, "b f c h w"],
@@ -261,4 +207,4 @@ def predict(
 ) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
     clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
-    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, told(model, views))
+    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, conditioning(model, views))

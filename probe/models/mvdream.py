@@ -14,7 +14,7 @@ the model's card says which. The autoencoder is that of ``--base``, else the che
 
 Other sizes than the release's are read from ``params.json`` beside a ``.pt``, or from the port's ``config.json``.
 
-Source: reference/formats.md A5.2; bytedance/MVDream mvdream/{camera_utils.py,configs/sd-v2-base.yaml}.
+Source: docs/references.md, "MVDream"; bytedance/MVDream mvdream/{camera_utils.py,configs/sd-v2-base.yaml}.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probe.geometry import invert_rigid
-from probe.models.model import STEPS, Inputs
+from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
     Loading,
@@ -46,6 +46,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.installed import SETTINGS, import_first, joined_class, norms_in_float32, own_precision
 from probe.models.parts.latents import SD21_BASE, SD_AUTOENCODER, LatentModel, load_vae, stride_of, view_size
+from probe.models.schedules import STEPS
 from probe.models.stable_diffusion import prompt_of
 from probe.views import Views
 
@@ -146,7 +147,7 @@ def noise_schedule() -> Float[Tensor, " steps"]:
     """Give the share of signal variance at each timestep index: betas from 0.00085 to 0.012, linear in their roots.
 
     Source:
-        reference/formats.md A5.2; mvdream/configs/sd-v2-base.yaml.
+        docs/references.md, "MVDream"; mvdream/configs/sd-v2-base.yaml.
     """
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
     return (1 - beta).cumprod(0).float()
@@ -165,7 +166,7 @@ def orbit_cameras(world_to_cam: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b f 
         cam-to-world, whose camera axes are x right, y up, z back.
 
     Source:
-        reference/formats.md A5.2; mvdream/camera_utils.py (get_camera, normalize_camera).
+        docs/references.md, "MVDream"; mvdream/camera_utils.py (get_camera, normalize_camera).
     """
     cam_to_world = invert_rigid(world_to_cam.double())
     axes, centre = cam_to_world[..., :3, :3], cam_to_world[..., :3, 3]

@@ -1,4 +1,4 @@
-"""MVGenMaster: the U-Net of CAT3D, told besides what the references' depth says of every view.
+"""MVGenMaster: the U-Net of CAT3D, conditioned also on what the references' depth says of every view.
 
 Colours and world points of the reference views are splatted into the targets; their depth comes from the views'
 ``point_map``, of targets none is read. Views without any depth have priors of zero.
@@ -7,12 +7,13 @@ Colours and world points of the reference views are splatted into the targets; t
   (``ema_unet.pt``, bare names), or a checkpoint of the release's trainer (DeepSpeed's ``{'module': ...}``), or a folder
   that this suite saved. "random" draws weights of SD 2.1's sizes.
 - Licence, hub id, native size and what is ignored: :mod:`probe.models.about`.
-- Noise schedule: that of CAMEO's release, which shares this code (reference/formats.md A1.5).
+- Noise schedule: that of CAMEO's release, which shares this code (docs/references.md, "CAT3D of the release: noise and
+  sampling").
 - World points are encoded in the scene's own world frame, whatever it is.
 - Other than in the release: a pixel without depth is no point. It is splatted nowhere, counts in no median, and has no
   prior in its own view; the release expects depth everywhere.
 
-Source: arXiv 2411.16157; layout and conventions in reference/formats.md A2, checked against
+Source: arXiv 2411.16157; layout and conventions in docs/references.md, "MVGenMaster", checked against
 ewrfcas/MVGenMaster:src/modules/position_encoding.py and extra_encoder.py.
 """
 
@@ -93,7 +94,7 @@ def shrink(world_to_cam: Float[Tensor, "b f 4 4"]) -> tuple[Float[Tensor, "b f 4
         The cameras in the new units, and the factor of each scene's lengths, at most 1.
 
     Source:
-        reference/formats.md A2 (``camera_longest_side``).
+        docs/references.md, "MVGenMaster" (``camera_longest_side``).
     """
     centre = camera_centre(world_to_cam)
     extent = (centre.amax(1) - centre.amin(1)).amax(-1)
@@ -234,7 +235,7 @@ def position_map(points: Float[Tensor, "b f 3 h w"], known: Float[Tensor, "b f 1
         For each frequency: sin x, cos x, sin y, cos y, sin z, cos z.
 
     Source:
-        reference/formats.md A2 ("3dpe").
+        docs/references.md, "MVGenMaster" ("3dpe").
     """
     low, high = (reduce(points, "b f xyz h w -> b f 1 h w", extreme) for extreme in ("min", "max"))
     stretched = (points - low) / (high - low + TINY)
@@ -273,12 +274,12 @@ class MvGenMaster(Cat3d):
             views.intrinsics, shrink(views.world_to_cam)[0], *views.size, reference=0, normalise=False
         )
         colours, coordinates = priors(views, self.stride)
-        told = torch.cat([rays, colours], dim=2)
+        planes = torch.cat([rays, colours], dim=2)
         if keep_cameras is not None:
             keep = rearrange(keep_cameras, "b -> b 1 1 1 1")
-            told, coordinates = told * keep, coordinates * keep
+            planes, coordinates = planes * keep, coordinates * keep
         domain = torch.full((len(rays),), DOMAINS.index("others"), dtype=torch.long, device=rays.device)
-        inputs = torch.cat([target_mask(views).to(told), told], dim=2)
+        inputs = torch.cat([target_mask(views).to(planes), planes], dim=2)
         return {"inputs": inputs, "domain": domain, "coordinates": coordinates}
 
 
@@ -317,7 +318,7 @@ def _read_unet(source: str, loading: Loading) -> PriorUNet:
     if not source or source.endswith(".zip"):
         raise ValueError(
             f"load_mvgenmaster: {source or 'no folder'!r} cannot be read; download {ARCHIVE} of the hub's "
-            "ewrfcas/MVGenMaster, unpack it, and give the folder: --model mvgenmaster:FOLDER"
+            "ewrfcas/MVGenMaster, unpack it, and give the folder: mvgenmaster:FOLDER"
         )
     path = find_checkpoint(source, CHECKPOINTS)
     weights = own_weights(read_weights(path, loading.device))

@@ -5,7 +5,8 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, Prediction, Spacing, told
+from probe.models.model import MultiViewModel, conditioning
+from probe.models.schedules import Prediction, Spacing
 from probe.views import Views
 
 OFFSET: dict[Spacing, int] = {"trailing": 0, "leading": 1}
@@ -35,9 +36,9 @@ def sample_views(
         ValueError: If there is no reference, or no target, or too few or many steps.
 
     Source:
-        DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: reference/formats.md A1.5.
-        Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2; leading ones where the model's
-        release takes them (981, 961, ..., 1 for 50 steps).
+        DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: docs/references.md, "CAT3D
+        of the release: noise and sampling". Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2;
+        leading ones where the model's release takes them (981, 961, ..., 1 for 50 steps).
     """
     if not 1 <= views.n_ref < views.count:
         raise ValueError(
@@ -97,7 +98,7 @@ def ddim_scheduler(
 def guided_prediction(
     model: MultiViewModel, views: Views, latents: Float[Tensor, "b f c h w"], t: int, guidance: float = 1.0
 ) -> Float[Tensor, "b f c h w"]:
-    """Predict v or the noise, moved away from the prediction without cameras: blind + guidance (seeing - blind).
+    """Predict v or the noise with guidance on cameras: unconditional + guidance (conditional - unconditional).
 
     Args:
         model: The denoiser.
@@ -107,14 +108,15 @@ def guided_prediction(
         guidance: 1 is the prediction with cameras, 0 the one without.
 
     Source:
-        Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (reference/formats.md
-        A1.5). Linear in the prediction, so guiding v is guiding the noise or the clean image.
+        Classifier-free guidance (arXiv 2207.12598); cameras are dropped, mask and references stay (docs/references.md,
+        "CAT3D of the release: noise and sampling"). Linear in the prediction, so guiding v is guiding the noise or the
+        clean image.
     """
-    seeing = _predict(model, views, latents, t, keep=1.0)
+    conditional = _predict(model, views, latents, t, keep=1.0)
     if guidance == 1:
-        return seeing
-    blind = _predict(model, views, latents, t, keep=0.0)
-    return blind + guidance * (seeing - blind)
+        return conditional
+    unconditional = _predict(model, views, latents, t, keep=0.0)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 def _predict(
@@ -122,4 +124,4 @@ def _predict(
 ) -> Float[Tensor, "b f c h w"]:
     scenes = len(latents)
     index = torch.full((scenes,), t, device=latents.device)
-    return model.denoise(latents, index, told(model, views, latents.new_full((scenes,), keep)))
+    return model.denoise(latents, index, conditioning(model, views, latents.new_full((scenes,), keep)))

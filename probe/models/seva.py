@@ -14,7 +14,8 @@ as in the release's unconditional branch; the model's card says which.
 
 Other sizes than the release's are read from a ``params.json`` beside the checkpoint, fields of ``SevaParams``.
 
-Source: reference/formats.md A5.1; Stability-AI/stable-virtual-camera seva/{model,geometry,sampling,eval}.py.
+Source: docs/references.md, "Stable Virtual Camera"; Stability-AI/stable-virtual-camera
+seva/{model,geometry,sampling,eval}.py.
 """
 
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 
 from probe.attention.kernels import replaced
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
-from probe.models.model import STEPS, Inputs
+from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
     Loading,
@@ -46,6 +47,7 @@ from probe.models.parts.files import (
 )
 from probe.models.parts.installed import SETTINGS, import_first, joined_class, norms_in_float32, own_precision
 from probe.models.parts.latents import SD21_BASE, LatentModel, load_vae, stride_of, view_size
+from probe.models.schedules import STEPS
 from probe.views import Views
 
 HUB = "stabilityai/stable-virtual-camera"
@@ -145,7 +147,7 @@ def noise_schedule() -> Float[Tensor, " steps"]:
     sqrt(alpha_bar) x + sqrt(1 - alpha_bar) noise; c_out = -sigma makes its output the noise, c_noise is the index.
 
     Source:
-        reference/formats.md A5.1; seva/sampling.py (DDPMDiscretization, EpsScaling).
+        docs/references.md, "Stable Virtual Camera"; seva/sampling.py (DDPMDiscretization, EpsScaling).
     """
     beta = torch.linspace(5e-6**0.5, 0.012**0.5, STEPS, dtype=torch.float64).square()
     plain = (1 - beta).cumprod(0)
@@ -170,7 +172,7 @@ def camera_rays(
         grid: Rows and columns of the latents.
 
     Source:
-        reference/formats.md A5.1; seva/geometry.py (get_plucker_coordinates), seva/eval.py (scaling).
+        docs/references.md, "Stable Virtual Camera"; seva/geometry.py (get_plucker_coordinates), seva/eval.py (scaling).
     """
     rays = plucker_rays(resize_intrinsics(intrinsics, size, grid), world_to_cam, grid)
     centres = camera_centre(world_to_cam)

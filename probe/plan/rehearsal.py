@@ -26,7 +26,7 @@ from probe.measure.model import in_own_precision
 from probe.measure.scene import LayerCall, Scene
 from probe.measure.score import score_call
 from probe.models import fresh_tiny
-from probe.models.model import MultiViewModel, place
+from probe.models.model import MultiViewModel, to_device
 from probe.models.parts.files import META
 from probe.protocols import Protocol
 from probe.scenes import Request, open_scenes
@@ -178,8 +178,8 @@ def forward_seconds(rehearsal: Rehearsal, device: torch.device, progress: Callab
 def seconds_per_call(device: torch.device) -> float:
     """Measure what a network takes beyond its operations' own times, per operation, on the small one."""
     views, _ = open_scenes("shapes", Request(groups=1, views=CALIBRATION_VIEWS, n_ref=1)).load(0)
-    model = place(fresh_tiny(0), device)
-    rehearsal = rehearse(place(fresh_tiny(0), META), views)
+    model = to_device(fresh_tiny(0), device)
+    rehearsal = rehearse(to_device(fresh_tiny(0), META), views)
     small = resize(views, model.size, model.size).to(device)
     latents, inputs = model.encode(small.image), model.condition(small)
     t = torch.zeros(1, dtype=torch.long, device=device)

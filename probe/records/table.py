@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-# One row per combination of the columns before ``value``. ``pair_list`` is the digest of pairs.csv.
+# One row per combination of the columns before ``value`` (docs/references.md, "Files of a run"). ``pair_list`` is the
+# digest of pairs.csv.
 SCORE_COLUMNS = (
     "model", "step", "scene", "pair", "query_view", "key_view", "direction", "rotation_deg", "layer", "layer_name",
     "grid", "head", "timestep", "protocol", "pair_list", "metric", "value", "count",

@@ -14,49 +14,49 @@ OPENGL_TO_OPENCV = (1.0, -1.0, -1.0, 1.0)
 """Signs of camera x, y, z and the origin: OpenGL looks along -z with y up."""
 
 
-def read_rigid(transform: Float[Tensor, "rows 4"], told: str) -> Float[Tensor, "4 4"]:
+def read_rigid(transform: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
     """Check a rotation and translation, 3 x 4 or 4 x 4 in double precision, and make the rotation exact.
 
     Args:
         transform: From world to camera or back; either is kept.
-        told: Where it stands, for the error: a file and place in it.
+        origin: Where it stands, for the error: a file and place in it.
 
     Raises:
         ValueError: If it has a NaN, an infinite number, another last row than 0 0 0 1, or is not a rotation.
     """
     if tuple(transform.shape) not in ((3, 4), (4, 4)):
         shape = " x ".join(str(side) for side in transform.shape)
-        raise ValueError(f"{told} is a {shape} matrix, expected a 4 x 4 pose")
+        raise ValueError(f"{origin} is a {shape} matrix, expected a 4 x 4 pose")
     if not transform.isfinite().all():
-        raise ValueError(f"{told} holds a NaN or infinite number; remove this frame's files")
+        raise ValueError(f"{origin} holds a NaN or infinite number; remove this frame's files")
     last = transform.new_tensor([0, 0, 0, 1])
     rigid = torch.cat([transform[:3], last[None]]).double()
     error = (rigid[:3, :3] @ rigid[:3, :3].mT - torch.eye(3, dtype=torch.float64)).abs().max()
     moved = (transform[3] - last).abs().max() > 1e-6 if len(transform) == 4 else False
     if error > RIGID or rigid[:3, :3].det() < 0 or moved:
-        raise ValueError(f"{told} is not a rigid pose (rotation, translation, last row 0 0 0 1)")
+        raise ValueError(f"{origin} is not a rigid pose (rotation, translation, last row 0 0 0 1)")
     left, _, right = torch.linalg.svd(rigid[:3, :3])
     rigid[:3, :3] = left @ right
     return rigid
 
 
-def from_cam_to_world(cam_to_world: Float[Tensor, "rows 4"], told: str) -> Float[Tensor, "4 4"]:
+def from_cam_to_world(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
     """Turn a camera-to-world matrix with OpenCV axes into world_to_cam; refuse as :func:`read_rigid` does."""
-    return invert_rigid(read_rigid(cam_to_world, told)).float()
+    return invert_rigid(read_rigid(cam_to_world, origin)).float()
 
 
-def from_opengl(cam_to_world: Float[Tensor, "rows 4"], told: str) -> Float[Tensor, "4 4"]:
+def from_opengl(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
     """Turn a camera-to-world matrix with OpenGL axes (x right, y up, z backwards) into world_to_cam with OpenCV axes.
 
     Raises:
         ValueError: As :func:`read_rigid`.
     """
-    rigid = read_rigid(cam_to_world, told)
+    rigid = read_rigid(cam_to_world, origin)
     return invert_rigid(rigid * rigid.new_tensor(OPENGL_TO_OPENCV)).float()
 
 
 def pinhole(
-    focal: tuple[float, float], centre: tuple[float, float], size: tuple[int, int], told: str
+    focal: tuple[float, float], centre: tuple[float, float], size: tuple[int, int], origin: str
 ) -> Float[Tensor, "3 3"]:
     """Give the intrinsics of a camera without skew.
 
@@ -64,16 +64,16 @@ def pinhole(
         focal: (x, y) in pixels of ``size``.
         centre: Principal point (x, y) in pixels, for a first pixel whose centre is (0.5, 0.5).
         size: (height, width) of the image.
-        told: Where the numbers stand, for the error.
+        origin: Where the numbers stand, for the error.
 
     Raises:
         ValueError: If a number is NaN or infinite, a focal length not positive or the principal point outside.
     """
     if not all(math.isfinite(value) for value in (*focal, *centre)):
-        raise ValueError(f"{told} holds a NaN or infinite focal length or principal point, expected pixels")
+        raise ValueError(f"{origin} holds a NaN or infinite focal length or principal point, expected pixels")
     if min(focal) <= 0:
-        raise ValueError(f"{told} has focal lengths {focal}, expected positive pixels")
+        raise ValueError(f"{origin} has focal lengths {focal}, expected positive pixels")
     if not (0 < centre[0] < size[1] and 0 < centre[1] < size[0]):
         shape = f"{size[0]} x {size[1]}"
-        raise ValueError(f"{told} puts the principal point at ({centre[0]}, {centre[1]}), outside the {shape} image")
+        raise ValueError(f"{origin} puts the principal point at ({centre[0]}, {centre[1]}), outside the {shape} image")
     return torch.tensor([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1]], dtype=torch.float32)

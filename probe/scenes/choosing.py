@@ -224,13 +224,13 @@ def read_list(path: Path) -> ViewList:
         record = json.loads(path.read_text())
         scenes = tuple(_scene_of(scene) for scene in record["scenes"])
         chosen = ViewList(protocol=str(record["protocol"]), scenes=scenes)
-        told = str(record["digest"])
+        digest = str(record["digest"])
     except FileNotFoundError:
         raise FileNotFoundError(f"read_list: {path} does not exist; expected a view list in JSON") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"read_list: {path} is no view list (protocol, digest, scenes): {error!r}") from None
-    if told != chosen.digest:
-        raise ValueError(f"read_list: {path} says digest {told} but its scenes have {chosen.digest}; was it edited?")
+    if digest != chosen.digest:
+        raise ValueError(f"read_list: {path} says digest {digest} but its scenes have {chosen.digest}; was it edited?")
     return chosen
 
 

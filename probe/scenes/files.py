@@ -54,7 +54,7 @@ def read_matrix(path: Path, root: Path) -> Float[Tensor, "rows columns"]:
 
 @contextmanager
 def open_image(path: Path, root: Path) -> Iterator[Image.Image]:
-    """Open a PNG or JPEG image; decode it inside the ``with``, so that a fault found late is told in one line too.
+    """Open a PNG or JPEG image; decode it inside the ``with``, so that a fault found late becomes one line too.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -69,12 +69,12 @@ def open_image(path: Path, root: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def open_bytes(data: bytes, told: str) -> Iterator[Image.Image]:
+def open_bytes(data: bytes, origin: str) -> Iterator[Image.Image]:
     """Open an encoded PNG or JPEG image that lies in memory; decode it inside the ``with``.
 
     Args:
         data: The encoded image.
-        told: Where it came from, for the error.
+        origin: Where it came from, for the error.
 
     Raises:
         ValueError: If it is truncated, corrupt, too large or of another format.
@@ -83,7 +83,7 @@ def open_bytes(data: bytes, told: str) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"open_bytes: {told} is not a whole PNG or JPEG image: {error}") from None
+        raise ValueError(f"open_bytes: {origin} is not a whole PNG or JPEG image: {error}") from None
 
 
 def image_size(path: Path, root: Path) -> tuple[int, int]:
@@ -170,17 +170,17 @@ def read_json(path: Path, root: Path) -> Any:
         raise ValueError(f"read_json: {path} is not whole JSON: {error}") from None
 
 
-def take(record: Any, key: str, kind: type | tuple[type, ...], told: str) -> Any:
+def take(record: Any, key: str, kind: type | tuple[type, ...], origin: str) -> Any:
     """Take a value of a JSON object.
 
     Raises:
         ValueError: If it is no object, lacks the key, or the value is of another kind.
     """
     if not isinstance(record, dict) or key not in record:
-        raise ValueError(f"{told} has no {key!r}")
+        raise ValueError(f"{origin} has no {key!r}")
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{told} has {key} = {str(value)[:40]!r}, expected {_kind(kind)}")
+        raise ValueError(f"{origin} has {key} = {str(value)[:40]!r}, expected {_kind(kind)}")
     return value
 
 
@@ -188,7 +188,7 @@ def _kind(kind: type | tuple[type, ...]) -> str:
     return " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
 
 
-def numbers(value: Any, shape: tuple[int, ...], told: str) -> Float[Tensor, "..."]:
+def numbers(value: Any, shape: tuple[int, ...], origin: str) -> Float[Tensor, "..."]:
     """Turn nested lists into a tensor of double precision; NaN and infinities are kept.
 
     Raises:
@@ -197,9 +197,9 @@ def numbers(value: Any, shape: tuple[int, ...], told: str) -> Float[Tensor, "...
     try:
         found = torch.tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{told} is {str(value)[:40]!r}, expected {_by(shape)} numbers") from None
+        raise ValueError(f"{origin} is {str(value)[:40]!r}, expected {_by(shape)} numbers") from None
     if tuple(found.shape) != shape:
-        raise ValueError(f"{told} has {_by(tuple(found.shape)) or 'one'} numbers, expected {_by(shape)}")
+        raise ValueError(f"{origin} has {_by(tuple(found.shape)) or 'one'} numbers, expected {_by(shape)}")
     return found
 
 

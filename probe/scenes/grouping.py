@@ -83,7 +83,7 @@ def compare_views(
         depth: z-depth in world units; not positive where it is missing.
         intrinsics: In pixels of these depth maps; one for all views or one each.
         world_to_cam: Cameras.
-        frames: The recording's indices of these views; 0 to n - 1 unless told.
+        frames: The recording's indices of these views; 0 to n - 1 by default.
         step: Every how manieth row and column is projected; they are looked up in the whole maps.
         tolerance: The largest difference of two depths that agree, as a fraction of the projected one, below 1;
             infinite where depths are only supposed.

@@ -10,7 +10,11 @@ from probe.selection.choose import Selection, in_direction, layers_of
 
 
 def layer_table(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Return one row per 3D layer: the columns of layers.csv. What was not measured is NaN."""
+    """Return one row per 3D layer, the columns of layers.csv; what was not measured is NaN.
+
+    Source:
+        docs/references.md, "Files of a run".
+    """
     own = layers_of(in_direction(scores, selection.direction)[0], selection.model)
     native = own[own["protocol"] == selection.protocol]
     shared = own[own["protocol"] == selection.protocol + COMMON_GRID]

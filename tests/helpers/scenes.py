@@ -14,7 +14,8 @@ from probe.measure.references import measure_references
 from probe.measure.scene import LayerCall, Scene, make_scene
 from probe.metrics import GridTruth
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, cameo_scheduler
+from probe.models.model import MultiViewModel
+from probe.models.schedules import cameo_scheduler
 from probe.protocols import PROTOCOLS
 from probe.scenes import Request, open_scenes
 from probe.views import Views

@@ -49,7 +49,10 @@ def make_vae(levels: int = 4, seed: int = 1, **changes: Any) -> AutoencoderKL:
 
 
 def heads_beside(heads: int = 2) -> dict[str, Tensor]:
-    """The readout of layer 10: heads to four times heads to one (reference/formats.md A1.7)."""
+    """The readout of layer 10: heads to four times heads to one.
+
+    Source: docs/references.md, "CAT3D of the release: checkpoints".
+    """
     mlp = nn.Sequential(nn.Linear(heads, 4 * heads), nn.GELU(), nn.Linear(4 * heads, 1))
     return {f"unet_logit_head.10.mlp.{name}": weight for name, weight in mlp.state_dict().items()}
 

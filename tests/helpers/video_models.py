@@ -12,7 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, pixel_scheduler
+from probe.models.model import MultiViewModel
+from probe.models.schedules import pixel_scheduler
 from probe.views import Views
 
 SIZE = 32

@@ -17,7 +17,7 @@ from torch import nn
 
 from probe import run
 from probe.layers import Layer
-from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.records import INTERVENTIONS, REFERENCES, SCORE_COLUMNS, digest
 from probe.scenes import Request, SceneList, open_scenes
 
@@ -346,7 +346,7 @@ def test_placing_a_model_says_nothing(caplog: pytest.LogCaptureFixture):
     logger = logging.getLogger("diffusers")
     logger.addHandler(caplog.handler)
     try:
-        place(model, torch.device("cpu"), torch.float32)
+        to_device(model, torch.device("cpu"), torch.float32)
         assert caplog.text == ""
     finally:
         logger.removeHandler(caplog.handler)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, pixel_scheduler
+from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading
+from probe.models.schedules import pixel_scheduler
 from probe.records import ROTATION_BINS
 from train import evaluate
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from probe.geometry import rotation_degrees
 from probe.layers import find_layers, select_layers
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, pixel_scheduler, velocity
+from probe.models.model import MultiViewModel
+from probe.models.schedules import pixel_scheduler, velocity
 from train import batches, loop, ship
 from train.cameo import Command, cli, settings_of
 from train.objectives import AttentionSupervision, Supervision

@@ -8,7 +8,8 @@ import torch
 from probe.layers import find_layers, select_layers
 from probe.metrics import scene_size
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, pixel_scheduler
+from probe.models.model import MultiViewModel
+from probe.models.schedules import pixel_scheduler
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 from train import objectives

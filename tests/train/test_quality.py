@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from probe.correspondence import project_tokens
 from probe.geometry import rotation_degrees
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, MATCH_ERROR, PSNR, SSIM, absence, load_lpips, match_error
-from probe.models.model import MultiViewModel, pixel_scheduler, to_latents, velocity
+from probe.models.model import MultiViewModel, to_latents
+from probe.models.schedules import pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views, resize
 from train.quality import (

@@ -17,7 +17,7 @@ from standin_packages import standins
 from probe.geometry import plucker_rays
 from probe.models import load_model
 from probe.models.cat3d import camera_embedding
-from probe.models.model import MultiViewModel, told
+from probe.models.model import MultiViewModel, conditioning
 from probe.models.parts.files import Loading
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
@@ -124,9 +124,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_what_a_network_is_told_is_the_same_under_autocast(model: MultiViewModel):
     views = photograph()
-    expected = told(model, views)
+    expected = conditioning(model, views)
     with torch.autocast("cpu", torch.bfloat16):
-        found = told(model, views)
+        found = conditioning(model, views)
         rounded = plucker_rays(views.intrinsics, views.world_to_cam, views.size)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -180,7 +180,7 @@ class CorrespondenceAlignment(nn.Module):
         ValueError: If an argument makes no sense.
 
     Source:
-        CAMEO (arXiv 2512.03045); reference/cameo.md sections 2 and 6.
+        CAMEO (arXiv 2512.03045); docs/references.md, "CAMEO: the loss".
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.correspondence import TokenMatches
+from probe.correspondence import TokenMatches, own_view
 
 Target = Literal["per_pair", "global_nearest"]
 
@@ -24,7 +24,7 @@ def _global_nearest(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
             "CorrespondenceAlignment: matches.distance is None, target='global_nearest' expects distances to pick the "
             "nearest view by; take matches from match_tokens, or target='per_pair'"
         )
-    hidden = _own_view(matches.counted.shape[1], matches.counted.device) | matches.distance.isnan()
+    hidden = own_view(matches.counted.shape[1], device=matches.counted.device) | matches.distance.isnan()
     nearest = matches.distance.masked_fill(hidden, torch.inf).argmin(-1, keepdim=True)
     views = torch.arange(matches.counted.shape[-1], device=matches.counted.device)
     return matches.counted & (views == nearest)
@@ -34,10 +34,6 @@ TARGETS: dict[str, Callable[[TokenMatches], Bool[Tensor, "b fq n fk"]]] = {
     "per_pair": _per_pair,
     "global_nearest": _global_nearest,
 }
-
-
-def _own_view(views: int, device: torch.device) -> Bool[Tensor, "fq 1 fk"]:
-    return rearrange(torch.eye(views, dtype=torch.bool, device=device), "fq fk -> fq 1 fk")
 
 
 def pair_weights(
@@ -71,9 +67,9 @@ def pair_weights(
         ValueError: If ``"global_nearest"`` has no distances.
 
     Source:
-        reference/cameo.md sections 2 and 6.1.
+        docs/references.md, "CAMEO: what the release does otherwise".
     """
-    other = ~_own_view(matches.counted.shape[1], matches.counted.device)
+    other = ~own_view(matches.counted.shape[1], device=matches.counted.device)
     counted, entering = matches.counted & other, TARGETS[target](matches) & other
     sides = (slice(None, n_ref), slice(n_ref, None))
     numbers = [counted[:, side].sum() for side in sides] if counts is None else list(counts)

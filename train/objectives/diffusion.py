@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, add_noise, target_of, told
+from probe.models.model import MultiViewModel, conditioning, prediction_target
+from probe.models.schedules import add_noise
 from probe.views import Views
 
 
@@ -25,11 +26,12 @@ def denoising_error(
         keep_cameras: 1 keeps a scene's rays, 0 blanks them (training for guidance); None keeps all.
 
     Source:
-        arXiv 2512.03045, training protocol (reference/cameo.md section 3): MSE on target views only, v-prediction.
+        arXiv 2512.03045, training protocol (docs/references.md, "CAMEO: training protocol"): MSE on target views only,
+        v-prediction.
     """
     with torch.no_grad():
         clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
     latents = add_noise(clean, noise, level, model.clean_views(views))
-    predicted = model.denoise(latents, t, told(model, views, keep_cameras))
-    error = (predicted - target_of(model, clean, noise, level))[:, views.n_ref :]
+    predicted = model.denoise(latents, t, conditioning(model, views, keep_cameras))
+    error = (predicted - prediction_target(model, clean, noise, level))[:, views.n_ref :]
     return error.square().flatten(1).mean(1)

@@ -3,7 +3,7 @@
 Each objective is a module that (1) prepares the truth of a batch, (2) watches chosen layers during the forward, (3)
 turns what it saw and the truth into one number. Its weights serve training only and are thrown away afterwards.
 
-Source: arXiv 2512.03045 (CAMEO); arXiv 2410.06940 (REPA); reference/cameo.md section 2.
+Source: arXiv 2512.03045 (CAMEO); arXiv 2410.06940 (REPA); docs/references.md, "CAMEO: the loss".
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from probe.baselines import dsift
 from probe.baselines.dino import load_encoder
 from probe.baselines.maps import at_tokens
 from probe.capture import AttentionTap
-from probe.correspondence import TokenMatches, match_tokens, token_points, visible_tokens
+from probe.correspondence import TokenMatches, match_tokens, own_view, token_points, visible_tokens
 from probe.layers import Layer
 from probe.metrics import scene_size
 from probe.views import Views
@@ -58,7 +58,7 @@ def cycle_truth(views: Views, grid: Grid, tolerance: float) -> TokenMatches:
 def visible_truth(views: Views, grid: Grid, tolerance: float) -> TokenMatches:
     """Count the matches of points that the key view really shows (depth test); the tolerance plays no part."""
     matches = match_tokens(views.point_map, views.valid, grid, cycle_tolerance=tolerance)
-    own = rearrange(torch.eye(views.count, dtype=torch.bool, device=matches.index.device), "fq fk -> fq 1 fk")
+    own = own_view(views.count, device=matches.index.device)
     return replace(matches, counted=visible_tokens(views, grid) & ~own)
 
 

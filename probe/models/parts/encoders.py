@@ -1,4 +1,4 @@
-"""Convolutional encoders of what a network is told at image resolution: masks, rays, colours."""
+"""Convolutional encoders of conditioning at image resolution: masks, rays, colours."""
 
 import math
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class InputEncoder(nn.Module):
     """Encode mask and rays at image resolution to the first level's width and resolution; starts at zero.
 
-    Keys are those of the release (``conv1.0.weight`` ... ``conv_out.bias``), see reference/formats.md A1.2.
+    Keys are those of the release (``conv1.0.weight`` ... ``conv_out.bias``), see docs/references.md, "CAT3D of the
+    release: network".
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class PriorEncoder(InputEncoder):
     """Encode mask, rays and warped colours as :class:`InputEncoder` does, then join a map at the latents' resolution.
 
     The last convolution becomes two with twice the last stage's channels between them (``conv_out.0`` ...
-    ``conv_out.3``); the second starts at zero. See reference/formats.md A2 (ExConvEncoder2).
+    ``conv_out.3``); the second starts at zero. See docs/references.md, "MVGenMaster".
     """
 
     def __init__(

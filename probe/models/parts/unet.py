@@ -1,7 +1,8 @@
 """A stock diffusers U-Net in Stable Diffusion's layout whose deeper self-attentions see all views of a scene.
 
 No text branch; LayerNorm on each head's queries and keys; mask and rays enter through a small convolutional encoder
-added after ``conv_in``; a domain embedding joins the time embedding. Layout facts: reference/formats.md A1.
+added after ``conv_in``; a domain embedding joins the time embedding. Layout facts: docs/references.md, "CAT3D of the
+release: network".
 """
 
 import inspect
@@ -52,10 +53,10 @@ class MultiViewUNet(UNet2DConditionModel):
     """A stock U-Net whose deeper self-attentions see all views of a scene.
 
     The sizes not given are those of SD 2.1, with heads of 64 channels. ``save_pretrained`` and ``from_pretrained`` work
-    as in diffusers. A subclass that is told more changes INPUTS and :meth:`make_encoder`.
+    as in diffusers. A subclass with more inputs changes INPUTS and :meth:`make_encoder`.
 
     Attributes:
-        INPUTS: Channels of what the network is told at image resolution: the mask, the rays.
+        INPUTS: Channels of the conditioning at image resolution: the mask, the rays.
     """
 
     _skip_layerwise_casting_patterns = None
@@ -106,14 +107,14 @@ class MultiViewUNet(UNet2DConditionModel):
                 module.set_processor(ViewProcessor() if within else JointViewProcessor())
 
     def make_encoder(self, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool) -> InputEncoder:
-        """Make the encoder of what the network is told besides latents and time."""
+        """Return the encoder of the conditioning."""
         return InputEncoder(self.INPUTS, channels, stride, outputs, normalise=normalise)
 
     def forward(
         self,
         latents: Float[Tensor, "b f c h w"],
         t: Int[Tensor, " b"] | Float[Tensor, " b"],
-        inputs: Float[Tensor, "b f told H W"],
+        inputs: Float[Tensor, "b f inputs H W"],
         domain: Int[Tensor, " b"],
         **more: Tensor,
     ) -> Float[Tensor, "b f c h w"]:
@@ -138,8 +139,8 @@ class MultiViewUNet(UNet2DConditionModel):
                 f"MultiViewUNet: inputs of {tuple(inputs.shape[-2:])} pixels for latents of "
                 f"{tuple(latents.shape[-2:])}; expected {stride} times the latents' size"
             )
-        told = {name: rearrange(x, "b f c h w -> (b f) c h w") for name, x in {"inputs": inputs, **more}.items()}
-        condition = self.add_conv_in(**told)
+        flat = {name: rearrange(x, "b f c h w -> (b f) c h w") for name, x in {"inputs": inputs, **more}.items()}
+        condition = self.add_conv_in(**flat)
         with self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition):
             out = super().forward(
                 rearrange(latents, "b f c h w -> (b f) c h w"),
@@ -154,7 +155,7 @@ class MultiViewUNet(UNet2DConditionModel):
     def _times(self, t: Tensor, inputs: Tensor) -> Tensor:
         """Give each view its timestep: the scene's, or 0 for references where ``clean_references`` says so.
 
-        The release gives references the scene's timestep; a small model learns sooner when told that they are clean.
+        The release gives references the scene's timestep; a small model learns sooner if it knows that they are clean.
         """
         times = repeat(t, "b -> b f", f=inputs.shape[1])
         return times * inputs[:, :, 0].amax((-2, -1)).to(times) if self.config.clean_references else times

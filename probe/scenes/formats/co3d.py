@@ -15,7 +15,7 @@ The set as DUSt3R prepares it is read too: ``CATEGORY/SEQUENCE/images/frame00000
 ``selected_seqs_SPLIT.json``.
 
 Source:
-    pytorch3d, renderer/camera_conversions.py, and its implicitron, which reads CO3D (reference/formats.md B2).
+    pytorch3d, renderer/camera_conversions.py, and its implicitron, which reads CO3D (docs/references.md, "CO3D").
 """
 
 from collections.abc import Sequence
@@ -108,17 +108,17 @@ def load_recording(root: Path, sequence: str, records: Sequence[dict[str, Any]])
     known = sorted((one for one in records if one.get("viewpoint") and one.get("depth")), key=_number)
     if not known:
         raise ValueError(f"co3d: none of {len(records)} frames of {sequence} has a camera and depth")
-    told = [f"frame {_number(one)} of {sequence}" for one in known]
-    files = tuple(_files(root, one, where) for one, where in zip(known, told, strict=True))
-    sizes = [_size(one, where) for one, where in zip(known, told, strict=True)]
-    views = [take(one, "viewpoint", dict, where) for one, where in zip(known, told, strict=True)]
+    origins = [f"frame {_number(one)} of {sequence}" for one in known]
+    files = tuple(_files(root, one, origin) for one, origin in zip(known, origins, strict=True))
+    sizes = [_size(one, origin) for one, origin in zip(known, origins, strict=True)]
+    views = [take(one, "viewpoint", dict, origin) for one, origin in zip(known, origins, strict=True)]
     hidden = [one for one in records if not (one.get("viewpoint") and one.get("depth"))]
     return Recording(
         name=sequence,
         names=tuple(file.image.stem for file in files),
         sizes=tuple(sizes),
-        world_to_cam=torch.stack([_camera(view, where) for view, where in zip(views, told, strict=True)]),
-        intrinsics=torch.stack([_intrinsics(*each) for each in zip(views, sizes, told, strict=True)]),
+        world_to_cam=torch.stack([_camera(view, origin) for view, origin in zip(views, origins, strict=True)]),
+        intrinsics=torch.stack([_intrinsics(*each) for each in zip(views, sizes, origins, strict=True)]),
         colour=partial(_read_colour, root, files),
         depth=partial(_read_depth, root, files),
         dropped=tuple(str(_number(one)) for one in hidden),
@@ -178,9 +178,7 @@ def _triple(entry: Any, path: Path) -> tuple[str, int, str]:
 def _evaluation_list(root: Path, file: Path | None) -> ViewList:
     """Read a category's evaluation batches: the known frames become references, the first one the last view."""
     if file is None:
-        raise ValueError(
-            f"--view-list {EVALUATION} needs a file: {EVALUATION}:CATEGORY/eval_batches/eval_batches_X.json"
-        )
+        raise ValueError(f"view list {EVALUATION} needs a file: {EVALUATION}:CATEGORY/eval_batches/eval_batches_X.json")
     batches = take({"batches": read_json(file, file.parent)}, "batches", list, str(file))
     scenes = []
     for batch in batches:
@@ -198,50 +196,52 @@ def _evaluation_list(root: Path, file: Path | None) -> ViewList:
 # --- cameras and files -----------------------------------------------------------------------------------------------
 
 
-def _files(root: Path, record: dict[str, Any], told: str) -> Frame:
-    image, depth = (take(record, kind, dict, told) for kind in ("image", "depth"))
+def _files(root: Path, record: dict[str, Any], origin: str) -> Frame:
+    image, depth = (take(record, kind, dict, origin) for kind in ("image", "depth"))
     mask = depth.get("mask_path")
     frame = Frame(
-        image=root / take(image, "path", str, f"image of {told}"),
-        depth=root / take(depth, "path", str, f"depth of {told}"),
-        scale=float(take(depth, "scale_adjustment", (int, float), f"depth of {told}")),
+        image=root / take(image, "path", str, f"image of {origin}"),
+        depth=root / take(depth, "path", str, f"depth of {origin}"),
+        scale=float(take(depth, "scale_adjustment", (int, float), f"depth of {origin}")),
         depth_mask=root / str(mask) if mask else None,
     )
     for path in (frame.image, frame.depth, frame.depth_mask):
         if path is not None:
             inside(path, root)
     if not 0 < frame.scale < float("inf"):
-        raise ValueError(f"depth of {told} has scale_adjustment = {frame.scale}, expected a positive number")
+        raise ValueError(f"depth of {origin} has scale_adjustment = {frame.scale}, expected a positive number")
     return frame
 
 
-def _size(record: dict[str, Any], told: str) -> tuple[int, int]:
-    size = numbers(take(record["image"], "size", list, f"image of {told}"), (2,), f"size of {told}").long().tolist()
+def _size(record: dict[str, Any], origin: str) -> tuple[int, int]:
+    size = numbers(take(record["image"], "size", list, f"image of {origin}"), (2,), f"size of {origin}").long().tolist()
     return size[0], size[1]
 
 
-def _camera(view: dict[str, Any], told: str) -> Float[Tensor, "4 4"]:
-    rows = numbers(take(view, "R", list, f"viewpoint of {told}"), (3, 3), f"R of {told}")
-    shift = numbers(take(view, "T", list, f"viewpoint of {told}"), (3,), f"T of {told}")
+def _camera(view: dict[str, Any], origin: str) -> Float[Tensor, "4 4"]:
+    rows = numbers(take(view, "R", list, f"viewpoint of {origin}"), (3, 3), f"R of {origin}")
+    shift = numbers(take(view, "T", list, f"viewpoint of {origin}"), (3,), f"T of {origin}")
     signs = rows.new_tensor(TO_OPENCV)
     rotation = (rows * signs).mT  # a row vector times R is R transposed times a column
-    return read_rigid(torch.cat([rotation, (shift * signs)[:, None]], -1), f"viewpoint of {told}").float()
+    return read_rigid(torch.cat([rotation, (shift * signs)[:, None]], -1), f"viewpoint of {origin}").float()
 
 
-def _intrinsics(view: dict[str, Any], size: tuple[int, int], told: str) -> Float[Tensor, "3 3"]:
+def _intrinsics(view: dict[str, Any], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
     kind = str(view.get("intrinsics_format", FORMATS[1])).lower()
     if kind not in FORMATS:
-        raise ValueError(f"viewpoint of {told} has intrinsics_format {kind!r}, expected {' or '.join(FORMATS)}")
+        raise ValueError(f"viewpoint of {origin} has intrinsics_format {kind!r}, expected {' or '.join(FORMATS)}")
     half = size[1] / 2, size[0] / 2
     unit = (min(half), min(half)) if kind == FORMATS[0] else half
-    focal = numbers(take(view, "focal_length", list, f"viewpoint of {told}"), (2,), f"focal_length of {told}").tolist()
-    point = take(view, "principal_point", list, f"viewpoint of {told}")
-    centre = numbers(point, (2,), f"principal_point of {told}").tolist()
+    focal = numbers(
+        take(view, "focal_length", list, f"viewpoint of {origin}"), (2,), f"focal_length of {origin}"
+    ).tolist()
+    point = take(view, "principal_point", list, f"viewpoint of {origin}")
+    centre = numbers(point, (2,), f"principal_point of {origin}").tolist()
     return pinhole(
         (focal[0] * unit[0], focal[1] * unit[1]),
         (half[0] - centre[0] * unit[0], half[1] - centre[1] * unit[1]),
         size,
-        f"viewpoint of {told}",
+        f"viewpoint of {origin}",
     )
 
 
@@ -324,9 +324,9 @@ def _load_prepared(root: Path, sequence: str, frames: list[int]) -> Recording:
     )
 
 
-def _prepared_intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], told: str) -> Float[Tensor, "3 3"]:
+def _prepared_intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
     fx, fy, cx, cy = (float(matrix[row, column]) for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    return pinhole((fx, fy), (cx, cy), size, told)
+    return pinhole((fx, fy), (cx, cy), size, origin)
 
 
 def _read_prepared_depth(root: Path, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:

@@ -9,7 +9,7 @@ sparse tracks: a pixel has a point if a tracked point lies in it, that very poin
 overlap of two frames is then the share of tracks they have in common.
 
 Source:
-    COLMAP's documentation (reference/formats.md B8), scripts/python/read_dense.py for the depth maps' order.
+    COLMAP's documentation (docs/references.md, "COLMAP"), scripts/python/read_dense.py for the depth maps' order.
 """
 
 import re

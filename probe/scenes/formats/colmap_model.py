@@ -5,8 +5,8 @@ pycolmap, which makes the reconstruction of photos, reads such files too; but ve
 reference of the tests.
 
 Source:
-    COLMAP's documentation, output format and camera models (reference/formats.md B8). Rigs and frames of newer versions
-    add nothing: each image's own camera is written beside them.
+    COLMAP's documentation, output format and camera models (docs/references.md, "COLMAP"). Rigs and frames of newer
+    versions add nothing: each image's own camera is written beside them.
 """
 
 import struct
@@ -145,46 +145,48 @@ def _photo(
     cameras: dict[int, Camera],
     path: Path,
 ) -> Photo:
-    told = f"image {name} of {path}"
+    origin = f"image {name} of {path}"
     if camera not in cameras:
-        raise ValueError(f"{told} has camera {camera}, which {path.parent} does not have")
+        raise ValueError(f"{origin} has camera {camera}, which {path.parent} does not have")
     tracks = torch.searchsorted(numbers, seen).clamp(max=len(numbers) - 1) if len(numbers) else seen[:0]
     if len(tracks) != len(seen) or not torch.equal(numbers[tracks], seen):
-        raise ValueError(f"{told} sees points that {path.parent} does not have; are the files of one model?")
-    return Photo(name=name, camera=camera, world_to_cam=_world_to_cam(turn, shift, told), tracks=tracks)
+        raise ValueError(f"{origin} sees points that {path.parent} does not have; are the files of one model?")
+    return Photo(name=name, camera=camera, world_to_cam=_world_to_cam(turn, shift, origin), tracks=tracks)
 
 
-def _world_to_cam(turn: tuple[float, ...], shift: tuple[float, ...], told: str) -> Float[Tensor, "4 4"]:
+def _world_to_cam(turn: tuple[float, ...], shift: tuple[float, ...], origin: str) -> Float[Tensor, "4 4"]:
     w, x, y, z = turn
     length = float(np.linalg.norm(turn))
     if not abs(length - 1) < 1e-3:
-        raise ValueError(f"{told} has the quaternion {turn}, expected one of length 1")
+        raise ValueError(f"{origin} has the quaternion {turn}, expected one of length 1")
     rotation = torch.from_numpy(Rotation.from_quat((x, y, z, w)).as_matrix())
-    return read_rigid(torch.cat([rotation, torch.tensor(shift, dtype=torch.float64)[:, None]], -1), told).float()
+    return read_rigid(torch.cat([rotation, torch.tensor(shift, dtype=torch.float64)[:, None]], -1), origin).float()
 
 
-def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...], told: str) -> Camera:
+def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...], origin: str) -> Camera:
     """Turn a model's parameters into intrinsics and a lens.
 
     Args:
         name: Of COLMAP's camera model.
         size: (height, width) in pixels.
         parameters: In COLMAP's order.
-        told: Where it stands, for the error.
+        origin: Where it stands, for the error.
 
     Raises:
         ValueError: If the model is none of :data:`KINDS`, or a parameter makes no sense.
     """
     if name not in KINDS:
         raise ValueError(
-            f"{told} has the camera model {name}, expected one of {', '.join(KINDS)}; COLMAP's image_undistorter turns "
-            "it into a pinhole: name the folder that it writes"
+            f"{origin} has the camera model {name}, expected one of {', '.join(KINDS)}; COLMAP's image_undistorter "
+            "turns it into a pinhole: name the folder that it writes"
         )
     kind = KINDS[name]
     if len(parameters) != kind.focals + 2 + kind.coefficients or not np.isfinite(parameters).all():
-        raise ValueError(f"{told} has parameters {parameters}, expected {kind.focals + 2 + kind.coefficients} numbers")
+        raise ValueError(
+            f"{origin} has parameters {parameters}, expected {kind.focals + 2 + kind.coefficients} numbers"
+        )
     focals, rest = parameters[: kind.focals], parameters[kind.focals :]
-    intrinsics = pinhole((focals[0], focals[-1]), (rest[0], rest[1]), size, told)
+    intrinsics = pinhole((focals[0], focals[-1]), (rest[0], rest[1]), size, origin)
     coefficients = rest[2:] + (0.0,) * (4 - len(rest[2:]))
     bent = kind.fisheye or any(coefficients)
     lens = Lens(intrinsics=intrinsics, coefficients=coefficients, fisheye=kind.fisheye, size=size) if bent else None
@@ -237,10 +239,10 @@ def _binary_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
     (count,) = data.values("Q")
     for _ in range(count):
         number, kind, width, height = data.values("IiQQ")
-        told = f"camera {number} of {path}"
+        origin = f"camera {number} of {path}"
         name = names.get(kind, f"number {kind}")
         wanted = KINDS[name].focals + 2 + KINDS[name].coefficients if name in KINDS else 0
-        yield number, make_camera(name, (height, width), data.values(f"{wanted}d"), told)
+        yield number, make_camera(name, (height, width), data.values(f"{wanted}d"), origin)
     data.end()
 
 
@@ -280,11 +282,11 @@ def _lines(path: Path, root: Path) -> list[str]:
         raise ValueError(f"colmap: {path} is no text: {error}") from None
 
 
-def _numbers(words: list[str], path: Path, told: str) -> tuple[float, ...]:
+def _numbers(words: list[str], path: Path, origin: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in words)
     except ValueError:
-        raise ValueError(f"colmap: {told} of {path} is {' '.join(words)[:60]!r}, expected numbers") from None
+        raise ValueError(f"colmap: {origin} of {path} is {' '.join(words)[:60]!r}, expected numbers") from None
 
 
 def _text_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
@@ -293,8 +295,8 @@ def _text_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
         if len(words) < 4:
             raise ValueError(f"colmap: {path} has the line {line[:60]!r}, expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS")
         number, width, height, *parameters = _numbers([words[0], *words[2:]], path, "a camera")
-        told = f"camera {int(number)} of {path}"
-        yield int(number), make_camera(words[1], (int(height), int(width)), tuple(parameters), told)
+        origin = f"camera {int(number)} of {path}"
+        yield int(number), make_camera(words[1], (int(height), int(width)), tuple(parameters), origin)
 
 
 def _text_images(path: Path, root: Path) -> Iterator[Listed]:

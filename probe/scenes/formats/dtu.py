@@ -14,7 +14,7 @@ holds the depths of pixels 0, 4, 8, ... of the image, and a pixel between them t
 
 Source:
     xy-guo/MVSNet_pytorch, datasets/dtu_yao.py and data_io.py, and its warping, for pixels; sxyu/pixel-nerf,
-    src/data/DVRDataset.py (reference/formats.md B4).
+    src/data/DVRDataset.py (docs/references.md, "DTU").
 """
 
 import re
@@ -142,17 +142,17 @@ def _camera(frame: Frame, size: tuple[int, int], root: Path) -> tuple[Float[Tens
     world_to_cam[:3, 3] /= 1000
     matrix = torch.tensor(values[16:], dtype=torch.float64).reshape(3, 3)
     matrix[:2] *= frame.grid
-    told = f"dtu: {frame.camera}"
-    return read_rigid(world_to_cam, told).float(), _intrinsics(matrix, size, told)
+    origin = f"dtu: {frame.camera}"
+    return read_rigid(world_to_cam, origin).float(), _intrinsics(matrix, size, origin)
 
 
-def _intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], told: str) -> Float[Tensor, "3 3"]:
+def _intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
     """Move the principal point from pixels counted from 0 to ours, whose first centre is (0.5, 0.5)."""
     moved = crop_intrinsics(matrix, -0.5, -0.5)
     fx, fy, cx, cy, skew = (float(moved[row, column]) for row, column in ((0, 0), (1, 1), (0, 2), (1, 2), (0, 1)))
     if not abs(skew) <= SKEW * abs(fx):
-        raise ValueError(f"{told} has skew {skew} beside the focal length {fx}, expected next to none")
-    return pinhole((fx, fy), (cx, cy), size, told)
+        raise ValueError(f"{origin} has skew {skew} beside the focal length {fx}, expected next to none")
+    return pinhole((fx, fy), (cx, cy), size, origin)
 
 
 def _read_depth(
@@ -182,12 +182,12 @@ def read_pfm(path: Path, root: Path) -> Float[Tensor, "height width"]:
     """
     data = inside(path, root).read_bytes()
     header = PFM.match(data)
-    told = f"read_pfm: {path} is not a whole map of one channel: Pf, WIDTH HEIGHT, a scale, and 4-byte numbers"
+    origin = f"read_pfm: {path} is not a whole map of one channel: Pf, WIDTH HEIGHT, a scale, and 4-byte numbers"
     if header is None or header.group(1) != b"f" or float(header.group(4)) == 0:
-        raise ValueError(told)
+        raise ValueError(origin)
     width, height = int(header.group(2)), int(header.group(3))
     if len(data) != header.end() + 4 * width * height:
-        raise ValueError(told)
+        raise ValueError(origin)
     order = "<f4" if float(header.group(4)) < 0 else ">f4"
     values = np.frombuffer(data, order, offset=header.end()).reshape(height, width)
     return torch.from_numpy(values[::-1].astype(np.float32))
@@ -225,12 +225,12 @@ def _decompose(
     key = f"world_mat_{place}"
     if key not in arrays:
         raise ValueError(f"dtu: {path} has no {key}, of image {place} of {path.parent / 'image'}")
-    told = f"{key} of {path}"
-    projection = numbers(arrays[key].tolist(), (4, 4), told)[:3].numpy()
+    origin = f"{key} of {path}"
+    projection = numbers(arrays[key].tolist(), (4, 4), origin)[:3].numpy()
     if not np.isfinite(projection).all() or abs(np.linalg.det(projection[:, :3])) < 1e-12:
-        raise ValueError(f"{told} is no projection: it is singular, or holds a NaN or infinite number")
+        raise ValueError(f"{origin} is no projection: it is singular, or holds a NaN or infinite number")
     projection = projection * np.sign(np.linalg.det(projection[:, :3]))
     matrix, rotation, centre, *_ = cv2.decomposeProjectionMatrix(projection)
     shift = -rotation @ (centre[:3] / centre[3])
-    world_to_cam = read_rigid(torch.from_numpy(np.concatenate([rotation, shift], 1)), told)
-    return world_to_cam.float(), _intrinsics(torch.from_numpy(matrix / matrix[2, 2]), size, told)
+    world_to_cam = read_rigid(torch.from_numpy(np.concatenate([rotation, shift], 1)), origin)
+    return world_to_cam.float(), _intrinsics(torch.from_numpy(matrix / matrix[2, 2]), size, origin)

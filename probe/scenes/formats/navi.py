@@ -16,7 +16,7 @@ away, by seed 8; then every fourth. Images are taken in the order of their names
 so its own figures rest on other pairs.
 
 Source:
-    google/navi, README.md and data_util.py; mbanani/probe3d, evals/datasets/navi.py (reference/formats.md B3).
+    google/navi, README.md and data_util.py; mbanani/probe3d, evals/datasets/navi.py (docs/references.md, "NAVI").
 """
 
 from dataclasses import dataclass
@@ -99,13 +99,13 @@ def load_recording(root: Path, scene: str) -> Recording:
         ValueError: If an annotation or a depth map is broken.
     """
     records = _annotations(root, scene)
-    frames = tuple(_frame(root / scene, record, root, told) for told, record in records.items())
+    frames = tuple(_frame(root / scene, record, root, origin) for origin, record in records.items())
     return Recording(
         name=scene,
         names=tuple(frame.image.stem for frame in frames),
         sizes=tuple(frame.size for frame in frames),
-        world_to_cam=torch.stack([_camera(record, told) for told, record in records.items()]),
-        intrinsics=torch.stack([_intrinsics(record, told) for told, record in records.items()]),
+        world_to_cam=torch.stack([_camera(record, origin) for origin, record in records.items()]),
+        intrinsics=torch.stack([_intrinsics(record, origin) for origin, record in records.items()]),
         colour=partial(_read_colour, frames, root),
         depth=partial(_read_depth, frames, root),
         windows=tuple(_object_window(_read_values(frame, root) > 0) for frame in frames),
@@ -126,35 +126,35 @@ def _annotations(root: Path, scene: str) -> dict[str, dict[str, Any]]:
     return {f"{name} of {path}": files[name] for name in sorted(files, key=natural)}
 
 
-def _size(record: dict[str, Any], told: str) -> tuple[int, int]:
-    height, width = numbers(take(record, "image_size", list, told), (2,), f"image_size of {told}").long().tolist()
+def _size(record: dict[str, Any], origin: str) -> tuple[int, int]:
+    height, width = numbers(take(record, "image_size", list, origin), (2,), f"image_size of {origin}").long().tolist()
     return height, width
 
 
-def _frame(folder: Path, record: dict[str, Any], root: Path, told: str) -> Frame:
+def _frame(folder: Path, record: dict[str, Any], root: Path, origin: str) -> Frame:
     name = Path(record["filename"])
     frame = Frame(
-        image=folder / "images" / name, depth=folder / "depth" / name.with_suffix(".png"), size=_size(record, told)
+        image=folder / "images" / name, depth=folder / "depth" / name.with_suffix(".png"), size=_size(record, origin)
     )
     for path in (frame.image, frame.depth):
         inside(path, root)
     return frame
 
 
-def _camera(record: dict[str, Any], told: str) -> Float[Tensor, "4 4"]:
-    camera = take(record, "camera", dict, told)
-    w, x, y, z = numbers(take(camera, "q", list, told), (4,), f"q of {told}").tolist()
-    shift = numbers(take(camera, "t", list, told), (3,), f"t of {told}") / 1000
+def _camera(record: dict[str, Any], origin: str) -> Float[Tensor, "4 4"]:
+    camera = take(record, "camera", dict, origin)
+    w, x, y, z = numbers(take(camera, "q", list, origin), (4,), f"q of {origin}").tolist()
+    shift = numbers(take(camera, "t", list, origin), (3,), f"t of {origin}") / 1000
     if not 0 < w * w + x * x + y * y + z * z < float("inf"):
-        raise ValueError(f"q of {told} is {(w, x, y, z)}, expected a quaternion")
+        raise ValueError(f"q of {origin} is {(w, x, y, z)}, expected a quaternion")
     rotation = torch.from_numpy(Rotation.from_quat((x, y, z, w)).as_matrix())
-    return read_rigid(torch.cat([rotation, shift[:, None]], -1), f"camera of {told}").float()
+    return read_rigid(torch.cat([rotation, shift[:, None]], -1), f"camera of {origin}").float()
 
 
-def _intrinsics(record: dict[str, Any], told: str) -> Float[Tensor, "3 3"]:
-    height, width = _size(record, told)
-    focal = float(take(take(record, "camera", dict, told), "focal_length", (int, float), told))
-    return pinhole((focal, focal), (float(width // 2), float(height // 2)), (height, width), told)
+def _intrinsics(record: dict[str, Any], origin: str) -> Float[Tensor, "3 3"]:
+    height, width = _size(record, origin)
+    focal = float(take(take(record, "camera", dict, origin), "focal_length", (int, float), origin))
+    return pinhole((focal, focal), (float(width // 2), float(height // 2)), (height, width), origin)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def _object_window(seen: np.ndarray) -> Window:
 def _own_pairs(root: Path, file: Path | None) -> ViewList:
     path = file or root / OWN_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"--view-list {OWN_PAIRS}: {path} does not exist; name it: {OWN_PAIRS}:FILE")
+        raise FileNotFoundError(f"view list {OWN_PAIRS}: {path} does not exist; name it: {OWN_PAIRS}:FILE")
     lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return ViewList(protocol=OWN_PAIRS, scenes=tuple(_pair(words, path) for words in lines))
 
@@ -205,8 +205,8 @@ def _own_pairs(root: Path, file: Path | None) -> ViewList:
 def _pair(words: list[str], path: Path) -> Scene:
     parts = [Path(word).parts[-4:] for word in words[:2]]
     if len(words) != 3 or any(len(part) != 4 or part[2] != "images" for part in parts):
-        told = " ".join(words)[:80]
-        raise ValueError(f"navi: {path} has the line {told!r}, expected two of OBJECT/SCENE/images/FILE and degrees")
+        origin = " ".join(words)[:80]
+        raise ValueError(f"navi: {path} has the line {origin!r}, expected two of OBJECT/SCENE/images/FILE and degrees")
     scenes = [f"{part[0]}/{part[1]}" for part in parts]
     if scenes[0] != scenes[1]:
         raise ValueError(f"navi: {path} pairs {scenes[0]} with {scenes[1]}, expected images of one scene")
@@ -216,7 +216,7 @@ def _pair(words: list[str], path: Path) -> Scene:
 
 def _probe3d_pairs(root: Path, file: Path | None) -> ViewList:
     if file is not None:
-        raise ValueError(f"--view-list {PROBE3D} draws its pairs from the annotations and takes no file, not {file}")
+        raise ValueError(f"view list {PROBE3D} draws its pairs from the annotations and takes no file, not {file}")
     generator = torch.Generator().manual_seed(SEED)
     drawn = [pair for scene in _scenes(root, "wild_set") for pair in _partners(root, scene, generator)]
     return ViewList(protocol=PROBE3D, scenes=tuple(pair for pair in drawn[::EVERY] if pair is not None))
@@ -227,7 +227,7 @@ def _partners(root: Path, scene: str, generator: torch.Generator) -> list[Scene 
     if len(list((root / scene).parent.glob(f"*/{ANNOTATIONS}"))) < 2:
         return []
     records = _annotations(root, scene)
-    cameras = torch.stack([_camera(record, told) for told, record in records.items()])
+    cameras = torch.stack([_camera(record, origin) for origin, record in records.items()])
     names = [Path(str(record["filename"])).stem for record in records.values()]
     drawn: list[Scene | None] = []
     for place, camera in enumerate(cameras):

@@ -8,7 +8,7 @@ size) scale the intrinsics. Distorted images are resampled to a pinhole camera. 
 
 Source:
     docs.nerf.studio, data conventions; nerfstudio's depth reader scales .npy depth like PNG depth, and divides what
-    applied_scale did by multiplying depth with it (reference/formats.md B6, B9).
+    applied_scale did by multiplying depth with it (docs/references.md, "nerfstudio").
 """
 
 import math
@@ -125,27 +125,27 @@ def _unique_names(files: list[str], path: Path) -> tuple[str, ...]:
 
 
 def _frame(
-    root: Path, record: dict[str, Any], told: str
+    root: Path, record: dict[str, Any], origin: str
 ) -> tuple[Frame, tuple[int, int], Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
-    image = _image(root, record["file_path"], told)
+    image = _image(root, record["file_path"], origin)
     size = image_size(image, root)
-    matrix = take(record, "transform_matrix", list, told)
-    camera = from_opengl(numbers(matrix, (4, 4), f"transform_matrix of {told}"), f"transform_matrix of {told}")
-    intrinsics = _intrinsics(record, size, told)
-    lens = _lens(record, intrinsics, size, told)
-    optional = {key: _optional(root, record, key, told) for key in ("depth_file_path", "mask_path")}
+    matrix = take(record, "transform_matrix", list, origin)
+    camera = from_opengl(numbers(matrix, (4, 4), f"transform_matrix of {origin}"), f"transform_matrix of {origin}")
+    intrinsics = _intrinsics(record, size, origin)
+    lens = _lens(record, intrinsics, size, origin)
+    optional = {key: _optional(root, record, key, origin) for key in ("depth_file_path", "mask_path")}
     frame = Frame(
         root=root,
         image=image,
         depth=optional["depth_file_path"],
-        depth_unit=_number(record, "depth_unit_scale_factor", UNIT, told),
+        depth_unit=_number(record, "depth_unit_scale_factor", UNIT, origin),
         mask=optional["mask_path"],
         lens=lens,
     )
     return frame, size, camera, straight(lens) if lens else intrinsics
 
 
-def _image(root: Path, file: str, told: str) -> Path:
+def _image(root: Path, file: str, origin: str) -> Path:
     """Find an image: as named, with a suffix, or in the folder of the smaller ones."""
     named = Path(file)
     folders = [
@@ -154,56 +154,58 @@ def _image(root: Path, file: str, told: str) -> Path:
     candidates = [root / folder / (named.name + suffix) for folder in folders for suffix in SUFFIXES]
     found = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
     if found is None:
-        raise FileNotFoundError(f"{told} has no image; expected {candidates[0]}")
+        raise FileNotFoundError(f"{origin} has no image; expected {candidates[0]}")
     inside(found, root)
     return found
 
 
-def _optional(root: Path, record: dict[str, Any], key: str, told: str) -> Path | None:
+def _optional(root: Path, record: dict[str, Any], key: str, origin: str) -> Path | None:
     if record.get(key) is None:
         return None
-    path = root / str(take(record, key, str, told))
+    path = root / str(take(record, key, str, origin))
     inside(path, root)
     return path
 
 
-def _number(record: dict[str, Any], key: str, default: float | int, told: str) -> float:
-    value = float(take(record, key, (int, float), told)) if key in record else float(default)
+def _number(record: dict[str, Any], key: str, default: float | int, origin: str) -> float:
+    value = float(take(record, key, (int, float), origin)) if key in record else float(default)
     if not math.isfinite(value):
-        raise ValueError(f"{told} has {key} = {value}, expected a finite number")
+        raise ValueError(f"{origin} has {key} = {value}, expected a finite number")
     return value
 
 
-def _intrinsics(record: dict[str, Any], size: tuple[int, int], told: str) -> Float[Tensor, "3 3"]:
+def _intrinsics(record: dict[str, Any], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
     """Give the intrinsics in pixels of the image as it is."""
-    height, width = _number(record, "h", size[0], told), _number(record, "w", size[1], told)
+    height, width = _number(record, "h", size[0], origin), _number(record, "w", size[1], origin)
     if min(height, width) <= 0 or abs(width / height * size[0] / size[1] - 1) > ASPECT:
-        raise ValueError(f"{told} is {size[0]} x {size[1]}, expected the shape of h {height:g} x w {width:g}")
+        raise ValueError(f"{origin} is {size[0]} x {size[1]}, expected the shape of h {height:g} x w {width:g}")
     scale = size[1] / width, size[0] / height
-    focal = _focal(record, "x", width, told), _focal(record, "y", height, told)
-    centre = _number(record, "cx", width / 2, told), _number(record, "cy", height / 2, told)
+    focal = _focal(record, "x", width, origin), _focal(record, "y", height, origin)
+    centre = _number(record, "cx", width / 2, origin), _number(record, "cy", height / 2, origin)
     if focal[0] is None:
-        raise ValueError(f"{told} has neither fl_x nor camera_angle_x; one is needed")
+        raise ValueError(f"{origin} has neither fl_x nor camera_angle_x; one is needed")
     focal = focal[0], focal[1] if focal[1] is not None else focal[0]
-    return pinhole((focal[0] * scale[0], focal[1] * scale[1]), (centre[0] * scale[0], centre[1] * scale[1]), size, told)
+    return pinhole(
+        (focal[0] * scale[0], focal[1] * scale[1]), (centre[0] * scale[0], centre[1] * scale[1]), size, origin
+    )
 
 
-def _focal(record: dict[str, Any], axis: str, side: float | int, told: str) -> float | None:
+def _focal(record: dict[str, Any], axis: str, side: float | int, origin: str) -> float | None:
     if f"fl_{axis}" in record:
-        return _number(record, f"fl_{axis}", 0, told)
+        return _number(record, f"fl_{axis}", 0, origin)
     if f"camera_angle_{axis}" in record:
-        return side / 2 / math.tan(_number(record, f"camera_angle_{axis}", 0, told) / 2)
+        return side / 2 / math.tan(_number(record, f"camera_angle_{axis}", 0, origin) / 2)
     return None
 
 
-def _lens(record: dict[str, Any], intrinsics: Float[Tensor, "3 3"], size: tuple[int, int], told: str) -> Lens | None:
+def _lens(record: dict[str, Any], intrinsics: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Lens | None:
     """Give the lens, unless its coefficients are all zero."""
     model = str(record.get("camera_model", "OPENCV")).upper()
     if model not in (*PINHOLES, FISHEYE):
-        raise ValueError(f"{told} has camera_model {model}, expected one of {', '.join((*PINHOLES, FISHEYE))}")
+        raise ValueError(f"{origin} has camera_model {model}, expected one of {', '.join((*PINHOLES, FISHEYE))}")
     fisheye = model == FISHEYE or bool(record.get("is_fisheye", False))
     keys = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2", "k3")
-    coefficients = tuple(_number(record, key, 0.0, told) for key in keys)
+    coefficients = tuple(_number(record, key, 0.0, origin) for key in keys)
     if not fisheye and not any(coefficients):
         return None
     return Lens(intrinsics=intrinsics, coefficients=coefficients, fisheye=fisheye, size=size)

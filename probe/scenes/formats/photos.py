@@ -89,8 +89,8 @@ def _pycolmap() -> Any:
     try:
         return importlib.import_module("pycolmap")
     except ImportError as error:
-        told = "install it with: python -m pip install 'attention-probing[colmap]'"
-        raise ValueError(f"--scenes photos needs pycolmap, which cannot be imported ({error}); {told}") from None
+        advice = "install it with: python -m pip install 'attention-probing[colmap]'"
+        raise ValueError(f"photos needs pycolmap, which cannot be imported ({error}); {advice}") from None
 
 
 @contextmanager

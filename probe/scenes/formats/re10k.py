@@ -10,7 +10,7 @@ pixelSplat's evaluation index names them: ``--view-list re10k-pixelsplat-v1:eval
 
 Source:
     google/stereo-magnification, issue 5, for the tolerance; pixelsplat, src/dataset/dataset_re10k.py and its
-    evaluation index, for chunks and lists (reference/formats.md B1).
+    evaluation index, for chunks and lists (docs/references.md, "RealEstate10K").
 """
 
 import pickle
@@ -75,7 +75,7 @@ def read_evaluation_index(file: Path | None) -> ViewList:
         ValueError: If no file is named, or it is no such index.
     """
     if file is None:
-        raise ValueError(f"--view-list {EVALUATION} needs pixelSplat's file: {EVALUATION}:evaluation_index_re10k.json")
+        raise ValueError(f"view list {EVALUATION} needs pixelSplat's file: {EVALUATION}:evaluation_index_re10k.json")
     index = take({"index": read_json(file, file.parent)}, "index", dict, str(file))
     scenes = []
     for key, entry in index.items():
@@ -89,13 +89,13 @@ def read_evaluation_index(file: Path | None) -> ViewList:
 
 
 def _cameras(
-    rows: Float[Tensor, "n 18"], sizes: list[tuple[int, int]], told: str
+    rows: Float[Tensor, "n 18"], sizes: list[tuple[int, int]], origin: str
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n 3 3"]]:
     """Turn rows of a camera file, without their timestamps, into cameras and intrinsics in pixels."""
     cameras, lenses = [], []
     for place, (row, (height, width)) in enumerate(zip(rows.double(), sizes, strict=True)):
         fx, fy, cx, cy, first, second = row[:6].tolist()
-        where = f"frame {place} of {told}"
+        where = f"frame {place} of {origin}"
         if (first, second) != (0, 0):
             raise ValueError(f"{where} has {first}, {second} after its principal point, expected 0 0 (no distortion)")
         lenses.append(pinhole((fx * width, fy * height), (cx * width, cy * height), (height, width), where))
@@ -221,35 +221,35 @@ def load_scene(
     """
     if key not in scenes:
         raise ValueError(f"re10k: {path} holds no {key}, though index.json says so")
-    told = f"{key} of {path}"
-    cameras, images = take(scenes[key], "cameras", Tensor, told), take(scenes[key], "images", list, told)
+    origin = f"{key} of {path}"
+    cameras, images = take(scenes[key], "cameras", Tensor, origin), take(scenes[key], "images", list, origin)
     if cameras.ndim != 2 or cameras.shape[1] != CAMERA or not len(cameras):
-        raise ValueError(f"cameras of {told} are {tuple(cameras.shape)}, expected (frames, {CAMERA})")
+        raise ValueError(f"cameras of {origin} are {tuple(cameras.shape)}, expected (frames, {CAMERA})")
     if len(images) != len(cameras):
-        raise ValueError(f"{told} has {len(images)} images and {len(cameras)} cameras, expected as many")
-    sizes = [_encoded_size(image, f"image {place} of {told}") for place, image in enumerate(images)]
-    world_to_cam, intrinsics = _cameras(cameras, sizes, told)
+        raise ValueError(f"{origin} has {len(images)} images and {len(cameras)} cameras, expected as many")
+    sizes = [_encoded_size(image, f"image {place} of {origin}") for place, image in enumerate(images)]
+    world_to_cam, intrinsics = _cameras(cameras, sizes, origin)
     return Recording(
         name=key,
         names=tuple(str(place) for place in range(len(cameras))),
         sizes=tuple(sizes),
         world_to_cam=world_to_cam,
         intrinsics=intrinsics,
-        colour=lambda index: _decode(read(path)[key]["images"][index], f"image {index} of {told}"),
+        colour=lambda index: _decode(read(path)[key]["images"][index], f"image {index} of {origin}"),
     )
 
 
-def _encoded(image: Any, told: str) -> bytes:
+def _encoded(image: Any, origin: str) -> bytes:
     if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 1:
-        raise ValueError(f"{told} is {str(image)[:40]!r}, expected a row of bytes")
+        raise ValueError(f"{origin} is {str(image)[:40]!r}, expected a row of bytes")
     return image.numpy().tobytes()
 
 
-def _encoded_size(image: Any, told: str) -> tuple[int, int]:
-    with open_bytes(_encoded(image, told), told) as opened:
+def _encoded_size(image: Any, origin: str) -> tuple[int, int]:
+    with open_bytes(_encoded(image, origin), origin) as opened:
         return opened.height, opened.width
 
 
-def _decode(image: Any, told: str) -> Float[Tensor, "3 height width"]:
-    with open_bytes(_encoded(image, told), told) as opened:
+def _decode(image: Any, origin: str) -> Float[Tensor, "3 height width"]:
+    with open_bytes(_encoded(image, origin), origin) as opened:
         return decode_rgb(opened)

@@ -177,9 +177,9 @@ def find_recordings(root: Path) -> Recordings:
         FileNotFoundError: If the folder holds no frames.
         ValueError: If FOCAL is no positive number.
     """
-    path, _, told = str(root).partition("#")
+    path, _, focal_text = str(root).partition("#")
     folder = Path(path)
-    colour_focal = _read_focal(told, folder) if told else None
+    colour_focal = _read_focal(focal_text, folder) if focal_text else None
     layout, _ = _find_layout(folder)
     taken = colour_focal is None and layout.colour_intrinsics is None
     return Recordings(
@@ -192,13 +192,13 @@ def find_recordings(root: Path) -> Recordings:
     )
 
 
-def _read_focal(told: str, folder: Path) -> float:
+def _read_focal(text: str, folder: Path) -> float:
     try:
-        focal = float(told)
+        focal = float(text)
     except ValueError:
         focal = math.nan
     if not 0 < focal < math.inf:
-        raise ValueError(f"rgbd: {folder}#{told} names no focal length of the colour camera, expected pixels: #525")
+        raise ValueError(f"rgbd: {folder}#{text} names no focal length of the colour camera, expected pixels: #525")
     return focal
 
 
@@ -252,11 +252,11 @@ def _both_intrinsics(
     if colour_focal is not None:
         if own is not None:
             raise ValueError(f"load_frames: {root} has its colour camera in {own}; leave #{colour_focal:g} out")
-        told, colour_intrinsics = f"#{colour_focal:g}", _colour_camera(intrinsics, colour_focal, size, colour_size)
+        origin, colour_intrinsics = f"#{colour_focal:g}", _colour_camera(intrinsics, colour_focal, size, colour_size)
     elif colour_size == size:
         return intrinsics, intrinsics
     elif own is not None:
-        told, colour_intrinsics = own, _read_intrinsics(root / own, root, colour_size)
+        origin, colour_intrinsics = own, _read_intrinsics(root / own, root, colour_size)
     else:
         sizes = f"colour is {_by(colour_size)} and depth {_by(size)} (height x width)"
         expected = "expected one size, or FOLDER#FOCAL, the colour camera's focal length in pixels"
@@ -265,7 +265,7 @@ def _both_intrinsics(
     wide, high = min(right, colour_size[1]) - max(left, 0), min(bottom, colour_size[0]) - max(top, 0)
     share = max(wide, 0) * max(high, 0) / ((right - left) * (bottom - top))
     if share < 0.5:
-        both = f"{layout.intrinsics} and {told} of {root}"
+        both = f"{layout.intrinsics} and {origin} of {root}"
         raise ValueError(f"load_frames: by {both} colour sees {share:.0%} of the depth image, expected half or more")
     return intrinsics, colour_intrinsics
 

@@ -7,7 +7,7 @@ as the evaluation takes them. A frame whose tracking was lost (infinite pose) is
 ``scannet-1500-v1`` takes the pairs of ``test.npz`` (or of another file) in order.
 
 Source:
-    LoFTR and probe3d, evals/datasets/scannet_pairs.py (reference/formats.md B5).
+    LoFTR and probe3d, evals/datasets/scannet_pairs.py (docs/references.md, "ScanNet").
 """
 
 from collections.abc import Sequence

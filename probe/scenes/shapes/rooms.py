@@ -4,7 +4,7 @@ Every ray hits something, so point maps have no holes. Lengths are scene units (
 """
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.geometry import camera_centre
+from probe.scenes.names import Difficulty
 from probe.scenes.shapes.casting import ROOM_FACES, Shapes, render
 from probe.views import Views
 
-Difficulty = Literal["plain", "cluttered", "repetitive", "textureless"]
 ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 WAVES = 4  # cosines per octave
 OCTAVES = {1.0: 0.2, 3.0: 0.2, 8.0: 0.1}  # spatial frequency, in coarse ones, to the colour amplitude of each cosine

@@ -10,18 +10,19 @@ from small_sd21 import save_small
 from standin_packages import standins
 from torch.nn import functional as F
 
-from probe.baselines import dino, open_matchers, vggt
+from probe.baselines import dino, open_matchers
 from probe.baselines.dift import TIMESTEP, features, load_dift
 from probe.baselines.maps import at_tokens
+from probe.correspondence import vggt
 from probe.geometry import camera_centre
 from probe.metrics import grid_truth, thresholds
-from probe.models.model import add_noise
 from probe.models.parts.files import Loading
+from probe.models.schedules import add_noise
 from probe.models.stable_diffusion import UNet2DConditionModel, load_stable_diffusion
 from probe.protocols import PROTOCOLS
 from probe.scenes import Request, open_scenes
 from probe.seeds import derive
-from probe.views import Views, resize
+from probe.views import Views, patch_grid, resize
 
 transformers = pytest.importorskip("transformers", reason="the optional extra hf is not installed")
 CPU = torch.device("cpu")
@@ -105,7 +106,7 @@ def test_colours_are_normalised_by_imagenet():
     ("size", "patches", "grid"), [((64, 64), 37, (37, 37)), ((48, 64), 37, (28, 37)), ((64, 2), 32, (32, 1))]
 )
 def test_the_longer_side_has_the_usual_number_of_patches(size: tuple, patches: int, grid: tuple):
-    assert dino.patch_grid(size, patches) == grid
+    assert patch_grid(size, patches) == grid
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3"])

@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from probe import correspondence
 from probe.correspondence import (
     match_tokens,
     project_tokens,
+    rules,
     token_centres,
     token_of,
     token_points,
     visible_tokens,
 )
+from probe.correspondence.tokens import DEPTH_TOLERANCE
 from probe.geometry import camera_centre, depth_to_point_map, pixel_centres, ray_directions, rotation_degrees
 from probe.views import Views, concatenate
 
@@ -273,7 +274,7 @@ def test_match_tokens_does_not_depend_on_chunks(seed: int, entries: int):
     point_map, valid = some_points(seed, b=2)
     point_map = (2 * point_map).round().float()  # with ties
     whole = match_tokens(point_map, valid, (5, 7))
-    with patch.object(correspondence, "DISTANCES_AT_ONCE", entries):
+    with patch.object(rules, "DISTANCES_AT_ONCE", entries):
         parts = match_tokens(point_map, valid, (5, 7))
     for name in ("index", "counted", "distance"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), **EXACT)
@@ -418,13 +419,13 @@ class Sizes(TorchDispatchMode):
 def test_match_tokens_needs_memory_for_tokens_not_for_pairs(side: int):
     point_map, valid = some_points(0, f=2, size=(side, side))
     point_map, n = point_map.float(), side * side
-    with Sizes() as sizes, patch.object(correspondence, "DISTANCES_AT_ONCE", 8 * n):
+    with Sizes() as sizes, patch.object(rules, "DISTANCES_AT_ONCE", 8 * n):
         match_tokens(point_map, valid, (side, side))
     assert sizes.largest <= 8 * n  # of n * n pairs
-    with Sizes() as sizes, patch.object(correspondence, "DISTANCES_AT_ONCE", 24 * n):
+    with Sizes() as sizes, patch.object(rules, "DISTANCES_AT_ONCE", 24 * n):
         match_tokens(point_map.expand(3, -1, -1, -1, -1), valid.expand(3, -1, -1, -1), (side, side))
     assert sizes.largest <= 24 * n  # the chunks shrink with the number of scenes
-    with Sizes() as sizes, patch.object(correspondence, "DISTANCES_AT_ONCE", 1):
+    with Sizes() as sizes, patch.object(rules, "DISTANCES_AT_ONCE", 1):
         match_tokens(point_map[..., :8], valid[..., :8], (side, 8))
     assert sizes.largest <= 8 * side * 8
 
@@ -545,7 +546,7 @@ def test_project_tokens_compares_depths(depth: float, visible: bool):
     """A point nearer than the surface is floating, a farther one hidden; DEPTH_TOLERANCE of 1 is still the surface."""
     seen = project_tokens(facing([depth, 1.0], shift=[0.0, 0.0]), (8, 8))
     assert seen.visible[0, 0, :, 1].eq(visible).all()
-    assert correspondence.DEPTH_TOLERANCE == 0.03
+    assert DEPTH_TOLERANCE == 0.03
 
 
 def slanted() -> Views:
@@ -652,7 +653,10 @@ def depths_around(xy: torch.Tensor, views: Views, k: int) -> torch.Tensor:
 
 
 def test_the_cycle_test_is_not_a_visibility_test():
-    """Nearly every visible pair is counted, but many counted pairs are not visible (reference/small_scale.md)."""
+    """Nearly every visible pair is counted, but many counted pairs are not visible.
+
+    Source: docs/references.md, "The cycle test lets hidden points pass".
+    """
     views = room([0, 20, 45, 70, 150], (64, 64))
     counted = match_tokens(views.point_map, views.valid, (16, 16)).counted
     visible = visible_tokens(views, (16, 16)) & others(5)

@@ -82,7 +82,7 @@ def test_vggt_is_a_source_in_the_scenes_frame(tmp_path: Path, views: Views):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("lidar", "--truth-source 'lidar' is unknown; choose from depth, vggt, tracks, module"),
+        ("lidar", "'lidar' is unknown; choose from depth, vggt, tracks, module"),
         ("depth:x", "depth takes no folder"),
         ("tracks:x", "tracks takes no folder"),
         ("module:nowhere.f", "there is no module 'nowhere' in .* give module:package.function"),
@@ -102,7 +102,7 @@ def test_sources_that_are_not_there_are_refused(spec: str, message: str):
     ],
 )
 def test_an_answer_that_does_not_fit_is_refused(name: str, message: str, views: Views, own_module: str):
-    with pytest.raises(ValueError, match=f"--truth-source module:my_geometry.{name} .*{message}"):
+    with pytest.raises(ValueError, match=f"module:my_geometry.{name} .*{message}"):
         with_geometry(views, open_source(f"{own_module}.{name}", CPU))
 
 

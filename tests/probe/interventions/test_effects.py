@@ -17,8 +17,9 @@ from probe.interventions.experiment import Experiment
 from probe.layers import Layer, select_layers
 from probe.measure.model import scene_noise
 from probe.measure.scene import Scene, make_scene
-from probe.models.model import MultiViewModel, add_noise, model_layers, pixel_scheduler
+from probe.models.model import MultiViewModel, model_layers
 from probe.models.sampling import sample_views
+from probe.models.schedules import add_noise, pixel_scheduler
 from probe.records import INTERVENTIONS, SCORE_COLUMNS
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import resize

@@ -1,4 +1,7 @@
-"""The release's conventions and files: cameras, schedule, masks, names of weights (reference/formats.md A1)."""
+"""The release's conventions and files: cameras, schedule, masks, names of weights.
+
+Source: docs/references.md, "CAT3D of the release: network".
+"""
 
 import json
 import pickle
@@ -78,7 +81,7 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 def slow_cameras(intrinsics: np.ndarray, world_to_cam: np.ndarray, height: int, width: int, ref: int, norm: bool):
-    """Loop over views and pixels, written from reference/formats.md A1.4."""
+    """Loop over views and pixels, written from docs/references.md, "CAT3D of the release: camera embedding"."""
     odd = [np.linalg.inv(world_to_cam[ref]) @ camera for camera in world_to_cam]
     cam_to_world = [np.linalg.inv(camera) for camera in odd]
     largest = max(abs(matrix[axis, 3]) for matrix in cam_to_world for axis in range(3)) + 1e-8 if norm else 1.0
@@ -141,19 +144,19 @@ def test_samples_are_drawn_at_the_releases_timesteps(model: Cat3d):
     assert (model.prediction, model.spacing) == ("v_prediction", "leading")
 
 
-# --- what the network is told ----------------------------------------------------------------------------------------
+# --- conditioning ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_ref", [1, 2])
 def test_condition_is_mask_then_cameras(model: Cat3d, n_ref: int):
     views = photograph(n_ref=n_ref)
-    told = model.condition(views)
-    inputs = told["inputs"]
+    conditioning = model.condition(views)
+    inputs = conditioning["inputs"]
     assert inputs[0, :, 0].unique(dim=0).shape[0] == 2
     assert [inputs[0, view, 0].unique().tolist() for view in range(3)] == [[0.0]] * n_ref + [[1.0]] * (3 - n_ref)
     rays = camera_embedding(views.intrinsics, views.world_to_cam, 64, 64)
     assert torch.equal(inputs[:, :, 1:], rays)
-    assert told["domain"].tolist() == [2]
+    assert conditioning["domain"].tolist() == [2]
     assert DOMAINS == ("re10k", "co3d", "others")
     blank = model.condition(views, torch.zeros(1))["inputs"]
     assert not blank[:, :, 1:].any()
@@ -187,7 +190,9 @@ def test_layers_have_the_grids_of_the_size_that_is_shown(saved: Path, size: int)
 def test_sizes_between_tokens_and_foreign_autoencoders_are_refused(saved: Path, tmp_path: Path):
     spec = f"cat3d:{saved / 'checkpoint-100'}"
     for size in (32, 100):
-        with pytest.raises(ValueError, match=rf"--model-size {size}: expected a multiple of 64 pixels.* native 512"):
+        with pytest.raises(
+            ValueError, match=rf"size of the views {size}: expected a multiple of 64 pixels, such as 512"
+        ):
             load_model(spec, Loading(base=str(saved), size=size))
     make_vae(levels=3).save_pretrained(tmp_path / "vae")
     with pytest.raises(

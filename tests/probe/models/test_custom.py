@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from probe.models.denoising import MultiViewModel, pixel_scheduler
+from probe.models import MultiViewModel, pixel_scheduler
 
 
 class Joint(nn.Module):
@@ -168,7 +168,7 @@ def test_the_suites_modules_stay_in_pythons_cache(here: Path):
 
 def test_base_and_size_are_refused_and_ones_own_mistakes_are_not_hidden(here: Path):
     for loading in (Loading(base="x"), Loading(size=8)):
-        with pytest.raises(ValueError, match="takes neither --base nor --model-size; set them in your function"):
+        with pytest.raises(ValueError, match="takes neither a base nor a size; set them in your function"):
             load_model("module:users_own.make", loading)
     with pytest.raises(RuntimeError, match="my own mistake"):
         load_model("module:users_own.broken")

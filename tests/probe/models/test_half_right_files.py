@@ -151,7 +151,7 @@ def test_settings_that_nothing_can_be_built_of(name: str, copy: Path):
 def test_no_autoencoder(name: str, copy: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     said = refusal(name, copy, tmp_path / "empty")
-    assert re.search("load_vae: no autoencoder: .*; give --base the diffusers folder", said)
+    assert re.search("load_vae: no autoencoder: .*; give the diffusers folder", said)
 
 
 def test_an_autoencoder_that_lacks_a_weight(name: str, copy: Path):
@@ -181,7 +181,9 @@ def test_what_is_not_there_ends_the_command_with_exit_code_2(
     said = capsys.readouterr().err
     assert stopped.value.code == 2
     assert said.count("\n") == 1
-    assert any(advice in said for advice in ("give the folder", "give a file, a folder", "give --model", "--model mvg"))
+    assert any(
+        advice in said for advice in ("give the folder", "give a file, a folder", "give cat3d:", "mvgenmaster:FOLDER")
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -22,7 +22,7 @@ from probe.models.hunyuan_dit import (
     load_hunyuan_dit,
     noise_scheduler,
 )
-from probe.models.model import model_layers, place, predict
+from probe.models.model import model_layers, predict, to_device
 from probe.models.parts.files import Loading
 from probe.models.parts.multi_view_dit import MultiViewDiT, Rotary
 from probe.scenes.shapes import draw_shapes, make_views
@@ -229,9 +229,9 @@ def test_what_is_encoded_is_added_to_the_patches_token_by_token():
 
 def test_condition_is_mask_then_proper_rays(model: HunyuanDiT):
     views = photograph(1)
-    told = model.condition(views)
-    assert told.keys() == {"inputs"}
-    inputs = told["inputs"]
+    conditioning = model.condition(views)
+    assert conditioning.keys() == {"inputs"}
+    inputs = conditioning["inputs"]
     assert (inputs[:, :1, 0] == 0).all()
     assert (inputs[:, 1:, 0] == 1).all()
     assert torch.equal(inputs[:, :, 1:], plucker_rays(views.intrinsics, views.world_to_cam, views.size, scale=2.0))
@@ -291,10 +291,10 @@ def test_one_step_in_single_and_in_half_precision(model: HunyuanDiT):
     views, t = photograph(), torch.tensor([500, 20])
     full = predict(model, views, t, torch.randn(model.latent_shape(2, 3), generator=generator(1)))
     assert full.shape == (2, 3, 4, 8, 8)
-    latents, told = model.encode(views.image), model.condition(views)["inputs"]
-    whole = model.denoise(latents, t, {"inputs": told})
-    halved = place(replace(model, network=make()), torch.device("cpu"), torch.bfloat16)
-    half = halved.denoise(latents.bfloat16(), t, {"inputs": told.bfloat16()})
+    latents, conditioning = model.encode(views.image), model.condition(views)["inputs"]
+    whole = model.denoise(latents, t, {"inputs": conditioning})
+    halved = to_device(replace(model, network=make()), torch.device("cpu"), torch.bfloat16)
+    half = halved.denoise(latents.bfloat16(), t, {"inputs": conditioning.bfloat16()})
     assert half.dtype == torch.bfloat16
     assert (half.float() - whole).abs().mean() < 0.1 * whole.abs().mean()
 
@@ -398,7 +398,7 @@ def test_what_the_suite_saved_is_loaded_with_its_encoder(folder: Path, tmp_path:
     assert loaded.card["cameras"] == "of the checkpoint"
     with torch.no_grad():
         torch.testing.assert_close(loaded.network(**draw()), trained(**draw()), **CLOSE)
-    with pytest.raises(ValueError, match=r"final holds no autoencoder; give --base"):
+    with pytest.raises(ValueError, match=r"final holds no autoencoder; give the"):
         load_hunyuan_dit(str(tmp_path / "final"), Loading())
 
 

@@ -10,19 +10,14 @@ from torch import Tensor, nn
 from probe.geometry import plucker_rays
 from probe.models.model import (
     OTHERS,
-    STEPS,
     MultiViewModel,
-    add_noise,
-    cameo_betas,
-    cameo_scheduler,
-    clean_of,
     condition,
-    pixel_scheduler,
     predict,
-    target_of,
+    predicted_clean,
+    prediction_target,
     to_latents,
-    velocity,
 )
+from probe.models.schedules import STEPS, add_noise, cameo_betas, cameo_scheduler, pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 
@@ -140,19 +135,19 @@ def test_the_clean_latents_are_recovered_from_a_perfect_prediction(seed: int, le
     alpha_bar = torch.tensor([level], dtype=torch.float64)
     none = torch.zeros(STEPS)
     model = MultiViewModel(name="", network=nn.Identity(), alpha_bar=none, size=3, prediction=kind)  # type: ignore[arg-type]
-    predicted = target_of(model, clean, noise, alpha_bar)
-    found = clean_of(model, add_noise(clean, noise, alpha_bar, 0), predicted, alpha_bar)
+    predicted = prediction_target(model, clean, noise, alpha_bar)
+    found = predicted_clean(model, add_noise(clean, noise, alpha_bar, 0), predicted, alpha_bar)
     torch.testing.assert_close(found, clean)
 
 
 def test_pure_noise_has_a_clean_prediction_by_v_only():
     x = torch.ones(1, 1, 1, 1, 1)
     by_v = MultiViewModel(name="", network=nn.Identity(), alpha_bar=torch.zeros(STEPS), size=1)
-    assert clean_of(by_v, x, 3 * x, torch.zeros(1)).item() == -3
+    assert predicted_clean(by_v, x, 3 * x, torch.zeros(1)).item() == -3
     by_noise = MultiViewModel(
         name="", network=nn.Identity(), alpha_bar=torch.zeros(STEPS), size=1, prediction="epsilon"
     )
-    assert not clean_of(by_noise, x, x, torch.zeros(1)).isfinite().any()
+    assert not predicted_clean(by_noise, x, x, torch.zeros(1)).isfinite().any()
 
 
 # --- condition -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import probe.models
 from probe import compat
-from probe.models import MODELS, SHIPPED, fresh_tiny, load_folder, load_model, randomised
-from probe.models.cat3d import TINY
+from probe.models import MODELS, SHIPPED, fresh_tiny, load_folder, load_model, randomised, tiny
+from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel
 
 SMALL = {**TINY, "sample_size": 8, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
@@ -24,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "step-000500"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        probe.models.load_unet(None, SMALL).save_pretrained(path)
+        load_unet(None, SMALL).save_pretrained(path)
     (path / "card.json").write_text('{"steps": 500}')
     return path
 
@@ -79,7 +78,7 @@ def test_random_weights_by_name():
 
 
 def test_no_path_means_the_shipped_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(probe.models, "SHIPPED", {"": copy_without(folder, tmp_path / "cat3d-tiny", "")})
+    monkeypatch.setattr(tiny, "SHIPPED", {"": copy_without(folder, tmp_path / "cat3d-tiny", "")})
     for spec in ("cat3d-tiny", "cat3d-tiny:"):
         model = load_model(spec)
         assert model.name == "cat3d-tiny"
@@ -99,7 +98,7 @@ def test_shipped_weights_load_and_are_no_random_ones(source: str, layer: str, st
 
 
 def test_unknown_models_are_refused_with_the_choice():
-    with pytest.raises(ValueError, match="--model 'sevva' is unknown; choose one of cat3d-tiny") as caught:
+    with pytest.raises(ValueError, match="'sevva' is unknown; choose one of cat3d-tiny") as caught:
         load_model("sevva:somewhere")
     assert all(name in str(caught.value) for name in MODELS)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from torch import Tensor
 from probe.capture import AttentionTap
 from probe.measure.model import in_own_precision
 from probe.models import load_model, mvdream, randomised
-from probe.models.model import model_layers, place, predict, target_of
+from probe.models.model import model_layers, predict, prediction_target, to_device
 from probe.models.mvdream import (
     RELEASE,
     MVDreamModel,
@@ -141,7 +141,7 @@ def test_all_views_are_noised_and_the_network_is_called_as_the_release_does(mode
     assert given["context"].shape == (4, 77, SMALL["context_dim"])
     cameras = torch.stack([blender_camera(15, a).flatten() for a in (0, 90, 180, 270)])
     torch.testing.assert_close(given["camera"], cameras, rtol=0, atol=2e-4)
-    assert target_of(model, clean, noise, level[None]) is noise
+    assert prediction_target(model, clean, noise, level[None]) is noise
     assert model.clean_views(views) == 0
 
 
@@ -295,7 +295,7 @@ def test_other_names_are_refused(folder: Path, tmp_path: Path):
     ):
         load(folder)
     assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match=r"--model-size 100: expected a multiple of 64 pixels, such as the native 256"):
+    with pytest.raises(ValueError, match=r"size of the views 100: expected a multiple of 64 pixels, such as 256"):
         load(folder, size=100)
 
 
@@ -309,7 +309,7 @@ def test_random_weights_are_drawn_by_seed(model: MVDreamModel):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_precisions(model: MVDreamModel, dtype: torch.dtype):
     views, t = orbit((0, 40)), torch.tensor([300])
-    low = place(replace(model, network=copy.deepcopy(model.network)), torch.device("cpu"), dtype)
+    low = to_device(replace(model, network=copy.deepcopy(model.network)), torch.device("cpu"), dtype)
     noise = torch.randn(1, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     expected, name = predict(model, views, t, noise), "middle_block.1" + ATTENTION
     hook = low.network.register_forward_pre_hook(in_own_precision, with_kwargs=True)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from probe.models import load_model, randomised
 from probe.models.cat3d import SD21
-from probe.models.model import model_layers, place, predict
+from probe.models.model import model_layers, predict, to_device
 from probe.models.mvgenmaster import (
     COORDINATES,
     MvGenMaster,
@@ -275,22 +275,22 @@ def test_coarse_points_are_those_of_the_first_pixel_of_each_block():
     torch.testing.assert_close(coordinates[:, :2], position_map(full[:, :, :3], full[:, :, 3:]), rtol=0, atol=1e-3)
 
 
-# --- what the network is told ----------------------------------------------------------------------------------------
+# --- conditioning ------------------------------------------------------------------------------------------------
 
 
 def test_condition_is_mask_rays_colours_and_points(model: MvGenMaster):
     views = photograph(2)
-    told = model.condition(views)
-    assert told.keys() == {"inputs", "domain", "coordinates"}
-    inputs = told["inputs"]
+    conditioning = model.condition(views)
+    assert conditioning.keys() == {"inputs", "domain", "coordinates"}
+    inputs = conditioning["inputs"]
     assert inputs.shape == (2, 4, 11, SIDE, SIDE)
-    assert told["coordinates"].shape == (2, 4, COORDINATES, 8, 8)
-    assert told["domain"].tolist() == [0, 0]
+    assert conditioning["coordinates"].shape == (2, 4, COORDINATES, 8, 8)
+    assert conditioning["domain"].tolist() == [0, 0]
     assert (inputs[:, :2, 0] == 0).all()
     assert (inputs[:, 2:, 0] == 1).all()
     colours, coordinates = priors(views, 8)
     assert torch.equal(inputs[:, :, 7:], colours)
-    assert torch.equal(told["coordinates"], coordinates)
+    assert torch.equal(conditioning["coordinates"], coordinates)
     seen = views.valid[:, :2, None].float()
     assert torch.equal(colours[:, :2], torch.cat([(views.image[:, :2] * 2 - 1) * seen, seen], dim=2))
 
@@ -331,26 +331,26 @@ def test_blanked_cameras_blank_rays_colours_and_points_but_no_mask(model: MvGenM
 
 @pytest.mark.parametrize("n_ref", [0, 1, 4])
 def test_any_number_of_references(model: MvGenMaster, n_ref: int):
-    told = model.condition(photograph(n_ref))
-    assert all(value.isfinite().all() for value in told.values())
-    assert bool(told["coordinates"].any()) is (n_ref > 0)
+    conditioning = model.condition(photograph(n_ref))
+    assert all(value.isfinite().all() for value in conditioning.values())
+    assert bool(conditioning["coordinates"].any()) is (n_ref > 0)
 
 
 def test_without_depth_the_priors_are_zero(model: MvGenMaster):
     views = photograph(2)
     views = replace(views, valid=torch.zeros_like(views.valid), point_map=torch.full_like(views.point_map, torch.nan))
-    told = model.condition(views)
-    assert not told["inputs"][:, :, 7:].any()
-    assert not told["coordinates"].any()
-    assert told["inputs"].isfinite().all()
+    conditioning = model.condition(views)
+    assert not conditioning["inputs"][:, :, 7:].any()
+    assert not conditioning["coordinates"].any()
+    assert conditioning["inputs"].isfinite().all()
 
 
 def test_targets_depth_and_colours_are_not_read(model: MvGenMaster):
     views = photograph(2)
     image, point_map = views.image.clone(), views.point_map.clone()
     image[:, 2:], point_map[:, 2:] = 0.5, torch.nan
-    told, other = model.condition(views), model.condition(replace(views, image=image, point_map=point_map))
-    assert all(torch.equal(told[name], other[name]) for name in told)
+    conditioning, other = model.condition(views), model.condition(replace(views, image=image, point_map=point_map))
+    assert all(torch.equal(conditioning[name], other[name]) for name in conditioning)
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -422,9 +422,9 @@ def test_one_step_in_single_and_in_half_precision(model: MvGenMaster):
     views, noise = photograph(2), torch.randn(model.latent_shape(2, 4), generator=generator(1))
     full = predict(model, views, torch.tensor([500, 20]), noise)
     assert full.shape == (2, 4, 4, 8, 8)
-    halved = place(replace(model, network=make_unet()), torch.device("cpu"), torch.bfloat16)
-    told = {name: x.bfloat16() if x.is_floating_point() else x for name, x in model.condition(views).items()}
-    half = halved.denoise(model.encode(views.image).bfloat16(), torch.tensor([500, 20]), told)
+    halved = to_device(replace(model, network=make_unet()), torch.device("cpu"), torch.bfloat16)
+    conditioning = {name: x.bfloat16() if x.is_floating_point() else x for name, x in model.condition(views).items()}
+    half = halved.denoise(model.encode(views.image).bfloat16(), torch.tensor([500, 20]), conditioning)
     assert half.dtype == torch.bfloat16
     whole = model.denoise(model.encode(views.image), torch.tensor([500, 20]), model.condition(views))
     assert (half.float() - whole).abs().mean() < 0.1 * whole.abs().mean()
@@ -518,17 +518,17 @@ def test_an_autoencoder_of_other_latents_is_refused(folder: Path, tmp_path: Path
 
 
 def test_sizes_that_the_deepest_level_does_not_divide_are_refused(folder: Path):
-    with pytest.raises(ValueError, match="--model-size 100: expected a multiple of 64"):
+    with pytest.raises(ValueError, match="size of the views 100: expected a multiple of 64"):
         load_mvgenmaster(str(folder), Loading(base=str(folder), size=100))
 
 
 def test_views_are_flattened_scene_by_scene(model: MvGenMaster):
     # the encoder sees coordinates and inputs of one view together
-    told, seen = model.condition(photograph(2)), []
+    conditioning, seen = model.condition(photograph(2)), []
     network = model.network
     handle = network.add_conv_in.register_forward_pre_hook(lambda _m, _a, given: seen.append(given), with_kwargs=True)
     with torch.no_grad():
-        model.denoise(torch.zeros(model.latent_shape(2, 4)), torch.tensor([5, 5]), told)
+        model.denoise(torch.zeros(model.latent_shape(2, 4)), torch.tensor([5, 5]), conditioning)
     handle.remove()
     for name in ("inputs", "coordinates"):
-        assert torch.equal(rearrange(seen[0][name], "(b f) c h w -> b f c h w", b=2), told[name])
+        assert torch.equal(rearrange(seen[0][name], "(b f) c h w -> b f c h w", b=2), conditioning[name])

@@ -8,18 +8,9 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import (
-    OTHERS,
-    STEPS,
-    MultiViewModel,
-    cameo_betas,
-    cameo_scheduler,
-    condition,
-    pixel_scheduler,
-    to_latents,
-    velocity,
-)
+from probe.models.model import OTHERS, MultiViewModel, condition, to_latents
 from probe.models.sampling import ddim_scheduler, guided_prediction, sample_views
+from probe.models.schedules import STEPS, cameo_betas, cameo_scheduler, pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 
@@ -129,7 +120,10 @@ def test_the_sampler_is_the_formula_of_ddim_where_steps_do_not_divide(steps: int
 
 
 def test_leading_timesteps_are_the_releases():
-    """50 steps: 981, 961, ..., 1 (reference/formats.md A1.5); every step is the stock scheduler's, the last one too."""
+    """50 steps: 981, 961, ..., 1; every step is the stock scheduler's, the last one too.
+
+    Source: docs/references.md, "CAT3D of the release: noise and sampling".
+    """
     stock = DDIMScheduler(
         trained_betas=cameo_betas().numpy(), rescale_betas_zero_snr=True, prediction_type="v_prediction",
         clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading",

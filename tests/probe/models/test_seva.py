@@ -21,7 +21,7 @@ from probe.capture import AttentionTap
 from probe.layers import find_layers
 from probe.measure.model import in_own_precision
 from probe.models import load_model, randomised
-from probe.models.model import model_layers, place, predict, target_of
+from probe.models.model import model_layers, predict, prediction_target, to_device
 from probe.models.parts.files import Loading
 from probe.models.seva import SevaModel, camera_rays, load_clip, noise_schedule
 from probe.views import Views
@@ -265,7 +265,7 @@ def test_the_network_is_called_as_the_release_does(model: SevaModel):
     assert given["t"].tolist() == [100] * 3 + [700] * 3
     assert given["num_frames"] == 3
     assert given["y"].shape == (6, 1, SMALL["context_dim"])
-    assert target_of(model, clean, noise, model.alpha_bar[t]) is noise
+    assert prediction_target(model, clean, noise, model.alpha_bar[t]) is noise
 
 
 def test_noise_schedule_is_the_closed_form():
@@ -363,7 +363,7 @@ def test_random_weights_are_drawn_by_seed(model: SevaModel):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_precisions(model: SevaModel, dtype: torch.dtype):
     views, t = scene(b=1, f=2), torch.tensor([300])
-    low = place(replace(model, network=copy.deepcopy(model.network)), torch.device("cpu"), dtype)
+    low = to_device(replace(model, network=copy.deepcopy(model.network)), torch.device("cpu"), dtype)
     noise = torch.randn(1, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = predict(model, views, t, noise)
     hook = low.network.register_forward_pre_hook(in_own_precision, with_kwargs=True)
@@ -384,7 +384,7 @@ def test_missing_package_unknown_settings_and_sizes_are_refused(folder: Path, tm
     ):
         load(folder)
     assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match=r"--model-size 100: expected a multiple of 64 pixels, such as the native 576"):
+    with pytest.raises(ValueError, match=r"size of the views 100: expected a multiple of 64 pixels, such as 576"):
         load(folder, size=100)
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     for text, message in (

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from probe.models import fresh_tiny
 from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.models.parts.files import META
 from probe.plan.rehearsal import Cost, Memory, Rehearsal, peak_bytes, rehearse, time_operations, tokens_of, weights_of
 from probe.plan.rehearsal import key_of as key_of_operation
@@ -19,7 +19,7 @@ FLOATS = 4  # bytes
 
 @pytest.fixture(scope="module")
 def outline() -> MultiViewModel:
-    return place(fresh_tiny(0), META)
+    return to_device(fresh_tiny(0), META)
 
 
 @pytest.fixture(scope="module")

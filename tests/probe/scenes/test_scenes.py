@@ -101,21 +101,19 @@ def test_opening_and_loading_leave_the_global_random_state():
 
 
 def test_unknown_scenes_are_refused_with_the_choice():
-    with pytest.raises(
-        ValueError, match=r"--scenes 'co4d' is unknown; choose one of .*\(NAME or NAME:ROOT\)"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"'co4d' is unknown; choose one of .*\(NAME or NAME:ROOT\)") as caught:
         open_scenes("co4d:/data", request())
     assert all(name in str(caught.value) for name in SCENES)
 
 
 def test_unknown_difficulties_are_refused_with_the_choice():
     choice = r"choose shapes:plain\|cluttered\|repetitive\|textureless"
-    with pytest.raises(ValueError, match=f"--scenes shapes:hard is unknown; {choice}"):
+    with pytest.raises(ValueError, match=f"shapes:hard is unknown; {choice}"):
         open_scenes("shapes:hard", request())
 
 
 def test_real_scenes_need_a_folder(tmp_path: Path):
-    with pytest.raises(ValueError, match="--scenes rgbd needs a folder: --scenes rgbd:PATH"):
+    with pytest.raises(ValueError, match="rgbd needs a folder: rgbd:PATH"):
         open_scenes("rgbd", request())
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder; expected"):
         open_scenes(f"rgbd:{tmp_path / 'nowhere'}", request())

@@ -248,7 +248,7 @@ def test_the_last_training_step_counts():
 
 
 def test_without_references_layers_are_ranked_by_precision():
-    """The columns of DESIGN section 5 are enough: neither pair_list nor ceilings nor chance."""
+    """The columns of docs/references.md, "Files of a run" are enough: neither pair_list nor ceilings nor chance."""
     layers = {2: ("16x16", times(1.0)), 5: ("8x8", times(0.8)), 9: ("16x16", times(1.2))}
     scores = table_of(layers, ceilings={}, chance=None, metric="precision@2cm", protocol="mine").drop(
         columns="pair_list"

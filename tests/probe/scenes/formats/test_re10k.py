@@ -97,7 +97,7 @@ def test_the_evaluation_index_names_context_and_target(tmp_path: Path):
     with pytest.raises(ValueError, match=r"needs pixelSplat's file"):
         open_scenes(f"re10k:{tmp_path}", replace(request, view_list=EVALUATION))
     with pytest.raises(
-        ValueError, match=r"--view-list 'other' is unknown for these scenes; choose from re10k-pixelsplat"
+        ValueError, match=r"view list 'other' is unknown for these scenes; choose from re10k-pixelsplat"
     ):
         open_scenes(f"re10k:{tmp_path}", replace(request, view_list="other"))
     file.write_text(json.dumps({KEYS[0]: {"context": [1]}}))
@@ -122,7 +122,7 @@ def exact(world: World) -> Callable[[Views], tuple[Tensor, Tensor]]:
 def test_truth_comes_from_a_geometry_source(tmp_path: Path):
     write_text(tmp_path, make_world(8, roll=10.0))
     request = Request(groups=2, views=2, n_ref=1, size=12)
-    with pytest.raises(ValueError, match=r"re10k carries no depth, so there is no truth .* --truth-source tracks"):
+    with pytest.raises(ValueError, match=r"re10k has no depth, so there is no truth .* tracks"):
         open_scenes(f"re10k:{tmp_path}", request).load(0)
     assert not open_scenes(f"re10k:{tmp_path}", replace(request, needs_truth=False)).load(0)[0].valid.any()
     world = make_world(8, roll=10.0)

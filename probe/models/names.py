@@ -1,0 +1,34 @@
+"""What ``--model`` accepts: names with their code, importable without PyTorch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from probe.registry import Choice
+
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = {"": WEIGHTS / "cat3d-tiny", "cameo": WEIGHTS / "cat3d-tiny-cameo"}
+"""The small model trained plainly for 7000 steps, and with CAMEO at layer 12 for 2000, by what follows its name."""
+RANDOM = ": random weights"
+CAMERAS_ONLY = ": cameras only"
+
+MODELS: dict[str, Callable[..., Any]] = {
+    "cat3d-tiny": Choice(
+        "probe.models.tiny:load_tiny",
+        "the shipped small model, trained plainly; cat3d-tiny:cameo is shipped too, trained with CAMEO; "
+        "cat3d-tiny:random has random weights; cat3d-tiny:FOLDER as the suite saved it",
+    ),
+    "cat3d": Choice("probe.models.cat3d:load_cat3d", "checkpoints of CAMEO's release; cat3d:random"),
+    "sd21": Choice(
+        "probe.models.stable_diffusion:load_independent", "Stable Diffusion 1.x or 2.x, each view on its own"
+    ),
+    "sd21-extended": Choice(
+        "probe.models.stable_diffusion:load_extended", "Stable Diffusion with views joined in every self-attention"
+    ),
+    "mvgenmaster": Choice("probe.models.mvgenmaster:load_mvgenmaster", "MVGenMaster's unpacked archive"),
+    "hunyuan-dit": Choice("probe.models.hunyuan_dit:load_hunyuan_dit", "a diffusers folder or hub id of Hunyuan-DiT"),
+    "seva": Choice("probe.models.seva:load_seva", "Stable Virtual Camera; needs its package"),
+    "mvdream": Choice("probe.models.mvdream:load_mvdream", "MVDream; needs its package"),
+    "module": Choice("probe.models.custom:load_custom", "a model of your own: module:package.function"),
+}
+"""From a name to its loader: what follows the name, and a :class:`probe.models.parts.files.Loading`, to a model."""

@@ -1,0 +1,34 @@
+"""What ``--scenes`` accepts: names with their code, importable without PyTorch."""
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from probe.registry import Choice
+
+Difficulty = Literal["plain", "cluttered", "repetitive", "textureless"]
+"""Of procedural scenes: ``shapes:DIFFICULTY``."""
+
+DATA_SETS: dict[str, Callable[..., Any]] = {
+    "rgbd": Choice(
+        "probe.scenes.formats.rgbd:find_recordings", "colour frames, 16-bit depth in mm, a pose file per frame"
+    ),
+    "re10k": Choice("probe.scenes.formats.re10k:find_recordings", "RealEstate10K: posed video frames without depth"),
+    "co3d": Choice("probe.scenes.formats.co3d:find_recordings", "CO3Dv2: objects filmed around, with depth"),
+    "nerfstudio": Choice("probe.scenes.formats.nerfstudio:find_recordings", "transforms.json, with or without depth"),
+    "dl3dv": Choice("probe.scenes.formats.nerfstudio:find_recordings", "DL3DV-10K: posed frames without depth"),
+    "colmap": Choice("probe.scenes.formats.colmap:find_recordings", "COLMAP reconstructions, sparse or dense"),
+    "photos": Choice("probe.scenes.formats.photos:find_recordings", "plain photographs, reconstructed first"),
+    "navi": Choice("probe.scenes.formats.navi:find_recordings", "NAVI: photographed objects, with depth"),
+    "dtu": Choice("probe.scenes.formats.dtu:find_recordings", "DTU: objects on a table, with depth"),
+    "scannet": Choice("probe.scenes.formats.scannet:find_recordings", "ScanNet: rooms scanned with depth"),
+}
+"""Data sets of real scenes: from a folder to its recordings (:class:`probe.scenes.choosing.Recordings`)."""
+
+GENERATED: dict[str, Callable[..., Any]] = {
+    "shapes": Choice("probe.scenes.opening:open_shapes", "procedural rooms with exact truth; needs no folder"),
+}
+"""Scenes made here: from what follows the name, and a request, to the scenes."""
+
+SCENES: Mapping[str, Callable[..., Any]] = ChainMap(DATA_SETS, GENERATED)  # lists GENERATED first
+"""All that ``--scenes`` accepts; what is added to :data:`DATA_SETS` is in it."""

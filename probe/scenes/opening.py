@@ -1,0 +1,191 @@
+"""Scenes by name: drawn or chosen from a list, and loaded one at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from probe.scenes import shapes
+from probe.scenes.choosing import Recordings, ViewList, draw_list, read_list
+from probe.scenes.names import DATA_SETS, GENERATED, SCENES
+from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
+from probe.scenes.shapes import casting
+from probe.seeds import derive
+from probe.views import Views
+
+OPENED = 16  # recordings whose cameras are kept in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneList:
+    """Hold scenes that are loaded one at a time.
+
+    Attributes:
+        names: One per scene, in order.
+        load: Gives scene ``i`` as a batch of one, and the overlap of view 0 with each other view.
+        note: What the reader should know of how many there are.
+    """
+
+    names: tuple[str, ...]
+    load: Callable[[int], tuple[Views, tuple[float, ...]]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Say which scenes are wanted.
+
+    Attributes:
+        groups: Number of scenes.
+        views: Views per scene.
+        n_ref: References among them.
+        seed: Of drawing and picking.
+        min_overlap: Share of view 0 that each other view must see (real scenes).
+        size: Side of the images, in pixels; None for the data set's own default.
+        view_list: Real scenes: a published list (PROTOCOL or PROTOCOL:FILE), or FILE.json, in place of drawing.
+        geometry: Where truth comes from, in place of the scenes' own points.
+        needs_truth: Whether scenes without any truth are refused.
+    """
+
+    groups: int
+    views: int
+    n_ref: int
+    seed: int = 0
+    min_overlap: float = 0.2
+    size: int | None = None
+    view_list: str | None = None
+    geometry: GeometrySource | None = None
+    needs_truth: bool = True
+
+
+def open_shapes(root: str, request: Request) -> SceneList:
+    """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn."""
+    difficulty = root or "plain"
+    if difficulty not in shapes.OBJECTS:
+        raise ValueError(f"shapes:{difficulty} is unknown; choose shapes:{'|'.join(shapes.OBJECTS)}")
+    bins = len(shapes.ROTATION_BINS) - 1
+
+    def load(index: int) -> tuple[Views, tuple[float, ...]]:
+        generator = torch.Generator().manual_seed(derive("scene", request.seed, index))
+        rooms = shapes.draw_shapes(1, difficulty=difficulty, generator=generator)
+        rotation = shapes.draw_rotations([index % bins], request.views - 1, generator=generator)
+        views = shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
+        overlap = casting.overlaps(rooms, views)[0]
+        named = Views(**{**vars(views), "names": (names[index],)})
+        return named, tuple(torch.minimum(overlap[0, 1:], overlap[1:, 0]).tolist())
+
+    names = tuple(f"{difficulty}-{request.seed}-{index:04d}" for index in range(request.groups))
+    return SceneList(names=names, load=load)
+
+
+def open_data_set(name: str, root: str, request: Request) -> SceneList:
+    """Open a data set of real scenes and choose some: drawn by rotation bin and overlap, or named by a view list."""
+    recordings = find_recordings(name, root)
+    chosen = choose(recordings, request)
+    opened = lru_cache(maxsize=OPENED)(recordings.open)
+
+    def load(index: int) -> tuple[Views, tuple[float, ...]]:
+        scene = chosen.scenes[index]
+        recording = opened(scene.recording)
+        if not recording.has_truth and request.needs_truth and request.geometry is None:
+            raise ValueError(
+                f"{name} has no depth, so there is no truth to compare with; name a source of true points, such as "
+                "tracks or vggt, or choose scenes with depth"
+            )
+        frames = [frame_index(recording, frame) for frame in scene.frames]
+        views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
+        return views, scene.overlap
+
+    return SceneList(names=tuple(scene.name for scene in chosen.scenes), load=load, note=chosen.note)
+
+
+def find_recordings(name: str, root: str) -> Recordings:
+    """Find the recordings of a data set.
+
+    Args:
+        name: A key of :data:`DATA_SETS`.
+        root: Its folder.
+
+    Raises:
+        ValueError: If no folder is named, or a file is broken.
+        FileNotFoundError: If it is no folder of that data set.
+    """
+    if not root:
+        raise ValueError(f"{name} needs a folder: {name}:PATH")
+    recordings: Recordings = DATA_SETS[name](Path(root))
+    return recordings
+
+
+def choose(recordings: Recordings, request: Request) -> ViewList:
+    """Draw the scenes that are asked for, or read them from a list: a published protocol's, or a file of one's own.
+
+    Raises:
+        ValueError: If the list is unknown or broken, prescribes other numbers of views or references, or nothing can
+            be drawn.
+        FileNotFoundError: If the list's file does not exist.
+    """
+    if request.view_list is None:
+        drawn = draw_list(
+            recordings,
+            count=request.groups,
+            views=request.views,
+            min_overlap=request.min_overlap,
+            seed=request.seed,
+        )
+        return replace(drawn, note="; ".join(part for part in (recordings.note, drawn.note) if part))
+    protocol, _, path = request.view_list.partition(":")
+    file = Path(path) if path else None
+    if protocol in recordings.lists:
+        chosen = recordings.lists[protocol](file)
+    elif file is None and protocol.endswith(".json"):
+        chosen = read_list(Path(protocol))
+    else:
+        known = ", ".join([*recordings.lists, "FILE.json"])
+        raise ValueError(f"view list {request.view_list!r} is unknown for these scenes; choose from {known}")
+    return _fitting(chosen, recordings, request)
+
+
+def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> ViewList:
+    """Keep the first scenes of a list that are on the disk, if they have the views and references asked for."""
+    known = set(recordings.names)
+    present = [scene for scene in chosen.scenes if scene.recording in known]
+    if not present:
+        raise ValueError(
+            f"view list {chosen.protocol} names {len(chosen.scenes)} scenes, of which {recordings.root} has none"
+        )
+    scenes = tuple(present[: request.groups])
+    shapes = {(len(scene.frames), scene.n_ref or request.n_ref) for scene in scenes}
+    if shapes != {(request.views, request.n_ref)}:
+        prescribed = " or ".join(f"{views} views with {n_ref} references" for views, n_ref in sorted(shapes))
+        raise ValueError(
+            f"view list {chosen.protocol} prescribes {prescribed}, not {request.views} with {request.n_ref}"
+        )
+    counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {len(chosen.scenes) - len(present)} not on the disk"
+    note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"
+    return replace(chosen, scenes=scenes, note="; ".join(part for part in (recordings.note, note) if part))
+
+
+def open_scenes(spec: str, request: Request) -> SceneList:
+    """Open scenes named as on the command line, ``NAME[:ROOT]``.
+
+    Raises:
+        ValueError: If the name is unknown or the scenes cannot be had.
+        FileNotFoundError: If ROOT is no such folder.
+    """
+    name, _, root = spec.partition(":")
+    if name not in SCENES:
+        raise ValueError(f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)")
+    scenes = open_data_set(name, root, request) if name in DATA_SETS else GENERATED[name](root, request)
+    return scenes if request.geometry is None else _with_truth_of(request.geometry, scenes)
+
+
+def _with_truth_of(source: GeometrySource, scenes: SceneList) -> SceneList:
+    """Take the true points of scenes from a source; a scene of which it knows none counts nothing."""
+
+    def load(index: int) -> tuple[Views, tuple[float, ...]]:
+        views, overlap = scenes.load(index)
+        return with_geometry(views, source), overlap
+
+    return replace(scenes, load=load)
