@@ -1,7 +1,6 @@
-"""Which pairs of query token and key view enter the CAMEO loss, and with which weight. Pure."""
+"""Which pairs of query token and key view enter the CAMEO loss, and with which weight. Pure functions."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -10,15 +9,13 @@ from torch import Tensor
 
 from probe.correspondence import TokenMatches
 
-Target = Literal["per_pair", "global_nearest"]
-
 
 def _per_pair(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
     return matches.counted
 
 
 def _global_nearest(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
-    """Of the pairs of a query token keep the one of the view with the nearest match, counted or not."""
+    """Keep, of each query token's pairs, the one of the view with the nearest match, whether that counts or not."""
     if matches.distance is None:
         raise ValueError(
             "CorrespondenceAlignment: matches.distance is None, target='global_nearest' expects distances to pick the "
@@ -50,7 +47,7 @@ def pair_weights(
     counts: Float[Tensor, "2"] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b fq n fk"]:
-    """Give every pair (query token, key view) its weight in the loss; pairs of weight 0 need not be computed.
+    """Return the weight of every pair (query token, key view) in the loss; pairs of weight 0 need not be computed.
 
     The weighted sum over pairs is the mean over counted pairs with a reference query plus that with a target query.
 
@@ -71,7 +68,7 @@ def pair_weights(
         ValueError: If ``"global_nearest"`` has no distances.
 
     Source:
-        reference/cameo.md sections 2 and 6.1.
+        CAMEO, arXiv 2512.03045, the alignment loss; "global_nearest": its release (docs/references.md).
     """
     other = ~_own_view(matches.counted.shape[1], matches.counted.device)
     counted, entering = matches.counted & other, TARGETS[target](matches) & other
