@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from probe.cli import flag
-from probe.emergence import Watch
+from probe.plan.settings import Watch
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.layers import Layer
 from probe.models import fresh_tiny, load_model

@@ -94,7 +94,7 @@ def track_precision(accelerator: Accelerator, table: pd.DataFrame, step: int) ->
 
     Args:
         accelerator: With the trackers.
-        table: From :func:`probe.emergence.measure_step`.
+        table: From :func:`probe.measure.emergence.measure_step`.
         step: Of the training.
     """
     track(accelerator, "emergence", {f"layer_{row.layer}": float(row.value) for row in table.itertuples()}, step)
