@@ -44,13 +44,15 @@ def _with_help(config: type[Any], choices: dict[str, str]) -> type[Any]:
     """Return the configuration with its help as flowing text: tyro keeps the line breaks of the source."""
     texts = {x.arg_name: x.description or "" for kind in config.__mro__[::-1] for x in _documented(kind)}
     hints = get_type_hints(config, include_extras=True)
-    described = [
-        (field.name, Annotated[hints[field.name], tyro.conf.arg(help=_flow(texts[field.name], choices))], field)
-        for field in fields(config)
-    ]
+    described = [(x.name, _described(hints[x.name], texts.get(x.name), choices), x) for x in fields(config)]
     made = make_dataclass(config.__name__, described, frozen=True, kw_only=True)
     made.__doc__ = _flow((config.__doc__ or "").split("\n\n")[0], choices)
     return made
+
+
+def _described(hint: Any, text: str | None, choices: dict[str, str]) -> Any:
+    """Add a help text to a type; one without a text below its field has its help in the type already."""
+    return hint if text is None else Annotated[hint, tyro.conf.arg(help=_flow(text, choices))]
 
 
 def _documented(kind: type[Any]) -> list[docstring_parser.DocstringParam]:
