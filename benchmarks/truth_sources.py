@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 import tyro
 
+from probe.correspondence.quality import kept_megabytes
 from probe.correspondence.sources import open_source
 from probe.correspondence.tracks import match_tracks, triangulated_tracks
 from probe.scenes import Request, open_scenes
 from probe.scenes.recordings import GeometrySource, with_geometry
-from probe.truth_quality import kept_megabytes
 from probe.views import Views
 from train.objectives import TRUTHS
 

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 
 from probe.cli import flag
-from probe.plan.settings import Watch
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.layers import Layer
 from probe.models import fresh_tiny, load_model
@@ -16,6 +15,7 @@ from probe.models.hunyuan_dit import HUB
 from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
+from probe.plan.settings import Watch
 from probe.records import environment, open_run, write_folder, write_json
 from train.batches import Draw, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
