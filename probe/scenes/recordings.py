@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.geometry import camera_centre, crop_intrinsics, depth_to_point_map, project, resize_intrinsics
-from probe.scenes.grouping import BINS, Group, Pairs, compare_views, draw_groups
-from probe.views import Views, concatenate, resample
+from probe.scenes.grouping import Pairs, compare_views
+from probe.views import Views, resample
 
 COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
 SUPPOSED = (0.5, 1.0, 2.0)  # distances at which a scene without depth is supposed to lie, in multiples of its middle
@@ -149,63 +149,7 @@ def supposed_distances(world_to_cam: Float[Tensor, "n 4 4"]) -> tuple[float, ...
     return tuple(float(share * middle) for share in SUPPOSED)
 
 
-def pick_groups(
-    recording: Recording,
-    *,
-    count: int,
-    views: int,
-    bins: tuple[float | int, ...] = BINS,
-    min_overlap: float | int = 0.2,
-    seed: int = 0,
-    pairs: Pairs | None = None,
-) -> list[Group]:
-    """Draw groups of frames, equally many per rotation bin, as :func:`probe.scenes.grouping.draw_groups` says.
-
-    Args:
-        recording: The recording.
-        count: Groups of all bins together.
-        views: Frames per group, the anchor included.
-        bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
-        min_overlap: What each further frame must share with the anchor, from 0 to 1.
-        seed: Equal seeds give equal groups.
-        pairs: What :func:`compare_frames` gave, so as not to measure it again.
-
-    Raises:
-        ValueError: If an argument is out of range, no bin can give a group, or a depth image cannot be read.
-    """
-    pairs = pairs if pairs is not None else compare_frames(recording)
-    try:
-        return draw_groups(pairs, count=count, views=views, bins=bins, min_overlap=min_overlap, seed=seed)
-    except ValueError as error:
-        raise ValueError(f"{recording.name}: {error}") from None
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def load_groups(recording: Recording, groups: Sequence[Group], *, size: int, n_ref: int) -> Views:
-    """Read groups of frames as views.
-
-    Args:
-        recording: The recording.
-        groups: From :func:`pick_groups`; only one is held in full size at a time.
-        size: Side of the views, in pixels.
-        n_ref: The number of reference views, counted from the anchor.
-
-    Raises:
-        ValueError: If there is no group, groups differ in their number of views, or an image cannot be read.
-    """
-    if size < 1 or not groups:
-        raise ValueError(f"load_groups: {len(groups)} groups at size {size}, expected at least one group and one pixel")
-    counts = sorted({len(group.frames) for group in groups})
-    if len(counts) > 1:
-        raise ValueError(f"load_groups: groups hold {counts} views, expected the same number in each")
-    last = max(index for group in groups for index in group.frames)
-    if last >= len(recording.names):
-        raise ValueError(
-            f"load_groups: a group names frame {last} of {len(recording.names)}; is it of another recording?"
-        )
-    return concatenate([load_views(recording, group.frames, size=size, n_ref=n_ref) for group in groups])
 
 
 def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref: int) -> Views:

@@ -344,11 +344,7 @@ def _tied(ties: tuple[int, ...]) -> str:
 
 
 def layer_table(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Return one row per 3D layer, the columns of layers.csv; what was not measured is NaN.
-
-    Source:
-        docs/references.md, "Files of a run".
-    """
+    """Return layers.csv (docs/references.md, "Files of a run"): a row per 3D layer, NaN where not measured."""
     own = _layers_of(_in_direction(scores, selection.direction)[0], selection.model)
     native = own[own["protocol"] == selection.protocol]
     shared = own[own["protocol"] == selection.protocol + COMMON_GRID]
