@@ -80,7 +80,7 @@ def missing_weights(files: Sequence[str]) -> list[str]:
 
 
 def absence(measure: str, files: Sequence[str]) -> str:
-    """Say in one line that a measure is absent, and where the files it needs belong; empty if they are there."""
+    """Return one line on why a measure is absent and where its files belong; empty if they are there."""
     missing = missing_weights(files)
     return f"{measure} is absent (NaN): no weights at {' and '.join(missing)}" if missing else ""
 

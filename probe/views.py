@@ -56,12 +56,12 @@ class Views:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Give (height, width) in pixels."""
+        """Return (height, width) in pixels."""
         return self.image.shape[-2], self.image.shape[-1]
 
     @property
     def count(self) -> int:
-        """Give the number of views per scene."""
+        """Return the number of views per scene."""
         return self.image.shape[1]
 
     def to(self, device: torch.device | str) -> "Views":
@@ -71,7 +71,7 @@ class Views:
         return replace(self, **moved)
 
     def scene(self, index: int) -> "Views":
-        """Give one scene as a batch of one.
+        """Return one scene as a batch of one.
 
         Raises:
             IndexError: If there is no such scene.
@@ -82,7 +82,7 @@ class Views:
         return self._indexed(slice(index, index + 1), slice(None), n_ref=self.n_ref, names=names)
 
     def scenes(self, chosen: slice) -> "Views":
-        """Give several scenes as a smaller batch."""
+        """Return several scenes as a smaller batch."""
         return self._indexed(chosen, slice(None), n_ref=self.n_ref, names=self.names[chosen])
 
     def reorder(self, order: list[int], n_ref: int) -> "Views":

@@ -28,7 +28,7 @@ HEADS = ("heads", "num_heads", "n_heads")
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """Say how to read the arguments of an attention function.
+    """How to read the arguments of an attention function.
 
     Attributes:
         arguments: Names of the positional arguments, in order.
@@ -71,7 +71,7 @@ KERNELS: dict[str, Kernel] = {
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """Hold an attention function of another package, as the tap calls and reads it.
+    """An attention function of another package, as the tap calls and reads it.
 
     Attributes:
         name: Its public name.

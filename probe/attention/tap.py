@@ -136,11 +136,11 @@ class AttentionTap:
 
     @property
     def calls(self) -> list[Call]:
-        """Give the kept calls of the last forward, in execution order."""
+        """Return the kept calls of the last forward, in execution order."""
         return list(self._calls.values())
 
     def __getitem__(self, layer: LayerKey) -> Call:
-        """Give a layer's call in the last forward.
+        """Return a layer's call in the last forward.
 
         Raises:
             ValueError: If the layer is not tapped, or the name holds several calls.
@@ -314,7 +314,7 @@ class AttentionTap:
             self._calls[call.name, call.nth] = record
 
     def _follow_checkpoint(self, frame: _Frame, again: bool) -> None:
-        """Count edits that a recomputation has to repeat, and refuse those that it would miss."""
+        """Count edits that a recomputation has to repeat, and reject those that it would miss."""
         if again:
             self._unfinished[frame.name] -= 1
         elif (region := checkpoint_region()) is not None:

@@ -1,4 +1,4 @@
-"""Targets: the attention calls that a tap was asked for, however they were named."""
+"""Targets: the attention calls that a tap looks at, however they were named."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ class Target:
     single: bool = False  # the edit names this very module, so one call must be meant
 
     def covers(self, name: str, nth: int) -> bool:
-        """Tell whether a module's call is meant."""
+        """Return whether a module's call is one of the targets'."""
         if self.nth is not None:
             return (name, nth) == (self.name, self.nth)
         return self.holds(name)
 
     def holds(self, name: str) -> bool:
-        """Tell whether a module is this one or inside it."""
+        """Return whether a module is this one or inside it."""
         return self.name in ("", name) or name.startswith(f"{self.name}.")
 
     def means(self, other: "Target") -> bool:
-        """Tell whether this, as a wanted name, picks the other."""
+        """Return whether this name, as requested, selects the other."""
         return (self.name, self.nth) == (other.name, other.nth) or (self.nth is None and self.holds(other.name))
 
 
@@ -89,7 +89,7 @@ def _indexed(index: int, targets: Sequence[Target]) -> Target:
 
 
 def attach(targets: list[Target], edit: Edit | Mapping[Any, Edit] | None, modules: Mapping[str, nn.Module]) -> None:
-    """Give the targets their edits.
+    """Return the targets with their edits.
 
     Raises:
         ValueError: If a key of ``edit`` does not mean exactly one target.

@@ -33,7 +33,7 @@ PATCHES = {"dinov2": 37, "dinov3": 32}
 
 @dataclass(frozen=True, kw_only=True)
 class Dino:
-    """Hold a frozen encoder.
+    """A frozen encoder.
 
     Attributes:
         network: Of transformers: pixel values to tokens, special ones first.
@@ -45,12 +45,12 @@ class Dino:
 
     @property
     def width(self) -> int:
-        """Give the number of features."""
+        """Return the number of features."""
         return int(self.network.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     @torch.no_grad()
     def encode(self, image: Float[Tensor, "b f 3 height width"]) -> Float[Tensor, "b f c h w"]:
-        """Give the features of every patch, where the network lies."""
+        """Return the features of every patch, where the network lies."""
         config: Any = self.network.config
         grid = patch_grid((image.shape[-2], image.shape[-1]), self.patches)
         flat = rearrange(image, "b f c height width -> (b f) c height width").to(next(self.network.parameters()))

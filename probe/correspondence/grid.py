@@ -49,7 +49,7 @@ def token_of(xy: Float[Tensor, "*batch 2"], size: tuple[int, int], grid: tuple[i
 def token_centres(
     grid: tuple[int, int], size: tuple[int, int], *, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "{grid[0]*grid[1]} 2"]:
-    """Give xy of every token's centre, in pixels of ``size``.
+    """Return xy of every token's centre, in pixels of ``size``.
 
     Args:
         grid: Tokens (rows, columns) of the image.
@@ -70,7 +70,7 @@ def token_points(
     grid: tuple[int, int],
     resize: str = "edge_aware",
 ) -> tuple[Float[Tensor, "b f {grid[0]*grid[1]} 3"], Bool[Tensor, "b f {grid[0]*grid[1]}"]]:
-    """Give every token one world point.
+    """Return one world point per token.
 
     - ``edge_aware``: the point of the valid pixel nearest to the token's centre within its cell (of equally near ones
       the first, row by row). Nothing is mixed, so every point lies on a surface.

@@ -25,7 +25,7 @@ DISTANCES_AT_ONCE = 2**17
 
 @dataclass(frozen=True)
 class TokenMatches:
-    """Hold, for every query token and key view, the nearest token in 3D.
+    """For every query token and key view, the nearest token in 3D.
 
     Attributes:
         index: That token of the key view. In the query's own view the token itself; 0 where there is no match (the
@@ -83,7 +83,7 @@ def match_tokens(
 
 
 def visible_tokens(views: Views, grid: tuple[int, int]) -> Bool[Tensor, "b fq {grid[0]*grid[1]} fk"]:
-    """Say which query tokens' points each key view really shows, by the depth test of :func:`project_tokens`.
+    """Return which query tokens' points each key view really shows, by the depth test of :func:`project_tokens`.
 
     Args:
         views: The views, with point maps that fit their cameras.

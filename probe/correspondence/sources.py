@@ -20,7 +20,7 @@ HOW = "a function of Views that returns (point_map [b f 3 height width], valid [
 
 
 def own_depth(views: Views) -> Geometry:
-    """Give the scene's own points: the sensor's depth, or the renderer's."""
+    """Return the scene's own points: the sensor's depth, or the renderer's."""
     return views.point_map, views.valid
 
 

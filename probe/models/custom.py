@@ -1,8 +1,8 @@
-"""A model of one's own: ``--model module:package.function`` imports the function and calls it without arguments.
+"""A model of your own: ``--model module:package.function`` imports the function and calls it without arguments.
 
 The function returns a :class:`probe.models.model.MultiViewModel`: a subclass that overrides those of its six
-methods (encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are the
-user's own affair; ``--base`` and ``--model-size`` are refused: only the function knows what they would mean.
+methods (encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are up
+to the user; ``--base`` and ``--model-size`` are rejected: only the function can know what they mean.
 """
 
 import importlib

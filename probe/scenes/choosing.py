@@ -18,7 +18,7 @@ from probe.scenes.recordings import Recording, compare_frames, scene_name
 from probe.seeds import derive
 
 DRAWN = "rotation-v1"  # the protocol of lists that are drawn here
-MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are asked for
+MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are requested
 MOST_FRAMES = 200  # frames compared of a lone recording
 FEW_FRAMES = 60  # frames compared of each of several
 
@@ -68,7 +68,7 @@ class ViewList:
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings:
-    """Hold a data set's recordings, which are opened one at a time.
+    """A data set's recordings, which are opened one at a time.
 
     Attributes:
         root: The folder; every file lies inside it.
@@ -209,7 +209,7 @@ def _why_none(
 
 
 def list_record(chosen: ViewList) -> dict[str, Any]:
-    """Give a list as plain values, to be written as JSON; :func:`read_list` reads it."""
+    """Return a list as plain values, to be written as JSON; :func:`read_list` reads it."""
     return {"protocol": chosen.protocol, "digest": chosen.digest, "scenes": [asdict(scene) for scene in chosen.scenes]}
 
 

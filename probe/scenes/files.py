@@ -87,7 +87,7 @@ def open_bytes(data: bytes, origin: str) -> Iterator[Image.Image]:
 
 
 def image_size(path: Path, root: Path) -> tuple[int, int]:
-    """Give (height, width) of an image by its header.
+    """Return (height, width) of an image by its header.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`open_image`.
@@ -142,7 +142,7 @@ def read_mask(path: Path, root: Path, *, above: int = 0) -> Bool[Tensor, "height
 
 
 def read_arrays(path: Path, root: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` file; objects, which would need pickle, are refused.
+    """Read the arrays of an ``.npz`` file; objects, which would need pickle, are rejected.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -208,5 +208,5 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Give a key that sorts names as people do: frame_9 before frame_10."""
+    """Return a key that sorts names as people do: frame_9 before frame_10."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", name))

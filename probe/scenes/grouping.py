@@ -18,7 +18,7 @@ BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Hold how each two views of a recording lie to each other.
+    """Rotation and overlap of each two views of a recording.
 
     Attributes:
         frames: The recording's indices that rows and columns stand for.

@@ -1,4 +1,4 @@
-"""Recordings: posed frames of one scene, whose pixels are read when asked for. What every real data set becomes.
+"""Recordings: posed frames of one scene, whose pixels are read when needed. What every real data set becomes.
 
 A loader finds the files and turns the format's cameras and depth into a :class:`Recording`; everything after that
 (comparing frames, drawing groups, cutting the square, resizing, point maps) is the same for all of them, and is here.
@@ -35,9 +35,9 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Hold the frames of one scene, in order of time, without their pixels.
+    """The frames of one scene, in order of time, without their pixels.
 
-    The readers take a frame's index and give what its files hold; they refuse broken files in one line. Depth may have
+    The readers take a frame's index and give what its files hold; they reject broken files in one line. Depth may have
     another size than the image where it shows the same field of view.
 
     Attributes:
@@ -83,11 +83,11 @@ class Recording:
 
     @property
     def has_truth(self) -> bool:
-        """Tell whether some pixels' world points are known."""
+        """Return whether some pixels' world points are known."""
         return self.depth is not None or self.points is not None
 
     def window(self, index: int) -> Window:
-        """Give the square of a frame that becomes the view."""
+        """Return the square of a frame that becomes the view."""
         if self.windows is not None:
             return self.windows[index]
         height, width = self.sizes[index]
@@ -95,7 +95,7 @@ class Recording:
         return Window(top=(height - side) // 2, left=(width - side) // 2, side=side)
 
     def camera(self, index: int, size: int) -> Float[Tensor, "3 3"]:
-        """Give the intrinsics of a frame's view, in pixels of its ``size``."""
+        """Return the intrinsics of a frame's view, in pixels of its ``size``."""
         window = self.window(index)
         moved = crop_intrinsics(self.intrinsics[index], window.top, window.left)
         return resize_intrinsics(moved, (window.side, window.side), (size, size))
@@ -263,14 +263,14 @@ def read_depth(recording: Recording, index: int, size: int) -> Float[Tensor, "{s
 
 
 def _nearest(start: int, side: int, size: int, scale: float) -> Int[Tensor, " size"]:
-    """Give the rows (or columns) of a depth map in which the centres of the view's pixels lie."""
+    """Return the rows (or columns) of a depth map in which the centres of the view's pixels lie."""
     return (((torch.arange(size, dtype=torch.float64) + 0.5) * side / size + start) * scale).long()
 
 
 def _sort_into_pixels(
     points: Float[Tensor, "p 3"], intrinsics: Float[Tensor, "3 3"], world_to_cam: Float[Tensor, "4 4"], size: int
 ) -> tuple[Float[Tensor, "3 {size} {size}"], Bool[Tensor, "{size} {size}"]]:
-    """Give each pixel the nearest point that lies in it, unmoved: moved to the ray, it would miss its other pixels."""
+    """Return, per pixel, the nearest point in it, unmoved: moved to the ray, it would miss its other pixels."""
     xy, depth = project(points, intrinsics, world_to_cam)
     inside = ((xy >= 0) & (xy < size)).all(-1)
     order = depth[inside].argsort()

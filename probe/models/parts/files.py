@@ -29,7 +29,7 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """Hold what a checkpoint alone does not tell.
+    """What a checkpoint alone does not determine.
 
     Attributes:
         base: Folder or hub id of the base model, whose autoencoder is used; "random" draws one; None is the usual one.
@@ -43,7 +43,7 @@ class Loading:
 
     @property
     def device(self) -> torch.device:
-        """Give the device to build networks on."""
+        """Return the device to build networks on."""
         return META if self.outline else torch.device("cpu")
 
 
@@ -198,27 +198,27 @@ def build_of(origin: str, make: Callable[[], Built]) -> Built:
         ) from error
 
 
-def strip_prefixes(weights: Weights, prefixes: Sequence[str], *, beside: Sequence[str] = ()) -> dict[str, Tensor]:
+def strip_prefixes(weights: Weights, prefixes: Sequence[str], *, others: Sequence[str] = ()) -> dict[str, Tensor]:
     """Take off prefixes that wrappers put before every name, and leave out what such a wrapper holds beside the model.
 
     Args:
         weights: A state dict.
-        prefixes: Tried in turn, again and again; one is taken off if names have it, all but those of ``beside``.
-        beside: Beginnings of names of other modules in the wrapper.
+        prefixes: Tried in turn, again and again; one is taken off if names have it, all but those of ``others``.
+        others: Beginnings of names of other modules in the wrapper.
 
     Returns:
-        The model's own weights; names that fit nothing stay, to be refused by :func:`fill`.
+        The model's own weights; names that fit nothing stay, to be rejected by :func:`fill`.
     """
     found = dict(weights)
     while prefix := next((p for p in prefixes if any(name.startswith(p) for name in found)), None):
         own = {name.removeprefix(prefix): weight for name, weight in found.items() if name.startswith(prefix)}
-        rest = {name: weight for name, weight in found.items() if not name.startswith((prefix, *beside))}
+        rest = {name: weight for name, weight in found.items() if not name.startswith((prefix, *others))}
         found = own | rest
     return found
 
 
 def fill(network: nn.Module, weights: Weights, *, origin: str, assign: bool = False) -> None:
-    """Give a network its weights, all of them and nothing else.
+    """Load weights into a network: all of them and nothing else.
 
     Args:
         network: On any device; on ``meta`` only with ``assign``.

@@ -46,7 +46,7 @@ CATEGORIES_KEPT = 4  # annotations of a category take some 100 MB in memory
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files."""
+    """One frame's files."""
 
     image: Path
     depth: Path

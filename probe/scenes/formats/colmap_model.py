@@ -1,4 +1,4 @@
-"""COLMAP's sparse models, binary and text: cameras, images and the tracks of points. Read whole or refused.
+"""COLMAP's sparse models, binary and text: cameras, images and the tracks of points. Read whole or rejected.
 
 pycolmap, which makes the reconstruction of photos, reads such files too; but version 4.2.1 takes a truncated
 ``cameras.bin`` or ``images.bin`` for a whole one, and an empty ``points3D.bin`` ends its process. Its reading is the
@@ -36,7 +36,7 @@ Listed = tuple[str, int, Any, Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Say how a camera model orders its parameters: focal lengths, principal point, coefficients of the lens."""
+    """The order of a camera model's parameters: focal lengths, principal point, coefficients of the lens."""
 
     number: int
     focals: int
@@ -60,7 +60,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Hold a camera.
+    """A camera.
 
     Attributes:
         size: (height, width) of its images.
@@ -75,7 +75,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """Hold a registered image.
+    """A registered image.
 
     Attributes:
         name: Of its file, relative to the folder of images.
@@ -92,7 +92,7 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Hold a sparse model: cameras by number, registered images as listed, and the tracks' points."""
+    """A sparse model: cameras by number, registered images as listed, and the tracks' points."""
 
     cameras: dict[int, Camera]
     photos: tuple[Photo, ...]
@@ -100,7 +100,7 @@ class Model:
 
 
 def has_model(folder: Path) -> bool:
-    """Tell whether a folder holds a sparse model."""
+    """Return whether a folder holds a sparse model."""
     return any((folder / f"cameras{suffix}").exists() for suffix in (".bin", ".txt"))
 
 
@@ -197,7 +197,7 @@ def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...],
 
 
 class Bytes:
-    """Give a file's little-endian values one after the other; refuse to read past its end or to leave a rest."""
+    """Read a file's little-endian values one after the other; reject reading past its end, and a rest."""
 
     def __init__(self, path: Path, root: Path) -> None:
         self.path, self.data, self.place = path, inside(path, root).read_bytes(), 0
@@ -217,7 +217,7 @@ class Bytes:
         return text.decode("utf-8", "surrogateescape")
 
     def end(self) -> None:
-        """Refuse what is left over."""
+        """Reject what is left over."""
         if self.place != len(self.data):
             raise ValueError(f"colmap: {self.path} is longer than its entries; is it a file of COLMAP?")
 

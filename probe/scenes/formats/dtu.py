@@ -48,7 +48,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files, and how many of its pixels its camera file calls one."""
+    """One frame's files, and how many of its pixels its camera file calls one."""
 
     name: str
     image: Path

@@ -42,7 +42,7 @@ ASPECT = 0.02  # relative difference of image shape and w, h up to which the ima
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files, and the lens if it distorts."""
+    """One frame's files, and the lens if it distorts."""
 
     root: Path
     image: Path
@@ -175,7 +175,7 @@ def _number(record: dict[str, Any], key: str, default: float | int, origin: str)
 
 
 def _intrinsics(record: dict[str, Any], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
-    """Give the intrinsics in pixels of the image as it is."""
+    """Return the intrinsics in pixels of the image as it is."""
     height, width = _number(record, "h", size[0], origin), _number(record, "w", size[1], origin)
     if min(height, width) <= 0 or abs(width / height * size[0] / size[1] - 1) > ASPECT:
         raise ValueError(f"{origin} is {size[0]} x {size[1]}, expected the shape of h {height:g} x w {width:g}")
@@ -199,7 +199,7 @@ def _focal(record: dict[str, Any], axis: str, side: float | int, origin: str) ->
 
 
 def _lens(record: dict[str, Any], intrinsics: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Lens | None:
-    """Give the lens, unless its coefficients are all zero."""
+    """Return the lens, unless its coefficients are all zero."""
     model = str(record.get("camera_model", "OPENCV")).upper()
     if model not in (*PINHOLES, FISHEYE):
         raise ValueError(f"{origin} has camera_model {model}, expected one of {', '.join((*PINHOLES, FISHEYE))}")

@@ -60,7 +60,7 @@ def find_recordings(root: Path) -> Recordings:
 
 
 def cache_folder() -> Path:
-    """Give the folder that reconstructions are kept in."""
+    """Return the folder that reconstructions are kept in."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-probing" / "photos"
 
 

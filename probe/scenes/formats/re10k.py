@@ -213,7 +213,7 @@ def load_scene(
     Args:
         scenes: The chunk.
         key: Of the recording.
-        read: Reads the chunk again when pixels are asked for, so that a recording does not hold on to it.
+        read: Reads the chunk again when pixels are needed, so that a recording does not hold on to it.
         path: Of the chunk.
 
     Raises:

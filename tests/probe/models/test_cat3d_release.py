@@ -298,7 +298,7 @@ def test_weights_that_fit_nothing_are_refused(unet: MultiViewUNet, tmp_path: Pat
 
 def test_strip_prefixes_known():
     weights = {name: torch.zeros(1) for name in ("module.unet.a", "module.unet.module.b", "module.head.c", "module.d")}
-    found = strip_prefixes(weights, ("module.", "unet."), beside=("head.",))
+    found = strip_prefixes(weights, ("module.", "unet."), others=("head.",))
     assert sorted(found) == ["a", "b", "d"]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from frame_groups import pick_groups
 from hypothesis import given
 from hypothesis import strategies as st
 from small_world import make_world, recording_of
