@@ -152,5 +152,5 @@ def colours_at(
         The colours; undefined where a position is NaN.
     """
     place = rearrange(2 * xy / xy.new_tensor([size[1], size[0]]) - 1, "b p c -> b p 1 c")
-    found = F.grid_sample(image, place.to(image), mode="bilinear", padding_mode="border", align_corners=False)
-    return rearrange(found, "b c p 1 -> b p c")
+    colours = F.grid_sample(image, place.to(image), mode="bilinear", padding_mode="border", align_corners=False)
+    return rearrange(colours, "b c p 1 -> b p c")

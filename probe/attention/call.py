@@ -77,17 +77,17 @@ class Reading:
     """A call's arguments under the names of PyTorch's fused attention, whatever function was called.
 
     Attributes:
-        given: The arguments by name.
+        values: The arguments by name.
         run: The kernel, taking arguments by these names.
         write: Turns an output like that of ``run`` into what the model expects.
     """
 
-    given: Mapping[str, Any]
+    values: Mapping[str, Any]
     run: Callable[..., Tensor] = FUSED
     write: Callable[[Tensor], Tensor] = _as_it_is
 
 
-def describe(name: str, nth: int, step: int, kernel: str, given: Mapping[str, Any]) -> Call:
+def describe(name: str, nth: int, step: int, kernel: str, values: Mapping[str, Any]) -> Call:
     """Read a call off the arguments of the fused kernel.
 
     Args:
@@ -95,20 +95,20 @@ def describe(name: str, nth: int, step: int, kernel: str, given: Mapping[str, An
         nth: Its number among the module's calls.
         step: The forward's number.
         kernel: The function that the model called.
-        given: What :func:`bind` gave.
+        values: What :func:`bind` gave.
 
     Raises:
         ValueError: If the tensors are neither [b heads n d] nor [b n d], which is read as one head.
     """
-    tensors = [given[argument] for argument in ("query", "key", "value")]
+    tensors = [values[argument] for argument in ("query", "key", "value")]
     if tensors[0].ndim not in (3, 4):
         raise ValueError(
             f"AttentionTap: {name!r} calls attention on shape {tuple(tensors[0].shape)}; expected [b heads n d] or "
             "[b n d]; reshape it in the model"
         )
     q, k, v = (x if x.ndim == 4 else x[:, None] for x in tensors)
-    scale = q.shape[-1] ** -0.5 if given.get("scale") is None else float(given["scale"])
-    mask, causal, gqa = given.get("attn_mask"), given.get("is_causal", False), given.get("enable_gqa", False)
+    scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
+    mask, causal, gqa = values.get("attn_mask"), values.get("is_causal", False), values.get("enable_gqa", False)
     return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, _compute_dtype(q), kernel)
 
 
@@ -145,12 +145,12 @@ def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
     Raises:
         ValueError: If its output has not the shape and dtype of the kernel's.
     """
-    given = reading.given
-    flat = given["query"].ndim == 3
+    values = reading.values
+    flat = values["query"].ndim == 3
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x[:, 0] if flat else x for x in (q, k, v))
-        output = reading.run(**{**given, "query": q, "key": k, "value": v})
+        output = reading.run(**{**values, "query": q, "key": k, "value": v})
         return output[:, None] if flat else output
 
     output = edit(call, run)
@@ -174,9 +174,9 @@ def plain(device_type: str, *, gradients: bool) -> Iterator[None]:
 
 def attention_like(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Return the shape of a softmax's logits where it could be attention: over the last of three or more axes."""
-    given = dict(zip(("input", "dim"), args, strict=False)) | dict(kwargs)
-    logits = given.get("input")
-    if not isinstance(logits, Tensor) or logits.ndim < 3 or given.get("dim") not in (-1, logits.ndim - 1):
+    values = dict(zip(("input", "dim"), args, strict=False)) | dict(kwargs)
+    logits = values.get("input")
+    if not isinstance(logits, Tensor) or logits.ndim < 3 or values.get("dim") not in (-1, logits.ndim - 1):
         return None
     return tuple(logits.shape)
 

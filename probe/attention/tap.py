@@ -63,7 +63,7 @@ class _Frame:
     name: str
     nth: int
     region: object
-    in_kernel: bool = False  # what a kernel of another package does inside is its own affair
+    in_kernel: bool = False  # calls inside a kernel of another package are ignored
 
 
 class _Frames(threading.local):
@@ -289,7 +289,7 @@ class AttentionTap:
             return function(*args, **kwargs)
         module = self._modules[frame.name]
         reading = Reading(bind(args, kwargs)) if foreign is None else foreign.read(args, kwargs, module)
-        call = describe(frame.name, nth, self._steps, kernel, reading.given)
+        call = describe(frame.name, nth, self._steps, kernel, reading.values)
         if not again:
             self._record(target, call)
         if target.edit is None:

@@ -48,8 +48,8 @@ def resolve(model: nn.Module, modules: Mapping[str, nn.Module], layers: LayerKey
     keys: list[Any] = [layers] if one else list(layers)  # type: ignore[arg-type]
     if not keys:
         raise ValueError("AttentionTap: no layer was chosen; list them with find_layers(model)")
-    found = find_layers(model) if any(isinstance(key, int) for key in keys) else []
-    listed = [Target(layer.name, layer.nth, layer.index) for layer in found]
+    numbered = find_layers(model) if any(isinstance(key, int) for key in keys) else []
+    listed = [Target(layer.name, layer.nth, layer.index) for layer in numbered]
     targets = {(t.name, t.nth): t for t in (wanted_target(key, listed, modules) for key in keys)}
     for name, _ in targets:
         if name not in modules:
@@ -118,9 +118,9 @@ def watched_modules(modules: Mapping[str, nn.Module], targets: Sequence[Target])
     chosen: dict[str, nn.Module] = {}
     known: set[int] = set()  # a shared module is wrapped once, under its first name
     for name, module in modules.items():
-        asked = any(target.name == name for target in targets)
+        named = any(target.name == name for target in targets)
         inside = may_attend(module) and any(target.holds(name) for target in targets)
-        if (asked or inside) and id(module) not in known:
+        if (named or inside) and id(module) not in known:
             chosen[name] = module
             known.add(id(module))
         if inside and getattr(getattr(module, "processor", None), "_parallel_config", None) is not None:

@@ -81,8 +81,8 @@ def load_encoder(kind: str, source: str = "", device: torch.device | str = "cpu"
     try:
         from transformers import AutoConfig, AutoModel  # an optional package: only these matchers need it
 
-        found = AutoConfig.from_pretrained(source, local_files_only=True).model_type
-        _check_kind(kind, source, found)
+        model_kind = AutoConfig.from_pretrained(source, local_files_only=True).model_type
+        _check_kind(kind, source, model_kind)
         network, loaded = AutoModel.from_pretrained(
             source, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
@@ -102,9 +102,11 @@ def load_encoder(kind: str, source: str = "", device: torch.device | str = "cpu"
     return Dino(network=network.to(device).float().eval().requires_grad_(False), patches=PATCHES[kind])
 
 
-def _check_kind(kind: str, source: str, found: str) -> None:
-    if found not in KINDS[kind]:
-        raise ValueError(f"load_encoder: {source} is of kind {found!r}, expected {' or '.join(KINDS[kind])} for {kind}")
+def _check_kind(kind: str, source: str, model_kind: str) -> None:
+    if model_kind not in KINDS[kind]:
+        raise ValueError(
+            f"load_encoder: {source} is of kind {model_kind!r}, expected {' or '.join(KINDS[kind])} for {kind}"
+        )
 
 
 def load_matcher(kind: str, source: str, device: torch.device) -> Matcher:

@@ -73,13 +73,13 @@ def match_tokens(
     points, known = token_points(point_map, valid, grid, resize)
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     index, squared = _nearest_in_views(points, torch.where(rearrange(known, "b f n -> b f n 1"), points, torch.inf))
-    found = squared.isfinite()
-    index = index.where(found, 0)
+    matched = squared.isfinite()
+    index = index.where(matched, 0)
     own = own_view(point_map.shape[1], device=known.device)
     tokens = rearrange(torch.arange(points.shape[2], device=known.device), "n -> n 1")
-    index, distance = torch.where(own, tokens, index), torch.where(found, squared.sqrt(), torch.nan)
+    index, distance = torch.where(own, tokens, index), torch.where(matched, squared.sqrt(), torch.nan)
     closed = _round_trip_squared(index, grid[1]) < _first_square(cycle_tolerance, grid)
-    return TokenMatches(index=index, counted=found & closed & ~own, distance=distance.masked_fill(own, 0))
+    return TokenMatches(index=index, counted=matched & closed & ~own, distance=distance.masked_fill(own, 0))
 
 
 def visible_tokens(views: Views, grid: tuple[int, int]) -> Bool[Tensor, "b fq {grid[0]*grid[1]} fk"]:

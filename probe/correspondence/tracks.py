@@ -140,10 +140,10 @@ def sift_tracks(views: Views) -> Tracks:
     """
     bytes_ = (views.image.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     scenes = rearrange(bytes_, "b f c height width -> b f height width c").numpy()
-    found = [_scene_tracks(scene) for scene in scenes]
-    most = max(len(seen[0]) for _, seen in found)
-    xy = np.stack([np.pad(xy, ((0, 0), (0, most - xy.shape[1]), (0, 0))) for xy, _ in found])
-    seen = np.stack([np.pad(seen, ((0, 0), (0, most - seen.shape[1]))) for _, seen in found])
+    tracks = [_scene_tracks(scene) for scene in scenes]
+    most = max(len(seen[0]) for _, seen in tracks)
+    xy = np.stack([np.pad(xy, ((0, 0), (0, most - xy.shape[1]), (0, 0))) for xy, _ in tracks])
+    seen = np.stack([np.pad(seen, ((0, 0), (0, most - seen.shape[1]))) for _, seen in tracks])
     return Tracks(xy=torch.from_numpy(xy).to(views.image), seen=torch.from_numpy(seen).to(views.valid))
 
 

@@ -184,8 +184,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def noise_schedule() -> Float[Tensor, " steps"]:
-    """Return the share of signal variance left at each timestep index (``alphas_cumprod``): SNR shifted, zero at the
-    end.
+    """Return the share of signal variance left at each timestep (``alphas_cumprod``): SNR shifted, zero at the end.
 
     Source:
         docs/references.md, "CAT3D of the release: noise and sampling".

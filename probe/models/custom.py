@@ -59,10 +59,10 @@ def user_function(source: str, *, how: str) -> Callable[..., Any]:
     if not hasattr(module, name):
         nearest = nearest_names(name, [other for other in vars(module) if not other.startswith("_")])
         raise ValueError(f"module:{source}: {path} ({module.__file__}) has no {name!r}; nearest: {nearest}")
-    found = getattr(module, name)
-    if not callable(found):
-        raise ValueError(f"module:{source} is {type(found).__name__}, not a function; {how}")
-    return found
+    target = getattr(module, name)
+    if not callable(target):
+        raise ValueError(f"module:{source} is {type(target).__name__}, not a function; {how}")
+    return target
 
 
 def _module(path: str, how: str) -> ModuleType:

@@ -1,7 +1,7 @@
 """Hunyuan-DiT made to see several views: stock diffusers' transformer, whose self-attentions join all views of a scene.
 
 The paper's third backbone. Its multi-view weights and code are not public, so this layout is the suite's own design
-(docs/references.md, "Hunyuan-DiT"); a stock checkpoint is a text-to-image model that knows nothing of other views or
+(docs/references.md, "Hunyuan-DiT"); a stock checkpoint is a text-to-image model that does not know other views or
 cameras until it is trained.
 
 - Views: every ``blocks.N.attn1`` attends over the tokens of all views, view-major; a token's rotary position is its
@@ -219,9 +219,9 @@ def _new_encoder(network: MultiViewDiT, like: Weights) -> dict[str, Tensor]:
 
 def _check_autoencoder(vae: AutoencoderKL, network: MultiViewDiT) -> None:
     config = network.config
-    found, wanted = stride_of(vae) * config.patch_size, config.encoder_stride
-    if found != wanted or vae.config.latent_channels != config.in_channels:
+    own_stride, wanted = stride_of(vae) * config.patch_size, config.encoder_stride
+    if own_stride != wanted or vae.config.latent_channels != config.in_channels:
         raise ValueError(
-            f"load_hunyuan_dit: the autoencoder makes {found} pixels per token and {vae.config.latent_channels} "
+            f"load_hunyuan_dit: the autoencoder makes {own_stride} pixels per token and {vae.config.latent_channels} "
             f"channels, the network wants {wanted} and {config.in_channels}; give the folder of its own base"
         )

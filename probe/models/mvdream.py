@@ -175,9 +175,9 @@ def orbit_cameras(world_to_cam: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b f 
     frame = _frame(_upright(right, up), relative[:, 0])
     rotation = einsum(frame, torch.stack([right, up, back], dim=-1), "b i j, b f j k -> b f i k")
     place = F.normalize(einsum(frame, relative, "b i j, b f j -> b f i"), dim=-1)
-    found = torch.zeros_like(cam_to_world)
-    found[..., :3, :3], found[..., :3, 3], found[..., 3, 3] = rotation, place, 1
-    return found.to(world_to_cam.dtype)
+    pose = torch.zeros_like(cam_to_world)
+    pose[..., :3, :3], pose[..., :3, 3], pose[..., 3, 3] = rotation, place, 1
+    return pose.to(world_to_cam.dtype)
 
 
 def _nearest_point(centre: Float[Tensor, "b f 3"], axis: Float[Tensor, "b f 3"]) -> Float[Tensor, "b 3"]:
@@ -192,8 +192,8 @@ def _upright(right: Float[Tensor, "b f 3"], up: Float[Tensor, "b f 3"]) -> Float
     """Return the direction at right angles to all horizons, on the side of the mean up."""
     mean = reduce(up, "b f xyz -> b xyz", "mean")
     horizons = einsum(right, right, "b f i, b f j -> b i j") / right.shape[1]
-    found = torch.linalg.eigh(horizons - UP * einsum(mean, mean, "b i, b j -> b i j")).eigenvectors[..., 0]
-    return found * torch.where(einsum(found, mean, "b i, b i -> b") < 0, -1, 1)[:, None]
+    axis = torch.linalg.eigh(horizons - UP * einsum(mean, mean, "b i, b j -> b i j")).eigenvectors[..., 0]
+    return axis * torch.where(einsum(axis, mean, "b i, b i -> b") < 0, -1, 1)[:, None]
 
 
 def _frame(up: Float[Tensor, "b 3"], first: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:

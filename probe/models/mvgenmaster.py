@@ -57,7 +57,7 @@ DOMAINS = ("others", "megascenes", "objaverse")
 LONGEST_SIDE = 5.0
 """Largest extent of the camera centres along an axis; larger scenes are shrunk to it."""
 MEDIANS = 4.0
-"""Depth beyond so many medians of its view is drawn in, to at most twice that."""
+"""Depth beyond this many medians of its view is contracted, to at most twice that."""
 FREQUENCIES = 32
 COORDINATES = 2 * 3 * FREQUENCIES + 1
 """Channels of the map of world points: a sine and a cosine of each coordinate and frequency, then the mask."""
@@ -250,7 +250,7 @@ def priors(views: Views, stride: int) -> tuple[Float[Tensor, "b f 4 height width
 
     Args:
         views: At the size that the network sees.
-        stride: Pixels per latent: the points are those of every so manieth pixel, the first of each block.
+        stride: Pixels per latent: the points are those of every ``stride``-th pixel.
     """
     world_to_cam, factor = shrink(views.world_to_cam)
     depth = reference_depth(views, factor)

@@ -225,8 +225,8 @@ class SevaModel(LatentModel):
         The release puts them in the place of noisy latents and scales all alike (seva/sampling.py, DiscreteDenoiser).
         """
         scale = rearrange(self.alpha_bar.to(latents)[t].sqrt(), "b -> b 1 1 1 1")
-        given = inputs["mask"].to(latents)
-        return self.network(latents * (1 - given + given * scale), t, **inputs)
+        inputs_mask = inputs["mask"].to(latents)
+        return self.network(latents * (1 - inputs_mask + inputs_mask * scale), t, **inputs)
 
     def fresh(self, seed: int) -> nn.Module:
         """Return the same network with random weights, drawn by a seed without touching the caller's random state."""

@@ -84,7 +84,7 @@ class StableDiffusion(LatentModel):
     clean_references: bool = False
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Return the empty prompt; the network knows nothing of cameras."""
+        """Return the empty prompt; the network does not use cameras."""
         return {"text": repeat(self.text, "n c -> b n c", b=len(views.image))}
 
     def denoise(

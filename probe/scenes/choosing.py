@@ -140,11 +140,11 @@ def share_out(supplies: Sequence[Sequence[int]], count: int) -> list[list[int]]:
 
 def _in_turns(supply: Sequence[int], share: int) -> list[int]:
     """Let those that have something give one each, again and again, until the share is full or nothing is left."""
-    given = [0] * len(supply)
-    while sum(given) < min(share, sum(supply)):
+    quota = [0] * len(supply)
+    while sum(quota) < min(share, sum(supply)):
         for index, most in enumerate(supply):
-            given[index] += given[index] < most and sum(given) < share
-    return given
+            quota[index] += quota[index] < most and sum(quota) < share
+    return quota
 
 
 def _visit(
@@ -158,14 +158,14 @@ def _visit(
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(derive("visits", seed))).tolist()
     share = -(-count // (len(BINS) - 1))
     each = -(-share // min(len(names), max(count, 1)))
-    found = [0] * (len(BINS) - 1)
+    supplied = [0] * (len(BINS) - 1)
     for index in order[: max(MOST_VISITS, count)]:
         recording = recordings.open(names[index])
         pairs = compare_frames(recording, most=FEW_FRAMES)
         visited.append((recording, pairs))
         supply = count_groups(pairs, views=views, min_overlap=min_overlap)
-        found = [total + min(bin.groups, each) for total, bin in zip(found, supply, strict=True)]
-        if min(found) >= share:
+        supplied = [total + min(bin.groups, each) for total, bin in zip(supplied, supply, strict=True)]
+        if min(supplied) >= share:
             break
     return visited
 

@@ -195,12 +195,12 @@ def numbers(value: Any, shape: tuple[int, ...], origin: str) -> Float[Tensor, ".
         ValueError: If it is of another shape or holds something else than numbers.
     """
     try:
-        found = torch.tensor(value, dtype=torch.float64)
+        matrix = torch.tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{origin} is {str(value)[:40]!r}, expected {_by(shape)} numbers") from None
-    if tuple(found.shape) != shape:
-        raise ValueError(f"{origin} has {_by(tuple(found.shape)) or 'one'} numbers, expected {_by(shape)}")
-    return found
+    if tuple(matrix.shape) != shape:
+        raise ValueError(f"{origin} has {_by(tuple(matrix.shape)) or 'one'} numbers, expected {_by(shape)}")
+    return matrix
 
 
 def _by(shape: tuple[int, ...]) -> str:

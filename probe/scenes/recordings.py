@@ -75,7 +75,7 @@ class Recording:
         count = len(self.names)
         counts = {"sizes": len(self.sizes), "cameras": len(self.world_to_cam), "intrinsics": len(self.intrinsics)}
         counts |= {} if self.windows is None else {"windows": len(self.windows)}
-        wrong = {kind: found for kind, found in counts.items() if found != count}
+        wrong = {kind: number for kind, number in counts.items() if number != count}
         if wrong or not count:
             raise ValueError(f"Recording: {self.name} has {count} frames but {wrong}, expected one of each per frame")
         if not (self.world_to_cam.isfinite().all() and self.intrinsics.isfinite().all()):
@@ -223,9 +223,9 @@ def read_colour(recording: Recording, index: int, size: int) -> Float[Tensor, "3
     """
     image, window = recording.colour(index), recording.window(index)
     if tuple(image.shape[1:]) != recording.sizes[index]:
-        found, expected = (f"{size[0]} x {size[1]}" for size in (tuple(image.shape[1:]), recording.sizes[index]))
+        actual, expected = (f"{size[0]} x {size[1]}" for size in (tuple(image.shape[1:]), recording.sizes[index]))
         raise ValueError(
-            f"read_colour: frame {recording.names[index]} of {recording.name} is {found}, expected {expected}"
+            f"read_colour: frame {recording.names[index]} of {recording.name} is {actual}, expected {expected}"
         )
     rows, columns = (slice(start, start + window.side) for start in (window.top, window.left))
     return resample(image[None, :, rows, columns], size, size)[0]

@@ -161,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"read_json: {path} is not JSON: {error}; fetch the file again, or mend it") from error
+        raise ValueError(f"read_json: {path} is not JSON: {error}; fetch the file again, or correct it") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"read_json: {path} holds no names with values but {type(values).__name__}; fetch the file again"
@@ -194,7 +194,7 @@ def build_of(origin: str, make: Callable[[], Built]) -> Built:
         first = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{origin} has settings that nothing can be built of ({type(error).__name__}: {first}); fetch the file "
-            "again, or mend it"
+            "again, or correct it"
         ) from error
 
 
@@ -209,12 +209,12 @@ def strip_prefixes(weights: Weights, prefixes: Sequence[str], *, others: Sequenc
     Returns:
         The model's own weights; names that fit nothing stay, to be rejected by :func:`fill`.
     """
-    found = dict(weights)
-    while prefix := next((p for p in prefixes if any(name.startswith(p) for name in found)), None):
-        own = {name.removeprefix(prefix): weight for name, weight in found.items() if name.startswith(prefix)}
-        rest = {name: weight for name, weight in found.items() if not name.startswith((prefix, *others))}
-        found = own | rest
-    return found
+    stripped = dict(weights)
+    while prefix := next((p for p in prefixes if any(name.startswith(p) for name in stripped)), None):
+        own = {name.removeprefix(prefix): weight for name, weight in stripped.items() if name.startswith(prefix)}
+        rest = {name: weight for name, weight in stripped.items() if not name.startswith((prefix, *others))}
+        stripped = own | rest
+    return stripped
 
 
 def fill(network: nn.Module, weights: Weights, *, origin: str, assign: bool = False) -> None:

@@ -102,13 +102,13 @@ def _read_vae(base: str, device: torch.device) -> AutoencoderKL:
 
 def current_names(weights: Weights) -> dict[str, Tensor]:
     """Rename the attention's projections of old files to what diffusers calls them now; others stay."""
-    found = {}
+    renamed = {}
     for name, weight in weights.items():
         parts = name.split(".")
         if "attentions" in parts and parts[-2] in OLD_NAMES:
             parts[-2] = OLD_NAMES[parts[-2]]
-        found[".".join(parts)] = weight
-    return found
+        renamed[".".join(parts)] = weight
+    return renamed
 
 
 def view_size(loading: Loading, native: int, *, multiple: int) -> int:
@@ -147,9 +147,9 @@ def check_autoencoder(vae: AutoencoderKL, stride: int, channels: int, function: 
     Raises:
         ValueError: If they differ.
     """
-    found = (stride_of(vae), vae.config.latent_channels)
-    if found != (stride, channels):
+    latents = (stride_of(vae), vae.config.latent_channels)
+    if latents != (stride, channels):
         raise ValueError(
-            f"{function}: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network wants "
+            f"{function}: the autoencoder has {latents[0]} pixels per latent and {latents[1]} channels, the network wants "
             f"{stride} and {channels}; give the folder of the network's own base model as base"
         )

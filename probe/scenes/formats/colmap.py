@@ -55,11 +55,11 @@ def find_recordings(root: Path) -> Recordings:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"colmap: {root} is not a folder; {EXPECTED}")
-    found = dict(_scenes(root, root, DEEPEST))
-    if not found:
+    models = dict(_scenes(root, root, DEEPEST))
+    if not models:
         raise FileNotFoundError(f"colmap: {root} holds no sparse model, down to {DEEPEST} folders deep; {EXPECTED}")
-    names = tuple(sorted(found, key=natural))
-    return Recordings(root=root, names=names, open=lambda name: load_recording(*found[name], root, name))
+    names = tuple(sorted(models, key=natural))
+    return Recordings(root=root, names=names, open=lambda name: load_recording(*models[name], root, name))
 
 
 def _scenes(folder: Path, root: Path, deepest: int) -> Iterator[tuple[str, tuple[Path, Path]]]:

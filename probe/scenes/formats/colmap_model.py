@@ -115,12 +115,12 @@ def read_model(folder: Path, root: Path) -> Model:
     binary = (folder / "cameras.bin").exists()
     cameras, images, points = (folder / f"{part}{'.bin' if binary else '.txt'}" for part in PARTS)
     numbers, places = _points(_binary_points(points, root) if binary else _text_points(points, root), points)
-    found = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
+    by_number = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
     listed = _binary_images(images, root) if binary else _text_images(images, root)
-    photos = tuple(_photo(*entry, numbers, found, images) for entry in listed)
+    photos = tuple(_photo(*entry, numbers, by_number, images) for entry in listed)
     if not photos:
         raise ValueError(f"colmap: {images} names no image; the reconstruction is empty")
-    return Model(cameras=found, photos=photos, points=places)
+    return Model(cameras=by_number, photos=photos, points=places)
 
 
 def _points(
@@ -222,11 +222,11 @@ class Bytes:
             raise ValueError(f"colmap: {self.path} is longer than its entries; is it a file of COLMAP?")
 
     def _next(self, size: int) -> bytes:
-        found = self.data[self.place : self.place + size]
-        if len(found) != size:
+        part = self.data[self.place : self.place + size]
+        if len(part) != size:
             raise ValueError(f"colmap: {self.path} ends in the middle of an entry; it was not written whole")
         self.place += size
-        return found
+        return part
 
 
 KEYPOINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])

@@ -69,8 +69,8 @@ def find_recordings(root: Path) -> Recordings:
         raise ValueError(f"navi: {kind!r} is no kind of scene; choose {' or '.join(f'ROOT#{one}' for one in SETS)}")
     if not folder.is_dir():
         raise FileNotFoundError(f"navi: {folder} is not a folder; {EXPECTED}")
-    found = _scenes(folder, kind)
-    if not found:
+    scenes = _scenes(folder, kind)
+    if not scenes:
         raise FileNotFoundError(f"navi: {folder} holds no {kind} scenes; {EXPECTED}")
     lists = {
         "multiview": {OWN_PAIRS: partial(_own_pairs, folder)},
@@ -78,13 +78,13 @@ def find_recordings(root: Path) -> Recordings:
         "wild_set": {PROBE3D: partial(_probe3d_pairs, folder)},
     }
     return Recordings(
-        root=folder, names=tuple(found), open=lambda scene: load_recording(folder, scene), lists=lists[kind]
+        root=folder, names=tuple(scenes), open=lambda scene: load_recording(folder, scene), lists=lists[kind]
     )
 
 
 def _scenes(root: Path, kind: str) -> list[str]:
-    found = [path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{kind}*/{ANNOTATIONS}")]
-    return sorted(found, key=natural)
+    scenes = [path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{kind}*/{ANNOTATIONS}")]
+    return sorted(scenes, key=natural)
 
 
 def load_recording(root: Path, scene: str) -> Recording:

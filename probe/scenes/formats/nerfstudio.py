@@ -60,11 +60,11 @@ def find_recordings(root: Path) -> Recordings:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"nerfstudio: {root} is not a folder; expected one with a transforms.json")
-    found = {_name(root, path.parent): path for path in _transforms(root, DEEPEST)}
-    if not found:
+    files = {_name(root, path.parent): path for path in _transforms(root, DEEPEST)}
+    if not files:
         raise FileNotFoundError(f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep")
-    names = tuple(sorted(found, key=natural))
-    return Recordings(root=root, names=names, open=lambda name: load_recording(found[name], name))
+    names = tuple(sorted(files, key=natural))
+    return Recordings(root=root, names=names, open=lambda name: load_recording(files[name], name))
 
 
 def _transforms(folder: Path, deepest: int) -> Iterator[Path]:
@@ -152,11 +152,11 @@ def _image(root: Path, file: str, origin: str) -> Path:
         named.parent.with_name(named.parent.name + end) if named.parent.name else named.parent for end in SMALLER
     ]
     candidates = [root / folder / (named.name + suffix) for folder in folders for suffix in SUFFIXES]
-    found = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
-    if found is None:
+    existing = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
+    if existing is None:
         raise FileNotFoundError(f"{origin} has no image; expected {candidates[0]}")
-    inside(found, root)
-    return found
+    inside(existing, root)
+    return existing
 
 
 def _optional(root: Path, record: dict[str, Any], key: str, origin: str) -> Path | None:

@@ -223,14 +223,14 @@ def _numbers(root: Path, template: str) -> Iterator[str]:
 
 def _frame_file(root: Path, layout: Layout, kind: str, name: str) -> Path:
     candidates = [root / template.format(name) for template in getattr(layout, kind)]
-    found = [path for path in candidates if path.exists() or path.is_symlink()]
-    if not found:
+    present = [path for path in candidates if path.exists() or path.is_symlink()]
+    if not present:
         raise FileNotFoundError(
             f"load_frames: frame {name} of {root} has no {kind} file; expected {candidates[0].name}"
         )
-    if len(found) > 1:
-        raise ValueError(f"load_frames: frame {name} has both {found[0]} and {found[1]}; keep one")
-    return found[0]
+    if len(present) > 1:
+        raise ValueError(f"load_frames: frame {name} has both {present[0]} and {present[1]}; keep one")
+    return present[0]
 
 
 def _read_pose(path: Path, root: Path, *, may_be_lost: bool) -> Float[Tensor, "4 4"] | None:

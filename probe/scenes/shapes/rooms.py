@@ -145,11 +145,11 @@ def draw_cameras(
         world_to_cam, and the horizontal field of view in degrees (50 to 60, one per scene, for all its views).
     """
     b, targets = rotation.shape
-    asked = torch.deg2rad(rotation)
+    angle = torch.deg2rad(rotation)
     first = torch.deg2rad(_uniform(generator, 15, 40, b, 1))
     other = torch.deg2rad(_uniform(generator, 15, 40, b, targets))
-    difference = torch.clamp(other - first, min=-asked, max=asked)
-    cosine = (1 + 2 * asked.cos() - difference.cos()) / (1 + difference.cos())
+    difference = torch.clamp(other - first, min=-angle, max=angle)
+    cosine = (1 + 2 * angle.cos() - difference.cos()) / (1 + difference.cos())
     side = torch.where(torch.rand(b, targets, generator=generator) < 0.5, -1.0, 1.0)
     start = _uniform(generator, 0, 2 * math.pi, b, 1)
     azimuth = torch.cat([start, start + side * cosine.clamp(-1, 1).acos()], dim=1)

@@ -144,7 +144,7 @@ def test_settings_that_nothing_can_be_built_of(name: str, copy: Path):
     wrong = {key: value for key, value in wrong.items() if key in kept} or wrong
     path.write_text(json.dumps(kept | wrong))
     assert re.search(
-        r"has settings that nothing can be built of \(\w+: .*\); fetch the file again, or mend it", refusal(name, copy)
+        r"has settings that nothing can be built of \(\w+: .*\); fetch the file again, or correct", refusal(name, copy)
     )
 
 
