@@ -150,6 +150,6 @@ def check_autoencoder(vae: AutoencoderKL, stride: int, channels: int, function: 
     latents = (stride_of(vae), vae.config.latent_channels)
     if latents != (stride, channels):
         raise ValueError(
-            f"{function}: the autoencoder has {latents[0]} pixels per latent and {latents[1]} channels, the network wants "
-            f"{stride} and {channels}; give the folder of the network's own base model as base"
+            f"{function}: the autoencoder has {latents[0]} pixels per latent and {latents[1]} channels, the network "
+            f"wants {stride} and {channels}; give the folder of the network's own base model as base"
         )
