@@ -3,11 +3,9 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 _LIBRARIES: list[object] = []  # a Library object must stay alive
 
@@ -15,7 +13,7 @@ _LIBRARIES: list[object] = []  # a Library object must stay alive
 class _BeforeTorchvision(MetaPathFinder):
     """Prepares the first import of torchvision, whoever imports it; finds nothing itself."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Declare the operators when torchvision is looked for, once."""
         if name == "torchvision" and self in sys.meta_path:
             sys.meta_path.remove(self)

@@ -1,8 +1,8 @@
-"""Training on real scenes: groups of frames drawn per step from any data set, read when they are needed."""
+"""Training on real scenes: groups of frames, drawn per step from any data set and read when they are needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -10,19 +10,18 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel
 from probe.scenes import find_recordings
 from probe.scenes.choosing import Recordings
 from probe.scenes.grouping import Pairs
 from probe.scenes.recordings import Recording, compare_frames, load_views
 from probe.views import TENSORS, Views
-from train.settings import Settings
 
+CPU = torch.device("cpu")
 MIN_OVERLAP = 0.2
 TRAIN, GAP = 0.7, 0.05
 """Shares of a recording, in order of time: trained on, then left out so that test frames have no near neighbours."""
 MOST_FRAMES, SOME_FRAMES = 1000, 100
-"""Frames of a lone recording, and of each of several, that are drawn from; a longer one is thinned evenly."""
+"""Frames that are drawn from: of a lone recording, and of each of several; longer ones are thinned evenly."""
 MEMORY = 2**31
 """Bytes of frames, at the model's size, that are kept once read."""
 FRAME_VALUES = 25
@@ -31,10 +30,10 @@ FRAME_VALUES = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Footage:
-    """Hold frames of one recording, and how each two lie to each other.
+    """The frames of one recording, and how each two lie to each other.
 
     Attributes:
-        read: Gives a frame by its place, as a scene of one view.
+        read: Returns a frame by its position, as a scene of one view.
         rotation_deg: Between each two frames.
         overlap: Share of a frame's pixels that the other sees, the smaller of both directions.
     """
@@ -45,26 +44,31 @@ class Footage:
 
     @property
     def reachable(self) -> Float[Tensor, "n n"]:
-        """Give each frame's rotation to the frames that it shares enough with; infinite to itself and the others."""
+        """Return each frame's rotation to the frames that it overlaps enough; infinite to itself and the others."""
         far = (self.overlap < MIN_OVERLAP) | torch.eye(len(self.overlap), dtype=torch.bool)
         return self.rotation_deg.masked_fill(far, torch.inf)
 
     def part(self, chosen: slice) -> "Footage":
-        """Pick frames."""
+        """Return some of the frames."""
         start = chosen.start or 0
         return Footage(
-            read=lambda place: self.read(start + place),
+            read=lambda frame: self.read(start + frame),
             rotation_deg=self.rotation_deg[chosen, chosen],
             overlap=self.overlap[chosen, chosen],
         )
 
     def group(self, views: int, limit: float, generator: torch.Generator) -> list[int] | None:
-        """Draw an anchor, then frames that share enough with it and are rotated by at most ``limit`` degrees.
+        """Draw an anchor, then frames that overlap it enough and are rotated by at most ``limit`` degrees.
 
         An anchor without enough frames within the limit takes the least rotated ones.
 
+        Args:
+            views: Frames to draw, the anchor included.
+            limit: Largest rotation against the anchor, in degrees.
+            generator: Of the draw.
+
         Returns:
-            Places of the frames, the anchor first; None if no frame shares enough with so many others.
+            Positions of the frames, the anchor first; None if no frame overlaps so many others enough.
         """
         rotation, needed = self.reachable, views - 1
         anchors = _where(rotation.isfinite().sum(1) >= needed)
@@ -80,20 +84,24 @@ class Footage:
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """Hold recordings to draw scenes from.
+    """Recordings to draw scenes from.
 
     Attributes:
         count: Of recordings.
-        open: Gives one of them, compared.
+        open: Returns one of them, with the rotations and overlaps of its frames.
+        views: Views per scene.
+        max_rotation: Largest rotation of a view against the anchor, in degrees.
+        device: Where the views lie.
     """
 
     count: int
     open: Callable[[int], Footage]
+    views: int
+    max_rotation: float
+    device: torch.device = CPU
 
     def draw(
         self,
-        settings: Settings,
-        model: MultiViewModel,
         generator: torch.Generator,
         count: int,
         n_ref: int,
@@ -101,34 +109,40 @@ class Library:
         widest: float = 1.0,
         only: slice = slice(None),
     ) -> Views:
-        """Draw scenes: a recording, then an anchor of it, then frames that share enough with it, rotated by a limit.
+        """Draw scenes: a recording, then an anchor of it, then frames that overlap it enough, rotated by a limit.
 
-        The limit is the settings' largest rotation times ``widest``. Every process draws all scenes' frames and reads
-        only those of its own.
+        Every process draws all scenes' frames and reads only those of its own.
+
+        Args:
+            generator: Of the draw.
+            count: Number of scenes.
+            n_ref: Reference views; they come first.
+            widest: Share of the largest rotation that is the limit, 0 to 1.
+            only: The scenes to read.
 
         Raises:
-            ValueError: If a recording has no frame with enough others to share with, or a file is broken.
+            ValueError: If no recording has a frame that overlaps enough others, or a file is broken.
         """
-        limit = widest * 30.0 * (max(settings.rotation_bins) + 1)
-        drawn = [self._scene(settings.views, limit, generator) for _ in range(count)][only]
-        scenes = [[footage.read(place) for place in places] for footage, places in drawn]
+        limit = widest * self.max_rotation
+        drawn = [self._scene(limit, generator) for _ in range(count)][only]
+        scenes = [[footage.read(frame) for frame in frames] for footage, frames in drawn]
         joined: dict[str, Any] = {
             name: torch.cat([torch.cat([getattr(view, name) for view in scene], dim=1) for scene in scenes])
             for name in TENSORS
         }
-        return Views(**joined, n_ref=n_ref, unit=scenes[0][0].unit).to(model.alpha_bar.device)
+        return Views(**joined, n_ref=n_ref, unit=scenes[0][0].unit).to(self.device)
 
-    def _scene(self, views: int, limit: float, generator: torch.Generator) -> tuple[Footage, list[int]]:
+    def _scene(self, limit: float, generator: torch.Generator) -> tuple[Footage, list[int]]:
         order = [0] if self.count == 1 else torch.randperm(self.count, generator=generator).tolist()
         for index in order:  # the first one that has enough frames
             footage = self.open(index)
-            frames = footage.group(views, limit, generator)
+            frames = footage.group(self.views, limit, generator)
             if frames is not None:
                 return footage, frames
         sizes = [len(self.open(index).overlap) for index in order]
         raise ValueError(
-            f"Library: none of {sum(sizes)} frames shares {MIN_OVERLAP} of its pixels with {views - 1} others; "
-            "use fewer --views or a denser recording"
+            f"Library: none of {sum(sizes)} frames shares {MIN_OVERLAP} of its pixels with {self.views - 1} others; "
+            "use fewer views per scene or a denser recording"
         )
 
 
@@ -136,16 +150,28 @@ def _where(mask: Bool[Tensor, " n"]) -> Int[Tensor, " k"]:
     return mask.nonzero().flatten()
 
 
-def open_library(name: str, root: str, size: int, *, supervised: bool = False) -> tuple[Library, Library]:
+def open_library(
+    name: str,
+    root: str,
+    *,
+    size: int,
+    views: int,
+    max_rotation: float,
+    device: torch.device = CPU,
+    supervised: bool = False,
+) -> tuple[Library, Library]:
     """Open a data set of real scenes: frames to train on, and frames to test on.
 
-    A lone recording is parted in time; of several, the last ones by name are tested on.
+    A lone recording is split in time; of several, the last ones by name are tested on.
 
     Args:
         name: A key of :data:`probe.scenes.DATA_SETS`.
         root: Its folder.
         size: Side of the views, in pixels.
-        supervised: Whether correspondence is asked for.
+        views: Views per scene.
+        max_rotation: Largest rotation of a view against the anchor, in degrees.
+        device: Where the views lie.
+        supervised: Whether the scenes need correspondence.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
@@ -154,48 +180,50 @@ def open_library(name: str, root: str, size: int, *, supervised: bool = False) -
     recordings = find_recordings(name, root)
     if supervised and not recordings.open(recordings.names[0]).has_truth:
         raise ValueError(
-            f"--scenes {name} carries no depth to supervise attention with; use --layer none or other scenes"
+            f"{name} carries no depth to supervise attention with; train without supervision, or on other scenes"
         )
     count = len(recordings.names)
     kept = MEMORY // (FRAME_VALUES * size * size) // count
+    library = partial(Library, views=views, max_rotation=max_rotation, device=device)
     if count == 1:
         recording = recordings.open(recordings.names[0])
         pairs = compare_frames(recording, most=MOST_FRAMES)
         first, second = round(TRAIN * len(pairs.frames)), round((TRAIN + GAP) * len(pairs.frames))
         whole = footage(recording, pairs, size, kept)
-        return _lone(whole.part(slice(0, first))), _lone(whole.part(slice(second, None)))
+        parts = slice(0, first), slice(second, None)
+        train, test = (library(count=1, open=_constant(whole.part(part))) for part in parts)
+        return train, test
     first = min(round((TRAIN + GAP) * count), count - 1)
-    train, test = (_shelf(recordings, names, size, kept) for names in (slice(0, first), slice(first, None)))
+    names = recordings.names[:first], recordings.names[first:]
+    train, test = (library(count=len(part), open=_opener(recordings, part, size, kept)) for part in names)
     return train, test
 
 
 def footage(recording: Recording, pairs: Pairs, size: int, kept: int) -> Footage:
-    """Make frames of a recording ready to be drawn from.
+    """Prepare the frames of a recording for drawing.
 
     Args:
         recording: The recording.
-        pairs: What :func:`probe.scenes.recordings.compare_frames` gave.
+        pairs: From :func:`probe.scenes.recordings.compare_frames`.
         size: Side of the views, in pixels.
         kept: Frames that stay in memory once read.
     """
 
     @lru_cache(maxsize=kept)
-    def read(place: int) -> Views:
-        return load_views(recording, [pairs.frames[place]], size=size, n_ref=1)
+    def read(frame: int) -> Views:
+        return load_views(recording, [pairs.frames[frame]], size=size, n_ref=1)
 
     return Footage(read=read, rotation_deg=pairs.rotation_deg, overlap=pairs.overlap)
 
 
-def _lone(part: Footage) -> Library:
-    return Library(count=1, open=lambda _: part)
+def _constant(part: Footage) -> Callable[[int], Footage]:
+    return lambda _: part
 
 
-def _shelf(recordings: Recordings, names: slice, size: int, kept: int) -> Library:
-    chosen = recordings.names[names]
-
+def _opener(recordings: Recordings, names: Sequence[str], size: int, kept: int) -> Callable[[int], Footage]:
     @cache  # cameras and overlaps are small; comparing frames again is slow
     def open_footage(index: int) -> Footage:
-        recording = recordings.open(chosen[index])
+        recording = recordings.open(names[index])
         return footage(recording, compare_frames(recording, most=SOME_FRAMES), size, kept)
 
-    return Library(count=len(chosen), open=open_footage)
+    return open_footage

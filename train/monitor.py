@@ -1,4 +1,4 @@
-"""What is measured of the averaged weights while training: validation loss, image quality, readout gap, precision."""
+"""Evaluation of the averaged weights during training: validation loss, image quality, readout gap, precision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,70 +13,118 @@ from torch import Tensor
 
 from probe.attention.call import Call
 from probe.capture import AttentionTap
-from probe.emergence import Watch, measure_step
 from probe.image_quality import Lpips, load_lpips
 from probe.layers import Layer
 from probe.matching import attention_matches
-from probe.metrics import GridTruth, correct, grid_truth
+from probe.measure.emergence import measure_step
+from probe.metrics import GridTruth, correct, grid_truth, thresholds
 from probe.models.model import MultiViewModel, predict
-from probe.protocols import PROTOCOLS, thresholds
+from probe.plan.settings import Watch
+from probe.protocols import ATTENTION_V1
 from probe.records import write
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
-from train.batches import Draw, draw_batch
-from train.loop import validate
-from train.objectives import AttentionSupervision, Objective
+from train.batches import Draw
+from train.objectives import AttentionSupervision, Objective, view_tokens
+from train.objectives.diffusion import denoising_error
 from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality, worst_cases
-from train.settings import Settings
 
 PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}
-MIDDLE = 500  # timestep at which attention and readout are compared
+MIDDLE = 500
+"""Timestep at which attention and readout are compared."""
+VALIDATION_TIMESTEPS, VALIDATION_SCENES = (100, 300, 500, 700, 900), 32
 SHOWN = 8  # scenes in the picture of samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """Hold the scenes that training never sees, with the noise they are judged by, and where more come from."""
+class HeldOutScenes:
+    """Scenes that training never sees.
+
+    Attributes:
+        views: With one reference each.
+        noise: That their samples start from.
+        sampling_steps: Of DDIM.
+        draw: Where more held-out scenes come from.
+        lpips: The metric; None if its weights are missing.
+    """
 
     views: Views
     noise: Tensor
     sampling_steps: int
-    draw: Draw = draw_batch
-    lpips: Lpips | None = None
+    draw: Draw
+    lpips: Lpips | None
 
 
-def hold_out(
-    settings: Settings, model: MultiViewModel, scenes: int, sampling_steps: int, draw: Draw = draw_batch
-) -> Held:
-    """Draw the held-out scenes: one reference, rotations as the settings say."""
+def hold_out(model: MultiViewModel, draw: Draw, scenes: int, sampling_steps: int) -> HeldOutScenes:
+    """Draw the held-out scenes, with one reference each.
+
+    Args:
+        model: Decides the shape of the noise.
+        draw: Of scenes to test on.
+        scenes: Number of them.
+        sampling_steps: Of DDIM.
+    """
     generator = torch.Generator().manual_seed(derive("held out"))
-    views = draw(settings, model, generator, scenes, n_ref=1)
+    views = draw(generator, scenes, n_ref=1)
     noise = torch.randn(model.latent_shape(scenes, views.count), generator=generator).to(views.image)
     views = replace(views, names=tuple(f"held-out-{number:03d}" for number in range(scenes)))
-    return Held(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw, lpips=load_lpips(noise.device))
+    lpips = load_lpips(noise.device)
+    return HeldOutScenes(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw, lpips=lpips)
 
 
-def measure_quality(model: MultiViewModel, held: Held) -> tuple[dict[str, float], Quality]:
-    """Sample the held-out targets; give the mean of every metric, the trivial answers' beside it by prefix."""
-    quality = evaluate_quality(model, held.views, held.noise, steps=held.sampling_steps, lpips=held.lpips)
+@torch.no_grad()
+def validate(model: MultiViewModel, draw: Draw) -> dict[str, float]:
+    """Return the denoising error on held-out scenes, at fixed timesteps (loss_tNNN) and averaged over them (loss).
+
+    Args:
+        model: The denoiser.
+        draw: Of scenes to test on; :data:`VALIDATION_SCENES` of them.
+    """
+    generator = torch.Generator().manual_seed(derive("validation"))
+    views = draw(generator, VALIDATION_SCENES, n_ref=1)
+    noise = torch.randn(model.latent_shape(len(views.image), views.count), generator=generator).to(views.image)
+    row = {}
+    for t in VALIDATION_TIMESTEPS:
+        index = torch.full((len(noise),), t, device=views.image.device)
+        row[f"loss_t{t}"] = float(denoising_error(model, views, index, noise).mean())
+    return {"loss": sum(row.values()) / len(row), **row}
+
+
+def measure_quality(model: MultiViewModel, held_out: HeldOutScenes) -> tuple[dict[str, float], Quality]:
+    """Sample the held-out targets; return the mean of every metric, also of the trivial baselines, and all values.
+
+    Args:
+        model: The denoiser.
+        held_out: The scenes; a trivial baseline's metrics have a prefix.
+    """
+    quality = evaluate_quality(
+        model, held_out.views, held_out.noise, steps=held_out.sampling_steps, lpips=held_out.lpips
+    )
     rows = quality.rows[quality.rows["method"].isin(METHODS)]
     means = rows.groupby(["method", "metric"], observed=True)["value"].mean()
     return {f"{PREFIX[method]}{metric}": float(value) for (method, metric), value in means.items()}, quality
 
 
-def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held: Held) -> dict[str, float]:
+def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held_out: HeldOutScenes) -> dict[str, float]:
     """Measure the supervised layers' precision by their attention and by the loss's own readout, on equal queries.
 
-    Target queries visible in the reference, within 5 % of the image's side; at the middle timestep.
+    Args:
+        model: The denoiser.
+        objective: With the supervised layers.
+        held_out: The scenes; target queries visible in the reference are evaluated.
+
+    Returns:
+        "attention_LAYER" and "readout_LAYER": share within 5 % of the image's side at :data:`MIDDLE`, 0 to 1; NaN if
+        no query is visible.
     """
-    t = torch.full((len(held.noise),), MIDDLE, device=held.noise.device)
+    t = torch.full((len(held_out.noise),), MIDDLE, device=held_out.noise.device)
     with torch.no_grad(), AttentionTap(model.network, objective.layers, keep="detached") as tap:
-        predict(model, held.views, t, held.noise)
+        predict(model, held_out.views, t, held_out.noise)
     row = {}
     for layer, loss in zip(objective.layers, objective.losses, strict=True):
         assert isinstance(loss, CorrespondenceAlignment)
-        for name, token in _tokens(tap[layer], layer, loss, held.views).items():
+        for name, token in _tokens(tap[layer], layer, loss, held_out.views).items():
             row[f"{name}_{layer.index}"] = _precision(*token)
     return row
 
@@ -84,16 +132,17 @@ def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held: He
 def _tokens(
     call: Call, layer: Layer, loss: CorrespondenceAlignment, views: Views
 ) -> dict[str, tuple[Tensor, GridTruth, int]]:
-    layout, q, k = layer.layout(views.count), call.q, call.k_per_head
+    layout = layer.layout(views.count)
     truth = grid_truth(views, layout.grid)
-    attention = attention_matches(q, k, call.scale, layout, truth.token).token[:, :1]
+    attention = attention_matches(call.q, call.k_per_head, call.scale, layout, truth.token).token[:, :1]
+    q, k = view_tokens(layer, call, views.count)
     readout = rearrange(readout_matches(loss, q, k, views.count, scale=call.scale), "b fq n fk -> b 1 fq n fk")
     return {"attention": (attention, truth, views.n_ref), "readout": (readout, truth, views.n_ref)}
 
 
 def _precision(token: Tensor, truth: GridTruth, n_ref: int) -> float:
-    """Average over the target queries that are visible in a reference; NaN where there is none."""
-    limit = next(limit for limit in thresholds(None) if limit.name == PROTOCOLS["attention-v1"].select_by)
+    """Average over the target queries that are visible in a reference; NaN if there is none."""
+    limit = next(limit for limit in thresholds(None) if limit.name == ATTENTION_V1.select_by)
     right = correct(token, truth, limit)[:, 0, n_ref:, :, :n_ref]
     return float(right[truth.visible[:, n_ref:, :, :n_ref]].float().mean())
 
@@ -114,26 +163,39 @@ def draw_samples(quality: Quality) -> Figure:
 
 
 def evaluate(
-    settings: Settings, held: Held, objective: Objective | None, out: Path
+    held_out: HeldOutScenes, objective: Objective | None, out: Path
 ) -> Callable[[MultiViewModel], dict[str, Any]]:
-    """Give the function that measures the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``."""
+    """Return the function that evaluates the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``.
+
+    Args:
+        held_out: The scenes.
+        objective: The added one; the readout gap is measured of supervised attention.
+        out: The run's folder.
+    """
 
     def measure(model: MultiViewModel) -> dict[str, Any]:
-        means, quality = measure_quality(model, held)
+        means, quality = measure_quality(model, held_out)
         write(out / "samples.png", lambda part: draw_samples(quality).savefig(part, format="png", dpi=110))
         worst = worst_cases(quality.rows)
         write(out / "worst.csv", lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
-        gap = measure_gap(model, objective, held) if isinstance(objective, AttentionSupervision) else {}
-        return {**validate(settings, model, held.draw), **means, **gap}
+        gap = measure_gap(model, objective, held_out) if isinstance(objective, AttentionSupervision) else {}
+        return {**validate(model, held_out.draw), **means, **gap}
 
     return measure
 
 
 def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> pd.DataFrame:
-    """Measure the precision of every 3D layer, add it to the run's ``emergence.csv``, and give what was added."""
+    """Measure the precision of every 3D layer, append it to the run's ``emergence.csv``, and return the new rows.
+
+    Args:
+        model: With the averaged weights.
+        step: Of the training; rows of it or later are replaced.
+        watch: The scenes and timesteps.
+        out: The run's folder.
+    """
     path = out / "emergence.csv"
     new = measure_step(model, step, watch)
-    before = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
-    table = pd.concat([*before, new], ignore_index=True)
+    earlier = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
+    table = pd.concat([*earlier, new], ignore_index=True)
     write(path, lambda part: table.to_csv(part, index=False, float_format="%.6f"))
     return new

@@ -1,6 +1,6 @@
-"""How good a model's generated views are, beside trivial answers, and as a set. Pure functions.
+"""Quality of a model's generated views, one by one and as a set, beside trivial baselines. Pure functions.
 
-The trivial answers stand beside every number: a copy of the reference that is rotated least against the target, and
+The trivial baselines are measured like the model: a copy of the reference that is rotated least against the target, and
 that reference's mean colour. A model that does not beat them has not used its cameras. Missing is NaN, never 0.
 """
 
@@ -33,6 +33,7 @@ from probe.models.model import MultiViewModel
 from probe.models.sampling import sample_views
 from probe.records import rotation_bin, summarise
 from probe.views import Views, resize
+from train.settings import COLOUR_CELLS, EXTRACTORS
 
 declare_torchvision_operators()  # before the first import of torch-fidelity, which imports torchvision
 
@@ -43,12 +44,6 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # noqa: E402
 METHODS = MODEL, COPY, MEAN = "model", "copy", "mean colour"
 TRUTH = "truth"
 ALL_BINS = "all"
-COLOUR_CELLS, INCEPTION = "colour-cells", "inception-v3-compat"
-# What the suite measures FID and KID with: torch-fidelity's names, and the files each needs in torch's cache
-EXTRACTORS: dict[str, tuple[str, ...]] = {
-    COLOUR_CELLS: (),
-    INCEPTION: ("weights-inception-2015-12-05-6726825d.pth",),
-}
 MOST_KID = 1000  # images of a KID subset
 GROUP = ["n_ref", "rotation_bin", "method", "metric"]
 
@@ -58,11 +53,11 @@ GROUP = ["n_ref", "rotation_bin", "method", "metric"]
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Hold what was measured of a batch of scenes, and the images it was measured on.
+    """The metrics of a batch of scenes, and the images.
 
     Attributes:
         rows: scene, view, rotation_deg (of the target against view 0), n_ref, method, metric, value, count: how many
-            matches a match_error is a mean of, else 1, or 0 where the value is NaN.
+            matches a match_error is a mean of, else 1, or 0 if the value is NaN.
         targets: Target views, at the model's size, per method, and the true ones under "truth".
     """
 
@@ -80,11 +75,11 @@ def evaluate_quality(
     guidance: float = 1.0,
     lpips: Lpips | None = None,
 ) -> Quality:
-    """Generate the target views of scenes and measure them beside the trivial answers.
+    """Generate the target views of scenes and measure them beside the trivial baselines.
 
     Args:
         model: The denoiser.
-        views: The views, with names and point maps, at any size; the model is shown, and judged at, its own.
+        views: The views, with names and point maps, at any size; they are resized to the model's.
         noise: Standard normal, of the shape of the model's latents.
         steps: Of DDIM.
         guidance: On the cameras; 1 is none.
@@ -94,27 +89,27 @@ def evaluate_quality(
     views = views.to(device)
     small = resize(views, model.size, model.size)
     drawn = sample_views(model, small, noise.to(device), steps=steps, guidance=guidance)
-    answers = {MODEL: drawn, **trivial_answers(small), TRUTH: small.image}
+    images = {MODEL: drawn, **trivial_baselines(small), TRUTH: small.image}
     seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
     rows: list[dict[str, object]] = []
-    for method, image in answers.items():
-        known = image_metrics(image, small, lpips) if method != TRUTH else {}
-        rows += _rows(small, method, {**known, MATCH_ERROR: match_error(image, seen, views.size, views.n_ref)})
-    targets = {method: image[:, views.n_ref :] for method, image in answers.items()}
+    for method, image in images.items():
+        metrics = image_metrics(image, small, lpips) if method != TRUTH else {}
+        rows += _rows(small, method, {**metrics, MATCH_ERROR: match_error(image, seen, views.size, views.n_ref)})
+    targets = {method: image[:, views.n_ref :] for method, image in images.items()}
     return Quality(rows=pd.DataFrame(rows), targets=targets)
 
 
-def trivial_answers(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
-    """Answer each target view with the reference rotated least against it, or with that reference's mean colour."""
+def trivial_baselines(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
+    """Return all views with each target replaced by the reference rotated least against it, or its mean colour."""
     nearest = nearest_reference(views)
     scene = rearrange(torch.arange(len(nearest), device=nearest.device), "b -> b 1")
-    copied, given = views.image[scene, nearest], views.image[:, : views.n_ref]
+    copied, references = views.image[scene, nearest], views.image[:, : views.n_ref]
     mean = reduce(copied, "b t c h w -> b t c 1 1", "mean").expand_as(copied)
-    return {name: torch.cat([given, targets], dim=1) for name, targets in ((COPY, copied), (MEAN, mean))}
+    return {name: torch.cat([references, targets], dim=1) for name, targets in ((COPY, copied), (MEAN, mean))}
 
 
 def nearest_reference(views: Views) -> Int[Tensor, "b targets"]:
-    """Find the reference view rotated least against each target view; of equal ones the first."""
+    """Return the reference view rotated least against each target view; of equal ones the first."""
     targets = rearrange(views.world_to_cam[:, views.n_ref :], "b t i j -> b t 1 i j")
     references = rearrange(views.world_to_cam[:, : views.n_ref], "b r i j -> b 1 r i j")
     shape = (len(views.image), targets.shape[1], views.n_ref, 4, 4)
@@ -154,28 +149,28 @@ class ColourCells(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """Name the features."""
+        """Return the names of the features."""
         return ("cells",)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """Name the features of a metric: the same for all."""
+        """Return the features of a metric: the same for all."""
         return "cells"
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """Say that compiling gains nothing."""
+        """Return False: compiling gains nothing."""
         return False
 
     def forward(self, image: UInt8[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 24"]]:
-        """Describe."""
+        """Return the 24 numbers of each image."""
         colour = image.double() / 255
         mean, square = (F.adaptive_avg_pool2d(part, 2).flatten(1) for part in (colour, colour.square()))
         return (torch.cat([mean, (square - mean.square()).clamp(min=0).sqrt()], dim=1).float(),)
 
 
 class _Images(Dataset):
-    """Hand images to torch-fidelity, in 8 bits."""
+    """Images for torch-fidelity, in 8 bits."""
 
     def __init__(self, images: Float[Tensor, "n 3 h w"]) -> None:
         self.images = (images * 255).round().to(torch.uint8).cpu()
@@ -198,7 +193,7 @@ def set_distances(
         images: Colours in [0, 1]; compared in 8 bits.
         truth: As many true ones.
         extractor: A name registered with torch-fidelity. "colour-cells" is the suite's own: mean and standard deviation
-            of each colour in four quarters of the image; its distances say nothing about details.
+            of each colour in four quarters of the image; its distances ignore details.
 
     Returns:
         "fid[extractor]", not below 0 but for rounding, and "kid[extractor]", unbiased and so also below 0 (over all
@@ -219,9 +214,9 @@ def set_distances(
             f"{', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}; register it or choose one of these"
         )
     names = {f"fid[{extractor}]": "frechet_inception_distance", f"kid[{extractor}]": "kernel_inception_distance_mean"}
-    if len(images) < 2 or missing_weights(EXTRACTORS.get(extractor, ())):
+    if len(images) < 2 or missing_weights(EXTRACTORS[extractor].files if extractor in EXTRACTORS else ()):
         return dict.fromkeys(names, float("nan"))
-    found = calculate_metrics(
+    distances = calculate_metrics(
         input1=_Images(images),
         input2=_Images(truth),
         feature_extractor=extractor,
@@ -234,7 +229,7 @@ def set_distances(
         cache=False,
         verbose=False,
     )
-    return {name: float(found[key]) for name, key in names.items()}
+    return {name: float(distances[key]) for name, key in names.items()}
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -245,15 +240,15 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns n_ref, rotation_bin, method, metric, value, low, high (95 % by bootstrap over scenes; NaN for fewer than
-        two), scenes, count. What was asked for and is nowhere known has a row of NaN with 0 scenes.
+        two), scenes, count. A metric without any value has a row of NaN with 0 scenes.
     """
     binned = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]))
     names = [*binned["rotation_bin"].cat.categories, ALL_BINS]
     both = pd.concat([binned, binned.assign(rotation_bin=ALL_BINS)], ignore_index=True)
     for column, kinds in (("rotation_bin", names), ("method", [*METHODS, TRUTH])):
         both[column] = pd.Categorical(both[column].astype(str), kinds)  # in this order the table is sorted
-    asked = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
-    table = asked.merge(summarise(both, GROUP), on=GROUP, how="left")
+    groups = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
+    table = groups.merge(summarise(both, GROUP), on=GROUP, how="left")
     counts = {name: table[name].fillna(0).astype(int) for name in ("scenes", "count")}
     return table.astype({"rotation_bin": str, "method": str}).assign(**counts)
 
@@ -262,7 +257,7 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
     """List every generated view, the lowest PSNR first.
 
     Returns:
-        Columns scene, view, rotation_deg, n_ref, the model's metrics, copy_psnr (of the trivial answer) and
+        Columns scene, view, rotation_deg, n_ref, the model's metrics, copy_psnr (of the trivial baseline) and
         truth_match_error (the floor).
     """
     keys = ["scene", "view", "rotation_deg", "n_ref"]
@@ -272,5 +267,5 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
         return chosen.set_index([*keys, "metric"])["value"].unstack("metric")  # noqa: PD010, pivot_table drops NaN
 
     own = wide(MODEL).reindex(columns=[PSNR, SSIM, LPIPS, MATCH_ERROR])
-    beside = {"copy_psnr": wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
-    return own.assign(**beside).reset_index().sort_values([PSNR, *keys], ignore_index=True)
+    others = {"copy_psnr": wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
+    return own.assign(**others).reset_index().sort_values([PSNR, *keys], ignore_index=True)

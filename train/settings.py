@@ -1,25 +1,77 @@
-"""What decides a training run."""
+"""The choices of a training run and its plain values. Imports nothing heavy: the command line reads it first."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from probe.scenes import Difficulty
-
+Mixing = Literal["mlp", "mean", "positive"]
+Target = Literal["per_pair", "global_nearest"]
+Truth = Literal["cycle", "visible", "gated"]
+Control = Literal["none", "shuffled"]
+CompetingObjective = Literal["repa-dsift", "repa-dinov2", "geometry"]
+Rotation = Literal[30, 60, 90, 120]
 WeightSchedule = Literal["constant", "linear", "off"]
+RateSchedule = Literal["constant_with_warmup", "linear", "cosine"]
 OptimizerName = Literal["adamw", "muon"]
 Precision = Literal["no", "bf16", "fp16"]
+Tracker = Literal["none", "tensorboard", "wandb"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class FeatureExtractor(NamedTuple):
+    """What FID and KID compare images by.
+
+    Attributes:
+        about: For the command's help.
+        files: Weights that it needs in torch's cache.
+    """
+
+    about: str
+    files: tuple[str, ...]
+
+
+COLOUR_CELLS, INCEPTION = "colour-cells", "inception-v3-compat"
+EXTRACTORS: dict[str, FeatureExtractor] = {
+    COLOUR_CELLS: FeatureExtractor("no weights; coarse", ()),
+    INCEPTION: FeatureExtractor(
+        "the usual one; NaN unless its weights are in torch's cache", ("weights-inception-2015-12-05-6726825d.pth",)
+    ),
+}
+"""Feature extractors by torch-fidelity's names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Hold what decides a training run; lengths in steps."""
+    """What decides a training run, as plain values.
+
+    The builders of :mod:`train.supervised` turn it into the objects of the loop; no function below them takes it.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        batch_size: Scenes per step, over all processes.
+        views: Views per scene.
+        learning_rate: Of AdamW.
+        max_rotation: Largest rotation of a view against view 0, in degrees.
+        rotation_ramp: Steps over which rotations grow from 0 to full.
+        timestep_shift: 1 draws timesteps evenly; above 1 they lie nearer the noise.
+        camera_dropout: Share of scenes whose cameras are blanked.
+        ema_decay: Of the running average of the weights.
+        seed: Of everything random in a step.
+        optimizer: For the hidden matrices.
+        shuffle_views: Share of steps whose views come in random order.
+        weight: Of the added objective.
+        weight_schedule: How that weight changes.
+        weight_until: Step at which its schedule ends; 0 is ``steps``.
+        accumulate: Parts in which a batch is computed.
+        schedule: Of the learning rate.
+        warmup: Steps over which the learning rate grows from 0.
+        clip: Largest norm of the gradients.
+    """
 
     steps: int
     batch_size: int
     views: int
     learning_rate: float
-    difficulty: Difficulty
-    rotation_bins: tuple[int, ...]
+    max_rotation: int
     rotation_ramp: int
     timestep_shift: float
     camera_dropout: float
@@ -31,7 +83,6 @@ class Settings:
     weight_schedule: WeightSchedule = "constant"
     weight_until: int = 0
     accumulate: int = 1
-    schedule: str = "constant_with_warmup"
+    schedule: RateSchedule = "constant_with_warmup"
     warmup: int = 100
     clip: float = 1.0
-    validation_scenes: int = 32

@@ -5,14 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import pandas as pd
 import tyro
-from safetensors.torch import load_file, save_file
 
-from probe import cli as command
-from probe.models import load_folder
-from probe.models.cat3d import settings_of
-from probe.records import environment, write, write_json
+from probe.cli import parse, run
 
 PROG = "python -m train.ship"
 
@@ -26,17 +21,23 @@ class Settings:
     out: tyro.conf.Positional[Path]
     """Folder to write."""
     step: int | None = None
-    """Averaged checkpoint to take; default the last one."""
+    """Step of the averaged checkpoint to pack; default the last one."""
 
 
 def main(settings: Settings) -> None:
     """Pack one averaged checkpoint."""
-    found = {int(path.name.removeprefix("step-")): path for path in (settings.run / "averaged").glob("step-*")}
-    step = settings.step if settings.step is not None else max(found, default=None)
-    if step not in found:
-        raise ValueError(f"{settings.run} holds no averaged checkpoint of step {step}; there are {sorted(found)}")
-    network = load_folder(found[step])
-    weights = load_file(found[step] / "diffusion_pytorch_model.safetensors")
+    step = _find_step(settings.run, settings.step)
+    # after the flags are checked: PyTorch is slow to import
+    import pandas as pd
+    from safetensors.torch import load_file, save_file
+
+    from probe.models import load_folder
+    from probe.models.cat3d import settings_of
+    from probe.records import write, write_json
+
+    checkpoint = settings.run / "averaged" / f"step-{step:06d}"
+    network = load_folder(checkpoint)
+    weights = load_file(checkpoint / "diffusion_pytorch_model.safetensors")
     half = {name: weight.half().contiguous() for name, weight in weights.items()}
     settings.out.mkdir(parents=True, exist_ok=True)
     write(settings.out / "diffusion_pytorch_model.safetensors", lambda part: save_file(half, part))
@@ -50,8 +51,24 @@ def main(settings: Settings) -> None:
     write_json(settings.out / "card.json", card(settings.run, step, parameters))
 
 
+def _find_step(folder: Path, step: int | None) -> int:
+    steps = sorted(int(path.name.removeprefix("step-")) for path in (folder / "averaged").glob("step-*"))
+    wanted = step if step is not None or not steps else steps[-1]
+    if wanted is None or wanted not in steps:
+        raise ValueError(f"{folder} has no averaged checkpoint of step {step}; expected one of {steps}")
+    return wanted
+
+
 def card(run: Path, step: int, parameters: int) -> dict[str, object]:
-    """Say how weights came to be: settings, steps, time, machine and validation losses."""
+    """Return how weights were trained: settings, steps, time, machine and validation losses.
+
+    Args:
+        run: Run folder of python -m train.cameo.
+        step: Of the checkpoint.
+        parameters: Number of them.
+    """
+    from probe.records import environment
+
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     logged, validated = (
         [row for row in map(json.loads, (run / name).read_text(encoding="utf-8").splitlines()) if row["step"] <= step]
@@ -72,7 +89,7 @@ def card(run: Path, step: int, parameters: int) -> dict[str, object]:
 
 def cli(arguments: list[str] | None = None) -> None:
     """Parse the command line and run."""
-    command.run(main, command.parse(Settings, arguments, prog=PROG), prog=PROG)
+    run(main, parse(Settings, arguments, prog=PROG), prog=PROG)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.measure.score import Measured, descriptor_scores
-from probe.metrics import GridTruth, Threshold
+from probe.measure.matcher import Matcher, Scorer, descriptor_scores
+from probe.metrics import GridTruth, Measured, Threshold
 from probe.protocols import Protocol
 from probe.views import Views
 
 Grid = tuple[int, int]
-Scored = Callable[[GridTruth, tuple[Threshold, ...], Protocol], Measured]
-Matcher = Callable[[Views], Scored]
-"""Looks at a scene once; what it returns scores the matches on any grid."""
 Load = Callable[[str, torch.device], Matcher]
 """Loads a matcher from a folder or hub id (empty: the usual one), to compute on a device."""
 Describe = Callable[[Float[Tensor, "b f 3 height width"], Grid], Float[Tensor, "b f n d"]]
@@ -26,7 +23,7 @@ Described = Callable[[Grid], Float[Tensor, "b f n d"]]
 def by_descriptors(describe: Callable[[Views], Described]) -> Matcher:
     """Return a matcher by the descriptors of tokens."""
 
-    def look(views: Views) -> Scored:
+    def look(views: Views) -> Scorer:
         described = describe(views)
 
         def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:

@@ -14,9 +14,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.baselines.describing import Scored, without_weights
+from probe.baselines.describing import without_weights
 from probe.geometry import camera_centre, ray_directions
-from probe.measure.score import Measured, drawn_scores
+from probe.measure.matcher import Scorer, drawn_scores
 from probe.metrics import GridTruth, Threshold, Weigh
 from probe.protocols import Protocol
 from probe.views import Views
@@ -96,7 +96,7 @@ def weigh_tokens(views: Views, truth: GridTruth) -> Weigh:
     return weigh
 
 
-def match_on_lines(views: Views) -> Scored:
+def match_on_lines(views: Views) -> Scorer:
     """Draw matches on the true epipolar lines."""
 
     def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:

@@ -1,17 +1,17 @@
 """The CAMEO loss: supervise the attention between views with true matches, in memory linear in the tokens. Pure.
 
 Only pairs (query token, key view) that count are computed, a chunk at a time. A chunk's gradients are taken together
-with its loss, on detached leaves, so that nothing per pair of tokens outlives its chunk and nothing is computed twice;
-the backward pass then only multiplies. On one CPU core, with 4 views of 32 x 32 tokens and 10 heads of 64, this takes
-1/10 of the plain formula's time and 1/92 of its memory; recomputing every chunk in the backward pass, 1/5 and 1/11
-(benchmarks/alignment_cost.py).
+with its loss, on detached leaves, so that memory per pair of tokens is freed with its chunk and nothing is computed
+twice; the backward pass then only multiplies. On one CPU core, with 4 views of 32 x 32 tokens and 10 heads of 64, this
+takes 1/10 of the plain formula's time and 1/92 of its memory; recomputing every chunk in the backward pass, 1/5 and
+1/11 (benchmarks/alignment_cost.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import einsum, rearrange
@@ -25,10 +25,8 @@ from probe.correspondence import TokenMatches
 from train.alignment.mixing import MIXINGS, HeadMixing
 from train.alignment.pairs import TARGETS, pair_weights
 
-Backend = Literal["auto", "plain", "chunked"]
-
 NUMBERS_AT_ONCE = {"cpu": 2**22}
-"""Numbers that a chunk may hold, by kind of device: on a CPU 16 MiB in float32, which stays in its last cache."""
+"""Numbers that a chunk may have, by kind of device: on a CPU 16 MiB in float32, which stays in its last-level cache."""
 
 NUMBERS_ELSEWHERE = 2**26
 """The same for other devices: 256 MiB in float32, so that a scene takes tens of kernels and not thousands."""
@@ -49,7 +47,7 @@ class _Pairs:
 
 
 def _plain(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
-    """Compute the formula as it stands, every pair at once: the reference."""
+    """Compute the formula literally, every pair at once: the reference."""
     dtype, views = pairs.weight.dtype, pairs.weight.shape[-1]
     scores = einsum(q.to(dtype) * pairs.scale, k.to(dtype), "b heads q d, b heads k d -> b q k heads")
     weights = {name: weight.to(dtype) for name, weight in pairs.mix.named_parameters()}
@@ -70,7 +68,7 @@ def _chunked(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], p
 
 
 def _sum_chunks(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tensor] | None) -> Float[Tensor, ""]:
-    """Sum the chunks' losses and add their gradients, if wanted, to those given."""
+    """Sum the chunks' losses and add their gradients to ``gradients``, where there are any."""
     q, k, *weights = inputs
     total = pairs.weight.new_zeros(())
     for scene, view, rows in query_chunks(pairs.weight != 0, pairs_at_once(pairs.mixing, q)):
@@ -91,12 +89,12 @@ def _sum_chunks(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tenso
 
 
 def pairs_at_once(mixing: HeadMixing, q: Float[Tensor, "b heads n d"]) -> int:
-    """Say how many pairs of tokens a chunk may have: a number that changes cost, not results."""
+    """Return how many pairs of tokens a chunk may have: this changes cost, not results."""
     return NUMBERS_AT_ONCE.get(q.device.type, NUMBERS_ELSEWHERE) // (mixing.numbers * q.shape[1])
 
 
 def query_chunks(entering: Bool[Tensor, "b fq m fk"], most: int) -> Iterator[tuple[int, int, Int[Tensor, " r"]]]:
-    """Give scene, key view and some of the query tokens that enter with it, counted over the views.
+    """Yield scene, key view and some of the query tokens that enter with it, numbered over all views.
 
     Args:
         entering: Which query tokens enter with which key view.
@@ -104,8 +102,8 @@ def query_chunks(entering: Bool[Tensor, "b fq m fk"], most: int) -> Iterator[tup
     """
     rows = max(1, most // entering.shape[2])
     for scene, view in product(range(entering.shape[0]), range(entering.shape[3])):
-        found = entering[scene, ..., view].flatten().nonzero()[:, 0]
-        yield from ((scene, view, part) for part in found.split(rows) if len(part))
+        queries = entering[scene, ..., view].flatten().nonzero()[:, 0]
+        yield from ((scene, view, part) for part in queries.split(rows) if len(part))
 
 
 def chunk_loss(
@@ -131,7 +129,7 @@ def _value_and_gradients(
 
 
 class _WithGradients(torch.autograd.Function):
-    """The chunks' sum, whose gradients are kept from the forward pass: as large as q and k, nothing per pair."""
+    """The chunks' sum. Gradients are kept from the forward pass: as large as q and k, with nothing per pair."""
 
     @staticmethod
     def forward(ctx: Any, pairs: _Pairs, *inputs: Tensor) -> Float[Tensor, ""]:
@@ -154,13 +152,13 @@ BACKENDS: dict[str, Callable[..., Float[Tensor, ""]]] = {"auto": _chunked, "plai
 
 
 class CorrespondenceAlignment(nn.Module):
-    r"""Take the cross-entropy between a layer's attention and the true matches (the CAMEO loss).
+    r"""The cross-entropy between a layer's attention and the true matches (the CAMEO loss).
 
     .. math:: z_{qk} = \mathrm{mix}_h(s\, q_h \cdot k_h), \qquad
         L = \sum_{side} \frac{1}{|side|} \sum_{(q, v) \in side} -\log \mathrm{softmax}_{k \in v}(z_q)_{match(q, v)}
 
     A side holds the counted pairs (query token, key view) of all scenes with a reference query, or with a target
-    query. An empty side adds 0. Where a batch is computed in parts (several processes, accumulated gradients), give
+    query. An empty side adds 0. Where a batch is computed in parts (several processes, accumulated gradients), pass
     each part the average ``counts``: parts that divide by their own counts do not average to the batch's loss.
 
     Args:
@@ -174,13 +172,13 @@ class CorrespondenceAlignment(nn.Module):
         backend: Key of :data:`BACKENDS`; ``"auto"`` takes ``"chunked"``.
 
     Attributes:
-        mix: The mixing's weights, trained along and thrown away afterwards.
+        mix: The mixing's weights, which serve training only.
 
     Raises:
-        ValueError: If an argument makes no sense.
+        ValueError: If a choice is unknown, or a number is below 1.
 
     Source:
-        CAMEO (arXiv 2512.03045); docs/references.md, "CAMEO: the loss".
+        CAMEO, arXiv 2512.03045; its release (docs/references.md).
     """
 
     def __init__(
@@ -223,10 +221,10 @@ class CorrespondenceAlignment(nn.Module):
             n_ref: Reference views; they come first.
             scale: Factor of the logits; None for 1 / sqrt(d).
             generator: Of the draw under ``max_queries``; None for PyTorch's own.
-            counts: What to divide by, of each side, where a batch is computed in parts: see :func:`pair_weights`.
+            counts: Denominators of the two sides where a batch is computed in parts: see :func:`pair_weights`.
 
         Returns:
-            In nats, 0 or more; 0, with zero gradients, if nothing is counted.
+            In nats, 0 or more; 0, with zero gradients, if no pair counts.
 
         Raises:
             ValueError: If heads, shapes, or the number of references do not fit.
@@ -263,17 +261,18 @@ def readout_matches(
     *,
     scale: float | None = None,
 ) -> Int[Tensor, "b fq n//{views_count} fk"]:
-    """Read the matches off the loss's own mixed logits: what it believes, not where the attention looks.
+    """Return the matches by the loss's own mixed logits, which may differ from those of the attention.
 
     Args:
-        alignment: The loss; its mixing reads.
+        alignment: The loss, with its mixing.
         q: Queries as used by the layer, view-major.
         k: Keys likewise.
         views_count: Views per scene.
         scale: Factor of the logits; None for 1 / sqrt(d).
 
     Returns:
-        For every query token and key view, its own too, the key token of the highest mixed logit; the first of equals.
+        For every query token and key view, its own included, the key token of the highest mixed logit; the first of
+        equal ones.
 
     Raises:
         ValueError: If heads or shapes do not fit.
@@ -283,26 +282,26 @@ def readout_matches(
     mixing = MIXINGS[alignment.mixing]
     weights = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in mixing.weights(alignment.mix)]
     every = torch.ones(len(q), views_count, q.shape[2] // views_count, views_count, dtype=torch.bool, device=q.device)
-    found = torch.zeros_like(every, dtype=torch.long)
+    best = torch.zeros_like(every, dtype=torch.long)
     with torch.autocast(q.device.type, enabled=False):
         for scene, view, rows in query_chunks(every, pairs_at_once(mixing, q)):
             keys = k[scene].chunk(views_count, dim=1)[view].to(weights[0].dtype)
             queries = q[scene][:, rows].to(weights[0].dtype) * _scale(q, scale)
-            found[scene].flatten(0, 1)[rows, view] = mixing.logits(queries, keys, *weights).argmax(-1)
-    return found
+            best[scene].flatten(0, 1)[rows, view] = mixing.logits(queries, keys, *weights).argmax(-1)
+    return best
 
 
 def _scale(q: Float[Tensor, "b heads n d"], scale: float | None) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
-# Refusals
+# Checks
 
 
-def _check_choice(name: str, came: str, choices: dict[str, Any]) -> None:
-    if came not in choices:
+def _check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
+    if value not in choices:
         raise ValueError(
-            f"CorrespondenceAlignment: {name} is {came!r}, expected one of {', '.join(choices)}; choose one of them"
+            f"CorrespondenceAlignment: {name} is {value!r}, expected one of {', '.join(choices)}; choose one of them"
         )
 
 
@@ -310,7 +309,7 @@ def _check_heads(q: Tensor, k: Tensor, heads: int) -> None:
     if q.ndim != 4 or q.shape != k.shape or q.shape[1] != heads:
         raise ValueError(
             f"CorrespondenceAlignment: q {tuple(q.shape)} and k {tuple(k.shape)}, expected both (scenes, {heads} heads,"
-            " tokens, channels); build the loss with the heads of the layer that is tapped"
+            " tokens, channels); build the loss with as many heads as the layer has"
         )
 
 
@@ -325,10 +324,10 @@ def _check_matches(q: Tensor, matches: TokenMatches, n_ref: int) -> None:
     views = matches.index.shape[-1]
     _check_views("CorrespondenceAlignment", q, views)
     expected = (len(q), views, q.shape[2] // views, views)
-    given = [tuple(x.shape) for x in (matches.index, matches.counted, matches.distance) if x is not None]
-    if any(shape != expected for shape in given):
+    shapes = [tuple(x.shape) for x in (matches.index, matches.counted, matches.distance) if x is not None]
+    if any(shape != expected for shape in shapes):
         raise ValueError(
-            f"CorrespondenceAlignment: matches of shapes {given} for q {tuple(q.shape)}, expected all {expected} "
+            f"CorrespondenceAlignment: matches of shapes {shapes} for q {tuple(q.shape)}, expected all {expected} "
             "(scenes, views, tokens of a view, views); match on the layer's token grid"
         )
     if not 0 <= n_ref <= views:

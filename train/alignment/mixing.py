@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import einsum, rearrange
@@ -12,11 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Mixing = Literal["mlp", "mean", "positive"]
-
 
 class WeightedHeads(nn.Module):
-    """Mix heads by a weighted sum, with weights that follow from what is learned."""
+    """Mix heads by a weighted sum.
+
+    Args:
+        learned: The parameter.
+        weights: Of the heads, computed from it.
+    """
 
     def __init__(self, learned: Float[Tensor, " some"], weights: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -37,7 +40,7 @@ def mean_of_heads(heads: int) -> WeightedHeads:
 
 
 def positive_heads(heads: int) -> WeightedHeads:
-    """Build the mixing by one weight per head, the softplus of what is learned; 1 / heads at first, never negative."""
+    """Build the mixing by one weight per head, the softplus of a parameter; 1 / heads at first, never negative."""
     return WeightedHeads(torch.full((heads,), math.log(math.expm1(1 / heads))), F.softplus)
 
 
@@ -70,13 +73,13 @@ def _weighted_logits(
 
 @dataclass(frozen=True, kw_only=True)
 class HeadMixing:
-    """Say how logits of heads become one logit.
+    """How the logits of heads become one logit.
 
     Attributes:
         build: Makes the module, logits [* heads] to [* 1].
-        weights: What of that module :attr:`logits` needs.
+        weights: Returns the tensors of that module that :attr:`logits` needs.
         logits: From scaled queries, keys and weights to mixed logits, up to a constant.
-        numbers: Per pair of tokens and head, that the loss and its gradients hold at a time.
+        numbers: That the loss and its gradients keep at a time, per pair of tokens and head.
     """
 
     build: Callable[[int], nn.Module]

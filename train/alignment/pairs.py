@@ -1,16 +1,13 @@
-"""Which pairs of query token and key view enter the CAMEO loss, and with which weight. Pure."""
+"""Which pairs of query token and key view enter the CAMEO loss, and with which weight. Pure functions."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.correspondence import TokenMatches, own_view
-
-Target = Literal["per_pair", "global_nearest"]
+from probe.correspondence import TokenMatches
 
 
 def _per_pair(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
@@ -18,13 +15,13 @@ def _per_pair(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
 
 
 def _global_nearest(matches: TokenMatches) -> Bool[Tensor, "b fq n fk"]:
-    """Of the pairs of a query token keep the one of the view with the nearest match, counted or not."""
+    """Keep, of each query token's pairs, the one of the view with the nearest match, whether that counts or not."""
     if matches.distance is None:
         raise ValueError(
             "CorrespondenceAlignment: matches.distance is None, target='global_nearest' expects distances to pick the "
             "nearest view by; take matches from match_tokens, or target='per_pair'"
         )
-    hidden = own_view(matches.counted.shape[1], device=matches.counted.device) | matches.distance.isnan()
+    hidden = _own_view(matches.counted.shape[1], matches.counted.device) | matches.distance.isnan()
     nearest = matches.distance.masked_fill(hidden, torch.inf).argmin(-1, keepdim=True)
     views = torch.arange(matches.counted.shape[-1], device=matches.counted.device)
     return matches.counted & (views == nearest)
@@ -34,6 +31,10 @@ TARGETS: dict[str, Callable[[TokenMatches], Bool[Tensor, "b fq n fk"]]] = {
     "per_pair": _per_pair,
     "global_nearest": _global_nearest,
 }
+
+
+def _own_view(views: int, device: torch.device) -> Bool[Tensor, "fq 1 fk"]:
+    return rearrange(torch.eye(views, dtype=torch.bool, device=device), "fq fk -> fq 1 fk")
 
 
 def pair_weights(
@@ -46,7 +47,7 @@ def pair_weights(
     counts: Float[Tensor, "2"] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b fq n fk"]:
-    """Give every pair (query token, key view) its weight in the loss; pairs of weight 0 need not be computed.
+    """Return the weight of every pair (query token, key view) in the loss; pairs of weight 0 need not be computed.
 
     The weighted sum over pairs is the mean over counted pairs with a reference query plus that with a target query.
 
@@ -67,9 +68,9 @@ def pair_weights(
         ValueError: If ``"global_nearest"`` has no distances.
 
     Source:
-        docs/references.md, "CAMEO: what the release does otherwise".
+        CAMEO, arXiv 2512.03045, the alignment loss; "global_nearest": its release (docs/references.md).
     """
-    other = ~own_view(matches.counted.shape[1], device=matches.counted.device)
+    other = ~_own_view(matches.counted.shape[1], matches.counted.device)
     counted, entering = matches.counted & other, TARGETS[target](matches) & other
     sides = (slice(None, n_ref), slice(n_ref, None))
     numbers = [counted[:, side].sum() for side in sides] if counts is None else list(counts)

@@ -1,35 +1,18 @@
-"""The training loop on accelerate: takes steps, validates, logs."""
+"""The training loop on accelerate: one step, the loop around it, checkpoints and trackers."""
 
-from train.loop.train import (
-    LOG_EVERY,
-    MUON_RATE,
-    VALIDATION_TIMESTEPS,
-    Evaluate,
-    Rhythm,
-    TrainingStep,
-    accumulate_gradients,
-    make_optimizers,
-    own_scenes,
-    start,
-    take_step,
-    train,
-    validate,
-    weight_at,
-)
+from train.loop.step import accumulate_gradients, take_step
+from train.loop.train import Evaluate, Schedule, train
+from train.loop.trainer import Trainer, TrainingStep, make_optimizers, make_trainer, weight_at
 
 __all__ = [
-    "LOG_EVERY",
-    "MUON_RATE",
-    "VALIDATION_TIMESTEPS",
     "Evaluate",
-    "Rhythm",
+    "Schedule",
+    "Trainer",
     "TrainingStep",
     "accumulate_gradients",
     "make_optimizers",
-    "own_scenes",
-    "start",
+    "make_trainer",
     "take_step",
     "train",
-    "validate",
     "weight_at",
 ]

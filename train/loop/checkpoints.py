@@ -1,4 +1,4 @@
-"""What a step changes, and how it is kept: checkpoints that are whole or absent, and resuming from the last one."""
+"""Checkpoints, which are complete or absent; resuming from the last one; rows of the logs."""
 
 import json
 import math
@@ -6,69 +6,34 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from probe.records import write_folder, write_text
-from train.batches import Draw, draw_batch
-from train.objectives import Objective
-from train.objectives.truth import Supervise, as_they_are
+from train.loop.trainer import Trainer, averaged
 
 FOLDER = "checkpoints"
 MIB = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Hold what a step changes, and how it is computed."""
-
-    accelerator: Accelerator
-    module: nn.Module
-    network: nn.Module
-    objective: Objective | None
-    optimizers: list[torch.optim.Optimizer]
-    schedules: list[torch.optim.lr_scheduler.LRScheduler]
-    ema: EMAModel
-    draw: Draw = draw_batch
-    supervise: Supervise = as_they_are
-
-
-@contextmanager
-def averaged(trainer: Trainer) -> Iterator[None]:
-    """Put the averaged weights into the network, and the live ones back."""
-    parameters = list(trainer.network.parameters())
-    trainer.ema.store(parameters)
-    trainer.ema.copy_to(parameters)
-    trainer.network.eval()
-    try:
-        yield
-    finally:
-        trainer.ema.restore(parameters)
-        trainer.network.train()
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def save_all(out: Path, step: int, trainer: Trainer, keep: int) -> None:
-    """Save the averaged weights for good, and the trainer's state in place of the oldest one kept."""
+    """Save the averaged weights, which are all kept, and the trainer's state, of which the last ``keep`` are."""
     with averaged(trainer):
         write_folder(out / "averaged" / name_of(step), trainer.network.save_pretrained)  # type: ignore[arg-type]
     save_checkpoint(out / FOLDER, step, trainer)
-    for old in whole_checkpoints(out / FOLDER)[:-keep]:
+    for old in complete_checkpoints(out / FOLDER)[:-keep]:
         shutil.rmtree(old)
 
 
 def save_checkpoint(folder: Path, step: int, trainer: Trainer) -> None:
-    """Write network, average, added objective, optimiser and schedule of a step whole, or not at all."""
+    """Write network, average, added objective, optimisers and schedules of a step, completely or not at all."""
 
     def save(part: Path) -> None:
         trainer.network.save_pretrained(part)  # type: ignore[operator]
@@ -80,7 +45,7 @@ def save_checkpoint(folder: Path, step: int, trainer: Trainer) -> None:
 
 
 def name_of(step: int) -> str:
-    """Name the folder of a step."""
+    """Return the name of a step's folder."""
     return f"step-{step:06d}"
 
 
@@ -88,7 +53,7 @@ def _states(trainer: Trainer) -> dict[str, Any]:
     scaler = trainer.accelerator.scaler
     return {
         "optimizers": [one.state_dict() for one in trainer.optimizers],
-        "schedules": [one.state_dict() for one in trainer.schedules],
+        "schedules": [one.state_dict() for one in trainer.rate_schedules],
         "ema": trainer.ema.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
@@ -97,13 +62,13 @@ def _states(trainer: Trainer) -> dict[str, Any]:
 def _save_state(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, path)
-    except RuntimeError as error:  # what torch makes of a full disk
+    except RuntimeError as error:  # torch's report of a full disk
         raise OSError(f"{path.name} cannot be written whole ({str(error).splitlines()[0]})") from error
 
 
 @contextmanager
 def naming_last_checkpoint(out: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the last good checkpoint.
+    """Turn a failure to write into one line that names the last complete checkpoint.
 
     Raises:
         ValueError: If the disk is full, or the folder cannot be written.
@@ -114,37 +79,39 @@ def naming_last_checkpoint(out: Path) -> Iterator[None]:
         last, free = last_checkpoint(out / FOLDER) or "none yet", shutil.disk_usage(_existing(out)).free // MIB
         raise ValueError(
             f"train: {out} cannot be written ({error}; {free} MiB are free there); last good checkpoint: {last}; make "
-            "room or mend the folder, then add --resume"
+            "room or repair the folder, then resume"
         ) from error
 
 
 def _existing(path: Path) -> Path:
+    """Return the nearest parent that exists."""
     return next(one for one in (path, *path.absolute().parents) if one.is_dir())
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """List the whole checkpoints of a run, the first step first."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a run, the first step first."""
+    complete = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(complete, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Find the last whole checkpoint of a run."""
-    return next(reversed(whole_checkpoints(folder)), None)
+    """Return the last complete checkpoint of a run; None if there is none."""
+    return next(reversed(complete_checkpoints(folder)), None)
 
 
 def restore(path: Path, trainer: Trainer) -> int:
-    """Load a checkpoint in place; give its step."""
+    """Load a checkpoint into the trainer in place; return its step."""
     trainer.network.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
     if trainer.objective is not None:
         trainer.objective.load_state_dict(load_file(path / "objective.safetensors"))
     state = torch.load(path / "trainer.pt", weights_only=True, map_location=trainer.accelerator.device)
-    for name in ("optimizers", "schedules"):
-        for one, kept in zip(getattr(trainer, name), state[name], strict=True):
-            one.load_state_dict(kept)
+    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    for schedule, saved in zip(trainer.rate_schedules, state["schedules"], strict=True):
+        schedule.load_state_dict(saved)
     trainer.ema.load_state_dict(state["ema"])
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
@@ -162,7 +129,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def drop_rows_after(path: Path, step: int) -> None:
-    """Forget logged rows that a resumed run will log again."""
+    """Drop logged rows that a resumed run will log again, and an incomplete last line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))

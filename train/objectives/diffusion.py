@@ -1,4 +1,4 @@
-"""The diffusion objective: pure."""
+"""The diffusion objective, as a pure function."""
 
 import torch
 from jaxtyping import Float, Int
@@ -16,18 +16,17 @@ def denoising_error(
     noise: Float[Tensor, "b f c h w"],
     keep_cameras: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Measure the mean squared error of the prediction over the target views of each scene.
+    """Return the mean squared error of the prediction over the target views of each scene.
 
     Args:
         model: The denoiser.
         views: Views at the model's size, with at least one target.
         t: Timestep index, one per scene, shared by its targets.
         noise: Standard normal.
-        keep_cameras: 1 keeps a scene's rays, 0 blanks them (training for guidance); None keeps all.
+        keep_cameras: 1 keeps a scene's cameras, 0 blanks them (training for guidance); None keeps all.
 
     Source:
-        arXiv 2512.03045, training protocol (docs/references.md, "CAMEO: training protocol"): MSE on target views only,
-        v-prediction.
+        CAMEO (arXiv 2512.03045), training protocol: MSE on target views only, v-prediction.
     """
     with torch.no_grad():
         clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]

@@ -1,7 +1,7 @@
-"""What supervision is told of a batch's geometry: another source than the scene's own depth, and noise on it.
+"""The geometry that supervision sees of a batch: another source than the scene's own depth, and noise on it.
 
-Only the added objective sees it. What the model is conditioned on, what it should paint, and every evaluation keep the
-scenes as they are.
+Only the added objective sees it. The model's conditioning and its targets, and every evaluation, keep the scenes
+unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ from probe.correspondence.sources import open_source
 from probe.scenes.recordings import with_geometry
 from probe.views import Views
 
-Supervise = Callable[[Views, Sequence[int]], Views]
-"""Give the views as supervision sees them; one seed per scene."""
+TruthTransform = Callable[[Views, Sequence[int]], Views]
+"""Return the views as supervision sees them; takes one seed per scene."""
 
 
-def as_they_are(views: Views, seeds: Sequence[int]) -> Views:
-    """Give the views themselves."""
+def keep_truth(views: Views, seeds: Sequence[int]) -> Views:
+    """Return the views themselves."""
     return views
 
 
-def supervision_of(source: str | None, noise: str | None, device: torch.device) -> Supervise:
-    """Read what the command line says of the truth.
+def make_truth_transform(source: str | None, noise: str | None, device: torch.device) -> TruthTransform:
+    """Build what turns a batch's views into those that supervision sees.
 
     Args:
         source: Of geometry, see :func:`probe.correspondence.sources.open_source`; None keeps the scene's own points.
@@ -31,14 +31,14 @@ def supervision_of(source: str | None, noise: str | None, device: torch.device) 
         device: That a source computes on.
 
     Raises:
-        ValueError: If the source or the noise is unknown, or what it needs is not at hand.
+        ValueError: If the source or the noise is unknown, or a package or file that it needs is missing.
     """
-    opened, amounts = source and open_source(source, device), noise and read_noise(noise)
-    if not opened and not amounts:
-        return as_they_are
+    geometry, amounts = source and open_source(source, device), noise and read_noise(noise)
+    if not geometry and not amounts:
+        return keep_truth
 
-    def supervise(views: Views, seeds: Sequence[int]) -> Views:
-        given = with_geometry(views, opened) if opened else views
-        return perturb_each(given, amounts, seeds) if amounts else given
+    def transform(views: Views, seeds: Sequence[int]) -> Views:
+        sourced = with_geometry(views, geometry) if geometry else views
+        return perturb_each(sourced, amounts, seeds) if amounts else sourced
 
-    return supervise
+    return transform

@@ -1,0 +1,211 @@
+"""What a step changes and how it is computed: model, objective, optimisers, running average, accelerate around them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from probe.models.model import MultiViewModel
+from train.batches import Batch, Batches
+from train.objectives import Objective
+from train.objectives.diffusion import denoising_error
+from train.objectives.truth import TruthTransform, keep_truth
+from train.settings import OptimizerName, RateSchedule, WeightSchedule
+
+MUON_RATE = 2.5
+"""Muon's matrices learn at this multiple of AdamW's learning rate (updates matched in size)."""
+
+
+class TrainingStep(nn.Module):
+    """The network and the added objective in one module, so that data parallelism sees every parameter used.
+
+    Args:
+        model: The denoiser.
+        objective: The added one; None for none.
+    """
+
+    def __init__(self, model: MultiViewModel, objective: Objective | None) -> None:
+        super().__init__()
+        self.model, self.network, self.objective = model, model.network, objective
+
+    def forward(self, batch: Batch, truth: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Return the mean denoising error and the added objective (zero where there is none)."""
+        if self.objective is None:
+            error = self._error(batch)
+            return error, torch.zeros_like(error)
+        with self.objective.watch(self.network) as seen:
+            error = self._error(batch)
+            return error, self.objective(seen, truth, batch.views.n_ref, generator)
+
+    def _error(self, batch: Batch) -> Tensor:
+        return denoising_error(self.model, batch.views, batch.t, batch.noise, batch.keep_cameras).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """What a step changes, and how it is computed.
+
+    Attributes:
+        model: The denoiser whose network is trained.
+        batches: The scenes of each step.
+        objective: The added one; None for none.
+        weight: Of the added objective, by step.
+        transform_truth: Turns a batch's views into those that supervision sees.
+        accumulate: Parts in which a process computes its part of a batch.
+        clip: Largest norm of the gradients.
+        accelerator: Around everything that follows.
+        module: Network and objective, prepared.
+        optimizers: Prepared.
+        rate_schedules: Of the learning rates, one per optimiser.
+        ema: Running average of the network's weights.
+    """
+
+    model: MultiViewModel
+    batches: Batches
+    objective: Objective | None
+    weight: Callable[[int], float]
+    transform_truth: TruthTransform
+    accumulate: int
+    clip: float
+    accelerator: Accelerator
+    module: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    rate_schedules: list[torch.optim.lr_scheduler.LRScheduler]
+    ema: EMAModel
+
+    @property
+    def network(self) -> nn.Module:
+        """Return the network that is trained, without accelerate's wrapper."""
+        return self.model.network
+
+    @property
+    def own_scenes(self) -> slice:
+        """Return which scenes of a batch this process computes."""
+        each = self.batches.size // self.accelerator.num_processes
+        return slice(self.accelerator.process_index * each, (self.accelerator.process_index + 1) * each)
+
+
+def make_trainer(
+    model: MultiViewModel,
+    batches: Batches,
+    objective: Objective | None,
+    *,
+    accelerator: Accelerator,
+    weight: Callable[[int], float],
+    transform_truth: TruthTransform = keep_truth,
+    optimizer: OptimizerName,
+    learning_rate: float,
+    schedule: RateSchedule,
+    warmup: int,
+    steps: int,
+    ema_decay: float,
+    accumulate: int,
+    clip: float,
+) -> Trainer:
+    """Set up optimisers, their schedules, the running average of the weights, and accelerate around them.
+
+    Args:
+        model: The denoiser; its network is trained in place.
+        batches: The scenes of each step.
+        objective: The added one; None trains on the diffusion objective alone.
+        accelerator: Of this process.
+        weight: Of the added objective, by step.
+        transform_truth: Turns a batch's views into those that supervision sees.
+        optimizer: See :func:`make_optimizers`.
+        learning_rate: Of AdamW.
+        schedule: Of the learning rate, as diffusers names it.
+        warmup: Steps over which the learning rate grows from 0.
+        steps: In all.
+        ema_decay: Of the running average.
+        accumulate: Parts in which a process computes its part of a batch.
+        clip: Largest norm of the gradients.
+
+    Raises:
+        ValueError: If the batch cannot be shared out evenly.
+    """
+    parts = accelerator.num_processes * accumulate
+    if batches.size % parts:
+        raise ValueError(
+            f"a batch of {batches.size} scenes cannot be shared by {accelerator.num_processes} processes "
+            f"in {accumulate} parts each; choose a multiple of {parts}"
+        )
+    model.network.requires_grad_(True)
+    module = TrainingStep(model, objective).to(model.alpha_bar.device)
+    optimizers = make_optimizers(module, optimizer, learning_rate)
+    lengths = {"num_warmup_steps": warmup, "num_training_steps": steps}
+    schedules = [get_scheduler(schedule, one, **lengths) for one in optimizers]
+    ema = EMAModel(model.network.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75)
+    ema.to(model.alpha_bar.device)
+    module, *prepared = accelerator.prepare(module, *optimizers)
+    return Trainer(
+        model=model,
+        batches=batches,
+        objective=objective,
+        weight=weight,
+        transform_truth=transform_truth,
+        accumulate=accumulate,
+        clip=clip,
+        accelerator=accelerator,
+        module=module,
+        optimizers=prepared,
+        rate_schedules=schedules,
+        ema=ema,
+    )
+
+
+def make_optimizers(module: TrainingStep, name: OptimizerName, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Build AdamW for all, or Muon for the network's hidden matrices and AdamW for the rest.
+
+    Args:
+        module: Network and objective.
+        name: Of the optimiser of the hidden matrices.
+        learning_rate: Of AdamW; Muon takes :data:`MUON_RATE` times as much.
+
+    Source:
+        Muon: Jordan et al. 2024, as torch.optim.Muon; embeddings, convolutions and vectors stay with AdamW as advised
+        there.
+    """
+    parameters, hidden = list(module.parameters()), set[int]()
+    optimizers: list[torch.optim.Optimizer] = []
+    if name == "muon":
+        named = module.network.named_parameters()
+        matrices = [weight for name, weight in named if weight.ndim == 2 and "emb" not in name]
+        hidden = {id(weight) for weight in matrices}
+        rate = {"lr": MUON_RATE * learning_rate, "adjust_lr_fn": "match_rms_adamw"}
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=0.01, **rate))  # type: ignore[arg-type]
+    rest = [weight for weight in parameters if id(weight) not in hidden]
+    return [torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01), *optimizers]
+
+
+def weight_at(step: int, *, weight: float, schedule: WeightSchedule, until: int) -> float:
+    """Return the weight of the added objective at a step.
+
+    Args:
+        step: From 0.
+        weight: At the start.
+        schedule: constant; linear falls to 0 at ``until``; off is constant before ``until`` and 0 from there on.
+        until: Step at which the schedule ends.
+    """
+    if schedule == "linear":
+        return weight * max(0.0, 1 - step / until)
+    return 0.0 if schedule == "off" and step >= until else weight
+
+
+@contextmanager
+def averaged(trainer: Trainer) -> Iterator[None]:
+    """Put the averaged weights into the network, and restore the trained ones afterwards."""
+    parameters = list(trainer.network.parameters())
+    trainer.ema.store(parameters)
+    trainer.ema.copy_to(parameters)
+    trainer.network.eval()
+    try:
+        yield
+    finally:
+        trainer.ema.restore(parameters)
+        trainer.network.train()

@@ -1,0 +1,207 @@
+"""One training run, from its command line to its folder: model, scenes, objective, loop, final weights, page."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from probe.cli import flag
+from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
+from probe.layers import Layer
+from probe.models import fresh_tiny, load_model
+from probe.models.hunyuan_dit import HUB
+from probe.models.model import MultiViewModel, model_layers, to_device
+from probe.models.parts.files import Loading
+from probe.models.parts.latents import RANDOM
+from probe.plan.settings import Watch
+from probe.records import environment, open_run, write_folder, write_json
+from train.batches import Draw, open_training_scenes
+from train.flags import DEFAULT, Command, can_grow, settings_of
+from train.loop import Schedule, Trainer, train
+from train.loop.checkpoints import naming_last_checkpoint
+from train.loop.trackers import check_tracker, start_tracker, track_precision
+from train.monitor import HeldOutScenes, evaluate, follow_precision, hold_out
+from train.objectives import Objective
+from train.objectives.truth import make_truth_transform
+from train.supervised import build_trainer, choose_layers, make_objective, read_shares
+
+FINAL = "final"
+RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
+"""Models whose name takes the folder that a training writes."""
+NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker")
+PROBE_TIMESTEPS = "500,900"
+
+
+def train_model(command: Command) -> None:
+    """Train as a command line says, and write the run's folder.
+
+    Args:
+        command: As :func:`train.flags.check_command` accepts it.
+
+    Raises:
+        ValueError: If the model, scenes, layers or objective cannot be used; before anything is written.
+    """
+    with flag("--tracker"):
+        check_tracker(command.tracker)
+    accelerator = _make_accelerator(command)
+    model = _make_model(command, accelerator.device)
+    if command.layer == DEFAULT:
+        command = replace(command, layer=str(model.default_layer))
+    if command.sampling_steps > len(model.alpha_bar):
+        raise ValueError(f"--sampling-steps {command.sampling_steps}: expected 1 to {len(model.alpha_bar)}")
+    draw, held_out_draw = _open_scenes(command, model)
+    with flag("--layer"):
+        layers = choose_layers(command.layer, model_layers(model), probe=command.probe, seed=command.seed)
+    trainer = build_trainer(
+        settings_of(command),
+        model,
+        draw,
+        _make_objective(command, layers),
+        accelerator=accelerator,
+        transform_truth=make_truth_transform(command.truth_source, command.truth_noise, accelerator.device),
+    )
+    held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
+    record = {name: value for name, value in asdict(command).items() if name not in NOT_DECISIVE}
+    record["layers"] = [layer.name for layer in layers]
+    if accelerator.is_main_process:
+        may_grow = ("steps",) if can_grow(command) else ()
+        open_run(command.out, {**record, "out": str(command.out)}, resume=command.resume, may_grow=may_grow)
+        if held_out.lpips is None:
+            print(absence(LPIPS, LPIPS_WEIGHTS))
+    accelerator.wait_for_everyone()
+    with naming_last_checkpoint(command.out):
+        _run(command, trainer, held_out, record)
+
+
+def _make_accelerator(command: Command) -> Accelerator:
+    if command.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
+    return Accelerator(
+        cpu=command.device == "cpu",
+        mixed_precision=command.precision,
+        log_with=None if command.tracker == "none" else command.tracker,
+        project_dir=command.out,
+    )
+
+
+def _make_model(command: Command, device: torch.device) -> MultiViewModel:
+    model = fresh_tiny(command.seed) if command.model == "cat3d-tiny:random" else _load_model(command)
+    model = to_device(model, device)
+    model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if command.gradient_checkpointing:
+        model.network.enable_gradient_checkpointing()  # type: ignore[operator]
+    return model
+
+
+def _load_model(command: Command) -> MultiViewModel:
+    """Load a checkpoint in single precision, in which mixed precision keeps the weights."""
+    model = load_model(command.model, Loading(base=command.base, size=command.model_size))
+    if not hasattr(model.network, "save_pretrained"):
+        raise ValueError(
+            f"--model {command.model}: {type(model.network).__name__} has no save_pretrained(folder), so its trained "
+            "weights could not be saved; add that method, or train in your own loop (README, five lines)"
+        )
+    model.network.float()
+    return model
+
+
+def _open_scenes(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
+    with flag("--scenes"):
+        return open_training_scenes(
+            command.scenes,
+            views=command.views,
+            size=model.size,
+            max_rotation=command.max_rotation,
+            device=model.alpha_bar.device,
+            supervised=command.layer != "none" and not command.truth_source,
+        )
+
+
+def _make_objective(command: Command, layers: list[Layer]) -> Objective | None:
+    with flag("--layer-weights"):
+        shares = read_shares(command.layer_weights if layers else None, len(layers))
+    with flag("--objective"):
+        return make_objective(
+            command.objective,
+            layers,
+            shares,
+            seed=command.seed,
+            mixing=command.mixing,
+            target=command.target,
+            truth=command.truth,
+            cycle_tolerance=command.cycle_tolerance,
+            control=command.control,
+            max_queries=command.max_queries,
+        )
+
+
+def _run(command: Command, trainer: Trainer, held_out: HeldOutScenes, record: Mapping[str, object]) -> None:
+    start_tracker(trainer.accelerator, command.tracker, command.out, record, resume=command.resume)
+    _train(command, trainer, held_out)
+    if trainer.accelerator.is_main_process:
+        _finish(command, trainer.model, record)
+    if trainer.accelerator.trackers:
+        trainer.accelerator.end_training()
+
+
+def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
+    """Train, evaluate, probe, and rebuild the page."""
+    schedule = Schedule(
+        checkpoint_every=command.checkpoint_every,
+        evaluate_every=command.evaluate_every,
+        keep=command.keep_checkpoints,
+    )
+    watch = Watch(groups=command.probe_groups, timesteps=PROBE_TIMESTEPS)
+    accelerator, measure = trainer.accelerator, evaluate(held_out, trainer.objective, command.out)
+
+    def probe_and_measure(averaged: MultiViewModel, step: int) -> dict[str, object]:
+        if command.probe_every and (step % command.probe_every == 0 or step == command.steps):
+            track_precision(accelerator, follow_precision(averaged, step, watch, command.out), step)
+        return measure(averaged)
+
+    steps = train(
+        trainer, command.out, schedule, steps=command.steps, resume=command.resume, evaluate=probe_and_measure
+    )
+    for step in steps:
+        if command.report and accelerator.is_main_process and step % command.evaluate_every == 0:
+            _report(command.out)
+
+
+def _finish(command: Command, model: MultiViewModel, record: Mapping[str, object]) -> None:
+    """Save the averaged weights with their card, and the page."""
+
+    def save(part: Path) -> None:
+        model.network.save_pretrained(part)  # type: ignore[operator]
+        write_json(part / "card.json", {**record, **environment()})
+
+    final = command.out / FINAL
+    write_folder(final, save)
+    print(f"weights: {final}{probe_command(command, final)}")
+    if command.report:
+        print(f"page: {_report(command.out)}")
+
+
+def probe_command(command: Command, final: Path) -> str:
+    """Return the line that says how to probe the saved weights; empty if the model's name takes no such folder."""
+    name = command.model.partition(":")[0]
+    if name not in RELOADED:
+        return ""
+    flags = {"--base": command.base or _own_base(command.model), "--model-size": command.model_size}
+    words = "".join(f" {name} {value}" for name, value in flags.items() if value is not None)
+    return f"\nprobe them: python -m probe.run --model {name}:{final}{words} --out {command.out}-probe"
+
+
+def _own_base(model: str) -> str | None:
+    """Return where the autoencoder is without --base: saved weights have none."""
+    name, _, source = model.partition(":")
+    if name == "hunyuan-dit":
+        return source or HUB
+    return RANDOM if source == RANDOM and name != "cat3d-tiny" else None
+
+
+def _report(out: Path) -> Path:
+    from analysis.report import refresh  # commands may call the report last; it imports matplotlib
+
+    return refresh(out)
