@@ -16,7 +16,7 @@ TENSORS = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
 
 @dataclass(frozen=True)
 class Views:
-    """Hold ``b`` scenes of ``f`` posed views each; reference views come first.
+    """Posed images of ``b`` scenes with ``f`` views each; reference views come first.
 
     Attributes:
         image: Colours in [0, 1].

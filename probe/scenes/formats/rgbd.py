@@ -335,7 +335,7 @@ def _resample(colour: np.ndarray, frames: Frames) -> np.ndarray:
 
 
 def _seen(frames: Frames) -> Bool[Tensor, "height width"]:
-    """Tell which pixels of the depth camera the colour camera looked at."""
+    """Return which pixels of the depth camera the colour camera looked at."""
     (height, width), (colour_height, colour_width) = frames.size, frames.colour_size
     if frames.registered:
         return torch.ones(frames.size, dtype=torch.bool)
