@@ -196,7 +196,7 @@ def test_sizes_between_tokens_and_foreign_autoencoders_are_refused(saved: Path, 
             load_model(spec, Loading(base=str(saved), size=size))
     make_vae(levels=3).save_pretrained(tmp_path / "vae")
     with pytest.raises(
-        ValueError, match=r"has 4 pixels per latent and 4 channels, the network wants 8 and 4; give --b"
+        ValueError, match=r"has 4 pixels per latent and 4 channels, the network wants 8 and 4; give the folder"
     ):
         load_model(spec, Loading(base=str(tmp_path)))
     assert stride_of(make_vae(levels=3)) == 4
