@@ -40,10 +40,10 @@ def declare_torchvision_operators() -> bool:
     """
     import torch  # here, because commands parse their flags before PyTorch is imported
 
-    found: ModuleSpec | None = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None or torch.version.cuda is not None or _LIBRARIES:
+    spec: ModuleSpec | None = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or torch.version.cuda is not None or _LIBRARIES:
         return bool(_LIBRARIES)
-    text = (Path(found.origin).parent / "version.py").read_text()
+    text = (Path(spec.origin).parent / "version.py").read_text()
     if not re.search(r"^__version__\s*=\s*['\"][^'\"]*\+cu\d+", text, re.M):
         return False
     library = torch.library.Library("torchvision", "FRAGMENT")

@@ -28,7 +28,7 @@ def full_precision(like: Float[Tensor, "..."]) -> AbstractContextManager[Any]:
 def pixel_centres(
     height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "{height} {width} 2"]:
-    """Give xy of every pixel's centre, in pixels: the first is (0.5, 0.5)."""
+    """Return xy of every pixel's centre, in pixels: the first is (0.5, 0.5)."""
     rows = torch.arange(height, device=device, dtype=dtype) + 0.5
     columns = torch.arange(width, device=device, dtype=dtype) + 0.5
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
@@ -45,7 +45,7 @@ def invert_rigid(transform: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batc
 
 
 def camera_centre(world_to_cam: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 3"]:
-    """Give the camera's position in the world."""
+    """Return the camera's position in the world."""
     return invert_rigid(world_to_cam)[..., :3, 3]
 
 
@@ -80,7 +80,7 @@ def fundamental_matrix(
     key_intrinsics: Float[Tensor, "*batch 3 3"],
     key_world_to_cam: Float[Tensor, "*batch 4 4"],
 ) -> Float[Tensor, "*batch 3 3"]:
-    """Give the matrix that turns a pixel (x, y, 1) of a query view into its epipolar line (a, b, c) in a key view.
+    """Return the matrix that turns a pixel (x, y, 1) of a query view into its epipolar line (a, b, c) in a key view.
 
     Every point on the pixel's ray lies in the key view where a x + b y + c = 0.
 
@@ -140,7 +140,7 @@ def ray_directions(
     intrinsics: Float[Tensor, "*batch 3 3"],
     world_to_cam: Float[Tensor, "*batch 4 4"],
 ) -> Float[Tensor, "*batch p 3"]:
-    """Give world directions of the rays through pixels, scaled so that camera z is 1 (ray parameter = z-depth)."""
+    """Return world directions of the rays through pixels, scaled so that camera z is 1 (ray parameter = z-depth)."""
     homogeneous = torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1)
     local = homogeneous @ torch.linalg.inv(intrinsics).mT
     return local @ world_to_cam[..., :3, :3]
@@ -162,7 +162,7 @@ def depth_to_point_map(
 def point_map_to_depth(
     point_map: Float[Tensor, "*batch 3 height width"], world_to_cam: Float[Tensor, "*batch 4 4"]
 ) -> Float[Tensor, "*batch height width"]:
-    """Give the z-depth of each pixel's world point, in world units."""
+    """Return the z-depth of each pixel's world point, in world units."""
     depth = einsum(world_to_cam[..., 2, :3], point_map, "... c, ... c h w -> ... h w")
     return depth + world_to_cam[..., 2, 3, None, None]
 
@@ -174,7 +174,7 @@ def plucker_rays(
     *,
     scale: float = 1.0,
 ) -> Float[Tensor, "b f 6 height width"]:
-    """Give the Plücker coordinates (d, o x d) of every pixel's ray, in the first view's camera frame.
+    """Return the Plücker coordinates (d, o x d) of every pixel's ray, in the first view's camera frame.
 
     Args:
         intrinsics: In pixels of ``size``.

@@ -80,7 +80,7 @@ def missing_weights(files: Sequence[str]) -> list[str]:
 
 
 def absence(measure: str, files: Sequence[str]) -> str:
-    """Say in one line that a measure is absent, and where the files it needs belong; empty if they are there."""
+    """Return one line on why a measure is absent and where its files belong; empty if they are there."""
     missing = missing_weights(files)
     return f"{measure} is absent (NaN): no weights at {' and '.join(missing)}" if missing else ""
 
@@ -152,5 +152,5 @@ def colours_at(
         The colours; undefined where a position is NaN.
     """
     place = rearrange(2 * xy / xy.new_tensor([size[1], size[0]]) - 1, "b p c -> b p 1 c")
-    found = F.grid_sample(image, place.to(image), mode="bilinear", padding_mode="border", align_corners=False)
-    return rearrange(found, "b c p 1 -> b p c")
+    colours = F.grid_sample(image, place.to(image), mode="bilinear", padding_mode="border", align_corners=False)
+    return rearrange(colours, "b c p 1 -> b p c")

@@ -19,7 +19,7 @@ WEIGHTS_AT_ONCE = 4_000_000  # attention weights held at a time, over all heads
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMatches:
-    """Hold, for each query token and key view, where attention looks.
+    """For each query token and key view, where attention looks.
 
     Attributes:
         token: Key token with the highest weight in the key view; the first of equal ones.

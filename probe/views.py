@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.geometry import crop_intrinsics, depth_to_point_map, point_map_to_depth, resize_intrinsics
+from probe.geometry import depth_to_point_map, point_map_to_depth, resize_intrinsics
 
 TENSORS = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
 
 
 @dataclass(frozen=True)
 class Views:
-    """Hold ``b`` scenes of ``f`` posed views each; reference views come first.
+    """Posed images of ``b`` scenes with ``f`` views each; reference views come first.
 
     Attributes:
         image: Colours in [0, 1].
@@ -56,12 +56,12 @@ class Views:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Give (height, width) in pixels."""
+        """Return (height, width) in pixels."""
         return self.image.shape[-2], self.image.shape[-1]
 
     @property
     def count(self) -> int:
-        """Give the number of views per scene."""
+        """Return the number of views per scene."""
         return self.image.shape[1]
 
     def to(self, device: torch.device | str) -> "Views":
@@ -71,7 +71,7 @@ class Views:
         return replace(self, **moved)
 
     def scene(self, index: int) -> "Views":
-        """Give one scene as a batch of one.
+        """Return one scene as a batch of one.
 
         Raises:
             IndexError: If there is no such scene.
@@ -82,7 +82,7 @@ class Views:
         return self._indexed(slice(index, index + 1), slice(None), n_ref=self.n_ref, names=names)
 
     def scenes(self, chosen: slice) -> "Views":
-        """Give several scenes as a smaller batch."""
+        """Return several scenes as a smaller batch."""
         return self._indexed(chosen, slice(None), n_ref=self.n_ref, names=self.names[chosen])
 
     def reorder(self, order: list[int], n_ref: int) -> "Views":
@@ -105,40 +105,6 @@ def concatenate(parts: list[Views]) -> Views:
         raise ValueError(f"concatenate: parts differ in (size, views, n_ref, unit): {sorted(kinds, key=str)}")
     joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
     return replace(parts[0], **joined, names=tuple(name for part in parts for name in part.names))
-
-
-def crop(views: Views, top: int, left: int, height: int, width: int) -> Views:
-    """Cut a window out of every view; the principal point moves along.
-
-    Args:
-        views: The views.
-        top: First kept row, in pixels.
-        left: First kept column, in pixels.
-        height: Rows kept.
-        width: Columns kept.
-
-    Raises:
-        ValueError: If the window leaves the image.
-    """
-    full_height, full_width = views.size
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > full_height or left + width > full_width:
-        window = f"(top {top}, left {left}, {height} x {width})"
-        raise ValueError(f"crop: window {window} does not lie inside {full_height} x {full_width}")
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    return replace(
-        views,
-        image=views.image[..., rows, columns],
-        point_map=views.point_map[..., rows, columns],
-        valid=views.valid[..., rows, columns],
-        intrinsics=crop_intrinsics(views.intrinsics, top, left),
-    )
-
-
-def crop_square(views: Views) -> Views:
-    """Cut the largest centred square out of every view."""
-    height, width = views.size
-    side = min(height, width)
-    return crop(views, (height - side) // 2, (width - side) // 2, side, side)
 
 
 def resize(views: Views, height: int, width: int) -> Views:

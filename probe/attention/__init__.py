@@ -1,1 +1,1 @@
-"""probe.attention.call."""
+"""A denoising step to its attention calls: observed, edited or supervised while the model runs."""

@@ -23,7 +23,7 @@ _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "s
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Hold one attention call as the model made it.
+    """One attention call as the model made it.
 
     Attributes:
         name: Name of the module that made it.
@@ -55,12 +55,12 @@ class Call:
 
     @property
     def k_per_head(self) -> Float[Tensor, "b heads m d"]:
-        """Give the keys with as many heads as the queries."""
+        """Return the keys with as many heads as the queries."""
         return repeat(self.k, "b heads m d -> b (heads r) m d", r=self.q.shape[1] // self.k.shape[1])
 
     @property
     def v_per_head(self) -> Float[Tensor, "b heads m dv"]:
-        """Give the values with as many heads as the queries."""
+        """Return the values with as many heads as the queries."""
         return repeat(self.v, "b heads m d -> b (heads r) m d", r=self.q.shape[1] // self.v.shape[1])
 
 
@@ -74,20 +74,20 @@ def _as_it_is(output: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Hold a call's arguments under the names of PyTorch's fused attention, whatever function was called.
+    """A call's arguments under the names of PyTorch's fused attention, whatever function was called.
 
     Attributes:
-        given: The arguments by name.
+        values: The arguments by name.
         run: The kernel, taking arguments by these names.
         write: Turns an output like that of ``run`` into what the model expects.
     """
 
-    given: Mapping[str, Any]
+    values: Mapping[str, Any]
     run: Callable[..., Tensor] = FUSED
     write: Callable[[Tensor], Tensor] = _as_it_is
 
 
-def describe(name: str, nth: int, step: int, kernel: str, given: Mapping[str, Any]) -> Call:
+def describe(name: str, nth: int, step: int, kernel: str, values: Mapping[str, Any]) -> Call:
     """Read a call off the arguments of the fused kernel.
 
     Args:
@@ -95,20 +95,20 @@ def describe(name: str, nth: int, step: int, kernel: str, given: Mapping[str, An
         nth: Its number among the module's calls.
         step: The forward's number.
         kernel: The function that the model called.
-        given: What :func:`bind` gave.
+        values: What :func:`bind` gave.
 
     Raises:
         ValueError: If the tensors are neither [b heads n d] nor [b n d], which is read as one head.
     """
-    tensors = [given[argument] for argument in ("query", "key", "value")]
+    tensors = [values[argument] for argument in ("query", "key", "value")]
     if tensors[0].ndim not in (3, 4):
         raise ValueError(
             f"AttentionTap: {name!r} calls attention on shape {tuple(tensors[0].shape)}; expected [b heads n d] or "
             "[b n d]; reshape it in the model"
         )
     q, k, v = (x if x.ndim == 4 else x[:, None] for x in tensors)
-    scale = q.shape[-1] ** -0.5 if given.get("scale") is None else float(given["scale"])
-    mask, causal, gqa = given.get("attn_mask"), given.get("is_causal", False), given.get("enable_gqa", False)
+    scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
+    mask, causal, gqa = values.get("attn_mask"), values.get("is_causal", False), values.get("enable_gqa", False)
     return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, _compute_dtype(q), kernel)
 
 
@@ -125,7 +125,7 @@ def kept(call: Call, keep: Keep) -> Call:
         views of the model's own tensors.
 
     Raises:
-        RuntimeError: If a graph is asked for and there is none.
+        RuntimeError: If a graph is requested and there is none.
     """
     if keep == "graph":
         if call.q.is_inference() or not (call.q.requires_grad or call.k.requires_grad):
@@ -145,12 +145,12 @@ def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
     Raises:
         ValueError: If its output has not the shape and dtype of the kernel's.
     """
-    given = reading.given
-    flat = given["query"].ndim == 3
+    values = reading.values
+    flat = values["query"].ndim == 3
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x[:, 0] if flat else x for x in (q, k, v))
-        output = reading.run(**{**given, "query": q, "key": k, "value": v})
+        output = reading.run(**{**values, "query": q, "key": k, "value": v})
         return output[:, None] if flat else output
 
     output = edit(call, run)
@@ -163,7 +163,7 @@ def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
 
 @contextmanager
 def plain(device_type: str, *, gradients: bool) -> Iterator[None]:
-    """Leave autocast, and recording of gradients unless asked for, while a callback looks at a call."""
+    """Leave autocast, and recording of gradients unless requested, while a callback looks at a call."""
     with ExitStack() as stack:
         if not gradients:
             stack.enter_context(torch.no_grad())
@@ -173,10 +173,10 @@ def plain(device_type: str, *, gradients: bool) -> Iterator[None]:
 
 
 def attention_like(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Give the shape of a softmax's logits where it could be attention: over the last of three or more axes."""
-    given = dict(zip(("input", "dim"), args, strict=False)) | dict(kwargs)
-    logits = given.get("input")
-    if not isinstance(logits, Tensor) or logits.ndim < 3 or given.get("dim") not in (-1, logits.ndim - 1):
+    """Return the shape of a softmax's logits where it could be attention: over the last of three or more axes."""
+    values = dict(zip(("input", "dim"), args, strict=False)) | dict(kwargs)
+    logits = values.get("input")
+    if not isinstance(logits, Tensor) or logits.ndim < 3 or values.get("dim") not in (-1, logits.ndim - 1):
         return None
     return tuple(logits.shape)
 
@@ -196,14 +196,14 @@ def multi_head_body() -> Callable[..., Any]:
 
 
 def in_backward() -> bool:
-    """Tell whether autograd is running, so that a forward can only be a recomputation."""
+    """Return whether autograd is running, so that a forward can only be a recomputation."""
     return torch._C._current_graph_task_id() != -1
 
 
 def refuse_recomputation(name: str, module: nn.Module) -> None:
     """Guard a module until its next forward: its edited forward may still be recomputed, without the edit."""
 
-    def refuse(_module: nn.Module, _args: Any) -> None:
+    def reject(_module: nn.Module, _args: Any) -> None:
         if in_backward():
             raise RuntimeError(
                 f"AttentionTap: gradient checkpointing recomputes {name!r} after the tap that edited it was closed, so "
@@ -211,7 +211,7 @@ def refuse_recomputation(name: str, module: nn.Module) -> None:
             )
         hook.remove()
 
-    hook = module.register_forward_pre_hook(refuse)
+    hook = module.register_forward_pre_hook(reject)
 
 
 def checkpoint_region() -> object:

@@ -23,12 +23,12 @@ from probe.attention.call import Reading
 
 CANONICAL = "b heads n d"
 HEADS = ("heads", "num_heads", "n_heads")
-"""Where modules keep their number of heads, which a folded layout does not tell."""
+"""Where modules keep their number of heads, which a folded layout does not show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """Say how to read the arguments of an attention function.
+    """How to read the arguments of an attention function.
 
     Attributes:
         arguments: Names of the positional arguments, in order.
@@ -71,7 +71,7 @@ KERNELS: dict[str, Kernel] = {
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """Hold an attention function of another package, as the tap calls and reads it.
+    """An attention function of another package, as the tap calls and reads it.
 
     Attributes:
         name: Its public name.
@@ -132,8 +132,8 @@ def _heads(query: Tensor, module: nn.Module) -> int:
     """Read the heads off the layout, or off the module where they are folded into the batch."""
     if query.ndim == 4:
         return int(query.shape[2])
-    told = next((getattr(module, name) for name in HEADS if isinstance(getattr(module, name, None), int)), 1)
-    return told if query.shape[0] % told == 0 else 1
+    count = next((getattr(module, name) for name in HEADS if isinstance(getattr(module, name, None), int)), 1)
+    return count if query.shape[0] % count == 0 else 1
 
 
 Attend = Callable[[Foreign, tuple[Any, ...], dict[str, Any]], Tensor]

@@ -24,7 +24,7 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def inner_model(model: nn.Module) -> nn.Module:
-    """Give the model inside wrappers that hold nothing else."""
+    """Return the model inside wrappers that hold nothing else."""
     children = dict(model.named_children())
     if len(children) == 1 and (children.keys() <= {"module"} or not clean_name(next(iter(children)))):
         return inner_model(next(iter(children.values())))
@@ -39,10 +39,10 @@ def nearest_names(name: str, names: Sequence[str]) -> str:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Tell whether calls of a module run compiled code."""
+    """Return whether calls of a module run compiled code."""
     return module._compiled_call_impl is not None or "_orig_mod" in dict(module.named_children())
 
 
 def may_attend(module: nn.Module) -> bool:
-    """Tell whether a module could call attention itself: not PyTorch's own without children (Linear, Dropout)."""
+    """Return whether a module could call attention itself: not PyTorch's own without children (Linear, Dropout)."""
     return any(True for _ in module.children()) or not type(module).__module__.startswith("torch.nn.modules.")

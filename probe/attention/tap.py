@@ -63,7 +63,7 @@ class _Frame:
     name: str
     nth: int
     region: object
-    in_kernel: bool = False  # what a kernel of another package does inside is its own affair
+    in_kernel: bool = False  # calls inside a kernel of another package are ignored
 
 
 class _Frames(threading.local):
@@ -138,11 +138,11 @@ class Tap:
 
     @property
     def calls(self) -> list[Call]:
-        """Give the kept calls of the last forward, in execution order."""
+        """Return the kept calls of the last forward, in execution order."""
         return list(self._calls.values())
 
     def __getitem__(self, layer: LayerKey) -> Call:
-        """Give a layer's call in the last forward.
+        """Return a layer's call in the last forward.
 
         Raises:
             ValueError: If the layer is not tapped, or the name holds several calls.
@@ -291,7 +291,7 @@ class Tap:
             return function(*args, **kwargs)
         module = self._modules[frame.name]
         reading = Reading(bind(args, kwargs)) if foreign is None else foreign.read(args, kwargs, module)
-        call = describe(frame.name, nth, self._steps, kernel, reading.given)
+        call = describe(frame.name, nth, self._steps, kernel, reading.values)
         if not again:
             self._record(target, call)
         if target.edit is None:
@@ -316,7 +316,7 @@ class Tap:
             self._calls[call.name, call.nth] = record
 
     def _follow_checkpoint(self, frame: _Frame, again: bool) -> None:
-        """Count edits that a recomputation has to repeat, and refuse those that it would miss."""
+        """Count edits that a recomputation has to repeat, and reject those that it would miss."""
         if again:
             self._unfinished[frame.name] -= 1
         elif (region := checkpoint_region()) is not None:

@@ -1,4 +1,4 @@
-"""Targets: the attention calls that a tap was asked for, however they were named."""
+"""Targets: the attention calls that a tap looks at, however they were named."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,17 +42,17 @@ class Target:
     single: bool = False  # the edit names this very module, so one call must be meant
 
     def covers(self, name: str, nth: int) -> bool:
-        """Tell whether a module's call is meant."""
+        """Return whether a module's call is one of the targets'."""
         if self.nth is not None:
             return (name, nth) == (self.name, self.nth)
         return self.holds(name)
 
     def holds(self, name: str) -> bool:
-        """Tell whether a module is this one or inside it."""
+        """Return whether a module is this one or inside it."""
         return self.name in ("", name) or name.startswith(f"{self.name}.")
 
     def means(self, other: "Target") -> bool:
-        """Tell whether this, as a wanted name, picks the other."""
+        """Return whether this name, as requested, selects the other."""
         return (self.name, self.nth) == (other.name, other.nth) or (self.nth is None and self.holds(other.name))
 
 
@@ -119,7 +119,7 @@ def by_index(index: int, targets: Sequence[Known]) -> Known:
 
 
 def attach(targets: list[Target], edit: Edit | Mapping[Any, Edit] | None, modules: Mapping[str, nn.Module]) -> None:
-    """Give the targets their edits.
+    """Return the targets with their edits.
 
     Raises:
         ValueError: If a key of ``edit`` does not mean exactly one target.
@@ -148,9 +148,9 @@ def watched_modules(modules: Mapping[str, nn.Module], targets: Sequence[Target])
     chosen: dict[str, nn.Module] = {}
     known: set[int] = set()  # a shared module is wrapped once, under its first name
     for name, module in modules.items():
-        asked = any(target.name == name for target in targets)
+        named = any(target.name == name for target in targets)
         inside = may_attend(module) and any(target.holds(name) for target in targets)
-        if (asked or inside) and id(module) not in known:
+        if (named or inside) and id(module) not in known:
             chosen[name] = module
             known.add(id(module))
         if inside and getattr(getattr(module, "processor", None), "_parallel_config", None) is not None:

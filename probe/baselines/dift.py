@@ -50,7 +50,7 @@ def load_dift(source: str, device: torch.device) -> Matcher:
 
 @torch.no_grad()
 def features(model: StableDiffusion, views: Views) -> Float[Tensor, "b f c h w"]:
-    """Give the block's output for every view."""
+    """Return the block's output for every view."""
     small = resize(views, model.size, model.size).to(model.alpha_bar.device)
     generator = torch.Generator().manual_seed(derive("dift"))
     noise = torch.randn(model.latent_shape(1, 1), generator=generator).to(small.image)

@@ -33,7 +33,7 @@ PATCHES = {"dinov2": 37, "dinov3": 32}
 
 @dataclass(frozen=True, kw_only=True)
 class Dino:
-    """Hold a frozen encoder.
+    """A frozen encoder.
 
     Attributes:
         network: Of transformers: pixel values to tokens, special ones first.
@@ -45,12 +45,12 @@ class Dino:
 
     @property
     def width(self) -> int:
-        """Give the number of features."""
+        """Return the number of features."""
         return int(self.network.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     @torch.no_grad()
     def encode(self, image: Float[Tensor, "b f 3 height width"]) -> Float[Tensor, "b f c h w"]:
-        """Give the features of every patch, where the network lies."""
+        """Return the features of every patch, where the network lies."""
         config: Any = self.network.config
         grid = patch_grid((image.shape[-2], image.shape[-1]), self.patches)
         flat = rearrange(image, "b f c height width -> (b f) c height width").to(next(self.network.parameters()))
@@ -81,8 +81,8 @@ def load_encoder(kind: str, source: str = "", device: torch.device | str = "cpu"
     try:
         from transformers import AutoConfig, AutoModel  # an optional package: only these matchers need it
 
-        found = AutoConfig.from_pretrained(source, local_files_only=True).model_type
-        _check_kind(kind, source, found)
+        model_kind = AutoConfig.from_pretrained(source, local_files_only=True).model_type
+        _check_kind(kind, source, model_kind)
         network, loaded = AutoModel.from_pretrained(
             source, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
@@ -102,9 +102,11 @@ def load_encoder(kind: str, source: str = "", device: torch.device | str = "cpu"
     return Dino(network=network.to(device).float().eval().requires_grad_(False), patches=PATCHES[kind])
 
 
-def _check_kind(kind: str, source: str, found: str) -> None:
-    if found not in KINDS[kind]:
-        raise ValueError(f"load_encoder: {source} is of kind {found!r}, expected {' or '.join(KINDS[kind])} for {kind}")
+def _check_kind(kind: str, source: str, model_kind: str) -> None:
+    if model_kind not in KINDS[kind]:
+        raise ValueError(
+            f"load_encoder: {source} is of kind {model_kind!r}, expected {' or '.join(KINDS[kind])} for {kind}"
+        )
 
 
 def load_matcher(kind: str, source: str, device: torch.device) -> Matcher:

@@ -29,7 +29,7 @@ NEAREST = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Rays:
-    """Hold the image of every query's ray in every key view: homogeneous ``(1 - s) start + s end``, s from 0 to 1.
+    """The image of every query's ray in every key view: homogeneous ``(1 - s) start + s end``, s from 0 to 1.
 
     Attributes:
         start: Of the query camera's centre: the epipole.
@@ -40,14 +40,14 @@ class Rays:
     end: Float[Tensor, "b fq n fk 3"]
 
     def at(self, s: Float[Tensor, "b fq n fk m"]) -> Float[Tensor, "b fq n fk m 2"]:
-        """Give pixels; undefined where the ray is not in front of the key camera."""
+        """Return pixels; undefined where the ray is not in front of the key camera."""
         mixed = self.start[..., None, :] + s[..., None] * (self.end - self.start)[..., None, :]
         return mixed[..., :2] / mixed[..., 2:]
 
     def between(
         self, axis: int, edges: Float[Tensor, " edges"]
     ) -> tuple[Float[Tensor, "b fq n fk m"], Float[Tensor, "b fq n fk m"]]:
-        """Give the s where the ray enters and leaves each strip between two edges, in pixels of an axis (0 x, 1 y).
+        """Return s where the ray enters and leaves each strip between two edges, in pixels of an axis (0 x, 1 y).
 
         Strips that it never enters have an end before their beginning. Inside a strip it is in front of the camera:
         behind it, the signs of both edges' sides turn.
@@ -58,7 +58,7 @@ class Rays:
 
 
 def _where_positive(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the part of s in [NEAREST, 1] where (1 - s) a + s b is at least 0; one that ends at 0 if there is none."""
+    """Return the part of s in [NEAREST, 1] where (1 - s) a + s b is at least 0; one that ends at 0 if there is none."""
     crossing = a / torch.where(a == b, 1, a - b)
     first = torch.where(a >= 0, 0.0, torch.where(b >= 0, crossing, 1.0))
     last = torch.where(b >= 0, 1.0, torch.where(a >= 0, crossing, 0.0))

@@ -49,7 +49,7 @@ def token_of(xy: Float[Tensor, "*batch 2"], size: tuple[int, int], grid: tuple[i
 def token_centres(
     grid: tuple[int, int], size: tuple[int, int], *, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "{grid[0]*grid[1]} 2"]:
-    """Give xy of every token's centre, in pixels of ``size``.
+    """Return xy of every token's centre, in pixels of ``size``.
 
     Args:
         grid: Tokens (rows, columns) of the image.
@@ -70,7 +70,7 @@ def token_points(
     grid: tuple[int, int],
     resize: str = "edge_aware",
 ) -> tuple[Float[Tensor, "b f {grid[0]*grid[1]} 3"], Bool[Tensor, "b f {grid[0]*grid[1]}"]]:
-    """Give every token one world point.
+    """Return one world point per token.
 
     - ``edge_aware``: the point of the valid pixel nearest to the token's centre within its cell (of equally near ones
       the first, row by row). Nothing is mixed, so every point lies on a surface.
@@ -131,8 +131,8 @@ def pixel_xy(index: Int[Tensor, "*batch"], columns: int) -> Float[Tensor, "*batc
 def _edge_aware(
     point_map: Float[Tensor, "b f 3 height width"], known: Bool[Tensor, "b f height width"], grid: tuple[int, int]
 ) -> tuple[Float[Tensor, "b f n 3"], Bool[Tensor, "b f n"]]:
-    pixel, found = token_pixels(known, grid)
-    return points_at(point_map, pixel, found), found
+    pixel, present = token_pixels(known, grid)
+    return points_at(point_map, pixel, present), present
 
 
 def _bilinear(
@@ -153,12 +153,12 @@ RESIZE: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], tuple[Tensor, Tens
 
 
 def points_at(
-    point_map: Float[Tensor, "b f 3 height width"], pixel: Int[Tensor, "b f n"], found: Bool[Tensor, "b f n"]
+    point_map: Float[Tensor, "b f 3 height width"], pixel: Int[Tensor, "b f n"], present: Bool[Tensor, "b f n"]
 ) -> Float[Tensor, "b f n 3"]:
-    """Return the points of chosen pixels; NaN where no pixel was ``found``."""
+    """Return the points of chosen pixels; NaN where no pixel was ``present``."""
     flat = rearrange(point_map, "b f c height width -> b f c (height width)")
     points = rearrange(torch.take_along_dim(flat, pixel[:, :, None], dim=-1), "b f c n -> b f n c")
-    return points.where(rearrange(found, "b f n -> b f n 1"), torch.nan)
+    return points.where(rearrange(present, "b f n -> b f n 1"), torch.nan)
 
 
 def token_pixels(

@@ -19,7 +19,7 @@ BLOBS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class TruthNoise:
-    """Hold how much of each kind; 0 is none.
+    """Amount of each kind of noise; 0 is none.
 
     Attributes:
         depth: Standard deviation of the logarithm of depth, drawn per pixel: for small values the relative error.
@@ -73,7 +73,7 @@ def perturb_each(views: Views, noise: TruthNoise, seeds: Sequence[int]) -> Views
 
 
 def perturb(views: Views, noise: TruthNoise, generator: torch.Generator) -> Views:
-    """Give the scene as a worse source of geometry would see it: other points, cameras and holes, the same images.
+    """Return the scene as a worse source of geometry would see it: other points, cameras and holes, the same images.
 
     Each view's points move with its camera, and along its rays; so every view fits its own camera still, and views
     disagree with one another. All kinds are drawn whatever their amounts: the same seed gives the same pattern, scaled.
@@ -114,7 +114,7 @@ def _move_cameras(
 
 
 def turn(axis: Float[Tensor, "*batch 3"], degrees: float) -> Float[Tensor, "*batch 4 4"]:
-    """Give the rotation by an angle about a unit axis, right-handed, as a 4 x 4 transform."""
+    """Return the rotation by an angle about a unit axis, right-handed, as a 4 x 4 transform."""
     x, y, z = axis.unbind(-1)
     zero = torch.zeros_like(x)
     cross = rearrange(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1), "... (i j) -> ... i j", i=3)

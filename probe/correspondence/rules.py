@@ -25,7 +25,7 @@ DISTANCES_AT_ONCE = 2**17
 
 @dataclass(frozen=True)
 class TokenMatches:
-    """Hold, for every query token and key view, the nearest token in 3D.
+    """For every query token and key view, the nearest token in 3D.
 
     Attributes:
         index: That token of the key view. In the query's own view the token itself; 0 where there is no match (the
@@ -73,17 +73,17 @@ def match_tokens(
     points, known = token_points(point_map, valid, grid, resize)
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     index, squared = _nearest_in_views(points, torch.where(rearrange(known, "b f n -> b f n 1"), points, torch.inf))
-    found = squared.isfinite()
-    index = index.where(found, 0)
+    matched = squared.isfinite()
+    index = index.where(matched, 0)
     own = own_view(point_map.shape[1], device=known.device)
     tokens = rearrange(torch.arange(points.shape[2], device=known.device), "n -> n 1")
-    index, distance = torch.where(own, tokens, index), torch.where(found, squared.sqrt(), torch.nan)
+    index, distance = torch.where(own, tokens, index), torch.where(matched, squared.sqrt(), torch.nan)
     closed = _round_trip_squared(index, grid[1]) < _first_square(cycle_tolerance, grid)
-    return TokenMatches(index=index, counted=found & closed & ~own, distance=distance.masked_fill(own, 0))
+    return TokenMatches(index=index, counted=matched & closed & ~own, distance=distance.masked_fill(own, 0))
 
 
 def visible_tokens(views: Views, grid: tuple[int, int]) -> Bool[Tensor, "b fq {grid[0]*grid[1]} fk"]:
-    """Say which query tokens' points each key view really shows, by the depth test of :func:`project_tokens`.
+    """Return which query tokens' points each key view really shows, by the depth test of :func:`project_tokens`.
 
     Args:
         views: The views, with point maps that fit their cameras.

@@ -2,7 +2,7 @@
 
 A source is a function: views to the world point of every pixel and where it is known, in the scene's frame and unit.
 :func:`probe.scenes.recordings.with_geometry` puts its answer in place of what the scene has; a scene without depth of
-its own has ``valid`` false everywhere. ``python -m probe.truth_quality`` says what a source is worth.
+its own has ``valid`` false everywhere. ``python -m probe.truth_quality`` compares sources.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ HOW = "a function of Views that returns (point_map [b f 3 height width], valid [
 
 
 def own_depth(views: Views) -> Geometry:
-    """Give the scene's own points: the sensor's depth, or the renderer's."""
+    """Return the scene's own points: the sensor's depth, or the renderer's."""
     return views.point_map, views.valid
 
 
@@ -50,9 +50,9 @@ def load_function(source: str, device: torch.device) -> GeometrySource:
 def _checked(answer: Any, views: Views, source: str) -> Geometry:
     both = answer if isinstance(answer, tuple) else (answer,)
     expected = [tuple(views.point_map.shape), tuple(views.valid.shape)]
-    found = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in both]
-    if found != expected:
-        raise ValueError(f"module:{source} returned {found}, expected {expected}: {HOW}")
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in both]
+    if shapes != expected:
+        raise ValueError(f"module:{source} returned {shapes}, expected {expected}: {HOW}")
     return both[0].to(views.point_map), both[1].to(views.valid)
 
 

@@ -17,7 +17,7 @@ DEPTH_TOLERANCE = 0.03
 
 @dataclass(frozen=True)
 class TokenProjections:
-    """Hold where the point of every query token lies in every key view, and whether it is seen there.
+    """Where the point of every query token lies in every key view, and whether it is seen there.
 
     Attributes:
         points: World point of each token, in scene units; NaN where not ``valid``.

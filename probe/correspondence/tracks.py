@@ -1,7 +1,7 @@
 """Sparse tracks, points followed through views, as truth: 2D positions, with or without 3D points.
 
 Where a reconstruction or a tracker gives tracks, :func:`match_tracks` turns them into token matches directly: the track
-itself says which tokens belong together, and no nearest point in 3D is asked for. :func:`track_points` puts tracks with
+itself says which tokens belong together, and no nearest point in 3D is needed. :func:`track_points` puts tracks with
 3D points into a point map that is known at few pixels. :func:`sift_tracks` makes tracks from the images alone, and
 :func:`triangulate` their points from the cameras.
 """
@@ -30,7 +30,7 @@ REPROJECTION = 1.5
 
 @dataclass(frozen=True)
 class Tracks:
-    """Hold points followed through the views of each scene.
+    """Points followed through the views of each scene.
 
     Attributes:
         xy: Position in every view, in pixels; undefined where not ``seen``.
@@ -74,7 +74,7 @@ def match_tracks(tracks: Tracks, size: tuple[int, int], grid: tuple[int, int]) -
 def _lead(
     token: Int[Tensor, "b p"], cost: Float[Tensor, "b p"], other: Int[Tensor, "b p"], n: int
 ) -> Int[Tensor, "b n"]:
-    """Give the key token that each query token's best track leads to; -1 where none does."""
+    """Return the key token that each query token's best track leads to; -1 where none does."""
     usable, p = (token >= 0) & (other >= 0), token.shape[1]
     slot = torch.where(usable, token, n)  # unusable tracks go to a slot that is cut off
     best = cost.new_full((len(token), n + 1), torch.inf).scatter_reduce(1, slot, cost, "amin")
@@ -136,14 +136,14 @@ def track_points(
 def sift_tracks(views: Views) -> Tracks:
     """Match SIFT keypoints between each two views: mutual nearest descriptors that pass Lowe's ratio test.
 
-    Each match is a track of two views. Cameras are not used; :func:`triangulate` refuses what does not fit them.
+    Each match is a track of two views. Cameras are not used; :func:`triangulate` rejects what does not fit them.
     """
     bytes_ = (views.image.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     scenes = rearrange(bytes_, "b f c height width -> b f height width c").numpy()
-    found = [_scene_tracks(scene) for scene in scenes]
-    most = max(len(seen[0]) for _, seen in found)
-    xy = np.stack([np.pad(xy, ((0, 0), (0, most - xy.shape[1]), (0, 0))) for xy, _ in found])
-    seen = np.stack([np.pad(seen, ((0, 0), (0, most - seen.shape[1]))) for _, seen in found])
+    tracks = [_scene_tracks(scene) for scene in scenes]
+    most = max(len(seen[0]) for _, seen in tracks)
+    xy = np.stack([np.pad(xy, ((0, 0), (0, most - xy.shape[1]), (0, 0))) for xy, _ in tracks])
+    seen = np.stack([np.pad(seen, ((0, 0), (0, most - seen.shape[1]))) for _, seen in tracks])
     return Tracks(xy=torch.from_numpy(xy).to(views.image), seen=torch.from_numpy(seen).to(views.valid))
 
 
@@ -173,13 +173,13 @@ def _mutual(first: np.ndarray | None, second: np.ndarray | None) -> list[cv2.DMa
 
 
 def triangulated_tracks(views: Views) -> tuple[Tracks, Float[Tensor, "b p 3"]]:
-    """Give the SIFT tracks that fit the cameras, with their points."""
+    """Return the SIFT tracks that fit the cameras, with their points."""
     tracks = sift_tracks(views)
     points, good = triangulate(tracks, views)
     return tracks.kept(good), points
 
 
 def track_geometry(views: Views) -> tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]:
-    """Give the points of triangulated SIFT tracks, as a source of geometry: known at few pixels."""
+    """Return the points of triangulated SIFT tracks, as a source of geometry: known at few pixels."""
     tracks, points = triangulated_tracks(views)
     return track_points(tracks, points, views.size)

@@ -33,7 +33,7 @@ INSTALL = "clone github.com/facebookresearch/vggt and pip install it"
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Hold what the network says of some views.
+    """The network's prediction for some views.
 
     Attributes:
         points: At the views' pixels, in the network's own frame and unit.
@@ -76,12 +76,12 @@ def predict_points(network: nn.Module, views: Views) -> Prediction:
     flat = rearrange(views.image, "b f c height width -> (b f) c height width")
     big = F.interpolate(flat, (rows * PATCH, columns * PATCH), mode="bilinear", antialias=True)
     image = rearrange(big, "(b f) c height width -> b f c height width", f=views.count)
-    said = network(image.to(next(network.parameters())))
-    maps = rearrange(said["world_points"], "b f height width c -> (b f) c height width").to(flat)
+    output = network(image.to(next(network.parameters())))
+    maps = rearrange(output["world_points"], "b f height width c -> (b f) c height width").to(flat)
     points = rearrange(F.interpolate(maps, views.size, mode="nearest-exact"), "(b f) ... -> b f ...", f=views.count)
     if not points.isfinite().all():
         raise ValueError("vggt: the network predicts points that are not finite; use full precision or other weights")
-    return Prediction(points=points, shift=said["pose_enc"][..., :3].to(flat))
+    return Prediction(points=points, shift=output["pose_enc"][..., :3].to(flat))
 
 
 def load_geometry(source: str, device: torch.device) -> Callable[[Views], tuple[Tensor, Tensor]]:
@@ -91,7 +91,7 @@ def load_geometry(source: str, device: torch.device) -> Callable[[Views], tuple[
 
 
 def to_scene(
-    said: Prediction, views: Views
+    prediction: Prediction, views: Views
 ) -> tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]:
     """Move predicted points to the scene's frame and unit, by its cameras.
 
@@ -104,9 +104,9 @@ def to_scene(
     """
     first = invert_rigid(views.world_to_cam[:, 0])
     true = (camera_centre(views.world_to_cam) - first[:, None, :3, 3]).norm(dim=-1)
-    scale = reduce(true, "b f -> b", "sum") / reduce(said.shift.norm(dim=-1), "b f -> b", "sum")
+    scale = reduce(true, "b f -> b", "sum") / reduce(prediction.shift.norm(dim=-1), "b f -> b", "sum")
     known = scale.isfinite() & (scale > 0)
-    local = said.points * rearrange(scale.where(known, 1), "b -> b 1 1 1 1")
+    local = prediction.points * rearrange(scale.where(known, 1), "b -> b 1 1 1 1")
     turned = torch.einsum("bij,bfjhw->bfihw", first[:, :3, :3], local)
     points = turned + rearrange(first[:, :3, 3], "b c -> b 1 c 1 1")
     return points, rearrange(known, "b -> b 1 1 1").expand_as(views.valid).clone()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Hold the facts of a family of models.
+    """The facts of a family of models.
 
     Attributes:
         licence: Of code and weights.
@@ -23,7 +23,7 @@ class About:
     ignored: str
 
     def record(self) -> dict[str, str]:
-        """Give plain names with values."""
+        """Return plain names with values."""
         return asdict(self)
 
 

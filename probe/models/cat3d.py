@@ -123,7 +123,7 @@ def _built(config: Mapping[str, Any]) -> MultiViewUNet:
 
 def own_weights(weights: Weights) -> dict[str, Tensor]:
     """Take off what trainers put around the network: prefixes, and the readout heads beside it."""
-    return strip_prefixes(weights, PREFIXES, beside=HEADS)
+    return strip_prefixes(weights, PREFIXES, others=HEADS)
 
 
 def infer_settings(weights: Weights) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def noise_schedule() -> Float[Tensor, " steps"]:
-    """Give the share of signal variance left at each timestep index (``alphas_cumprod``): SNR shifted, zero at the end.
+    """Return the share of signal variance left at each timestep (``alphas_cumprod``): SNR shifted, zero at the end.
 
     Source:
         docs/references.md, "CAT3D of the release: noise and sampling".
@@ -201,7 +201,7 @@ def camera_embedding(
     reference: int = -1,
     normalise: bool = True,
 ) -> Float[Tensor, "b f 6 {height} {width}"]:
-    """Give ray directions and moments as the release does, oddities included: weights were trained on these.
+    """Return ray directions and moments as the release does, oddities included: weights were trained on these.
 
     Cameras are multiplied on the wrong side of the reference (cam_to_world of the reference times world_to_cam), rays
     go through x - 0.5 and y + 0.5, and camera centres are divided by the largest of their coordinates, not of lengths.
@@ -247,7 +247,7 @@ def _odd_rays(
 
 @dataclass(frozen=True, kw_only=True)
 class Cat3d(LatentModel):
-    """Hold the full model: latents, the release's cameras, mask 0 for references and 1 for targets."""
+    """The full model: latents, the release's cameras, mask 0 for references and 1 for targets."""
 
     def probe_inputs(self, views: int, scale: int | None = None) -> Inputs:
         """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
@@ -255,7 +255,7 @@ class Cat3d(LatentModel):
         return super().probe_inputs(views, self.size // deepest if scale is None else scale)
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give mask and rays; blanked cameras are zeros."""
+        """Return mask and rays; blanked cameras are zeros."""
         rays = camera_embedding(views.intrinsics, views.world_to_cam, *views.size)
         if keep_cameras is not None:
             rays = rays * rearrange(keep_cameras, "b -> b 1 1 1 1")
@@ -264,12 +264,12 @@ class Cat3d(LatentModel):
 
 
 def pixels_per_token(config: Any) -> int:
-    """Give the pixels per token of the deepest level, along a side."""
+    """Return the pixels per token of the deepest level, along a side."""
     return int(config["encoder_stride"] * 2 ** (len(config["block_out_channels"]) - 1))
 
 
 def target_mask(views: Views) -> Float[Tensor, "b f 1 H W"]:
-    """Give 0 in reference views and 1 in targets."""
+    """Return 0 in reference views and 1 in targets."""
     mask = torch.ones_like(views.image[:, :, :1])
     mask[:, : views.n_ref] = 0
     return mask

@@ -1,8 +1,8 @@
-"""A model of one's own: ``--model module:package.function`` imports the function and calls it without arguments.
+"""A model of your own: ``--model module:package.function`` imports the function and calls it without arguments.
 
 The function returns a :class:`probe.models.model.MultiViewModel`: a subclass that overrides those of its six
-methods (encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are the
-user's own affair; ``--base`` and ``--model-size`` are refused: only the function knows what they would mean.
+methods (encode, decode, condition, denoise, probe_inputs, fresh) that differ. Licence, hub id, size and weights are up
+to the user; ``--base`` and ``--model-size`` are rejected: only the function can know what they mean.
 """
 
 import importlib
@@ -59,10 +59,10 @@ def user_function(source: str, *, how: str) -> Callable[..., Any]:
     if not hasattr(module, name):
         nearest = nearest_names(name, [other for other in vars(module) if not other.startswith("_")])
         raise ValueError(f"module:{source}: {path} ({module.__file__}) has no {name!r}; nearest: {nearest}")
-    found = getattr(module, name)
-    if not callable(found):
-        raise ValueError(f"module:{source} is {type(found).__name__}, not a function; {how}")
-    return found
+    target = getattr(module, name)
+    if not callable(target):
+        raise ValueError(f"module:{source} is {type(target).__name__}, not a function; {how}")
+    return target
 
 
 def _module(path: str, how: str) -> ModuleType:

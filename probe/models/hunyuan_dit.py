@@ -1,7 +1,7 @@
 """Hunyuan-DiT made to see several views: stock diffusers' transformer, whose self-attentions join all views of a scene.
 
 The paper's third backbone. Its multi-view weights and code are not public, so this layout is the suite's own design
-(docs/references.md, "Hunyuan-DiT"); a stock checkpoint is a text-to-image model that knows nothing of other views or
+(docs/references.md, "Hunyuan-DiT"); a stock checkpoint is a text-to-image model that does not know other views or
 cameras until it is trained.
 
 - Views: every ``blocks.N.attn1`` attends over the tokens of all views, view-major; a token's rotary position is its
@@ -86,7 +86,7 @@ NAME = "hunyuan-dit"
 
 @dataclass(frozen=True, kw_only=True)
 class HunyuanDiT(LatentModel):
-    """Hold the full model: latents, mask 0 for references and 1 for targets, the suite's rays."""
+    """The full model: latents, mask 0 for references and 1 for targets, the suite's rays."""
 
     def probe_inputs(self, views: int, scale: int | None = None) -> Inputs:
         """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
@@ -94,7 +94,7 @@ class HunyuanDiT(LatentModel):
         return super().probe_inputs(views, native if scale is None else scale)
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give mask and rays; blanked cameras are zeros."""
+        """Return mask and rays; blanked cameras are zeros."""
         return {"inputs": condition(views, ray_scale=self.ray_scale, keep_cameras=keep_cameras)}
 
 
@@ -133,7 +133,7 @@ def load_hunyuan_dit(source: str, loading: Loading) -> HunyuanDiT:
 
 
 def _root(path: Path) -> Path:
-    """Give the folder that holds transformer/, or the one of the weights."""
+    """Return the folder that holds transformer/, or the one of the weights."""
     return path.parent.parent if path.parent.name == "transformer" else path.parent
 
 
@@ -188,12 +188,12 @@ def _read_network(path: Path, vae: AutoencoderKL, loading: Loading) -> tuple[Mul
     config |= {"encoder_stride": config.get("encoder_stride", stride * config.get("patch_size", V12["patch_size"]))}
     with META:
         network = build_of(origin, lambda: MultiViewDiT.from_config(config))
-    weights, said = read_weights(path, loading.device), "of the checkpoint"
+    weights, note = read_weights(path, loading.device), "of the checkpoint"
     if not any(name.startswith(ENCODER) for name in weights):
         weights |= _new_encoder(network, weights)
-        said = f"the checkpoint has no {ENCODER}*: a new encoder, ending in zeros, which says nothing until trained"
+        note = f"the checkpoint has no {ENCODER}*: a new encoder, ending in zeros, which says nothing until trained"
     fill(network, weights, origin=f"load_hunyuan_dit: {path}", assign=True)
-    return network, said
+    return network, note
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -219,9 +219,9 @@ def _new_encoder(network: MultiViewDiT, like: Weights) -> dict[str, Tensor]:
 
 def _check_autoencoder(vae: AutoencoderKL, network: MultiViewDiT) -> None:
     config = network.config
-    found, wanted = stride_of(vae) * config.patch_size, config.encoder_stride
-    if found != wanted or vae.config.latent_channels != config.in_channels:
+    own_stride, wanted = stride_of(vae) * config.patch_size, config.encoder_stride
+    if own_stride != wanted or vae.config.latent_channels != config.in_channels:
         raise ValueError(
-            f"load_hunyuan_dit: the autoencoder makes {found} pixels per token and {vae.config.latent_channels} "
+            f"load_hunyuan_dit: the autoencoder makes {own_stride} pixels per token and {vae.config.latent_channels} "
             f"channels, the network wants {wanted} and {config.in_channels}; give the folder of its own base"
         )

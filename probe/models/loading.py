@@ -9,7 +9,7 @@ from probe.models.parts.files import Loading
 
 
 def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
-    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``; its card tells its licence and origin.
+    """Load a model named as on the command line, ``NAME[:PATH_OR_HUB_ID]``; its card has its licence and origin.
 
     Raises:
         ValueError: If the name is unknown or its weights cannot be read.

@@ -25,7 +25,7 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class MultiViewModel:
-    """Hold a denoiser with what its inputs need. A model of one's own overrides those of six methods that differ.
+    """A denoiser with what its inputs need. A model of your own overrides those of six methods that differ.
 
     encode, decode (images to latents and back), condition (cameras and masks), denoise (call the network), probe_inputs
     (small inputs, to recognise layers by) and fresh (random weights). Their defaults are those of a pixel-space network
@@ -99,7 +99,7 @@ class MultiViewModel:
         return self.network.probe_inputs(views, scale)  # type: ignore[operator]
 
     def fresh(self, seed: int) -> nn.Module:
-        """Give the same network with random weights, drawn by a seed without touching the caller's random state.
+        """Return the same network with random weights, drawn by a seed without touching the caller's random state.
 
         Raises:
             ValueError: If the network is not of diffusers' kind, which can be built again from its configuration.
@@ -116,7 +116,7 @@ class MultiViewModel:
             return type(self.network)(**{name: self.network.config[name] for name in own})
 
     def latent_shape(self, scenes: int, views: int) -> tuple[int, int, int, int, int]:
-        """Give the shape of the latents, and so of the noise, of a batch."""
+        """Return the shape of the latents, and so of the noise, of a batch."""
         side = self.size // self.stride
         return scenes, views, self.channels, side, side
 
@@ -149,7 +149,7 @@ def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None 
 def condition(
     views: Views, *, ray_scale: float, keep_cameras: Float[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b f 7 h w"]:
-    """Give mask (0 reference, 1 target), ray directions and moments at image resolution.
+    """Return mask (0 reference, 1 target), ray directions and moments at image resolution.
 
     Args:
         views: The views, at the size the network sees.
@@ -175,7 +175,7 @@ def prediction_target(
     noise: Float[Tensor, "b f c h w"],
     alpha_bar: Float[Tensor, " b"],
 ) -> Float[Tensor, "b f c h w"]:
-    """Give what the network should predict: v, or the noise."""
+    """Return what the network should predict: v, or the noise."""
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
 
 
@@ -191,7 +191,7 @@ def predicted_clean(
     predicted: Float[Tensor, "b f c h w"],
     alpha_bar: Float[Tensor, " b"],
 ) -> Float[Tensor, "b f c h w"]:
-    """Give the clean latents that a prediction at noisy latents stands for.
+    """Return the clean latents that a prediction at noisy latents stands for.
 
     Returns:
         Of views that entered with noise; meaningless for clean ones. NaN or infinite for the noise at alpha_bar 0.

@@ -139,12 +139,12 @@ class MVDreamNetwork(nn.Module):
 
 
 def deepest(settings: dict[str, Any]) -> int:
-    """Give the latents per token of the deepest level, along a side."""
+    """Return the latents per token of the deepest level, along a side."""
     return int(2 ** (len(settings["channel_mult"]) - 1))
 
 
 def noise_schedule() -> Float[Tensor, " steps"]:
-    """Give the share of signal variance at each timestep index: betas from 0.00085 to 0.012, linear in their roots.
+    """Return the share of signal variance at each timestep index: betas from 0.00085 to 0.012, linear in their roots.
 
     Source:
         docs/references.md, "MVDream"; mvdream/configs/sd-v2-base.yaml.
@@ -175,13 +175,13 @@ def orbit_cameras(world_to_cam: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b f 
     frame = _frame(_upright(right, up), relative[:, 0])
     rotation = einsum(frame, torch.stack([right, up, back], dim=-1), "b i j, b f j k -> b f i k")
     place = F.normalize(einsum(frame, relative, "b i j, b f j -> b f i"), dim=-1)
-    found = torch.zeros_like(cam_to_world)
-    found[..., :3, :3], found[..., :3, 3], found[..., 3, 3] = rotation, place, 1
-    return found.to(world_to_cam.dtype)
+    pose = torch.zeros_like(cam_to_world)
+    pose[..., :3, :3], pose[..., :3, 3], pose[..., 3, 3] = rotation, place, 1
+    return pose.to(world_to_cam.dtype)
 
 
 def _nearest_point(centre: Float[Tensor, "b f 3"], axis: Float[Tensor, "b f 3"]) -> Float[Tensor, "b 3"]:
-    """Give the point nearest to all lines, by least squares; of several, that nearest to the mean centre."""
+    """Return the point nearest to all lines, by least squares; of several, that nearest to the mean centre."""
     across = torch.eye(3, dtype=axis.dtype, device=axis.device) - einsum(axis, axis, "b f i, b f j -> b f i j")
     mean = reduce(centre, "b f xyz -> b xyz", "mean")
     offset = einsum(across, centre - mean[:, None], "b f i j, b f j -> b i")
@@ -189,15 +189,15 @@ def _nearest_point(centre: Float[Tensor, "b f 3"], axis: Float[Tensor, "b f 3"])
 
 
 def _upright(right: Float[Tensor, "b f 3"], up: Float[Tensor, "b f 3"]) -> Float[Tensor, "b 3"]:
-    """Give the direction at right angles to all horizons, on the side of the mean up."""
+    """Return the direction at right angles to all horizons, on the side of the mean up."""
     mean = reduce(up, "b f xyz -> b xyz", "mean")
     horizons = einsum(right, right, "b f i, b f j -> b i j") / right.shape[1]
-    found = torch.linalg.eigh(horizons - UP * einsum(mean, mean, "b i, b j -> b i j")).eigenvectors[..., 0]
-    return found * torch.where(einsum(found, mean, "b i, b i -> b") < 0, -1, 1)[:, None]
+    axis = torch.linalg.eigh(horizons - UP * einsum(mean, mean, "b i, b j -> b i j")).eigenvectors[..., 0]
+    return axis * torch.where(einsum(axis, mean, "b i, b i -> b") < 0, -1, 1)[:, None]
 
 
 def _frame(up: Float[Tensor, "b 3"], first: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
-    """Give rows x, y, z of a world with z up, whose -y side holds the first camera."""
+    """Return rows x, y, z of a world with z up, whose -y side holds the first camera."""
     level = first - up * einsum(first, up, "b i, b i -> b")[:, None]
     y = -F.normalize(level, dim=-1)
     return torch.stack([torch.linalg.cross(y, up), y, up], dim=1)
@@ -205,7 +205,7 @@ def _frame(up: Float[Tensor, "b 3"], first: Float[Tensor, "b 3"]) -> Float[Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class MVDreamModel(LatentModel):
-    """Hold the model: all views noised, cameras as numbers, an empty prompt.
+    """The model: all views noised, cameras as numbers, an empty prompt.
 
     Attributes:
         text: Embedding of the empty prompt.
@@ -215,14 +215,14 @@ class MVDreamModel(LatentModel):
     clean_references: bool = False
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give cameras and text; blanked cameras are zeros, as for the views of ImageDream that have none."""
+        """Return cameras and text; blanked cameras are zeros, as for the views of ImageDream that have none."""
         cameras = rearrange(orbit_cameras(views.world_to_cam), "b f row column -> b f (row column)")
         if keep_cameras is not None:
             cameras = cameras * rearrange(keep_cameras, "b -> b 1 1")
         return {"cameras": cameras, "context": repeat(self.text, "n c -> b n c", b=len(cameras))}
 
     def fresh(self, seed: int) -> nn.Module:
-        """Give the same network with random weights, drawn by a seed without touching the caller's random state."""
+        """Return the same network with random weights, drawn by a seed without touching the caller's random state."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build(self.network.settings, self.network.native_side)  # type: ignore[arg-type]
@@ -286,9 +286,9 @@ def load_mvdream(source: str, loading: Loading) -> MVDreamModel:
     size = view_size(loading, NATIVE, multiple=stride_of(vae) * deepest(settings))
     with META:
         network = build_of(f"load_mvdream: {path}", lambda: build(settings, size // stride_of(vae)))
-    own = strip_prefixes(weights, (PREFIX,), beside=OTHERS)
+    own = strip_prefixes(weights, (PREFIX,), others=OTHERS)
     fill(network, own, origin=f"load_mvdream: {path}", assign=True)
-    text, said = _prompt(folder, settings["context_dim"], loading)
+    text, note = _prompt(folder, settings["context_dim"], loading)
     return MVDreamModel(
         name=named("mvdream", source),
         network=network.requires_grad_(False),
@@ -297,7 +297,7 @@ def load_mvdream(source: str, loading: Loading) -> MVDreamModel:
         channels=settings["out_channels"],
         stride=stride_of(vae),
         prediction="epsilon",
-        card={"weights": path.name, "prompt": said, "autoencoder": origin, "views": "trained on 4, all noised"},
+        card={"weights": path.name, "prompt": note, "autoencoder": origin, "views": "trained on 4, all noised"},
         folder=folder,
         vae=vae,
         text=text,

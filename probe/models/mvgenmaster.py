@@ -57,7 +57,7 @@ DOMAINS = ("others", "megascenes", "objaverse")
 LONGEST_SIDE = 5.0
 """Largest extent of the camera centres along an axis; larger scenes are shrunk to it."""
 MEDIANS = 4.0
-"""Depth beyond so many medians of its view is drawn in, to at most twice that."""
+"""Depth beyond this many medians of its view is contracted, to at most twice that."""
 FREQUENCIES = 32
 COORDINATES = 2 * 3 * FREQUENCIES + 1
 """Channels of the map of world points: a sine and a cosine of each coordinate and frequency, then the mask."""
@@ -116,7 +116,7 @@ def contract(depth: Float[Tensor, "b r height width"]) -> Float[Tensor, "b r hei
 
 
 def reference_depth(views: Views, factor: Float[Tensor, " b"]) -> Float[Tensor, "b r height width"]:
-    """Give the contracted z-depth of the reference views, in shrunk units; 0 where it is missing."""
+    """Return the contracted z-depth of the reference views, in shrunk units; 0 where it is missing."""
     depth = point_map_to_depth(views.point_map[:, : views.n_ref], views.world_to_cam[:, : views.n_ref])
     known = views.valid[:, : views.n_ref] & (depth > 0)
     return contract(torch.where(known, depth * rearrange(factor, "b -> b 1 1 1"), 0))
@@ -179,7 +179,7 @@ def _landing(
     world_to_cam: Float[Tensor, "b t 4 4"],
     size: tuple[int, int],
 ) -> tuple[Int[Tensor, "b t p"], Float[Tensor, "b t p"]]:
-    """Give the pixel that each point falls on, -1 outside and behind, and its z-depth."""
+    """Return the pixel that each point falls on, -1 outside and behind, and its z-depth."""
     everywhere = repeat(points, "b p xyz -> b t p xyz", t=intrinsics.shape[1])
     seen = world_to_camera(everywhere, world_to_cam) @ intrinsics.mT
     z = seen[..., 2]
@@ -190,7 +190,7 @@ def _landing(
 
 
 def _last_writer(pixel: Int[Tensor, "b t p"], writes: Bool[Tensor, "b t p"], pixels: int) -> Int[Tensor, "b t pixels"]:
-    """Give, for each pixel, the last of the points that write to it; -1 where none does."""
+    """Return, for each pixel, the last of the points that write to it; -1 where none does."""
     order = torch.where(writes, torch.arange(pixel.shape[-1], device=pixel.device), -1)
     nobody = pixel.new_full((*pixel.shape[:2], pixels), -1)
     return nobody.scatter_reduce(-1, pixel, order, "amax")
@@ -202,7 +202,7 @@ def warp(
     world_to_cam: Float[Tensor, "b f 4 4"],
     values: Float[Tensor, "b r 3 height width"] | None = None,
 ) -> Float[Tensor, "b f 4 height width"]:
-    """Give every view three values and a mask: references their own, targets what is splatted into them.
+    """Return three values and a mask per view: references have their own, targets what is splatted into them.
 
     Args:
         depth: Of the reference views, which come first; 0 where it is missing.
@@ -246,11 +246,11 @@ def position_map(points: Float[Tensor, "b f 3 h w"], known: Float[Tensor, "b f 1
 
 
 def priors(views: Views, stride: int) -> tuple[Float[Tensor, "b f 4 height width"], Float[Tensor, "b f 193 h w"]]:
-    """Give what the references' depth says: colours in [-1, 1] with their mask, and the map of world points.
+    """Return the priors from the references' depth: colours in [-1, 1] with their mask, and the map of world points.
 
     Args:
         views: At the size that the network sees.
-        stride: Pixels per latent: the points are those of every so manieth pixel, the first of each block.
+        stride: Pixels per latent: the points are those of every ``stride``-th pixel.
     """
     world_to_cam, factor = shrink(views.world_to_cam)
     depth = reference_depth(views, factor)
@@ -266,10 +266,10 @@ def priors(views: Views, stride: int) -> tuple[Float[Tensor, "b f 4 height width
 
 @dataclass(frozen=True, kw_only=True)
 class MvGenMaster(Cat3d):
-    """Hold the full model: latents, the release's cameras and priors, mask 0 for references and 1 for targets."""
+    """The full model: latents, the release's cameras and priors, mask 0 for references and 1 for targets."""
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give mask, rays, warped colours and world points; blanked cameras blank the last three."""
+        """Return mask, rays, warped colours and world points; blanked cameras blank the last three."""
         rays = camera_embedding(
             views.intrinsics, shrink(views.world_to_cam)[0], *views.size, reference=0, normalise=False
         )

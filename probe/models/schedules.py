@@ -15,7 +15,7 @@ Spacing = Literal["trailing", "leading"]
 
 
 def cameo_betas() -> Float[Tensor, " steps"]:
-    """Give the betas of CAMEO's schedule before the zero-terminal-SNR rescale.
+    """Return the betas of CAMEO's schedule before the zero-terminal-SNR rescale.
 
     SD 2.1's scaled-linear betas with each step's (1 - beta) / beta divided by sqrt(4), which is 2 beta / (1 + beta).
 
@@ -60,6 +60,6 @@ def add_noise(
 def velocity(
     clean: Float[Tensor, "b f c h w"], noise: Float[Tensor, "b f c h w"], alpha_bar: Float[Tensor, " b"]
 ) -> Float[Tensor, "b f c h w"]:
-    """Give the target of v-prediction: sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean."""
+    """Return the target of v-prediction: sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean."""
     level = rearrange(alpha_bar, "b -> b 1 1 1 1")
     return level.sqrt() * noise - (1 - level).sqrt() * clean

@@ -126,7 +126,7 @@ class SevaNetwork(nn.Module):
 
 @contextmanager
 def any_backend(network: nn.Module) -> Iterator[None]:
-    """Let the package's attention fall back where PyTorch's flash kernel refuses (float32 on CUDA, odd shapes).
+    """Let the package's attention fall back where PyTorch's flash kernel rejects (float32 on CUDA, odd shapes).
 
     The package asks for that kernel alone. Here it stays the first choice, so that nothing changes where it runs.
     """
@@ -136,12 +136,12 @@ def any_backend(network: nn.Module) -> Iterator[None]:
 
 
 def deepest(params: Any) -> int:
-    """Give the latents per token of the deepest level, along a side."""
+    """Return the latents per token of the deepest level, along a side."""
     return int(2 ** (len(params.channel_mult) - 1))
 
 
 def noise_schedule() -> Float[Tensor, " steps"]:
-    """Give the share of signal variance at each timestep index: 1 / (1 + sigma^2), sigma being shifted by e^2.4.
+    """Return the share of signal variance at each timestep index: 1 / (1 + sigma^2), sigma being shifted by e^2.4.
 
     The network's EDM form x + noise * sigma, times c_in = 1 / sqrt(1 + sigma^2), is then the usual
     sqrt(alpha_bar) x + sqrt(1 - alpha_bar) noise; c_out = -sigma makes its output the noise, c_noise is the index.
@@ -161,7 +161,7 @@ def camera_rays(
     size: tuple[int, int],
     grid: tuple[int, int],
 ) -> Float[Tensor, "b f 6 h w"]:
-    """Give directions and moments (o x d) in the first camera's frame, through the centres of the latents.
+    """Return directions and moments (o x d) in the first camera's frame, through the centres of the latents.
 
     Lengths are scaled so that the first camera stands 2 units from the mean one; where it stands there already, by 2.
 
@@ -183,7 +183,7 @@ def camera_rays(
 
 @dataclass(frozen=True, kw_only=True)
 class SevaModel(LatentModel):
-    """Hold the model: mask 1 for input views, rays at latent resolution, one image token.
+    """The model: mask 1 for input views, rays at latent resolution, one image token.
 
     Attributes:
         clip: Gives the image embedding of pictures; None for a token of zeros.
@@ -192,7 +192,7 @@ class SevaModel(LatentModel):
     clip: nn.Module | None = None
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give mask, rays and image token.
+        """Return mask, rays and image token.
 
         Args:
             views: The views, at the size the network sees.
@@ -225,11 +225,11 @@ class SevaModel(LatentModel):
         The release puts them in the place of noisy latents and scales all alike (seva/sampling.py, DiscreteDenoiser).
         """
         scale = rearrange(self.alpha_bar.to(latents)[t].sqrt(), "b -> b 1 1 1 1")
-        given = inputs["mask"].to(latents)
-        return self.network(latents * (1 - given + given * scale), t, **inputs)
+        inputs_mask = inputs["mask"].to(latents)
+        return self.network(latents * (1 - inputs_mask + inputs_mask * scale), t, **inputs)
 
     def fresh(self, seed: int) -> nn.Module:
-        """Give the same network with random weights, drawn by a seed without touching the caller's random state."""
+        """Return the same network with random weights, drawn by a seed without touching the caller's random state."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build(self.network.params, self.network.native_side)  # type: ignore[arg-type]
@@ -302,7 +302,7 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
         network = build_of(f"load_seva: {path.parent / SETTINGS}", lambda: build(params, size // stride_of(vae)))
     weights = strip_prefixes(read_weights(path, loading.device), PREFIXES)
     fill(network, weights, origin=f"load_seva: {path}", assign=True)
-    clip, said = load_clip(path.parent, loading)
+    clip, note = load_clip(path.parent, loading)
     return SevaModel(
         name=named("seva", source),
         network=network.requires_grad_(False),
@@ -312,7 +312,7 @@ def load_seva(source: str, loading: Loading) -> SevaModel:
         stride=stride_of(vae),
         prediction="epsilon",
         default_layer=DEFAULT_LAYER,
-        card={"weights": path.name, "image token": said},
+        card={"weights": path.name, "image token": note},
         folder=path.parent,
         vae=vae,
         clip=clip,

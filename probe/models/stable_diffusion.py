@@ -72,7 +72,7 @@ PREDICTIONS = ("v_prediction", "epsilon")
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(LatentModel):
-    """Hold a text-to-image U-Net that is shown views.
+    """A text-to-image U-Net that is shown views.
 
     Attributes:
         text: The empty prompt, encoded.
@@ -84,7 +84,7 @@ class StableDiffusion(LatentModel):
     clean_references: bool = False
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-        """Give the empty prompt; the network knows nothing of cameras."""
+        """Return the empty prompt; the network does not use cameras."""
         return {"text": repeat(self.text, "n c -> b n c", b=len(views.image))}
 
     def denoise(
@@ -110,7 +110,7 @@ class StableDiffusion(LatentModel):
         }
 
     def fresh(self, seed: int) -> nn.Module:
-        """Give the same network with random weights, its views joined or apart as in this one."""
+        """Return the same network with random weights, its views joined or apart as in this one."""
         return listening(super().fresh(seed), extended=self.extended)
 
     def _joining(self, views: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def listening(unet: UNet2DConditionModel, *, extended: bool) -> UNet2DConditionM
 
 
 def deepest_of(unet: UNet2DConditionModel) -> int:
-    """Give the latents' size per token of the deepest level, along a side."""
+    """Return the latents' size per token of the deepest level, along a side."""
     return int(2 ** (len(unet.config.block_out_channels) - 1))
 
 
@@ -147,7 +147,7 @@ def load_stable_diffusion(source: str, loading: Loading, *, extended: bool = Fal
     vae = load_vae(loading.base or (RANDOM if folder is None else str(folder)), loading.device)
     _check(unet, vae.config.latent_channels, source)
     scheduler = read_scheduler(SD21_SCHEDULE if folder is None else read_json(folder / SCHEDULER), source)
-    text, said = prompt_of(folder, unet.config.cross_attention_dim, loading)
+    text, note = prompt_of(folder, unet.config.cross_attention_dim, loading)
     stride = stride_of(vae)
     native = int(unet.config.sample_size) * stride
     return StableDiffusion(
@@ -159,7 +159,7 @@ def load_stable_diffusion(source: str, loading: Loading, *, extended: bool = Fal
         stride=stride,
         prediction=scheduler.config.prediction_type,
         default_layers="3d" if extended else "all",
-        card={"prompt": said, "views": "joined in every self-attention" if extended else "each alone"},
+        card={"prompt": note, "views": "joined in every self-attention" if extended else "each alone"},
         folder=folder,
         vae=vae,
         text=text,
@@ -208,7 +208,7 @@ def read_scheduler(config: dict[str, Any], source: str) -> DDPMScheduler:
 
 
 def prompt_of(folder: Path | None, width: int, loading: Loading) -> tuple[Float[Tensor, "n c"], str]:
-    """Give the empty prompt and say where it comes from."""
+    """Return the empty prompt, and where it comes from."""
     zeros = torch.zeros(PROMPT_LENGTH, width, device=loading.device)
     if folder is None or not ((folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir()):
         return zeros, "zeros: no text_encoder/ with tokenizer/"
@@ -237,7 +237,7 @@ def _read_unet(folder: Path, loading: Loading) -> UNet2DConditionModel:
 
 
 def _check(unet: UNet2DConditionModel, latent_channels: int, source: str) -> None:
-    """Refuse networks that want more than latents, a timestep and a prompt."""
+    """Reject networks that want more than latents, a timestep and a prompt."""
     more = {name: unet.config[name] for name in MORE_CONDITIONS if unet.config.get(name) is not None}
     if unet.config.in_channels != latent_channels:
         more["in_channels"] = unet.config.in_channels

@@ -35,7 +35,7 @@ def load_tiny(source: str, loading: Loading) -> MultiViewModel:
 
 
 def fresh_tiny(seed: int) -> MultiViewModel:
-    """Give the small model with random weights drawn from a seed, to be trained."""
+    """Return the small model with random weights drawn from a seed, to be trained."""
     return _model("cat3d-tiny", _seeded(TINY, seed), {"weights": f"random, seed {seed}"})
 
 

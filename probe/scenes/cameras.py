@@ -1,4 +1,4 @@
-"""Cameras as files write them, turned into ours (OpenCV axes, first pixel's centre at 0.5), or refused in one line."""
+"""Cameras as files write them, turned into ours (OpenCV axes, first pixel's centre at 0.5), or rejected in one line."""
 
 import math
 
@@ -41,7 +41,7 @@ def read_rigid(transform: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor,
 
 
 def from_cam_to_world(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
-    """Turn a camera-to-world matrix with OpenCV axes into world_to_cam; refuse as :func:`read_rigid` does."""
+    """Turn a camera-to-world matrix with OpenCV axes into world_to_cam; reject as :func:`read_rigid` does."""
     return invert_rigid(read_rigid(cam_to_world, origin)).float()
 
 
@@ -58,7 +58,7 @@ def from_opengl(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Ten
 def pinhole(
     focal: tuple[float, float], centre: tuple[float, float], size: tuple[int, int], origin: str
 ) -> Float[Tensor, "3 3"]:
-    """Give the intrinsics of a camera without skew.
+    """Return the intrinsics of a camera without skew.
 
     Args:
         focal: (x, y) in pixels of ``size``.

@@ -18,7 +18,7 @@ from probe.scenes.recordings import Recording, compare_frames, scene_name
 from probe.seeds import derive
 
 DRAWN = "rotation-v1"  # the protocol of lists that are drawn here
-MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are asked for
+MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are requested
 MOST_FRAMES = 200  # frames compared of a lone recording
 FEW_FRAMES = 60  # frames compared of each of several
 
@@ -68,7 +68,7 @@ class ViewList:
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings:
-    """Hold a data set's recordings, which are opened one at a time.
+    """A data set's recordings, which are opened one at a time.
 
     Attributes:
         root: The folder; every file lies inside it.
@@ -140,11 +140,11 @@ def share_out(supplies: Sequence[Sequence[int]], count: int) -> list[list[int]]:
 
 def _in_turns(supply: Sequence[int], share: int) -> list[int]:
     """Let those that have something give one each, again and again, until the share is full or nothing is left."""
-    given = [0] * len(supply)
-    while sum(given) < min(share, sum(supply)):
+    quota = [0] * len(supply)
+    while sum(quota) < min(share, sum(supply)):
         for index, most in enumerate(supply):
-            given[index] += given[index] < most and sum(given) < share
-    return given
+            quota[index] += quota[index] < most and sum(quota) < share
+    return quota
 
 
 def _visit(
@@ -158,14 +158,14 @@ def _visit(
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(derive("visits", seed))).tolist()
     share = -(-count // (len(BINS) - 1))
     each = -(-share // min(len(names), max(count, 1)))
-    found = [0] * (len(BINS) - 1)
+    supplied = [0] * (len(BINS) - 1)
     for index in order[: max(MOST_VISITS, count)]:
         recording = recordings.open(names[index])
         pairs = compare_frames(recording, most=FEW_FRAMES)
         visited.append((recording, pairs))
         supply = count_groups(pairs, views=views, min_overlap=min_overlap)
-        found = [total + min(bin.groups, each) for total, bin in zip(found, supply, strict=True)]
-        if min(found) >= share:
+        supplied = [total + min(bin.groups, each) for total, bin in zip(supplied, supply, strict=True)]
+        if min(supplied) >= share:
             break
     return visited
 
@@ -209,7 +209,7 @@ def _why_none(
 
 
 def list_record(chosen: ViewList) -> dict[str, Any]:
-    """Give a list as plain values, to be written as JSON; :func:`read_list` reads it."""
+    """Return a list as plain values, to be written as JSON; :func:`read_list` reads it."""
     return {"protocol": chosen.protocol, "digest": chosen.digest, "scenes": [asdict(scene) for scene in chosen.scenes]}
 
 

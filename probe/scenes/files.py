@@ -87,7 +87,7 @@ def open_bytes(data: bytes, origin: str) -> Iterator[Image.Image]:
 
 
 def image_size(path: Path, root: Path) -> tuple[int, int]:
-    """Give (height, width) of an image by its header.
+    """Return (height, width) of an image by its header.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`open_image`.
@@ -142,7 +142,7 @@ def read_mask(path: Path, root: Path, *, above: int = 0) -> Bool[Tensor, "height
 
 
 def read_arrays(path: Path, root: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` file; objects, which would need pickle, are refused.
+    """Read the arrays of an ``.npz`` file; objects, which would need pickle, are rejected.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -195,12 +195,12 @@ def numbers(value: Any, shape: tuple[int, ...], origin: str) -> Float[Tensor, ".
         ValueError: If it is of another shape or holds something else than numbers.
     """
     try:
-        found = torch.tensor(value, dtype=torch.float64)
+        matrix = torch.tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{origin} is {str(value)[:40]!r}, expected {_by(shape)} numbers") from None
-    if tuple(found.shape) != shape:
-        raise ValueError(f"{origin} has {_by(tuple(found.shape)) or 'one'} numbers, expected {_by(shape)}")
-    return found
+    if tuple(matrix.shape) != shape:
+        raise ValueError(f"{origin} has {_by(tuple(matrix.shape)) or 'one'} numbers, expected {_by(shape)}")
+    return matrix
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -208,5 +208,5 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Give a key that sorts names as people do: frame_9 before frame_10."""
+    """Return a key that sorts names as people do: frame_9 before frame_10."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", name))

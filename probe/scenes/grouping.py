@@ -18,7 +18,7 @@ BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Hold how each two views of a recording lie to each other.
+    """Rotation and overlap of each two views of a recording.
 
     Attributes:
         frames: The recording's indices that rows and columns stand for.
@@ -84,7 +84,7 @@ def compare_views(
         intrinsics: In pixels of these depth maps; one for all views or one each.
         world_to_cam: Cameras.
         frames: The recording's indices of these views; 0 to n - 1 by default.
-        step: Every how manieth row and column is projected; they are looked up in the whole maps.
+        step: Every ``step``-th row and column is projected; they are looked up in the whole maps.
         tolerance: The largest difference of two depths that agree, as a fraction of the projected one, below 1;
             infinite where depths are only supposed.
     """
@@ -183,8 +183,8 @@ def _agree(
     xy, expected = project(points.expand(n, -1, -1), intrinsics, world_to_cam)
     inside = ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(-1)
     x, y = torch.where(inside[..., None], xy, 0).long().unbind(-1)
-    found = depth.flatten(1).gather(1, y * width + x)
-    return inside & ((found - expected).abs() <= tolerance * expected)
+    surface = depth.flatten(1).gather(1, y * width + x)
+    return inside & ((surface - expected).abs() <= tolerance * expected)
 
 
 def _partners(pairs: Pairs, low: float, high: float, min_overlap: float | int) -> Bool[Tensor, "n n"]:
@@ -209,8 +209,8 @@ def _draw(
 
 
 def _choices(partners: Bool[Tensor, " n"], size: int, generator: torch.Generator) -> Iterator[tuple[int, ...]]:
-    found = torch.nonzero(partners).flatten()
-    return combinations(found[torch.randperm(len(found), generator=generator)].tolist(), size)
+    indices = torch.nonzero(partners).flatten()
+    return combinations(indices[torch.randperm(len(indices), generator=generator)].tolist(), size)
 
 
 def _group(pairs: Pairs, span: tuple[float, float], rows: tuple[int, ...]) -> Group:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Lens:
-    """Hold a distorted camera.
+    """A distorted camera.
 
     Attributes:
         intrinsics: In pixels of ``size``; the first pixel's centre is (0.5, 0.5).
@@ -28,7 +28,7 @@ class Lens:
 
 
 def straight(lens: Lens) -> Float[Tensor, "3 3"]:
-    """Give the intrinsics of the largest undistorted image of the same size all of whose pixels the lens saw."""
+    """Return the intrinsics of the largest undistorted image of the same size all of whose pixels the lens saw."""
     height, width = lens.size
     matrix, coefficients = _for_opencv(lens)
     if lens.fisheye:
@@ -62,7 +62,7 @@ def straighten(image: Float[Tensor, "c height width"], lens: Lens, *, nearest: b
 
 
 def _for_opencv(lens: Lens) -> tuple[np.ndarray, np.ndarray]:
-    """Give matrix and coefficients for OpenCV, to which the first pixel's centre is (0, 0)."""
+    """Return matrix and coefficients for OpenCV, to which the first pixel's centre is (0, 0)."""
     matrix = lens.intrinsics.double().numpy().copy()
     matrix[:2, 2] -= 0.5
     return matrix, np.array(lens.coefficients, dtype=np.float64)

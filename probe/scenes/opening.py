@@ -20,7 +20,7 @@ OPENED = 16  # recordings whose cameras are kept in memory
 
 @dataclass(frozen=True, kw_only=True)
 class SceneList:
-    """Hold scenes that are loaded one at a time.
+    """Scenes that are loaded one at a time.
 
     Attributes:
         names: One per scene, in order.
@@ -35,7 +35,7 @@ class SceneList:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Say which scenes are wanted.
+    """Which scenes to open.
 
     Attributes:
         groups: Number of scenes.
@@ -46,7 +46,7 @@ class Request:
         size: Side of the images, in pixels; None for the data set's own default.
         view_list: Real scenes: a published list (PROTOCOL or PROTOCOL:FILE), or FILE.json, in place of drawing.
         geometry: Where truth comes from, in place of the scenes' own points.
-        needs_truth: Whether scenes without any truth are refused.
+        needs_truth: Whether scenes without any truth are rejected.
     """
 
     groups: int
@@ -119,7 +119,7 @@ def find_recordings(name: str, root: str) -> Recordings:
 
 
 def choose(recordings: Recordings, request: Request) -> ViewList:
-    """Draw the scenes that are asked for, or read them from a list: a published protocol's, or a file of one's own.
+    """Draw the requested scenes, or read them from a list: a published protocol's, or a file of your own.
 
     Raises:
         ValueError: If the list is unknown or broken, prescribes other numbers of views or references, or nothing can
@@ -148,7 +148,7 @@ def choose(recordings: Recordings, request: Request) -> ViewList:
 
 
 def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> ViewList:
-    """Keep the first scenes of a list that are on the disk, if they have the views and references asked for."""
+    """Keep the first scenes of a list that are on the disk, if they have the views and references requested."""
     known = set(recordings.names)
     present = [scene for scene in chosen.scenes if scene.recording in known]
     if not present:

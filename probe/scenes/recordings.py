@@ -1,4 +1,4 @@
-"""Recordings: posed frames of one scene, whose pixels are read when asked for. What every real data set becomes.
+"""Recordings: posed frames of one scene, whose pixels are read when needed. What every real data set becomes.
 
 A loader finds the files and turns the format's cameras and depth into a :class:`Recording`; everything after that
 (comparing frames, drawing groups, cutting the square, resizing, point maps) is the same for all of them, and is here.
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.geometry import camera_centre, crop_intrinsics, depth_to_point_map, project, resize_intrinsics
-from probe.scenes.grouping import BINS, Group, Pairs, compare_views, draw_groups
-from probe.views import Views, concatenate, resample
+from probe.scenes.grouping import Pairs, compare_views
+from probe.views import Views, resample
 
 COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
 SUPPOSED = (0.5, 1.0, 2.0)  # distances at which a scene without depth is supposed to lie, in multiples of its middle
@@ -35,9 +35,9 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Hold the frames of one scene, in order of time, without their pixels.
+    """The frames of one scene, in order of time, without their pixels.
 
-    The readers take a frame's index and give what its files hold; they refuse broken files in one line. Depth may have
+    The readers take a frame's index and give what its files hold; they reject broken files in one line. Depth may have
     another size than the image where it shows the same field of view.
 
     Attributes:
@@ -75,7 +75,7 @@ class Recording:
         count = len(self.names)
         counts = {"sizes": len(self.sizes), "cameras": len(self.world_to_cam), "intrinsics": len(self.intrinsics)}
         counts |= {} if self.windows is None else {"windows": len(self.windows)}
-        wrong = {kind: found for kind, found in counts.items() if found != count}
+        wrong = {kind: number for kind, number in counts.items() if number != count}
         if wrong or not count:
             raise ValueError(f"Recording: {self.name} has {count} frames but {wrong}, expected one of each per frame")
         if not (self.world_to_cam.isfinite().all() and self.intrinsics.isfinite().all()):
@@ -83,11 +83,11 @@ class Recording:
 
     @property
     def has_truth(self) -> bool:
-        """Tell whether some pixels' world points are known."""
+        """Return whether some pixels' world points are known."""
         return self.depth is not None or self.points is not None
 
     def window(self, index: int) -> Window:
-        """Give the square of a frame that becomes the view."""
+        """Return the square of a frame that becomes the view."""
         if self.windows is not None:
             return self.windows[index]
         height, width = self.sizes[index]
@@ -95,7 +95,7 @@ class Recording:
         return Window(top=(height - side) // 2, left=(width - side) // 2, side=side)
 
     def camera(self, index: int, size: int) -> Float[Tensor, "3 3"]:
-        """Give the intrinsics of a frame's view, in pixels of its ``size``."""
+        """Return the intrinsics of a frame's view, in pixels of its ``size``."""
         window = self.window(index)
         moved = crop_intrinsics(self.intrinsics[index], window.top, window.left)
         return resize_intrinsics(moved, (window.side, window.side), (size, size))
@@ -149,63 +149,7 @@ def supposed_distances(world_to_cam: Float[Tensor, "n 4 4"]) -> tuple[float, ...
     return tuple(float(share * middle) for share in SUPPOSED)
 
 
-def pick_groups(
-    recording: Recording,
-    *,
-    count: int,
-    views: int,
-    bins: tuple[float | int, ...] = BINS,
-    min_overlap: float | int = 0.2,
-    seed: int = 0,
-    pairs: Pairs | None = None,
-) -> list[Group]:
-    """Draw groups of frames, equally many per rotation bin, as :func:`probe.scenes.grouping.draw_groups` says.
-
-    Args:
-        recording: The recording.
-        count: Groups of all bins together.
-        views: Frames per group, the anchor included.
-        bins: Edges in degrees, ascending; a bin holds its lower edge and not its upper one.
-        min_overlap: What each further frame must share with the anchor, from 0 to 1.
-        seed: Equal seeds give equal groups.
-        pairs: What :func:`compare_frames` gave, so as not to measure it again.
-
-    Raises:
-        ValueError: If an argument is out of range, no bin can give a group, or a depth image cannot be read.
-    """
-    pairs = pairs if pairs is not None else compare_frames(recording)
-    try:
-        return draw_groups(pairs, count=count, views=views, bins=bins, min_overlap=min_overlap, seed=seed)
-    except ValueError as error:
-        raise ValueError(f"{recording.name}: {error}") from None
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def load_groups(recording: Recording, groups: Sequence[Group], *, size: int, n_ref: int) -> Views:
-    """Read groups of frames as views.
-
-    Args:
-        recording: The recording.
-        groups: From :func:`pick_groups`; only one is held in full size at a time.
-        size: Side of the views, in pixels.
-        n_ref: The number of reference views, counted from the anchor.
-
-    Raises:
-        ValueError: If there is no group, groups differ in their number of views, or an image cannot be read.
-    """
-    if size < 1 or not groups:
-        raise ValueError(f"load_groups: {len(groups)} groups at size {size}, expected at least one group and one pixel")
-    counts = sorted({len(group.frames) for group in groups})
-    if len(counts) > 1:
-        raise ValueError(f"load_groups: groups hold {counts} views, expected the same number in each")
-    last = max(index for group in groups for index in group.frames)
-    if last >= len(recording.names):
-        raise ValueError(
-            f"load_groups: a group names frame {last} of {len(recording.names)}; is it of another recording?"
-        )
-    return concatenate([load_views(recording, group.frames, size=size, n_ref=n_ref) for group in groups])
 
 
 def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref: int) -> Views:
@@ -279,9 +223,9 @@ def read_colour(recording: Recording, index: int, size: int) -> Float[Tensor, "3
     """
     image, window = recording.colour(index), recording.window(index)
     if tuple(image.shape[1:]) != recording.sizes[index]:
-        found, expected = (f"{size[0]} x {size[1]}" for size in (tuple(image.shape[1:]), recording.sizes[index]))
+        actual, expected = (f"{size[0]} x {size[1]}" for size in (tuple(image.shape[1:]), recording.sizes[index]))
         raise ValueError(
-            f"read_colour: frame {recording.names[index]} of {recording.name} is {found}, expected {expected}"
+            f"read_colour: frame {recording.names[index]} of {recording.name} is {actual}, expected {expected}"
         )
     rows, columns = (slice(start, start + window.side) for start in (window.top, window.left))
     return resample(image[None, :, rows, columns], size, size)[0]
@@ -319,14 +263,14 @@ def read_depth(recording: Recording, index: int, size: int) -> Float[Tensor, "{s
 
 
 def _nearest(start: int, side: int, size: int, scale: float) -> Int[Tensor, " size"]:
-    """Give the rows (or columns) of a depth map in which the centres of the view's pixels lie."""
+    """Return the rows (or columns) of a depth map in which the centres of the view's pixels lie."""
     return (((torch.arange(size, dtype=torch.float64) + 0.5) * side / size + start) * scale).long()
 
 
 def _sort_into_pixels(
     points: Float[Tensor, "p 3"], intrinsics: Float[Tensor, "3 3"], world_to_cam: Float[Tensor, "4 4"], size: int
 ) -> tuple[Float[Tensor, "3 {size} {size}"], Bool[Tensor, "{size} {size}"]]:
-    """Give each pixel the nearest point that lies in it, unmoved: moved to the ray, it would miss its other pixels."""
+    """Return, per pixel, the nearest point in it, unmoved: moved to the ray, it would miss its other pixels."""
     xy, depth = project(points, intrinsics, world_to_cam)
     inside = ((xy >= 0) & (xy < size)).all(-1)
     order = depth[inside].argsort()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probe.geometry import depth_to_point_map, pixel_centres, point_map_to_depth, project
-from probe.views import Views, concatenate, crop, crop_square, resize
+from probe.views import Views, concatenate, resize
 
 SEEDS = st.integers(0, 2**31 - 1)
 laws = settings(max_examples=25, deadline=None)
@@ -137,44 +137,6 @@ def test_to_keeps_everything():
 
 
 @laws
-@given(seed=SEEDS, top=st.integers(0, 7), left=st.integers(0, 9))
-def test_crop_is_a_window_whose_points_stay_on_their_pixels(seed: int, top: int, left: int):
-    views = make_views(seed)
-    cropped = crop(views, top, left, 5, 7)
-    assert cropped.size == (5, 7)
-    assert torch.equal(cropped.image, views.image[..., top : top + 5, left : left + 7])
-    assert torch.equal(cropped.point_map, views.point_map[..., top : top + 5, left : left + 7])
-    assert torch.equal(cropped.valid, views.valid[..., top : top + 5, left : left + 7])
-    assert_points_on_their_pixels(cropped)
-    assert_same(crop(crop(views, top, left, 5, 7), 0, 0, 5, 7), cropped)
-
-
-@laws
-@given(seed=SEEDS, tops=st.tuples(st.integers(0, 3), st.integers(0, 3)))
-def test_crops_add_up(seed: int, tops: tuple[int, int]):
-    views = make_views(seed)
-    twice = crop(crop(views, tops[0], 1, 9, 12), tops[1], 2, 5, 7)
-    once = crop(views, sum(tops), 3, 5, 7)
-    assert_same(replace(twice, intrinsics=once.intrinsics), once)
-    torch.testing.assert_close(twice.intrinsics, once.intrinsics)
-
-
-@pytest.mark.parametrize(
-    "window", [(-1, 0, 4, 4), (0, -1, 4, 4), (0, 0, 13, 4), (0, 10, 4, 7), (0, 0, 0, 4), (9, 0, 4, 4)]
-)
-def test_crop_refuses_a_window_that_leaves_the_image(window: tuple[int, int, int, int]):
-    with pytest.raises(ValueError, match="does not lie inside 12 x 16"):
-        crop(make_views(), *window)
-
-
-@pytest.mark.parametrize(("size", "top", "left"), [((12, 16), 0, 2), ((17, 12), 2, 0), ((8, 8), 0, 0)])
-def test_crop_square_is_centred(size: tuple[int, int], top: int, left: int):
-    views = make_views(size=size)
-    side = min(size)
-    assert_same(crop_square(views), crop(views, top, left, side, side))
-
-
-@laws
 @given(seed=SEEDS, height=st.integers(1, 30), width=st.integers(1, 30))
 def test_resize_never_mixes_depths_and_keeps_points_on_their_pixels(seed: int, height: int, width: int):
     views = make_views(seed)
@@ -226,10 +188,3 @@ def test_resize_down_by_a_whole_factor_keeps_the_world(seed: int):
     torch.testing.assert_close(depth_of(small), torch.full((2, 3, 3, 4), 2.0))
     blocks = torch.nn.functional.avg_pool2d(wall.flatten(0, 1), 4).unflatten(0, (2, 3))
     torch.testing.assert_close(small.point_map, blocks, rtol=1e-4, atol=1e-4)
-
-
-@laws
-@given(seed=SEEDS)
-def test_crop_then_resize_keeps_points_on_their_pixels(seed: int):
-    assert_points_on_their_pixels(resize(crop_square(make_views(seed, size=(13, 17))), 8, 8))
-    assert_points_on_their_pixels(crop(resize(make_views(seed), 24, 8), 3, 2, 9, 5))

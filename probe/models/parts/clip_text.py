@@ -47,7 +47,7 @@ def encode_empty(encoder: Path, tokenizer: Path) -> Float[Tensor, "n c"]:
 
 
 def empty_tokens(tokenizer: Path, length: int) -> Int[Tensor, " {length}"]:
-    """Give begin, end, then padding: 2.x pads with "!", 1.x with the end token (special_tokens_map.json)."""
+    """Return begin, end, then padding: 2.x pads with "!", 1.x with the end token (special_tokens_map.json)."""
     ids = read_json(tokenizer / "vocab.json")
     special = read_json(tokenizer / "special_tokens_map.json")
     pad = special.get("pad_token", END)

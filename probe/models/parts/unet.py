@@ -153,7 +153,7 @@ class MultiViewUNet(UNet2DConditionModel):
         return rearrange(out, "(b f) c h w -> b f c h w", f=views)
 
     def _times(self, t: Tensor, inputs: Tensor) -> Tensor:
-        """Give each view its timestep: the scene's, or 0 for references where ``clean_references`` says so.
+        """Return each view's timestep: the scene's, or 0 for references where ``clean_references`` is set.
 
         The release gives references the scene's timestep; a small model learns sooner if it knows that they are clean.
         """

@@ -46,7 +46,7 @@ CATEGORIES_KEPT = 4  # annotations of a category take some 100 MB in memory
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files."""
+    """One frame's files."""
 
     image: Path
     depth: Path
@@ -152,8 +152,8 @@ def _number(record: dict[str, Any]) -> int:
 def _subset(root: Path, categories: Sequence[str], subset: str) -> set[tuple[str, int]]:
     """List (CATEGORY/SEQUENCE, frame number) of one split of the categories' set lists."""
     name, _, split = subset.partition("/")
-    found = [(one, root / one / "set_lists" / f"set_lists_{name}.json") for one in categories]
-    present = [(category, path) for category, path in found if path.exists()]
+    candidates = [(one, root / one / "set_lists" / f"set_lists_{name}.json") for one in categories]
+    present = [(category, path) for category, path in candidates if path.exists()]
     if not present:
         known = sorted({path.stem.removeprefix("set_lists_") for path in root.glob("*/set_lists/set_lists_*.json")})
         raise ValueError(
@@ -271,19 +271,19 @@ def _read_depth(root: Path, files: tuple[Frame, ...], index: int) -> Float[Tenso
 
 def _find_prepared(root: Path, split: str) -> Recordings:
     lists = sorted(root.glob(PREPARED)) if not split else [root / f"selected_seqs_{split}.json"]
-    found: dict[str, list[int]] = {}
+    numbers_of: dict[str, list[int]] = {}
     for path in lists:
         for category, sequences in _entries(read_json(path, root), path):
             for sequence, frames in _entries(sequences, path):
-                found[f"{category}/{sequence}"] = (
+                numbers_of[f"{category}/{sequence}"] = (
                     numbers(frames, (len(frames),), f"{sequence} of {path}").long().tolist()
                 )
-    if not found:
+    if not numbers_of:
         raise FileNotFoundError(f"co3d: {', '.join(path.name for path in lists)} of {root} name no sequences")
     return Recordings(
         root=root,
-        names=tuple(sorted(found, key=natural)),
-        open=lambda name: _load_prepared(root, name, found[name]),
+        names=tuple(sorted(numbers_of, key=natural)),
+        open=lambda name: _load_prepared(root, name, numbers_of[name]),
     )
 
 
@@ -336,7 +336,7 @@ def _read_prepared_depth(root: Path, files: tuple[Frame, ...], index: int) -> Fl
 def _metadata(path: Path, root: Path) -> dict[str, Tensor]:
     shapes = {"camera_pose": (4, 4), "camera_intrinsics": (3, 3), "maximum_depth": ()}
     try:
-        with np.load(inside(path, root), allow_pickle=False) as found:
-            return {key: numbers(found[key].tolist(), shape, f"{key} of {path}") for key, shape in shapes.items()}
+        with np.load(inside(path, root), allow_pickle=False) as arrays:
+            return {key: numbers(arrays[key].tolist(), shape, f"{key} of {path}") for key, shape in shapes.items()}
     except (OSError, KeyError, EOFError, ValueError) as error:
         raise ValueError(f"co3d: {path} is not a whole .npz of {', '.join(shapes)}: {error}") from None

@@ -39,7 +39,7 @@ HEADER = re.compile(rb"([1-9]\d{0,5})&([1-9]\d{0,5})&1&")
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files, and the lens if it distorts."""
+    """One frame's files, and the lens if it distorts."""
 
     image: Path
     depth: Path
@@ -55,15 +55,15 @@ def find_recordings(root: Path) -> Recordings:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"colmap: {root} is not a folder; {EXPECTED}")
-    found = dict(_scenes(root, root, DEEPEST))
-    if not found:
+    models = dict(_scenes(root, root, DEEPEST))
+    if not models:
         raise FileNotFoundError(f"colmap: {root} holds no sparse model, down to {DEEPEST} folders deep; {EXPECTED}")
-    names = tuple(sorted(found, key=natural))
-    return Recordings(root=root, names=names, open=lambda name: load_recording(*found[name], root, name))
+    names = tuple(sorted(models, key=natural))
+    return Recordings(root=root, names=names, open=lambda name: load_recording(*models[name], root, name))
 
 
 def _scenes(folder: Path, root: Path, deepest: int) -> Iterator[tuple[str, tuple[Path, Path]]]:
-    """Give each model's name, its own folder and that of its scene."""
+    """Return each model's name, its own folder and that of its scene."""
     models = [path for place in PLACES for path in (sorted(folder.glob(place)) if place else [folder])]
     here = [path for path in models if has_model(path)]
     name = root.resolve().name if folder == root else folder.relative_to(root).as_posix()
@@ -112,7 +112,7 @@ def load_recording(sparse: Path, folder: Path, root: Path, name: str) -> Recordi
 
 
 def shared_tracks(tracks: Sequence[Int[Tensor, "..."]], points: int) -> Float[Tensor, "n n"]:
-    """Give the share of each frame's tracks that each other frame sees too, the smaller of both directions.
+    """Return the share of each frame's tracks that each other frame sees too, the smaller of both directions.
 
     Args:
         tracks: Per frame, the places of the points it sees, each once.

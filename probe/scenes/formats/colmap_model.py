@@ -1,4 +1,4 @@
-"""COLMAP's sparse models, binary and text: cameras, images and the tracks of points. Read whole or refused.
+"""COLMAP's sparse models, binary and text: cameras, images and the tracks of points. Read whole or rejected.
 
 pycolmap, which makes the reconstruction of photos, reads such files too; but version 4.2.1 takes a truncated
 ``cameras.bin`` or ``images.bin`` for a whole one, and an empty ``points3D.bin`` ends its process. Its reading is the
@@ -36,7 +36,7 @@ Listed = tuple[str, int, Any, Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Say how a camera model orders its parameters: focal lengths, principal point, coefficients of the lens."""
+    """The order of a camera model's parameters: focal lengths, principal point, coefficients of the lens."""
 
     number: int
     focals: int
@@ -60,7 +60,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Hold a camera.
+    """A camera.
 
     Attributes:
         size: (height, width) of its images.
@@ -75,7 +75,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """Hold a registered image.
+    """A registered image.
 
     Attributes:
         name: Of its file, relative to the folder of images.
@@ -92,7 +92,7 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Hold a sparse model: cameras by number, registered images as listed, and the tracks' points."""
+    """A sparse model: cameras by number, registered images as listed, and the tracks' points."""
 
     cameras: dict[int, Camera]
     photos: tuple[Photo, ...]
@@ -100,7 +100,7 @@ class Model:
 
 
 def has_model(folder: Path) -> bool:
-    """Tell whether a folder holds a sparse model."""
+    """Return whether a folder holds a sparse model."""
     return any((folder / f"cameras{suffix}").exists() for suffix in (".bin", ".txt"))
 
 
@@ -115,12 +115,12 @@ def read_model(folder: Path, root: Path) -> Model:
     binary = (folder / "cameras.bin").exists()
     cameras, images, points = (folder / f"{part}{'.bin' if binary else '.txt'}" for part in PARTS)
     numbers, places = _points(_binary_points(points, root) if binary else _text_points(points, root), points)
-    found = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
+    by_number = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
     listed = _binary_images(images, root) if binary else _text_images(images, root)
-    photos = tuple(_photo(*entry, numbers, found, images) for entry in listed)
+    photos = tuple(_photo(*entry, numbers, by_number, images) for entry in listed)
     if not photos:
         raise ValueError(f"colmap: {images} names no image; the reconstruction is empty")
-    return Model(cameras=found, photos=photos, points=places)
+    return Model(cameras=by_number, photos=photos, points=places)
 
 
 def _points(
@@ -197,7 +197,7 @@ def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...],
 
 
 class Bytes:
-    """Give a file's little-endian values one after the other; refuse to read past its end or to leave a rest."""
+    """Read a file's little-endian values one after the other; reject reading past its end, and a rest."""
 
     def __init__(self, path: Path, root: Path) -> None:
         self.path, self.data, self.place = path, inside(path, root).read_bytes(), 0
@@ -217,16 +217,16 @@ class Bytes:
         return text.decode("utf-8", "surrogateescape")
 
     def end(self) -> None:
-        """Refuse what is left over."""
+        """Reject what is left over."""
         if self.place != len(self.data):
             raise ValueError(f"colmap: {self.path} is longer than its entries; is it a file of COLMAP?")
 
     def _next(self, size: int) -> bytes:
-        found = self.data[self.place : self.place + size]
-        if len(found) != size:
+        part = self.data[self.place : self.place + size]
+        if len(part) != size:
             raise ValueError(f"colmap: {self.path} ends in the middle of an entry; it was not written whole")
         self.place += size
-        return found
+        return part
 
 
 KEYPOINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])

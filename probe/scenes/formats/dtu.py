@@ -48,7 +48,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files, and how many of its pixels its camera file calls one."""
+    """One frame's files, and how many of its pixels its camera file calls one."""
 
     name: str
     image: Path
@@ -66,10 +66,10 @@ def find_recordings(root: Path) -> Recordings:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"dtu: {root} is not a folder; {EXPECTED}")
-    found = dict((*_mvsnet_scans(root), *_idr_scans(root)))
-    if not found:
+    openers = dict((*_mvsnet_scans(root), *_idr_scans(root)))
+    if not openers:
         raise FileNotFoundError(f"dtu: {root} holds no scans; {EXPECTED}")
-    return Recordings(root=root, names=tuple(sorted(found, key=natural)), open=lambda name: found[name]())
+    return Recordings(root=root, names=tuple(sorted(openers, key=natural)), open=lambda name: openers[name]())
 
 
 # --- MVSNet ----------------------------------------------------------------------------------------------------------

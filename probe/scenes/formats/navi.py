@@ -49,7 +49,7 @@ SEED, MOST_DEGREES, EVERY = 8, 120.0, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files and upright (height, width)."""
+    """One frame's files and upright (height, width)."""
 
     image: Path
     depth: Path
@@ -69,8 +69,8 @@ def find_recordings(root: Path) -> Recordings:
         raise ValueError(f"navi: {kind!r} is no kind of scene; choose {' or '.join(f'ROOT#{one}' for one in SETS)}")
     if not folder.is_dir():
         raise FileNotFoundError(f"navi: {folder} is not a folder; {EXPECTED}")
-    found = _scenes(folder, kind)
-    if not found:
+    scenes = _scenes(folder, kind)
+    if not scenes:
         raise FileNotFoundError(f"navi: {folder} holds no {kind} scenes; {EXPECTED}")
     lists = {
         "multiview": {OWN_PAIRS: partial(_own_pairs, folder)},
@@ -78,13 +78,13 @@ def find_recordings(root: Path) -> Recordings:
         "wild_set": {PROBE3D: partial(_probe3d_pairs, folder)},
     }
     return Recordings(
-        root=folder, names=tuple(found), open=lambda scene: load_recording(folder, scene), lists=lists[kind]
+        root=folder, names=tuple(scenes), open=lambda scene: load_recording(folder, scene), lists=lists[kind]
     )
 
 
 def _scenes(root: Path, kind: str) -> list[str]:
-    found = [path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{kind}*/{ANNOTATIONS}")]
-    return sorted(found, key=natural)
+    scenes = [path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{kind}*/{ANNOTATIONS}")]
+    return sorted(scenes, key=natural)
 
 
 def load_recording(root: Path, scene: str) -> Recording:
@@ -117,7 +117,7 @@ def load_recording(root: Path, scene: str) -> Recording:
 
 
 def _annotations(root: Path, scene: str) -> dict[str, dict[str, Any]]:
-    """Give a scene's annotations, in the order of their files, by what an error calls them."""
+    """Return a scene's annotations, in the order of their files, by what an error calls them."""
     path = root / scene / ANNOTATIONS
     listed = take({"images": read_json(path, root)}, "images", list, str(path))
     files = {str(take(one, "filename", str, f"image {place} of {path}")): one for place, one in enumerate(listed)}
@@ -178,7 +178,7 @@ def _read_depth(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Tens
 
 
 def _object_window(seen: np.ndarray) -> Window:
-    """Give the smallest square around the object, inside the largest centred square; that one where none is seen."""
+    """Return the smallest square around the object, inside the largest centred square; that one where none is seen."""
     height, width = seen.shape
     whole = min(height, width)
     top, left = (height - whole) // 2, (width - whole) // 2

@@ -42,7 +42,7 @@ ASPECT = 0.02  # relative difference of image shape and w, h up to which the ima
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Hold one frame's files, and the lens if it distorts."""
+    """One frame's files, and the lens if it distorts."""
 
     root: Path
     image: Path
@@ -60,11 +60,11 @@ def find_recordings(root: Path) -> Recordings:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"nerfstudio: {root} is not a folder; expected one with a transforms.json")
-    found = {_name(root, path.parent): path for path in _transforms(root, DEEPEST)}
-    if not found:
+    files = {_name(root, path.parent): path for path in _transforms(root, DEEPEST)}
+    if not files:
         raise FileNotFoundError(f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep")
-    names = tuple(sorted(found, key=natural))
-    return Recordings(root=root, names=names, open=lambda name: load_recording(found[name], name))
+    names = tuple(sorted(files, key=natural))
+    return Recordings(root=root, names=names, open=lambda name: load_recording(files[name], name))
 
 
 def _transforms(folder: Path, deepest: int) -> Iterator[Path]:
@@ -152,11 +152,11 @@ def _image(root: Path, file: str, origin: str) -> Path:
         named.parent.with_name(named.parent.name + end) if named.parent.name else named.parent for end in SMALLER
     ]
     candidates = [root / folder / (named.name + suffix) for folder in folders for suffix in SUFFIXES]
-    found = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
-    if found is None:
+    existing = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
+    if existing is None:
         raise FileNotFoundError(f"{origin} has no image; expected {candidates[0]}")
-    inside(found, root)
-    return found
+    inside(existing, root)
+    return existing
 
 
 def _optional(root: Path, record: dict[str, Any], key: str, origin: str) -> Path | None:
@@ -175,7 +175,7 @@ def _number(record: dict[str, Any], key: str, default: float | int, origin: str)
 
 
 def _intrinsics(record: dict[str, Any], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
-    """Give the intrinsics in pixels of the image as it is."""
+    """Return the intrinsics in pixels of the image as it is."""
     height, width = _number(record, "h", size[0], origin), _number(record, "w", size[1], origin)
     if min(height, width) <= 0 or abs(width / height * size[0] / size[1] - 1) > ASPECT:
         raise ValueError(f"{origin} is {size[0]} x {size[1]}, expected the shape of h {height:g} x w {width:g}")
@@ -199,7 +199,7 @@ def _focal(record: dict[str, Any], axis: str, side: float | int, origin: str) ->
 
 
 def _lens(record: dict[str, Any], intrinsics: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Lens | None:
-    """Give the lens, unless its coefficients are all zero."""
+    """Return the lens, unless its coefficients are all zero."""
     model = str(record.get("camera_model", "OPENCV")).upper()
     if model not in (*PINHOLES, FISHEYE):
         raise ValueError(f"{origin} has camera_model {model}, expected one of {', '.join((*PINHOLES, FISHEYE))}")

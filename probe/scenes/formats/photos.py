@@ -60,7 +60,7 @@ def find_recordings(root: Path) -> Recordings:
 
 
 def cache_folder() -> Path:
-    """Give the folder that reconstructions are kept in."""
+    """Return the folder that reconstructions are kept in."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-probing" / "photos"
 
 
@@ -127,14 +127,14 @@ def _reconstruct(pycolmap: Any, workspace: Path, photos: int, *, one_camera: boo
         steps.update()
         match(database, device=pycolmap.Device.cpu)
         steps.update()
-        found = pycolmap.incremental_mapping(database, images, models, options=options)
+        reconstructions = pycolmap.incremental_mapping(database, images, models, options=options)
         steps.update()
-    if not found:
+    if not reconstructions:
         raise ValueError(
             f"photos: pycolmap cannot reconstruct these {photos} photos; take more, from places nearer to each other, "
             "of a scene with texture that does not move"
         )
     (workspace / "sparse").mkdir()
-    max(found.values(), key=lambda model: model.num_reg_images()).write_binary(workspace / "sparse")
+    max(reconstructions.values(), key=lambda model: model.num_reg_images()).write_binary(workspace / "sparse")
     shutil.rmtree(models)
     database.unlink()

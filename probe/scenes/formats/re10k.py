@@ -123,8 +123,8 @@ def load_text(path: Path, root: Path) -> Recording:
     kept = [place for place, image in enumerate(near) if image is not None and near.index(image) == place]
     if not kept:
         raise ValueError(f"re10k: no frame of {path.stem} lies within {TOLERANCE} microseconds of a line of {path}")
-    found = tuple(image for place, image in enumerate(near) if image is not None and place in set(kept))
-    sizes = [image_size(image, root) for image in found]
+    files = tuple(image for place, image in enumerate(near) if image is not None and place in set(kept))
+    sizes = [image_size(image, root) for image in files]
     world_to_cam, intrinsics = _cameras(rows[kept, 1:], sizes, str(path))
     return Recording(
         name=path.stem,
@@ -132,7 +132,7 @@ def load_text(path: Path, root: Path) -> Recording:
         sizes=tuple(sizes),
         world_to_cam=world_to_cam,
         intrinsics=intrinsics,
-        colour=partial(_read_frame, found, root),
+        colour=partial(_read_frame, files, root),
         dropped=tuple(str(place) for place in range(len(rows)) if place not in set(kept)),
     )
 
@@ -180,14 +180,14 @@ def _read_frame(images: tuple[Path, ...], root: Path, index: int) -> Float[Tenso
 
 def _chunks(root: Path) -> dict[str, Path]:
     """Map each recording to its chunk: by ``index.json``, or else by looking into the chunks."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in (root / split for split in SPLITS):
         if (folder / "index.json").exists():
             index = take({"index": read_json(folder / "index.json", root)}, "index", dict, str(folder / "index.json"))
-            found |= {key: folder / str(name) for key, name in index.items()}
+            files |= {key: folder / str(name) for key, name in index.items()}
         else:
-            found |= {key: path for path in sorted(folder.glob("*.torch")) for key in _read_chunk(root, path)}
-    return found
+            files |= {key: path for path in sorted(folder.glob("*.torch")) for key in _read_chunk(root, path)}
+    return files
 
 
 def _read_chunk(root: Path, path: Path) -> dict[str, dict[str, Any]]:
@@ -213,7 +213,7 @@ def load_scene(
     Args:
         scenes: The chunk.
         key: Of the recording.
-        read: Reads the chunk again when pixels are asked for, so that a recording does not hold on to it.
+        read: Reads the chunk again when pixels are needed, so that a recording does not hold on to it.
         path: Of the chunk.
 
     Raises:

@@ -17,7 +17,7 @@ at 525, 2.4 and 6.4 at 505. Depth reprojected into a colour camera 2.5 cm to eit
 
 Depths of 0 and 65535 are missing. Poses are cam-to-world, in metres, with OpenCV axes. Intrinsics are taken as written,
 for a first pixel whose centre is (0.5, 0.5). A frame whose tracking was lost (ScanNet writes -inf) is dropped and named
-in ``Frames.dropped``; every other fault of a folder is refused with one line.
+in ``Frames.dropped``; every other fault of a folder is rejected with one line.
 """
 
 import math
@@ -48,7 +48,7 @@ MODES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Say where a kind of folder keeps its files; ``{}`` stands for a frame's number."""
+    """Where a kind of folder keeps its files; ``{}`` stands for a frame's number."""
 
     colour: tuple[str, ...]
     depth: tuple[str, ...]
@@ -84,7 +84,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """Hold where a recording's frames lie and how they were seen, in order of their numbers; no pixels.
+    """The files and cameras of a recording's frames, in order of their numbers, without pixels.
 
     Attributes:
         root: The folder; every file lies inside it.
@@ -112,7 +112,7 @@ class Frames:
 
     @property
     def registered(self) -> bool:
-        """Tell whether colour and depth are of one camera."""
+        """Return whether colour and depth are of one camera."""
         return self.colour_size == self.size and torch.equal(self.colour_intrinsics, self.intrinsics)
 
 
@@ -223,14 +223,14 @@ def _numbers(root: Path, template: str) -> Iterator[str]:
 
 def _frame_file(root: Path, layout: Layout, kind: str, name: str) -> Path:
     candidates = [root / template.format(name) for template in getattr(layout, kind)]
-    found = [path for path in candidates if path.exists() or path.is_symlink()]
-    if not found:
+    present = [path for path in candidates if path.exists() or path.is_symlink()]
+    if not present:
         raise FileNotFoundError(
             f"load_frames: frame {name} of {root} has no {kind} file; expected {candidates[0].name}"
         )
-    if len(found) > 1:
-        raise ValueError(f"load_frames: frame {name} has both {found[0]} and {found[1]}; keep one")
-    return found[0]
+    if len(present) > 1:
+        raise ValueError(f"load_frames: frame {name} has both {present[0]} and {present[1]}; keep one")
+    return present[0]
 
 
 def _read_pose(path: Path, root: Path, *, may_be_lost: bool) -> Float[Tensor, "4 4"] | None:
@@ -273,7 +273,7 @@ def _both_intrinsics(
 def _colour_camera(
     intrinsics: Float[Tensor, "3 3"], focal: float, size: tuple[int, int], colour_size: tuple[int, int]
 ) -> Float[Tensor, "3 3"]:
-    """Give a camera of that focal length, whose principal point is at the same share of its image."""
+    """Return a camera of that focal length, whose principal point is at the same share of its image."""
     centre = (intrinsics[0, 2].item() * colour_size[1] / size[1], intrinsics[1, 2].item() * colour_size[0] / size[0])
     return pinhole((focal, focal), centre, colour_size, f"load_frames: #{focal:g}")
 
@@ -317,7 +317,7 @@ def _read_depth(frames: Frames, index: int, seen: Bool[Tensor, "height width"]) 
 
 
 def _read_colour(frames: Frames, index: int) -> Float[Tensor, "3 height width"]:
-    """Give the colour as the depth camera would see it."""
+    """Return the colour as the depth camera would see it."""
     with open_image(frames.colour[index], frames.root) as image:
         colour = np.array(image.convert("RGB"))
     if not frames.registered:
@@ -335,7 +335,7 @@ def _resample(colour: np.ndarray, frames: Frames) -> np.ndarray:
 
 
 def _seen(frames: Frames) -> Bool[Tensor, "height width"]:
-    """Tell which pixels of the depth camera the colour camera looked at."""
+    """Return which pixels of the depth camera the colour camera looked at."""
     (height, width), (colour_height, colour_width) = frames.size, frames.colour_size
     if frames.registered:
         return torch.ones(frames.size, dtype=torch.bool)
@@ -348,7 +348,7 @@ def _seen(frames: Frames) -> Bool[Tensor, "height width"]:
 def _colour_box(
     intrinsics: Float[Tensor, "3 3"], colour_intrinsics: Float[Tensor, "3 3"], size: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Give left, top, right and bottom of the depth image's outline, in colour pixels."""
+    """Return left, top, right and bottom of the depth image's outline, in colour pixels."""
     corners = torch.tensor([[0, 0, 1], [size[1], size[0], 1]], dtype=torch.float64)
     change = colour_intrinsics.double() @ torch.linalg.inv(intrinsics.double())
     (left, top), (right, bottom) = (corners @ change.mT)[:, :2].tolist()

@@ -17,7 +17,7 @@ ROOM_FACES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """Hold the solids and textures of ``b`` rooms.
+    """The solids and textures of ``b`` rooms.
 
     Surfaces are numbered: six room faces, then spheres, boxes (bars are thin boxes) and cylinders.
     """
@@ -53,7 +53,7 @@ class Shapes:
 
 @dataclass(frozen=True, kw_only=True)
 class Hits:
-    """Hold the first hit of each ray: the ray parameter, the surface's number, the outward normal."""
+    """The first hit of each ray: the ray parameter, the surface's number, the outward normal."""
 
     distance: Float[Tensor, "b p"]
     surface: Int[Tensor, "b p"]
@@ -73,7 +73,7 @@ def _enter_sphere(shapes: Shapes, origin: Rays, direction: Rays) -> Float[Tensor
 
 
 def _enter_slabs(origin: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the ray parameters where rays enter and leave axis-aligned boxes around the origin."""
+    """Return the ray parameters where rays enter and leave axis-aligned boxes around the origin."""
     inverse = 1 / torch.where(direction.abs() < 1e-9, 1e-9, direction)
     middle, width = -origin * inverse, half * inverse.abs()
     return (middle - width).amax(-1), (middle + width).amin(-1)
@@ -103,7 +103,7 @@ def _enter_cylinder(shapes: Shapes, origin: Rays, direction: Rays) -> Float[Tens
 
 
 def _leave_room(shapes: Shapes, origin: Rays, direction: Rays) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
-    """Give the ray parameter and the face (0-5: -x +x -y +y -z +z) where rays that start inside leave the room."""
+    """Return the ray parameter and the face (0-5: -x +x -y +y -z +z) where rays that start inside leave the room."""
     middle = F.pad(shapes.room[:, None, 2:], (2, 0))
     inverse = 1 / torch.where(direction.abs() < 1e-9, 1e-9, direction)
     leave = (middle - origin) * inverse + shapes.room[:, None] * inverse.abs()
@@ -156,7 +156,7 @@ def _normals(shapes: Shapes, points: Rays, surface: Int[Tensor, "b p"]) -> Rays:
 
 
 def _colours(shapes: Shapes, points: Rays, hits: Hits) -> Rays:
-    """Give base colour plus cosines of the position, times .75 + .25 (normal . light)."""
+    """Return base colour plus cosines of the position, times .75 + .25 (normal . light)."""
     place = points if shapes.tile is None else points.remainder(shapes.tile)
     angle = einsum(_pick(shapes.wave, hits.surface), place, "b p w c, b p c -> b p w") + _pick(
         shapes.phase, hits.surface
@@ -215,7 +215,7 @@ def visible_points(
     intrinsics: Float[Tensor, "b 3 3"],
     size: tuple[int, int],
 ) -> Bool[Tensor, "b p"]:
-    """Tell exactly whether surface points are seen by a camera: in the frame, and the first hit of the ray to them."""
+    """Return whether a camera sees surface points: in the frame, and first hit by the ray to them. Exact."""
     xy, _ = project(points, intrinsics, world_to_cam)
     bounds = torch.tensor([size[1], size[0]], device=points.device)
     inside = ((xy >= 0) & (xy < bounds)).all(-1)

@@ -20,6 +20,7 @@ from probe.views import Views
 ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 WAVES = 4  # cosines per octave
 OCTAVES = {1.0: 0.2, 3.0: 0.2, 8.0: 0.1}  # spatial frequency, in coarse ones, to the colour amplitude of each cosine
+MARGIN = 0.05  # scene units: from the wall to a camera that was moved inside
 TILE = 0.5  # scene units: side of the repeated cube of texture in "repetitive"
 # spheres, boxes, cylinders, bars; ring on which they stand (scene units)
 OBJECTS: dict[Difficulty, tuple[int, int, int, int]] = {
@@ -145,11 +146,11 @@ def draw_cameras(
         world_to_cam, and the horizontal field of view in degrees (50 to 60, one per scene, for all its views).
     """
     b, targets = rotation.shape
-    asked = torch.deg2rad(rotation)
+    angle = torch.deg2rad(rotation)
     first = torch.deg2rad(_uniform(generator, 15, 40, b, 1))
     other = torch.deg2rad(_uniform(generator, 15, 40, b, targets))
-    difference = torch.clamp(other - first, min=-asked, max=asked)
-    cosine = (1 + 2 * asked.cos() - difference.cos()) / (1 + difference.cos())
+    difference = torch.clamp(other - first, min=-angle, max=angle)
+    cosine = (1 + 2 * angle.cos() - difference.cos()) / (1 + difference.cos())
     side = torch.where(torch.rand(b, targets, generator=generator) < 0.5, -1.0, 1.0)
     start = _uniform(generator, 0, 2 * math.pi, b, 1)
     azimuth = torch.cat([start, start + side * cosine.clamp(-1, 1).acos()], dim=1)
@@ -177,20 +178,17 @@ def _look_at(
     return torch.cat([torch.cat([rotation, translation[..., None]], -1), bottom], dim=-2)
 
 
-def keep_inside(
-    world_to_cam: Float[Tensor, "b f 4 4"], room: Float[Tensor, "b 3"], *, margin: float = 0.05
-) -> Float[Tensor, "b f 4 4"]:
+def keep_inside(world_to_cam: Float[Tensor, "b f 4 4"], room: Float[Tensor, "b 3"]) -> Float[Tensor, "b f 4 4"]:
     """Move cameras that stand outside of their room (some 3 in 100,000) back inside; the others stay bit for bit.
 
     Args:
         world_to_cam: The cameras; none is turned.
         room: Half sizes; the floor is z = 0.
-        margin: From the wall to a moved camera, in scene units.
     """
     middle, half = F.pad(room[:, None, 2:], (2, 0)), room[:, None]
     offset = camera_centre(world_to_cam) - middle
     outside = (offset.abs() >= half).any(-1, keepdim=True)
-    centre = middle + offset.clamp(margin - half, half - margin)
+    centre = middle + offset.clamp(MARGIN - half, half - MARGIN)
     translation = -einsum(world_to_cam[..., :3, :3], centre, "b f i j, b f j -> b f i")
     placed = world_to_cam.clone()
     placed[..., :3, 3] = torch.where(outside, translation, world_to_cam[..., :3, 3])

@@ -196,7 +196,7 @@ def test_sizes_between_tokens_and_foreign_autoencoders_are_refused(saved: Path, 
             load_model(spec, Loading(base=str(saved), size=size))
     make_vae(levels=3).save_pretrained(tmp_path / "vae")
     with pytest.raises(
-        ValueError, match=r"has 4 pixels per latent and 4 channels, the network wants 8 and 4; give --b"
+        ValueError, match=r"has 4 pixels per latent and 4 channels, the network wants 8 and 4; give the folder"
     ):
         load_model(spec, Loading(base=str(tmp_path)))
     assert stride_of(make_vae(levels=3)) == 4
@@ -298,7 +298,7 @@ def test_weights_that_fit_nothing_are_refused(unet: MultiViewUNet, tmp_path: Pat
 
 def test_strip_prefixes_known():
     weights = {name: torch.zeros(1) for name in ("module.unet.a", "module.unet.module.b", "module.head.c", "module.d")}
-    found = strip_prefixes(weights, ("module.", "unet."), beside=("head.",))
+    found = strip_prefixes(weights, ("module.", "unet."), others=("head.",))
     assert sorted(found) == ["a", "b", "d"]
 
 

@@ -144,7 +144,7 @@ def test_settings_that_nothing_can_be_built_of(name: str, copy: Path):
     wrong = {key: value for key, value in wrong.items() if key in kept} or wrong
     path.write_text(json.dumps(kept | wrong))
     assert re.search(
-        r"has settings that nothing can be built of \(\w+: .*\); fetch the file again, or mend it", refusal(name, copy)
+        r"has settings that nothing can be built of \(\w+: .*\); fetch the file again, or correct", refusal(name, copy)
     )
 
 
@@ -181,9 +181,8 @@ def test_what_is_not_there_ends_the_command_with_exit_code_2(
     said = capsys.readouterr().err
     assert stopped.value.code == 2
     assert said.count("\n") == 1
-    assert any(
-        advice in said for advice in ("give the folder", "give a file, a folder", "give cat3d:", "mvgenmaster:FOLDER")
-    )
+    advices = ("give the folder", "give one that exists", "give a file, a folder", "give cat3d:", "mvgenmaster:FOLDER")
+    assert any(advice in said for advice in advices)
     assert not (tmp_path / "run").exists()
 
 

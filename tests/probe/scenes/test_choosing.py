@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from frame_groups import pick_groups
 from hypothesis import given
 from hypothesis import strategies as st
 from small_world import make_world, recording_of
 
 from probe.records import write_json
 from probe.scenes.choosing import Recordings, Scene, ViewList, draw_list, list_record, read_list, share_out
-from probe.scenes.recordings import Recording, compare_frames, pick_groups, scene_name
+from probe.scenes.recordings import Recording, compare_frames, scene_name
 
 WORLD = make_world(12, roll=25.0, turn=8.0, size=(24, 32), focal=(24.0, 24.0))
 
@@ -59,7 +60,7 @@ def test_share_out_laws(supplies: list[list[int]], count: int):
         assert max(totals) - min(totals) <= 1
 
 
-def test_a_lone_recording_gives_what_pick_groups_gives():
+def test_a_lone_recording_gives_the_groups_of_its_own_pairs():
     recording = recording_of(WORLD, "scene-0")
     pairs = compare_frames(recording)
     groups = pick_groups(recording, count=8, views=3, seed=5, pairs=pairs)

@@ -9,13 +9,11 @@ from small_world import WORLD_SIDE, assert_lands, make_world, recording_of, true
 from torch import Tensor
 
 from probe.geometry import rotation_degrees
-from probe.scenes.grouping import Group
 from probe.scenes.recordings import (
     Recording,
     Window,
     compare_frames,
     frame_index,
-    load_groups,
     load_views,
     read_depth,
     supposed_distances,
@@ -168,6 +166,3 @@ def test_refusals():
         load_views(replace(RECORDING, sizes=((35, 48),) * 5), [2], size=4, n_ref=1)
     with pytest.raises(ValueError, match=r"room has no frame '7' among its 5"):
         frame_index(RECORDING, "7")
-    group = Group(frames=(0, 9), bin=(0.0, 30.0), rotation_deg=(1.0,), overlap=(1.0,))
-    with pytest.raises(ValueError, match=r"names frame 9 of 5"):
-        load_groups(RECORDING, [group], size=4, n_ref=1)
