@@ -8,9 +8,10 @@ import torch
 import tyro
 
 from probe.models import fresh_tiny
-from train.batches import draw_batch
-from train.cameo import Command, settings_of
-from train.loop import start, take_step
+from train.flags import Command, settings_of
+from train.loop import take_step
+from train.supervised import build_trainer
+from train.training import scenes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,15 @@ class Benchmark:
 
 def main(given: Benchmark) -> None:
     torch.set_num_threads(given.threads)
-    settings, model = settings_of(Command()), fresh_tiny(0)
-    trainer = start(settings, model)
+    command, model = Command(), fresh_tiny(0)
+    draw, _ = scenes_of(command, model)
+    trainer = build_trainer(settings_of(command), model, draw)
     scenes, steps = [], []
     for number in range(given.rounds + 1):
         begun = time.perf_counter()
-        draw_batch(settings, model, torch.Generator().manual_seed(number), settings.batch_size, 1)
+        draw(torch.Generator().manual_seed(number), command.batch_size, 1)
         drawn = time.perf_counter()
-        take_step(settings, model, trainer, number)
+        take_step(trainer, number)
         scenes.append(drawn - begun)
         steps.append(time.perf_counter() - drawn)
     scene, step = statistics.median(scenes[1:]), statistics.median(steps[1:])

@@ -13,9 +13,11 @@ import tyro
 from alternating import ask, finish, resident, serve, start
 
 from probe.models import fresh_tiny
-from train.cameo import Command, layers_of, objective_of, settings_of
-from train.loop import start as start_training
+from probe.models.model import model_layers
+from train.flags import Command, settings_of
 from train.loop import take_step
+from train.supervised import build_trainer, choose_layers
+from train.training import objective_of, scenes_of
 
 VARIANTS: dict[str, dict] = {
     "plain": {"layer": "none"},
@@ -46,10 +48,12 @@ class Benchmark:
 def child(given: Benchmark) -> None:
     torch.set_num_threads(given.threads)
     command = Command(**{"layer": str(given.layer), **VARIANTS[given.variant]})
-    settings, model = settings_of(command), fresh_tiny(0)
+    model, steps = fresh_tiny(0), count()
     model.network.to(memory_format=torch.channels_last)  # as the command does
-    trainer, steps = start_training(settings, model, objective_of(command, layers_of(command, model))), count()
-    serve(lambda: take_step(settings, model, trainer, next(steps)), resident("VmRSS"))
+    layers = choose_layers(command.layer, model_layers(model), probe=command.probe, seed=command.seed)
+    draw, _ = scenes_of(command, model)
+    trainer = build_trainer(settings_of(command), model, draw, objective_of(command, layers))
+    serve(lambda: take_step(trainer, next(steps)), resident("VmRSS"))
 
 
 def main(given: Benchmark) -> None:

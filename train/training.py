@@ -51,14 +51,14 @@ def train_model(command: Command) -> None:
         command = replace(command, layer=str(model.default_layer))
     if command.sampling_steps > len(model.alpha_bar):
         raise ValueError(f"--sampling-steps {command.sampling_steps}: expected 1 to {len(model.alpha_bar)}")
-    draw, held_out_draw = _open_scenes(command, model)
+    draw, held_out_draw = scenes_of(command, model)
     with flag("--layer"):
         layers = choose_layers(command.layer, model_layers(model), probe=command.probe, seed=command.seed)
     trainer = build_trainer(
         settings_of(command),
         model,
         draw,
-        _make_objective(command, layers),
+        objective_of(command, layers),
         accelerator=accelerator,
         transform_truth=make_truth_transform(command.truth_source, command.truth_noise, accelerator.device),
     )
@@ -107,7 +107,8 @@ def _load_model(command: Command) -> MultiViewModel:
     return model
 
 
-def _open_scenes(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
+def scenes_of(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
+    """Open the scenes that a command line trains and tests a model on."""
     with flag("--scenes"):
         return open_training_scenes(
             command.scenes,
@@ -119,7 +120,8 @@ def _open_scenes(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
         )
 
 
-def _make_objective(command: Command, layers: list[Layer]) -> Objective | None:
+def objective_of(command: Command, layers: list[Layer]) -> Objective | None:
+    """Build the objective that a command line adds for some layers."""
     with flag("--layer-weights"):
         shares = read_shares(command.layer_weights if layers else None, len(layers))
     with flag("--objective"):
@@ -138,7 +140,8 @@ def _make_objective(command: Command, layers: list[Layer]) -> Objective | None:
 
 
 def _run(command: Command, trainer: Trainer, held_out: HeldOutScenes, record: Mapping[str, object]) -> None:
-    start_tracker(trainer.accelerator, command.tracker, command.out, record, resume=command.resume)
+    with flag("--tracker"):
+        start_tracker(trainer.accelerator, command.tracker, command.out, record, resume=command.resume)
     _train(command, trainer, held_out)
     if trainer.accelerator.is_main_process:
         _finish(command, trainer.model, record)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_loop import SMALL, small_model, supervision
+from training import SETTINGS, SMALL, SUPERVISION, rooms, small_model, supervision
 
 from probe.layers import find_layers, select_layers
 from probe.measure.model import measure_layers
@@ -17,10 +17,10 @@ from probe.measure.scene import make_scene
 from probe.models import load_model
 from probe.models.cat3d import load_unet
 from probe.protocols import PROTOCOLS
-from train import cameo, monitor
-from train.cameo import Command, can_grow, cli, layers_of
-from train.settings import Settings
-from train.supervised import selected_layer, shares_of
+from train import monitor
+from train import training as training_run
+from train.cameo import cli
+from train.supervised import choose_layers, make_objective, read_shares, selected_layer
 
 QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
 FEW = ("--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")
@@ -28,14 +28,14 @@ FEW = ("--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "2",
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
+    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("train") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cameo, "fresh_tiny", small_model)
+        patch.setattr(training_run, "fresh_tiny", small_model)
         cli([*QUICK, *FEW, "--layer", "10,12", "--out", str(out)])
     return out
 
@@ -89,26 +89,13 @@ def test_a_finished_run_is_refused_without_resume_and_another_setting_always(
         assert expected in error
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, True),
-        ({"schedule": "cosine"}, False),
-        ({"weight_schedule": "linear"}, False),
-        ({"weight_schedule": "off", "weight_until": 9}, True),
-    ],
-)
-def test_a_run_may_grow_unless_the_number_of_steps_schedules_something(changes: dict, expected: bool):
-    assert can_grow(Command(**changes)) is expected
-
-
 def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):
-    model = small_model()
-    chosen = next(layer for layer in find_layers(model.network) if layer.index == 12)
+    layers = find_layers(small_model().network)
+    chosen = next(layer for layer in layers if layer.index == 12)
     (tmp_path / "selection.json").write_text(json.dumps({"layer": 12, "name": chosen.name, "model": "small"}))
-    assert [layer.index for layer in layers_of(Command(layer="auto", probe=tmp_path), model)] == [12]
-    assert layers_of(Command(layer="none"), model) == []
-    drawn = {layers_of(Command(layer="random", seed=seed), model)[0].index for seed in range(30)}
+    assert [layer.index for layer in choose_layers("auto", layers, probe=tmp_path, seed=0)] == [12]
+    assert choose_layers("none", layers, probe=tmp_path, seed=0) == []
+    drawn = {choose_layers("random", layers, probe=tmp_path, seed=seed)[0].index for seed in range(30)}
     assert drawn <= set(range(2, 13))
     assert len(drawn) > 5
 
@@ -117,14 +104,14 @@ def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):
 def test_auto_without_a_selection_is_refused(tmp_path: Path, text: str | None):
     if text is not None:
         (tmp_path / "selection.json").write_text(text)
-    with pytest.raises(ValueError, match="--layer auto"):
+    with pytest.raises(ValueError, match="auto: "):
         selected_layer(tmp_path, find_layers(small_model().network))
 
 
 def test_auto_refuses_the_layer_of_another_model(tmp_path: Path):
     (tmp_path / "selection.json").write_text('{"layer": 12, "name": "blocks.12.attn1", "model": "wan"}')
-    with pytest.raises(ValueError, match=r"chose layer 12, blocks.12.attn1, of wan, which --model does not have"):
-        layers_of(Command(layer="auto", probe=tmp_path), small_model())
+    with pytest.raises(ValueError, match=r"selected layer 12, blocks.12.attn1, of wan, which the model to be"):
+        choose_layers("auto", find_layers(small_model().network), probe=tmp_path, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +126,7 @@ def test_auto_refuses_the_layer_of_another_model(tmp_path: Path):
         (["--weight", "nan"], "--weight nan: expected 0 or more"),
         (["--control", "shuffled", "--batch-size", "1"], "--control shuffled: expected --batch-size of at least 2"),
         (["--precision", "fp16"], "fp16"),
-        (["--max-queries", "0"], "max_queries is 0"),
+        (["--max-queries", "0"], "--max-queries 0: expected at least 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line_before_anything_is_written(
@@ -154,38 +141,37 @@ def test_what_cannot_be_run_is_refused_in_one_line_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_layers_share_the_objective_as_told():
-    layers = layers_of(Command(layer="10,12"), small_model())
-    assert shares_of(Command(layer="10,12"), layers) == (0.5, 0.5)
-    told = Command(layer="10,12", layer_weights="3,1")
-    assert shares_of(told, layers) == (0.75, 0.25)
+def test_layers_share_the_objective_by_their_weights():
+    layers = select_layers(find_layers(small_model().network), "10,12")
+    assert read_shares(None, 2) == (0.5, 0.5)
+    shares = read_shares("3,1", 2)
+    assert shares == (0.75, 0.25)
     for objective in ("cameo", "geometry"):
-        built = cameo.objective_of(replace(told, objective=objective), layers)
+        built = make_objective(objective, layers, shares, seed=0, **SUPERVISION)
+        assert built is not None
         assert built.shares == (0.75, 0.25)
 
 
 def test_the_lpips_of_an_evaluation_is_measured_where_its_weights_are_at_hand(monkeypatch: pytest.MonkeyPatch):
-    settings, model = cameo.settings_of(Command(batch_size=2)), small_model()
+    model = small_model()
     monkeypatch.setattr(monitor, "load_lpips", lambda _device: lambda a, b: (a - b).abs().flatten(1).mean(1))
-    means, _ = monitor.measure_quality(model, monitor.hold_out(settings, model, 2, 1))
+    means, _ = monitor.measure_quality(model, monitor.hold_out(model, rooms().draw, 2, 1))
     assert 0 < means["lpips"] < 255
     assert 0 < means["copy_lpips"] < 255
     monkeypatch.setattr(monitor, "load_lpips", lambda _device: None)
-    assert math.isnan(monitor.measure_quality(model, monitor.hold_out(settings, model, 2, 1))[0]["lpips"])
+    assert math.isnan(monitor.measure_quality(model, monitor.hold_out(model, rooms().draw, 2, 1))[0]["lpips"])
 
 
 def test_a_layer_within_views_is_refused():
-    with pytest.raises(ValueError, match="only 3D layers on a grid can be supervised"):
-        layers_of(Command(layer="0"), small_model())
+    with pytest.raises(ValueError, match=r"layer 0, .*expected a layer that joins views on a grid"):
+        choose_layers("0", find_layers(small_model().network), probe=Path(), seed=0)
 
 
 def test_attention_and_readout_agree_where_all_heads_weigh_alike():
     """One head: its attention and the mean over heads are the same map, so the gap is zero."""
     torch.manual_seed(0)
     model = replace(small_model(), network=load_unet(None, {**SMALL, "sample_size": 32}), size=32)
-    settings = cameo.settings_of(Command(batch_size=2))
-    assert isinstance(settings, Settings)
-    held = monitor.hold_out(settings, model, 3, 2)
+    held = monitor.hold_out(model, rooms(size=32).draw, 3, 2)
     gap = monitor.measure_gap(model, supervision(model, mixing="mean"), held)
     assert gap["attention_10"] == gap["readout_10"]
     reversed_ = supervision(model, mixing="mean")
@@ -200,7 +186,7 @@ def test_the_supervised_layers_precision_is_the_probes():
     """On one scene, at the same timestep and noise, the attention's precision is what probe.measure.model says."""
     torch.manual_seed(0)
     model = replace(small_model(), network=load_unet(None, {**SMALL, "sample_size": 32}), size=32)
-    held = monitor.hold_out(cameo.settings_of(Command(batch_size=2, max_rotation=120)), model, 1, 2)
+    held = monitor.hold_out(model, rooms(replace(SETTINGS, max_rotation=120), size=32).draw, 1, 2)
     layers = select_layers(find_layers(model.network), "10")
     scene = make_scene(held.views, layers, held.noise)
     scores = measure_layers(model, scene, layers, [monitor.MIDDLE], PROTOCOLS["attention-v1"])

@@ -15,7 +15,7 @@ from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading
 from probe.models.schedules import pixel_scheduler
 from probe.records import ROTATION_BINS
-from train import evaluate
+from train import evaluate, evaluation
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 QUICK = ["--groups", "4", "--sampling-steps", "1", "--no-report"]
@@ -35,7 +35,7 @@ def small_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
 def tools(tmp_path_factory: pytest.TempPathFactory):
     """A model of two levels, and a cache without weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "load_model", small_model)
+        patch.setattr(evaluation, "load_model", small_model)
         empty = str(tmp_path_factory.mktemp("cache"))
         patch.setattr(torch.hub, "get_dir", lambda: empty)
         yield
@@ -118,7 +118,7 @@ def test_the_picture_names_its_cases():
                   for m, name in enumerate(methods)}
         for k in range(9)
     }  # fmt: skip
-    axes = evaluate.draw_cases(worst, shades).axes
+    axes = evaluation.draw_cases(worst, shades).axes
     titles = [axis.get_title() for axis in axes[:6]]
     assert [title.partition("\n")[0] for title in titles] == [
         "worst: s0", "worst: s1", "worst: s2", "median: s3", "median: s4", "median: s5"
@@ -127,7 +127,7 @@ def test_the_picture_names_its_cases():
     assert axes[13].get_xlabel() == "1 reference\nPSNR 6.0 dB, copy 4.0"
     assert [axis.get_ylabel() for axis in axes[::6]] == ["reference", "truth", "sample"]
     assert [axis.images[0].get_array()[0, 0, 0] for axis in axes[2::6]] == pytest.approx([0.1, 0.15, 0.2])
-    assert len(evaluate.draw_cases(worst[:1], shades).axes) == 3
+    assert len(evaluation.draw_cases(worst[:1], shades).axes) == 3
 
 
 def test_the_terminal_shows_the_table_and_what_is_absent(capsys: pytest.CaptureFixture, tmp_path: Path):
@@ -174,8 +174,8 @@ def test_a_stopped_run_goes_on_to_the_same_files(whole: Path, tmp_path: Path, mo
             raise KeyboardInterrupt
         return whole_quality(*args, **kwargs)
 
-    whole_quality = evaluate.evaluate_quality
-    monkeypatch.setattr(evaluate, "evaluate_quality", stop)
+    whole_quality = evaluation.evaluate_quality
+    monkeypatch.setattr(evaluation, "evaluate_quality", stop)
     with pytest.raises(SystemExit) as stopped:
         evaluate.cli([*QUICK, "--out", str(out)])
     assert stopped.value.code == 130
@@ -189,7 +189,7 @@ def test_a_complete_run_is_shown_again_and_not_measured(
     whole: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     before = contents(whole)
-    monkeypatch.setattr(evaluate, "evaluate_quality", None)
+    monkeypatch.setattr(evaluation, "evaluate_quality", None)
     evaluate.cli([*QUICK, "--out", str(whole), "--resume"])
     assert "is complete already" in capsys.readouterr().out
     assert contents(whole) == before
@@ -236,7 +236,7 @@ def test_a_model_that_is_unknown_ends_in_one_line(
 ):
     from probe.models import load_model
 
-    monkeypatch.setattr(evaluate, "load_model", load_model)
+    monkeypatch.setattr(evaluation, "load_model", load_model)
     with pytest.raises(SystemExit) as stop:
         evaluate.cli(["--model", "sora", "--out", str(tmp_path / "run")])
     assert stop.value.code == 2

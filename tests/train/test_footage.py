@@ -1,11 +1,9 @@
 """Groups drawn from a recording: laws on a hand-made one, and the real frames where they are at hand."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_loop import SETTINGS, small_model
 
 from probe.geometry import point_map_to_depth, rotation_degrees
 from probe.scenes import DATA_SETS
@@ -17,7 +15,6 @@ from train import batches
 from train.footage import Footage, Library, open_library
 
 KITCHEN = Path(__file__).parents[3] / "shared" / "data" / "seven_scenes_kitchen"
-TWO = replace(SETTINGS, views=2, rotation_bins=(0, 1))
 
 
 def recording(turns: tuple[float, ...] = (0.0, 5.0, 20.0, 50.0, 100.0)) -> Footage:
@@ -38,11 +35,22 @@ def groups_of(whole: Footage, views: Views) -> list[list[int]]:
     return [[int((cameras == camera).all((1, 2)).nonzero()) for camera in scene] for scene in views.world_to_cam]
 
 
-def draw(whole: Footage, *, settings=TWO, count: int = 40, widest: float = 1.0, only: slice = slice(None)) -> Views:
+def draw(
+    whole: Footage,
+    *,
+    views: int = 2,
+    max_rotation: float = 60.0,
+    count: int = 40,
+    widest: float = 1.0,
+    only: slice = slice(None),
+) -> Views:
     generator = torch.Generator().manual_seed(7)
-    return Library(count=1, open=lambda _: whole).draw(
-        settings, small_model(), generator, count, 1, widest=widest, only=only
-    )
+    library = Library(count=1, open=lambda _: whole, views=views, max_rotation=max_rotation)
+    return library.draw(generator, count, 1, widest=widest, only=only)
+
+
+def open_small(name: str, **changes: object) -> tuple[batches.Draw, batches.Draw]:
+    return batches.open_training_scenes(name, size=8, views=2, max_rotation=60, **changes)
 
 
 def test_groups_share_enough_and_turn_less_than_the_limit():
@@ -59,7 +67,7 @@ def test_an_anchor_without_near_frames_takes_the_least_rotated_one():
 
 
 def test_three_views_never_hold_a_frame_twice():
-    groups = groups_of(recording(), draw(recording(), settings=replace(TWO, views=3), count=30))
+    groups = groups_of(recording(), draw(recording(), views=3, count=30))
     assert {tuple(sorted(group)) for group in groups} == {(0, 1, 2)}
 
 
@@ -70,25 +78,25 @@ def test_some_of_the_scenes_are_those_of_the_whole_batch():
 
 
 def test_too_few_frames_are_refused():
-    with pytest.raises(ValueError, match=r"none of 5 frames shares 0.2 of its pixels with 3 others; use fewer --views"):
-        draw(recording(), settings=replace(TWO, views=4))
+    with pytest.raises(ValueError, match=r"none of 5 frames shares 0.2 of its pixels with 3 others; use fewer views"):
+        draw(recording(), views=4)
 
 
 @pytest.mark.parametrize("spec", ["rgbd", "shapes:hard", "moon", ""])
 def test_unknown_scenes_are_refused(spec: str):
     with pytest.raises(ValueError, match=r"is unknown; choose shapes\[:plain\|"):
-        batches.open_scenes(spec, 8)
+        open_small(spec)
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not KITCHEN.is_dir(), reason="the real frames of ../shared/data are not at hand")
 def test_a_real_recording_is_parted_in_time_and_its_rotations_are_those_of_its_cameras():
-    train_part, test_part = open_library("rgbd", f"{KITCHEN}#525", 8)
+    train_part, test_part = open_library("rgbd", f"{KITCHEN}#525", size=8, views=2, max_rotation=30.0)
     train, test = train_part.open(0), test_part.open(0)
     total = sum(1 for _ in KITCHEN.glob("*.color.*"))
     assert len(train.overlap) == round(0.7 * total)
     assert len(train.overlap) + len(test.overlap) == total - round(0.75 * total) + round(0.7 * total)
-    views = draw(train, settings=replace(TWO, rotation_bins=(0,)), count=12)
+    views = draw(train, max_rotation=30.0, count=12)
     first, second = views.world_to_cam[:, 0], views.world_to_cam[:, 1]
     assert float(rotation_degrees(first, second).max()) <= 30
     assert views.size == (8, 8)
@@ -123,11 +131,11 @@ def data_set(opened: list[str], *, depth: bool = True, count: int = 8) -> Record
 def test_of_several_recordings_the_last_quarter_is_tested_on(monkeypatch: pytest.MonkeyPatch):
     opened: list[str] = []
     monkeypatch.setitem(DATA_SETS, "memory", lambda root: data_set(opened))
-    train, test = batches.open_scenes("memory:x", 8)
+    train, test = open_small("memory:x")
     assert opened == []  # recordings are opened when they are drawn
     seen = {}
     for part, draw_part in (("train", train), ("test", test)):
-        views = draw_part(TWO, small_model(), torch.Generator().manual_seed(3), 60, 1)
+        views = draw_part(torch.Generator().manual_seed(3), 60, 1)
         colours = (views.image[:, :, :2, 0, 0] * 16).round().long()
         assert (colours[:, 0, 0] == colours[:, 1, 0]).all()  # a scene is of one recording
         assert (colours[:, 0, 1] != colours[:, 1, 1]).all()  # and never shows a frame twice
@@ -138,17 +146,17 @@ def test_of_several_recordings_the_last_quarter_is_tested_on(monkeypatch: pytest
 
 def test_every_process_draws_the_same_scenes_of_several_recordings(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(DATA_SETS, "memory", lambda root: data_set([]))
-    train, _ = batches.open_scenes("memory:x", 8)
-    whole = train(TWO, small_model(), torch.Generator().manual_seed(3), 9, 1)
-    part = train(TWO, small_model(), torch.Generator().manual_seed(3), 9, 1, only=slice(4, 7))
+    train, _ = open_small("memory:x")
+    whole = train(torch.Generator().manual_seed(3), 9, 1)
+    part = train(torch.Generator().manual_seed(3), 9, 1, only=slice(4, 7))
     assert torch.equal(part.image, whole.image[4:7])
 
 
 def test_scenes_without_depth_train_a_plain_model_only(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(DATA_SETS, "memory", lambda root: data_set([], depth=False))
     with pytest.raises(
-        ValueError, match=r"--scenes memory carries no depth to supervise attention with; use --layer none"
+        ValueError, match="memory carries no depth to supervise attention with; train without supervision"
     ):
-        batches.open_scenes("memory:x", 8, supervised=True)
-    train, _ = batches.open_scenes("memory:x", 8)
-    assert not train(TWO, small_model(), torch.Generator().manual_seed(3), 2, 1).valid.any()
+        open_small("memory:x", supervised=True)
+    train, _ = open_small("memory:x")
+    assert not train(torch.Generator().manual_seed(3), 2, 1).valid.any()

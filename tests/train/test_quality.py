@@ -19,11 +19,8 @@ from probe.models.schedules import pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views, resize
 from train.quality import (
-    COLOUR_CELLS,
     COPY,
-    EXTRACTORS,
     FEATURE_EXTRACTORS_REGISTRY,
-    INCEPTION,
     MEAN,
     METHODS,
     MODEL,
@@ -33,9 +30,10 @@ from train.quality import (
     nearest_reference,
     quality_summary,
     set_distances,
-    trivial_answers,
+    trivial_baselines,
     worst_cases,
 )
+from train.settings import COLOUR_CELLS, EXTRACTORS, INCEPTION
 
 SIZE = 16
 SEEDS = st.integers(0, 2**31 - 1)
@@ -89,7 +87,7 @@ def test_the_names_of_the_weights_are_those_that_the_libraries_look_for():
 
     urls = (sample_similarity_lpips.URL_VGG16_LPIPS, VGG16_Weights.IMAGENET1K_V1.url)
     assert tuple(url.rpartition("/")[2] for url in urls) == LPIPS_WEIGHTS
-    assert feature_extractor_inceptionv3.URL_INCEPTION_V3.rpartition("/")[2] == EXTRACTORS[INCEPTION][0]
+    assert feature_extractor_inceptionv3.URL_INCEPTION_V3.rpartition("/")[2] == EXTRACTORS[INCEPTION].files[0]
 
 
 def test_lpips_is_its_definition_on_the_weights_of_the_cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -138,7 +136,7 @@ def test_the_true_image_agrees_with_the_references_and_a_copy_does_not():
     views = photograph(size=64)
     seen = project_tokens(views, views.size)
     floor = match_error(views.image, seen, views.size, 1)[0]
-    copied = match_error(trivial_answers(views)[COPY], seen, views.size, 1)[0]
+    copied = match_error(trivial_baselines(views)[COPY], seen, views.size, 1)[0]
     assert (floor < 0.05).all()
     assert (3 * floor < copied).all()
 
@@ -146,10 +144,10 @@ def test_the_true_image_agrees_with_the_references_and_a_copy_does_not():
 # --- trivial answers -------------------------------------------------------------------------------------------------
 
 
-def test_trivial_answers_take_the_reference_rotated_least():
+def test_trivial_baselines_take_the_reference_rotated_least():
     views = photograph(2, f=4)
     nearest = nearest_reference(views)
-    answers = trivial_answers(views)
+    answers = trivial_baselines(views)
     for scene in range(2):
         for target in (2, 3):
             turns = rotation_degrees(views.world_to_cam[scene, :2], views.world_to_cam[scene, target].expand(2, 4, 4))

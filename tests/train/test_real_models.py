@@ -22,7 +22,9 @@ from probe.models.parts.files import Loading
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 from train import monitor
-from train.cameo import Command, cli, probing
+from train.cameo import cli
+from train.flags import Command
+from train.training import probe_command
 
 SMALL = {
     "cat3d": (small_cat3d.save_small, "checkpoint-100", 10, "up_blocks.2.attentions.0.transformer_blocks.0.attn1"),
@@ -77,12 +79,12 @@ def test_two_steps(
     ("hunyuan-dit:a/folder", " --base a/folder"), ("cat3d:a", ""),
 ])  # fmt: skip
 def test_the_command_that_probes_knows_where_the_autoencoder_is(model: str, words: str):
-    said = probing(Command(model=model), Path("runs/final"))
+    said = probe_command(Command(model=model), Path("runs/final"))
     assert f"--model {model.partition(':')[0]}:runs/final{words}" in said
 
 
 def test_nothing_is_promised_of_models_that_are_not_loaded_from_such_folders():
-    assert probing(Command(model="sd21-extended:folder"), Path("runs/final")) == ""
+    assert probe_command(Command(model="sd21-extended:folder"), Path("runs/final")) == ""
 
 
 def test_a_network_that_cannot_be_saved_is_refused_before_it_is_trained(

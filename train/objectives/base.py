@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ Average = Callable[[Tensor], Tensor]
 """Average a number over the processes and parts that share a batch."""
 
 
+@runtime_checkable
 class BatchTruth(Protocol):
     """What an objective compares a batch with, scene by scene."""
 

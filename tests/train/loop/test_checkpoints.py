@@ -1,4 +1,4 @@
-"""Checkpoints and resuming: bits of the unbroken run after any stop, and what a full disk leaves."""
+"""Checkpoints and resuming: bit-identical to an uninterrupted run after any stop, and what a full disk leaves."""
 
 import json
 import random
@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_loop import SETTINGS, run, small_model, supervision, weights
+from training import SETTINGS, evaluate, run, small_model, small_trainer, supervision, weights
 
 from probe.models.model import MultiViewModel
 from train import cameo, loop
+from train import training as training_run
 from train.loop import checkpoints
 
 
@@ -31,9 +32,9 @@ def test_resuming_gives_the_bits_of_the_unbroken_run(tmp_path: Path, kind: dict)
     unbroken = run(tmp_path / "unbroken", **kind)
     whole = replace(SETTINGS, steps=4, weight=0.5, **{k: v for k, v in kind.items() if k != "supervised"})
     model = small_model()
-    trainer = loop.start(whole, model, supervision(model) if "supervised" in kind else None)
-    rhythm = loop.Rhythm(checkpoint_every=2, evaluate_every=2)
-    next(loop.train(whole, model, tmp_path / "broken", rhythm, resume=False, trainer=trainer))  # stops at step 2
+    trainer = small_trainer(whole, model, supervision(model) if "supervised" in kind else None)
+    schedule = loop.Schedule(checkpoint_every=2, evaluate_every=2)
+    next(loop.train(trainer, tmp_path / "broken", schedule, steps=4, resume=False, evaluate=evaluate))  # to step 2
     resumed = run(tmp_path / "broken", resume=True, **kind)
     assert all(torch.equal(a, b) for a, b in zip(weights(unbroken), weights(resumed), strict=True))
     for name in ("metrics.jsonl", "evaluation.jsonl"):
@@ -96,16 +97,17 @@ def equal(a: Any, b: Any) -> bool:
     return a == b
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_step_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import torch; torch.set_num_threads(1);"
-        "from test_loop import run;"
+        "from training import run;"
         "run(Path(sys.argv[1]), resume=True, steps=24, every=3, supervised=True, optimizer='muon')"
     )
-    here, chance = str(Path(__file__).parent), random.Random()
+    helpers, chance = str(Path(__file__).parents[2] / "helpers"), random.Random()
     after, wait = f"step-{3 * chance.randint(1, 6):06d}", chance.uniform(0, 0.5)
     for name in ("broken", "unbroken"):
-        command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / name), here]
+        command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / name), helpers]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if name == "broken":
             while not (tmp_path / name / "checkpoints" / after).exists() and process.poll() is None:
@@ -122,22 +124,19 @@ def test_a_run_killed_at_a_random_step_resumes_to_the_bits_of_the_unbroken_one(t
     assert rows[0] == rows[1], (after, wait)
 
 
-def test_a_network_with_dropout_resumes_to_the_bits_of_the_unbroken_run(tmp_path: Path, monkeypatch):
-    def forgetful(seed: int = 0) -> MultiViewModel:
-        model = small_model(seed)
+def test_a_network_with_dropout_resumes_to_the_bits_of_the_unbroken_run(tmp_path: Path):
+    def forgetful() -> MultiViewModel:
+        model = small_model()
         for part in model.network.modules():
             if isinstance(part, torch.nn.Dropout):
                 part.p = 0.5
         return model
 
-    monkeypatch.setattr("test_loop.small_model", forgetful)
-    plain, unbroken = tmp_path / "plain", run(tmp_path / "unbroken")
-    monkeypatch.setattr("test_loop.small_model", small_model)
-    assert not all(torch.equal(a, b) for a, b in zip(weights(run(plain)), weights(unbroken), strict=True))
-    monkeypatch.setattr("test_loop.small_model", forgetful)
-    run(tmp_path / "broken", steps=2)
+    plain, unbroken = run(tmp_path / "plain"), run(tmp_path / "unbroken", model=forgetful())
+    assert not all(torch.equal(a, b) for a, b in zip(weights(plain), weights(unbroken), strict=True))
+    run(tmp_path / "broken", steps=2, model=forgetful())
     torch.rand(7)  # other draws in between
-    resumed = run(tmp_path / "broken", steps=4, resume=True)
+    resumed = run(tmp_path / "broken", steps=4, resume=True, model=forgetful())
     assert all(torch.equal(a, b) for a, b in zip(weights(unbroken), weights(resumed), strict=True))
 
 
@@ -192,7 +191,7 @@ def test_a_disk_that_fills_up_keeps_and_names_the_last_good_checkpoint(tmp_path:
 def test_the_command_ends_in_one_line_when_the_disk_is_full(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
+    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
     few = ["--evaluate-scenes", "2", "--probe-every", "0", "--sampling-steps", "1", "--batch-size", "2", "--no-report"]
     flags = [*few, "--device", "cpu", "--layer", "none", "--evaluate-every", "2", "--checkpoint-every", "2"]
     out = tmp_path / "run"
@@ -212,7 +211,7 @@ def test_the_command_ends_in_one_line_when_the_disk_is_full(
 
 
 def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
-    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
+    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stop:
         cameo.cli(["--layer", "none", "--device", "cpu", "--out", str(tmp_path / "file" / "run")])

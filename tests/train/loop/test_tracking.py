@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pandas as pd
 import pytest
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from test_loop import small_model
+from training import small_model
 
-from train import cameo, loop, monitor
+from train import monitor
+from train import training as training_run
 from train.cameo import cli
 from train.loop import trackers
 from train.loop.checkpoints import FOLDER, drop_rows_after, last_checkpoint
@@ -29,8 +31,8 @@ def probed(_model: Any, step: int, _watch: Any) -> pd.DataFrame:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
+    monkeypatch.setattr(sys.modules["train.loop.train"], "LOG_EVERY", 1)
     monkeypatch.setattr(monitor, "measure_step", probed)
 
 
@@ -83,21 +85,21 @@ def test_without_a_tracker_nothing_is_made(tmp_path: Path):
 def test_a_package_that_is_absent_is_refused_in_one_line_before_anything_is_written(
     tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["aim"])
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: ["aim"])
     with pytest.raises(SystemExit) as stop:
         cli([*FLAGS, "--tracker", tracker, "--out", str(tmp_path / "run")])
     error = capsys.readouterr().err
     assert (stop.value.code, error.count("\n")) == (2, 1)
-    assert f"--tracker {tracker}: {tracker} is not installed; run pip install {tracker}, or leave it out" in error
+    assert f"--tracker {tracker} is not installed; run pip install {tracker}, or train without it" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_goes_on_with_the_folders_last_run_of_weights_and_biases(tmp_path: Path):
     for name in ("offline-run-20260101_120000-older", "run-20260103_120000-newest", "offline-run-20260102_120000-new"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
-    assert trackers._run_kept(tmp_path, resume=True)["id"] == "newest"
-    assert "id" not in trackers._run_kept(tmp_path, resume=False)
-    assert "id" not in trackers._run_kept(tmp_path / "else", resume=True)
+    assert trackers._run_options(tmp_path, resume=True)["id"] == "newest"
+    assert "id" not in trackers._run_options(tmp_path, resume=False)
+    assert "id" not in trackers._run_options(tmp_path / "else", resume=True)
 
 
 def test_trouble_of_weights_and_biases_is_one_line_and_other_trouble_is_not_hidden(
@@ -112,7 +114,7 @@ def test_trouble_of_weights_and_biases_is_one_line_and_other_trouble_is_not_hidd
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(accelerator, "init_trackers", refuse)
     UsageError.__module__ = "wandb.errors"
-    with pytest.raises(ValueError, match="--tracker wandb: no API key configured; log in by wandb login, or set WANDB"):
+    with pytest.raises(ValueError, match="wandb: no API key configured; log in by wandb login, or set WANDB"):
         trackers.start_tracker(accelerator, "wandb", tmp_path, {}, resume=False)
     UsageError.__module__ = "elsewhere"
     with pytest.raises(UsageError):

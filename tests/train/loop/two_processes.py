@@ -8,24 +8,23 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 torch.set_num_threads(1)
 
-from test_loop import SETTINGS, small_model, supervision  # noqa: E402
+from training import SETTINGS, supervised_trainer  # noqa: E402
 
 from train import loop  # noqa: E402
 
 
 def main(out: Path) -> None:
     """Take the gradients and save them from the main process."""
-    accelerator, model = Accelerator(cpu=True), small_model()
-    settings = replace(SETTINGS, batch_size=4, weight=0.5)
-    trainer = loop.start(settings, model, supervision(model), accelerator)
-    loop.accumulate_gradients(settings, model, trainer, 0)
+    accelerator = Accelerator(cpu=True)
+    trainer = supervised_trainer(replace(SETTINGS, batch_size=4, weight=0.5), accelerator)
+    loop.accumulate_gradients(trainer, 0)
     if accelerator.is_main_process:
         named = accelerator.unwrap_model(trainer.module).named_parameters()
         gradients = {name: weight.grad.clone().contiguous() for name, weight in named}
-    rows = [loop.take_step(settings, model, trainer, step) for step in range(3)]
+    rows = [loop.take_step(trainer, step) for step in range(3)]
     if accelerator.is_main_process:
         losses = torch.tensor([[row["loss"], row["objective"], row["gradient_norm"]] for row in rows])
         save_file({**gradients, "losses": losses, "processes": torch.tensor(accelerator.num_processes)}, out)

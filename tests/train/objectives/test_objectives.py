@@ -1,11 +1,14 @@
-"""Truth rules, controls and rivals: known cases and laws."""
+"""Truth rules, negative controls and competing objectives: known cases and laws."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from training import SUPERVISION
 
-from probe.layers import find_layers, select_layers
+from probe.attention.call import Call
+from probe.correspondence import visible_tokens
+from probe.layers import Layer, find_layers, select_layers
 from probe.metrics import scene_size
 from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel
@@ -15,12 +18,9 @@ from probe.views import Views
 from train import objectives
 from train.batches import Batch
 from train.loop import TrainingStep
-from train.objectives import AttentionSupervision, Supervision, make_rival
+from train.objectives import AttentionSupervision, make_competing_objective
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 2, "norm_num_groups": 4}
-PAPER = Supervision(
-    mixing="mlp", target="per_pair", truth="cycle", cycle_tolerance=1.5, control="none", max_queries=None
-)
 
 
 def scenes(count: int = 2, rotation: float = 20.0, views: int = 3) -> Views:
@@ -57,7 +57,7 @@ def test_visible_truth_counts_what_the_depth_test_sees_and_gated_is_part_of_cycl
     assert float(kept.max()) < objectives.GATE * float(scene_size(views).max())
     numbers = [int(truth[name].counted.sum()) for name in ("gated", "cycle")]
     assert 0 < numbers[0] < numbers[1]
-    assert not bool((truth["visible"].counted & ~objectives.visible_tokens(views, grid)).any())
+    assert not bool((truth["visible"].counted & ~visible_tokens(views, grid)).any())
 
 
 def test_identical_views_are_matched_with_themselves_under_every_rule():
@@ -80,7 +80,7 @@ def test_shuffled_truth_is_the_next_scenes_and_needs_two():
 
 def test_picking_scenes_of_a_truth_is_the_truth_of_those_scenes(model: MultiViewModel):
     views = scenes(3)
-    objective = AttentionSupervision(select_layers(find_layers(model.network), "10,6"), PAPER)
+    objective = AttentionSupervision(select_layers(find_layers(model.network), "10,6"), **SUPERVISION)
     whole, part = objective.prepare(views, same).scenes(slice(1, 2)), objective.prepare(views.scenes(slice(1, 2)), same)
     assert set(whole.matches) == {(8, 8), (2, 2)}
     for grid, matches in whole.matches.items():
@@ -91,7 +91,7 @@ def test_picking_scenes_of_a_truth_is_the_truth_of_those_scenes(model: MultiView
 def test_looking_does_not_change_the_denoising_error(model: MultiViewModel):
     batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
     plain, _ = TrainingStep(model, None)(batch, None, None)
-    objective = AttentionSupervision(layers, PAPER)
+    objective = AttentionSupervision(layers, **SUPERVISION)
     error, extra = TrainingStep(model, objective)(batch, objective.prepare(batch.views, same), None)
     assert torch.equal(plain, error)
     assert 0 < extra.item() < 20
@@ -99,7 +99,7 @@ def test_looking_does_not_change_the_denoising_error(model: MultiViewModel):
 
 def test_supervision_reaches_queries_and_keys_of_its_layer_but_not_its_values(model: MultiViewModel):
     batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
-    objective = AttentionSupervision(layers, PAPER)
+    objective = AttentionSupervision(layers, **SUPERVISION)
     model.network.zero_grad()
     _, extra = TrainingStep(model, objective)(batch, objective.prepare(batch.views, same), None)
     extra.backward()
@@ -112,7 +112,7 @@ def test_supervision_reaches_queries_and_keys_of_its_layer_but_not_its_values(mo
 
 def test_supervising_a_layer_raises_its_likelihood_of_the_true_match(model: MultiViewModel):
     batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
-    step = TrainingStep(model, AttentionSupervision(layers, replace(PAPER, mixing="mean")))
+    step = TrainingStep(model, AttentionSupervision(layers, **{**SUPERVISION, "mixing": "mean"}))
     truth = step.objective.prepare(batch.views, same)
     before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
     optimizer, losses = torch.optim.Adam(step.parameters(), 3e-3), []
@@ -132,8 +132,8 @@ def test_several_layers_add_up_by_their_shares(name: str, model: MultiViewModel)
     def extra(shares: tuple[float, ...] | None, keep: int | None = None) -> float:
         torch.manual_seed(0)
         kinds = {
-            "cameo": lambda: AttentionSupervision(layers, PAPER, shares),
-            "geometry": lambda: make_rival(name, layers, shares),
+            "cameo": lambda: AttentionSupervision(layers, **SUPERVISION, shares=shares),
+            "geometry": lambda: make_competing_objective(name, layers, shares),
         }
         objective = kinds[name]()
         weighed = objective.losses if name == "cameo" else objective.projectors
@@ -151,18 +151,20 @@ def test_several_layers_add_up_by_their_shares(name: str, model: MultiViewModel)
 
 
 @pytest.mark.parametrize("name", ["repa-dsift", "geometry"])
-def test_a_rival_is_minus_one_for_its_own_features_and_trains_the_layers_module(name: str, model: MultiViewModel):
+def test_a_competing_objective_is_minus_one_for_its_own_features_and_trains_the_layers_module(
+    name: str, model: MultiViewModel
+):
     batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
-    rival = make_rival(name, layers)  # type: ignore[arg-type]
+    objective = make_competing_objective(name, layers)
     model.network.zero_grad()
-    _, extra = TrainingStep(model, rival)(batch, rival.prepare(batch.views, same), None)
+    _, extra = TrainingStep(model, objective)(batch, objective.prepare(batch.views, same), None)
     assert -1 <= extra.item() <= 1
     extra.backward()
     assert model.network.get_submodule(layers[0].name).to_v.weight.grad is not None
-    rival.projectors[0] = torch.nn.Identity()
-    truth = rival.prepare(batch.views, same)
+    objective.projectors[0] = torch.nn.Identity()
+    truth = objective.prepare(batch.views, same)
     flat = truth.features[8, 8].flatten(0, 1)
-    assert rival({layers[0].name: 3 * flat}, truth, 1).item() == pytest.approx(-1, abs=1e-5)
+    assert objective({layers[0].name: 3 * flat}, truth, 1).item() == pytest.approx(-1, abs=1e-5)
     assert not model.network.get_submodule(layers[0].name)._forward_hooks
 
 
@@ -176,13 +178,30 @@ def test_encoded_points_are_equal_where_points_are_and_zero_where_there_is_none(
     assert float(objectives.encode_points(hidden, (4, 4))[0, 0, 0].abs().max()) == 0
 
 
+JOINT = Layer(index=3, name="blocks.1.attn1", grid=(2, 2), heads=2, kind="joint", channels=5, prefix=3, suffix=1)
+
+
+def test_what_a_probe_ranks_can_be_supervised_with_text_left_out():
+    assert objectives.grid_of(JOINT) == (2, 2)
+    q = torch.randn(1, 2, 3 + 2 * 4 + 1, 5)
+    call = Call(q=q, k=q + 1, v=q, scale=0.5)
+    queries, keys = objectives.view_tokens(JOINT, call, 2)
+    assert torch.equal(queries, q[:, :, 3:11])
+    assert torch.equal(keys, q[:, :, 3:11] + 1)
+
+
+def test_features_are_not_aligned_with_outputs_that_hold_text():
+    with pytest.raises(ValueError, match="is of kind 'joint' with 4 tokens of text or registers"):
+        make_competing_objective("geometry", [JOINT])
+
+
 def test_layers_that_join_no_views_are_refused(model: MultiViewModel):
     layer = select_layers(find_layers(model.network), "0")[0]
-    with pytest.raises(ValueError, match="only 3D layers on a grid can be supervised"):
+    with pytest.raises(ValueError, match="is of kind 'view'; expected a layer that joins views on a grid"):
         objectives.grid_of(layer)
 
 
 def test_dinov2_that_is_not_at_hand_is_refused_in_one_sentence(model: MultiViewModel, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="choose repa-dsift or geometry"):
-        make_rival("repa-dinov2", select_layers(find_layers(model.network), "10"))
+        make_competing_objective("repa-dinov2", select_layers(find_layers(model.network), "10"))

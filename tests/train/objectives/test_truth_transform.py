@@ -1,4 +1,4 @@
-"""What supervision is told of the geometry: another source, noise on it; and that nothing else sees it."""
+"""The geometry that supervision sees: another source, noise on it; and that nothing else sees it."""
 
 import json
 from dataclasses import replace
@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import SETTINGS, small_model, supervision
+from accelerate import Accelerator
+from training import SETTINGS, small_batches, small_model, supervised_trainer
 
 from probe.correspondence.noise import perturb_each, read_noise
 from probe.correspondence.tracks import track_geometry
 from probe.seeds import derive
 from probe.views import TENSORS
-from train import cameo, loop
-from train.batches import draw_step
+from train import loop
+from train import training as training_run
 from train.cameo import cli
-from train.objectives.truth import as_they_are, supervision_of
+from train.loop.step import prepare_truth
+from train.objectives.truth import keep_truth, make_truth_transform
 
 CPU = torch.device("cpu")
 NOISE = "rotation:40,holes:.3"
@@ -24,17 +26,17 @@ QUICK = ("--steps", "2", "--evaluate-every", "2", "--probe-every", "0", "--check
 
 
 def test_without_a_source_or_noise_supervision_sees_the_scenes_themselves():
-    views = draw_step(SETTINGS, small_model(), 0).views
-    assert supervision_of(None, None, CPU) is as_they_are
-    assert as_they_are(views, [1, 2]) is views
+    views = small_batches().at(0).views
+    assert make_truth_transform(None, None, CPU) is keep_truth
+    assert keep_truth(views, [1, 2]) is views
 
 
 def test_noise_is_put_on_the_sources_points():
-    views = draw_step(SETTINGS, small_model(), 0).views
-    noisy = supervision_of("depth", NOISE, CPU)(views, [1, 2])
+    views = small_batches().at(0).views
+    noisy = make_truth_transform("depth", NOISE, CPU)(views, [1, 2])
     expected = perturb_each(views, read_noise(NOISE), [1, 2])
     assert all(torch.equal(getattr(noisy, name), getattr(expected, name)) for name in TENSORS)
-    tracked = supervision_of("tracks", None, CPU)(views, [1, 2])
+    tracked = make_truth_transform("tracks", None, CPU)(views, [1, 2])
     assert torch.equal(tracked.valid, track_geometry(views)[1])
     assert not tracked.valid.all()
 
@@ -42,45 +44,45 @@ def test_noise_is_put_on_the_sources_points():
 @pytest.mark.parametrize(("source", "noise"), [("lidar", None), (None, "fog:1")])
 def test_what_is_unknown_is_refused(source: str | None, noise: str | None):
     with pytest.raises(ValueError, match=r"lidar|fog"):
-        supervision_of(source, noise, CPU)
+        make_truth_transform(source, noise, CPU)
 
 
 def test_the_trainer_shows_the_objective_what_supervision_sees_with_a_seed_per_scene():
-    model = small_model()
-    asked = []
+    seen = []
 
-    def supervise(views, seeds):
-        asked.append(list(seeds))
+    def hide(views, seeds):
+        seen.append(list(seeds))
         return replace(views, valid=torch.zeros_like(views.valid))
 
-    settings = replace(SETTINGS, weight=0.5)
-    trainer = replace(loop.start(settings, model, supervision(model)), supervise=supervise)
-    blind = loop.accumulate_gradients(settings, model, trainer, 3)
-    seeing = loop.accumulate_gradients(settings, model, replace(trainer, supervise=as_they_are), 3)
-    assert asked == [[derive("truth noise", 3, 3, 0), derive("truth noise", 3, 3, 1)]]
-    assert blind["objective"] == 0
-    assert seeing["objective"] > 0
-    assert blind["loss"] == pytest.approx(seeing["loss"])
+    trainer = supervised_trainer(replace(SETTINGS, weight=0.5))
+    without = loop.accumulate_gradients(replace(trainer, transform_truth=hide), 3)
+    with_truth = loop.accumulate_gradients(trainer, 3)
+    assert seen == [[derive("truth noise", 3, 3, 0), derive("truth noise", 3, 3, 1)]]
+    assert without["objective"] == 0
+    assert with_truth["objective"] > 0
+    assert without["loss"] == pytest.approx(with_truth["loss"])
 
 
-def test_a_process_draws_the_noise_of_its_own_scenes(monkeypatch: pytest.MonkeyPatch):
+def test_a_process_draws_the_noise_of_its_own_scenes():
     """The second of two processes holds the second scene of the batch, whose noise is that of a single process."""
-    model, asked = small_model(), []
-    trainer = loop.start(SETTINGS, model, supervision(model))
-    monkeypatch.setattr(loop, "own_scenes", lambda _settings, _accelerator: slice(1, 2))
+    seen, alone = [], supervised_trainer()
 
-    def supervise(views, seeds):
-        asked.append(list(seeds))
+    class Second(Accelerator):
+        num_processes, process_index = 2, 1
+
+    def record(views, seeds):
+        seen.append(list(seeds))
         return views
 
-    views = draw_step(SETTINGS, model, 3).views.scene(1)
-    loop._truth(SETTINGS, replace(trainer, supervise=supervise), views, 3)
-    assert asked == [[derive("truth noise", 3, 3, 1)]]
+    trainer = replace(alone, accelerator=Second(cpu=True), transform_truth=record)
+    assert trainer.own_scenes == slice(1, 2)
+    prepare_truth(trainer, small_batches().at(3, trainer.own_scenes).views, 3)
+    assert seen == [[derive("truth noise", 3, 3, 1)]]
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cameo, "fresh_tiny", small_model)
+    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
 
 
 def test_the_command_records_the_noise_and_evaluates_on_the_true_scenes(small: None, tmp_path: Path):

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
+from probe.cli import parse
 from probe.correspondence.noise import read_noise
-from train import study
-from train.cameo import Command
-from train.study import cli, last_words, main
-from train.studying import variants
+from train.flags import Command
+from train.study import cli
+from train.studying import running
 from train.studying.comparison import (
     BY_THE_FIRST,
     NEVER,
@@ -39,6 +39,8 @@ from train.studying.comparison import (
     settings_table,
     styles,
 )
+from train.studying.running import last_words
+from train.studying.running import run_study as main
 from train.studying.variants import NOISE, VARIANTS, Run, Study, arguments, plan
 
 STEPS = (10, 20, 30)
@@ -307,9 +309,9 @@ class FakeTrainer:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch):
-    """The layers of the network are checked once, below; building it takes a second."""
-    monkeypatch.setattr(variants.cameo, "layers_of", lambda given, model: [])
-    monkeypatch.setattr(variants, "fresh_tiny", lambda seed: None)
+    """The layers of the network are checked once, below, and the page is built once: each takes a second or more."""
+    monkeypatch.setattr("analysis.report.refresh", lambda out: out)
+    monkeypatch.setattr(running, "check_layers", lambda study, runs: None)
 
 
 @pytest.fixture
@@ -346,6 +348,13 @@ def test_a_study_trains_seed_by_seed_and_leaves_tables_and_a_figure(small, capsy
     for name, value in (("copy", "11.00"), ("mean colour", "12.00")):
         assert value in next(line for line in shown.splitlines() if line.strip().startswith(name + "  "))
     assert "missing" not in shown
+
+
+def test_a_study_has_a_page(small, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(running, "check_layers", lambda study, runs: None)
+    main(small(variants="plain", seeds="0"), FakeTrainer())
+    assert (small().out / "report.html").is_file()
 
 
 def test_a_finished_run_is_not_started_again(small):
@@ -430,7 +439,7 @@ def test_every_variant_is_a_command_of_the_trainer(small):
     found = {}
     for variant in VARIANTS:
         words = arguments(small(layer=11, other_layer=8), Run(variant=variant, seed=4))
-        asked = study.command.parse(Command, words, prog="test")
+        asked = parse(Command, words, prog="test")
         assert (asked.seed, asked.steps, asked.resume, asked.report) == (4, 30, True, False)
         assert asked.out.name == f"{variant}-seed4"
         found[variant] = (asked.layer, asked.mixing, asked.truth, asked.control, asked.objective)
@@ -456,7 +465,7 @@ def test_scenes_are_passed_on_where_they_are_named(small):
     run = Run(variant="plain", seed=0)
     assert "--scenes" not in arguments(small(), run)
     words = arguments(small(scenes="rgbd:kitchen#525"), run)
-    assert study.command.parse(Command, words, prog="test").scenes == "rgbd:kitchen#525"
+    assert parse(Command, words, prog="test").scenes == "rgbd:kitchen#525"
 
 
 @pytest.mark.parametrize(
@@ -488,7 +497,7 @@ def test_wrong_input_is_refused_in_one_line(
 
 def test_a_layer_within_views_is_refused_before_anything_is_written(small, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="only 3D layers on a grid can be supervised"):
+    with pytest.raises(ValueError, match=r"--layer layer 0, .*expected a layer that joins views on a grid"):
         main(small(layer=0), FakeTrainer())
     assert not small().out.exists()
 
@@ -497,7 +506,10 @@ def test_a_folder_refuses_other_settings_and_a_second_study(small):
     main(small(seeds="0"), FakeTrainer())
     with pytest.raises(ValueError, match=r"other values of \['batch_size'\]"):
         main(small(seeds="0", batch_size=4), FakeTrainer())
-    with study.alone(small().out), pytest.raises(ValueError, match="another study, or a run it left behind, works in"):
+    with (
+        running.alone(small().out),
+        pytest.raises(ValueError, match="another study, or a run that it left"),
+    ):
         main(small(seeds="0"), FakeTrainer())
 
 
@@ -511,10 +523,10 @@ def test_more_steps_continue_finished_runs(small):
 
 
 def test_a_real_process_gives_its_exit_code_and_last_words():
-    code, words = study.run_process(["--steps", "none"], 1)
+    code, words = running.run_process(["--steps", "none"], 1)
     assert code == 2
     assert last_words(words).startswith("python -m train.cameo: ")
-    assert last_words("\n \n") == "it said nothing"
+    assert last_words("\n \n") == "no output"
 
 
 def test_variants_look_different_and_alike_in_every_study():
@@ -527,7 +539,7 @@ def test_the_terminal_says_when_a_ratio_is_a_bound_and_who_reached(tmp_path: Pat
     runs = [finished("plain", seed, {"psnr": (6, 8, 10)}) for seed in (0, 1)]
     runs += [finished("cameo", 0, {"psnr": (11, 12, 13)}), finished("cameo", 1, {"psnr": (1, 2, 3)})]
     console = Console(width=120, record=True)
-    console.print(study.reach_view(compare(runs), ["psnr"]))
+    console.print(running.reach_view(compare(runs), ["psnr"]))
     assert "≤ 0.33 (1/2)" in console.export_text()
 
 
