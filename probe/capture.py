@@ -1,19 +1,51 @@
-"""Capture: observe, edit or supervise the attention of any model that calls PyTorch's fused attention."""
+"""Capture: observe, edit or supervise the attention of any model that calls PyTorch's fused attention.
 
-from probe.attention.tap import (
-    AttentionTap,
-    Call,
-    Edit,
-    Keep,
-    LayerKey,
-    Run,
-)
+The public door to :mod:`probe.attention`.
+"""
 
-__all__ = [
-    "AttentionTap",
-    "Call",
-    "Edit",
-    "Keep",
-    "LayerKey",
-    "Run",
-]
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from probe.attention.tap import Call, Edit, Keep, LayerKey, Run, Tap
+from probe.attention.targets import by_index, keys_of
+from probe.layers import find_layers
+
+__all__ = ["AttentionTap", "Call", "Edit", "Keep", "LayerKey", "Run"]
+
+
+class AttentionTap(Tap):
+    """Observe, edit or supervise chosen attention calls while the context is open: :class:`probe.attention.tap.Tap`.
+
+    Layers may be named by their indexes too, which costs four small forwards of the model (``find_layers(model)``).
+
+    Args:
+        model: The model, wrapped or not.
+        layers: :class:`~probe.layers.Layer` objects, indexes, module names, or pairs of a name and the number of its
+            call.
+        edit: ``edit(call, run)`` gives the attention's output instead; one for all layers, or one by layer.
+        on_call: Called with each recorded call.
+        keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph.
+
+    Raises:
+        ValueError: If a layer is unknown or cannot be seen.
+        RuntimeError: While open, if a layer does not run, calls no fused attention, or has no gradients to keep.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: LayerKey | Sequence[LayerKey],
+        *,
+        edit: Edit | Mapping[Any, Edit] | None = None,
+        on_call: Callable[[Call], object] | None = None,
+        keep: Keep = "none",
+    ) -> None:
+        super().__init__(model, _without_indexes(model, keys_of(layers)), edit=edit, on_call=on_call, keep=keep)
+
+
+def _without_indexes(model: nn.Module, keys: Sequence[LayerKey]) -> list[LayerKey]:
+    """Look indexes up among the model's layers."""
+    layers = find_layers(model) if any(isinstance(key, int) for key in keys) else []
+    return [by_index(key, layers) if isinstance(key, int) else key for key in keys]

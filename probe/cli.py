@@ -5,29 +5,63 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import docstring_parser
 import tyro
 
 Config = TypeVar("Config")
 FRAME = re.compile(r"╭.*?╮|[─│╰╯━┃┏┓┗┛]+")  # the top of tyro's box carries a title that the text repeats
 
 
-def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str) -> Config:
+def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str, **choices: str) -> Config:
     """Read the command line into a configuration.
 
     A parse error becomes one line on stderr and exit code 2; ``--help`` prints and exits with 0.
+
+    Args:
+        config: A dataclass; the text below a field is its help.
+        arguments: Words of the command line; None for this process's.
+        prog: The command, for messages.
+        choices: What stands for ``{name}`` in the help, such as the names of a registry.
     """
     caught = io.StringIO()
     try:
         with contextlib.redirect_stderr(caught):
-            return tyro.cli(config, args=arguments, prog=prog)
+            parsed = tyro.cli(_with_help(config, choices), args=arguments, prog=prog)
     except SystemExit as stop:
         if stop.code not in (0, None):
             words = FRAME.sub(" ", re.sub(r"\x1b\[[0-9;]*m", "", caught.getvalue()))
             print(f"{prog}: {' '.join(words.split())}", file=sys.stderr)
             raise SystemExit(2) from None
         raise
+    return config(**{field.name: getattr(parsed, field.name) for field in fields(config)})  # type: ignore[arg-type]
+
+
+def _with_help(config: type[Any], choices: dict[str, str]) -> type[Any]:
+    """Return the configuration with its help as flowing text: tyro keeps the line breaks of the source."""
+    texts = {x.arg_name: x.description or "" for kind in config.__mro__[::-1] for x in _documented(kind)}
+    hints = get_type_hints(config, include_extras=True)
+    described = [
+        (field.name, Annotated[hints[field.name], tyro.conf.arg(help=_flow(texts[field.name], choices))], field)
+        for field in fields(config)
+    ]
+    made = make_dataclass(config.__name__, described, frozen=True, kw_only=True)
+    made.__doc__ = _flow((config.__doc__ or "").split("\n\n")[0], choices)
+    return made
+
+
+def _documented(kind: type[Any]) -> list[docstring_parser.DocstringParam]:
+    return docstring_parser.parse_from_object(kind).params if "__dataclass_fields__" in vars(kind) else []
+
+
+def _flow(text: str, choices: dict[str, str]) -> str:
+    """Join the lines of a text, and put choices in their places."""
+    for name, words in choices.items():
+        text = text.replace(f"{{{name}}}", words)
+    return " ".join(text.split())
 
 
 @contextlib.contextmanager
@@ -43,8 +77,40 @@ def flag(name: str) -> Iterator[None]:
         raise type(error)(f"{name} {error}") from error
 
 
+def check_scenes(spec: str) -> None:
+    """Refuse scenes whose folder is missing, before anything slow is imported.
+
+    Args:
+        spec: NAME, NAME:FOLDER or NAME:FOLDER#DETAILS.
+
+    Raises:
+        ValueError: If there is no such file or folder.
+    """
+    name, _, root = spec.partition(":")
+    if name not in ("shapes", "module") and root:
+        _check_exists(spec, root.partition("#")[0])
+
+
+def check_model(spec: str) -> None:
+    """Refuse a model whose folder is missing; what looks like a hub id (OWNER/NAME) or a variant's name passes.
+
+    Raises:
+        ValueError: If there is no such file or folder.
+    """
+    name, _, source = spec.partition(":")
+    is_path = source.startswith((".", "~", "/")) or source.count("/") > 1
+    if name != "module" and is_path:
+        _check_exists(spec, source)
+
+
+def _check_exists(spec: str, folder: str) -> None:
+    path = Path(folder).expanduser()
+    if not path.exists():
+        raise ValueError(f"{spec}: there is no {path}; give one that exists (now in {Path.cwd()})")
+
+
 def run(main: Callable[[Config], None], config: Config, *, prog: str) -> None:
-    """Run a command; what the user can mend (ValueError, OSError) becomes one line on stderr and exit code 2.
+    """Run a command; errors the user can fix (ValueError, OSError) become one line on stderr and exit code 2.
 
     Ctrl-C becomes one line and exit code 130, as shells have it.
     """

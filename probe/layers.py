@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from probe.attention.modules import inner_model, nearest_names
+from probe.attention.tap import Tap
 
 Kind = Literal["3d", "joint", "view", "temporal", "cross", "other"]
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]  # (views, scale), the scale being None for a native size
@@ -23,7 +24,7 @@ JOINING: tuple[Kind, ...] = ("3d", "joint")
 
 @dataclass(frozen=True)
 class ViewLayout:
-    """Say where the views' tokens lie in a joint sequence: view-major, rows before columns.
+    """Where the views' tokens lie in a joint sequence: view-major, rows before columns.
 
     Attributes:
         views: Number of views.
@@ -41,7 +42,7 @@ class ViewLayout:
 
     @property
     def tokens(self) -> int:
-        """Give the length of the joint sequence."""
+        """Return the length of the joint sequence."""
         return self.prefix + self.views * (self.per_view_prefix + math.prod(self.grid)) + self.suffix
 
     def split(self, joint: Shaped[Tensor, "*lead n d"]) -> Shaped[Tensor, "*lead f h w d"]:
@@ -97,7 +98,7 @@ class Layer:
     per_view_prefix: int = 0
 
     def layout(self, views: int) -> ViewLayout:
-        """Give the token layout for a number of views.
+        """Return the token layout for a number of views.
 
         Raises:
             ValueError: If the layer does not join whole views.
@@ -105,6 +106,17 @@ class Layer:
         if self.grid is None or self.kind not in JOINING:
             raise ValueError(f"Layer: {self.name!r} is of kind {self.kind!r} and joins no views; choose a 3D layer")
         return ViewLayout(views, self.grid, self.prefix, self.suffix, self.per_view_prefix)
+
+
+def joint_layout(layer: Layer, views: int) -> ViewLayout:
+    """Return the layout of the views' tokens side by side; a per-view layer's are put there by the caller.
+
+    Raises:
+        ValueError: If the layer works on no token grid.
+    """
+    if layer.kind == "view" and layer.grid is not None:
+        return ViewLayout(views, layer.grid)
+    return layer.layout(views)
 
 
 class _Sizes(NamedTuple):
@@ -155,8 +167,8 @@ def find_layers(
         RuntimeError: If the model calls no fused attention.
     """
     make = make_inputs or _own_inputs(model)
-    told = native or make_inputs is None
-    settings: dict[str, tuple[int, int | None]] = {"native": (BASE_VIEWS, None)} if told else {}
+    has_native = native or make_inputs is None
+    settings: dict[str, tuple[int, int | None]] = {"native": (BASE_VIEWS, None)} if has_native else {}
     settings |= {"more_views": (MORE_VIEWS, 1), "bigger": (BASE_VIEWS, 2), "base": (BASE_VIEWS, 1)}
     inputs: dict[str, Mapping[str, Any]] = {}
     sizes: dict[str, dict[_Key, _Sizes]] = {}
@@ -241,11 +253,9 @@ def _quiet(model: nn.Module) -> Iterator[None]:
 
 
 def _calls(model: nn.Module, inputs: Mapping[str, Any], look: Callable[[Any], Any]) -> dict[_Key, Any]:
-    from probe.capture import AttentionTap  # capture itself imports this module
-
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     seen: dict[_Key, Any] = {}
-    with AttentionTap(model, [""], on_call=lambda call: seen.update({(call.name, call.nth): look(call)})) as tap:
+    with Tap(model, [""], on_call=lambda call: seen.update({(call.name, call.nth): look(call)})) as tap:
         model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()})
     explicit = [name for name in tap.softmaxes if not any(name == other for other, _ in seen)]
     if explicit:
@@ -322,18 +332,18 @@ def _describe(key: _Key, run: _Run, aspect: tuple[int, int] | None) -> Layer:
 
 def _aspect(inputs: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
     """Read rows : columns off the inputs of which just two axes grow with the grid."""
-    found = {}
+    ratios = {}
     for name in _grown(inputs):
         base, big, native = (inputs[run][name].shape for run in ("base", "bigger", "native"))
         axes = [axis for axis, (a, b) in enumerate(zip(base, big, strict=True)) if a != b]
         if len(axes) == 2:
             rows, columns = (native[axis] for axis in axes)
-            found[name] = (rows // math.gcd(rows, columns), columns // math.gcd(rows, columns))
-    if len(set(found.values())) > 1:
+            ratios[name] = (rows // math.gcd(rows, columns), columns // math.gcd(rows, columns))
+    if len(set(ratios.values())) > 1:
         raise ValueError(
-            f"find_layers: inputs differ in their ratio of rows to columns: {found}; pass aspect=(rows, columns)"
+            f"find_layers: inputs differ in their ratio of rows to columns: {ratios}; pass aspect=(rows, columns)"
         )
-    return next(iter(found.values()), None)
+    return next(iter(ratios.values()), None)
 
 
 def _grown(inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -360,7 +370,7 @@ def _located(model: nn.Module, inputs: Mapping[str, Mapping[str, Any]], layers: 
         return layers
     base = inputs["base"]
     moved = {name: torch.rand_like(base[name]) for name in _grown(inputs) if base[name].is_floating_point()}
-    before, after = (_calls(model, given, lambda call: call.q.clone()) for given in (base, {**base, **moved}))
+    before, after = (_calls(model, values, lambda call: call.q.clone()) for values in (base, {**base, **moved}))
     first = {key: _first_changed(before[x.name, x.nth], after[x.name, x.nth], x) for key, x in extras.items()}
     return [_shift(x, first.get((x.prefix, x.per_view_prefix), 0)) for x in layers]
 

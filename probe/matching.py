@@ -38,14 +38,14 @@ class AttentionMatches:
 
 @dataclass(frozen=True, kw_only=True)
 class RatioMatches:
-    """Hold the nearest key token of each query token per key view, and Lowe's ratio of squared distances."""
+    """The nearest key token of each query token per key view, and Lowe's ratio of squared distances."""
 
     token: Int[Tensor, "b fq n fk"]
     ratio: Float[Tensor, "b fq n fk"]
 
 
 def image_tokens(joint: Float[Tensor, "*lead joint d"], layout: ViewLayout) -> Int[Tensor, " tokens"]:
-    """Give the positions of the views' tokens in a joint sequence, view-major, rows before columns.
+    """Return the positions of the views' tokens in a joint sequence, view-major, rows before columns.
 
     Raises:
         ValueError: If the sequence has not the layout's length.
@@ -97,7 +97,7 @@ def _logits(
     queries: Int[Tensor, " queries"],
     at_once: int,
 ) -> Iterator[Float[Tensor, "b heads r joint"]]:
-    """Give the logits of a few of the query tokens at a time."""
+    """Yield the logits of a few of the query tokens at a time."""
     keys = k.float()
     for rows in queries.split(max(1, at_once // (q.shape[0] * q.shape[1] * k.shape[2]))):
         yield einsum(q[:, :, rows].float() * scale, keys, "b heads r d, b heads n d -> b heads r n")
@@ -140,7 +140,7 @@ def _within_views(
 def _over_views(
     log_sum: Float[Tensor, "b heads r fk"], others: Float[Tensor, "b heads r others"]
 ) -> tuple[Float[Tensor, "b heads r fk"], Float[Tensor, "b rows r fk"]]:
-    """Give each head's part (log) of what all heads put on a key view, and the weight that falls on the key view."""
+    """Return each head's part (log) of what all heads put on a key view, and the weight that falls on the key view."""
     log_mass = log_sum - torch.cat([log_sum, others], dim=-1).logsumexp(-1)[..., None]
     mass = torch.cat([reduce(log_mass.exp(), "b heads r fk -> b 1 r fk", "mean"), log_mass.exp()], dim=1)
     return log_mass.log_softmax(1), mass
@@ -160,7 +160,7 @@ def weights_within_views(
     *,
     at_once: int = WEIGHTS_AT_ONCE,
 ) -> Iterator[tuple[Float[Tensor, "b rows r fk n"], Float[Tensor, "b rows r fk"]]]:
-    """Give the weights that :func:`attention_matches` takes its matches from, bit for bit, for a few queries at a time.
+    """Yield the weights that :func:`attention_matches` takes its matches from, bit for bit, a few queries at a time.
 
     Args:
         q: Queries as used by the layer.
@@ -204,7 +204,7 @@ def _over_rows(index: Int[Tensor, "b r fk m"], weights: Float[Tensor, "b rows r 
 
 
 def _neighbours(token: Int[Tensor, "*batch"], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Give the 3x3 tokens around a token, and which of them lie inside the grid."""
+    """Return the 3x3 tokens around a token, and which of them lie inside the grid."""
     h, w = grid
     offsets = torch.tensor([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)], device=token.device)
     row, column = token[..., None] // w + offsets[:, 0], token[..., None] % w + offsets[:, 1]
@@ -213,7 +213,7 @@ def _neighbours(token: Int[Tensor, "*batch"], grid: tuple[int, int]) -> tuple[Te
 
 
 def upsampling(grid: tuple[int, int], common: tuple[int, int]) -> Float[Tensor, "common grid"]:
-    """Give the matrix that resamples a map from one token grid to another, bilinearly (half-pixel centres)."""
+    """Return the matrix that resamples a map from one token grid to another, bilinearly (half-pixel centres)."""
     basis = torch.eye(grid[0] * grid[1])
     maps = rearrange(basis, "m (h w) -> 1 m h w", h=grid[0])
     return rearrange(F.interpolate(maps, common, mode="bilinear", align_corners=False), "1 m h w -> (h w) m")
@@ -283,7 +283,7 @@ def ratio_matches(
 
 
 def _two_nearest(queries: Float[Tensor, "b r c"], keys: Float[Tensor, "b fk n c"]) -> tuple[Tensor, Tensor]:
-    """Give the nearest key token and the ratio.
+    """Return the nearest key token and the ratio.
 
     Products find the two nearest, around the mean so that they cancel less; their distances are then taken as such, so
     that equal descriptors are at distance 0 and not at that of rounding.

@@ -13,6 +13,8 @@ from probe.correspondence import project_tokens, token_centres, token_of
 from probe.views import Views
 
 Kind = Literal["image", "token", "scene", "metric"]
+Measured = dict[str, tuple[Tensor, Tensor]]
+"""Metric to its value and count, [1 rows fq fk] each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,25 @@ class Threshold:
     value: float
 
 
+def thresholds(unit: str | None) -> tuple[Threshold, ...]:
+    """Return the thresholds of all protocols: in the image, in tokens, and in 3D.
+
+    Args:
+        unit: "m" for metric scenes: 1 cm to 50 cm; None: shares of the scene's size.
+    """
+    image = [Threshold(name=f"precision@{share}%", kind="image", value=share / 100) for share in (2, 5, 10)]
+    token = [Threshold(name="precision@1token", kind="token", value=1.0)]
+    if unit == "m":
+        metres = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+        in_3d = [Threshold(name=f"precision@{value}m", kind="metric", value=value) for value in metres]
+    else:
+        in_3d = [Threshold(name=f"precision@{s}%scene", kind="scene", value=s / 100) for s in (1, 2, 5, 10)]
+    return (*image, *token, *in_3d)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridTruth:
-    """Hold what is true of the tokens of one grid.
+    """What is true of the tokens of one grid.
 
     Attributes:
         grid: Token rows and columns of a view.
@@ -129,13 +147,28 @@ def _matched_points(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth) -> F
 def correct(
     token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, threshold: Threshold
 ) -> Bool[Tensor, "b rows fq n fk"]:
-    """Tell which matches are right: their error is known and below the threshold."""
+    """Return which matches are right: their error is known and below the threshold."""
     return is_below(errors(token, truth, threshold.kind), threshold)
 
 
 def is_below(error: Float[Tensor, "*shape"], threshold: Threshold) -> Bool[Tensor, "*shape"]:
-    """Tell which errors are known and below the threshold; one equal to it is not."""
+    """Return which errors are known and below the threshold; one equal to it is not."""
     return error < threshold.value
+
+
+def precisions(
+    token: Int[Tensor, "b rows fq n fk"],
+    counted: Bool[Tensor, "b #rows fq n fk"],
+    truth: GridTruth,
+    limits: tuple[Threshold, ...],
+) -> Measured:
+    """Measure the share of the counted queries whose match is right, per threshold; an error equal to it is wrong.
+
+    Returns:
+        In [0, 1]; NaN with count 0 where nothing was counted.
+    """
+    error = {kind: errors(token, truth, kind) for kind in {limit.kind for limit in limits}}
+    return {limit.name: counted_mean(is_below(error[limit.kind], limit), counted) for limit in limits}
 
 
 def counted_mean(

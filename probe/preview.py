@@ -1,30 +1,17 @@
 """Draw scenes with true matches across views, and freeze which were chosen: ``python -m probe.preview``."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from einops import rearrange
-from jaxtyping import Float
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from probe import cli as command
-from probe.correspondence import project_tokens
-from probe.geometry import project, unproject
-from probe.records import write, write_json
-from probe.scenes import DATA_SETS, Request, choose, find_recordings, open_scenes
-from probe.scenes.choosing import list_record
-from probe.scenes.recordings import supposed_distances
-from probe.views import Views
+
+if TYPE_CHECKING:
+    from probe.scenes import Request
 
 PROG = "python -m probe.preview"
-GRID = 32  # tokens a side, of which some are drawn
-GAP = 0.04  # between views, in their width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +35,7 @@ class Settings:
     matches: int = 16
     """Lines per pair of views, at most."""
     seed: int = 0
-    """Of drawing and picking."""
+    """Random seed for drawing scenes and picking matches."""
     view_list: str | None = None
     """Real scenes: PROTOCOL[:FILE] or FILE.json in place of drawing."""
     freeze: Path | None = None
@@ -56,7 +43,13 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Load scenes, draw them, tell how much of them is known."""
+    """Load scenes, draw them, print how much of them is known."""
+    with command.flag("--scenes"):
+        command.check_scenes(settings.scenes)
+    from probe.records import write
+    from probe.scenes import Request, open_scenes
+    from probe.scenes.drawing import draw_scenes
+
     request = Request(
         groups=settings.groups,
         views=settings.views,
@@ -67,7 +60,8 @@ def main(settings: Settings) -> None:
         view_list=settings.view_list,
         needs_truth=False,
     )
-    scenes = open_scenes(settings.scenes, request)
+    with command.flag("--scenes"):
+        scenes = open_scenes(settings.scenes, request)
     loaded = [scenes.load(index)[0] for index in range(len(scenes.names))]
     figure = draw_scenes(loaded, settings.matches)
     write(settings.out, lambda part: figure.savefig(part, format="png", dpi=100))
@@ -81,80 +75,16 @@ def main(settings: Settings) -> None:
 
 
 def _freeze(spec: str, request: Request, path: Path) -> None:
+    from probe.records import write_json
+    from probe.scenes import DATA_SETS, choose, find_recordings
+    from probe.scenes.choosing import list_record
+
     name, _, root = spec.partition(":")
     if name not in DATA_SETS:
         raise ValueError(f"--freeze: {spec} is drawn anew from its seed and needs no list; choose real scenes")
     chosen = choose(find_recordings(name, root), request)
     write_json(path, list_record(chosen))
     print(f"{path}: {chosen.protocol}, {len(chosen.scenes)} scenes, digest {chosen.digest}")
-
-
-def draw_scenes(scenes: list[Views], matches: int) -> Figure:
-    """Draw a row per scene: its views, and lines from view 0 to where its points are really seen in the others.
-
-    Scenes without depth show the epipolar lines of pixels of view 0 instead.
-
-    Args:
-        scenes: Batches of one.
-        matches: Lines per pair of views, at most.
-    """
-    columns = max(views.count for views in scenes)
-    figure = Figure(figsize=(3 * columns, 3.15 * len(scenes)), layout="constrained")
-    axes = figure.subplots(len(scenes), 1, squeeze=False)[:, 0]
-    for views, axis in zip(scenes, axes, strict=True):
-        _draw_scene(axis, views, matches)
-    return figure
-
-
-def _draw_scene(axis: Axes, views: Views, matches: int) -> None:
-    height, width = views.size
-    step = width * (1 + GAP)
-    for view in range(views.count):
-        pixels = rearrange(views.image[0, view], "c height width -> height width c").numpy()
-        axis.imshow(pixels, extent=(view * step, view * step + width, height, 0))
-    axis.set(xlim=(0, views.count * step - width * GAP), ylim=(height, 0))
-    axis.set_axis_off()
-    axis.set_title(views.names[0] if views.valid.any() else f"{views.names[0]} (no depth: epipolar lines)", fontsize=8)
-    for view in range(1, views.count):
-        known = _matches(views, view, matches) if views.valid.any() else _epipolar_lines(views, view, matches)
-        for rank, (start, end) in enumerate(known):
-            moved = end + torch.tensor([view * step, 0.0])
-            line = torch.cat([start, moved]) if views.valid.any() else moved
-            _draw_line(axis, line, start, colormaps["hsv"](rank / matches))
-
-
-def _draw_line(
-    axis: Axes, line: Float[Tensor, "k 2"], start: Float[Tensor, "1 2"], colour: tuple[float, float, float, float]
-) -> None:
-    outline = [withStroke(linewidth=1.8, foreground="white")]
-    axis.plot(*line.mT.tolist(), color=colour, linewidth=0.8, path_effects=outline)
-    axis.plot(*start.mT.tolist(), color=colour, marker="o", markersize=3, markeredgecolor="white", markeredgewidth=0.5)
-    ends = line[-1:].mT.tolist()
-    axis.plot(*ends, color=colour, marker="o", markersize=3, markeredgecolor="white", markeredgewidth=0.5)
-
-
-def _matches(views: Views, view: int, most: int) -> Iterator[tuple[Float[Tensor, "1 2"], Float[Tensor, "1 2"]]]:
-    """Give tokens of view 0 that a view sees, evenly spaced, and where it sees them."""
-    grid = min(GRID, *views.size)
-    found = project_tokens(views, (grid, grid))
-    seen = found.visible[0, 0, :, view].nonzero().flatten()
-    for token in seen[torch.linspace(0, len(seen) - 1, min(most, len(seen))).round().long()].tolist():
-        yield found.xy[0, 0, token, :1], found.xy[0, 0, token, view : view + 1]
-
-
-def _epipolar_lines(views: Views, view: int, most: int) -> Iterator[tuple[Float[Tensor, "1 2"], Float[Tensor, "k 2"]]]:
-    """Give pixels of view 0 and the parts of their epipolar lines that a view shows: all that cameras alone know."""
-    cameras, intrinsics = views.world_to_cam[0], views.intrinsics[0]
-    middle = supposed_distances(cameras)[1]
-    depths = middle * torch.logspace(-1, 1, 200)
-    size = torch.tensor([views.size[1], views.size[0]], dtype=torch.float32)
-    for share in torch.linspace(0.1, 0.9, most):
-        start = size * torch.stack([share, (share * 7).frac()])
-        points = unproject(start.expand(len(depths), 2), depths, intrinsics[0], cameras[0])
-        xy, _ = project(points, intrinsics[view], cameras[view])
-        shown = xy[((xy >= 0) & (xy < size)).all(-1)]
-        if len(shown):
-            yield start[None], shown
 
 
 def cli(arguments: list[str] | None = None) -> None:

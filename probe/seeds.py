@@ -4,7 +4,7 @@ import hashlib
 
 
 def derive(purpose: str, *numbers: int) -> int:
-    """Give a seed for one purpose and place, such as ("training", seed, step).
+    """Return a seed for one purpose and place, such as ("training", seed, step).
 
     PyTorch's CPU generator keeps the low 32 bits of a seed only, so seeds that differ in high bits, or in a sum, would
     share their random stream; hashing the words keeps purposes apart but for chance collisions (1 in 4 billion a pair).

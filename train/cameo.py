@@ -7,13 +7,13 @@ import torch
 from accelerate import Accelerator
 
 from probe import cli as command
-from probe.emergence import Watch
 from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
 from probe.models import fresh_tiny, load_model
 from probe.models.hunyuan_dit import HUB
 from probe.models.model import MultiViewModel, place
 from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
+from probe.plan.settings import Watch
 from probe.records import environment, open_run, write_folder, write_json
 from train.batches import open_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from probe.attention.call import Call
 from probe.capture import AttentionTap
-from probe.emergence import Watch, measure_step
 from probe.image_quality import Lpips, load_lpips
 from probe.layers import Layer
 from probe.matching import attention_matches
-from probe.metrics import GridTruth, correct, grid_truth
+from probe.measure.emergence import measure_step
+from probe.metrics import GridTruth, correct, grid_truth, thresholds
 from probe.models.model import MultiViewModel, predict
-from probe.protocols import PROTOCOLS, thresholds
+from probe.plan.settings import Watch
+from probe.protocols import ATTENTION_V1
 from probe.records import write
 from probe.seeds import derive
 from probe.views import Views
@@ -93,7 +94,7 @@ def _tokens(
 
 def _precision(token: Tensor, truth: GridTruth, n_ref: int) -> float:
     """Average over the target queries that are visible in a reference; NaN where there is none."""
-    limit = next(limit for limit in thresholds(None) if limit.name == PROTOCOLS["attention-v1"].select_by)
+    limit = next(limit for limit in thresholds(None) if limit.name == ATTENTION_V1.select_by)
     right = correct(token, truth, limit)[:, 0, n_ref:, :, :n_ref]
     return float(right[truth.visible[:, n_ref:, :, :n_ref]].float().mean())
 

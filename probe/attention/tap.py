@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ from probe.attention.kernels import KERNELS, Foreign, watched_kernels
 from probe.attention.modules import is_compiled, modules_by_name
 from probe.attention.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
 
-__all__ = ["AttentionTap", "Call", "Edit", "Keep", "LayerKey", "Run"]
+__all__ = ["Call", "Edit", "Keep", "LayerKey", "Run", "Tap"]
 
 
 @dataclass(eq=False)
@@ -73,7 +73,10 @@ class _Frames(threading.local):
         self.running: list[_Frame] = []
 
 
-class AttentionTap:
+AnyTap = TypeVar("AnyTap", bound="Tap")
+
+
+class Tap:
     """Observe, edit or supervise chosen attention calls while the context is open.
 
     Without an edit the model's output is the same bit for bit (only inside ``nn.TransformerEncoder`` and
@@ -86,9 +89,8 @@ class AttentionTap:
 
     Args:
         model: The model, wrapped or not.
-        layers: :class:`~probe.layers.Layer` objects, indexes (looked up by ``find_layers(model)``), module names, or
-            pairs of a name and the number of its call. A name may stop at a module that holds the attention; to look it
-            up or to edit it, that must be a single call.
+        layers: :class:`~probe.layers.Layer` objects, module names, or pairs of a name and the number of its call. A
+            name may stop at a module that holds the attention; to look it up or to edit it, that must be a single call.
         edit: ``edit(call, run)`` gives the attention's output instead; ``run(q, k, v)`` is the original kernel with its
             mask, scale and context. One function for all layers, or a dict from layer to function. Edits run again when
             checkpointing recomputes, so they must depend on the call's tensors, name and number only.
@@ -118,7 +120,7 @@ class AttentionTap:
             raise ValueError(f"AttentionTap: keep={keep!r} is unknown; choose 'none', 'detached' or 'graph'")
         self.model, self.layers, self.edit, self.on_call, self.keep = model, layers, edit, on_call, keep
         self._modules = modules_by_name(model)
-        self._targets = resolve(model, self._modules, layers)
+        self._targets = resolve(self._modules, layers)
         attach(self._targets, edit, self._modules)
         self._watched = watched_modules(self._modules, self._targets)
         self._frames = _Frames()
@@ -160,7 +162,7 @@ class AttentionTap:
             )
         return fits[0]
 
-    def __enter__(self) -> "AttentionTap":
+    def __enter__(self: AnyTap) -> AnyTap:
         if self._is_open:
             raise RuntimeError("AttentionTap: this tap is open already; make another one")
         self._reset()
@@ -341,7 +343,7 @@ class AttentionTap:
 class _Forward:
     """Stand in for a module's forward while a tap is open."""
 
-    def __init__(self, tap: AttentionTap, name: str, original: Callable[..., Any], previous: Any) -> None:
+    def __init__(self, tap: Tap, name: str, original: Callable[..., Any], previous: Any) -> None:
         functools.update_wrapper(self, original)
         self.tap, self.name, self.original, self.previous = tap, name, original, previous
         # a compiled function that calls the model hands over to plain Python here
@@ -362,7 +364,7 @@ class _Forward:
 class _Mode(TorchFunctionMode):
     """Hand attention calls to the tap; a mode is suspended while it handles a function."""
 
-    def __init__(self, tap: AttentionTap, kernel: str) -> None:
+    def __init__(self, tap: Tap, kernel: str) -> None:
         super().__init__()
         self.tap, self.kernel = tap, kernel
 

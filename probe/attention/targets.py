@@ -2,15 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
 from probe.attention.call import Edit
 from probe.attention.modules import clean_name, may_attend, nearest_names
-from probe.layers import Layer, find_layers
 
-LayerKey = Layer | int | str | tuple[str, int]
+
+@runtime_checkable
+class Located(Protocol):
+    """An attention call by the name of its module, its number there and its index, as :class:`probe.layers.Layer`."""
+
+    @property
+    def name(self) -> str:
+        """Return the module's name."""
+
+    @property
+    def nth(self) -> int:
+        """Return which of the module's calls it is."""
+
+    @property
+    def index(self) -> int | None:
+        """Return its place among all self-attention calls; None for other calls."""
+
+
+LayerKey = Located | int | str | tuple[str, int]
+Known = TypeVar("Known", "Target", Located)
 
 
 @dataclass(eq=False)
@@ -38,19 +56,26 @@ class Target:
         return (self.name, self.nth) == (other.name, other.nth) or (self.nth is None and self.holds(other.name))
 
 
-def resolve(model: nn.Module, modules: Mapping[str, nn.Module], layers: LayerKey | Sequence[LayerKey]) -> list[Target]:
-    """Turn what a tap was given into targets.
+def keys_of(layers: LayerKey | Sequence[LayerKey]) -> list[LayerKey]:
+    """List the layers that a tap was asked for.
 
     Raises:
-        ValueError: If nothing was given, or a name or an index is unknown.
+        ValueError: If there are none.
     """
-    one = isinstance(layers, Layer | int | str) or _is_pair(layers)
+    one = isinstance(layers, Located | int | str) or _is_pair(layers)
     keys: list[Any] = [layers] if one else list(layers)  # type: ignore[arg-type]
     if not keys:
         raise ValueError("AttentionTap: no layer was chosen; list them with find_layers(model)")
-    found = find_layers(model) if any(isinstance(key, int) for key in keys) else []
-    listed = [Target(layer.name, layer.nth, layer.index) for layer in found]
-    targets = {(t.name, t.nth): t for t in (wanted_target(key, listed, modules) for key in keys)}
+    return keys
+
+
+def resolve(modules: Mapping[str, nn.Module], layers: LayerKey | Sequence[LayerKey]) -> list[Target]:
+    """Turn layers into targets.
+
+    Raises:
+        ValueError: If there are none, or a name is unknown.
+    """
+    targets = {(t.name, t.nth): t for t in (wanted_target(key, (), modules) for key in keys_of(layers))}
     for name, _ in targets:
         if name not in modules:
             near = nearest_names(name, list(modules))
@@ -67,9 +92,9 @@ def wanted_target(key: Any, targets: Sequence[Target], modules: Mapping[str, nn.
         ValueError: If no target has the index.
     """
     if isinstance(key, int):
-        return _indexed(key, targets)
-    index = key.index if isinstance(key, Layer) else None
-    name, nth = (key.name, key.nth) if isinstance(key, Layer) else key if _is_pair(key) else (key, None)
+        return by_index(key, targets)
+    index = key.index if isinstance(key, Located) else None
+    name, nth = (key.name, key.nth) if isinstance(key, Located) else key if _is_pair(key) else (key, None)
     name = clean_name(name)
     return Target(name if name in modules else name.removeprefix("module."), nth, index)
 
@@ -78,7 +103,12 @@ def _is_pair(key: object) -> bool:
     return isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str) and isinstance(key[1], int)
 
 
-def _indexed(index: int, targets: Sequence[Target]) -> Target:
+def by_index(index: int, targets: Sequence[Known]) -> Known:
+    """Look a layer up by its index.
+
+    Raises:
+        ValueError: If there is none.
+    """
     known = {target.index: target for target in targets if target.index is not None}
     if index not in known:
         raise ValueError(

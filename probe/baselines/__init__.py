@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.baselines import dift, dino, dsift, epipolar, pixels, vggt
-from probe.baselines.describing import Grid, Matcher, Scored, by_descriptors
-from probe.measure.score import Measured, drawn_scores
-from probe.metrics import GridTruth, Threshold
+from probe.baselines.describing import Grid, by_descriptors
+from probe.measure.matcher import Matcher, Scorer, drawn_scores
+from probe.metrics import GridTruth, Measured, Threshold
 from probe.models.parts.files import named
 from probe.protocols import Protocol
 from probe.views import Views
@@ -24,7 +24,7 @@ Load = Callable[[str, torch.device], Matcher]
 Describe = Callable[[Float[Tensor, "b f 3 height width"], Grid], Float[Tensor, "b f n d"]]
 
 
-def match_on_lines(views: Views) -> Scored:
+def match_on_lines(views: Views) -> Scorer:
     """Draw matches on the true epipolar lines (:mod:`probe.baselines.epipolar`)."""
 
     def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:

@@ -5,15 +5,12 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.measure.score import Measured, descriptor_scores
-from probe.metrics import GridTruth, Threshold
+from probe.measure.matcher import Matcher, Scorer, descriptor_scores
+from probe.metrics import GridTruth, Measured, Threshold
 from probe.protocols import Protocol
 from probe.views import Views
 
 Grid = tuple[int, int]
-Scored = Callable[[GridTruth, tuple[Threshold, ...], Protocol], Measured]
-Matcher = Callable[[Views], Scored]
-"""Look at a scene once; what it gives scores the matches on any grid."""
 Described = Callable[[Grid], Float[Tensor, "b f n d"]]
 """Give the descriptors of a grid's tokens, rows before columns."""
 
@@ -21,7 +18,7 @@ Described = Callable[[Grid], Float[Tensor, "b f n d"]]
 def by_descriptors(describe: Callable[[Views], Described]) -> Matcher:
     """Make a matcher of a way to describe tokens."""
 
-    def look(views: Views) -> Scored:
+    def look(views: Views) -> Scorer:
         described = describe(views)
 
         def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:

@@ -15,8 +15,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.baselines.describing import Described, Matcher, by_descriptors
+from probe.baselines.describing import Described, by_descriptors
 from probe.baselines.maps import at_tokens, unit
+from probe.measure.matcher import Matcher
 from probe.models.model import place, predict
 from probe.models.parts.files import Loading
 from probe.models.stable_diffusion import StableDiffusion, load_stable_diffusion

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probe.baselines.describing import Described, Matcher, by_descriptors
+from probe.baselines.describing import Described, by_descriptors
 from probe.baselines.maps import at_tokens, unit
 from probe.compat import declare_torchvision_operators
+from probe.measure.matcher import Matcher
 from probe.views import Views
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

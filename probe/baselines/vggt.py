@@ -20,10 +20,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from probe.baselines.describing import Described, Matcher, by_descriptors
+from probe.baselines.describing import Described, by_descriptors
 from probe.baselines.dino import patch_grid
 from probe.correspondence import token_points
 from probe.geometry import camera_centre, invert_rigid
+from probe.measure.matcher import Matcher
 from probe.models.parts.files import fill, find_checkpoint, read_weights
 from probe.models.parts.installed import import_first
 from probe.views import Views

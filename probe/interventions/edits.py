@@ -23,7 +23,7 @@ Intervention = Literal["identity", "uniform", "within_view", "shuffled_views", "
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Say where an edit acts.
+    """Where an edit acts.
 
     Attributes:
         layer: Index among all self-attentions.
@@ -92,8 +92,8 @@ def _true_match(call: Call, run: Run, place: Place) -> Float[Tensor, "b heads to
     total = values.new_zeros(*values.shape[:2], len(inside), values.shape[-1])
     for view in range(place.layout.views):
         token = rearrange(truth[..., view].clamp(min=0), "b fq n -> b 1 (fq n) 1")
-        found = values[:, :, view].gather(2, token.expand(-1, *total.shape[1:]))
-        total += torch.where(known[:, None, :, view, None], found, 0)
+        matched = values[:, :, view].gather(2, token.expand(-1, *total.shape[1:]))
+        total += torch.where(known[:, None, :, view, None], matched, 0)
     count = rearrange(known.sum(-1), "b tokens -> b 1 tokens 1")
     asking = torch.arange(len(inside), device=count.device) >= place.n_ref * truth.shape[2]
     patched = (count > 0) & rearrange(asking, "tokens -> 1 1 tokens 1")

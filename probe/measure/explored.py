@@ -4,7 +4,7 @@ Small by design: matches are kept exactly; weights, and maps pooled to at most 8
 value in 8 and in 4 bits, one byte each. Streamed over query tokens, so no attention map is ever held whole.
 
 Tensors are named "what/part/scene"; the part is a layer's index, a grid such as "16x16", or "-". Axes beside the usual:
-``t`` timesteps, ``rows`` all heads together and then each head, ``asked`` the query tokens kept of a view, ``other``
+``t`` timesteps, ``rows`` all heads together and then each head, ``queries`` the query tokens kept of a view, ``other``
 the kept views without the query's, in order.
 """
 
@@ -15,15 +15,15 @@ from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from probe.attention.call import Call
 from probe.geometry import fundamental_matrix
-from probe.layers import Layer, ViewLayout
+from probe.layers import Layer, ViewLayout, joint_layout
 from probe.matching import ratio_matches, weights_within_views
-from probe.measure.model import Truths, denoise_and_listen, views_joined
-from probe.measure.score import grid_name, joint_layout, queries_with_points
-from probe.metrics import GridTruth, Threshold, best_share, correct
+from probe.measure.model import denoise
+from probe.measure.scene import LayerCall, Scene
+from probe.measure.score import grid_name
+from probe.metrics import GridTruth, Threshold, correct
 from probe.models.model import MultiViewModel
-from probe.protocols import PROTOCOLS
+from probe.protocols import RATIO_V1
 from probe.views import Views
 
 VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map
@@ -31,7 +31,6 @@ RUNNERS_UP = 2
 LEVELS, MAP_LEVELS = 255, 15
 HEAD_MAPS_BYTES = 64 * 2**20  # of one scene; beyond it the heads are kept at fewer timesteps, the middle ones
 BY_ROW = ("token", "right", "share", "mass", "map")  # with a row of all heads together and one of each head
-RATIO = PROTOCOLS["ratio-v1"]
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------
@@ -45,11 +44,11 @@ def kept_views(views: int) -> list[int]:
 
 
 def key_views(views: Sequence[int]) -> Int[Tensor, "fq other"]:
-    """Give, for each of the kept views, the others."""
+    """Return the other views of each kept view."""
     return torch.tensor([[key for key in views if key != query] for query in views])
 
 
-def asked_tokens(grid: tuple[int, int]) -> Int[Tensor, " asked"]:
+def query_tokens(grid: tuple[int, int]) -> Int[Tensor, " queries"]:
     """List the query tokens kept of a view: all, or those in the middle of at most 16 x 16 blocks of the grid."""
     rows, columns = (_middles(side, min(side, SIDE)) for side in grid)
     return torch.tensor([row * grid[1] + column for row in rows for column in columns])
@@ -66,18 +65,18 @@ def head_timesteps(timesteps: Sequence[int], layers: Sequence[Layer], views: int
     """
     f, middle = len(kept_views(views)), len(timesteps) // 2
     grids = [(layer.heads, joint_layout(layer, views).grid) for layer in layers]
-    cells = sum(heads * len(asked_tokens(g)) * min(g[0], CELLS) * min(g[1], CELLS) for heads, g in grids)
+    cells = sum(heads * len(query_tokens(g)) * min(g[0], CELLS) * min(g[1], CELLS) for heads, g in grids)
     fitting = max(1, HEAD_MAPS_BYTES // (cells * f * (f - 1)))
     nearest = sorted(range(len(timesteps)), key=lambda position: (abs(position - middle), position))
     return sorted(nearest[:fitting])
 
 
 def of_pairs(
-    values: Shaped[Tensor, "*lead f n f"], views: Sequence[int], asked: Int[Tensor, " asked"]
-) -> Shaped[Tensor, "*lead fq asked other"]:
-    """Pick the kept views, the asked tokens of each, and each one's other views."""
-    kept = values.index_select(-3, torch.tensor(views)).index_select(-2, asked)
-    index = repeat(key_views(views), "fq other -> fq asked other", asked=len(asked))
+    values: Shaped[Tensor, "*lead f n f"], views: Sequence[int], queries: Int[Tensor, " queries"]
+) -> Shaped[Tensor, "*lead fq queries other"]:
+    """Pick the kept views, the query tokens of each, and each one's other views."""
+    kept = values.index_select(-3, torch.tensor(views)).index_select(-2, queries)
+    index = repeat(key_views(views), "fq other -> fq queries other", queries=len(queries))
     return kept.gather(-1, index.expand(*kept.shape[:-1], -1))
 
 
@@ -90,7 +89,7 @@ def quantise(share: Float[Tensor, "*shape"], levels: int) -> UInt8[Tensor, "*sha
 
 
 def pooling(side: int) -> Float[Tensor, "cells side"]:
-    """Give the matrix that averages the tokens along a side into at most 8 cells; sizes differ by one at most."""
+    """Return the matrix that averages the tokens along a side into at most 8 cells; sizes differ by one at most."""
     cells = min(side, CELLS)
     member = (torch.arange(side) * cells // side == torch.arange(cells)[:, None]).float()
     return member / member.sum(1, keepdim=True)
@@ -105,12 +104,12 @@ def coarse_maps(weights: Float[Tensor, "*lead n"], grid: tuple[int, int]) -> UIn
 
 
 def runners_up(weights: Float[Tensor, "*lead n"]) -> Int[Tensor, "*lead 2"]:
-    """Give the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
-    left, found = weights.clone(), []
+    """Return the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
+    left, best = weights.clone(), []
     for _ in range(1 + RUNNERS_UP):
-        found.append(left.argmax(-1, keepdim=True))
-        left.scatter_(-1, found[-1], -1.0)
-    return torch.cat(found[1:], dim=-1)
+        best.append(left.argmax(-1, keepdim=True))
+        left.scatter_(-1, best[-1], -1.0)
+    return torch.cat(best[1:], dim=-1)
 
 
 # --- reading a call --------------------------------------------------------------------------------------------------
@@ -133,14 +132,14 @@ def read_attention(
         views: Those to keep.
 
     Returns:
-        The matches of all query tokens, as :func:`probe.matching.attention_matches` gives them; and of the asked tokens
-        and other views, coded: runner_up [fq asked other 2] of all heads together, and by row share (of the key view's
-        weight, on the match), mass (of all weight, on the key view) and map.
+        The matches of all query tokens, as :func:`probe.matching.attention_matches` returns them; and of the
+        queries kept and the other views, coded: runner_up [fq queries other 2] of all heads together, and by row share
+        (of the key view's weight, on the match), mass (of all weight, on the key view) and map.
     """
-    n, asked = layout.grid[0] * layout.grid[1], asked_tokens(layout.grid)
+    n, queries = layout.grid[0] * layout.grid[1], query_tokens(layout.grid)
     wanted = torch.zeros(layout.views, n, dtype=torch.bool, device=q.device)
-    wanted[torch.tensor(views, device=q.device)[:, None], asked.to(q.device)] = True
-    keys = repeat(key_views(views), "fq other -> (fq asked) other", asked=len(asked)).to(q.device)
+    wanted[torch.tensor(views, device=q.device)[:, None], queries.to(q.device)] = True
+    keys = repeat(key_views(views), "fq other -> (fq queries) other", queries=len(queries)).to(q.device)
     start, done, tokens, parts = 0, 0, list[Tensor](), list[tuple[Tensor, ...]]()
     for weights, mass in weights_within_views(q, k, scale, layout):
         here = wanted.flatten()[start : start + weights.shape[2]].nonzero()[:, 0]
@@ -149,7 +148,7 @@ def read_attention(
         tokens.append(weights.argmax(-1)[0].cpu())
         parts.append(_of_others(weights[0][:, here], mass[0][:, here], mine, layout.grid))
     columns = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
-    split = [rearrange(x, "rows (fq asked) ... -> rows fq asked ...", fq=len(views)) for x in columns]
+    split = [rearrange(x, "rows (fq queries) ... -> rows fq queries ...", fq=len(views)) for x in columns]
     runner_up, share, mass, maps = split
     token = rearrange(torch.cat(tokens, dim=1), "rows (fq n) fk -> rows fq n fk", fq=layout.views)
     return token, {"runner_up": runner_up[0].to(torch.uint16), "share": share, "mass": mass, "map": maps}
@@ -166,45 +165,34 @@ def _of_others(
     index = keys.expand(rows, *keys.shape)
     inside = weights.gather(2, repeat(index, "rows r other -> rows r other n", n=weights.shape[-1]))
     share = quantise(inside.amax(-1), LEVELS)
-    found = runners_up(inside[:1]), share, quantise(mass.gather(2, index), LEVELS), coarse_maps(inside, grid)
-    return tuple(part.cpu() for part in found)  # type: ignore[return-value]
+    parts = runners_up(inside[:1]), share, quantise(mass.gather(2, index), LEVELS), coarse_maps(inside, grid)
+    return tuple(part.cpu() for part in parts)  # type: ignore[return-value]
 
 
-def read_call(
-    q: Float[Tensor, "1 heads joint d"],
-    k: Float[Tensor, "1 heads joint d"],
-    scale: float,
-    layout: ViewLayout,
-    truth: GridTruth,
-    threshold: Threshold,
-    views: Sequence[int],
-) -> dict[str, Tensor]:
+def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Sequence[int]) -> dict[str, Tensor]:
     """Read all that is kept of a call, by both protocols; what is right is told by the code that scores the run.
 
     Args:
-        q: Queries as used by the layer, of one scene.
-        k: Keys as used by the layer.
-        scale: Factor of the logits.
-        layout: Where the views' tokens lie.
+        call: Of one layer on one scene.
         truth: Of the layer's grid.
         threshold: Which matches are right.
         views: Those to keep.
 
     Returns:
-        What :func:`read_attention` gives, and: token and right [rows fq asked other]; ratio_token, ratio, ratio_right
-        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq asked other].
+        What :func:`read_attention` gives, and: token and right [rows fq queries other]; ratio_token, ratio, ratio_right
+        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq queries other].
     """
-    asked = asked_tokens(layout.grid)
+    queries = query_tokens(call.layout.grid)
 
     def picked(values: Shaped[Tensor, "*lead f n f"]) -> Tensor:
-        return of_pairs(values.cpu(), views, asked)
+        return of_pairs(values.cpu(), views, queries)
 
-    token, coded = read_attention(q, k, scale, layout, views)
-    nearest = ratio_matches(q, k, layout)
-    kept = best_share(nearest.ratio, queries_with_points(truth), RATIO.keep, RATIO.most)
+    token, coded = read_attention(call.q, call.k, call.scale, call.layout, views)
+    nearest = ratio_matches(call.q, call.k, call.layout)
+    kept = RATIO_V1.kept(nearest, truth)
     return coded | {
         "token": picked(token).to(torch.uint16),
-        "right": picked(_right(token.to(q.device), truth, threshold)),
+        "right": picked(_right(token.to(call.q.device), truth, threshold)),
         "ratio_token": picked(nearest.token[0]).to(torch.uint16),
         "ratio": quantise(picked(nearest.ratio[0]), LEVELS),
         "ratio_right": picked(_right(nearest.token, truth, threshold)[0]),
@@ -219,80 +207,72 @@ def _right(token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Thresh
 # --- a scene ---------------------------------------------------------------------------------------------------------
 
 
-def scene_geometry(views: Views, truths: Truths) -> dict[str, Tensor]:
-    """Give what is true of a scene, whatever the model; positions are fractions of the image's width and height.
+def scene_geometry(scene: Scene) -> dict[str, Tensor]:
+    """Return what is true of a scene, whatever the model; positions are fractions of the image's width and height.
 
     Returns:
         views: the kept ones' indexes. fundamental [fq other 3 3]: a position's epipolar line, zero where there is none.
-        By grid: asked; query_xy [fq asked 2], where the query token's point lies in its own view, NaN where it has
-        none; true_xy [fq asked other 2], where it lies in the others, NaN where that is unknown; visible
-        [fq asked other], whether they show it.
+        By grid: asked, the query tokens; query_xy [fq queries 2], where the query token's point lies in its own view,
+        NaN where it has none; true_xy [fq queries other 2], where it lies in the others, NaN where that is unknown;
+        visible [fq queries other], whether they show it.
     """
+    views = scene.views
     kept = kept_views(views.count)
-    found = {"views/-": torch.tensor(kept), "fundamental/-": _fundamentals(views, kept)}
-    for grid, truth in truths.items():
-        asked, own, name = asked_tokens(grid), torch.tensor(kept), grid_name(grid)
+    geometry = {"views/-": torch.tensor(kept), "fundamental/-": _fundamentals(views, kept)}
+    for grid, truth in scene.truths.items():
+        queries, own, name = query_tokens(grid), torch.tensor(kept), grid_name(grid)
         xy = truth.xy[0].cpu() / torch.tensor([views.size[1], views.size[0]])
-        found |= {
-            f"asked/{name}": asked,
-            f"query_xy/{name}": xy[own[:, None], asked, own[:, None]],
-            f"true_xy/{name}": torch.stack([of_pairs(axis, kept, asked) for axis in xy.unbind(-1)], dim=-1),
-            f"visible/{name}": of_pairs(truth.visible[0].cpu(), kept, asked),
+        geometry |= {
+            f"asked/{name}": queries,
+            f"query_xy/{name}": xy[own[:, None], queries, own[:, None]],
+            f"true_xy/{name}": torch.stack([of_pairs(axis, kept, queries) for axis in xy.unbind(-1)], dim=-1),
+            f"visible/{name}": of_pairs(truth.visible[0].cpu(), kept, queries),
         }
-    return found
+    return geometry
 
 
 def _fundamentals(views: Views, kept: Sequence[int]) -> Float[Tensor, "fq other 3 3"]:
     """Turn the matrices from pixels to fractions of the image."""
     query, key = torch.tensor(kept)[:, None], key_views(kept)
     cameras = views.intrinsics[0].cpu(), views.world_to_cam[0].cpu()
-    asking, asked = ([x[index].expand(*key.shape, -1, -1) for x in cameras] for index in (query, key))
+    query_cameras, key_cameras = ([x[index].expand(*key.shape, -1, -1) for x in cameras] for index in (query, key))
     size = torch.diag(torch.tensor([views.size[1], views.size[0], 1.0]))
-    return size @ fundamental_matrix(*asking, *asked) @ size
+    return size @ fundamental_matrix(*query_cameras, *key_cameras) @ size
 
 
 def explore_scene(
-    model: MultiViewModel,
-    views: Views,
-    layers: Sequence[Layer],
-    truths: Truths,
-    timesteps: Sequence[int],
-    threshold: Threshold,
-    noise: Float[Tensor, "1 f c h w"],
+    model: MultiViewModel, scene: Scene, layers: Sequence[Layer], timesteps: Sequence[int], threshold: Threshold
 ) -> dict[str, Tensor]:
     """Read what the match explorer shows of one scene: one forward pass per timestep.
 
     Args:
         model: The model.
-        views: Of one scene, which has a name.
+        scene: To show.
         layers: Those to show; one whose grid is a single token, which has nowhere else to look, is left out.
-        truths: Of every layer's grid.
         timesteps: Those to show.
         threshold: Which matches are right.
-        noise: As the scene is measured with.
 
     Returns:
-        Tensors "what/part/scene": what :func:`scene_geometry` gives, and by layer what :func:`read_call` gives, with
-        all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
+        Tensors "what/part/scene": what :func:`scene_geometry` returns, and by layer what :func:`read_call` returns,
+        with all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
         head_map [heads_t heads ...]; head_timesteps are the positions of the latter's timesteps.
     """
-    layers = [layer for layer in layers if joint_layout(layer, views.count).grid != (1, 1)]
-    kept, with_heads = kept_views(views.count), head_timesteps(timesteps, layers, views.count)
+    views = scene.views.count
+    layers = [layer for layer in layers if joint_layout(layer, views).grid != (1, 1)]
+    kept, with_heads = kept_views(views), head_timesteps(timesteps, layers, views)
     read: dict[str, list[Tensor]] = {}
 
     for position, t in enumerate(timesteps):
 
-        def listen(layer: Layer, call: Call, heads: bool = position in with_heads) -> None:
-            q, k = views_joined(call, layer, views.count)
-            layout = joint_layout(layer, views.count)
-            values = read_call(q, k, call.scale, layout, truths[layout.grid], threshold, kept)
+        def keep(call: LayerCall, heads: bool = position in with_heads) -> None:
+            values = read_call(call, scene.truths[call.layout.grid], threshold, kept)
             for name, value in _by_heads(values, heads=heads).items():
-                read.setdefault(f"{name}/{layer.index}", []).append(value)
+                read.setdefault(f"{name}/{call.layer.index}", []).append(value)
 
-        denoise_and_listen(model, views, layers, t, noise, listen)
-    found = scene_geometry(views, truths) | {name: torch.stack(values) for name, values in read.items()}
-    found["head_timesteps/-"] = torch.tensor(with_heads)
-    return {f"{name}/{views.names[0]}": value.contiguous() for name, value in found.items()}
+        denoise(model, scene, layers, t, keep)
+    shown = scene_geometry(scene) | {name: torch.stack(values) for name, values in read.items()}
+    shown["head_timesteps/-"] = torch.tensor(with_heads)
+    return {f"{name}/{scene.name}": value.contiguous() for name, value in shown.items()}
 
 
 def _by_heads(values: dict[str, Tensor], *, heads: bool) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
-"""Say what a probe will take, before anything is loaded: ``python -m probe.run --dry-run``."""
+"""What a probe will take, before anything is loaded: ``python -m probe.run --dry-run``."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -11,10 +10,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 from probe.baselines import NULLS
-from probe.interventions.effects import passes
+from probe.interventions.experiment import passes
 from probe.layers import Layer
-from probe.measure.model import measure_matcher, measure_references, truths_of
+from probe.measure.matcher import measure_matcher
+from probe.measure.references import measure_references
 from probe.models.model import model_layers
+from probe.plan.parts import EXAMPLES
+from probe.plan.plan import Plan, device_named
 from probe.plan.rehearsal import (
     Cost,
     forward_seconds,
@@ -25,17 +27,13 @@ from probe.plan.rehearsal import (
     tokens_of,
     weights_of,
 )
-from probe.protocols import thresholds
-
-if TYPE_CHECKING:
-    from probe.run import Plan
 
 MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Hold what a run takes: seconds, and bytes beside those of Python and its libraries.
+    """What a run takes: seconds, and bytes beside those of Python and its libraries.
 
     Attributes:
         scoring: Of each scored layer, by name and number of its call.
@@ -45,7 +43,7 @@ class Estimate:
         forward: Seconds of one denoising step.
         passes: Denoising steps whose layers are scored, in all.
         edited: Denoising steps under edits, which are not.
-        beside: Seconds of everything else, in all: scenes, truth, references, baselines.
+        other: Seconds of everything else, in all: scenes, truth, references, baselines.
     """
 
     scoring: dict[str, Cost]
@@ -55,20 +53,26 @@ class Estimate:
     forward: float
     passes: int
     edited: int
-    beside: float
+    other: float
 
     @property
     def probed(self) -> float:
-        """Give the seconds of one denoising step with the scores of its layers."""
+        """Return the seconds of one denoising step with the scores of its layers."""
         return self.forward + sum(cost.seconds for cost in self.scoring.values())
 
     @property
     def total(self) -> float:
-        """Give the seconds of the run, without starting Python and without the page."""
-        return self.passes * self.probed + self.edited * self.forward + self.beside
+        """Return the seconds of the run, without starting Python and without the page."""
+        return self.passes * self.probed + self.edited * self.forward + self.other
 
 
-def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
+def rehearse_run(plan: Plan, console: Console) -> None:
+    """Estimate what a run takes, and print it."""
+    device = device_named(plan.settings.device)
+    show(console, plan, estimate(plan, device, EXAMPLES), plan.settings.views)
+
+
+def estimate(plan: Plan, device: torch.device, examples: int) -> Estimate:
     """Rehearse one denoising step, time its operations and the scoring of its layers, and count.
 
     Args:
@@ -77,15 +81,14 @@ def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
         examples: Scenes that get one more pass, for pictures.
     """
     views = plan.scenes.load(0)[0].to(device)
-    rehearsal, limits = rehearse(plan.model, views), thresholds(views.unit)
-    truths = truths_of(views, plan.layers)
+    rehearsal, scene = rehearse(plan.model, views), plan.scene(0, views)
     scoring = {
-        key: scoring_cost(layer, views, truths, limits, plan.protocol)
+        key: scoring_cost(layer, scene, plan.protocol)
         for key, layer in tqdm({key_of(layer): layer for layer in plan.layers}.items(), desc="scoring", unit="layer")
     }
     nulls = sum(name in plan.baselines for name in NULLS)
     scenes = len(plan.scenes.names)
-    forward = forward_seconds(rehearsal, device, lambda found: tqdm(found, desc="operations", unit="kind"))
+    forward = forward_seconds(rehearsal, device, lambda kinds: tqdm(kinds, desc="operations", unit="kind"))
     return Estimate(
         libraries=psutil.Process().memory_info().rss,  # last, when all that a run calls has been called
         scoring=scoring,
@@ -94,7 +97,7 @@ def estimate(plan: "Plan", device: torch.device, examples: int) -> Estimate:
         forward=forward,
         passes=scenes * (len(plan.timesteps) + nulls) + min(examples, scenes),
         edited=passes(plan.experiment, plan.layers, scenes),
-        beside=scenes * seconds_of(lambda: _beside(plan), device),
+        other=scenes * seconds_of(lambda: _without_model(plan), device),
     )
 
 
@@ -103,23 +106,23 @@ def key_of(layer: Layer) -> str:
     return f"{layer.name}:{layer.nth}"
 
 
-def _beside(plan: "Plan") -> None:
+def _without_model(plan: Plan) -> None:
     """Do for one scene what needs no model."""
     views, _ = plan.scenes.load(0)
-    truths, limits = truths_of(views, plan.layers), thresholds(views.unit)
-    measure_references(views, truths, plan.protocol, limits)
+    scene = plan.scene(0, views)
+    measure_references(scene, plan.protocol)
     for name, matcher in plan.matchers.items():
-        measure_matcher(name, matcher, views, truths, plan.protocol, limits)
+        measure_matcher(name, matcher, scene, plan.protocol)
 
 
-def show(console: Console, plan: "Plan", found: Estimate, views: int) -> None:
+def show(console: Console, plan: Plan, estimated: Estimate, views: int) -> None:
     """Print what each layer joins and costs, and what the run takes."""
     table = Table(title=f"{plan.model.name}, {views} views: what --layers would score", box=box.SIMPLE_HEAD)
     for heading in ("layer", "name", "grid", "heads", "tokens", "scoring ms"):
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for layer in plan.layers:
         h, w = layer.grid or (0, 0)
-        cost = found.scoring[key_of(layer)]
+        cost = estimated.scoring[key_of(layer)]
         table.add_row(
             str(layer.index),
             layer.name.partition(".transformer_blocks")[0],
@@ -131,19 +134,20 @@ def show(console: Console, plan: "Plan", found: Estimate, views: int) -> None:
     console.print(table)
     for name, text in ((plan.model.card or {}).get("about") or {}).items():  # type: ignore[attr-defined]
         console.print(f"{name}: {text}", markup=False, soft_wrap=True)
-    for line in lines(found, len(plan.scenes.names), len(plan.timesteps)):
+    for line in lines(estimated, len(plan.scenes.names), len(plan.timesteps)):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def lines(found: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
-    """Say what a run takes in memory and time."""
+def lines(estimated: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
+    """What a run takes in memory and time."""
     return (
-        f"memory: {found.weights / MIB:.0f} MiB of weights and up to {found.work / MIB:.0f} MiB of work, beside about "
-        f"{found.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
-        f"one denoising step: {found.forward:.2f} s, {found.probed:.2f} s with the scores of its layers",
-        f"the run: {scenes} scenes, {timesteps} timesteps, {found.passes} denoising steps with nulls and pictures "
-        f"and {found.edited} under edits: "
-        f"about {duration(found.total)} after the start, {duration(found.beside)} of it for scenes, truth, baselines",
+        f"memory: {estimated.weights / MIB:.0f} MiB of weights and up to {estimated.work / MIB:.0f} MiB of work, "
+        f"beside about {estimated.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
+        f"one denoising step: {estimated.forward:.2f} s, {estimated.probed:.2f} s with the scores of its layers",
+        f"the run: {scenes} scenes, {timesteps} timesteps, {estimated.passes} denoising steps with nulls and pictures "
+        f"and {estimated.edited} under edits: "
+        f"about {duration(estimated.total)} after the start, {duration(estimated.other)} of it for scenes, truth, "
+        "baselines",
         "the model was not loaded, and nothing was written",
     )
 

@@ -21,10 +21,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from probe.layers import Layer
+from probe.layers import Layer, joint_layout
 from probe.measure.model import in_own_precision
-from probe.measure.score import scene_pairs, score_call
-from probe.metrics import GridTruth, Threshold
+from probe.measure.scene import LayerCall, Scene
+from probe.measure.score import score_call
 from probe.models import fresh_tiny
 from probe.models.model import MultiViewModel, place
 from probe.models.parts.files import META
@@ -55,7 +55,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """Hold what one pass does.
+    """What one pass does.
 
     Attributes:
         operations: How often each is called, by function and shapes.
@@ -70,7 +70,7 @@ class Rehearsal:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Hold what a layer's scoring, or a forward pass, takes: seconds, and bytes beside the weights."""
+    """What a layer's scoring, or a forward pass, takes: seconds, and bytes beside the weights."""
 
     seconds: float
     bytes: int
@@ -90,9 +90,9 @@ class Memory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for given in tree_flatten((args, kwargs))[0]:
-            if isinstance(given, Tensor):
-                self.follow(given, counted=False)
+        for leaf in tree_flatten((args, kwargs))[0]:
+            if isinstance(leaf, Tensor):
+                self.follow(leaf, counted=False)
         output = func(*args, **kwargs)
         made = [self.follow(x) for x in tree_flatten(output)[0] if isinstance(x, Tensor)]
         if any(made) or func._schema.is_mutable:
@@ -185,8 +185,8 @@ def seconds_per_call(device: torch.device) -> float:
     t = torch.zeros(1, dtype=torch.long, device=device)
     with torch.no_grad():
         taken = typical_seconds(lambda: model.denoise(latents, t, inputs), device)
-    beside = taken - time_operations(rehearsal.operations, device)
-    return max(0.0, beside) / sum(rehearsal.operations.values())
+    overhead = taken - time_operations(rehearsal.operations, device)
+    return max(0.0, overhead) / sum(rehearsal.operations.values())
 
 
 def time_operations(operations: Counter[Key], device: torch.device, progress: Callable[[Any], Any] = iter) -> float:
@@ -221,26 +221,27 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def scoring_cost(
-    layer: Layer,
-    views: Views,
-    truths: dict[tuple[int, int], GridTruth],
-    thresholds: tuple[Threshold, ...],
-    protocol: Protocol,
-) -> Cost:
+def scoring_cost(layer: Layer, scene: Scene, protocol: Protocol) -> Cost:
     """Score random queries and keys of a layer's shape: the seconds and the bytes it takes."""
-    device = views.image.device
-    shape = (1, layer.heads, tokens_of(layer, views.count), layer.channels)
+    views, device = scene.views.count, scene.views.image.device
+    shape = (1, layer.heads, tokens_of(layer, views), layer.channels)
     q, k = (torch.randn(shape, device=device) for _ in range(2))
-    constants = {"model": "", "step": 0, "scene": "", "timestep": 0, "pair_list": ""}
-    pairs, scale = scene_pairs(views), layer.channels**-0.5
-
-    def score() -> None:
-        score_call(q, k, scale, layer, truths, thresholds, protocol, pairs, constants)
-
+    call = LayerCall(
+        layer=layer,
+        layout=joint_layout(layer, views),
+        q=q,
+        k=k,
+        scale=layer.channels**-0.5,
+        model="",
+        step=0,
+        timestep=0,
+    )
     with Memory() as memory:
-        score()
-    return Cost(seconds=typical_seconds(score, device), bytes=memory.peak)
+        score_call(call, scene, protocol)
+    return Cost(
+        seconds=typical_seconds(lambda: score_call(call, scene, protocol), device),
+        bytes=memory.peak,
+    )
 
 
 def tokens_of(layer: Layer, views: int) -> int:
@@ -250,7 +251,7 @@ def tokens_of(layer: Layer, views: int) -> int:
 
 
 def peak_bytes(rehearsal: Rehearsal, every: Sequence[str], scoring: Mapping[str, Cost]) -> int:
-    """Give the most bytes that are alive beside the weights: in the forward pass, or while a layer is scored.
+    """Return the most bytes that are alive beside the weights: in the forward pass, or while a layer is scored.
 
     Args:
         rehearsal: Of the forward pass.

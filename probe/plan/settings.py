@@ -91,6 +91,22 @@ class Settings:
     minutes for a full-size model on a CPU."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """On what, and by what, precision is followed over training."""
+
+    scenes: str = "shapes"
+    """As for python -m probe.run."""
+    groups: int = 16
+    """Scenes of three views, the four rotation bins in turn."""
+    timesteps: str = "100,300,500,700,900"
+    """Timestep indexes, by commas; precision is averaged over them."""
+    metric: str = "precision@5%"
+    """Metric to follow, over target queries and reference keys."""
+    seed: int = 0
+    """Random seed for scenes and noise."""
+
+
 def count_groups(settings: Settings) -> int:
     """Count scenes: each gives views - 1 pairs with view 0, and each rotation bin gets as many scenes.
 

@@ -18,56 +18,14 @@ from probe.records import (
     summarise,
 )
 from probe.records.intervals import draws, mean, quantile, ratio
-from probe.selection.ties import RULE, Harm, effect_words, harm, listed, weigh, weighing_words
-
-LISTED = 6
-"""Ties that the evidence names; more are counted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """Hold a layer's score: precision over the ceiling of its grid.
-
-    Attributes:
-        layer: Index among all self-attentions.
-        name: Of its module.
-        grid: Token rows x columns of a view.
-        precision: NaN where nothing was counted, like all that follows.
-        chance: Precision of a token drawn uniformly.
-        same_position: Precision of the token at the same place.
-        ceiling: Precision of the best token of the grid.
-        share_of_ceiling: NaN unless the ceilings of all layers are known, and where the ceiling is 0.
-        low: Of what layers are ranked by (the share, or the precision where ceilings are missing), the lower end of the
-            95 % interval by bootstrap over scenes; NaN for fewer than two scenes.
-        high: Its upper end.
-        causal_effect: How much the denoised prediction's error grows when the layer is broken, relatively; NaN where
-            that was not measured, like its interval.
-        causal_low: Lower end of its 95 % interval by bootstrap over scenes.
-        causal_high: Upper end.
-        causal_count: Scenes that it was measured on; 0 if it was not.
-        cost: Of supervising the layer: joint tokens squared times heads; NaN if unknown.
-    """
-
-    layer: int
-    name: str
-    grid: str
-    precision: float
-    chance: float
-    same_position: float
-    ceiling: float
-    share_of_ceiling: float
-    low: float
-    high: float
-    causal_effect: float
-    causal_low: float
-    causal_high: float
-    causal_count: int
-    cost: float
+from probe.selection.candidate import Candidate
+from probe.selection.ties import RULE, CausalEffects, causal_effects, weigh
+from probe.selection.words import effect_words, evidence_words, weighing_words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Name the best layer, and say how sure that is and what was weighed.
+    """The best layer, how sure that is, and what was weighed.
 
     Attributes:
         layer: Index among all self-attentions.
@@ -109,7 +67,7 @@ class Selection:
     effect_rule: str
 
     def record(self) -> dict[str, Any]:
-        """Give plain values for selection.json."""
+        """Return plain values for selection.json."""
         return asdict(self)
 
 
@@ -142,16 +100,16 @@ def select_layer(
     measured = _one_protocol(scores)
     model = model or _one_model(measured)
     metric = metric or _own_metric(measured)
-    rows, way = _in_direction(measured[measured["metric"] == metric], direction)
-    own = _layers_of(rows, model)
+    rows, way = in_direction(measured[measured["metric"] == metric], direction)
+    own = layers_of(rows, model)
     if own["value"].notna().sum() == 0:
         raise ValueError(
             f"select_layer: {model!r} has no counted {metric!r} in direction {way!r}; the table holds the metrics "
             f"{_kinds(measured, 'metric')} and the directions {_kinds(measured, 'direction')}"
         )
-    harms = harm(_edited(scores, model), sorted(own["layer"].unique().tolist()))
-    candidates, drawn = _candidates(rows, own, harms, costs or {})
-    order, contenders = _weighed(candidates, drawn, own, harms)
+    effects = causal_effects(_edited(scores, model), sorted(own["layer"].unique().tolist()))
+    candidates, drawn = _candidates(rows, own, effects, costs or {})
+    order, contenders = _weighed(candidates, drawn, own, effects)
     best = candidates[order[0]]
     worse = _worse(drawn, order[0])
     ties = tuple(candidates[k].layer for k in order[1:] if not worse[k] and candidates[k].precision >= 0)
@@ -171,34 +129,34 @@ def select_layer(
         ties=ties,
         runners_up=tuple(candidates[k] for k in order[1:]),
         above_chance=above_chance,
-        evidence=_evidence(best, ties, metric, scenes, above_chance),
+        evidence=evidence_words(best, ties, metric, scenes, above_chance=above_chance),
         rule=RULE,
-        weighing=weighing_words(best.layer, contenders, harms, {c.layer: c.cost for c in candidates}),
-        effect_rule=effect_words(harms),
+        weighing=weighing_words(best.layer, contenders, effects, {c.layer: c.cost for c in candidates}),
+        effect_rule=effect_words(effects),
     )
 
 
 def _edited(scores: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Give the rows that say what editing the model's layers changes."""
-    return _layers_of(scores[scores["protocol"] == INTERVENTIONS], model)
+    """Return the rows that say what editing the model's layers changes."""
+    return layers_of(scores[scores["protocol"] == INTERVENTIONS], model)
 
 
 def _worse(drawn: np.ndarray, position: int) -> np.ndarray:
-    """Tell which layers are shown to be worse than one: the interval of the paired difference lies above zero."""
+    """Return which layers are shown to be worse than one: the interval of the paired difference lies above zero."""
     return quantile(drawn[:, [position]] - drawn, 0.025) > 0
 
 
 def _weighed(
-    candidates: list[Candidate], drawn: np.ndarray, own: pd.DataFrame, harms: Harm
+    candidates: list[Candidate], drawn: np.ndarray, own: pd.DataFrame, effects: CausalEffects
 ) -> tuple[list[int], list[int]]:
-    """Rank the candidates, the chosen one first; give with them the layers that it was chosen from."""
+    """Rank the candidates, the chosen one first; return with them the layers that it was chosen from."""
     order = _order(candidates, own)
     lead, above, worse = order[0], _above_chance(candidates, own), _worse(drawn, order[0])
     within = np.array(_ranked_by(candidates)) >= candidates[lead].low
     near = [k for k in order[1:] if above[lead] and above[k] and not worse[k] and within[k]]
     contenders = [candidates[k].layer for k in (lead, *near)]
     layers, costs = [c.layer for c in candidates], {c.layer: c.cost for c in candidates}
-    chosen = layers.index(weigh(contenders, harms, costs))
+    chosen = layers.index(weigh(contenders, effects, costs))
     return [chosen, *(k for k in order if k != chosen)], contenders
 
 
@@ -207,10 +165,10 @@ def _one_protocol(scores: pd.DataFrame) -> pd.DataFrame:
     protocol = scores["protocol"].astype(str)
     rows = scores[~protocol.str.endswith(COMMON_GRID) & (protocol != INTERVENTIONS)]
     for column in ("protocol", "pair_list"):
-        found = _kinds(rows, column) if column in rows else []
-        if len(found) > 1:
+        kinds = _kinds(rows, column) if column in rows else []
+        if len(kinds) > 1:
             raise ValueError(
-                f"select_layer: scores of different {column}s {found} cannot be ranked together; choose one"
+                f"select_layer: scores of different {column}s {kinds} cannot be ranked together; choose one"
             )
     return rows
 
@@ -226,8 +184,8 @@ def _one_model(rows: pd.DataFrame) -> str:
     return probed[0]
 
 
-def _layers_of(rows: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Give the rows of a model's layers at its last training step, all heads together."""
+def layers_of(rows: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the rows of a model's layers at its last training step, all heads together."""
     own = rows[(rows["model"] == model) & (rows["head"] == ALL_HEADS) & (rows["layer"] >= 0)]
     if "step" not in own or own["step"].isna().all():
         return own
@@ -244,7 +202,8 @@ def _own_metric(rows: pd.DataFrame) -> str:
     raise ValueError(f"select_layer: name the metric to rank by; measured are {precisions}")
 
 
-def _in_direction(rows: pd.DataFrame, direction: str | None) -> tuple[pd.DataFrame, str]:
+def in_direction(rows: pd.DataFrame, direction: str | None) -> tuple[pd.DataFrame, str]:
+    """Keep the rows of a direction, None for the protocol's own; return it with them."""
     if direction is None:
         protocol = PROTOCOLS.get(str(rows["protocol"].iloc[0])) if len(rows) else None
         direction = protocol.direction if protocol and (rows["direction"] == protocol.direction).any() else "all"
@@ -258,9 +217,9 @@ def _by_scene(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _candidates(
-    rows: pd.DataFrame, own: pd.DataFrame, harms: Harm, costs: Mapping[int, float]
+    rows: pd.DataFrame, own: pd.DataFrame, effects: CausalEffects, costs: Mapping[int, float]
 ) -> tuple[list[Candidate], np.ndarray]:
-    """Score every layer; give with them the bootstrap draws of what they are ranked by, [resamples, layers]."""
+    """Score every layer; return with them the bootstrap draws of what they are ranked by, [resamples, layers]."""
     layers = own.drop_duplicates("layer").set_index("layer").sort_index()
     precision = _by_scene(own, "layer").reindex(columns=layers.index)
     limits = _by_scene(rows[rows["model"] == CEILING], "grid")
@@ -283,17 +242,17 @@ def _candidates(
             share_of_ceiling=float(share[k]),
             low=float(low[k]),
             high=float(high[k]),
-            **_weights(int(layer), harms, costs),
+            **_weights(int(layer), effects, costs),
         )
         for k, (layer, info) in enumerate(layers.iterrows())
     ]
     return candidates, drawn
 
 
-def _weights(layer: int, harms: Harm, costs: Mapping[int, float]) -> dict[str, Any]:
-    """Give what is weighed beside correspondence."""
+def _weights(layer: int, effects: CausalEffects, costs: Mapping[int, float]) -> dict[str, Any]:
+    """Return what is weighed beside correspondence."""
     names = ("causal_effect", "causal_low", "causal_high", "causal_count")
-    return {**dict(zip(names, harms.of(layer), strict=True)), "cost": costs.get(layer, np.nan)}
+    return {**dict(zip(names, effects.of(layer), strict=True)), "cost": costs.get(layer, np.nan)}
 
 
 def _above_chance(candidates: list[Candidate], own: pd.DataFrame) -> list[bool]:
@@ -313,7 +272,7 @@ def _order(candidates: list[Candidate], own: pd.DataFrame) -> list[int]:
 
 
 def _ranked_by(candidates: Sequence[Candidate]) -> list[float]:
-    """Give what layers are ranked by: the share of the ceiling, or precision where a ceiling is missing."""
+    """Return what layers are ranked by: the share of the ceiling, or precision where a ceiling is missing."""
     by_share = any(candidate.share_of_ceiling >= 0 for candidate in candidates)
     return [candidate.share_of_ceiling if by_share else candidate.precision for candidate in candidates]
 
@@ -321,77 +280,3 @@ def _ranked_by(candidates: Sequence[Candidate]) -> list[float]:
 def _grid_means(rows: pd.DataFrame, model: str) -> pd.Series:
     """Average a reference over scenes, per grid."""
     return _by_scene(rows[rows["model"] == model], "grid").mean()
-
-
-def _evidence(best: Candidate, ties: tuple[int, ...], metric: str, scenes: int, above_chance: bool) -> str:
-    beside = f"not separable from {_tied(ties)}" if ties else "ahead of every other layer"
-    ranked = (
-        f"{best.share_of_ceiling:.1%} of its grid's ceiling in {metric}"
-        if best.share_of_ceiling >= 0
-        else f"{best.precision:.1%} {metric} (no ceiling was measured)"
-    )
-    interval = f"95 % interval {best.low:.1%} to {best.high:.1%} over {scenes} scenes" if scenes > 1 else "one scene"
-    doubt = "" if above_chance else "No layer was shown to find correspondence: no interval lies above uniform chance. "
-    return (
-        f"{doubt}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); precision "
-        f"{best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, ceiling "
-        f"{best.ceiling:.3f}; {beside}."
-    )
-
-
-def _tied(ties: tuple[int, ...]) -> str:
-    return listed(ties) if len(ties) <= LISTED else f"{len(ties)} other layers"
-
-
-def layer_table(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:
-    """Give one row per 3D layer: the columns of layers.csv (DESIGN section 5). What was not measured is NaN."""
-    own = _layers_of(_in_direction(scores, selection.direction)[0], selection.model)
-    native = own[own["protocol"] == selection.protocol]
-    shared = own[own["protocol"] == selection.protocol + COMMON_GRID]
-    precision, mass = _summary(native, selection.metric), _summary(native, "mass_3x3")
-    common = _summary(shared, selection.metric)
-    candidates = sorted([selection.best, *selection.runners_up], key=lambda candidate: candidate.layer)
-    return pd.DataFrame([_layer_row(candidate, precision, mass, common) for candidate in candidates])
-
-
-def _summary(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return summarise(rows[rows["metric"] == metric], ["layer"]).set_index("layer")
-
-
-def _layer_row(
-    candidate: Candidate, precision: pd.DataFrame, mass: pd.DataFrame, common: pd.DataFrame
-) -> dict[str, object]:
-    layer, (grid_h, grid_w) = candidate.layer, (int(side) for side in candidate.grid.split("x"))
-    gain, room = candidate.precision - candidate.chance, candidate.ceiling - candidate.chance
-    ranked_by_share = candidate.share_of_ceiling >= 0
-    return {
-        "layer": layer,
-        "name": candidate.name,
-        "grid_h": grid_h,
-        "grid_w": grid_w,
-        "precision": candidate.precision,
-        "precision_low": _cell(precision, layer, "low"),
-        "precision_high": _cell(precision, layer, "high"),
-        "chance": candidate.chance,
-        "same_position": candidate.same_position,
-        "ceiling": candidate.ceiling,
-        "share_of_ceiling": candidate.share_of_ceiling,
-        "share_low": candidate.low if ranked_by_share else np.nan,
-        "share_high": candidate.high if ranked_by_share else np.nan,
-        "skill": gain / room if room > 0 else np.nan,
-        "common_grid_precision": _cell(common, layer, "value"),
-        "common_grid_low": _cell(common, layer, "low"),
-        "common_grid_high": _cell(common, layer, "high"),
-        "mass_true": _cell(mass, layer, "value"),
-        "causal_effect": candidate.causal_effect,
-        "causal_low": candidate.causal_low,
-        "causal_high": candidate.causal_high,
-        "causal_count": candidate.causal_count,
-        "cost": candidate.cost,
-        "count": int(precision["count"].get(layer, 0)),
-        "scenes": int(precision["scenes"].get(layer, 0)),
-    }
-
-
-def _cell(table: pd.DataFrame, layer: int, column: str) -> float:
-    return float(table[column].get(layer, np.nan))

@@ -5,7 +5,7 @@ from rich import box
 from rich.table import Table
 
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
-from probe.selection import Selection
+from probe.selection.choose import Selection
 
 
 def comparisons(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from probe.selection import Selection
+from probe.selection.choose import Selection
 from probe.selection.comparisons import comparison_table
 
 HEADINGS = (

@@ -1,9 +1,9 @@
-"""Write a small checkpoint in the layout of Stable Virtual Camera's release: ``python tests/helpers/small_seva.py OUT``.
+"""Write a small checkpoint laid out as Stable Virtual Camera's release: ``python tests/helpers/small_seva.py OUT``.
 
 ``OUT/model.safetensors`` holds the network's bare names, ``OUT/params.json`` the sizes that differ from the release's,
 ``OUT/vae/`` an autoencoder. With the stand-in for the package on PYTHONPATH (the script finds it by itself),
-``PYTHONPATH=tests/helpers/standins python -m probe.run --model seva:OUT --base OUT --model-size 64 --pairs 4 --timesteps
-500 --baselines none`` probes it in seconds.
+``PYTHONPATH=tests/helpers/standins python -m probe.run --model seva:OUT --base OUT --model-size 64 --pairs 4
+--timesteps 500 --baselines none`` probes it in seconds.
 """
 
 import json

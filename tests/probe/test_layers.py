@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import probe.models  # noqa: F401  (declares what torchvision's wheel lacks, before diffusers is imported)
-from probe.layers import Layer, ViewLayout, find_layers, select_layers
+from probe.layers import Layer, ViewLayout, find_layers, joint_layout, select_layers
 
 
 def table(layers: list[Layer]) -> list[tuple[Any, ...]]:
@@ -380,3 +380,10 @@ def test_wan_goes_through_diffusers_dispatch():
 
     layers = [x for x in find_layers(model, make) if x.index is not None]
     assert table(layers) == [(i, i, f"blocks.{i}.attn1", "3d", (2, 4)) for i in range(11)]
+
+
+def test_layouts_of_layers():
+    assert joint_layout(Layer(2, "a", (2, 3), 1, "joint", prefix=4), 3) == ViewLayout(3, (2, 3), 4)
+    assert joint_layout(Layer(0, "a", (2, 3), 1, "view"), 3) == ViewLayout(3, (2, 3))
+    with pytest.raises(ValueError, match="joins no views"):
+        joint_layout(Layer(None, "a", None, 1, "cross"), 3)

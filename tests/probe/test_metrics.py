@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import truth_of
 from torch import Tensor
 
 from probe.correspondence import token_centres
@@ -21,8 +22,10 @@ from probe.metrics import (
     errors,
     grid_truth,
     nearest_token,
+    precisions,
     same_position,
     scene_size,
+    thresholds,
     uniform_chance,
 )
 from probe.scenes.shapes import draw_shapes, make_views
@@ -383,3 +386,33 @@ def test_grid_truth_of_two_scenes_is_that_of_each():
         alone = grid_truth(view, (4, 4))
         for name in ("points", "xy", "visible", "token", "scene_size"):
             torch.testing.assert_close(getattr(joined, name)[index], getattr(alone, name)[0], **CLOSE)
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize("kind", ["image", "token", "metric"])
+def test_precision_leaves_out_an_error_equal_to_the_threshold(kind: str):
+    """Of all queries matched to the first token, one has just the error that is the threshold."""
+    truth = truth_of(0, (8, 8))
+    counted = truth.visible[:, None]
+    token = torch.zeros_like(counted, dtype=torch.long)
+    error = errors(token, truth, kind)
+    tie = error[counted.expand_as(error)].sort().values[5]
+    limit = Threshold(name="tie", kind=kind, value=tie.item())
+    value, count = precisions(token, counted, truth, (limit,))["tie"]
+    others = ((error < tie) & counted).sum((-1, -2, -3, -4))
+    assert others.item() == 5
+    assert (value * count).nansum().item() == pytest.approx(5)
+    assert (correct(token, truth, limit) & counted).sum().item() == 5
+
+
+def test_metric_scenes_are_judged_in_metres():
+    names = [limit.name for limit in thresholds("m")]
+    assert names[-6:] == [f"precision@{value}m" for value in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)]
+    assert {limit.kind for limit in thresholds("m")} == {"image", "token", "metric"}
+    assert {limit.kind for limit in thresholds(None)} == {"image", "token", "scene"}
+    assert all(
+        float(name.removeprefix("precision@").rstrip("m")) == limit.value
+        for name, limit in zip(names[-6:], thresholds("m")[-6:], strict=True)
+    )

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from probe.correspondence import TokenMatches, match_tokens
 from train import alignment
-from train.alignment import MIXINGS, CorrespondenceAlignment, readout_matches
+from train.alignment import CorrespondenceAlignment, readout_matches
+from train.alignment.mixing import MIXINGS
 from train.alignment.pairs import TARGETS, pair_weights
 
 EXACT = {"rtol": 0, "atol": 0}

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from test_loop import SMALL, small_model, supervision
 
 from probe.layers import find_layers, select_layers
-from probe.measure.model import measure_layers, truths_of
+from probe.measure.model import measure_layers
+from probe.measure.scene import make_scene
 from probe.models import load_model
 from probe.models.cat3d import load_unet
-from probe.protocols import PROTOCOLS, thresholds
+from probe.protocols import PROTOCOLS
 from train import cameo, monitor
 from train.cameo import Command, can_grow, cli, layers_of
 from train.settings import Settings
@@ -201,10 +202,8 @@ def test_the_supervised_layers_precision_is_the_probes():
     model = replace(small_model(), network=load_unet(None, {**SMALL, "sample_size": 32}), size=32)
     held = monitor.hold_out(cameo.settings_of(Command(batch_size=2, max_rotation=120)), model, 1, 2)
     layers = select_layers(find_layers(model.network), "10")
-    truths, limits = truths_of(held.views, layers), thresholds(None)
-    scores = measure_layers(
-        model, held.views, layers, truths, [monitor.MIDDLE], PROTOCOLS["attention-v1"], limits, held.noise
-    )
+    scene = make_scene(held.views, layers, held.noise)
+    scores = measure_layers(model, scene, layers, [monitor.MIDDLE], PROTOCOLS["attention-v1"])
     row = scores[
         (scores["metric"] == "precision@5%")
         & (scores["head"] == -1)

@@ -11,8 +11,8 @@ from torch import Tensor
 from probe.baselines import open_matchers
 from probe.baselines.epipolar import query_rays, weigh_tokens
 from probe.geometry import depth_to_point_map
-from probe.metrics import Threshold, correct, drawn_chance, grid_truth, uniform_chance
-from probe.protocols import PROTOCOLS, thresholds
+from probe.metrics import Threshold, correct, drawn_chance, grid_truth, thresholds, uniform_chance
+from probe.protocols import PROTOCOLS
 from probe.scenes import Request, open_scenes
 from probe.views import Views
 

@@ -14,11 +14,11 @@ from probe.baselines import dino, open_matchers, vggt
 from probe.baselines.dift import TIMESTEP, features, load_dift
 from probe.baselines.maps import at_tokens
 from probe.geometry import camera_centre
-from probe.metrics import grid_truth
+from probe.metrics import grid_truth, thresholds
 from probe.models.model import add_noise
 from probe.models.parts.files import Loading
 from probe.models.stable_diffusion import UNet2DConditionModel, load_stable_diffusion
-from probe.protocols import PROTOCOLS, thresholds
+from probe.protocols import PROTOCOLS
 from probe.scenes import Request, open_scenes
 from probe.seeds import derive
 from probe.views import Views, resize

@@ -12,22 +12,16 @@ from torch.nn import functional as F
 
 from probe.capture import AttentionTap
 from probe.image_quality import psnr
-from probe.interventions import effects
-from probe.interventions.effects import (
-    Experiment,
-    measure_effects,
-    passes,
-    plan_experiment,
-    prediction_effect,
-    sample_effect,
-)
+from probe.interventions.effects import Effects, measure_effects, prediction_effect, sample_effect
+from probe.interventions.experiment import Experiment
 from probe.layers import Layer, select_layers
-from probe.measure.model import scene_noise, truths_of
+from probe.measure.model import scene_noise
+from probe.measure.scene import Scene, make_scene
 from probe.models.model import MultiViewModel, add_noise, model_layers, pixel_scheduler
 from probe.models.sampling import sample_views
 from probe.records import INTERVENTIONS, SCORE_COLUMNS
 from probe.scenes.shapes import draw_shapes, make_views
-from probe.views import Views, resize
+from probe.views import resize
 
 SIZE = 16
 KEYS = [name for name in SCORE_COLUMNS if name not in ("value", "count")]
@@ -79,16 +73,16 @@ def layers(model: MultiViewModel) -> list[Layer]:
 
 
 @pytest.fixture(scope="module")
-def views() -> Views:
+def scene(model: MultiViewModel, layers: list[Layer]) -> Scene:
     g = torch.Generator().manual_seed(0)
     made = make_views(draw_shapes(1, generator=g), torch.tensor([[20.0, 50.0]]), size=32, n_ref=1, generator=g)
-    return replace(made, names=("room",))
+    views = replace(made, names=("room",))
+    return make_scene(views, layers, scene_noise(model, views, 0, 0))
 
 
-def measure(model: MultiViewModel, views: Views, layers: list[Layer], **how) -> effects.Effects:
+def measure(model: MultiViewModel, scene: Scene, layers: list[Layer], **how) -> Effects:
     experiment = Experiment(**{"interventions": ("identity",), "timesteps": (500,), **how})
-    noise = scene_noise(model, views, 0, 0)
-    return measure_effects(model, views, layers, truths_of(views, layers), experiment, noise)
+    return measure_effects(model, scene, layers, experiment)
 
 
 # Known
@@ -127,10 +121,10 @@ def test_sample_effect_is_after_minus_before_and_missing_stays_missing():
 # Against a slow reference
 
 
-def test_predictions_are_those_of_an_edit_by_hand(model: MultiViewModel, views: Views, layers: list[Layer]):
+def test_predictions_are_those_of_an_edit_by_hand(model: MultiViewModel, scene: Scene, layers: list[Layer]):
     """The identity of layer 1 at timestep 700, written out: the attention's output is v."""
-    rows = measure(model, views, layers, timesteps=(300, 700)).rows
-    t, noise = torch.tensor([700]), scene_noise(model, views, 0, 0)
+    rows = measure(model, scene, layers, timesteps=(300, 700)).rows
+    t, noise, views = torch.tensor([700]), scene.noise, scene.views
     image = F.interpolate(views.image[0], (SIZE, SIZE), mode="area")[None]
     small = resize(views, SIZE, SIZE)
     torch.testing.assert_close(small.image, image)
@@ -154,9 +148,9 @@ def test_predictions_are_those_of_an_edit_by_hand(model: MultiViewModel, views: 
         assert moved > 0.001
 
 
-def test_sampled_views_are_those_of_an_edit_by_hand(model: MultiViewModel, views: Views, layers: list[Layer]):
-    found = measure(model, views, layers[:1], steps=3, interventions=("uniform",))
-    small, noise = resize(views, SIZE, SIZE), scene_noise(model, views, 0, 0)
+def test_sampled_views_are_those_of_an_edit_by_hand(model: MultiViewModel, scene: Scene, layers: list[Layer]):
+    found = measure(model, scene, layers[:1], steps=3, interventions=("uniform",))
+    small, noise = resize(scene.views, SIZE, SIZE), scene.noise
     usual = sample_views(model, small, noise, steps=3)
     with AttentionTap(model.network, "blocks.0", edit=lambda call, run: call.v.mean(2, keepdim=True).expand_as(call.v)):
         edited = sample_views(model, small, noise, steps=3)
@@ -178,9 +172,9 @@ def test_sampled_views_are_those_of_an_edit_by_hand(model: MultiViewModel, views
 # The table
 
 
-def test_rows_are_those_of_the_score_table(model: MultiViewModel, views: Views, layers: list[Layer]):
+def test_rows_are_those_of_the_score_table(model: MultiViewModel, scene: Scene, layers: list[Layer]):
     how = {"interventions": ("identity", "true_match"), "timesteps": (100, 900), "each_head": True, "steps": 1}
-    rows = measure(model, views, layers, **how).rows
+    rows = measure(model, scene, layers, **how).rows
     assert list(rows.columns) == list(SCORE_COLUMNS)
     assert not rows.duplicated(KEYS).any()
     assert set(rows["protocol"]) == {INTERVENTIONS}
@@ -195,8 +189,8 @@ def test_rows_are_those_of_the_score_table(model: MultiViewModel, views: Views, 
     assert len(sampled) == 2 * 2 * 2 * 5
 
 
-def test_a_head_alone_does_less_than_all_together(model: MultiViewModel, views: Views, layers: list[Layer]):
-    rows = measure(model, views, layers, each_head=True).rows
+def test_a_head_alone_does_less_than_all_together(model: MultiViewModel, scene: Scene, layers: list[Layer]):
+    rows = measure(model, scene, layers, each_head=True).rows
     moved = rows[rows["metric"] == "effect_x0@identity"]
     value = moved.pivot_table(index=["layer", "query_view"], columns="head", values="value")
     assert (value[[0, 1]] > 0).all(axis=None)
@@ -205,16 +199,16 @@ def test_a_head_alone_does_less_than_all_together(model: MultiViewModel, views: 
 
 
 @pytest.mark.parametrize("name", ["identity", "uniform", "within_view", "shuffled_views", "true_match"])
-def test_outside_its_timesteps_an_edit_has_no_effect_at_all(name, model, views: Views, layers: list[Layer]):
-    rows = measure(model, views, layers, interventions=(name,), during=(0, 1), steps=2).rows
+def test_outside_its_timesteps_an_edit_has_no_effect_at_all(name, model, scene: Scene, layers: list[Layer]):
+    rows = measure(model, scene, layers, interventions=(name,), during=(0, 1), steps=2).rows
     known = rows[rows["count"] > 0]
     assert (known["value"] == 0).all()
     assert len(known) > 10
 
 
-def test_edits_at_some_steps_do_less_than_at_all(model: MultiViewModel, views: Views, layers: list[Layer]):
+def test_edits_at_some_steps_do_less_than_at_all(model: MultiViewModel, scene: Scene, layers: list[Layer]):
     def moved(during: tuple[int, int]) -> float:
-        rows = measure(model, views, layers[:1], during=during, steps=4).rows
+        rows = measure(model, scene, layers[:1], during=during, steps=4).rows
         return float(rows.loc[rows["metric"] == "effect_sample@identity", "value"].mean())
 
     late, every = moved((0, 499)), moved((0, 999))
@@ -222,83 +216,12 @@ def test_edits_at_some_steps_do_less_than_at_all(model: MultiViewModel, views: V
     assert late != every
 
 
-def test_the_same_noise_gives_the_same_rows_and_leaves_the_model_alone(model, views: Views, layers: list[Layer]):
+def test_the_same_noise_gives_the_same_rows_and_leaves_the_model_alone(model, scene: Scene, layers: list[Layer]):
     state = {name: value.clone() for name, value in model.network.state_dict().items()}
     how = {"interventions": ("shuffled_views",), "steps": 1}
-    first = measure(model, views, layers, **how).rows
-    pd.testing.assert_frame_equal(measure(model, views, layers, **how).rows, first)
-    other = measure(model, views, layers, **how, seed=1).rows
+    first = measure(model, scene, layers, **how).rows
+    pd.testing.assert_frame_equal(measure(model, scene, layers, **how).rows, first)
+    other = measure(model, scene, layers, **how, seed=1).rows
     assert (first["value"] != other["value"]).any()
     assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
     assert not model.network._forward_pre_hooks
-
-
-def test_per_view_layers_are_not_edited(layers: list[Layer]):
-    mixed = [layers[0], replace(layers[1], kind="view")]
-    assert effects.editable(mixed) == [layers[0]]
-    trials = Experiment(interventions=("identity", "uniform")).trials(mixed, heads=True)
-    assert list(trials) == [(name, layers[0], head) for name in ("identity", "uniform") for head in (-1, 0, 1)]
-
-
-# From the command line
-
-
-def plan(names: str | None, layers: list[Layer], **how) -> Experiment:
-    given = {"during": None, "each_head": False, "steps": None, "scenes": None, **how}
-    return plan_experiment(names, layers, (100, 500, 900), **given)
-
-
-def test_left_out_it_is_the_identity_at_the_middle_timestep(layers: list[Layer]):
-    bare = plan(None, layers)
-    assert bare == Experiment(interventions=("identity",), timesteps=(500,), during=(500, 500), scenes=8)
-    assert passes(bare, layers, 16) == 8 * 3  # unedited, and two layers
-    assert passes(bare, layers, 5) == 5 * 3
-    assert [bare.covers(index) for index in (0, 7, 8)] == [True, True, False]
-    assert plan(None, layers, scenes=2).scenes == 2
-    again = bare.record()
-    assert plan(str(again["interventions"]), layers, during=str(again["edit_timesteps"]), steps=0, scenes=8) == bare
-    assert plan(None, [replace(layer, kind="view") for layer in layers]) == Experiment()
-    assert passes(Experiment(), layers, 4) == 0
-
-
-def test_named_interventions_are_measured_at_all_timesteps_and_sampled(layers: list[Layer]):
-    full = plan("true_match,identity", layers)
-    assert full == Experiment(interventions=("identity", "true_match"), timesteps=(100, 500, 900), steps=10)
-    assert passes(full, layers, 1) == 5 * 3 + 5 * 10
-    assert plan("uniform", layers, during="200-999", steps=0).timesteps == (500, 900)
-    assert passes(plan("uniform", layers, each_head=True, steps=1), layers, 1) == 7 * 3 + 3
-    assert plan(None, layers, each_head=True).each_head
-    assert plan("uniform", layers, scenes=3).scenes == 3
-    assert plan("none", layers) == Experiment(timesteps=(100, 500, 900))
-
-
-def test_lpips_without_weights_is_said_where_views_are_sampled(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert Experiment().note == ""
-    assert Experiment(interventions=("identity",), steps=1).note.startswith("lpips is absent (NaN): no weights at")
-
-
-WRONG = {
-    "name": ("identity,blur", {}, "--interventions blur is unknown; choose from identity, uniform"),
-    "range": ("identity", {"during": "9-1"}, "--edit-timesteps '9-1': expected a range"),
-    "range in words": ("identity", {"during": "all"}, "expected a range from 0"),
-    "range too late": ("identity", {"during": "0-1000"}, "expected a range"),
-    "empty range": ("identity", {"during": "101-499"}, "none of --timesteps lies in it"),
-    "steps": ("identity", {"steps": 1001}, "--sampling-steps 1001: expected 1 to 1000"),
-    "negative steps": ("identity", {"steps": -1}, "--sampling-steps -1"),
-    "no scenes": ("identity", {"scenes": 0}, "--edit-scenes 0: expected at least 1 scene"),
-    "nothing to sample": ("none", {"steps": 5}, "--interventions none leaves nothing for"),
-    "no heads": ("none", {"each_head": True}, "--interventions none leaves nothing for"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_words_are_refused(name: str, layers: list[Layer]):
-    names, how, said = WRONG[name]
-    with pytest.raises(ValueError, match=said):
-        plan(names, layers, **how)
-
-
-def test_interventions_need_a_layer_that_joins_views(layers: list[Layer]):
-    with pytest.raises(ValueError, match="none of --layers joins views"):
-        plan("identity", [replace(layer, kind="view") for layer in layers])

@@ -7,15 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from scenes import small_random_model, small_scene
+from torch import Tensor
 
 from probe.geometry import fundamental_matrix
 from probe.layers import Layer, find_layers, select_layers
+from probe.measure.examples import example_matches
 from probe.measure.explored import (
     LEVELS,
     MAP_LEVELS,
-    RATIO,
-    asked_tokens,
     coarse_maps,
     explore_scene,
     head_timesteps,
@@ -24,33 +24,22 @@ from probe.measure.explored import (
     of_pairs,
     pooling,
     quantise,
+    query_tokens,
     runners_up,
 )
-from probe.measure.model import example_matches, measure_layers, truths_of
-from probe.metrics import GridTruth
-from probe.models.cat3d import TINY, load_unet
-from probe.models.model import MultiViewModel, cameo_scheduler
-from probe.protocols import PROTOCOLS, thresholds
-from probe.scenes import Request, open_scenes
-from probe.views import Views
+from probe.measure.model import measure_layers
+from probe.measure.scene import Scene
+from probe.metrics import thresholds
+from probe.models.model import MultiViewModel
+from probe.protocols import PROTOCOLS
 
-TIMES, LIMITS = (100, 500), thresholds(None)
-LIMIT = LIMITS[1]  # precision@5%
+TIMES = (100, 500)
+LIMIT = thresholds(None)[1]  # precision@5%
 
 
 @pytest.fixture(scope="module")
 def model() -> MultiViewModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = load_unet(None, {**TINY, "sample_size": 16})
-        nn.init.normal_(network.add_conv_in.conv_out.weight, std=0.1)
-    network.eval().requires_grad_(False)
-    return MultiViewModel(name="toy", network=network, alpha_bar=cameo_scheduler().alphas_cumprod, size=16)
-
-
-@pytest.fixture(scope="module")
-def views() -> Views:
-    return open_scenes("shapes", Request(groups=1, views=3, n_ref=1, size=32)).load(0)[0]
+    return small_random_model()
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +49,14 @@ def layers(model: MultiViewModel) -> list[Layer]:
 
 
 @pytest.fixture(scope="module")
-def truths(views: Views, layers: list[Layer]) -> dict[tuple[int, int], GridTruth]:
-    return truths_of(views, layers)
+def scene(layers: list[Layer]) -> Scene:
+    return small_scene(layers)
 
 
 @pytest.fixture(scope="module")
-def noise() -> Tensor:
-    return torch.randn(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def seen(model: MultiViewModel, views: Views, layers: list[Layer], truths: dict, noise: Tensor) -> dict[str, Tensor]:
-    found = explore_scene(model, views, layers, truths, TIMES, LIMIT, noise)
-    suffix = f"/{views.names[0]}"
+def seen(model: MultiViewModel, scene: Scene, layers: list[Layer]) -> dict[str, Tensor]:
+    found = explore_scene(model, scene, layers, TIMES, LIMIT)
+    suffix = f"/{scene.name}"
     assert all(name.endswith(suffix) for name in found)
     return {name.removesuffix(suffix): value for name, value in found.items()}
 
@@ -94,8 +78,8 @@ def expected(table: pd.DataFrame, **where: object) -> dict[tuple[int, int], tupl
     return {(r.query_view, r.key_view): (round(v), r.count) for r, v in zip(table.itertuples(), value, strict=True)}
 
 
-def test_right_and_counted_are_those_of_the_score_table(model, views, layers, truths, noise, seen):
-    table = measure_layers(model, views, layers, truths, TIMES, PROTOCOLS["attention-v1"], LIMITS, noise)
+def test_right_and_counted_are_those_of_the_score_table(model, scene, layers, seen):
+    table = measure_layers(model, scene, layers, TIMES, PROTOCOLS["attention-v1"])
     table = table[(table["protocol"] == "attention-v1") & (table["metric"] == LIMIT.name)]
     for layer in layers:
         visible = seen[f"visible/{layer.grid[0]}x{layer.grid[1]}"]
@@ -107,8 +91,8 @@ def test_right_and_counted_are_those_of_the_score_table(model, views, layers, tr
                 assert tally(right, visible) == expected(table, head=head, **where)
 
 
-def test_the_ratio_protocol_agrees_too(model, views, layers, truths, noise, seen):
-    table = measure_layers(model, views, layers, truths, TIMES, RATIO, LIMITS, noise)
+def test_the_ratio_protocol_agrees_too(model, scene, layers, seen):
+    table = measure_layers(model, scene, layers, TIMES, PROTOCOLS["ratio-v1"])
     for layer in layers:
         for n, t in enumerate(TIMES):
             right, kept = (seen[f"{name}/{layer.index}"][n] for name in ("ratio_right", "ratio_kept"))
@@ -116,8 +100,8 @@ def test_the_ratio_protocol_agrees_too(model, views, layers, truths, noise, seen
             assert tally(right, kept) == expected(table, **where)
 
 
-def test_matches_are_those_of_the_pictures(model, views, layers, truths, noise, seen):
-    pictures = example_matches(model, views, layers, truths, TIMES[1], PROTOCOLS["attention-v1"], noise)
+def test_matches_are_those_of_the_pictures(model, scene, layers, seen):
+    pictures = example_matches(model, scene, layers, TIMES[1], PROTOCOLS["attention-v1"])
     for layer in layers:
         rows = pictures[pictures["layer"] == layer.index]
         token = seen[f"token/{layer.index}"][1, 2, :, 0].long()  # view 2 asks view 0
@@ -129,10 +113,10 @@ def test_matches_are_those_of_the_pictures(model, views, layers, truths, noise, 
         torch.testing.assert_close(true[shown], torch.tensor(rows[["true_x", "true_y"]].to_numpy())[shown].float())
 
 
-def test_looking_twice_gives_the_same(model, views, layers, truths, noise, seen):
-    again = explore_scene(model, views, layers, truths, TIMES, LIMIT, noise)
+def test_looking_twice_gives_the_same(model, scene, layers, seen):
+    again = explore_scene(model, scene, layers, TIMES, LIMIT)
     assert all(
-        torch.equal(again[f"{name}/{views.names[0]}"].nan_to_num(), value.nan_to_num()) for name, value in seen.items()
+        torch.equal(again[f"{name}/{scene.name}"].nan_to_num(), value.nan_to_num()) for name, value in seen.items()
     )
 
 
@@ -206,7 +190,7 @@ def test_kept_views_known():
 
 @given(h=st.integers(1, 70), w=st.integers(1, 70))
 def test_asked_tokens_lie_in_their_blocks_of_the_grid(h: int, w: int):
-    asked, rows, columns = asked_tokens((h, w)), min(h, 16), min(w, 16)
+    asked, rows, columns = query_tokens((h, w)), min(h, 16), min(w, 16)
     down, across = asked // w, asked % w
     block = (2 * down + 1) * rows // (2 * h) * columns + (2 * across + 1) * columns // (2 * w)
     assert block.tolist() == list(range(rows * columns))

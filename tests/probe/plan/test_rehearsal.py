@@ -1,5 +1,6 @@
+"""What one denoising step takes, without numbers: operations, bytes alive, attention calls."""
+
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,8 @@ from probe.models import fresh_tiny
 from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel, model_layers, place
 from probe.models.parts.files import META
-from probe.plan.dry_run import MIB, duration, estimate, key_of, lines
 from probe.plan.rehearsal import Cost, Memory, Rehearsal, peak_bytes, rehearse, time_operations, tokens_of, weights_of
 from probe.plan.rehearsal import key_of as key_of_operation
-from probe.run import Plan, Settings, cli
 from probe.scenes import Request, open_scenes
 
 FLOATS = 4  # bytes
@@ -95,39 +94,6 @@ def test_the_peak_is_in_the_pass_or_in_the_scoring_of_a_layer():
     assert peak_bytes(rehearsal, every, {"b": Cost(seconds=0.0, bytes=50), "c": Cost(seconds=0.0, bytes=30)}) == 120
 
 
-def test_an_estimate_counts_passes_and_says_what_they_take():
-    plan = Plan.make(Settings(dry_run=True, pairs=8, timesteps="100,500", baselines="random,null", layers="6,12"))
-    found = estimate(plan, torch.device("cpu"), examples=3)
-    assert found.passes == 4 * (2 + 2) + 3
-    assert set(found.scoring) == {key_of(layer) for layer in plan.layers}
-    assert found.weights == sum(weight.numel() for weight in load_unet(None, TINY).parameters()) * FLOATS
-    assert found.libraries > 100 * MIB
-    assert found.edited == 4 * (1 + 2)  # unedited and two layers, at the middle timestep
-    assert found.total == pytest.approx(found.passes * found.probed + found.edited * found.forward + found.beside)
-    assert found.probed > found.forward > 0
-    text = "\n".join(lines(found, 4, 2))
-    assert "4 scenes, 2 timesteps, 19 denoising steps" in text
-    assert "11 MiB of weights" in text
-
-
 def test_tokens_count_all_views():
     layer = next(layer for layer in model_layers(fresh_tiny(0)) if layer.index == 12)
     assert tokens_of(layer, 3) == 3 * 16 * 16
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (119.0, "119.0 s"), (120.0, "2.0 min"), (7199.0, "120.0 min"), (7200.0, "2.0 h")],
-)
-def test_durations_are_readable(seconds: float, text: str):
-    assert duration(seconds) == text
-
-
-def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
-    flags = ["--dry-run", "--pairs", "4", "--timesteps", "500", "--baselines", "none", "--device", "cpu"]
-    cli([*flags, "--out", str(tmp_path / "run")])
-    said = capsys.readouterr().out
-    assert "up_blocks.2.attentions.2" in said
-    assert "the model was not loaded, and nothing was written" in said
-    assert "licence: Apache-2.0, as this suite" in said
-    assert not (tmp_path / "run").exists()

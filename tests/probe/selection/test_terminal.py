@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from test_selection import table_of, times
-from test_weighing import EQUAL, effects
+from test_ties import EQUAL, effects
 
 from probe.selection import layer_table, select_layer
 from probe.selection.terminal import show

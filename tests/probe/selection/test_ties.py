@@ -11,7 +11,7 @@ from test_selection import STEADY, row, table_of, times
 from probe.layers import Layer
 from probe.records import EFFECT, INTERVENTIONS
 from probe.selection import Selection, layer_table, select_layer
-from probe.selection.ties import harm, supervision_costs
+from probe.selection.ties import causal_effects, supervision_costs
 
 BEST = np.array([0.2, 0.4, 0.6, 0.8])
 TIED = {
@@ -128,10 +128,10 @@ def test_the_effect_is_that_of_the_identity_or_the_next_edit_that_breaks():
     several = pd.concat(
         [effects({3: [0.2, 0.2]}, "uniform"), effects({3: [0.1, 0.1]}), effects({3: [-1.0]}, "true_match")]
     )
-    assert harm(several, [3]).intervention == "identity"
-    assert harm(several, [3]).of(3)[0] == pytest.approx(0.1)
-    assert harm(several[several["metric"] != f"{EFFECT}@identity"], [3]).intervention == "uniform"
-    repaired = harm(effects({3: [-1.0]}, "true_match"), [3])
+    assert causal_effects(several, [3]).intervention == "identity"
+    assert causal_effects(several, [3]).of(3)[0] == pytest.approx(0.1)
+    assert causal_effects(several[several["metric"] != f"{EFFECT}@identity"], [3]).intervention == "uniform"
+    repaired = causal_effects(effects({3: [-1.0]}, "true_match"), [3])
     assert repaired.intervention == ""
     assert repaired.of(3)[3] == 0
 

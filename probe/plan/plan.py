@@ -1,0 +1,179 @@
+"""Everything a probe run needs, resolved from its settings; refused before anything is written if it cannot be run."""
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from probe.baselines import baseline_names, open_matchers
+from probe.cli import flag
+from probe.correspondence.sources import open_source
+from probe.interventions.experiment import Experiment, plan_experiment
+from probe.layers import Layer, joint_layout, select_layers
+from probe.measure.matcher import Matcher
+from probe.measure.model import scene_noise, timestep_indexes
+from probe.measure.scene import Scene, make_scene
+from probe.models import load_model, randomised
+from probe.models.model import MultiViewModel, model_layers, place
+from probe.models.parts.files import META, Loading
+from probe.plan.settings import Settings, count_groups
+from probe.protocols import PROTOCOLS, Protocol
+from probe.scenes import Request, SceneList, open_scenes
+from probe.scenes.recordings import GeometrySource
+from probe.views import Views
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a run needs.
+
+    Attributes:
+        settings: As asked for.
+        model: That is probed.
+        layers: That are scored.
+        scenes: That are measured on.
+        protocol: That measures.
+        timesteps: At which the model is scored.
+        baselines: Names of the comparisons.
+        matchers: Those among them that are no model, by the name that tables call them.
+        random: The same network with random weights, where it is asked for.
+        experiment: Which layers are edited, and how.
+        select_by: Metric that layers are ranked by.
+        record: What decides the numbers, as plain values for config.json.
+    """
+
+    settings: Settings
+    model: MultiViewModel
+    layers: list[Layer]
+    scenes: SceneList
+    protocol: Protocol
+    timesteps: tuple[int, ...]
+    baselines: tuple[str, ...]
+    matchers: dict[str, Matcher]
+    random: MultiViewModel | None
+    experiment: Experiment
+    select_by: str
+    record: dict[str, object]
+
+    @property
+    def middle(self) -> int:
+        """Return the timestep of the nulls and the pictures: the middle one asked for."""
+        return self.timesteps[len(self.timesteps) // 2]
+
+    def scene(self, index: int, views: Views) -> Scene:
+        """Prepare a scene of the list to be measured on."""
+        return make_scene(views, self.layers, scene_noise(self.model, views, self.settings.seed, index))
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Resolve settings.
+
+    Raises:
+        ValueError: If something cannot be run; names the flag.
+    """
+    with flag("--timesteps"):
+        timesteps = timestep_indexes(settings.timesteps)
+    with flag("--baselines"):
+        baselines = baseline_names(settings.baselines)
+    groups, device = count_groups(settings), device_named(settings.device)
+    model = _model(settings, device)
+    with flag("--layers"):
+        layers = select_layers(model_layers(model), settings.layers or model.default_layers)
+    scenes, protocol = _scenes(settings, groups, device), PROTOCOLS[settings.protocol]
+    select_by = settings.select_by or protocol.select_by
+    _try_first_scene(scenes, layers, protocol, select_by)
+    experiment = _experiment(settings, layers, timesteps)
+    with flag("--baselines"):
+        matchers = open_matchers(baselines, device)
+    return Plan(
+        settings=settings,
+        model=model,
+        layers=layers,
+        scenes=scenes,
+        protocol=protocol,
+        timesteps=timesteps,
+        baselines=baselines,
+        matchers=matchers,
+        random=_untrained(model, settings, device) if "random" in baselines else None,
+        experiment=experiment,
+        select_by=select_by,
+        record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps, experiment),
+    )
+
+
+def device_named(name: str) -> torch.device:
+    """Return a device by name; "auto" takes CUDA where there is one.
+
+    Raises:
+        ValueError: If CUDA is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _model(settings: Settings, device: torch.device) -> MultiViewModel:
+    """Load the model; for a rehearsal, its outline without weights."""
+    loading = Loading(base=settings.base, size=settings.model_size, outline=settings.dry_run)
+    place_on = META if settings.dry_run else device
+    with flag("--model"):
+        return place(load_model(settings.model, loading), place_on, getattr(torch, settings.dtype))
+
+
+def _scenes(settings: Settings, groups: int, device: torch.device) -> SceneList:
+    request = Request(
+        groups=groups,
+        views=settings.views,
+        n_ref=settings.n_ref,
+        seed=settings.seed,
+        min_overlap=settings.min_overlap,
+        size=settings.image_size,
+        view_list=settings.view_list,
+        geometry=_source_of_points(settings, device),
+    )
+    with flag("--scenes"):
+        return open_scenes(settings.scenes, request)
+
+
+def _source_of_points(settings: Settings, device: torch.device) -> GeometrySource | None:
+    """Open what true points come from; None for the scenes' own."""
+    if settings.truth_source in (None, "depth"):
+        return None
+    with flag("--truth-source"):
+        return open_source(settings.truth_source, device)
+
+
+def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, ...]) -> Experiment:
+    with flag("--interventions"):
+        return plan_experiment(
+            settings.interventions,
+            layers,
+            timesteps,
+            during=settings.edit_timesteps,
+            scenes=settings.edit_scenes,
+            each_head=settings.edit_heads,
+            steps=settings.sampling_steps,
+        )
+
+
+def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) -> MultiViewModel:
+    """Return the network with random weights; a rehearsal needs none."""
+    if settings.dry_run:
+        return model
+    return place(randomised(model, settings.seed), device, getattr(torch, settings.dtype))
+
+
+def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experiment) -> dict[str, object]:
+    resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out), **experiment.record()}
+    resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
+    return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
+
+
+def _try_first_scene(scenes: SceneList, layers: list[Layer], protocol: Protocol, select_by: str) -> None:
+    """Refuse what only a scene can tell: images smaller than a token grid, layers on no grid, an unknown metric."""
+    views, _ = scenes.load(0)
+    scene = make_scene(views, layers, torch.zeros(1, views.count, 1, 1, 1))
+    for layer in layers:
+        joint_layout(layer, views.count)
+    names = protocol.metrics(scene.thresholds)
+    if select_by not in names:
+        raise ValueError(f"--select-by {select_by!r} is unknown; choose from {', '.join(names)}")
