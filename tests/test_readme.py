@@ -50,9 +50,7 @@ def test_another_python_is_refused_in_one_line(version: str, tmp_path: Path):
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(
-        f"python3 is {version}, but 3.11, 3.12 or 3.13 is needed: write python3.12 for python3"
-    )
+    assert done.stderr.startswith(f"python3 is {version}, but 3.11, 3.12 or 3.13 is needed: write python3.12")
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
