@@ -1,5 +1,31 @@
-"""Two workers on two cores: each computes on one thread."""
+"""Two workers on two cores: each computes on one thread. ``--random-order SEED`` shuffles the tests."""
 
+import random
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--random-order", type=int, metavar="SEED", help="shuffle modules, and the tests in each, by SEED")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("--random-order")
+    return None if seed is None else f"random order: --random-order {seed}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the modules and the tests in each: what a module's tests share is still made once."""
+    seed = config.getoption("--random-order")
+    if seed is None:
+        return
+    by_module: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        by_module.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    draw, modules = random.Random(seed), list(by_module.values())
+    for tests in (modules, *modules):
+        draw.shuffle(tests)
+    items[:] = [item for tests in modules for item in tests]

@@ -1,10 +1,13 @@
 """The pages in docs/ tell the truth: what they name exists, their snippets run, their numbers are computed."""
 
 import importlib
+import importlib.util
+import inspect
 import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,23 +15,33 @@ import pytest
 import torch
 from einops import rearrange
 
+from analysis import report
 from probe import emergence, preview, run, truth_quality
-from probe.baselines import BASELINES
+from probe.baselines import BASELINES, NULLS
+from probe.correspondence.sources import SOURCES
 from probe.geometry import invert_rigid, point_map_to_depth
 from probe.measure.model import timestep_table
-from probe.metrics import thresholds
-from probe.models import load_model
+from probe.models import MODELS, load_model
 from probe.models.model import MultiViewModel
 from probe.models.schedules import cameo_scheduler
-from probe.scenes import DATA_SETS
+from probe.scenes import DATA_SETS, SCENES
 from probe.scenes.recordings import load_views
-from probe.scenes.shapes import draw_shapes, make_views
-from train import cameo, evaluate, study
+from probe.scenes.shapes import OBJECTS, draw_shapes, make_views
+from train import cameo, evaluate, ship, study
 
 ROOT = Path(__file__).parents[1]
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+_spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+}
 NOTEBOOKS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "notebooks").glob("*.py"))}
+OTHER_PROGRAMS = r"pip|torchrun|accelerate|\./check|jupytext|[./\w]*venv/bin/\w+"
 SETTINGS = (
+    report.Arguments,
+    ship.Settings,
     run.Settings,
     emergence.Settings,
     truth_quality.Settings,
@@ -78,8 +91,9 @@ def test_what_is_named_exists(page: str):
         assert find(name) is not None, name
     for path in re.findall(r"`((?:probe|train|analysis|tests|docs|notebooks|reports|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\(([\w./-]+\.md)\)", text):
-        assert (ROOT / "docs" / path).exists(), path
+    folder = ROOT if (ROOT / page).exists() else ROOT / "docs"
+    for path in re.findall(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)", text):
+        assert (folder / path).exists(), path
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
 
@@ -87,15 +101,81 @@ def test_what_is_named_exists(page: str):
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_flags_are_those_of_a_command(page: str):
     known = {"help"} | {field.name for settings in SETTINGS for field in fields(settings)}
-    text = re.sub(r"pip install [^`]*", "", (PAGES | NOTEBOOKS)[page])
+    text = re.sub(rf"`({OTHER_PROGRAMS}) [^`]*`", "", (PAGES | NOTEBOOKS)[page])
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text):
         assert flag.replace("-", "_") in known, flag
 
 
 def test_headings_that_are_linked_to_exist():
-    for text in PAGES.values():
-        headings = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)}
-        assert set(re.findall(r"\]\(#([\w-]+)\)", text)) <= headings
+    headings = {
+        page: {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)}
+        for page, text in PAGES.items()
+    }
+    for page, text in PAGES.items():
+        for other, heading in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text):
+            assert heading in headings[Path(other).name or page], f"{page}: {other}#{heading}"
+
+
+def test_the_table_of_models_is_that_of_the_code():
+    assert generate.with_table(PAGES["models.md"]) == PAGES["models.md"], "run python docs/generate.py"
+
+
+def test_every_model_says_what_was_checked():
+    checked = PAGES["models.md"].split("## What was checked")[1]
+    first = re.findall(r"^\| (`[^|]+) \|", checked, re.M)
+    assert set(re.findall(r"`(\w[\w-]+)`", "".join(first))) == set(MODELS) - {"cat3d-tiny"}
+
+
+def test_every_choice_of_data_is_explained():
+    assert {name.partition("[")[0] for name in re.findall(r"`(\w+):FOLDER", PAGES["data.md"])} == set(DATA_SETS)
+    for name in (*OBJECTS, *SOURCES):
+        assert re.search(rf"[`:]{name}\b", PAGES["data.md"]), name
+
+
+def test_every_baseline_is_explained():
+    assert set(re.findall(r"`([\w-]+)`", PAGES["reading.md"])) >= {*BASELINES, *NULLS}
+
+
+def test_messages_of_the_errors_page_are_raised():
+    files = [
+        path.read_text(encoding="utf-8")
+        for part in ("probe", "train", "analysis")
+        for path in (ROOT / part).rglob("*.py")
+    ]
+    source = re.sub(r'"\s*\n\s*f?"', "", "".join(files))  # parts of a message on several lines are one
+    elsewhere = {"python3 is 3.x, but 3.11, 3.12 or 3.13 is needed", "ensurepip is not available"}
+    messages = re.findall(r"^\| `([^`]+)` \|", PAGES["errors.md"], re.M)
+    assert len(messages) > 20
+    assert [message for message in messages if message not in source and message not in elsewhere] == []
+
+
+def interface() -> list[str]:
+    """Return the modules of the Python interface, as the site shows it."""
+    return re.findall(r"^ +- api/([\w.]+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("name", interface())
+def test_every_public_name_is_documented(name: str):
+    module = importlib.import_module(name)
+    public = {key: value for key, value in vars(module).items() if not key.startswith("_") and _is_own(value, name)}
+    classes = [value for value in public.values() if inspect.isclass(value)]
+    methods = {
+        f"{owner.__name__}.{key}": value
+        for owner in classes
+        for key, value in vars(owner).items()
+        if not key.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+    }
+    assert module.__doc__
+    assert public
+    assert [key for key, value in {**public, **methods}.items() if not (value.__doc__ or "").strip()] == []
+
+
+def _is_own(value: object, module: str) -> bool:
+    """Return whether a module, or the packages that it stands for, defines a function or class."""
+    if not inspect.isclass(value) and not inspect.isfunction(value):
+        return False
+    home = "probe.attention" if module == "probe.capture" else module
+    return value.__module__.startswith(home)
 
 
 def test_the_names_in_the_table_of_extensions_are_the_dicts():
@@ -125,7 +205,8 @@ def test_a_model_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_scene_loader_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(DATA_SETS, "mine", None)  # what the snippet adds is gone after the test
+    for known in (DATA_SETS, SCENES):
+        monkeypatch.setitem(known, "mine", None)  # what the snippet adds is gone after the test
     generator = torch.Generator().manual_seed(0)
     turns = torch.linspace(8, 88, 9)[None]
     views = make_views(draw_shapes(1, generator=generator), turns, size=48, n_ref=1, generator=generator)
@@ -160,17 +241,6 @@ def test_a_metric_is_added(capsys: pytest.CaptureFixture[str]):
     assert "layer" in capsys.readouterr().out
 
 
-def test_a_protocol_is_added(capsys: pytest.CaptureFixture[str]):
-    (script,) = blocks("python", "A protocol")
-    names: dict = {}
-    exec(compile(script, "", "exec"), names)
-    scores, references, metrics = names["scores"], names["references"], names["strict"].metrics(thresholds(None))
-    assert set(scores["protocol"]) == set(references["protocol"]) == {"ratio-strict-v1"}
-    assert set(scores["metric"]) == {*metrics, "kept"}
-    assert scores[scores["metric"] == "precision@5%"]["count"].max() == 26  # a tenth of 16 x 16, rounded up
-    assert "tgt-ref" in capsys.readouterr().out
-
-
 def test_a_matcher_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BASELINES, "mean-colour", None)
@@ -179,6 +249,15 @@ def test_a_matcher_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     scores = pd.read_parquet("runs/my-matcher/scores.parquet")
     found = scores[scores["metric"] == "precision@5%"].groupby("model", observed=True)["value"].mean()
     assert found["mean-colour"] > 3 * found["chance: uniform"]
+
+
+def test_a_section_of_a_page_is_added():
+    (script,) = blocks("python", "A section of a page")
+    names: dict = {}
+    exec(compile(script, "", "exec"), names)
+    worst = pd.DataFrame({"scene": list("abcd"), "view": [1, 2, 1, 2], "psnr": [9.0, 7.5, 8.0, 12.0]})
+    section = names["hardest_views"](SimpleNamespace(worst=worst))
+    assert section.tables["hardest"].rows == (("b", "2", "7.5"), ("c", "1", "8.0"), ("a", "1", "9.0"))
 
 
 def test_a_source_of_geometry_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

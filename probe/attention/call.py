@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Keep = Literal["none", "detached", "graph"]
+"""What a tap keeps of a call: nothing, its tensors without or with their gradients' graph."""
 
 FUSED = F.scaled_dot_product_attention
 SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
@@ -65,7 +66,9 @@ class Call:
 
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The layer's own attention: from queries, keys and values to its output, [b heads n d]."""
 Edit = Callable[[Call, Run], Tensor]
+"""A replacement of attention: from the call and the layer's own attention to the output that goes on."""
 
 
 def _as_it_is(output: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Located(Protocol):
 
 
 LayerKey = Located | int | str | tuple[str, int]
+"""A layer: itself, its index, its module's name, or the name and which of its calls, from 0."""
 Known = TypeVar("Known", "Target", Located)
 
 
