@@ -67,27 +67,21 @@ def tabulate(measured: Measured, pairs: ScenePairs, constants: Mapping[str, obje
         constants: The remaining columns.
     """
     queries, keys = list(pairs.query_view), list(pairs.key_view)
-    values = [_at_pairs(value, queries, keys) for value, _ in measured.values()]
-    counts = [_at_pairs(count, queries, keys) for _, count in measured.values()]
-    heads = [np.repeat(np.arange(value.shape[1]) - 1, len(queries)) for value, _ in measured.values()]
-    repeats = sum(len(head) for head in heads) // len(queries)
+    value, count = (torch.cat(parts, dim=1)[0, :, queries, keys] for parts in zip(*measured.values(), strict=True))
+    rows = [value.shape[1] for value, _ in measured.values()]
+    heads = np.concatenate([np.arange(number) - 1 for number in rows])
     text = {"pair": pairs.pair, "direction": pairs.direction}
     columns = {
-        **{name: np.tile(np.array(column, dtype=object), repeats) for name, column in text.items()},
-        "query_view": np.tile(queries, repeats),
-        "key_view": np.tile(keys, repeats),
-        "rotation_deg": np.tile(pairs.rotation_deg, repeats),
-        "head": np.concatenate(heads),
-        "metric": np.repeat(np.array(list(measured), dtype=object), [len(value) for value in values]),
-        "value": np.concatenate(values).astype(np.float64),
-        "count": np.concatenate(counts).astype(np.int64),
+        **{name: np.tile(np.array(column, dtype=object), len(heads)) for name, column in text.items()},
+        "query_view": np.tile(queries, len(heads)),
+        "key_view": np.tile(keys, len(heads)),
+        "rotation_deg": np.tile(pairs.rotation_deg, len(heads)),
+        "head": np.repeat(heads, len(queries)),
+        "metric": np.repeat(np.array(list(measured), dtype=object), np.multiply(rows, len(queries))),
+        "value": value.flatten().double().cpu().numpy(),
+        "count": count.flatten().long().cpu().numpy(),
     }
     return Rows(columns=columns, constants=constants)
-
-
-def _at_pairs(value: Tensor, queries: list[int], keys: list[int]) -> np.ndarray:
-    """Read [1 rows fq fk] at ordered pairs of views: rows one after the other."""
-    return value[0].cpu().numpy()[:, queries, keys].ravel()
 
 
 def precisions(
