@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import einsum, rearrange, reduce
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -120,9 +120,10 @@ def _read(
     weights, log_sum = _within_views(own)
     log_part, mass = _over_views(log_sum, others)
     together = _heads_together(weights, log_part)
-    near = torch.cat([_mass_around(place, part, grid) for part in (together, weights)], dim=1) * mass
+    around, inside_grid = _neighbours(place, grid)
+    near = torch.cat([_mass_of(around, inside_grid, part) for part in (together, weights)], dim=1) * mass
     cross_entropy = -(log_part + at_truth - log_sum).logsumexp(1, keepdim=True)
-    token = torch.cat([together.argmax(-1), weights.argmax(-1)], dim=1)
+    token = torch.cat([first_highest(together), first_highest(weights)], dim=1)
     return token, mass, near + missing, torch.special.entr(together).sum(-1), cross_entropy + missing
 
 
@@ -150,6 +151,16 @@ def _heads_together(
     weights: Float[Tensor, "b heads r fk n"], log_part: Float[Tensor, "b heads r fk"]
 ) -> Float[Tensor, "b 1 r fk n"]:
     return reduce(log_part.exp()[..., None] * weights, "b heads r fk n -> b 1 r fk n", "sum")
+
+
+def first_highest(weights: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch"]:
+    """Return the position of the highest value along the last axis; the first of equal ones.
+
+    On the CPU by NumPy, whose argmax is vectorised: PyTorch's takes six times as long.
+    """
+    if weights.device.type == "cpu":
+        return torch.from_numpy(weights.detach().numpy().argmax(-1))
+    return weights.argmax(-1)
 
 
 def weights_within_views(
@@ -191,12 +202,11 @@ def _part(
     return logits[..., inside], logits[..., others]
 
 
-def _mass_around(
-    token: Int[Tensor, "b r fk"], weights: Float[Tensor, "b rows r fk n"], grid: tuple[int, int]
+def _mass_of(
+    tokens: Int[Tensor, "b r fk m"], counted: Bool[Tensor, "b r fk m"], weights: Float[Tensor, "b rows r fk n"]
 ) -> Float[Tensor, "b rows r fk"]:
-    """Sum the weights of the 3x3 tokens around a token."""
-    around, inside = _neighbours(token, grid)
-    return (weights.gather(-1, _over_rows(around, weights)) * inside[:, None]).sum(-1)
+    """Sum the weights of the counted ones of some tokens."""
+    return (weights.gather(-1, _over_rows(tokens, weights)) * counted[:, None]).sum(-1)
 
 
 def _over_rows(index: Int[Tensor, "b r fk m"], weights: Float[Tensor, "b rows r fk n"]) -> Tensor:
@@ -248,7 +258,7 @@ def _resampled_argmax(maps: Float[Tensor, "b fk n m"], up: Float[Tensor, "common
     fine_queries = einsum(up, maps, "q n, b fk n m -> b fk q m")
     step = max(1, WEIGHTS_AT_ONCE // (maps.shape[0] * maps.shape[1] * len(up)))
     parts = fine_queries.split(step, dim=2)
-    return torch.cat([einsum(part, up, "b fk q m, k m -> b fk q k").argmax(-1) for part in parts], dim=2)
+    return torch.cat([first_highest(einsum(part, up, "b fk q m, k m -> b fk q k")) for part in parts], dim=2)
 
 
 def ratio_matches(

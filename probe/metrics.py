@@ -8,6 +8,7 @@ import torch
 from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from probe.correspondence import own_view, project_tokens, token_centres, token_of
 from probe.views import Views
@@ -130,7 +131,7 @@ def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -
     """
     if kind in ("image", "token"):
         unit = truth.token_size if kind == "token" else truth.side
-        return ((truth.centres[token] - truth.xy[:, None]) / unit).norm(dim=-1)
+        return ((F.embedding(token, truth.centres) - truth.xy[:, None]) / unit).norm(dim=-1)
     distance = (_matched_points(token, truth) - truth.points[:, None, :, :, None]).norm(dim=-1)
     return distance / truth.scene_size[:, None, None, None, None] if kind == "scene" else distance
 
@@ -138,10 +139,9 @@ def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -
 def _matched_points(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth) -> Float[Tensor, "b rows fq n fk 3"]:
     """Look up the world point of matched tokens; NaN where it is unknown."""
     points = torch.where(truth.valid[..., None], truth.points, torch.nan)
-    b, fk = points.shape[:2]
-    scene = rearrange(torch.arange(b, device=token.device), "b -> b 1 1 1 1")
-    view = torch.arange(fk, device=token.device)
-    return points[scene, view, token]
+    b, fk, n = points.shape[:3]
+    first = rearrange(torch.arange(b * fk, device=token.device) * n, "(b fk) -> b 1 1 1 fk", b=b)
+    return F.embedding(first + token, rearrange(points, "b fk n c -> (b fk n) c"))
 
 
 def correct(
@@ -243,8 +243,9 @@ def drawn_chance(
         guess = rearrange(tokens, "m -> 1 m 1 1 1").expand(shape[0], -1, *shape[1:])
         weight = weigh(tokens).expand_as(guess)
         whole += reduce(weight, "b m fq n fk -> b fq n fk", "sum")
+        found = {kind: errors(guess, truth, kind) for kind in {threshold.kind for threshold in thresholds}}
         for threshold in thresholds:
-            share = torch.where(correct(guess, truth, threshold), weight, 0)
+            share = torch.where(is_below(found[threshold.kind], threshold), weight, 0)
             right[threshold.name] += reduce(share, "b m fq n fk -> b fq n fk", "sum")
     total = torch.where(whole > 0, whole, 1)
     return {name: rearrange(value / total, "b fq n fk -> b 1 fq n fk") for name, value in right.items()}

@@ -40,9 +40,10 @@ def nearest_names(name: str, names: Sequence[str]) -> str:
 
 def is_compiled(module: nn.Module) -> bool:
     """Return whether calls of a module run compiled code."""
-    return module._compiled_call_impl is not None or "_orig_mod" in dict(module.named_children())
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def may_attend(module: nn.Module) -> bool:
     """Return whether a module could call attention itself: not PyTorch's own without children (Linear, Dropout)."""
-    return any(True for _ in module.children()) or not type(module).__module__.startswith("torch.nn.modules.")
+    has_children = any(child is not None for child in module._modules.values())
+    return has_children or not type(module).__module__.startswith("torch.nn.modules.")

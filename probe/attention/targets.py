@@ -147,9 +147,10 @@ def watched_modules(modules: Mapping[str, nn.Module], targets: Sequence[Target])
         ValueError: If a module attends to a part of the sequence only.
     """
     chosen: dict[str, nn.Module] = {}
+    names = {target.name for target in targets}
     known: set[int] = set()  # a shared module is wrapped once, under its first name
     for name, module in modules.items():
-        named = any(target.name == name for target in targets)
+        named = name in names
         inside = may_attend(module) and any(target.holds(name) for target in targets)
         if (named or inside) and id(module) not in known:
             chosen[name] = module

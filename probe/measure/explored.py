@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probe.geometry import fundamental_matrix
 from probe.layers import Layer, ViewLayout, joint_layout
-from probe.matching import ratio_matches, weights_within_views
+from probe.matching import first_highest, ratio_matches, weights_within_views
 from probe.measure.model import denoise
 from probe.measure.scene import LayerCall, Scene
 from probe.measure.score import grid_name
@@ -107,7 +107,7 @@ def runners_up(weights: Float[Tensor, "*lead n"]) -> Int[Tensor, "*lead 2"]:
     """Return the tokens of the second and the third highest weight, the first of equal ones; a single one twice."""
     left, best = weights.clone(), []
     for _ in range(1 + RUNNERS_UP):
-        best.append(left.argmax(-1, keepdim=True))
+        best.append(first_highest(left)[..., None])
         left.scatter_(-1, best[-1], -1.0)
     return torch.cat(best[1:], dim=-1)
 
@@ -145,7 +145,7 @@ def read_attention(
         here = wanted.flatten()[start : start + weights.shape[2]].nonzero()[:, 0]
         start, mine = start + weights.shape[2], keys[done : done + len(here)]
         done += len(here)
-        tokens.append(weights.argmax(-1)[0].cpu())
+        tokens.append(first_highest(weights)[0].cpu())
         parts.append(_of_others(weights[0][:, here], mass[0][:, here], mine, layout.grid))
     columns = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     split = [rearrange(x, "rows (fq queries) ... -> rows fq queries ...", fq=len(views)) for x in columns]
