@@ -40,6 +40,7 @@ from probe.plan import dry_run
 from probe.plan.settings import Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol, pair_table, thresholds
 from probe.records import digest, open_run, write, write_json
+from probe.records.names import split_coverage, with_coverage
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.recordings import GeometrySource
 from probe.seeds import derive
@@ -179,7 +180,7 @@ def _try_first_scene(scenes: SceneList, layers: list[Layer], protocol: Protocol,
     for layer in layers:
         joint_layout(layer, views.count)
     names = [limit.name for limit in thresholds(views.unit)]
-    names += [f"{name}|coverage={coverage}" for name in names for coverage in protocol.coverages]
+    names += [with_coverage(name, coverage) for name in names for coverage in protocol.coverages]
     if select_by not in (None, *names):
         raise ValueError(f"--select-by {select_by!r} is unknown; choose from {', '.join(names)}")
 
@@ -252,7 +253,7 @@ def _save_example(plan: Plan, views: Views, truths: dict, noise: torch.Tensor, p
     matches = example_matches(plan.model, views, plan.layers, truths, plan.middle, plan.protocol, noise)
     _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{views.names[0]}": _bytes(views.image[0])})
     if index < EXPLORED:
-        name = str(plan.record["select_by"]).partition("|")[0]
+        name = split_coverage(str(plan.record["select_by"]))[0]
         threshold = next(limit for limit in thresholds(views.unit) if limit.name == name)
         seen = explore_scene(plan.model, views, plan.layers, truths, plan.timesteps, threshold, noise)
         _write_tensors(parts / f"explorer-{index:05d}.safetensors", seen)

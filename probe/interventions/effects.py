@@ -32,6 +32,7 @@ from probe.models.sampling import ddim_scheduler, sample_views
 from probe.protocols import rotation_between
 from probe.records import ALL_HEADS, EFFECT, Rows, score_table
 from probe.records import INTERVENTIONS as PROTOCOL
+from probe.records.names import effect_metric
 from probe.views import Views, resize
 
 PREDICTION, SAMPLE = "effect_x0", "effect_sample"
@@ -386,7 +387,7 @@ def effect_rows(measured: Measured, name: Intervention, views: Views, constants:
     """
     targets = list(range(views.n_ref, views.count))
     pairs = np.array([f"{views.names[0]}:0-{view}" for view in targets], dtype=object)
-    metrics = np.array([f"{metric}@{name}" for metric in measured], dtype=object)
+    metrics = np.array([effect_metric(metric, name) for metric in measured], dtype=object)
     columns = {
         "pair": np.tile(pairs, len(measured)),
         "query_view": np.tile(targets, len(measured)),

@@ -18,6 +18,7 @@ from probe.records import (
     summarise,
 )
 from probe.records.intervals import draws, mean, quantile, ratio
+from probe.records.names import is_null, parse_grid
 from probe.selection.ties import RULE, Harm, effect_words, harm, listed, weigh, weighing_words
 
 LISTED = 6
@@ -220,7 +221,7 @@ def _kinds(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def _one_model(rows: pd.DataFrame) -> str:
-    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if ": " not in name]
+    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if not is_null(name)]
     if len(probed) != 1:
         raise ValueError(f"select_layer: expected the layers of one model, found {probed}; name one with model=")
     return probed[0]
@@ -361,7 +362,7 @@ def _summary(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _layer_row(
     candidate: Candidate, precision: pd.DataFrame, mass: pd.DataFrame, common: pd.DataFrame
 ) -> dict[str, object]:
-    layer, (grid_h, grid_w) = candidate.layer, (int(side) for side in candidate.grid.split("x"))
+    layer, (grid_h, grid_w) = candidate.layer, parse_grid(candidate.grid)
     gain, room = candidate.precision - candidate.chance, candidate.ceiling - candidate.chance
     ranked_by_share = candidate.share_of_ceiling >= 0
     return {
