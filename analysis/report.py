@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis import wording
 from analysis.blocks import SectionPage
 from analysis.comparing.page import probe_comparison
 from analysis.comparing.training_page import training_comparison
@@ -27,10 +26,12 @@ from analysis.evaluation.run import IMAGES, is_evaluation, read_evaluation
 from analysis.explorer.reading import Explored, explored, read_beside
 from analysis.probing.page import Page, make_page
 from analysis.probing.tables import REQUIRED, ProbeRun, read_run
+from analysis.probing.words import best_row, layer_places
 from analysis.study.page import StudyEntry, make_study_page, study_entry
 from analysis.study.run import is_study, read_study
 from analysis.training.page import TrainingEntry, make_training_page, training_entry
 from analysis.training.run import LOGS, is_training, read_training
+from analysis.words import MISSING, with_interval
 from probe.records import RunError, write_text
 
 PROG = "python -m analysis.report"
@@ -111,16 +112,16 @@ def entry(run: ProbeRun, link: str) -> Entry:
         run: The probe run.
         link: To its page, relative to the index.
     """
-    row = wording.best_row(run)
+    row = best_row(run)
     return Entry(
         link=link,
         name=run.name,
         model=run.model,
-        scenes=str(run.settings.get("scenes", wording.MISSING)),
+        scenes=str(run.settings.get("scenes", MISSING)),
         protocol=run.protocol,
-        layer=f"{run.layer} ({wording.layer_places(run)[run.layer]}, {run.grid})",
-        precision=wording.with_interval(row["precision"], row["precision_low"], row["precision_high"]),
-        share=wording.with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
+        layer=f"{run.layer} ({layer_places(run)[run.layer]}, {run.grid})",
+        precision=with_interval(row["precision"], row["precision_low"], row["precision_high"]),
+        share=with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
     )
 
 

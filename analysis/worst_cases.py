@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.blocks import Table
 from analysis.training.run import MEASURES
 from analysis.training.words import amount
-from analysis.wording import number
+from analysis.words import number
 
 SHOWN = 12
 

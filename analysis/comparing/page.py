@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.comparing import run as compare
 from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
-from analysis.wording import MISSING, NBSP, bin_words, listing, number, percent, plural, points
+from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, number, percent, plural, points
 
 SHARES = ("precision", "mass", "kept")
 WORST = 12
@@ -76,7 +75,7 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tu
     said = [
         f"{clear} layer {layer}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
         f"{points(row['difference'])} points (95{NBSP}% interval {points(row['low'])} to {points(row['high'])}, over "
-        f"{plural(int(row['scenes']), 'scene')}; right: {wording.metric_words(a.metric)}).",
+        f"{plural(int(row['scenes']), 'scene')}; right: {metric_words(a.metric)}).",
     ]
     for verdict in ("better", "worse"):
         layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
@@ -158,7 +157,7 @@ def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Secti
         for row in own.itertuples()
     ]
     listed = Table(
-        caption=f"Precision of both runs ({wording.metric_words(run.metric)}) and its change in points, paired by "
+        caption=f"Precision of both runs ({metric_words(run.metric)}) and its change in points, paired by "
         "scene. "
         f"Joint: the interval holds for all layers at once with 95{NBSP}%.",
         columns=(

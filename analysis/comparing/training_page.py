@@ -10,7 +10,7 @@ from analysis.study import figures
 from analysis.study.words import difference_text, panel_title, title, value_text
 from analysis.training import words
 from analysis.training.run import TrainingRun
-from analysis.wording import NBSP, interval, listing, number, percent, plural, points
+from analysis.words import NBSP, interval, listing, number, percent, plural, points
 
 
 def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], rebuild: str) -> SectionPage:

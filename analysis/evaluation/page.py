@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.evaluation import figures, words
 from analysis.evaluation import run as evaluation
@@ -15,7 +14,7 @@ from analysis.evaluation.run import ALL, TRIVIAL, WHO, Evaluation
 from analysis.evaluation.words import METHODS, quality_title, reference_words, with_range
 from analysis.training.run import MEASURES
 from analysis.training.words import amount
-from analysis.wording import MISSING, listing, number
+from analysis.words import MISSING, NBSP, bin_words, command, listing, number, rebuild
 from analysis.worst_cases import worst_table
 
 PROGRAM = "train.evaluate"
@@ -53,8 +52,8 @@ def make_evaluation_page(run: Evaluation) -> SectionPage:
         sections=present([maker(run) for maker in makers]),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
-        command=wording.command(run.settings, PROGRAM),
-        rebuild=wording.rebuild(run.settings, run.name),
+        command=command(run.settings, PROGRAM),
+        rebuild=rebuild(run.settings, run.name),
         downloads=tuple(
             (name, csv_link(frame))
             for name, frame in {
@@ -116,7 +115,7 @@ def _quality(run: Evaluation) -> Section:
 
 def _rotation(run: Evaluation, n_ref: int) -> Chart:
     table = evaluation.by_rotation(run, n_ref)
-    places = {name: name if name == ALL else wording.bin_words(name) for name in _bins(run, n_ref)}
+    places = {name: name if name == ALL else bin_words(name) for name in _bins(run, n_ref)}
     titles = {name: quality_title(name) for name in run.measured}
     name = f"rotation-{n_ref}"
     caption = (
@@ -141,7 +140,7 @@ def _counted(table: pd.DataFrame) -> str:
     """Say of how many views each bin's means are, by the measure that counts views."""
     rows = table[(table["panel"] == "psnr") & (table["who"] == WHO["model"])]
     each = zip(rows["count"], rows["x"], strict=True)
-    return listing(f"{number(count)} ({place if place == ALL else wording.bin_words(place)})" for count, place in each)
+    return listing(f"{number(count)} ({place if place == ALL else bin_words(place)})" for count, place in each)
 
 
 def _written(run: Evaluation, n_ref: int) -> Table:
@@ -154,7 +153,7 @@ def _written(run: Evaluation, n_ref: int) -> Table:
         first = rows.loc[(place, names[0], "model")] if names else None
         counts = (MISSING, MISSING) if first is None else (number(first["scenes"]), number(first["count"]))
         cells = [_cell(rows, (place, name, method)) for name, method in heads]
-        written.append((place if place == ALL else wording.bin_words(place), *counts, *cells))
+        written.append((place if place == ALL else bin_words(place), *counts, *cells))
     return Table(
         caption=f"With {reference_words(n_ref)}: means with 95\u00a0% intervals over scenes, PSNR in dB; after each "
         "measure the copy of the nearest reference, that reference's mean colour, and for the match error the true "
@@ -172,7 +171,7 @@ def _cell(rows: pd.DataFrame, key: tuple[str, str, str]) -> str:
         return MISSING
     _, name, method = key
     row = rows.loc[key]
-    return with_range(name, row) if method == "model" else amount(name, row["value"]).partition(wording.NBSP)[0]
+    return with_range(name, row) if method == "model" else amount(name, row["value"]).partition(NBSP)[0]
 
 
 def _worst(run: Evaluation) -> Section:

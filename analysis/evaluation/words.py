@@ -9,7 +9,7 @@ from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import ALL, TRIVIAL, Evaluation
 from analysis.training.run import MEASURES
 from analysis.training.words import amount
-from analysis.wording import MISSING, NBSP, listing, number, plural
+from analysis.words import MISSING, NBSP, listing, number, plural
 
 METHODS = {"model": "", "copy": "copy", "mean colour": "mean colour", "truth": "true views"}
 NAMES = {"copy": "copying the nearest reference", "mean colour": "filling in that reference's mean colour"}

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import wording
 from analysis.explorer.payload import CELLS, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
+from analysis.words import listing
 
 PROTOCOLS = (
     "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "
@@ -76,9 +76,7 @@ def _limits(model: Explored, scene: str) -> str:
     ]
     parts = [f"Attention is pooled to at most {CELLS} x {CELLS} cells a view."]
     if thinned:
-        parts.append(
-            f"Of grids of {wording.listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs."
-        )
+        parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs.")
     if views < all_views:
         parts.append(f"{views} of {all_views} views are shown.")
     return " ".join(parts)

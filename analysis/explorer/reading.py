@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from analysis import wording
 from analysis.probing import tables
 from analysis.probing.tables import ProbeRun, read_run
+from analysis.words import metric_words
 from probe.records import RunError
 
 FILE = "explorer.safetensors"
@@ -123,7 +123,7 @@ def read_beside(folder: Path, first: Explored) -> Explored:
     key = [f"image/{scene}" for scene in shared]
     if not shared or any(not np.array_equal(other.run.images[name], first.run.images[name]) for name in key):
         raise RunError(f"read_beside: {folder} shows other scenes than {first.run.name}; {advice}")
-    if wording.metric_words(other.run.metric) != wording.metric_words(first.run.metric):
+    if metric_words(other.run.metric) != metric_words(first.run.metric):
         raise RunError(
             f"read_beside: {folder} ranks by {other.run.metric}, {first.run.name} by {first.run.metric}; {advice}"
         )

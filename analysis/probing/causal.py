@@ -14,7 +14,7 @@ from PIL import Image
 
 from analysis.probing.pictures import Panel
 from analysis.probing.tables import ProbeRun
-from analysis.wording import MISSING, NBSP, listing
+from analysis.words import MISSING, NBSP, listing
 from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, scene_values, summarise
 
 KINDS = {

@@ -6,7 +6,8 @@ import pandas as pd
 
 from analysis.probing.rotation import pair_counts
 from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
-from analysis.wording import best_row, bin_words, listing, percent, plural, with_interval
+from analysis.probing.words import best_row
+from analysis.words import bin_words, listing, percent, plural, with_interval
 
 FEW_SCENES, FEW_PAIRS = 10, 10
 LOW_CEILING = 0.5

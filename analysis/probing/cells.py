@@ -5,11 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from analysis import wording
 from analysis.blocks import Table, csv_link
 from analysis.probing import causal, rotation, tables
 from analysis.probing.tables import ProbeRun
-from analysis.wording import MISSING, interval, number, percent, with_interval
+from analysis.words import (
+    MISSING,
+    NBSP,
+    bin_words,
+    direction_words,
+    interval,
+    listing,
+    metric_words,
+    number,
+    percent,
+    plural,
+    with_interval,
+)
 from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
 
 PROTOCOL_WORDS = {
@@ -45,8 +56,8 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
 def _layers(run: ProbeRun) -> Table:
     more = [name for name in run.layers.columns if name not in KNOWN_COLUMNS]
     columns = (
-        "layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "same position", "ceiling",
-        "share of ceiling", f"95{wording.NBSP}% interval", "skill", "on the common grid", f"95{wording.NBSP}% interval",
+        "layer", "grid", "precision", f"95{NBSP}% interval", "uniform chance", "same position", "ceiling",
+        "share of ceiling", f"95{NBSP}% interval", "skill", "on the common grid", f"95{NBSP}% interval",
         "mass on truth", "causal effect", "cost, millions", "scenes", "matches counted",
         *(name.replace("_", " ") for name in more), "module",
     )  # fmt: skip
@@ -105,10 +116,10 @@ def _rotation(run: ProbeRun) -> Table:
     cells = {(row.who, row.rotation_bin): row for row in table.itertuples()}
     who = list(dict.fromkeys(table["who"]))
     return Table(
-        caption=f"Precision by rotation between the two cameras, with 95{wording.NBSP}% intervals over scenes; all "
+        caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over scenes; all "
         "on the grid "
         f"of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
-        columns=("", *(wording.bin_words(name) for name in names)),
+        columns=("", *(bin_words(name) for name in names)),
         rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
         marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
     )
@@ -133,7 +144,7 @@ def _timesteps(run: ProbeRun) -> Table:
         )
     return Table(
         caption=f"What each timestep means, and the precision of layer {run.layer} there.",
-        columns=("t", "ᾱ", "SNR", f"precision, layer {run.layer}", f"95{wording.NBSP}% interval", "matches counted"),
+        columns=("t", "ᾱ", "SNR", f"precision, layer {run.layer}", f"95{NBSP}% interval", "matches counted"),
         rows=tuple(rows),
         texts=0,
     )
@@ -157,7 +168,7 @@ def _matchers(run: ProbeRun) -> Table:
         caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
         "references "
         "on each grid; the same scenes, pairs and points.",
-        columns=("matcher", "layer", "grid", "precision", f"95{wording.NBSP}% interval", "scenes", "matches counted"),
+        columns=("matcher", "layer", "grid", "precision", f"95{NBSP}% interval", "scenes", "matches counted"),
         rows=tuple(rows),
         marked=tuple(n for n, row in enumerate(rows) if row[0] == run.model),
     )
@@ -173,8 +184,7 @@ def _thresholds(run: ProbeRun) -> Table:
         "ranked by.",
         columns=("a match is right with", f"layer {run.layer}", "uniform chance", "same position", "ceiling"),
         rows=tuple(
-            (wording.metric_words(metric), *(cells.get((metric, model), MISSING) for model in models))
-            for metric in metrics
+            (metric_words(metric), *(cells.get((metric, model), MISSING) for model in models)) for metric in metrics
         ),
         marked=tuple(n for n, metric in enumerate(metrics) if metric == run.metric),
         wide=True,
@@ -196,7 +206,7 @@ def _effects(run: ProbeRun) -> Table:
     layers = [layer for layer in run.layers["layer"] if any((layer, name) in found for name in names)]
     return Table(
         caption="By how much the error of the denoised prediction grows when a layer is edited, with "
-        f"95{wording.NBSP}% intervals over scenes. Minus: the edit improves the prediction.",
+        f"95{NBSP}% intervals over scenes. Minus: the edit improves the prediction.",
         columns=("layer", *names),
         rows=tuple((str(layer), *(found.get((layer, name), MISSING) for name in names)) for layer in layers),
         marked=tuple(n for n, layer in enumerate(layers) if layer == run.layer),
@@ -217,7 +227,7 @@ def _edits(run: ProbeRun) -> Table:
         caption=f"What editing layer {run.layer} changes, against the unedited run of the same noise; a dash marks "
         "what was not measured. PSNR, SSIM, LPIPS and the colour error are of sampled views against the true ones. "
         f"Last column: whether editing layer {run.layer} raises the prediction's error more than editing another layer "
-        f"does, by the 95{wording.NBSP}% interval of the difference paired by scene.",
+        f"does, by the 95{NBSP}% interval of the difference paired by scene.",
         columns=("", *(causal.MEASURES[measure] for measure in measures), f"layer {run.layer} hurts"),
         rows=tuple(
             (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
@@ -252,7 +262,7 @@ def _pairs(run: ProbeRun) -> Table:
         "pairs of views outside the frozen list; matches are counted over all timesteps.",
         columns=("rotation", "listed pairs", "scenes with one", "measured view pairs", "matches counted"),
         rows=tuple(
-            (wording.bin_words(row.rotation_bin), *map(number, (row.listed, row.scenes, row.measured, row.count)))
+            (bin_words(row.rotation_bin), *map(number, (row.listed, row.scenes, row.measured, row.count)))
             for row in table.rename(columns={"count": "matches"}).assign(count=table["count"]).itertuples()
         ),
     )
@@ -287,13 +297,13 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     facts = {
         "Model": model_words(run.card),
         "Protocol": f"{run.protocol}. {PROTOCOL_WORDS.get(run.protocol, '')}".strip(),
-        "Right match": f"{wording.metric_words(run.metric)} ({run.metric})",
-        "Direction": wording.direction_words(str(run.selection["direction"])),
-        "Pair list": f"{wording.plural(len(run.pairs), 'pair')}, digest {wording.listing(digests)}",
-        "Scenes": f"{wording.plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
+        "Right match": f"{metric_words(run.metric)} ({run.metric})",
+        "Direction": direction_words(str(run.selection["direction"])),
+        "Pair list": f"{plural(len(run.pairs), 'pair')}, digest {listing(digests)}",
+        "Scenes": f"{plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
         "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them "
         "references",
-        "Timesteps": wording.listing(run.timesteps["timestep"]),
+        "Timesteps": listing(run.timesteps["timestep"]),
         "Missing": f"{number(lost['missing'].sum())} of {number(lost['rows'].sum())} rows of the score table",
         "Seed": str(run.settings.get("seed", MISSING)),
         "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()),
@@ -322,9 +332,9 @@ def source(run: ProbeRun) -> str:
     Args:
         run: The probe run.
     """
-    digests = wording.listing(sorted(run.scores["pair_list"].unique().astype(str)))
-    scenes = wording.plural(run.scores["scene"].nunique(), "scene")
-    return f"Protocol {run.protocol}, pair list {digests} ({wording.plural(len(run.pairs), 'pair')}, {scenes})."
+    digests = listing(sorted(run.scores["pair_list"].unique().astype(str)))
+    scenes = plural(run.scores["scene"].nunique(), "scene")
+    return f"Protocol {run.protocol}, pair list {digests} ({plural(len(run.pairs), 'pair')}, {scenes})."
 
 
 def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from analysis import paper, wording
+from analysis import paper
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.probing import rotation, tables
 from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.training import words
-from analysis.wording import MISSING, NBSP, bin_words, listing, percent, with_interval
+from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, percent, with_interval
 
 SD21_LAYERS = "up_blocks.2.attentions.0"
 """Where layer 10 sits in the U-Net of Stable Diffusion 2.1; a model that has it there shares the paper's indexes."""
@@ -25,7 +25,7 @@ def beside_paper(run: ProbeRun) -> Section:
     """
     same = paper.same_measure(str(run.settings.get("scenes", "")), run.metric)
     scenes = str(run.settings.get("scenes", "unnamed scenes"))
-    text = paper.measure_words(run.model, scenes, wording.metric_words(run.metric), same)
+    text = paper.measure_words(run.model, scenes, metric_words(run.metric), same)
     charts = (_profile(run), _rotation(run), _emergence(run))
     return Section(
         name="paper",
@@ -129,7 +129,7 @@ def _table(run: ProbeRun) -> Table:
     return Table(
         caption=f"Published precision at 2 cm on NAVI by rotation ({listing(published.columns)}), and in the last "
         "column "
-        f"this run's by its own measure ({wording.metric_words(run.metric)}).",
+        f"this run's by its own measure ({metric_words(run.metric)}).",
         columns=("rotation", *map(str, published.columns), f"here, layer {run.layer}"),
         rows=tuple(rows),
         wide=True,

@@ -7,7 +7,7 @@ from analysis.study import figures, words
 from analysis.study import run as study
 from analysis.study.run import PLAIN, StudyRun
 from analysis.study.words import difference_text, title, value_text
-from analysis.wording import MISSING, NBSP, listing, number
+from analysis.words import MISSING, NBSP, listing, number
 
 WORST = 12
 """Rows of the table of the worst cases at most."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, present
 from analysis.study import figures
 from analysis.study import run as study
@@ -24,7 +23,7 @@ from analysis.study.details import (
 from analysis.study.paper import beside_paper
 from analysis.study.run import PLAIN, StudyRun
 from analysis.study.words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
-from analysis.wording import MISSING, NBSP, listing, number, plural
+from analysis.words import MISSING, NBSP, command, listing, number, plural, rebuild
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +57,8 @@ def make_study_page(run: StudyRun) -> SectionPage:
         sections=present([maker(run) for maker in makers]),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
-        command=wording.command(_flags(run), "train.study"),
-        rebuild=wording.rebuild(run.settings, f"runs/{run.name}"),
+        command=command(_flags(run), "train.study"),
+        rebuild=rebuild(run.settings, f"runs/{run.name}"),
         downloads=tuple((name, csv_link(frame)) for name, frame in frames.items()),
     )
 

@@ -8,7 +8,7 @@ from analysis.study import run as study
 from analysis.study import words
 from analysis.study.run import StudyRun
 from analysis.study.words import difference_text, title
-from analysis.wording import MISSING, number
+from analysis.words import MISSING, number
 
 
 def beside_paper(run: StudyRun) -> Section:

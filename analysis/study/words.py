@@ -9,7 +9,7 @@ from analysis import paper
 from analysis.study import run as study
 from analysis.study.run import PLAIN, StudyRun
 from analysis.training.run import MEASURES
-from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points
+from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
 
 TITLES = {"loss": "held-out error", "loss_t900": "error at t = 900"}
 REACH_VERDICTS = {

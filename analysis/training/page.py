@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures, wording
+from analysis import figures
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.training import figures as training_figures
 from analysis.training import run as training
 from analysis.training import words
 from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
 from analysis.training.words import amount, loss_text
-from analysis.wording import MISSING, interval, listing, number, percent, points
+from analysis.words import MISSING, NBSP, command, interval, listing, number, percent, points, rebuild
 from analysis.worst_cases import worst_table
 
 PROGRAM = "train.cameo"
@@ -67,8 +67,8 @@ def make_training_page(run: TrainingRun) -> SectionPage:
         sections=present(made),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
-        command=_packed(wording.command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
-        rebuild=wording.rebuild(run.settings, run.name),
+        command=_packed(command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
+        rebuild=rebuild(run.settings, run.name),
         downloads=_downloads(run),
     )
 
@@ -271,7 +271,7 @@ def _layers(run: TrainingRun) -> Table:
     ]
     return Table(
         caption=f"Every 3D layer at the last probe, iteration {number(table['step'].max())}.",
-        columns=("layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "module"),
+        columns=("layer", "grid", "precision", f"95{NBSP}% interval", "uniform chance", "module"),
         rows=tuple(rows),
         marked=tuple(n for n, layer in enumerate(last["layer"]) if layer in run.supervised),
         texts=2,

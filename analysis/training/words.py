@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.training import run as training
 from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
+from analysis.words import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
 from probe.records import digest
 
 OBJECTIVES = {
