@@ -81,6 +81,21 @@ def chart(name: str, alt: str, size: tuple[int, int], draw: Callable[[Figure], N
     return inline(buffer.getvalue(), alt)
 
 
+def png(size: tuple[int, int], draw: Callable[[Figure], None]) -> bytes:
+    """Draw one figure as a PNG file on white, the same bytes for the same data.
+
+    Args:
+        size: Width and height, as of :func:`chart`; the file has 1.67 times as many pixels.
+        draw: Fills the empty figure.
+    """
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({**STYLE, "savefig.facecolor": "white"}):
+        figure = Figure(figsize=(size[0] / POINTS, size[1] / POINTS), layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def inline(svg: str, alt: str) -> str:
     """Turn a matplotlib SVG file into an element that can stand beside others on one page.
 

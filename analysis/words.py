@@ -6,10 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from probe.records.names import COPY, MEAN_COLOUR, MODEL, TRUTH, split_threshold
+
 STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
 MISSING = "–"
 NBSP = "\u00a0"
 ROLES = {"ref": "reference", "tgt": "target"}
+METHOD_LABELS = {
+    MODEL: "this model",
+    COPY: "copy of the nearest reference",
+    MEAN_COLOUR: "mean colour of that reference",
+    TRUTH: "true views",
+}
+"""Whose images are measured, as figures and tables name them."""
+THRESHOLDS = {
+    "%": "an error below {}\u00a0% of the image side",
+    "token": "an error below {} token",
+    "m": "a 3D error below {}\u00a0m",
+    "%scene": "a 3D error below {}\u00a0% of the scene's size",
+}
+"""When a match counts as right, by the unit of the threshold."""
 NOT_FLAGS = {"resume", "no_report", "report"}
 
 
@@ -119,16 +135,8 @@ def metric_words(metric: str) -> str:
     Args:
         metric: Such as "precision@5%", "precision@1token", "precision@0.05m", "precision@5%scene".
     """
-    amount = metric.partition("@")[2].partition("|")[0]
-    for end, words in {
-        "%scene": "a 3D error below {}\u00a0% of the scene's size",
-        "%": "an error below {}\u00a0% of the image side",
-        "token": "an error below {} token",
-        "m": "a 3D error below {}\u00a0m",
-    }.items():
-        if amount.endswith(end):
-            return words.format(amount.removesuffix(end))
-    return metric
+    amount, unit = split_threshold(metric) or (None, "")
+    return THRESHOLDS.get(unit, metric).format(f"{amount:g}") if amount is not None else metric
 
 
 def direction_words(direction: str) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from probe import cli
 from probe.models import fresh_tiny
+from probe.records.names import seed_folder
 from train import cameo
 
 PROG = "python -m train.study"
@@ -100,7 +101,7 @@ class Run:
     @property
     def name(self) -> str:
         """Give the name of its folder."""
-        return f"{self.variant}-seed{self.seed}"
+        return seed_folder(self.variant, self.seed)
 
 
 def plan(given: Study) -> list[Run]:
