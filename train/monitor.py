@@ -21,18 +21,17 @@ from probe.metrics import GridTruth, correct, grid_truth
 from probe.models.model import MultiViewModel, predict
 from probe.protocols import PROTOCOLS, thresholds
 from probe.records import write
+from probe.records.names import EMERGENCE, SAMPLES, WORST, layer_column, trivial_column
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
 from train.batches import Draw, draw_batch
 from train.loop import validate
 from train.objectives import AttentionSupervision, Objective
-from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality, worst_cases
+from train.quality import METHODS, Quality, evaluate_quality, worst_cases
 from train.settings import Settings
 
-PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}
 MIDDLE = 500  # timestep at which attention and readout are compared
-SHOWN = 8  # scenes in the picture of samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,9 @@ def measure_quality(model: MultiViewModel, held: Held) -> tuple[dict[str, float]
     quality = evaluate_quality(model, held.views, held.noise, steps=held.sampling_steps, lpips=held.lpips)
     rows = quality.rows[quality.rows["method"].isin(METHODS)]
     means = rows.groupby(["method", "metric"], observed=True)["value"].mean()
-    return {f"{PREFIX[method]}{metric}": float(value) for (method, metric), value in means.items()}, quality
+    return {
+        trivial_column(str(method), str(metric)): float(value) for (method, metric), value in means.items()
+    }, quality
 
 
 def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held: Held) -> dict[str, float]:
@@ -77,7 +78,7 @@ def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held: He
     for layer, loss in zip(objective.layers, objective.losses, strict=True):
         assert isinstance(loss, CorrespondenceAlignment)
         for name, token in _tokens(tap[layer], layer, loss, held.views).items():
-            row[f"{name}_{layer.index}"] = _precision(*token)
+            row[layer_column(name, layer.index)] = _precision(*token)
     return row
 
 
@@ -98,21 +99,6 @@ def _precision(token: Tensor, truth: GridTruth, n_ref: int) -> float:
     return float(right[truth.visible[:, n_ref:, :, :n_ref]].float().mean())
 
 
-def draw_samples(quality: Quality) -> Figure:
-    """Draw reference, truth and sample (rows) of the first held-out scenes (columns), named by their numbers."""
-    shown = min(SHOWN, len(quality.targets[TRUTH]))
-    figure = Figure(figsize=(1.3 * shown + 0.5, 4.1), layout="constrained")
-    rows = (("reference", COPY), ("truth", TRUTH), ("sample", MODEL))
-    for line, (name, method) in zip(figure.subplots(3, shown, squeeze=False), rows, strict=True):
-        for axis, image in zip(line, quality.targets[method][:shown, 0], strict=True):
-            axis.imshow(rearrange(image.cpu().numpy(), "c h w -> h w c").clip(0, 1), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name)
-    for number, axis in enumerate(figure.axes[:shown]):
-        axis.set_title(f"{number:03d}", fontsize=9)
-    return figure
-
-
 def evaluate(
     settings: Settings, held: Held, objective: Objective | None, out: Path
 ) -> Callable[[MultiViewModel], dict[str, Any]]:
@@ -120,18 +106,24 @@ def evaluate(
 
     def measure(model: MultiViewModel) -> dict[str, Any]:
         means, quality = measure_quality(model, held)
-        write(out / "samples.png", lambda part: draw_samples(quality).savefig(part, format="png", dpi=110))
+        write(out / SAMPLES, lambda part: _draw(quality).savefig(part, format="png", dpi=110))
         worst = worst_cases(quality.rows)
-        write(out / "worst.csv", lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
+        write(out / WORST, lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
         gap = measure_gap(model, objective, held) if isinstance(objective, AttentionSupervision) else {}
         return {**validate(settings, model, held.draw), **means, **gap}
 
     return measure
 
 
+def _draw(quality: Quality) -> Figure:
+    from analysis.training.pictures import draw_samples  # figures belong to analysis; matplotlib is slow to import
+
+    return draw_samples({name: images.cpu().numpy() for name, images in quality.targets.items()})
+
+
 def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> pd.DataFrame:
     """Measure the precision of every 3D layer, add it to the run's ``emergence.csv``, and give what was added."""
-    path = out / "emergence.csv"
+    path = out / EMERGENCE
     new = measure_step(model, step, watch)
     before = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
     table = pd.concat([*before, new], ignore_index=True)

@@ -32,6 +32,18 @@ from probe.image_quality import (
 from probe.models.model import MultiViewModel
 from probe.models.sampling import sample_views
 from probe.records import rotation_bin, summarise
+from probe.records.names import (
+    ALL_ROTATIONS,
+    COPY,
+    FID,
+    KID,
+    MEAN_COLOUR,
+    METHODS,
+    MODEL,
+    TRUTH,
+    set_metric,
+    trivial_column,
+)
 from probe.views import Views, resize
 
 declare_torchvision_operators()  # before the first import of torch-fidelity, which imports torchvision
@@ -40,9 +52,6 @@ from torch_fidelity import calculate_metrics, register_feature_extractor  # noqa
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # noqa: E402
 
-METHODS = MODEL, COPY, MEAN = "model", "copy", "mean colour"
-TRUTH = "truth"
-ALL_BINS = "all"
 COLOUR_CELLS, INCEPTION = "colour-cells", "inception-v3-compat"
 # What the suite measures FID and KID with: torch-fidelity's names, and the files each needs in torch's cache
 EXTRACTORS: dict[str, tuple[str, ...]] = {
@@ -110,7 +119,7 @@ def trivial_answers(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
     scene = rearrange(torch.arange(len(nearest), device=nearest.device), "b -> b 1")
     copied, given = views.image[scene, nearest], views.image[:, : views.n_ref]
     mean = reduce(copied, "b t c h w -> b t c 1 1", "mean").expand_as(copied)
-    return {name: torch.cat([given, targets], dim=1) for name, targets in ((COPY, copied), (MEAN, mean))}
+    return {name: torch.cat([given, targets], dim=1) for name, targets in ((COPY, copied), (MEAN_COLOUR, mean))}
 
 
 def nearest_reference(views: Views) -> Int[Tensor, "b targets"]:
@@ -218,7 +227,10 @@ def set_distances(
             f"set_distances: {extractor!r} is not registered with torch-fidelity, which knows "
             f"{', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}; register it or choose one of these"
         )
-    names = {f"fid[{extractor}]": "frechet_inception_distance", f"kid[{extractor}]": "kernel_inception_distance_mean"}
+    names = {
+        set_metric(FID, extractor): "frechet_inception_distance",
+        set_metric(KID, extractor): "kernel_inception_distance_mean",
+    }
     if len(images) < 2 or missing_weights(EXTRACTORS.get(extractor, ())):
         return dict.fromkeys(names, float("nan"))
     found = calculate_metrics(
@@ -248,8 +260,8 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
         two), scenes, count. What was asked for and is nowhere known has a row of NaN with 0 scenes.
     """
     binned = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]))
-    names = [*binned["rotation_bin"].cat.categories, ALL_BINS]
-    both = pd.concat([binned, binned.assign(rotation_bin=ALL_BINS)], ignore_index=True)
+    names = [*binned["rotation_bin"].cat.categories, ALL_ROTATIONS]
+    both = pd.concat([binned, binned.assign(rotation_bin=ALL_ROTATIONS)], ignore_index=True)
     for column, kinds in (("rotation_bin", names), ("method", [*METHODS, TRUTH])):
         both[column] = pd.Categorical(both[column].astype(str), kinds)  # in this order the table is sorted
     asked = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
@@ -272,5 +284,5 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
         return chosen.set_index([*keys, "metric"])["value"].unstack("metric")  # noqa: PD010, pivot_table drops NaN
 
     own = wide(MODEL).reindex(columns=[PSNR, SSIM, LPIPS, MATCH_ERROR])
-    beside = {"copy_psnr": wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
+    beside = {trivial_column(COPY, PSNR): wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
     return own.assign(**beside).reset_index().sort_values([PSNR, *keys], ignore_index=True)
