@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.records.names import COPY, MEAN_COLOUR, MODEL, TRUTH, split_threshold
+from probe.records.names import COPY, MEAN_COLOUR, METRICS, MODEL, TRUTH, split_threshold
 
 STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
 MISSING = "–"
@@ -19,6 +19,8 @@ METHOD_LABELS = {
     TRUTH: "true views",
 }
 """Whose images are measured, as figures and tables name them."""
+ANSWERS = {COPY: "copying the nearest reference", MEAN_COLOUR: "filling in that reference's mean colour"}
+"""What the trivial baselines do."""
 THRESHOLDS = {
     "%": "an error below {}\u00a0% of the image side",
     "token": "an error below {} token",
@@ -85,6 +87,19 @@ def points(value: float) -> str:
         value: The difference.
     """
     return MISSING if not np.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def amount(name: str, value: Any) -> str:
+    """Write a value of a measure of image quality with its unit; a dash where it is missing.
+
+    Args:
+        name: Of the metric.
+        value: A number, or None.
+    """
+    metric = METRICS[name]
+    if value is None or not np.isfinite(value):
+        return MISSING
+    return f"{value:.{metric.digits}f}".replace("-", "−") + (f"{NBSP}{metric.unit}" if metric.unit else "")
 
 
 def listing(parts: Iterable[Any]) -> str:

@@ -77,6 +77,7 @@ def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held: He
     row = {}
     for layer, loss in zip(objective.layers, objective.losses, strict=True):
         assert isinstance(loss, CorrespondenceAlignment)
+        assert layer.index is not None
         for name, token in _tokens(tap[layer], layer, loss, held.views).items():
             row[layer_column(name, layer.index)] = _precision(*token)
     return row

@@ -11,8 +11,8 @@ from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, number, percent, plural, points
+from probe.records.names import PRECISION, describe
 
-SHARES = ("precision", "mass", "kept")
 WORST = 12
 
 
@@ -120,13 +120,13 @@ def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
 
 
 def _text(metric: str, value: Any) -> str:
-    return percent(value) if metric.startswith(SHARES) else number(value)
+    return percent(value) if describe(metric).share else number(value)
 
 
 def _change(metric: str, value: Any) -> str:
     if not np.isfinite(value):
         return MISSING
-    return points(value) if metric.startswith(SHARES) else f"{value:+.3g}".replace("-", "−")
+    return points(value) if describe(metric).share else f"{value:+.3g}".replace("-", "−")
 
 
 def _ends(metric: str, low: Any, high: Any) -> str:
@@ -195,7 +195,7 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
         order=list(labels.values()),
         name="changes",
         alt=f"Change of every metric per layer. {run.metric}: {told}",
-        percent=[str(name) for name in order if str(name).startswith(SHARES)],
+        percent=[str(name) for name in order if describe(str(name)).share],
     )
     caption = (
         f"Change of every metric at every layer; bars: 95{NBSP}% intervals by bootstrap over the scenes, of the "
@@ -217,7 +217,7 @@ def _rotation(table: pd.DataFrame, layer: int, names: tuple[str, str]) -> Sectio
             percent(row.a),
             percent(row.b),
             points(row.difference),
-            _ends("precision", row.low, row.high),
+            _ends(PRECISION, row.low, row.high),
             row.verdict,
             number(row.scenes),
             number(row.count),

@@ -10,14 +10,15 @@ import pandas as pd
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.evaluation import figures, words
 from analysis.evaluation import run as evaluation
-from analysis.evaluation.run import ALL, TRIVIAL, WHO, Evaluation
-from analysis.evaluation.words import METHODS, quality_title, reference_words, with_range
-from analysis.training.run import MEASURES
-from analysis.training.words import amount
-from analysis.words import MISSING, NBSP, bin_words, command, listing, number, rebuild
+from analysis.evaluation.run import Evaluation
+from analysis.evaluation.words import SHORT, reference_words, with_range
+from analysis.words import METHOD_LABELS, MISSING, NBSP, amount, bin_words, command, listing, number, rebuild
 from analysis.worst_cases import worst_table
+from probe.records.names import ALL_ROTATIONS, MATCH_ERROR, METRICS, MODEL, PSNR, SSIM, TRIVIAL, split_set_metric
 
 PROGRAM = "train.evaluate"
+EXTRACTORS = {"colour-cells": "colour cells"}
+"""Extractors of features by other names than their own in capitals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def evaluation_entry(run: Evaluation, link: str) -> EvaluationEntry:
         scenes=words.scenes_name(run),
         counts=number(run.scenes),
         references=number(first),
-        **{name: words.with_trivial(run, first, name) for name in ("psnr", "ssim", "match_error")},
+        **{name: words.with_trivial(run, first, name) for name in (PSNR, SSIM, MATCH_ERROR)},
     )
 
 
@@ -93,7 +94,7 @@ def _facts(run: Evaluation) -> list[tuple[str, str, str]]:
     for n_ref in run.references:
         for name in run.measured:
             value, note = words.fact(run, n_ref, name)
-            facts.append((f"{MEASURES[name].title}, {reference_words(n_ref)}", value, note))
+            facts.append((f"{METRICS[name].title}, {reference_words(n_ref)}", value, note))
     return facts
 
 
@@ -115,8 +116,8 @@ def _quality(run: Evaluation) -> Section:
 
 def _rotation(run: Evaluation, n_ref: int) -> Chart:
     table = evaluation.by_rotation(run, n_ref)
-    places = {name: name if name == ALL else bin_words(name) for name in _bins(run, n_ref)}
-    titles = {name: quality_title(name) for name in run.measured}
+    places = {name: _bin(name) for name in _bins(run, n_ref)}
+    titles = {name: METRICS[name].heading for name in run.measured}
     name = f"rotation-{n_ref}"
     caption = (
         f"With {reference_words(n_ref)}, by the rotation of the target view against view 0. Blue: generated views "
@@ -132,28 +133,32 @@ def _rotation(run: Evaluation, n_ref: int) -> Chart:
 
 
 def _bins(run: Evaluation, n_ref: int) -> list[str]:
-    rows = run.summary[(run.summary["n_ref"] == n_ref) & ~run.summary["metric"].str.contains("[", regex=False)]
+    rows = run.summary[(run.summary["n_ref"] == n_ref) & ~evaluation.of_sets(run.summary)]
     return list(dict.fromkeys(rows["rotation_bin"]))
+
+
+def _bin(name: str) -> str:
+    return name if name == ALL_ROTATIONS else bin_words(name)
 
 
 def _counted(table: pd.DataFrame) -> str:
     """Say of how many views each bin's means are, by the measure that counts views."""
-    rows = table[(table["panel"] == "psnr") & (table["who"] == WHO["model"])]
+    rows = table[(table["panel"] == PSNR) & (table["who"] == METHOD_LABELS[MODEL])]
     each = zip(rows["count"], rows["x"], strict=True)
-    return listing(f"{number(count)} ({place if place == ALL else bin_words(place)})" for count, place in each)
+    return listing(f"{number(count)} ({_bin(place)})" for count, place in each)
 
 
 def _written(run: Evaluation, n_ref: int) -> Table:
     rows = run.summary[run.summary["n_ref"] == n_ref].set_index(["rotation_bin", "metric", "method"])
     bins, names = _bins(run, n_ref), run.measured
-    heads = [(name, method) for name in names for method in METHODS if (ALL, name, method) in rows.index]
-    columns = [MEASURES[name].title if method == "model" else METHODS[method] for name, method in heads]
+    heads = [(name, method) for name in names for method in SHORT if (ALL_ROTATIONS, name, method) in rows.index]
+    columns = [METRICS[name].title if method == MODEL else SHORT[method] for name, method in heads]
     written = []
     for place in bins:
-        first = rows.loc[(place, names[0], "model")] if names else None
+        first = rows.loc[(place, names[0], MODEL)] if names else None
         counts = (MISSING, MISSING) if first is None else (number(first["scenes"]), number(first["count"]))
         cells = [_cell(rows, (place, name, method)) for name, method in heads]
-        written.append((place if place == ALL else bin_words(place), *counts, *cells))
+        written.append((_bin(place), *counts, *cells))
     return Table(
         caption=f"With {reference_words(n_ref)}: means with 95\u00a0% intervals over scenes, PSNR in dB; after each "
         "measure the copy of the nearest reference, that reference's mean colour, and for the match error the true "
@@ -171,7 +176,7 @@ def _cell(rows: pd.DataFrame, key: tuple[str, str, str]) -> str:
         return MISSING
     _, name, method = key
     row = rows.loc[key]
-    return with_range(name, row) if method == "model" else amount(name, row["value"]).partition(NBSP)[0]
+    return with_range(name, row) if method == MODEL else amount(name, row["value"]).partition(NBSP)[0]
 
 
 def _worst(run: Evaluation) -> Section:
@@ -202,7 +207,7 @@ def _references(run: Evaluation) -> Section | None:
     if len(run.references) < 2:
         return None
     table = evaluation.by_references(run)
-    titles = {name: quality_title(name) for name in run.measured}
+    titles = {name: METRICS[name].heading for name in run.measured}
     caption = (
         "Means over all rotations by the number of clean reference views, on the same scenes. More references leave "
         "fewer target views, so the columns are not of equal views: compare the model with what needs no model within "
@@ -218,22 +223,27 @@ def _references(run: Evaluation) -> Section | None:
 
 
 def _sets(run: Evaluation) -> Section | None:
-    table = evaluation.of_sets(run)
+    table = evaluation.set_distances(run)
     if table.empty:
         return None
-    methods = [name for name in ("model", *TRIVIAL) if name in table]
+    methods = [name for name in (MODEL, *TRIVIAL) if name in table]
     rows = tuple(
-        (row["metric"].upper().replace("[", " by ").rstrip("]").replace("COLOUR-CELLS", "colour cells"),
+        (_distance(row["metric"]),
          number(row["n_ref"]), number(row["count"]), *(_small(row[name]) for name in methods))
         for row in table.to_dict("records")
     )  # fmt: skip
     written = Table(
         caption="Distance of the set of images to the set of true views; lower is better. A set gives one number, so "
         "there are no intervals; few images make both noisy and FID too high, so compare within a row only.",
-        columns=("distance", "references", "images", *(WHO[name] for name in methods)),
+        columns=("distance", "references", "images", *(METHOD_LABELS[name] for name in methods)),
         rows=rows,
     )
     return Section(name="sets", title="FID and KID", tables={"sets": written})
+
+
+def _distance(metric: str) -> str:
+    distance, extractor = split_set_metric(metric) or (metric, "")
+    return f"{METRICS[distance].title} by {EXTRACTORS.get(extractor, extractor.upper())}"
 
 
 def _small(value: Any) -> str:

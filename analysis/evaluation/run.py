@@ -1,6 +1,5 @@
 """A folder of python -m train.evaluate as small tidy tables: every figure and table of its page is one of these."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,21 +8,32 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import THIS_MODEL
-from analysis.training.figures import COPY, MEAN_COLOUR
+from analysis.reading import read_config, read_file
+from analysis.words import METHOD_LABELS
 from probe.records import RunError, digest, summarise
+from probe.records.names import (
+    ALL_ROTATIONS,
+    CONFIG,
+    COPY,
+    IMAGE_METRICS,
+    IMAGES,
+    MODEL,
+    PARTS,
+    PSNR,
+    SAMPLES,
+    SUMMARY,
+    TRIVIAL,
+    WORST,
+    split_set_metric,
+    trivial_column,
+)
 
-CONFIG, IMAGES, SUMMARY, WORST, SAMPLES = "config.json", "images.csv", "summary.csv", "worst.csv", "samples.png"
-ALL = "all"
-TRUTH = "true views"
-WHO = {"model": THIS_MODEL, "copy": COPY, "mean colour": MEAN_COLOUR, "truth": TRUTH}
-"""Whose images are measured, as the tables and as the page name them."""
-TRIVIAL = ("copy", "mean colour")
+ADVICE = "evaluate again"
 VIEW = ["scene", "view", "n_ref", "rotation_deg"]
 COLUMNS = {
     IMAGES: (*VIEW, "method", "metric", "value", "count"),
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count", "note"),
-    WORST: (*VIEW, "psnr", "ssim", "lpips", "match_error", "copy_psnr", "truth_match_error"),
+    WORST: (*VIEW, *IMAGE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
 }
 
 
@@ -73,7 +83,7 @@ class Evaluation:
     def measured(self) -> list[str]:
         """List the measures of single images of which anything is known."""
         known = set(self.summary.loc[self.summary["value"].notna(), "metric"])
-        return [name for name in ("psnr", "ssim", "lpips", "match_error") if name in known]
+        return [name for name in IMAGE_METRICS if name in known]
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -82,7 +92,7 @@ def is_evaluation(folder: Path) -> bool:
     Args:
         folder: Any folder.
     """
-    return all((folder / name).is_file() for name in (CONFIG, *COLUMNS)) and not (folder / "parts").exists()
+    return all((folder / name).is_file() for name in (CONFIG, *COLUMNS)) and not (folder / PARTS).exists()
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -94,17 +104,13 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         RunError: If one of its files cannot be used.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        settings, environment = (dict(config[name]) for name in ("settings", "environment"))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"read_evaluation: {folder / CONFIG} is not a run's ({error!r}); evaluate again") from error
-    images, summary, worst = (_read(folder / name, columns) for name, columns in COLUMNS.items())
+    config = read_config(folder, ADVICE)
+    images, summary, worst = (_table(folder / name, columns) for name, columns in COLUMNS.items())
     samples = folder / SAMPLES
     return Evaluation(
         name=folder.resolve().name,
-        settings=settings,
-        environment=environment,
+        settings=config.settings,
+        environment=config.environment,
         images=images,
         summary=summary.fillna({"note": ""}),
         worst=worst,
@@ -112,19 +118,19 @@ def read_evaluation(folder: Path) -> Evaluation:
     )
 
 
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"read_evaluation: {path} cannot be read: {error}; evaluate again") from error
-    absent = [name for name in columns if name not in table]
-    if absent or table.empty:
-        lacking = f"lacks {', '.join(absent)}" if absent else "has no rows"
-        raise RunError(f"read_evaluation: {path} {lacking}; evaluate again")
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    table: pd.DataFrame = read_file(path, pd.read_csv, ADVICE, columns)
+    if table.empty:
+        raise RunError(f"read_evaluation: {path} has no rows; {ADVICE}")
     return table
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def of_sets(summary: pd.DataFrame) -> pd.Series:
+    """Return which rows of a summary are distances between sets of images, not metrics of single ones."""
+    return summary["metric"].map(lambda name: split_set_metric(name) is not None).astype(bool)
 
 
 def by_rotation(run: Evaluation, n_ref: int) -> pd.DataFrame:
@@ -140,25 +146,25 @@ def by_rotation(run: Evaluation, n_ref: int) -> pd.DataFrame:
 
 def by_references(run: Evaluation) -> pd.DataFrame:
     """Give the means over all rotations by number of references: columns as :func:`by_rotation`, x is the number."""
-    rows = run.summary[run.summary["rotation_bin"] == ALL]
+    rows = run.summary[run.summary["rotation_bin"] == ALL_ROTATIONS]
     return _tidy(run, rows.assign(x=rows["n_ref"].astype(str)))
 
 
 def _tidy(run: Evaluation, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["metric"].isin(run.measured) & rows["value"].notna()]
-    table = rows.assign(panel=rows["metric"], who=rows["method"].map(WHO))
+    table = rows.assign(panel=rows["metric"], who=rows["method"].map(METHOD_LABELS))
     return table[["panel", "who", "x", "value", "low", "high", "scenes", "count"]].reset_index(drop=True)
 
 
-def of_sets(run: Evaluation) -> pd.DataFrame:
+def set_distances(run: Evaluation) -> pd.DataFrame:
     """Give FID and KID, a row for each number of references and extractor: columns n_ref, metric, count, and methods.
 
     Args:
         run: The evaluation.
     """
-    rows = run.summary[run.summary["metric"].str.contains("[", regex=False) & run.summary["value"].notna()]
+    rows = run.summary[of_sets(run.summary) & run.summary["value"].notna()]
     if rows.empty:
-        return pd.DataFrame(columns=["n_ref", "metric", "count", "model", *TRIVIAL])
+        return pd.DataFrame(columns=["n_ref", "metric", "count", MODEL, *TRIVIAL])
     wide = rows.pivot_table(index=["n_ref", "metric", "count"], columns="method", values="value", sort=False)
     return wide.reset_index()
 
@@ -171,7 +177,7 @@ def differences(run: Evaluation) -> pd.DataFrame:
         count.
     """
     wide = run.images.pivot_table(index=[*VIEW, "metric"], columns="method", values="value", sort=False).reset_index()
-    parts = [wide.assign(method=name, value=wide["model"] - wide[name], count=1) for name in TRIVIAL if name in wide]
+    parts = [wide.assign(method=name, value=wide[MODEL] - wide[name], count=1) for name in TRIVIAL if name in wide]
     rows = pd.concat(parts, ignore_index=True)
     return summarise(rows[rows["metric"].isin(run.measured)], ["n_ref", "method", "metric"])
 
@@ -183,5 +189,5 @@ def beside_copy(run: Evaluation) -> pd.DataFrame:
         run: The evaluation.
     """
     names = run.worst["n_ref"].map({n: f"{n} reference{'' if n == 1 else 's'}" for n in run.references})
-    table = run.worst.assign(who=names, copied=run.worst["copy_psnr"], generated=run.worst["psnr"])
+    table = run.worst.assign(who=names, copied=run.worst[trivial_column(COPY, PSNR)], generated=run.worst[PSNR])
     return table.sort_values(["n_ref", "scene", "view"])[["who", "scene", "view", "copied", "generated"]]

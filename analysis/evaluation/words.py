@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.evaluation import run as evaluation
-from analysis.evaluation.run import ALL, TRIVIAL, Evaluation
-from analysis.training.run import MEASURES
-from analysis.training.words import amount
-from analysis.words import MISSING, NBSP, listing, number, plural
+from analysis.evaluation.run import Evaluation
+from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural
+from probe.records.names import ALL_ROTATIONS, COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRIVIAL, TRUTH, better
 
-METHODS = {"model": "", "copy": "copy", "mean colour": "mean colour", "truth": "true views"}
-NAMES = {"copy": "copying the nearest reference", "mean colour": "filling in that reference's mean colour"}
+SHORT = {MODEL: "", COPY: "copy", MEAN_COLOUR: "mean colour", TRUTH: "true views"}
 
 
 def model_name(run: Evaluation) -> str:
@@ -44,16 +42,9 @@ def source(run: Evaluation) -> str:
     )
 
 
-def quality_title(name: str) -> str:
-    """Name a measure with its unit and its good side."""
-    measure = MEASURES[name]
-    unit = f" ({measure.unit})" if measure.unit else ""
-    return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
-
-
 def with_range(name: str, row: Any) -> str:
     """Write a mean with its 95 % interval: "14.2 (13.1–15.0)"."""
-    digits = MEASURES[name].digits
+    digits = METRICS[name].digits
     if not np.isfinite(row["value"]):
         return MISSING
     spread = f" ({row['low']:.{digits}f}–{row['high']:.{digits}f})" if np.isfinite(row["low"]) else ""
@@ -63,30 +54,30 @@ def with_range(name: str, row: Any) -> str:
 def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
     """Give a mean over all rotations; None where it is not known."""
     rows = run.summary
-    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL)]
+    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL_ROTATIONS)]
     here = here[(here["method"] == method) & here["value"].notna()]
     return None if here.empty else here.iloc[0]
 
 
 def fact(run: Evaluation, n_ref: int, name: str) -> tuple[str, str]:
     """Write a mean, and beside it what needs no model."""
-    row = overall(run, n_ref, name, "model")
-    beside = {METHODS[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, "truth")}
+    row = overall(run, n_ref, name, MODEL)
+    beside = {SHORT[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, TRUTH)}
     note = ", ".join(f"{who} {amount(name, one['value'])}" for who, one in beside.items() if one is not None)
     return (MISSING if row is None else amount(name, row["value"]), note)
 
 
 def with_trivial(run: Evaluation, n_ref: int, name: str) -> str:
     """Write a mean with what needs no model, short: "15.0 (11.7 / 12.3)"."""
-    digits = MEASURES[name].digits
-    rows = [overall(run, n_ref, name, method) for method in ("model", *TRIVIAL)]
+    digits = METRICS[name].digits
+    rows = [overall(run, n_ref, name, method) for method in (MODEL, *TRIVIAL)]
     own, *trivial = [MISSING if row is None else f"{row['value']:.{digits}f}" for row in rows]
     return f"{own} ({' / '.join(trivial)})"
 
 
 def spoken(run: Evaluation, n_ref: int) -> str:
     """Say the means over all rotations, for who cannot see the figure."""
-    told = [f"{MEASURES[name].title} {value} ({note})" for name in run.measured
+    told = [f"{METRICS[name].title} {value} ({note})" for name in run.measured
             for value, note in [fact(run, n_ref, name)]]  # fmt: skip
     return f"{reference_words(n_ref)}: {'; '.join(told)}."
 
@@ -115,27 +106,27 @@ def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
     if not run.measured:
         return [f"With {reference_words(n_ref)} nothing could be measured."]
     here, first = table[table["n_ref"] == n_ref], run.measured[0]
-    row = overall(run, n_ref, first, "model")
+    row = overall(run, n_ref, first, MODEL)
     value = MISSING if row is None else f"{amount(first, row['value'])}{_range(first, row)}"
     told = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
-    sentence = f"With {reference_words(n_ref)} their {MEASURES[first].title} is {value}: {' and '.join(told)}."
+    sentence = f"With {reference_words(n_ref)} their {METRICS[first].title} is {value}: {' and '.join(told)}."
     return [sentence + _others(here[here["metric"] != first])]
 
 
 def _range(name: str, row: Any) -> str:
-    digits = MEASURES[name].digits
+    digits = METRICS[name].digits
     if not np.isfinite(row["low"]):
         return ""
     return f" (95{NBSP}% interval {row['low']:.{digits}f}–{row['high']:.{digits}f})"
 
 
 def _against(run: Evaluation, n_ref: int, row: dict[Any, Any]) -> str:
-    name, digits = row["metric"], MEASURES[row["metric"]].digits
+    name, digits = row["metric"], METRICS[row["metric"]].digits
     theirs = overall(run, n_ref, name, row["method"])
     value = MISSING if theirs is None else amount(name, theirs["value"])
     low, high = (f"{row[end]:+.{digits}f}".replace("-", "−") for end in ("low", "high"))
     spread = f", difference {low} to {high}" if np.isfinite(row["low"]) else ""
-    return f"{verdict(row)} {NAMES[row['method']]} ({value}{spread})"
+    return f"{verdict(row)} {ANSWERS[row['method']]} ({value}{spread})"
 
 
 def verdict(row: Any) -> str:
@@ -144,7 +135,7 @@ def verdict(row: Any) -> str:
     Args:
         row: Of :func:`analysis.evaluation.run.differences`.
     """
-    sign = 1 if MEASURES[row["metric"]].higher_is_better else -1
+    sign = better(row["metric"])
     ends = sorted((sign * row["low"], sign * row["high"]))
     if not np.isfinite(row["low"]):
         return f"{'better' if sign * row['value'] > 0 else 'no better'} (one scene, no interval) than"
@@ -154,11 +145,11 @@ def verdict(row: Any) -> str:
 def _others(rows: pd.DataFrame) -> str:
     """Say of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
     told = ""
-    for name in [name for name in MEASURES if name in set(rows["metric"])]:
+    for name in [name for name in IMAGE_METRICS if name in set(rows["metric"])]:
         found: dict[str, list[str]] = {}
         for row in rows[rows["metric"] == name].to_dict("records"):
-            found.setdefault(verdict(row), []).append(f"the {METHODS[row['method']]}")
-        title = MEASURES[name].title
+            found.setdefault(verdict(row), []).append(f"the {SHORT[row['method']]}")
+        title = METRICS[name].title
         told += f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
     return told
 

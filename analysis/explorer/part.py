@@ -9,6 +9,7 @@ from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
 from analysis.words import listing
+from probe.records.names import parse_grid
 
 PROTOCOLS = (
     "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "
@@ -83,5 +84,5 @@ def _limits(model: Explored, scene: str) -> str:
 
 
 def _tokens(grid: str) -> int:
-    h, w = (int(side) for side in grid.split("x"))
+    h, w = parse_grid(grid)
     return h * w

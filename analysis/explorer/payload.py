@@ -12,6 +12,7 @@ from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
 from analysis.probing import tables
 from analysis.probing.words import layer_places
 from analysis.words import listing, metric_words
+from probe.records.names import parse_grid
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
 LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
@@ -151,7 +152,7 @@ def _model(model: Explored) -> dict[str, Any]:
         "selected": run.layer,
         "timesteps": [int(t) for t in run.timesteps["timestep"]],
         "layers": [
-            {"layer": n, "place": places[n], "grid": [int(side) for side in grids[n].split("x")], "heads": heads[n]}
+            {"layer": n, "place": places[n], "grid": list(parse_grid(grids[n])), "heads": heads[n]}
             for n in sorted(heads)
         ],
     }

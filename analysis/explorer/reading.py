@@ -11,9 +11,8 @@ from analysis.probing import tables
 from analysis.probing.tables import ProbeRun, read_run
 from analysis.words import metric_words
 from probe.records import RunError
+from probe.records.names import EXPLORER
 
-FILE = "explorer.safetensors"
-POSITIONS = ("query_xy", "true_xy", "visible")
 TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept", "map")
 HEADS = ("head_token", "head_right", "head_share", "head_mass", "head_map")
 
@@ -56,7 +55,7 @@ class Explored:
             return self.tensors[what, str(part), scene]
         except KeyError:
             raise RunError(
-                f"read_explored: {self.run.name}/{FILE} lacks {what}/{part}/{scene}; run the probe again"
+                f"read_explored: {self.run.name}/{EXPLORER} lacks {what}/{part}/{scene}; run the probe again"
             ) from None
 
 
@@ -99,7 +98,7 @@ def _check_scene(explored: Explored, scene: str) -> None:
             wrong += [] if shape == (len(kept), *heads, *pairs) else [f"{name}/{layer}"]
     if wrong:
         raise RunError(
-            f"read_explored: {explored.run.name}/{FILE} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
+            f"read_explored: {explored.run.name}/{EXPLORER} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
             "run the probe again"
         )
 
@@ -118,7 +117,7 @@ def read_beside(folder: Path, first: Explored) -> Explored:
     other = explored(read_run(folder))
     advice = "probe both models with the same --scenes, --seed, --pairs, --views and --select-by"
     if other is None:
-        raise RunError(f"read_beside: {folder} has no {FILE}; run its probe again")
+        raise RunError(f"read_beside: {folder} has no {EXPLORER}; run its probe again")
     shared = [scene for scene in other.scenes if scene in first.scenes]
     key = [f"image/{scene}" for scene in shared]
     if not shared or any(not np.array_equal(other.run.images[name], first.run.images[name]) for name in key):

@@ -15,7 +15,17 @@ from PIL import Image
 from analysis.probing.pictures import Panel
 from analysis.probing.tables import ProbeRun
 from analysis.words import MISSING, NBSP, listing
-from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, scene_values, summarise
+from probe.records import scene_values, summarise
+from probe.records.names import (
+    ALL_HEADS,
+    EFFECT,
+    EFFECT_PREDICTION,
+    EFFECT_SAMPLE,
+    IMAGE_METRICS,
+    INTERVENTIONS,
+    describe,
+    split_effect,
+)
 
 KINDS = {
     "identity": "each token attends to itself only",
@@ -24,16 +34,13 @@ KINDS = {
     "shuffled_views": "keys of other views shuffled",
     "true_match": "target tokens attend to their true match only",
 }
-SHARES = ("effect_x0", EFFECT, "effect_sample")
-MEASURES = {
-    EFFECT: "growth of the prediction's error",
-    "effect_x0": "change of the prediction",
-    "effect_sample": "change of sampled colours",
-    "effect_psnr": "PSNR, dB",
-    "effect_ssim": "SSIM",
-    "effect_lpips": "LPIPS",
-    "effect_match_error": "colour error at true matches",
-}
+MEASURES = (
+    EFFECT,
+    EFFECT_PREDICTION,
+    EFFECT_SAMPLE,
+    *(f"effect_{name}" for name in IMAGE_METRICS),
+)
+"""What an edit changes, in the order of the page's tables."""
 COLUMNS = ["measure", "intervention", "layer", "value", "low", "high", "scenes", "count"]
 SHOWN_SCENES = 2
 
@@ -78,9 +85,9 @@ def _rows(run: ProbeRun) -> pd.DataFrame:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Part metrics such as "effect_x0@identity"; order interventions as in :data:`KINDS`."""
-    words = table["metric"].astype(str).str.split("@")
+    parts = table["metric"].astype(str).map(split_effect)
     order = {name: n for n, name in enumerate(KINDS)}
-    named = table.assign(measure=words.str[0], intervention=words.str[-1], order=words.str[-1].map(order))
+    named = table.assign(measure=parts.str[0], intervention=parts.str[1], order=parts.str[1].map(order))
     return named.sort_values(["order", "measure"], kind="stable", ignore_index=True)
 
 
@@ -92,9 +99,10 @@ def change(row: Any, measure: str) -> str:
 
     Args:
         row: With value, low and high.
-        measure: In percent if one of :data:`SHARES`.
+        measure: What changed; fractions are written in percent.
     """
-    factor, digits, unit = (100, 1, f"{NBSP}%") if measure in SHARES else (1, 3 if measure != "effect_psnr" else 2, "")
+    metric = describe(measure)
+    factor, digits, unit = (100, 1, f"{NBSP}%") if metric.share else (1, metric.digits, "")
     if not np.isfinite(row["value"]):
         return MISSING
 
@@ -197,6 +205,12 @@ def _panel(title: str, note: str, image: UInt8[np.ndarray, "3 height width"], *,
 def _psnr(image: UInt8[np.ndarray, "3 height width"], truth: UInt8[np.ndarray, "3 height width"]) -> str:
     error = np.square((image.astype(float) - truth) / 255).mean()
     return f"PSNR {-10 * np.log10(error):.1f}{NBSP}dB" if error > 0 else "equal to the true view"
+
+
+def heading(measure: str) -> str:
+    """Return what a measure is called above a column: "PSNR, dB"."""
+    metric = describe(measure)
+    return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
 
 
 def measured(table: pd.DataFrame) -> Iterable[str]:

@@ -8,6 +8,7 @@ from analysis.probing.rotation import pair_counts
 from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
 from analysis.probing.words import best_row
 from analysis.words import bin_words, listing, percent, plural, with_interval
+from probe.records.names import null_label
 
 FEW_SCENES, FEW_PAIRS = 10, 10
 LOW_CEILING = 0.5
@@ -135,7 +136,7 @@ def _rivals_close(run: ProbeRun) -> list[str]:
         mine, other = (rows[rows["model"] == model] for model in (run.model, name))
         if len(mine) and len(other) and other["value"].iloc[0] >= mine["low"].iloc[0]:
             texts.append(
-                f"“{name.removeprefix(f'{run.model}: ')}” scores {_measured(other)} on {where}, where layer "
+                f"“{null_label(name)}” scores {_measured(other)} on {where}, where layer "
                 f"{run.layer} has {_measured(mine)}: the layer does not clearly beat it."
             )
     return texts

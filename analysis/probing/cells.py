@@ -21,7 +21,8 @@ from analysis.words import (
     plural,
     with_interval,
 )
-from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
+from probe.records import RESAMPLES
+from probe.records.names import CEILING, EFFECT, NO_LAYER, SAME_POSITION, UNIFORM, grid_name, split_threshold
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
@@ -77,7 +78,7 @@ def _layers(run: ProbeRun) -> Table:
 def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple[str, ...]:
     return (
         f"{row['layer']}{' selected' if row['layer'] == run.layer else ''}",
-        f"{row['grid_h']}x{row['grid_w']}",
+        grid_name((row["grid_h"], row["grid_w"])),
         counted(row["precision"], row["count"]),
         interval(row["precision_low"], row["precision_high"]),
         *(percent(row.get(name)) for name in ("chance", "same_position", "ceiling", "share_of_ceiling")),
@@ -192,9 +193,8 @@ def _thresholds(run: ProbeRun) -> Table:
 
 
 def _threshold_order(metric: str) -> tuple[str, float]:
-    amount = metric.partition("@")[2]
-    unit = amount.lstrip("0123456789.")
-    return unit, float(amount.removesuffix(unit))
+    amount, unit = split_threshold(metric) or (0.0, "")
+    return unit, amount
 
 
 def _effects(run: ProbeRun) -> Table:
@@ -228,7 +228,7 @@ def _edits(run: ProbeRun) -> Table:
         "what was not measured. PSNR, SSIM, LPIPS and the colour error are of sampled views against the true ones. "
         f"Last column: whether editing layer {run.layer} raises the prediction's error more than editing another layer "
         f"does, by the 95{NBSP}% interval of the difference paired by scene.",
-        columns=("", *(causal.MEASURES[measure] for measure in measures), f"layer {run.layer} hurts"),
+        columns=("", *(causal.heading(measure) for measure in measures), f"layer {run.layer} hurts"),
         rows=tuple(
             (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
             for name in names

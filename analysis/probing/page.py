@@ -19,6 +19,7 @@ from analysis.probing.tables import ProbeRun
 from analysis.probing.words import answer, best_row, layer_labels, layer_places, verdict_texts
 from analysis.training import words
 from analysis.words import (
+    MISSING,
     NBSP,
     bin_words,
     command,
@@ -31,14 +32,7 @@ from analysis.words import (
     rebuild,
     with_interval,
 )
-from probe.records import EFFECT
-
-ATTENTION_TITLES = {
-    "mass_3x3": "mass on the true token and its neighbours",
-    "mass_key_view": "mass on the key view",
-    "entropy": "entropy within the key view (nats)",
-    "cross_entropy": "cross-entropy with the truth (nats)",
-}
+from probe.records.names import ATTENTION_METRICS, EFFECT, METRICS, PSNR
 
 FILES = {
     "profile": "layer_profile.csv", "common": "common_grid.csv", "rotation": "rotation_bins.csv",
@@ -83,6 +77,40 @@ class Page:
     command: str
     rebuild: str
     downloads: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeEntry:
+    """A probe run's line in the index, as finished text; ``link`` is relative to the index."""
+
+    link: str
+    name: str
+    model: str
+    scenes: str
+    protocol: str
+    layer: str
+    precision: str
+    share: str
+
+
+def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
+    """Write a probe run's line in the index.
+
+    Args:
+        run: The probe run.
+        link: To its page, relative to the index.
+    """
+    row = best_row(run)
+    return ProbeEntry(
+        link=link,
+        name=run.name,
+        model=run.model,
+        scenes=str(run.settings.get("scenes", MISSING)),
+        protocol=run.protocol,
+        layer=f"{run.layer} ({layer_places(run)[run.layer]}, {run.grid})",
+        precision=with_interval(row["precision"], row["precision_low"], row["precision_high"]),
+        share=with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
+    )
 
 
 def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
@@ -294,7 +322,7 @@ def _sampled(run: ProbeRun) -> Chart | None:
         "By how much the PSNR of sampled views against the true ones changes, in dB, when one layer is edited at every "
         "sampling step: a bar that hangs far down is a layer without which the views come out wrong."
     )
-    return _bars_of(run, "effect_psnr", reading, "sampled", "PSNR, dB")
+    return _bars_of(run, f"effect_{PSNR}", reading, "sampled", "PSNR, dB")
 
 
 def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) -> Chart | None:
@@ -307,13 +335,13 @@ def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) 
         f"{reading} In colour: the selected layer, {run.layer}; {_bars(table)} All panels share one scale. "
         f"Target views and timesteps per bar: {number(int(table['count'].min()))}."
     )
-    alt = f"{causal.MEASURES[measure]} per edited layer. " + "; ".join(
+    alt = f"{causal.heading(measure)} per edited layer. " + "; ".join(
         f"{kind}: layer {part.loc[part['value'].abs().idxmax(), 'layer']} changes most"
         for kind, part in table.groupby("intervention", sort=False)
     )
     svg = causal_figures.effect_bars(
         table, titles=titles, selected=run.layer, labels=layer_labels(run), ylabel=ylabel,
-        percent=measure in causal.SHARES, name=name, alt=alt,
+        percent=METRICS[measure].share, name=name, alt=alt,
     )  # fmt: skip
     return _draw(run, name, svg, caption, table)
 
@@ -362,7 +390,9 @@ def _rivals(run: ProbeRun, table: pd.DataFrame) -> list[str]:
 
 def _attention(run: ProbeRun) -> Chart | None:
     table = tables.attention(run)
-    titles = {metric: title for metric, title in ATTENTION_TITLES.items() if metric in set(table.get("metric", []))}
+    titles = {
+        metric: _attention_title(metric) for metric in ATTENTION_METRICS if metric in set(table.get("metric", []))
+    }
     if not titles:
         return None
     labels = layer_labels(run)
@@ -374,3 +404,8 @@ def _attention(run: ProbeRun) -> Chart | None:
     alt = "Attention per layer: " + listing(titles.values())
     svg = figures.small_multiples(table, titles=titles, selected=run.layer, labels=labels, alt=alt)
     return _draw(run, "attention", svg, caption, table)
+
+
+def _attention_title(metric: str) -> str:
+    about = METRICS[metric]
+    return f"{about.title} ({about.unit})" if about.unit else about.title

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 
 from analysis.probing.tables import ProbeRun, named, shown
-from probe.records import SAME_POSITION, UNIFORM, rotation_bin, scene_values, summarise
+from probe.records import rotation_bin, scene_values, summarise
+from probe.records.names import SAME_POSITION, UNIFORM, rotation_bin_names
 
 
 def rotation(run: ProbeRun) -> pd.DataFrame:
@@ -33,7 +34,7 @@ def with_bins(rows: pd.DataFrame) -> pd.DataFrame:
 
 def bins(run: ProbeRun) -> list[str]:
     """List the rotation bins up to the last one that the pair list or the headline reaches, ascending."""
-    every = [str(name) for name in rotation_bin(pd.Series([15.0])).cat.categories]
+    every = rotation_bin_names()
     measured = rotation_bin(pd.Series(run.headline["rotation_deg"].unique(), dtype=float)).dropna()
     present = {*run.pairs["rotation_bin"].dropna().astype(str), *measured.astype(str)}
     last = max((n for n, name in enumerate(every) if name in present), default=len(every) - 2)

@@ -95,8 +95,8 @@ def _draw_curves(
     strong: Sequence[str],
 ) -> None:
     shares = table[table["panel"].isin(percent)]
-    together = {"sharey": set(titles) <= set(percent), "squeeze": False, "gridspec_kw": {"hspace": 0.1}}
-    grid = list(figure.subplots(_rows_of(titles), _columns_of(titles), **together).flat)
+    rows, columns, shared = _rows_of(titles), _columns_of(titles), set(titles) <= set(percent)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharey=shared, gridspec_kw={"hspace": 0.1}).flat)
     for axes in grid[len(titles) :]:
         axes.set_visible(False)
     handles: dict[str, Any] = {}

@@ -12,10 +12,36 @@ from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link,
 from analysis.training import figures as training_figures
 from analysis.training import run as training
 from analysis.training import words
-from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.training.words import amount, loss_text
-from analysis.words import MISSING, NBSP, command, interval, listing, number, percent, points, rebuild
+from analysis.training.run import TrainingRun
+from analysis.training.words import loss_text
+from analysis.words import (
+    METHOD_LABELS,
+    MISSING,
+    NBSP,
+    amount,
+    command,
+    interval,
+    listing,
+    number,
+    percent,
+    points,
+    rebuild,
+)
 from analysis.worst_cases import worst_table
+from probe.records.names import (
+    ATTENTION,
+    HIGH_NOISE,
+    IMAGE_METRICS,
+    LOSS,
+    LOSSES,
+    METHODS,
+    METRICS,
+    PSNR,
+    READOUT,
+    TRIVIAL,
+    layer_column,
+    trivial_column,
+)
 
 PROGRAM = "train.cameo"
 NOT_FLAGS = ("layers",)
@@ -23,7 +49,7 @@ NOT_FLAGS = ("layers",)
 LISTED, LINE = 12, 84
 """Rows of the table of evaluations at most; characters of a line of the command."""
 PANELS = {
-    "loss": "mean error of the prediction",
+    LOSS: "mean error of the prediction",
     HIGH_NOISE: "error at high noise (t = 900)",
     "objective": "added objective, unweighted",
     "gradient_norm": "norm of the gradients, before clipping",
@@ -80,7 +106,7 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         run: The training run.
         link: To its page, relative to the index.
     """
-    loss, psnr = training.last_row(run, "loss"), training.last_row(run, "psnr")
+    loss, psnr = training.last_row(run, LOSS), training.last_row(run, PSNR)
     probed, gaps = _probed(run), words.readout_gaps(run)
     return TrainingEntry(
         link=link,
@@ -90,7 +116,7 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         supervised=words.supervision(run),
         progress=words.progress(run).removesuffix(" iterations"),
         loss=MISSING if loss is None else loss_text(loss["loss"]),
-        psnr=MISSING if psnr is None else words.with_trivial("psnr", psnr),
+        psnr=MISSING if psnr is None else words.with_trivial(PSNR, psnr),
         precision=MISSING if probed is None else f"{percent(probed['value'])} ({probed['layer']:.0f})",
         gap=", ".join(points(readout - attention) for readout, attention in gaps.values()) or MISSING,
     )  # fmt: skip
@@ -117,7 +143,7 @@ def _packed(command: str) -> str:
 def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
     pace = f"{number(run.metrics['seconds'].median())} s each" if "seconds" in run.metrics else ""
     facts = [("iterations", number(run.step), pace)]
-    if (row := training.last_row(run, "loss")) is not None:
+    if (row := training.last_row(run, LOSS)) is not None:
         noise = row.get(HIGH_NOISE, np.nan)
         facts.append(
             ("held-out loss", loss_text(row["loss"]), f"at t = 900: {loss_text(noise)}" if noise == noise else "")
@@ -135,7 +161,7 @@ def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
 def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
     row = training.last_row(run, name)
     assert row is not None
-    return (MEASURES[name].title, amount(name, row[name]), words.beside(name, row).strip("()"))
+    return (METRICS[name].title, amount(name, row[name]), words.beside(name, row).strip("()"))
 
 
 def _probed(run: TrainingRun) -> pd.Series | None:
@@ -188,29 +214,25 @@ def _quality(run: TrainingRun) -> Section | None:
         "model has not been shown to use its cameras. Match error: difference of colour to the references at true "
         "matches."
     )
-    titles = {name: _quality_title(name) for name in MEASURES}
+    titles = {name: METRICS[name].heading for name in IMAGE_METRICS}
     charts = _step_charts(run, "quality", training.quality(run), titles, caption)
     return Section(name="quality", title="Image quality", charts=charts, tables={"quality": _against(run)})
-
-
-def _quality_title(name: str) -> str:
-    measure = MEASURES[name]
-    unit = f" ({measure.unit})" if measure.unit else ""
-    return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
 
 
 def _against(run: TrainingRun) -> Table:
     names = training.measured(run)
     rows = {name: training.last_row(run, name) for name in names}
-    who = {"this model": "", **TRIVIAL}
     steps = sorted({int(row["step"]) for row in rows.values() if row is not None})
     return Table(
         caption=f"The last values, at iteration {listing(map(number, steps))}, beside what needs no model, on the same "
         "scenes.",
-        columns=("", *(_quality_title(name) for name in names)),
+        columns=("", *(METRICS[name].heading for name in names)),
         rows=tuple(
-            (label, *(amount(name, row.get(prefix + name)) for name, row in rows.items() if row is not None))
-            for label, prefix in who.items()
+            (
+                METHOD_LABELS[method],
+                *(amount(name, row.get(trivial_column(method, name))) for name, row in rows.items() if row is not None),
+            )
+            for method in METHODS
         ),
         marked=(0,),
     )
@@ -219,7 +241,7 @@ def _against(run: TrainingRun) -> Table:
 def _worst(run: TrainingRun) -> Section | None:
     if run.worst is None:
         return None
-    row = training.last_row(run, "psnr")
+    row = training.last_row(run, PSNR)
     when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
     text = f"Held-out views at {when}, the lowest PSNR first; the pictures below bear the scenes' numbers."
     return Section(name="worst", title="Worst cases first", text=text, tables={"worst": worst_table(run.worst)})
@@ -229,7 +251,7 @@ def _samples(run: TrainingRun) -> Section | None:
     if run.samples is None:
         return None
     picture = "data:image/png;base64," + base64.b64encode(run.samples).decode()
-    row = training.last_row(run, "psnr")
+    row = training.last_row(run, PSNR)
     when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
     text = f"Held-out scenes at {when}, as the trainer drew them: the same scenes each time, not chosen by quality."
     return Section(name="samples", title="Samples", picture=picture, text=text)
@@ -294,9 +316,10 @@ def _tradeoff(run: TrainingRun) -> Section | None:
     table = training.tradeoff(run)
     if table["step"].nunique() < 2:
         return None
-    row = training.last_row(run, "psnr")
+    row = training.last_row(run, PSNR)
     assert row is not None
-    lines = {who: row[f"{prefix}psnr"] for who, prefix in TRIVIAL.items() if np.isfinite(row.get(f"{prefix}psnr"))}
+    values = {METHOD_LABELS[method]: row.get(trivial_column(method, PSNR), np.nan) for method in TRIVIAL}
+    lines = {who: value for who, value in values.items() if np.isfinite(value)}
     caption = (
         "One point per checkpoint, joined in the order of training; the numbers at the ends are iterations. Up and to "
         "the right: images get better as attention finds the corresponding points. Within one run both grow with "
@@ -349,19 +372,19 @@ def _rows(run: TrainingRun) -> Section | None:
 
 
 def _columns(run: TrainingRun) -> dict[str, str]:
-    both = [(kind, layer) for layer in run.supervised for kind in ("readout", "attention")]
+    both = [(kind, layer) for layer in run.supervised for kind in (READOUT, ATTENTION)]
     return {
-        "loss": "held-out loss",
+        LOSS: "held-out loss",
         HIGH_NOISE: "at t = 900",
-        **{name: measure.title for name, measure in MEASURES.items()},
-        **{f"{kind}_{layer}": f"{kind}, layer {layer}" for kind, layer in both},
+        **{name: METRICS[name].title for name in IMAGE_METRICS},
+        **{layer_column(kind, layer): f"{kind}, layer {layer}" for kind, layer in both},
     }
 
 
 def _cell(name: str, value: Any) -> str:
-    if name in MEASURES:
+    if name in IMAGE_METRICS:
         return amount(name, value)
-    return loss_text(value) if name.startswith("loss") else percent(value)
+    return loss_text(value) if name in LOSSES else percent(value)
 
 
 def _downloads(run: TrainingRun) -> tuple[tuple[str, str], ...]:

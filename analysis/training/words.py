@@ -7,9 +7,34 @@ import numpy as np
 import pandas as pd
 
 from analysis.training import run as training
-from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.words import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
+from analysis.training.run import TrainingRun
+from analysis.words import (
+    ANSWERS,
+    MISSING,
+    NBSP,
+    amount,
+    listing,
+    number,
+    percent,
+    plural,
+    points,
+    short_name,
+    with_interval,
+)
 from probe.records import digest
+from probe.records.names import (
+    ATTENTION,
+    HIGH_NOISE,
+    IMAGE_METRICS,
+    LOSS,
+    METHODS,
+    METRICS,
+    READOUT,
+    TRIVIAL,
+    better,
+    layer_column,
+    trivial_column,
+)
 
 OBJECTIVES = {
     "cameo": "supervised by true matches (CAMEO",
@@ -20,19 +45,6 @@ OBJECTIVES = {
 
 
 # --- names and numbers -----------------------------------------------------------------------------------------------
-
-
-def amount(name: str, value: Any) -> str:
-    """Write a value of a measure of image quality with its unit; a dash where it is missing.
-
-    Args:
-        name: Key of ``MEASURES``.
-        value: A number, or None.
-    """
-    measure = MEASURES[name]
-    if value is None or not np.isfinite(value):
-        return MISSING
-    return f"{value:.{measure.digits}f}".replace("-", "−") + (f"{NBSP}{measure.unit}" if measure.unit else "")
 
 
 def loss_text(value: Any) -> str:
@@ -170,8 +182,8 @@ def _quality(run: TrainingRun) -> str:
         return "Its samples have not been measured yet." if run.step else "No step has been logged yet."
     first, *others = [(name, row) for name in names if (row := training.last_row(run, name)) is not None]
     name, row = first
-    began = f"At iteration {number(row['step'])} its samples of held-out scenes have a {MEASURES[name].title} of "
-    told = [f"{MEASURES[name].title} {amount(name, row[name])} {beside(name, row)}".strip() for name, row in others]
+    began = f"At iteration {number(row['step'])} its samples of held-out scenes have a {METRICS[name].title} of "
+    told = [f"{METRICS[name].title} {amount(name, row[name])} {beside(name, row)}".strip() for name, row in others]
     rest = f" Beside it: {listing(told)}." if told else ""
     return f"{began}{amount(name, row[name])}: {_against(name, row)}.{rest}{_judgement([first, *others])}"
 
@@ -180,57 +192,56 @@ def beside(name: str, row: pd.Series) -> str:
     """Write what needs no model beside a measure: "(copy 0.31, mean colour 0.36)"; empty where it was not measured.
 
     Args:
-        name: Key of ``MEASURES``.
+        name: Of the metric.
         row: Of the evaluation.
     """
-    words = {"copy_": "copy", "mean_colour_": "mean colour"}
-    known = [prefix for prefix in words if np.isfinite(row.get(prefix + name, np.nan))]
-    return f"({', '.join(f'{words[p]} {amount(name, row[p + name])}' for p in known)})" if known else ""
+    known = {method: row.get(trivial_column(method, name), np.nan) for method in TRIVIAL}
+    values = [f"{method} {amount(name, value)}" for method, value in known.items() if np.isfinite(value)]
+    return f"({', '.join(values)})" if values else ""
 
 
 def with_trivial(name: str, row: pd.Series) -> str:
     """Write a measure with what needs no model, short: "15.0 (11.7 / 12.3)".
 
     Args:
-        name: Key of ``MEASURES``.
+        name: Of the metric.
         row: Of the evaluation.
     """
-    digits = MEASURES[name].digits
-    each = [float(row.get(prefix + name, np.nan)) for prefix in ("", *TRIVIAL.values())]
+    digits = METRICS[name].digits
+    each = [float(row.get(trivial_column(method, name), np.nan)) for method in METHODS]
     own, *trivial = [MISSING if np.isnan(value) else f"{value:.{digits}f}" for value in each]
     return f"{own} ({' / '.join(trivial)})"
 
 
 def _against(name: str, row: pd.Series) -> str:
-    words = {"copy_": "copying the nearest reference", "mean_colour_": "filling in that reference's mean colour"}
+    known = {method: row.get(trivial_column(method, name), np.nan) for method in TRIVIAL}
     parts = [
-        f"{_order(beats(name, row, prefix))} {words[prefix]} ({amount(name, row[prefix + name])})"
-        for prefix in TRIVIAL.values()
-        if np.isfinite(row.get(prefix + name, np.nan))
+        f"{_order(lead_over(method, name, row))} {ANSWERS[method]} ({amount(name, value)})"
+        for method, value in known.items()
+        if np.isfinite(value)
     ]
-    return " and ".join(parts) or "nothing that needs no model was measured beside it"
+    return " and ".join(parts) or "no trivial baseline was measured beside it"
 
 
 def _order(sign: float) -> str:
     return "better than" if sign > 0 else "worse than" if sign < 0 else "equal to"
 
 
-def beats(name: str, row: pd.Series, prefix: str) -> float:
-    """Give by how much the model is better than a trivial answer; negative where it is worse, NaN where unknown.
+def lead_over(method: str, name: str, row: pd.Series) -> float:
+    """Return by how much the model is better than a trivial baseline; negative where it is worse, NaN where unknown.
 
     Args:
-        name: Key of ``MEASURES``.
+        method: The trivial baseline.
+        name: Of the metric.
         row: Of the evaluation.
-        prefix: Of the trivial answer's columns.
     """
-    difference = float(row[name] - row.get(prefix + name, np.nan))
-    return difference if MEASURES[name].higher_is_better else -difference
+    return better(name) * float(row[name] - row.get(trivial_column(method, name), np.nan))
 
 
 def _judgement(measured: Sequence[tuple[str, pd.Series]]) -> str:
     """Warn where an answer without a model is as good; praise only what beats all of them by every measure."""
-    margins = {name: [beats(name, row, prefix) for prefix in TRIVIAL.values()] for name, row in measured}
-    lost = [MEASURES[name].title for name, each in margins.items() if any(margin <= 0 for margin in each)]
+    margins = {name: [lead_over(method, name, row) for method in TRIVIAL] for name, row in measured}
+    lost = [METRICS[name].title for name, each in margins.items() if any(margin <= 0 for margin in each)]
     if lost:
         return f" By {listing(lost)} an answer that needs no model is as good or better."
     if all(margin > 0 for each in margins.values() for margin in each):
@@ -278,14 +289,14 @@ def readout_gaps(run: TrainingRun) -> dict[int, tuple[float, float]]:
     """Give each supervised layer's last precision by the loss's readout and by its attention, where both are known."""
     gaps = {}
     for layer in run.supervised:
-        row = training.last_row(run, f"readout_{layer}")
-        if row is not None and np.isfinite(row.get(f"attention_{layer}", np.nan)):
-            gaps[layer] = (float(row[f"readout_{layer}"]), float(row[f"attention_{layer}"]))
+        row = training.last_row(run, layer_column(READOUT, layer))
+        if row is not None and np.isfinite(row.get(layer_column(ATTENTION, layer), np.nan)):
+            gaps[layer] = (float(row[layer_column(READOUT, layer)]), float(row[layer_column(ATTENTION, layer)]))
     return gaps
 
 
 def _losses(run: TrainingRun) -> str:
-    last = training.last_row(run, "loss")
+    last = training.last_row(run, LOSS)
     if last is None:
         return ""
     first = run.evaluation.dropna(subset=["loss"]).iloc[0]
@@ -318,7 +329,7 @@ def caveats(run: TrainingRun) -> list[str]:
         said.append("There is one evaluation only, so nothing can be said of where it is going.")
     if training.measured(run):
         said.append("Image quality is a mean over a few held-out scenes, without intervals.")
-        lost = [measure.title for name, measure in MEASURES.items() if training.last_row(run, name) is None]
+        lost = [METRICS[name].title for name in IMAGE_METRICS if training.last_row(run, name) is None]
         said += [f"Not measured: {listing(lost)}."] if lost else []
     if run.trains_layers and run.emergence is None:
         said.append("No layer was probed (emergence.csv is absent), so precision has no chance level beside it.")
