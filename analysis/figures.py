@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from analysis.words import METHOD_LABELS
-from probe.records.names import CEILING, MODEL, SAME_POSITION, UNIFORM, describe, null_label
+from probe.records import CEILING, MODEL, SAME_POSITION, UNIFORM, describe, null_label
 
 # Every colour is a CSS variable of the page in disguise; its value here is what it falls back to, on white.
 INK, MUTED, RULE, PAPER = "#1d2127", "#626a75", "#dfe3e8", "#fefefd"

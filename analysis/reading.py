@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
-from probe.records import RunError
-from probe.records.names import CONFIG
+from probe.records import CONFIG, RunError
 
 
 class Config(NamedTuple):

@@ -31,8 +31,7 @@ from analysis.study.page import StudyEntry, make_study_page, study_entry
 from analysis.study.run import is_study, read_study
 from analysis.training.page import TrainingEntry, make_training_page, training_entry
 from analysis.training.run import LOGS, is_training, read_training
-from probe.records import RunError, write_text
-from probe.records.names import IMAGES, REPORT, SCORES, SELECTION
+from probe.records import IMAGES, REPORT, SCORES, SELECTION, RunError, write_text
 
 PROG = "python -m analysis.report"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")

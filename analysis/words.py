@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.records.names import COPY, MEAN_COLOUR, METRICS, MODEL, TRUTH, split_threshold
+from probe.records import COPY, MEAN_COLOUR, METRICS, MODEL, TRUTH, split_threshold
 
 STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
 MISSING = "–"

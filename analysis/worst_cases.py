@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.blocks import Table
 from analysis.words import amount, number
-from probe.records.names import COPY, IMAGE_METRICS, MATCH_ERROR, METRICS, PSNR, trivial_column
+from probe.records import COPY, IMAGE_METRICS, MATCH_ERROR, METRICS, PSNR, trivial_column
 
 SHOWN = 12
 

@@ -11,7 +11,7 @@ from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, number, percent, plural, points
-from probe.records.names import PRECISION, describe
+from probe.records import PRECISION, describe
 
 WORST = 12
 

@@ -9,15 +9,17 @@ import pandas as pd
 from analysis.probing.rotation import bins, with_bins
 from analysis.probing.tables import ProbeRun
 from analysis.training.run import TrainingRun, last_row
-from probe.records import RESAMPLES, RunError, scene_values
-from probe.records.names import (
+from probe.records import (
     ALL_HEADS,
     IMAGE_METRICS,
     LOSSES,
     NO_LAYER,
+    RESAMPLES,
     TRIVIAL,
+    RunError,
     better,
     grid_name,
+    scene_values,
     split_coverage,
     trivial_column,
 )

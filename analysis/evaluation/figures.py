@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import BLUE, GOLD, GREEN, INK, LINE_STYLES, MUTED, THIS_MODEL, VERMILION, WIDTH, chart
 from analysis.words import METHOD_LABELS
-from probe.records.names import COPY, MEAN_COLOUR, TRUTH
+from probe.records import COPY, MEAN_COLOUR, TRUTH
 
 OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.6}
 MARKS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from analysis.evaluation.run import Evaluation
 from analysis.evaluation.words import SHORT, reference_words, with_range
 from analysis.words import METHOD_LABELS, MISSING, NBSP, amount, bin_words, command, listing, number, rebuild
 from analysis.worst_cases import worst_table
-from probe.records.names import ALL_ROTATIONS, MATCH_ERROR, METRICS, MODEL, PSNR, SSIM, TRIVIAL, split_set_metric
+from probe.records import ALL_ROTATIONS, MATCH_ERROR, METRICS, MODEL, PSNR, SSIM, TRIVIAL, split_set_metric
 
 PROGRAM = "train.evaluate"
 EXTRACTORS = {"colour-cells": "colour cells"}

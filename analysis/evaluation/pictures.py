@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from probe.records.names import COPY, MODEL, PSNR, TRUTH, trivial_column
+from probe.records import COPY, MODEL, PSNR, TRUTH, trivial_column
 
 SHOWN = 3
 """Worst cases in the picture, and as many median ones."""

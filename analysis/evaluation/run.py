@@ -10,8 +10,7 @@ import pandas as pd
 
 from analysis.reading import read_config, read_file
 from analysis.words import METHOD_LABELS
-from probe.records import RunError, digest, summarise
-from probe.records.names import (
+from probe.records import (
     ALL_ROTATIONS,
     CONFIG,
     COPY,
@@ -24,7 +23,10 @@ from probe.records.names import (
     SUMMARY,
     TRIVIAL,
     WORST,
+    RunError,
+    digest,
     split_set_metric,
+    summarise,
     trivial_column,
 )
 

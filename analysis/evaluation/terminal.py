@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from probe.records.names import (
+from probe.records import (
     ALL_ROTATIONS,
     COPY,
     LPIPS,

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import Evaluation
 from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural
-from probe.records.names import ALL_ROTATIONS, COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRIVIAL, TRUTH, better
+from probe.records import ALL_ROTATIONS, COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRIVIAL, TRUTH, better
 
 SHORT = {MODEL: "", COPY: "copy", MEAN_COLOUR: "mean colour", TRUTH: "true views"}
 

@@ -9,7 +9,7 @@ from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
 from analysis.words import listing
-from probe.records.names import parse_grid
+from probe.records import parse_grid
 
 PROTOCOLS = (
     "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "

@@ -12,7 +12,7 @@ from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
 from analysis.probing import tables
 from analysis.probing.words import layer_places
 from analysis.words import listing, metric_words
-from probe.records.names import parse_grid
+from probe.records import parse_grid
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
 LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes

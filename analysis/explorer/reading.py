@@ -10,8 +10,7 @@ from jaxtyping import Shaped
 from analysis.probing import tables
 from analysis.probing.tables import ProbeRun, read_run
 from analysis.words import metric_words
-from probe.records import RunError
-from probe.records.names import EXPLORER
+from probe.records import EXPLORER, RunError
 
 TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept", "map")
 HEADS = ("head_token", "head_right", "head_share", "head_mass", "head_map")

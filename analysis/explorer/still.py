@@ -9,7 +9,7 @@ from analysis.explorer.payload import CELLS, MAP_LEVELS, Start
 from analysis.explorer.reading import Explored
 from analysis.probing import tables
 from analysis.probing.pictures import SIDE, image_key
-from probe.records.names import parse_grid
+from probe.records import parse_grid
 
 
 @dataclass(frozen=True, kw_only=True)

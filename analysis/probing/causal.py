@@ -15,8 +15,7 @@ from PIL import Image
 from analysis.probing.pictures import Panel
 from analysis.probing.tables import ProbeRun
 from analysis.words import MISSING, NBSP, listing
-from probe.records import scene_values, summarise
-from probe.records.names import (
+from probe.records import (
     ALL_HEADS,
     EFFECT,
     EFFECT_PREDICTION,
@@ -24,7 +23,9 @@ from probe.records.names import (
     IMAGE_METRICS,
     INTERVENTIONS,
     describe,
+    scene_values,
     split_effect,
+    summarise,
 )
 
 KINDS = {

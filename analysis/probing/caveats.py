@@ -8,7 +8,7 @@ from analysis.probing.rotation import pair_counts
 from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
 from analysis.probing.words import best_row
 from analysis.words import bin_words, listing, percent, plural, with_interval
-from probe.records.names import null_label
+from probe.records import null_label
 
 FEW_SCENES, FEW_PAIRS = 10, 10
 LOW_CEILING = 0.5

@@ -21,8 +21,7 @@ from analysis.words import (
     plural,
     with_interval,
 )
-from probe.records import RESAMPLES
-from probe.records.names import CEILING, EFFECT, NO_LAYER, SAME_POSITION, UNIFORM, grid_name, split_threshold
+from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM, grid_name, split_threshold
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "

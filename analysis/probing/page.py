@@ -32,7 +32,7 @@ from analysis.words import (
     rebuild,
     with_interval,
 )
-from probe.records.names import ATTENTION_METRICS, EFFECT, METRICS, PSNR
+from probe.records import ATTENTION_METRICS, EFFECT, METRICS, PSNR
 
 FILES = {
     "profile": "layer_profile.csv", "common": "common_grid.csv", "rotation": "rotation_bins.csv",

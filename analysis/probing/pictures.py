@@ -15,8 +15,7 @@ from PIL import Image
 
 from analysis.probing.rotation import bins
 from analysis.probing.tables import ProbeRun
-from probe.records import rotation_bin
-from probe.records.names import parse_grid, split_threshold
+from probe.records import parse_grid, rotation_bin, split_threshold
 
 PAPER_LAYERS = (2, 4, 6, 7, 10)  # the columns of the paper's figure (CAMEO, arXiv 2512.03045)
 SIDE = 100.0  # width of a panel in its own units

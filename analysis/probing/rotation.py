@@ -5,8 +5,7 @@ import math
 import pandas as pd
 
 from analysis.probing.tables import ProbeRun, named, shown
-from probe.records import rotation_bin, scene_values, summarise
-from probe.records.names import SAME_POSITION, UNIFORM, rotation_bin_names
+from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, scene_values, summarise
 
 
 def rotation(run: ProbeRun) -> pd.DataFrame:

@@ -13,8 +13,7 @@ from pyarrow import parquet, types
 from safetensors.numpy import load_file
 
 from analysis.reading import read_config, read_file, read_json
-from probe.records import SCORE_COLUMNS, RunError, scene_values, summarise
-from probe.records.names import (
+from probe.records import (
     ALL_HEADS,
     ATTENTION_METRICS,
     COMMON_GRID,
@@ -30,15 +29,19 @@ from probe.records.names import (
     PROBE_FILES,
     REFERENCES,
     SAME_POSITION,
+    SCORE_COLUMNS,
     SCORES,
     SELECTION,
     TIMESTEPS,
     UNIFORM,
+    RunError,
     grid_name,
     is_null,
     parse_grid,
+    scene_values,
     split_coverage,
     split_threshold,
+    summarise,
 )
 
 READ_COLUMNS = tuple(name for name in SCORE_COLUMNS if name not in ("pair", "layer_name"))

@@ -23,7 +23,7 @@ from analysis.study.run import StudyRun
 from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PLAIN
 from analysis.study.words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
 from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
-from probe.records.names import HIGH_NOISE, PSNR, SSIM, TRIVIAL
+from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
 
 
 @dataclass(frozen=True, kw_only=True)

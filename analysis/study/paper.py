@@ -9,7 +9,7 @@ from analysis.study.run import StudyRun
 from analysis.study.seeds import first_reach
 from analysis.study.words import difference_text, title
 from analysis.words import MISSING, number
-from probe.records.names import better
+from probe.records import better
 
 
 def beside_paper(run: StudyRun) -> Section:

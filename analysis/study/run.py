@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.reading import read_config, read_file, whole_lines
-from probe.records import RunError
-from probe.records.names import (
+from probe.records import (
     CONFIG,
     IMAGE_METRICS,
     LOSSES,
     PRECISION,
     STEP_LOG,
     STUDY_TABLES,
+    RunError,
     layer_column,
     seed_folder,
     split_layer,

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from probe.records import RunError
-from probe.records.names import (
+from probe.records import (
     ATTENTION,
     CONFIG,
     EMERGENCE,
@@ -29,6 +28,7 @@ from probe.records.names import (
     PSNR,
     READOUT,
     SSIM,
+    RunError,
     better,
     family,
     layer_column,

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.study.run import StudyRun
 from analysis.study.seeds import PLAIN, average_reach, half_interval
 from analysis.words import METHOD_LABELS
-from probe.records.names import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer
+from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer
 
 ROLES = ("plain", "supervised", "another layer", "a rival", "a control")
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from analysis.study import tables
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, average_reach
-from probe.records.names import (
+from probe.records import (
     HIGH_NOISE,
     LOSS,
     MATCH_ERROR,

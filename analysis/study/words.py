@@ -11,7 +11,7 @@ from analysis.study import tables
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
 from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
-from probe.records.names import HIGH_NOISE, IMAGE_METRICS, PSNR, TRIVIAL, better, describe, split_layer, trivial_column
+from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, TRIVIAL, better, describe, split_layer, trivial_column
 
 REACH_VERDICTS = {
     "sooner": "clearly sooner than plain itself", "later": "clearly later than plain itself",

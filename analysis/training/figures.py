@@ -22,7 +22,7 @@ from analysis.figures import (
     top,
 )
 from analysis.words import METHOD_LABELS
-from probe.records.names import COPY, MEAN_COLOUR, MODEL, TRIVIAL
+from probe.records import COPY, MEAN_COLOUR, MODEL, TRIVIAL
 
 LOGGED, RUNNING_MEAN, VALIDATION = "each logged step", "running mean", "held-out scenes"
 ATTENTION, READOUT = "attention, mean over heads", "readout of the loss"

@@ -28,7 +28,7 @@ from analysis.words import (
     rebuild,
 )
 from analysis.worst_cases import worst_table
-from probe.records.names import (
+from probe.records import (
     ATTENTION,
     HIGH_NOISE,
     IMAGE_METRICS,

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from probe.records.names import COPY, MODEL, TRUTH
+from probe.records import COPY, MODEL, TRUTH
 
 SHOWN = 8
 """Scenes in the picture."""

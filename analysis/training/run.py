@@ -14,8 +14,7 @@ import pandas as pd
 from analysis.reading import read_config, read_file
 from analysis.training import figures as training_figures
 from analysis.words import METHOD_LABELS
-from probe.records import RunError
-from probe.records.names import (
+from probe.records import (
     ATTENTION,
     CONFIG,
     COPY,
@@ -31,6 +30,7 @@ from probe.records.names import (
     SAMPLES,
     STEP_LOG,
     WORST,
+    RunError,
     layer_column,
     split_layer,
     trivial_column,

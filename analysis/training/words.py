@@ -21,8 +21,7 @@ from analysis.words import (
     short_name,
     with_interval,
 )
-from probe.records import digest
-from probe.records.names import (
+from probe.records import (
     ATTENTION,
     HIGH_NOISE,
     IMAGE_METRICS,
@@ -32,6 +31,7 @@ from probe.records.names import (
     READOUT,
     TRIVIAL,
     better,
+    digest,
     layer_column,
     trivial_column,
 )
