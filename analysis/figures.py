@@ -131,7 +131,7 @@ def _rank(label: str) -> int:
 
 
 def top(values: Iterable[float]) -> float:
-    """Give an axis' upper end a little above the highest known value; 1 where there is none."""
+    """Return an axis' upper end a little above the highest known value; 1 where there is none."""
     known = [value for value in values if np.isfinite(value)]
     return 1.08 * max(known, default=1.0) or 1.0
 

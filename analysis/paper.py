@@ -27,12 +27,12 @@ def published() -> pd.DataFrame:
 
 
 def note() -> str:
-    """Say where the published numbers come from, as the file's first line does."""
+    """Write where the published numbers come from, as the file's first line does."""
     return SOURCE.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def experiment(name: str) -> pd.DataFrame:
-    """Give one experiment's numbers: columns who, dataset, variant, x, metric, value (precisions as fractions), source.
+    """Return one experiment's numbers: columns who, dataset, variant, x, metric, value (precisions as fractions), source.
 
     Args:
         name: layer_profile, emergence, viewpoint, convergence, layer_ablation, architecture, rivals or retest-gld.
@@ -45,7 +45,7 @@ def experiment(name: str) -> pd.DataFrame:
 
 
 def same_measure(scenes: str, metric: str) -> bool:
-    """Tell whether a probe measured what the paper's figures show: precision at 2 cm on NAVI.
+    """Return whether a probe measured what the paper's figures show: precision at 2 cm on NAVI.
 
     Args:
         scenes: The run's --scenes.
@@ -55,7 +55,7 @@ def same_measure(scenes: str, metric: str) -> bool:
 
 
 def measure_words(model: str, scenes: str, metric_words: str, same: bool) -> str:
-    """Say whether a probe's numbers and the paper's mean the same, and why not.
+    """Return whether a probe's numbers and the paper's mean the same, and why not.
 
     Args:
         model: The probed model.

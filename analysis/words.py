@@ -145,7 +145,7 @@ def short_name(name: str) -> str:
 
 
 def metric_words(metric: str) -> str:
-    """Say when a match counts as right: "an error below 5 % of the image side".
+    """Write when a match counts as right: "an error below 5 % of the image side".
 
     Args:
         metric: Such as "precision@5%", "precision@1token", "precision@0.05m", "precision@5%scene".
@@ -155,7 +155,7 @@ def metric_words(metric: str) -> str:
 
 
 def direction_words(direction: str) -> str:
-    """Say which views ask and which answer: "points of target views looked up in reference views".
+    """Write which views ask and which answer: "points of target views looked up in reference views".
 
     Args:
         direction: Such as "tgt-ref" (query first), or "all".

@@ -1,10 +1,12 @@
 """Train a multi-view model with supervised attention: ``python -m train.cameo --layer 10``."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 
 from probe import cli as command
 from probe.emergence import Watch
@@ -82,7 +84,7 @@ def _train(given: Command, settings: Settings, model: MultiViewModel, trainer: T
         checkpoint_every=given.checkpoint_every, evaluate_every=given.evaluate_every, keep=given.keep_checkpoints
     )
     watch = Watch(groups=given.probe_groups, timesteps="500,900")
-    measure = evaluate(settings, held, trainer.objective, given.out)
+    measure = evaluate(settings, held, trainer.objective, given.out, _draw_samples)
 
     def look(averaged: MultiViewModel, step: int) -> dict[str, object]:
         if given.probe_every and (step % given.probe_every == 0 or step == given.steps):
@@ -124,6 +126,12 @@ def _own_base(model: str) -> str | None:
     if name == "hunyuan-dit":
         return source or HUB
     return RANDOM if source == RANDOM and name != "cat3d-tiny" else None
+
+
+def _draw_samples(targets: Mapping[str, torch.Tensor]) -> Figure:
+    from analysis.training.pictures import draw_samples  # an edge may call analysis; matplotlib is slow to import
+
+    return draw_samples({name: images.cpu().numpy() for name, images in targets.items()})
 
 
 def _report(out: Path) -> Path:

@@ -1,6 +1,6 @@
 """What is measured of the averaged weights while training: validation loss, image quality, readout gap, precision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from train.objectives import AttentionSupervision, Objective
 from train.quality import METHODS, Quality, evaluate_quality, worst_cases
 from train.settings import Settings
 
+DrawSamples = Callable[[Mapping[str, Tensor]], Figure]
 MIDDLE = 500  # timestep at which attention and readout are compared
 
 
@@ -101,25 +102,19 @@ def _precision(token: Tensor, truth: GridTruth, n_ref: int) -> float:
 
 
 def evaluate(
-    settings: Settings, held: Held, objective: Objective | None, out: Path
+    settings: Settings, held: Held, objective: Objective | None, out: Path, draw: DrawSamples
 ) -> Callable[[MultiViewModel], dict[str, Any]]:
-    """Give the function that measures the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``."""
+    """Return the function that measures the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``."""
 
     def measure(model: MultiViewModel) -> dict[str, Any]:
         means, quality = measure_quality(model, held)
-        write(out / SAMPLES, lambda part: _draw(quality).savefig(part, format="png", dpi=110))
+        write(out / SAMPLES, lambda part: draw(quality.targets).savefig(part, format="png", dpi=110))
         worst = worst_cases(quality.rows)
         write(out / WORST, lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
         gap = measure_gap(model, objective, held) if isinstance(objective, AttentionSupervision) else {}
         return {**validate(settings, model, held.draw), **means, **gap}
 
     return measure
-
-
-def _draw(quality: Quality) -> Figure:
-    from analysis.training.pictures import draw_samples  # figures belong to analysis; matplotlib is slow to import
-
-    return draw_samples({name: images.cpu().numpy() for name, images in quality.targets.items()})
 
 
 def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) -> pd.DataFrame:

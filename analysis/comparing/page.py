@@ -157,8 +157,7 @@ def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Secti
         for row in own.itertuples()
     ]
     listed = Table(
-        caption=f"Precision of both runs ({metric_words(run.metric)}) and its change in points, paired by "
-        "scene. "
+        caption=f"Precision of both runs ({metric_words(run.metric)}) and its change in points, paired by scene. "
         f"Joint: the interval holds for all layers at once with 95{NBSP}%.",
         columns=(
             "layer",
@@ -199,13 +198,10 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
     )
     caption = (
         f"Change of every metric at every layer; bars: 95{NBSP}% intervals by bootstrap over the scenes, of the "
-        "difference "
-        "within each scene. Filled green: clearly better; filled vermilion: clearly worse; filled black: clearly "
-        "changed, "
-        "where neither way is better (entropy); open: not separable. Cross-entropy is better when lower. "
-        f"{plural(int(table['scenes'].max()), 'scene')}; {number(table['count'].min())} to "
-        f"{number(table['count'].max())} "
-        "values counted per point."
+        "difference within each scene. Filled green: clearly better; filled vermilion: clearly worse; filled black: "
+        "clearly changed, where neither way is better (entropy); open: not separable. Cross-entropy is better when "
+        f"lower. {plural(int(table['scenes'].max()), 'scene')}; {number(table['count'].min())} to "
+        f"{number(table['count'].max())} values counted per point."
     )
     return Section(name="metrics", title="Every metric", charts=(_chart(run, "changes", svg, caption, table),))
 

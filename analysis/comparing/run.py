@@ -208,7 +208,7 @@ def check_trainings(a: TrainingRun, b: TrainingRun) -> None:
 
 
 def last_step(a: TrainingRun, b: TrainingRun) -> int | None:
-    """Give the last step at which both runs were evaluated; None if there is none.
+    """Return the last step at which both runs were evaluated; None if there is none.
 
     Args:
         a: The first training run.

@@ -53,11 +53,9 @@ def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], 
 
 _TRAINING_CAVEATS = (
     "One run each: whether a difference is more than luck of the seed cannot be told from two runs. python -m "
-    "train.study "
-    "repeats both with several seeds and gives intervals.",
+    "train.study repeats both with several seeds and gives intervals.",
     "Held-out values are means without intervals; evaluations of one run follow each other closely, so being ahead at "
-    "many "
-    "of them is no independent evidence.",
+    "many of them is no independent evidence.",
 )
 
 
@@ -100,8 +98,7 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     drawn = chart("evaluations", svg, caption, source=words.source(a), table=curves, file="compare_evaluations.csv")
     listed = Table(
         caption="The last step that both were evaluated at; ahead: of the evaluations that both have, at how many the "
-        "second "
-        "run is better.",
+        "second run is better.",
         columns=("measure", "step", *names, "difference", "ahead at"),
         rows=tuple(
             (
@@ -123,8 +120,7 @@ def _probed(table: pd.DataFrame, names: tuple[str, str]) -> Section | None:
         return None
     listed = Table(
         caption=f"Precision of every 3D layer at step {number(table['step'].max())}, probed on the same scenes by "
-        "both; the "
-        "change in points is called clear only where the two intervals lie apart.",
+        "both; the change in points is called clear only where the two intervals lie apart.",
         columns=(
             "layer",
             "grid",

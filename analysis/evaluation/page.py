@@ -23,7 +23,7 @@ EXTRACTORS = {"colour-cells": "colour cells"}
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationEntry:
-    """Hold an evaluation's line in the index, as finished text; ``link`` is relative to the index."""
+    """An evaluation's line in the index, as finished text; ``link`` is relative to the index."""
 
     link: str
     name: str
@@ -142,7 +142,7 @@ def _bin(name: str) -> str:
 
 
 def _counted(table: pd.DataFrame) -> str:
-    """Say of how many views each bin's means are, by the measure that counts views."""
+    """Write of how many views each bin's means are, by the measure that counts views."""
     rows = table[(table["panel"] == PSNR) & (table["who"] == METHOD_LABELS[MODEL])]
     each = zip(rows["count"], rows["x"], strict=True)
     return listing(f"{number(count)} ({_bin(place)})" for count, place in each)

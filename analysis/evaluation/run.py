@@ -63,7 +63,7 @@ class Evaluation:
 
     @cached_property
     def references(self) -> list[int]:
-        """Give the numbers of references that were measured."""
+        """Return the numbers of references that were measured."""
         return sorted({int(n) for n in self.images["n_ref"]})
 
     @cached_property
@@ -89,7 +89,7 @@ class Evaluation:
 
 
 def is_evaluation(folder: Path) -> bool:
-    """Tell whether a folder holds a finished run of python -m train.evaluate.
+    """Return whether a folder holds a finished run of python -m train.evaluate.
 
     Args:
         folder: Any folder.
@@ -136,7 +136,7 @@ def of_sets(summary: pd.DataFrame) -> pd.Series:
 
 
 def by_rotation(run: Evaluation, n_ref: int) -> pd.DataFrame:
-    """Give the means by rotation bin: columns panel (the measure), who, x (the bin), value, low, high, scenes, count.
+    """Return the means by rotation bin: columns panel (the measure), who, x (the bin), value, low, high, scenes, count.
 
     Args:
         run: The evaluation.
@@ -147,7 +147,7 @@ def by_rotation(run: Evaluation, n_ref: int) -> pd.DataFrame:
 
 
 def by_references(run: Evaluation) -> pd.DataFrame:
-    """Give the means over all rotations by number of references: columns as :func:`by_rotation`, x is the number."""
+    """Return the means over all rotations by number of references: columns as :func:`by_rotation`, x is the number."""
     rows = run.summary[run.summary["rotation_bin"] == ALL_ROTATIONS]
     return _tidy(run, rows.assign(x=rows["n_ref"].astype(str)))
 
@@ -159,7 +159,7 @@ def _tidy(run: Evaluation, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def set_distances(run: Evaluation) -> pd.DataFrame:
-    """Give FID and KID, a row for each number of references and extractor: columns n_ref, metric, count, and methods.
+    """Return FID and KID, a row for each number of references and extractor: columns n_ref, metric, count, and methods.
 
     Args:
         run: The evaluation.
@@ -172,7 +172,7 @@ def set_distances(run: Evaluation) -> pd.DataFrame:
 
 
 def differences(run: Evaluation) -> pd.DataFrame:
-    """Give by how much the model differs from each trivial answer on the same views.
+    """Return by how much the model differs from each trivial answer on the same views.
 
     Returns:
         Columns n_ref, method (the trivial answer), metric, value, low, high (95 % by bootstrap over scenes), scenes,
@@ -185,7 +185,7 @@ def differences(run: Evaluation) -> pd.DataFrame:
 
 
 def beside_copy(run: Evaluation) -> pd.DataFrame:
-    """Give each view's PSNR by the model and by copying: columns who ("1 reference"), scene, view, copied, generated.
+    """Return each view's PSNR by the model and by copying: columns who ("1 reference"), scene, view, copied, generated.
 
     Args:
         run: The evaluation.

@@ -34,7 +34,7 @@ def counts(run: Evaluation) -> str:
 
 
 def source(run: Evaluation) -> str:
-    """Say on which views the numbers rest, as it stands under the figures."""
+    """Write on which views the numbers rest, as it stands under the figures."""
     return (
         f"View list {run.view_list} ({counts(run)}), scenes {scenes_name(run)}, seed "
         f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. "
@@ -52,7 +52,7 @@ def with_range(name: str, row: Any) -> str:
 
 
 def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
-    """Give a mean over all rotations; None where it is not known."""
+    """Return a mean over all rotations; None where it is not known."""
     rows = run.summary
     here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL_ROTATIONS)]
     here = here[(here["method"] == method) & here["value"].notna()]
@@ -86,7 +86,7 @@ def spoken(run: Evaluation, n_ref: int) -> str:
 
 
 def answer(run: Evaluation) -> list[str]:
-    """Say what was generated and whether it beats what needs no model, in sentences."""
+    """Write what was generated and whether it beats what needs no model, in sentences."""
     table = evaluation.differences(run)
     each = [sentence for n_ref in run.references for sentence in _one(run, table, n_ref)]
     return [_generated(run), *each]
@@ -130,7 +130,7 @@ def _against(run: Evaluation, n_ref: int, row: dict[Any, Any]) -> str:
 
 
 def verdict(row: Any) -> str:
-    """Say whether the model is better than a trivial answer; clear where the interval does not touch zero.
+    """Return whether the model is better than a trivial answer; clear where the interval does not touch zero.
 
     Args:
         row: Of :func:`analysis.evaluation.run.differences`.
@@ -143,7 +143,7 @@ def verdict(row: Any) -> str:
 
 
 def _others(rows: pd.DataFrame) -> str:
-    """Say of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
+    """Write of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
     told = ""
     for name in [name for name in IMAGE_METRICS if name in set(rows["metric"])]:
         found: dict[str, list[str]] = {}
@@ -158,7 +158,7 @@ def _others(rows: pd.DataFrame) -> str:
 
 
 def caveats(run: Evaluation) -> list[str]:
-    """Say what the numbers do not show."""
+    """Write what the numbers do not show."""
     said = [
         f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or "
         "more sampling steps are other numbers.",

@@ -20,7 +20,7 @@ LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Say what the explorer shows first, and the still picture always.
+    """Write what the explorer shows first, and the still picture always.
 
     Attributes:
         scene: Position among the scenes.
@@ -80,7 +80,7 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
 
 
 def groups(models: Sequence[Explored], scenes: Sequence[str]) -> Iterator[list[Block]]:
-    """Give blocks by use, scene after scene: all heads together, then the single heads, the middle timestep first.
+    """Return blocks by use, scene after scene: all heads together, then the single heads, the middle timestep first.
 
     Args:
         models: The page's own first.
@@ -164,7 +164,7 @@ def _model(model: Explored) -> dict[str, Any]:
 def dropped_words(
     models: Sequence[Explored], scenes: Sequence[str], chosen: Sequence[Block], dropped: Sequence[Block]
 ) -> str:
-    """Say what a page leaves out to stay small; nothing where nothing is.
+    """Write what a page leaves out to stay small; nothing where nothing is.
 
     Args:
         models: The page's own first.

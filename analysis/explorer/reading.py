@@ -20,7 +20,7 @@ Array = Shaped[np.ndarray, "..."]
 
 @dataclass(frozen=True, kw_only=True)
 class Explored:
-    """Hold one model's part of the explorer.
+    """One model's part of the explorer.
 
     Attributes:
         run: The probe run of which this is a part.
@@ -34,13 +34,13 @@ class Explored:
 
     @property
     def layers(self) -> list[int]:
-        """Give the indexes of the layers that were read: the selected one, its runners-up, then the others."""
+        """Return the indexes of the layers that were read: the selected one, its runners-up, then the others."""
         present = sorted({int(part) for what, part, _ in self.tensors if what == "token"})
         ranked = [self.run.layer, *(int(entry["layer"]) for entry in self.run.selection.get("runners_up", []))]
         return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]
 
     def get(self, what: str, part: object, scene: str) -> Array:
-        """Give a tensor.
+        """Return a tensor.
 
         Args:
             what: Its kind.
@@ -59,7 +59,7 @@ class Explored:
 
 
 def explored(run: ProbeRun) -> Explored | None:
-    """Give the explorer's part of a run, and check that its tensors fit each other.
+    """Return the explorer's part of a run, and check that its tensors fit each other.
 
     Args:
         run: The probe run.

@@ -14,7 +14,7 @@ from probe.records import parse_grid
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """Hold the picture of one view with its words."""
+    """The picture of one view with its words."""
 
     title: str
     note: str

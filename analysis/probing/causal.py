@@ -50,7 +50,7 @@ SHOWN_SCENES = 2
 
 
 def effects(run: ProbeRun) -> pd.DataFrame:
-    """Give what editing each layer, all heads together, changes, averaged over timesteps.
+    """Return what editing each layer, all heads together, changes, averaged over timesteps.
 
     Returns:
         Columns measure, intervention, layer, value, low, high (95 % by bootstrap over scenes), scenes, count: target
@@ -60,7 +60,7 @@ def effects(run: ProbeRun) -> pd.DataFrame:
 
 
 def effects_by_head(run: ProbeRun) -> pd.DataFrame:
-    """Give what editing single heads changes: the columns of :func:`effects` and head; empty if none was edited."""
+    """Return what editing single heads changes: the columns of :func:`effects` and head; empty if none was edited."""
     rows = run.scores[(run.scores["protocol"] == INTERVENTIONS) & (run.scores["head"] != ALL_HEADS)]
     return _named(summarise(rows, ["metric", "layer", "head"]))[[*COLUMNS[:3], "head", *COLUMNS[3:]]]
 
@@ -116,7 +116,7 @@ def change(row: Any, measure: str) -> str:
 
 
 def verdict(run: ProbeRun, intervention: str) -> str:
-    """Say which layers hurt less, more or about as much as the selected one when broken, by the prediction's error.
+    """Write which layers hurt less, more or about as much as the selected one when broken, by the prediction's error.
 
     Args:
         run: The probe run.
@@ -137,7 +137,7 @@ def _named_layers(layers: list[int], word: str, others: int) -> str:
 
 
 def words(run: ProbeRun) -> tuple[str, ...]:
-    """Say how correspondence, effect and cost are weighed, and what they decided."""
+    """Write how correspondence, effect and cost are weighed, and what they decided."""
     return str(run.selection.get("rule", "")), str(run.selection.get("weighing", ""))
 
 

@@ -15,7 +15,7 @@ LOW_CEILING = 0.5
 
 
 def caveats(run: ProbeRun) -> list[str]:
-    """Say in plain words what the numbers do not show, as far as the tables tell."""
+    """Write in plain words what the numbers do not show, as far as the tables tell."""
     found = [
         *_other_truth(run), *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run),
         *_at_chance(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
@@ -118,8 +118,8 @@ def _order_changes(run: ProbeRun) -> list[str]:
         f"With all maps resampled to one grid, layer {int(best['layer'])} leads "
         f"({with_interval(best['common_grid_precision'], best['common_grid_low'], best['common_grid_high'])}; layer "
         f"{run.layer}: "
-        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): "
-        "the choice depends on how grids are compared."
+        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): the "
+        "choice depends on how grids are compared."
     ]
 
 

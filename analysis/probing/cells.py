@@ -25,11 +25,10 @@ from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, U
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
-    "the model "
-    "uses it, averaged over heads. All query tokens whose point the key view really shows count (depth test).",
+    "the model uses it, averaged over heads. All query tokens whose point the key view really shows count (depth "
+    "test).",
     "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
-    "key view by "
-    "squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
+    "key view by squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
 }
 KNOWN_COLUMNS = {
     *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
@@ -64,8 +63,7 @@ def _layers(run: ProbeRun) -> Table:
     rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
     return Table(
         caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not "
-        "measured. "
-        f"Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
+        f"measured. Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
         columns=columns,
         rows=tuple(rows),
         marked=tuple(n for n, layer in enumerate(run.layers["layer"]) if layer == run.layer),
@@ -116,9 +114,8 @@ def _rotation(run: ProbeRun) -> Table:
     cells = {(row.who, row.rotation_bin): row for row in table.itertuples()}
     who = list(dict.fromkeys(table["who"]))
     return Table(
-        caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over scenes; all "
-        "on the grid "
-        f"of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
+        caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over scenes; all on the "
+        f"grid of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
         columns=("", *(bin_words(name) for name in names)),
         rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
         marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
@@ -166,8 +163,7 @@ def _matchers(run: ProbeRun) -> Table:
     ]
     return Table(
         caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
-        "references "
-        "on each grid; the same scenes, pairs and points.",
+        "references on each grid; the same scenes, pairs and points.",
         columns=("matcher", "layer", "grid", "precision", f"95{NBSP}% interval", "scenes", "matches counted"),
         rows=tuple(rows),
         marked=tuple(n for n, row in enumerate(rows) if row[0] == run.model),
@@ -245,8 +241,7 @@ def _worst(run: ProbeRun) -> Table:
     ]  # fmt: skip
     return Table(
         caption=f"The {len(rows)} ordered pairs of views in which layer {run.layer} finds least, the worst first, "
-        "over all "
-        "timesteps.",
+        "over all timesteps.",
         columns=("scene", "views", "rotation", "precision", "same position", "matches counted"),
         rows=tuple(rows),
         texts=2,
@@ -257,8 +252,7 @@ def _pairs(run: ProbeRun) -> Table:
     table = rotation.pair_counts(run)
     return Table(
         caption="What stands behind each rotation bin. Measured view pairs are ordered, of the direction above, and "
-        "include "
-        "pairs of views outside the frozen list; matches are counted over all timesteps.",
+        "include pairs of views outside the frozen list; matches are counted over all timesteps.",
         columns=("rotation", "listed pairs", "scenes with one", "measured view pairs", "matches counted"),
         rows=tuple(
             (bin_words(row.rotation_bin), *map(number, (row.listed, row.scenes, row.measured, row.count)))
@@ -274,8 +268,7 @@ def _missing(run: ProbeRun) -> Table:
     ]
     return Table(
         caption="Rows of the score table by metric. A missing row is one in which nothing could be counted; it is "
-        "left out of "
-        "every average, never taken as zero.",
+        "left out of every average, never taken as zero.",
         columns=("metric", "rows", "missing", "points counted"),
         rows=tuple(rows),
     )
@@ -285,7 +278,7 @@ def _missing(run: ProbeRun) -> Table:
 
 
 def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Say how it was measured: terms and their descriptions.
+    """Write how it was measured: terms and their descriptions.
 
     Args:
         run: The probe run.
@@ -313,7 +306,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
 
 
 def model_words(card: dict[str, Any] | None) -> str:
-    """Say what is known of a model: its licence and origin, then what its loader chose.
+    """Write what is known of a model: its licence and origin, then what its loader chose.
 
     Args:
         card: Of ``model.json``; None where a run has none.
@@ -326,7 +319,7 @@ def model_words(card: dict[str, Any] | None) -> str:
 
 
 def source(run: ProbeRun) -> str:
-    """Say by what protocol and on which pairs the run was measured, as it stands under its figures.
+    """Write by what protocol and on which pairs the run was measured, as it stands under its figures.
 
     Args:
         run: The probe run.
@@ -337,7 +330,7 @@ def source(run: ProbeRun) -> str:
 
 
 def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Give each table that no figure carries as a CSV file: its name, and a link that holds its content.
+    """Return each table that no figure carries as a CSV file: its name, and a link that holds its content.
 
     Args:
         run: The probe run.

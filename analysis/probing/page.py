@@ -43,7 +43,7 @@ FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Hold the match pictures of one pair of views."""
+    """The match pictures of one pair of views."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Hold all that the page of one run shows; figures and tables that the run cannot fill are absent."""
+    """All that the page of one run shows; figures and tables that the run cannot fill are absent."""
 
     title: str
     model: str
@@ -249,8 +249,8 @@ def _rotation(run: ProbeRun) -> Chart | None:
     mine = table[(table["who"] == f"layer {run.layer}") & (table["count"] > 0)]
     caption = (
         f"Filled: the selected layer and its runners-up; {_bars(mine)} Steps and open marks: what layer {run.layer} "
-        "has to "
-        f"beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. {_count(mine)}"
+        f"has to beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. "
+        f"{_count(mine)}"
     )
     alt = f"Precision of layer {run.layer} by rotation between the cameras. " + _spoken(mine, "rotation_bin")
     svg = figures.rotation_bins(table, captions=captions, rivals=_rivals(run, table), alt=alt)
@@ -372,9 +372,8 @@ def _coverage(run: ProbeRun) -> Chart | None:
         return None
     caption = (
         "Precision when only the least ambiguous matches are kept (lowest ratio of the two nearest distances). A "
-        "curve that "
-        "falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals over "
-        f"scenes. {_count(table)}"
+        "curve that falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals "
+        f"over scenes. {_count(table)}"
     )
     mine = table[table["who"] == f"layer {run.layer}"]
     alt = "Precision against coverage; " + _spoken(mine, "coverage")

@@ -91,9 +91,8 @@ def _rotation(run: ProbeRun) -> Chart:
     shown = ours.assign(x=ours["rotation_bin"], who=_model_here(run))[["x", "who", "value", "low", "high"]]
     caption = (
         f"Precision by rotation between the cameras in degrees; here of layer {run.layer}. On both sides it should "
-        "fall to "
-        f"the right: the published claim is that the signal is fragile. Bars on the right: 95{NBSP}% intervals over "
-        "scenes."
+        f"fall to the right: the published claim is that the signal is fragile. Bars on the right: 95{NBSP}% "
+        "intervals over scenes."
     )
     return _beside(run, "rotation", _published("viewpoint"), shown, "rotation in degrees", caption)
 
@@ -106,8 +105,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     published = _published("emergence")
     caption = (
         f"Precision over training iterations; here of layer {run.layer}. Iterations do not compare: batch, size and "
-        "data "
-        f"differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
+        f"data differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
     )
     return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption,
                    basis=words.probe_source(own))  # fmt: skip
@@ -128,8 +126,7 @@ def _table(run: ProbeRun) -> Table:
     ]
     return Table(
         caption=f"Published precision at 2 cm on NAVI by rotation ({listing(published.columns)}), and in the last "
-        "column "
-        f"this run's by its own measure ({metric_words(run.metric)}).",
+        f"column this run's by its own measure ({metric_words(run.metric)}).",
         columns=("rotation", *map(str, published.columns), f"here, layer {run.layer}"),
         rows=tuple(rows),
         wide=True,

@@ -29,7 +29,7 @@ DEFAULT_TOLERANCE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Hold one ordered pair of views and what each layer's attention finds in it.
+    """One ordered pair of views and what each layer's attention finds in it.
 
     Attributes:
         scene: Its name.
@@ -54,7 +54,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """Hold one picture with its title and the numbers under it."""
+    """One picture with its title and the numbers under it."""
 
     title: str
     note: str
@@ -143,7 +143,7 @@ def panel_layers(example: Example, selected: int) -> list[int]:
 
 
 def is_right(rows: pd.DataFrame, metric: str, grid: str, aspect: float) -> pd.Series:
-    """Tell which matches are drawn as right: their error in the image is below the metric's threshold.
+    """Return which matches are drawn as right: their error in the image is below the metric's threshold.
 
     Args:
         rows: match_x, match_y, true_x, true_y as fractions of the image's width and height.

@@ -9,7 +9,7 @@ from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_nam
 
 
 def rotation(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
+    """Return precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
 
     Returns:
         Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair

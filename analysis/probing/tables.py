@@ -92,27 +92,27 @@ class ProbeRun:
 
     @property
     def layer(self) -> int:
-        """Give the index of the selected layer."""
+        """Return the index of the selected layer."""
         return int(self.selection["layer"])
 
     @property
     def metric(self) -> str:
-        """Give the metric by which the layer was selected."""
+        """Return the metric by which the layer was selected."""
         return str(self.selection["metric"])
 
     @property
     def protocol(self) -> str:
-        """Give the protocol by which the layer was selected."""
+        """Return the protocol by which the layer was selected."""
         return str(self.selection["protocol"])
 
     @property
     def grid(self) -> str:
-        """Give the token grid of the selected layer, such as "16x16"."""
+        """Return the token grid of the selected layer, such as "16x16"."""
         return layer_grids(self)[self.layer]
 
     @cached_property
     def model(self) -> str:
-        """Give the probed model's name in the score table; its nulls are called "<model>: ..."."""
+        """Return the probed model's name in the score table; its nulls are called "<model>: ..."."""
         layered = self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique()
         probed = sorted((str(name) for name in layered if not is_null(str(name))), key=len)
         selected = str(self.selection.get("model", self.settings.get("model")))
@@ -120,12 +120,12 @@ class ProbeRun:
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """Give the score rows of the selection's protocol and direction."""
+        """Return the score rows of the selection's protocol and direction."""
         return _of(self, self.protocol)
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """Give the score rows that the selection rests on: its metric, direction and protocol, all heads together."""
+        """Return the score rows that the selection rests on: its metric, direction and protocol, all heads together."""
         return self.measured[(self.measured["metric"] == self.metric) & (self.measured["head"] == ALL_HEADS)]
 
 
@@ -234,7 +234,7 @@ def _of(run: ProbeRun, protocol: str) -> pd.DataFrame:
 
 
 def layer_grids(run: ProbeRun) -> dict[int, str]:
-    """Give the token grid of each 3D layer, rows x columns."""
+    """Return the token grid of each 3D layer, rows x columns."""
     rows = run.layers[["layer", "grid_h", "grid_w"]].itertuples(index=False)
     return {int(row.layer): grid_name((row.grid_h, row.grid_w)) for row in rows}
 
@@ -245,7 +245,7 @@ def rivals(run: ProbeRun) -> list[str]:
 
 
 def profile(run: ProbeRun, *, common: bool = False) -> pd.DataFrame:
-    """Give what figure and reader compare layer by layer: the model, its nulls, the baselines and the references.
+    """Return what figure and reader compare layer by layer: the model, its nulls, the baselines and the references.
 
     Args:
         run: The probe run.
@@ -300,20 +300,20 @@ def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_timestep(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, count."""
+    """Return precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, count."""
     rows = run.headline
     return summarise(rows[(rows["model"] == run.model) & (rows["layer"] != NO_LAYER)], ["layer", "timestep"])
 
 
 def by_head(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 3D layer and head, heads apart: columns layer, head, value, low, high, scenes, count."""
+    """Return precision per 3D layer and head, heads apart: columns layer, head, value, low, high, scenes, count."""
     rows = run.measured
     wanted = (rows["model"] == run.model) & (rows["metric"] == run.metric) & (rows["head"] != ALL_HEADS)
     return summarise(rows[wanted & (rows["layer"] != NO_LAYER)], ["layer", "head"])
 
 
 def attention(run: ProbeRun) -> pd.DataFrame:
-    """Give attention mass and entropy per 3D layer, beside those of attention that is equal everywhere.
+    """Return attention mass and entropy per 3D layer, beside those of attention that is equal everywhere.
 
     Returns:
         Columns model (the probed one or the uniform chance), metric, layer, value, low, high, scenes, count.
@@ -326,7 +326,7 @@ def attention(run: ProbeRun) -> pd.DataFrame:
 
 
 def matchers(run: ProbeRun) -> pd.DataFrame:
-    """Give all that the selected layer is compared with: the model's nulls, the baselines and the references.
+    """Return all that the selected layer is compared with: the model's nulls, the baselines and the references.
 
     Returns:
         Columns model, layer (-1 where there is none), grid, value, low, high, scenes, count. Nulls of the model stand
@@ -346,7 +346,7 @@ def _tokens(grid: str) -> int:
 
 
 def thresholds(run: ProbeRun) -> pd.DataFrame:
-    """Give every precision of the selected layer beside its references: columns metric, model, value, ..., count."""
+    """Return every precision of the selected layer beside its references: columns metric, model, value, ..., count."""
     rows = run.measured
     wanted = rows["metric"].astype(str).map(lambda name: split_threshold(name) and split_coverage(name)[1] is None)
     rows = rows[wanted.astype(bool)]
@@ -355,7 +355,7 @@ def thresholds(run: ProbeRun) -> pd.DataFrame:
 
 
 def coverage(run: ProbeRun) -> pd.DataFrame:
-    """Give precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
+    """Return precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
 
     Returns:
         Columns who, coverage, value, low, high, scenes, count.

@@ -21,14 +21,14 @@ from analysis.words import (
 
 
 def layer_places(run: ProbeRun) -> dict[int, str]:
-    """Give each 3D layer's place in the model, short."""
+    """Return each 3D layer's place in the model, short."""
     return {
         int(layer): short_name(str(name)) for layer, name in zip(run.layers["layer"], run.layers["name"], strict=True)
     }
 
 
 def layer_labels(run: ProbeRun, separator: str = "\n") -> dict[int, str]:
-    """Give each 3D layer's index, place and grid, as figures show them.
+    """Return each 3D layer's index, place and grid, as figures show them.
 
     Args:
         run: The probe run.
@@ -42,12 +42,12 @@ def layer_labels(run: ProbeRun, separator: str = "\n") -> dict[int, str]:
 
 
 def best_row(run: ProbeRun) -> pd.Series:
-    """Give the selected layer's row of the layer table."""
+    """Return the selected layer's row of the layer table."""
     return run.layers.set_index("layer", drop=False).loc[run.layer]
 
 
 def answer(run: ProbeRun) -> list[str]:
-    """Say what the run found, in sentences: the layer, its share of the ceiling, what stands beside it."""
+    """Write what the run found, in sentences: the layer, its share of the ceiling, what stands beside it."""
     row = best_row(run)
     return [
         f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) {_place(run)}: "
@@ -64,14 +64,14 @@ def answer(run: ProbeRun) -> list[str]:
 
 
 def _place(run: ProbeRun) -> str:
-    """Say what distinguishes the selected layer: the best by correspondence, or chosen among equals."""
+    """Write what distinguishes the selected layer: the best by correspondence, or chosen among equals."""
     leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
     weak = best_row(run)["precision_low"] <= best_row(run)["chance"]
     return "finds the corresponding point best" if leads or weak or not run.selection.get("rule") else "was chosen"
 
 
 def _weighed(run: ProbeRun) -> str:
-    """Say what causal effect and cost decided, where an effect was measured."""
+    """Write what causal effect and cost decided, where an effect was measured."""
     known = "causal_effect" in run.layers and bool(run.layers["causal_effect"].notna().any())
     return str(run.selection.get("weighing", "")) if known else ""
 
@@ -104,7 +104,7 @@ def _ties(run: ProbeRun) -> str:
 
 
 def verdict_texts(run: ProbeRun) -> list[tuple[str, str, str]]:
-    """Say per rotation bin whether the selected layer beats the same position: the bin, the verdict, the numbers."""
+    """Write per rotation bin whether the selected layer beats the same position: the bin, the verdict, the numbers."""
     return [(bin_words(row.rotation_bin), row.verdict, _verdict_numbers(row)) for row in verdicts(run).itertuples()]
 
 
@@ -119,6 +119,6 @@ def _verdict_numbers(row: Any) -> str:
     )
     return (
         f"{percent(row.value)} against {percent(row.same_position)}; difference {points(row.difference)} points "
-        f"({spread}); "
-        f"uniform chance {percent(row.chance)}; {plural(row.scenes, 'scene')}, {plural(row.pairs, 'view pair')}"
+        f"({spread}); uniform chance {percent(row.chance)}; {plural(row.scenes, 'scene')}, "
+        f"{plural(row.pairs, 'view pair')}"
     )

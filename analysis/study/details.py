@@ -19,7 +19,7 @@ def study_chart(run: StudyRun, name: str, svg: str, caption: str, table: pd.Data
 
 
 def bands(run: StudyRun) -> str:
-    """Say what the bands of a study's curves are."""
+    """Write what the bands of a study's curves are."""
     if max(run.seeds.values()) < LEAST_SEEDS:
         return f"no bands, since no variant has {LEAST_SEEDS} seeds yet."
     return f"bands: 95{NBSP}% intervals over seeds (Student's t), where there are {LEAST_SEEDS} or more."

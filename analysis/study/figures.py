@@ -24,7 +24,7 @@ LIMIT = 1.28
 
 
 def looks(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give each variant a colour, a marker and a line of its own.
+    """Return each variant a colour, a marker and a line of its own.
 
     Args:
         variants: In order; the first colours go to the first.

@@ -28,7 +28,7 @@ from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
 
 @dataclass(frozen=True, kw_only=True)
 class StudyEntry:
-    """Hold a study's line in the index, as finished text; ``link`` is relative to the index."""
+    """A study's line in the index, as finished text; ``link`` is relative to the index."""
 
     link: str
     name: str

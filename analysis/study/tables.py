@@ -14,7 +14,7 @@ ROLES = ("plain", "supervised", "another layer", "a rival", "a control")
 
 
 def roles(run: StudyRun) -> dict[str, str]:
-    """Tell what each variant is for, from its settings: one of ``ROLES``.
+    """Return what each variant is for, from its settings: one of ``ROLES``.
 
     A control is given false truth; a rival pursues another objective; another layer is one other than the study's.
     """
@@ -32,7 +32,7 @@ def _role(row: dict[Any, str], layer: str) -> str:
 
 
 def convergence(run: StudyRun, metrics: list[str]) -> pd.DataFrame:
-    """Give each metric over steps: columns panel (the metric), who (variant or trivial answer), step, value, low, high.
+    """Return each metric over steps: columns panel (the metric), who (variant or trivial answer), step, value, low, high.
 
     Column count tells how many seeds stand behind a value; a trivial answer is the same for all of them.
     """
@@ -76,7 +76,7 @@ def _verdict(gain: float, half: float) -> str:
 
 
 def seed_differences(run: StudyRun) -> pd.DataFrame:
-    """Give the difference of each run's last value to the plain run of its seed, the worst first.
+    """Return the difference of each run's last value to the plain run of its seed, the worst first.
 
     Returns:
         Columns variant, seed, metric, value, plain, difference, gain (signed so that more is better).
@@ -127,7 +127,7 @@ def _lead_verdict(ratio: pd.Series, mean: float, half: float) -> str:
 
 
 def readout(run: StudyRun) -> pd.DataFrame:
-    """Give both precisions of each variant's supervised layers over steps, and their gap at each.
+    """Return both precisions of each variant's supervised layers over steps, and their gap at each.
 
     Returns:
         Columns panel (variant and layer), who ("readout", "attention"), step, value, low, high, count; empty where no

@@ -64,7 +64,7 @@ def with_half(metric: str, row: Any) -> str:
 
 
 def source(run: StudyRun) -> str:
-    """Say on what a study's numbers rest, as it stands under its figures."""
+    """Write on what a study's numbers rest, as it stands under its figures."""
     scenes, steps = run.settings.get("evaluate_scenes", MISSING), run.settings.get("sampling_steps", MISSING)
     return (
         f"{_seed_words(run)}, evaluated on the same {scenes} held-out scenes ({steps} sampling steps); precision by "
@@ -83,7 +83,7 @@ def _seed_words(run: StudyRun) -> str:
 
 
 def answer(run: StudyRun) -> list[str]:
-    """Say what the study found, in sentences."""
+    """Write what the study found, in sentences."""
     started = f"{plural(len(run.names), 'variant')} of the training, {_seed_words(run)}, {number(run.step)} steps each."
     if PLAIN not in run.names:
         return [started, "The plain run is not finished, so nothing can be compared with it yet."]
@@ -102,7 +102,7 @@ def answer(run: StudyRun) -> list[str]:
 
 
 def _sum_up(table: pd.DataFrame, variant: str) -> str:
-    """Say what separates a variant from plain: the verdict first, then the numbers that carry it."""
+    """Write what separates a variant from plain: the verdict first, then the numbers that carry it."""
     rows = list(table[table["variant"] == variant].itertuples())
     if all(row.verdict == "too few seeds" for row in rows):
         told = listing(f"{title(row.metric)} {_difference(row)}" for row in rows)
@@ -154,7 +154,7 @@ def _itself(ratio: Any) -> str:
 
 
 def reach_words(row: Any) -> str:
-    """Say in plain words how soon a variant reaches the plain run's final value, and whether that is clear.
+    """Write in plain words how soon a variant reaches the plain run's final value, and whether that is clear.
 
     Args:
         row: Of :func:`analysis.study.run.reached`.
@@ -177,7 +177,7 @@ def _others(table: pd.DataFrame, variants: list[str]) -> str:
 
 
 def _against_trivial(run: StudyRun) -> str:
-    """Say by which measures every variant is beaten by an answer that needs no model."""
+    """Write by which measures every variant is beaten by an answer that needs no model."""
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])["mean"]
     lost = []
     for metric in (name for name in run.metrics if name in IMAGE_METRICS):
@@ -196,7 +196,7 @@ def _against_trivial(run: StudyRun) -> str:
 
 
 def caveats(run: StudyRun) -> list[str]:
-    """Say what the numbers do not show."""
+    """Write what the numbers do not show."""
     few = [name for name in run.names if run.seeds[name] < LEAST_SEEDS]
     said = [f"{listing(few)}: fewer than {LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
     count = len(tables.differences(run)) if PLAIN in run.names else 0
@@ -212,7 +212,7 @@ def caveats(run: StudyRun) -> list[str]:
 
 
 def paper_words(run: StudyRun) -> str:
-    """Say what of the paper's curves may be put beside a study, and what may not."""
+    """Write what of the paper's curves may be put beside a study, and what may not."""
     return (
         "Published curves are of CAT3D at the size of Stable Diffusion 2.1, trained on RealEstate10K and CO3D for up "
         f"to 400 000 steps; here {run.settings.get('steps', run.step)} steps of the model and scenes named below. "

@@ -59,7 +59,7 @@ PANELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEntry:
-    """Hold a training run's line in the index, as finished text; ``link`` is relative to the index."""
+    """A training run's line in the index, as finished text; ``link`` is relative to the index."""
 
     link: str
     name: str
@@ -165,7 +165,7 @@ def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
 
 
 def _probed(run: TrainingRun) -> pd.Series | None:
-    """Give the last probe of the layer that stands out."""
+    """Return the last probe of the layer that stands out."""
     layers = training.shown_layers(run)
     if run.emergence is None or not layers:
         return None

@@ -75,17 +75,17 @@ class TrainingRun:
 
     @property
     def step(self) -> int:
-        """Give the last logged or evaluated step; 0 where there is none."""
+        """Return the last logged or evaluated step; 0 where there is none."""
         return int(max([0, *self.metrics["step"], *self.evaluation["step"]]))
 
     @property
     def trains_layers(self) -> bool:
-        """Tell whether anything was asked of a layer."""
+        """Return whether anything was asked of a layer."""
         return str(self.settings.get("layer", "none")) != "none"
 
     @cached_property
     def supervised(self) -> tuple[int, ...]:
-        """Give the indexes of the layers that something was asked of, as far as the files tell."""
+        """Return the indexes of the layers that something was asked of, as far as the files tell."""
         if not self.trains_layers:
             return ()
         columns = [split_layer(str(name)) for name in self.evaluation.columns]
@@ -107,7 +107,7 @@ def _plain(value: Any) -> str:
 
 
 def is_training(folder: Path) -> bool:
-    """Tell whether a folder holds a training run: its settings, and a log of its steps or of its evaluations.
+    """Return whether a folder holds a training run: its settings, and a log of its steps or of its evaluations.
 
     Args:
         folder: Any folder.
@@ -191,7 +191,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
 
 
 def last_row(run: TrainingRun, column: str) -> pd.Series | None:
-    """Give the last evaluation that has a value of a column; None where none has.
+    """Return the last evaluation that has a value of a column; None where none has.
 
     Args:
         run: The training run.
@@ -207,7 +207,7 @@ def measured(run: TrainingRun) -> list[str]:
 
 
 def losses(run: TrainingRun) -> pd.DataFrame:
-    """Give what is minimised over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
+    """Return what is minimised over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
     parts = [*_logged(run, LOSS, LOSS), _line(run.evaluation, LOSS, LOSS, training_figures.VALIDATION)]
     parts += [_line(run.evaluation, HIGH_NOISE, HIGH_NOISE, training_figures.VALIDATION)]
     if run.trains_layers:
@@ -216,12 +216,12 @@ def losses(run: TrainingRun) -> pd.DataFrame:
 
 
 def cost(run: TrainingRun) -> pd.DataFrame:
-    """Give the gradient's norm and the seconds of each logged step: columns panel, who, step, value."""
+    """Return the gradient's norm and the seconds of each logged step: columns panel, who, step, value."""
     return _join([part for column in ("gradient_norm", "seconds") for part in _logged(run, column, column)])
 
 
 def quality(run: TrainingRun) -> pd.DataFrame:
-    """Give image quality over iterations beside what needs no model: columns panel (the measure), who, step, value."""
+    """Return image quality over iterations beside what needs no model: columns panel (the measure), who, step, value."""
     each = [(name, method) for name in measured(run) for method in METHODS]
     return _join(
         [_line(run.evaluation, trivial_column(method, name), name, METHOD_LABELS[method]) for name, method in each]
@@ -229,7 +229,7 @@ def quality(run: TrainingRun) -> pd.DataFrame:
 
 
 def readouts(run: TrainingRun) -> pd.DataFrame:
-    """Give both precisions of each supervised layer over iterations: columns panel (its index), who, step, value."""
+    """Return both precisions of each supervised layer over iterations: columns panel (its index), who, step, value."""
     both = {training_figures.READOUT: READOUT, training_figures.ATTENTION: ATTENTION}
     each = [(n, who, metric) for n in run.supervised for who, metric in both.items()]
     return _join([_line(run.evaluation, layer_column(metric, n), str(n), who) for n, who, metric in each])
@@ -270,7 +270,7 @@ def shown_layers(run: TrainingRun) -> list[int]:
 
 
 def tradeoff(run: TrainingRun) -> pd.DataFrame:
-    """Give precision and PSNR of each checkpoint that has both: columns who ("layer 10"), step, precision, quality.
+    """Return precision and PSNR of each checkpoint that has both: columns who ("layer 10"), step, precision, quality.
 
     Precision is that of the probes; without any, that of the attention at the supervised layers.
     """

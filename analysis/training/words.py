@@ -63,7 +63,7 @@ def model_words(run: TrainingRun) -> str:
 
 
 def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[int]) -> str:
-    """Say how to read the curves of precision over iterations."""
+    """Write how to read the curves of precision over iterations."""
     who = "the supervised" if set(layers) & set(run.supervised) else "the best at the last probe,"
     scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else []
     probed = f"Always probed on the scenes \u201c{', '.join(scenes)}\u201d. " if scenes else ""
@@ -76,7 +76,7 @@ def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[in
 
 
 def source(run: TrainingRun) -> str:
-    """Say on what the run's own evaluations rest, as it stands under their figures."""
+    """Write on what the run's own evaluations rest, as it stands under their figures."""
     if run.worst is not None:
         views = run.worst[training.VIEW_COLUMNS].sort_values(training.VIEW_COLUMNS[:3])
         return (
@@ -94,7 +94,7 @@ def source(run: TrainingRun) -> str:
 
 
 def probe_source(table: pd.DataFrame) -> str:
-    """Say on what a curve of precision over iterations rests, as it stands under its figure."""
+    """Write on what a curve of precision over iterations rests, as it stands under its figure."""
     scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else [MISSING]
     if "pair_list" in table and table["pair_list"].notna().any():
         known = table[table["pair_list"].notna()]
@@ -127,7 +127,7 @@ def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:
 
 
 def supervision(run: TrainingRun) -> str:
-    """Say in a few words what was asked of which layers, as the index shows it."""
+    """Write in a few words what was asked of which layers, as the index shows it."""
     if not run.trains_layers:
         return "none"
     control = run.settings.get("control", "none")
@@ -137,7 +137,7 @@ def supervision(run: TrainingRun) -> str:
 
 
 def progress(run: TrainingRun) -> str:
-    """Say how far the training went: "4 000 iterations", "1 500 of 4 000 iterations"."""
+    """Write how far the training went: "4 000 iterations", "1 500 of 4 000 iterations"."""
     asked = run.settings.get("steps")
     short = isinstance(asked, int) and run.step < asked
     return f"{number(run.step)} of {plural(int(asked or 0), 'iteration')}" if short else plural(run.step, "iteration")
@@ -147,7 +147,7 @@ def progress(run: TrainingRun) -> str:
 
 
 def answer(run: TrainingRun) -> list[str]:
-    """Say what was trained, how far, and what it reached, in sentences; empty ones for what was not measured."""
+    """Write what was trained, how far, and what it reached, in sentences; empty ones for what was not measured."""
     return [
         _trained(run),
         _quality(run),
@@ -286,7 +286,7 @@ def _gap(run: TrainingRun) -> str:
 
 
 def readout_gaps(run: TrainingRun) -> dict[int, tuple[float, float]]:
-    """Give each supervised layer's last precision by the loss's readout and by its attention, where both are known."""
+    """Return each supervised layer's last precision by the loss's readout and by its attention, where both are known."""
     gaps = {}
     for layer in run.supervised:
         row = training.last_row(run, layer_column(READOUT, layer))
@@ -318,7 +318,7 @@ def _moved(first: pd.Series, last: pd.Series, column: str) -> str:
 
 
 def caveats(run: TrainingRun) -> list[str]:
-    """Say what the numbers do not show."""
+    """Write what the numbers do not show."""
     said = [f"This is one run with seed {run.settings.get('seed', MISSING)}: a difference to another run means little "
             "until both are repeated with more seeds."]  # fmt: skip
     said += [f"The last line of {name} was cut off and is left out." for name in run.torn]
