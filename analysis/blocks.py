@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 NOTEBOOK = "margin:1em 0;padding:1em;max-width:60em;background:#fefefd;color:#1d2127"
-"""Style of what stands in a notebook, where no page says its colours: those of the page in light."""
+"""Style of figures and tables in a notebook: the colours of the page's light theme."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,15 +27,18 @@ def published() -> pd.DataFrame:
 
 
 def note() -> str:
-    """Write where the published numbers come from, as the file's first line does."""
+    """Return where the published numbers come from, as the file's first line does."""
     return SOURCE.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def experiment(name: str) -> pd.DataFrame:
-    """Return one experiment's numbers: columns who, dataset, variant, x, metric, value (precisions as fractions), source.
+    """Return the published numbers of one experiment.
 
     Args:
         name: layer_profile, emergence, viewpoint, convergence, layer_ablation, architecture, rivals or retest-gld.
+
+    Returns:
+        Columns who, dataset, variant, x, metric, value (precisions as fractions), source.
     """
     rows = published()[published()["experiment"] == name]
     who = [WHO.get(key, " ".join(key)) for key in zip(rows["model"], rows["variant"], strict=True)]

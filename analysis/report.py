@@ -312,7 +312,7 @@ def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> 
 
 
 def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
-    """Name two runs by their folders, with the folders above where those alone do not tell them apart."""
+    """Return names of two runs: their folders, with as many parents as it takes to distinguish them."""
     parts = [run.resolve().parts for run in (first, second)]
     if parts[0] == parts[1]:
         raise RunError(f"build_comparison: {first} and {second} are one folder; name two runs")

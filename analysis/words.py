@@ -35,11 +35,11 @@ NOT_FLAGS = {"resume", "no_report", "report"}
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Write a number with so many significant digits; a dash where it is missing.
+    """Write a number with a given number of significant digits; a dash where it is missing.
 
     Args:
         value: A number or None.
-        digits: At most so many; whole numbers are written in full.
+        digits: Significant digits; whole numbers are written in full.
     """
     if value is None or not np.isfinite(value):
         return MISSING
@@ -145,7 +145,7 @@ def short_name(name: str) -> str:
 
 
 def metric_words(metric: str) -> str:
-    """Write when a match counts as right: "an error below 5 % of the image side".
+    """Return when a match counts as right: "an error below 5 % of the image side".
 
     Args:
         metric: Such as "precision@5%", "precision@1token", "precision@0.05m", "precision@5%scene".
@@ -155,7 +155,7 @@ def metric_words(metric: str) -> str:
 
 
 def direction_words(direction: str) -> str:
-    """Write which views ask and which answer: "points of target views looked up in reference views".
+    """Return the query and key views of a direction: "points of target views looked up in reference views".
 
     Args:
         direction: Such as "tgt-ref" (query first), or "all".

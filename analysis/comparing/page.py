@@ -72,22 +72,24 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tu
         "worse": f"{names[1]} is clearly worse at",
         "one scene only": "With one scene nothing can be told at",
     }.get(row["verdict"], "Nothing separates the two at")
-    said = [
+    sentences = [
         f"{clear} layer {layer}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
         f"{points(row['difference'])} points (95{NBSP}% interval {points(row['low'])} to {points(row['high'])}, over "
         f"{plural(int(row['scenes']), 'scene')}; right: {metric_words(a.metric)}).",
     ]
     for verdict in ("better", "worse"):
         layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
-        said += [f"With all layers taken together, clearly {verdict} at layer {listing(layers)}."] if layers else []
+        sentences += (
+            [f"With all layers taken together, clearly {verdict} at layer {listing(layers)}."] if layers else []
+        )
     if not own["joint"].isin(["better", "worse"]).any():
-        said.append("With all layers taken together, no layer's change is clear.")
+        sentences.append("With all layers taken together, no layer's change is clear.")
     same = (
         f"Both choose layer {a.layer}."
         if a.layer == b.layer
         else f"The chosen layer moves from {a.layer} to {b.layer}."
     )
-    return [*said, same]
+    return [*sentences, same]
 
 
 def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str]) -> list[tuple[str, str, str]]:
@@ -103,17 +105,17 @@ def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str])
 
 def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
     scenes = int(table["scenes"].max())
-    said = [
+    sentences = [
         f"{len(table)} comparisons at 95{NBSP}% each: about {max(1, round(len(table) / 20))} would seem clear by luck "
         "alone. The joint intervals allow for the layers of one metric, not for the number of metrics."
     ]
     if scenes < 10:
-        said.append(
+        sentences.append(
             f"With {plural(scenes, 'scene')} the intervals are themselves uncertain, and too narrow rather "
             "than too wide."
         )
     return [
-        *said,
+        *sentences,
         "One run each: what another seed of training, or other noise, would have given is not in the intervals.",
         f"The layer that is named first was chosen by {run.name}, on these same scenes.",
     ]
@@ -184,7 +186,7 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
     labels = {int(layer): f"layer {layer}" for layer in sorted(table["layer"].unique())}
     shown = table.rename(columns={"metric": "panel", "difference": "value"}).assign(who=table["layer"].map(labels))
     order = [run.metric, *(name for name in dict.fromkeys(table["metric"]) if name != run.metric)]
-    told = "; ".join(
+    phrases = "; ".join(
         f"layer {row.layer}: {_change(row.metric, row.difference)}, {row.verdict}"
         for row in table[table["metric"] == run.metric].itertuples()
     )
@@ -193,7 +195,7 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
         titles={str(m): str(m).replace("_", " ") for m in order},
         order=list(labels.values()),
         name="changes",
-        alt=f"Change of every metric per layer. {run.metric}: {told}",
+        alt=f"Change of every metric per layer. {run.metric}: {phrases}",
         percent=[str(name) for name in order if describe(str(name)).share],
     )
     caption = (

@@ -186,7 +186,7 @@ def check_trainings(a: TrainingRun, b: TrainingRun) -> None:
     """Refuse two training runs that were not evaluated alike.
 
     Raises:
-        RunError: If settings of the evaluation differ, or the trivial answers do (then the scenes are others), or no
+        RunError: If settings of the evaluation differ, or the trivial baselines do (then the scenes are others), or no
             step was evaluated in both.
     """
     for name in EVALUATED_ALIKE:

@@ -65,17 +65,17 @@ def _training_answer(table: pd.DataFrame, probed: pd.DataFrame, names: tuple[str
     parts = [f"ahead of {names[0]} by {listing(ahead)}"] if ahead else []
     parts += [f"behind {names[0]} by {listing(behind)}"] if behind else []
     place = " and ".join(parts) or f"where {names[0]} is"
-    said = [
+    sentences = [
         f"At step {number(table['step'].max())} {names[1]} is {place}; with one run each, none of it is shown to be "
         "significant."
     ]
     clear = probed[probed["verdict"] != "not separable"]
-    told = [f"layer {row.layer} {points(row.difference)} points ({row.verdict})" for row in clear.itertuples()]
-    if told:
-        said.append(f"Precision whose intervals over scenes lie apart: {listing(told)}.")
+    phrases = [f"layer {row.layer} {points(row.difference)} points ({row.verdict})" for row in clear.itertuples()]
+    if phrases:
+        sentences.append(f"Precision whose intervals over scenes lie apart: {listing(phrases)}.")
     elif len(probed):
-        said.append("No layer's precision differs by more than its intervals over scenes.")
-    return said
+        sentences.append("No layer's precision differs by more than its intervals over scenes.")
+    return sentences
 
 
 def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tuple[str, str]) -> Section:
@@ -86,10 +86,10 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     ]
     curves = pd.concat(lines, ignore_index=True).dropna().assign(low=np.nan, high=np.nan)
     titles = {str(metric): panel_title(str(metric)) for metric in table["metric"]}
-    told = "; ".join(
+    phrases = "; ".join(
         f"{title(r.metric)}: {value_text(r.metric, r.a)} and {value_text(r.metric, r.b)}" for r in table.itertuples()
     )
-    svg = figures.curves(curves, titles=titles, styles=figures.looks(names), name="evaluations", alt=told)
+    svg = figures.curves(curves, titles=titles, styles=figures.looks(names), name="evaluations", alt=phrases)
     caption = (
         f"Both runs on the same held-out scenes, as far as each has come: {names[0]} has "
         f"{plural(len(a.evaluation), 'evaluation')}, "

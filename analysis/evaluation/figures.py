@@ -24,7 +24,7 @@ SHIFTS = dict(zip(MARKS, (-0.2, 0.0, 0.2, 0.0), strict=True))
 def beside_trivial(
     table: pd.DataFrame, *, titles: Mapping[str, str], places: Mapping[str, str], xlabel: str, name: str, alt: str
 ) -> str:
-    """Draw a panel per measure: the model and what needs no model side by side, each with its interval.
+    """Draw a panel per measure: the model and trivial baselines side by side, each with its interval.
 
     Args:
         table: Columns panel, who (a key of ``MARKS``), x, value, low, high.

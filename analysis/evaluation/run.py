@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Hold what a folder of python -m train.evaluate holds.
+    """The content of a folder of python -m train.evaluate.
 
     Attributes:
         name: The folder's name.
@@ -68,7 +68,7 @@ class Evaluation:
 
     @cached_property
     def scenes(self) -> int:
-        """Count the scenes."""
+        """Return the number of scenes."""
         return int(self.images["scene"].nunique())
 
     @cached_property
@@ -78,7 +78,7 @@ class Evaluation:
 
     @cached_property
     def view_list(self) -> str:
-        """Name the list of views by its digest: equal lists were measured on equal views."""
+        """Return the digest of the list of views: equal lists were measured on equal views."""
         return digest(self.views)
 
     @cached_property
@@ -172,10 +172,10 @@ def set_distances(run: Evaluation) -> pd.DataFrame:
 
 
 def differences(run: Evaluation) -> pd.DataFrame:
-    """Return by how much the model differs from each trivial answer on the same views.
+    """Return by how much the model differs from each trivial baseline on the same views.
 
     Returns:
-        Columns n_ref, method (the trivial answer), metric, value, low, high (95 % by bootstrap over scenes), scenes,
+        Columns n_ref, method (the trivial baseline), metric, value, low, high (95 % by bootstrap over scenes), scenes,
         count.
     """
     wide = run.images.pivot_table(index=[*VIEW, "metric"], columns="method", values="value", sort=False).reset_index()

@@ -1,4 +1,4 @@
-"""An evaluation's words: what was generated, how good it is, and whether it beats what needs no model. Pure."""
+"""An evaluation's words: what was generated, how good it is, and whether it beats trivial baselines. Pure."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ SHORT = {MODEL: "", COPY: "copy", MEAN_COLOUR: "mean colour", TRUTH: "true views
 
 
 def model_name(run: Evaluation) -> str:
-    """Name the model."""
+    """Return the model's name."""
     return str(run.settings.get("model", "an unnamed model"))
 
 
 def scenes_name(run: Evaluation) -> str:
-    """Name the scenes, as the command did."""
+    """Return the scenes, as named on the command line."""
     return str(run.settings.get("scenes", "unnamed scenes"))
 
 
@@ -29,12 +29,12 @@ def reference_words(n_ref: int) -> str:
 
 
 def counts(run: Evaluation) -> str:
-    """Count what was generated: "12 target views in 4 scenes"."""
+    """Return how much was generated: "12 target views in 4 scenes"."""
     return f"{plural(len(run.views), 'target view')} in {plural(run.scenes, 'scene')}"
 
 
 def source(run: Evaluation) -> str:
-    """Write on which views the numbers rest, as it stands under the figures."""
+    """Return which views the numbers are based on, for the line under the figures."""
     return (
         f"View list {run.view_list} ({counts(run)}), scenes {scenes_name(run)}, seed "
         f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. "
@@ -60,7 +60,7 @@ def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | 
 
 
 def fact(run: Evaluation, n_ref: int, name: str) -> tuple[str, str]:
-    """Write a mean, and beside it what needs no model."""
+    """Return a mean and the values of the trivial baselines, as text."""
     row = overall(run, n_ref, name, MODEL)
     beside = {SHORT[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, TRUTH)}
     note = ", ".join(f"{who} {amount(name, one['value'])}" for who, one in beside.items() if one is not None)
@@ -68,7 +68,7 @@ def fact(run: Evaluation, n_ref: int, name: str) -> tuple[str, str]:
 
 
 def with_trivial(run: Evaluation, n_ref: int, name: str) -> str:
-    """Write a mean with what needs no model, short: "15.0 (11.7 / 12.3)"."""
+    """Write a mean with trivial baselines, short: "15.0 (11.7 / 12.3)"."""
     digits = METRICS[name].digits
     rows = [overall(run, n_ref, name, method) for method in (MODEL, *TRIVIAL)]
     own, *trivial = [MISSING if row is None else f"{row['value']:.{digits}f}" for row in rows]
@@ -76,17 +76,17 @@ def with_trivial(run: Evaluation, n_ref: int, name: str) -> str:
 
 
 def spoken(run: Evaluation, n_ref: int) -> str:
-    """Say the means over all rotations, for who cannot see the figure."""
-    told = [f"{METRICS[name].title} {value} ({note})" for name in run.measured
+    """Return the means over all rotations, as the figure's alternative text."""
+    texts = [f"{METRICS[name].title} {value} ({note})" for name in run.measured
             for value, note in [fact(run, n_ref, name)]]  # fmt: skip
-    return f"{reference_words(n_ref)}: {'; '.join(told)}."
+    return f"{reference_words(n_ref)}: {'; '.join(texts)}."
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 
 def answer(run: Evaluation) -> list[str]:
-    """Write what was generated and whether it beats what needs no model, in sentences."""
+    """Return in sentences what was generated and whether it beats trivial baselines."""
     table = evaluation.differences(run)
     each = [sentence for n_ref in run.references for sentence in _one(run, table, n_ref)]
     return [_generated(run), *each]
@@ -108,8 +108,8 @@ def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
     here, first = table[table["n_ref"] == n_ref], run.measured[0]
     row = overall(run, n_ref, first, MODEL)
     value = MISSING if row is None else f"{amount(first, row['value'])}{_range(first, row)}"
-    told = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
-    sentence = f"With {reference_words(n_ref)} their {METRICS[first].title} is {value}: {' and '.join(told)}."
+    texts = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
+    sentence = f"With {reference_words(n_ref)} their {METRICS[first].title} is {value}: {' and '.join(texts)}."
     return [sentence + _others(here[here["metric"] != first])]
 
 
@@ -130,7 +130,7 @@ def _against(run: Evaluation, n_ref: int, row: dict[Any, Any]) -> str:
 
 
 def verdict(row: Any) -> str:
-    """Return whether the model is better than a trivial answer; clear where the interval does not touch zero.
+    """Return whether the model is better than a trivial baseline; clear where the interval does not touch zero.
 
     Args:
         row: Of :func:`analysis.evaluation.run.differences`.
@@ -143,23 +143,25 @@ def verdict(row: Any) -> str:
 
 
 def _others(rows: pd.DataFrame) -> str:
-    """Write of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
-    told = ""
+    """Return what the model beats by each other metric: " SSIM: clearly worse than the copy..."."""
+    texts = ""
     for name in [name for name in IMAGE_METRICS if name in set(rows["metric"])]:
         found: dict[str, list[str]] = {}
         for row in rows[rows["metric"] == name].to_dict("records"):
             found.setdefault(verdict(row), []).append(f"the {SHORT[row['method']]}")
         title = METRICS[name].title
-        told += f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
-    return told
+        texts += (
+            f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
+        )
+    return texts
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------
 
 
 def caveats(run: Evaluation) -> list[str]:
-    """Write what the numbers do not show."""
-    said = [
+    """Return the limits of the numbers, in sentences."""
+    sentences = [
         f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or "
         "more sampling steps are other numbers.",
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
@@ -168,4 +170,4 @@ def caveats(run: Evaluation) -> list[str]:
         "surface looks alike from both sides.",
     ]  # fmt: skip
     absent = run.summary[run.summary["value"].isna() & (run.summary["note"] != "")]
-    return said + [f"Not measured: {note}." for note in dict.fromkeys(absent["note"].astype(str))]
+    return sentences + [f"Not measured: {note}." for note in dict.fromkeys(absent["note"].astype(str))]

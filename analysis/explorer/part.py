@@ -20,7 +20,7 @@ PROTOCOLS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Hold what the explorer's section shows.
+    """The content of the explorer's section.
 
     Attributes:
         payload: What its script reads.

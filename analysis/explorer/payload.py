@@ -20,7 +20,7 @@ LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Write what the explorer shows first, and the still picture always.
+    """What the explorer shows first, and the still picture always.
 
     Attributes:
         scene: Position among the scenes.
@@ -164,7 +164,7 @@ def _model(model: Explored) -> dict[str, Any]:
 def dropped_words(
     models: Sequence[Explored], scenes: Sequence[str], chosen: Sequence[Block], dropped: Sequence[Block]
 ) -> str:
-    """Write what a page leaves out to stay small; nothing where nothing is.
+    """Return what a page leaves out to stay small, as a sentence; empty where nothing is left out.
 
     Args:
         models: The page's own first.

@@ -50,7 +50,7 @@ SHOWN_SCENES = 2
 
 
 def effects(run: ProbeRun) -> pd.DataFrame:
-    """Return what editing each layer, all heads together, changes, averaged over timesteps.
+    """Return the effects of editing each layer, all heads together, averaged over timesteps.
 
     Returns:
         Columns measure, intervention, layer, value, low, high (95 % by bootstrap over scenes), scenes, count: target
@@ -60,7 +60,7 @@ def effects(run: ProbeRun) -> pd.DataFrame:
 
 
 def effects_by_head(run: ProbeRun) -> pd.DataFrame:
-    """Return what editing single heads changes: the columns of :func:`effects` and head; empty if none was edited."""
+    """Return the effects of editing single heads: the columns of :func:`effects` and head; empty if none was edited."""
     rows = run.scores[(run.scores["protocol"] == INTERVENTIONS) & (run.scores["head"] != ALL_HEADS)]
     return _named(summarise(rows, ["metric", "layer", "head"]))[[*COLUMNS[:3], "head", *COLUMNS[3:]]]
 
@@ -116,11 +116,11 @@ def change(row: Any, measure: str) -> str:
 
 
 def verdict(run: ProbeRun, intervention: str) -> str:
-    """Write which layers hurt less, more or about as much as the selected one when broken, by the prediction's error.
+    """Return which layers raise the prediction's error less, more or as much as the selected one when they are edited.
 
     Args:
         run: The probe run.
-        intervention: By which they are broken.
+        intervention: By which they are edited.
     """
     table = beside_selected(run)
     rows = table[(table["measure"] == EFFECT) & (table["intervention"] == intervention)]
@@ -137,7 +137,7 @@ def _named_layers(layers: list[int], word: str, others: int) -> str:
 
 
 def words(run: ProbeRun) -> tuple[str, ...]:
-    """Write how correspondence, effect and cost are weighed, and what they decided."""
+    """Return how correspondence, effect and cost are weighed, and what they decided."""
     return str(run.selection.get("rule", "")), str(run.selection.get("weighing", ""))
 
 
@@ -146,7 +146,7 @@ def words(run: ProbeRun) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """Hold sampled views of one scene under one intervention."""
+    """Sampled views of one scene under one intervention."""
 
     title: str
     panels: tuple[Panel, ...]

@@ -1,4 +1,4 @@
-"""What a run's numbers do not show, in plain words and as far as the tables tell."""
+"""The limits of a run's numbers, in sentences and as far as the tables tell."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ LOW_CEILING = 0.5
 
 
 def caveats(run: ProbeRun) -> list[str]:
-    """Write in plain words what the numbers do not show, as far as the tables tell."""
+    """Return the limits of the numbers in sentences, as far as the tables tell."""
     found = [
         *_other_truth(run), *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run),
         *_at_chance(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
@@ -124,7 +124,7 @@ def _order_changes(run: ProbeRun) -> list[str]:
 
 
 def _rivals_close(run: ProbeRun) -> list[str]:
-    """Name what scores about as high as the selected layer: on its own grid, or else on the common one."""
+    """Return what scores about as high as the selected layer: on its own grid, or else on the common one."""
     if best_row(run)["precision_low"] <= best_row(run)["chance"]:
         return []  # said already: nothing is beaten
     native, common = (part[part["layer"] == run.layer] for part in (profile(run), profile(run, common=True)))

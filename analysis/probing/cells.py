@@ -99,7 +99,7 @@ def _effect(row: dict[Any, Any]) -> str:
 
 
 def counted(value: Any, count: Any) -> str:
-    """Write a fraction in percent; where it is missing, a dash with the count of what stands behind it.
+    """Write a fraction in percent; where it is missing, a dash with the count of its matches.
 
     Args:
         value: A fraction, or NaN.
@@ -278,7 +278,7 @@ def _missing(run: ProbeRun) -> Table:
 
 
 def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Write how it was measured: terms and their descriptions.
+    """Return how it was measured: terms and their descriptions.
 
     Args:
         run: The probe run.
@@ -306,7 +306,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
 
 
 def model_words(card: dict[str, Any] | None) -> str:
-    """Write what is known of a model: its licence and origin, then what its loader chose.
+    """Return what is known of a model: its licence and origin, then what its loader chose.
 
     Args:
         card: Of ``model.json``; None where a run has none.
@@ -319,7 +319,7 @@ def model_words(card: dict[str, Any] | None) -> str:
 
 
 def source(run: ProbeRun) -> str:
-    """Write by what protocol and on which pairs the run was measured, as it stands under its figures.
+    """Return protocol and pair list of the run, for the line under its figures.
 
     Args:
         run: The probe run.

@@ -45,12 +45,12 @@ def _beside(
     alt = f"Two frames. {titles[0]}: {_spoken(published)}. {titles[1]}: {_spoken(ours)}"
     svg = figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
     both = pd.concat([published.assign(whose="paper"), ours.assign(whose=run.name)], ignore_index=True)
-    said = (
+    sentences = (
         f"{caption} Left, the published numbers, without intervals or counts; right, this run; each on a scale of its "
         "own."
     )
     basis = f"Right: {basis or source(run)}"
-    return chart(f"paper-{name}", svg, said, source=basis, table=both, file=f"paper_{name}.csv")
+    return chart(f"paper-{name}", svg, sentences, source=basis, table=both, file=f"paper_{name}.csv")
 
 
 def _spoken(table: pd.DataFrame) -> str:

@@ -174,7 +174,7 @@ def best_possible(rows: pd.DataFrame, grid: str) -> pd.DataFrame:
 
 
 def image_key(scene: int, view: int) -> str:
-    """Name an embedded image within the page."""
+    """Return the identifier of an embedded image within the page."""
     return f"image-{scene}-{view}"
 
 

@@ -1,4 +1,4 @@
-"""Precision by rotation between the two cameras: bins, what stands in each, and the verdict on the same position."""
+"""Precision by rotation between the two cameras: bins, their counts, and the comparison with the same position."""
 
 import math
 
@@ -88,7 +88,7 @@ def _verdict(difference: float, low: float, high: float) -> str:
 
 
 def pair_counts(run: ProbeRun) -> pd.DataFrame:
-    """Count per rotation bin what the headline rests on.
+    """Return the counts per rotation bin that the headline is based on.
 
     Returns:
         Columns rotation_bin, listed (pairs of the frozen list), scenes (that have one), measured (ordered view pairs of

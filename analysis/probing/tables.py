@@ -55,7 +55,7 @@ SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRun:
-    """Hold what a probe run folder holds.
+    """The content of a probe run folder.
 
     Attributes:
         name: The folder's name.
@@ -240,12 +240,12 @@ def layer_grids(run: ProbeRun) -> dict[int, str]:
 
 
 def rivals(run: ProbeRun) -> list[str]:
-    """Name the nulls and baselines of the run: all that is neither the probed model nor a reference, in file order."""
+    """Return the nulls and baselines of the run, in file order: all but the probed model and the references."""
     return [str(name) for name in run.headline["model"].unique() if name != run.model and name not in REFERENCES]
 
 
 def profile(run: ProbeRun, *, common: bool = False) -> pd.DataFrame:
-    """Return what figure and reader compare layer by layer: the model, its nulls, the baselines and the references.
+    """Return precision layer by layer: of the model, its nulls, the baselines and the references.
 
     Args:
         run: The probe run.
@@ -288,7 +288,9 @@ def shown(run: ProbeRun) -> list[str]:
 
 
 def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the rows of the shown layers and of what stands on the selected layer's grid, named in a column who.
+    """Return the rows of the shown layers, and of baselines and references on the selected layer's grid.
+
+    A column who names them.
 
     Args:
         run: The probe run.
@@ -370,7 +372,7 @@ def coverage(run: ProbeRun) -> pd.DataFrame:
 
 
 def missing(run: ProbeRun) -> pd.DataFrame:
-    """Count what could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
+    """Return how much could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
     lost = run.scores["value"].isna() | (run.scores["count"] == 0)
     table = run.scores[["metric", "count"]].assign(missing=lost, rows=1).groupby("metric", observed=True).sum()
     table = table[["rows", "missing", "count"]].astype(int).rename(index=str).sort_index()

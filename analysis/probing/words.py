@@ -1,4 +1,4 @@
-"""A probe run's words: its layers for readers, and the answer in sentences. Pure."""
+"""A probe run in words: the names of its layers, and the answer in sentences. Pure."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def best_row(run: ProbeRun) -> pd.Series:
 
 
 def answer(run: ProbeRun) -> list[str]:
-    """Write what the run found, in sentences: the layer, its share of the ceiling, what stands beside it."""
+    """Return the result in sentences: the layer, its share of the ceiling, the references on the same points."""
     row = best_row(run)
     return [
         f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) {_place(run)}: "
@@ -64,14 +64,14 @@ def answer(run: ProbeRun) -> list[str]:
 
 
 def _place(run: ProbeRun) -> str:
-    """Write what distinguishes the selected layer: the best by correspondence, or chosen among equals."""
+    """Return how the layer was selected: the best by correspondence, or chosen among ties."""
     leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
     weak = best_row(run)["precision_low"] <= best_row(run)["chance"]
     return "finds the corresponding point best" if leads or weak or not run.selection.get("rule") else "was chosen"
 
 
 def _weighed(run: ProbeRun) -> str:
-    """Write what causal effect and cost decided, where an effect was measured."""
+    """Return what causal effect and cost decided, where an effect was measured."""
     known = "causal_effect" in run.layers and bool(run.layers["causal_effect"].notna().any())
     return str(run.selection.get("weighing", "")) if known else ""
 
@@ -104,7 +104,7 @@ def _ties(run: ProbeRun) -> str:
 
 
 def verdict_texts(run: ProbeRun) -> list[tuple[str, str, str]]:
-    """Write per rotation bin whether the selected layer beats the same position: the bin, the verdict, the numbers."""
+    """Return per rotation bin whether the selected layer beats the same position: the bin, the verdict, the numbers."""
     return [(bin_words(row.rotation_bin), row.verdict, _verdict_numbers(row)) for row in verdicts(run).itertuples()]
 
 

@@ -19,14 +19,14 @@ def study_chart(run: StudyRun, name: str, svg: str, caption: str, table: pd.Data
 
 
 def bands(run: StudyRun) -> str:
-    """Write what the bands of a study's curves are."""
+    """Return what the bands of a study's curves are."""
     if max(run.seeds.values()) < LEAST_SEEDS:
         return f"no bands, since no variant has {LEAST_SEEDS} seeds yet."
     return f"bands: 95{NBSP}% intervals over seeds (Student's t), where there are {LEAST_SEEDS} or more."
 
 
 def counts(run: StudyRun) -> str:
-    """Tell the seeds behind each variant."""
+    """Return the number of seeds of each variant, as a list in words."""
     return listing(f"{name} {count}" for name, count in run.seeds.items())
 
 
@@ -90,8 +90,8 @@ def readout_section(run: StudyRun) -> Section | None:
     panels = {str(name): str(name) for name in dict.fromkeys(table["panel"])}
     styles = figures.looks(["attention", "readout"])
     last = table[table["step"] == table["step"].max()]
-    told = "; ".join(f"{row.panel}, {row.who}: {value_text('readout', row.value)}" for row in last.itertuples())
-    svg = figures.curves(table, titles=panels, styles=styles, name="readout", percent=list(panels), alt=told)
+    phrases = "; ".join(f"{row.panel}, {row.who}: {value_text('readout', row.value)}" for row in last.itertuples())
+    svg = figures.curves(table, titles=panels, styles=styles, name="readout", percent=list(panels), alt=phrases)
     caption = (
         "On equal queries: how often the loss's own readout of the supervised layer (after its mixing of the heads) "
         "points at the corresponding point, and how often the attention that the model uses does. Where the readout "
@@ -152,8 +152,8 @@ def cost_section(run: StudyRun) -> Section | None:
     means = table.groupby("who")["value"].mean()
     base = means.get(PLAIN)
     order = [name for name in run.names if name in means]
-    told = "; ".join(f"{name}: {means[name]:.2f} s" for name in order)
-    svg = figures.dots(table, order=order, xlabel="seconds per step (median of a run)", name="cost", alt=told)
+    phrases = "; ".join(f"{name}: {means[name]:.2f} s" for name in order)
+    svg = figures.dots(table, order=order, xlabel="seconds per step (median of a run)", name="cost", alt=phrases)
     caption = (
         "Strokes: the median step of each run; points: their mean. Runs that shared the machine with others took "
         "longer, so read small differences as noise. Memory is not recorded by the trainer."

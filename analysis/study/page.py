@@ -72,7 +72,7 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
     """
     table = tables.differences(run) if PLAIN in run.names else pd.DataFrame(columns=["variant"])
     first = next((name for name in run.names if name != PLAIN), None)
-    told = [
+    phrases = [
         f"{title(row.metric)} {difference_text(row.metric, row.value)}, {row.verdict}"
         for row in table[(table["variant"] == first)].itertuples()
         if row.metric in (PSNR, HIGH_NOISE) or is_share(row.metric)
@@ -83,7 +83,7 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
         variants=listing(run.names),
         seeds="–".join(dict.fromkeys([str(min(run.seeds.values())), str(max(run.seeds.values()))])),
         steps=number(run.step),
-        verdict=f"{first}: {'; '.join(told)}" if told else MISSING,
+        verdict=f"{first}: {'; '.join(phrases)}" if phrases else MISSING,
     )
 
 
@@ -128,15 +128,18 @@ def _curves(run: StudyRun, name: str, table: pd.DataFrame, metrics: Sequence[str
     what = (
         "How often the attention of each layer finds the corresponding point, probed on scenes that no run trains on. "
         if share
-        else "Each measure on held-out scenes over the steps of training. Lines across need no model: a copy of the "
-        "nearest reference view, and that view's mean colour; a variant on their worse side has not used its cameras. "
+        else "Each measure on held-out scenes over the steps of training. Lines across are trivial baselines: a copy "
+        "of the nearest reference view, and that view's mean colour; a variant on their worse side has not used its "
+        "cameras. "
     )
     last = shown[shown["step"] == run.step]
-    told = "; ".join(f"{title(row.panel)}, {row.who}: {value_text(row.panel, row.value)}" for row in last.itertuples())
+    phrases = "; ".join(
+        f"{title(row.panel)}, {row.who}: {value_text(row.panel, row.value)}" for row in last.itertuples()
+    )
     svg = figures.curves(
         shown, titles={metric: panel_title(metric) for metric in metrics}, styles=styles, name=name,
         percent=metrics if share else (), strong=run.names[:2],
-        alt=f"Curves over steps. At the end: {told}",
+        alt=f"Curves over steps. At the end: {phrases}",
     )  # fmt: skip
     caption = f"{what}Means over seeds, {listing(run.names[:2])} thick; {bands(run)} Seeds: {counts(run)}."
     return study_chart(run, name, svg, caption, shown)
@@ -168,7 +171,7 @@ def _final(run: StudyRun) -> Table:
         rows.append((who, str(run.seeds.get(who, "")), *texts))
     return Table(
         caption=f"The values at step {number(run.step)}: means over seeds, ± half of the 95{NBSP}% interval from "
-        f"{LEAST_SEEDS} seeds on; below, what needs no model, on the same scenes.",
+        f"{LEAST_SEEDS} seeds on; below, trivial baselines, on the same scenes.",
         columns=("variant", "seeds", *(panel_title(metric) for metric in run.metrics)),
         rows=tuple(rows),
         wide=True,
@@ -246,16 +249,16 @@ def _reach(run: StudyRun) -> Section | None:
         return None
     rows = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
     shown = rows.assign(at_most=rows["note"] == BY_THE_FIRST).rename(columns={"variant": "who", "metric": "panel"})
-    told = "; ".join(f"{row.variant}, {title(row.metric)}: {words.reach_words(row)}" for row in table.itertuples())
+    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.reach_words(row)}" for row in table.itertuples())
     svg = figures.reach_dots(
-        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=told
+        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=phrases
     )
     caption = (
         "When each run reaches the last value of the plain run of its seed, over the plain run's steps, linear between "
         "evaluations. Black line: the plain run's end; dashed: half of its steps, as the paper claims. Plain itself "
         "stands in the first row: where its own curve is there early, the others gain little by being so. "
         "Strokes: seeds; triangles: reached by the first evaluation, so at most that; points: their mean, only "
-        f"where every seed reaches it; crosses: so many seeds never do. Seeds: {counts(run)}."
+        f"where every seed reaches it; crosses: the number of seeds that never do. Seeds: {counts(run)}."
     )
     return Section(
         name="reach",

@@ -44,7 +44,7 @@ EVALUATED = {*LOSSES, *(trivial_column(method, name) for method in METHODS for n
 NEVER, BY_THE_FIRST = "never", "by the first evaluation"
 NO_PLAIN, NO_GOAL = "no plain run of this seed", "the plain run has no final value"
 LEAST_SEEDS = 3
-"""Intervals need at least so many seeds."""
+"""Seeds that an interval needs at least."""
 OWN_SETTINGS = ("seed", "out")
 """Settings in which the runs of one variant differ."""
 

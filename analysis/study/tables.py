@@ -32,9 +32,14 @@ def _role(row: dict[Any, str], layer: str) -> str:
 
 
 def convergence(run: StudyRun, metrics: list[str]) -> pd.DataFrame:
-    """Return each metric over steps: columns panel (the metric), who (variant or trivial answer), step, value, low, high.
+    """Return each metric over steps, of every variant and trivial baseline.
 
-    Column count tells how many seeds stand behind a value; a trivial answer is the same for all of them.
+    Args:
+        run: The study.
+        metrics: Those to keep.
+
+    Returns:
+        Columns panel (the metric), who, step, value, low, high, count (of seeds; all share the trivial baselines).
     """
     named = {"mean": "value", "metric": "panel", "variant": "who"}
     own = run.summary[run.summary["metric"].isin(metrics)].rename(columns=named)

@@ -1,4 +1,4 @@
-"""A study's words: what was compared, what helped, how soon, and what the numbers do not show. Pure."""
+"""A study in words: what was compared, what helped, how soon, and the limits of the numbers. Pure."""
 
 from dataclasses import replace
 from typing import Any
@@ -64,7 +64,7 @@ def with_half(metric: str, row: Any) -> str:
 
 
 def source(run: StudyRun) -> str:
-    """Write on what a study's numbers rest, as it stands under its figures."""
+    """Return what a study's figures are based on: seeds, scenes, sampling steps."""
     scenes, steps = run.settings.get("evaluate_scenes", MISSING), run.settings.get("sampling_steps", MISSING)
     return (
         f"{_seed_words(run)}, evaluated on the same {scenes} held-out scenes ({steps} sampling steps); precision by "
@@ -83,7 +83,7 @@ def _seed_words(run: StudyRun) -> str:
 
 
 def answer(run: StudyRun) -> list[str]:
-    """Write what the study found, in sentences."""
+    """Return the result of the study, in sentences."""
     started = f"{plural(len(run.names), 'variant')} of the training, {_seed_words(run)}, {number(run.step)} steps each."
     if PLAIN not in run.names:
         return [started, "The plain run is not finished, so nothing can be compared with it yet."]
@@ -102,12 +102,12 @@ def answer(run: StudyRun) -> list[str]:
 
 
 def _sum_up(table: pd.DataFrame, variant: str) -> str:
-    """Write what separates a variant from plain: the verdict first, then the numbers that carry it."""
+    """Return how a variant differs from plain: the verdict first, then its numbers."""
     rows = list(table[table["variant"] == variant].itertuples())
     if all(row.verdict == "too few seeds" for row in rows):
-        told = listing(f"{title(row.metric)} {_difference(row)}" for row in rows)
+        phrases = listing(f"{title(row.metric)} {_difference(row)}" for row in rows)
         return (
-            f"{variant} against {PLAIN}, at the last step: {told}. With fewer than {LEAST_SEEDS} seeds none of "
+            f"{variant} against {PLAIN}, at the last step: {phrases}. With fewer than {LEAST_SEEDS} seeds none of "
             "this is separated from chance."
         )
     parts = []
@@ -141,12 +141,12 @@ def _soon(run: StudyRun, variant: str) -> str:
         return ""
     own = table[table["variant"] == PLAIN].set_index("metric")["ratio"]
     shown = [row for row in rows if row.metric in (PSNR, HIGH_NOISE)] or rows[:2]
-    told = "; ".join(f"{title(row.metric)} {reach_words(row)}{_itself(own.get(row.metric))}" for row in shown)
+    phrases = "; ".join(f"{title(row.metric)} {reach_words(row)}{_itself(own.get(row.metric))}" for row in shown)
     half = [title(row.metric) for row in rows if row.ratio <= CLAIM and row.reached == row.seeds]
     claim = f"In half the steps or less, as the paper claims: {listing(half)}." if half else (
         "By no metric in half the steps, as the paper claims of its own."
     )  # fmt: skip
-    return f"How soon {variant} is where {PLAIN} ends: {told}. {claim}"
+    return f"How soon {variant} is where {PLAIN} ends: {phrases}. {claim}"
 
 
 def _itself(ratio: Any) -> str:
@@ -154,7 +154,7 @@ def _itself(ratio: Any) -> str:
 
 
 def reach_words(row: Any) -> str:
-    """Write in plain words how soon a variant reaches the plain run's final value, and whether that is clear.
+    """Return in words how soon a variant reaches the plain run's final value, and whether that is clear.
 
     Args:
         row: Of :func:`analysis.study.run.reached`.
@@ -170,14 +170,14 @@ def _others(table: pd.DataFrame, variants: list[str]) -> str:
     for variant in variants:
         rows = table[table["variant"] == variant]
         counts = {verdict: int((rows["verdict"] == verdict).sum()) for verdict in ("better", "worse")}
-        told = [f"{verdict} by {count}" for verdict, count in counts.items() if count]
-        texts.append(f"{variant} {' and '.join(told) if told else 'separated by none'}")
+        phrases = [f"{verdict} by {count}" for verdict, count in counts.items() if count]
+        texts.append(f"{variant} {' and '.join(phrases) if phrases else 'separated by none'}")
     metrics = table["metric"].nunique()
     return f"The others against {PLAIN}, of {metrics} metrics: {'; '.join(texts)}." if texts else ""
 
 
 def _against_trivial(run: StudyRun) -> str:
-    """Write by which measures every variant is beaten by an answer that needs no model."""
+    """Return the metrics by which a trivial baseline beats every variant, as a sentence."""
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])["mean"]
     lost = []
     for metric in (name for name in run.metrics if name in IMAGE_METRICS):
@@ -190,29 +190,29 @@ def _against_trivial(run: StudyRun) -> str:
     if not lost:
         return ""
     return (
-        f"By {listing(lost)} no variant beats an answer that needs no model (a copy of the nearest reference, or its "
-        "mean colour): the models are too young for image quality to mean much, and differences are between beginners."
+        f"By {listing(lost)} no variant beats a trivial baseline (a copy of the nearest reference, or its "
+        "mean colour): the models have trained too little for image quality to mean much."
     )
 
 
 def caveats(run: StudyRun) -> list[str]:
-    """Write what the numbers do not show."""
+    """Return the limits of the numbers, in sentences."""
     few = [name for name in run.names if run.seeds[name] < LEAST_SEEDS]
-    said = [f"{listing(few)}: fewer than {LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
+    sentences = [f"{listing(few)}: fewer than {LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
     count = len(tables.differences(run)) if PLAIN in run.names else 0
-    said += [
-        f"{number(count)} differences are looked at; of so many about {max(1, round(count / 20))} would seem clear by "
-        "luck alone.",
+    sentences += [
+        f"{number(count)} differences are tested; about {max(1, round(count / 20))} of them would seem clear by chance "
+        "alone.",
         "Intervals are over seeds (Student's t): they hold for other weights, scenes and noise of training, on these "
         "held-out scenes.",
         "\u201cHow soon\u201d is read against one number, the plain run's last value, which is noisy; a ratio of a "
         "short training need not hold for a long one.",
     ]
-    return said if count else said[:-3] + said[-2:]
+    return sentences if count else sentences[:-3] + sentences[-2:]
 
 
 def paper_words(run: StudyRun) -> str:
-    """Write what of the paper's curves may be put beside a study, and what may not."""
+    """Return which of the paper's curves can be compared with a study, and which cannot."""
     return (
         "Published curves are of CAT3D at the size of Stable Diffusion 2.1, trained on RealEstate10K and CO3D for up "
         f"to 400 000 steps; here {run.settings.get('steps', run.step)} steps of the model and scenes named below. "

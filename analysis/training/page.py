@@ -184,7 +184,7 @@ def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
 
 
 def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
-    """Say the last value of each line, for who cannot see the figure."""
+    """Return the last value of each line, as the figure's alternative text."""
     lines = (
         table[(table["who"] != training_figures.LOGGED) & table["panel"].isin(titles)]
         .groupby(["panel", "who"], sort=False)
@@ -209,9 +209,9 @@ def _quality(run: TrainingRun) -> Section | None:
     if not training.measured(run):
         return None
     caption = (
-        "Blue: generated views of held-out scenes against the true ones. The lines across need no model: a copy of "
-        "the nearest reference view, and that view's mean colour. Where blue is not on the better side of both, the "
-        "model has not been shown to use its cameras. Match error: difference of colour to the references at true "
+        "Blue: generated views of held-out scenes against the true ones. The lines across are trivial baselines: a "
+        "copy of the nearest reference view, and that view's mean colour. Where blue is not on the better side of both, "
+        "the model has not been shown to use its cameras. Match error: difference of colour to the references at true "
         "matches."
     )
     titles = {name: METRICS[name].heading for name in IMAGE_METRICS}
@@ -224,7 +224,7 @@ def _against(run: TrainingRun) -> Table:
     rows = {name: training.last_row(run, name) for name in names}
     steps = sorted({int(row["step"]) for row in rows.values() if row is not None})
     return Table(
-        caption=f"The last values, at iteration {listing(map(number, steps))}, beside what needs no model, on the same "
+        caption=f"The last values, at iteration {listing(map(number, steps))}, beside trivial baselines, on the same "
         "scenes.",
         columns=("", *(METRICS[name].heading for name in names)),
         rows=tuple(
@@ -271,8 +271,8 @@ def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
         return ()
     caption = words.emergence_caption(run, table, layers)
     last = table[(table["step"] == table["step"].max()) & table["layer"].isin(layers)]
-    told = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
-    svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {told}")
+    phrases = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
+    svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {phrases}")
     return (chart("emergence", svg, caption, source=words.probe_source(table), table=table),)
 
 
@@ -326,8 +326,8 @@ def _tradeoff(run: TrainingRun) -> Section | None:
         "time, so this alone does not show that one causes the other."
     )
     ends = table.sort_values("step").groupby("who").tail(1)
-    told = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
-    svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
+    phrases = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
+    svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {phrases}")
     drawn = chart("tradeoff", svg, caption, source=words.source(run), table=table)
     return Section(name="tradeoff", title="Precision against quality", charts=(drawn,))
 

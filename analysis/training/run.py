@@ -41,13 +41,13 @@ WORST_COLUMNS = ("scene", "view", "rotation_deg", "n_ref", PSNR, trivial_column(
 VIEW_COLUMNS = ["scene", "view", "n_ref", "rotation_deg"]
 EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
 WINDOWS = 30
-"""The running mean of what is logged goes over one part in so many of the run."""
+"""The running mean of a logged value spans this fraction of the run: one in 30."""
 SHOWN_LAYERS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """Hold what a training run folder holds.
+    """The content of a training run folder.
 
     Attributes:
         name: The folder's name.
@@ -207,7 +207,7 @@ def measured(run: TrainingRun) -> list[str]:
 
 
 def losses(run: TrainingRun) -> pd.DataFrame:
-    """Return what is minimised over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
+    """Return the losses over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
     parts = [*_logged(run, LOSS, LOSS), _line(run.evaluation, LOSS, LOSS, training_figures.VALIDATION)]
     parts += [_line(run.evaluation, HIGH_NOISE, HIGH_NOISE, training_figures.VALIDATION)]
     if run.trains_layers:
@@ -221,7 +221,7 @@ def cost(run: TrainingRun) -> pd.DataFrame:
 
 
 def quality(run: TrainingRun) -> pd.DataFrame:
-    """Return image quality over iterations beside what needs no model: columns panel (the measure), who, step, value."""
+    """Return image quality beside trivial baselines: columns panel (the metric), who, step, value."""
     each = [(name, method) for name in measured(run) for method in METHODS]
     return _join(
         [_line(run.evaluation, trivial_column(method, name), name, METHOD_LABELS[method]) for name, method in each]

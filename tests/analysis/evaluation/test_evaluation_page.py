@@ -1,4 +1,4 @@
-"""Laws of the pages of evaluations: what they say is what the tables hold, beside what needs no model."""
+"""Laws of the pages of evaluations: what they say is what the tables hold, beside trivial baselines."""
 
 import base64
 import json
