@@ -210,9 +210,9 @@ def _quality(run: TrainingRun) -> Section | None:
         return None
     caption = (
         "Blue: generated views of held-out scenes against the true ones. The lines across are trivial baselines: a "
-        "copy of the nearest reference view, and that view's mean colour. Where blue is not on the better side of both, "
-        "the model has not been shown to use its cameras. Match error: difference of colour to the references at true "
-        "matches."
+        "copy of the nearest reference view, and that view's mean colour. Where blue is not on the better side of "
+        "both, the model has not been shown to use its cameras. Match error: difference of colour to the references at "
+        "true matches."
     )
     titles = {name: METRICS[name].heading for name in IMAGE_METRICS}
     charts = _step_charts(run, "quality", training.quality(run), titles, caption)

@@ -320,8 +320,8 @@ def _moved(first: pd.Series, last: pd.Series, column: str) -> str:
 def caveats(run: TrainingRun) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     sentences = [
-        f"This is one run with seed {run.settings.get('seed', MISSING)}: a difference to another run means little until "
-        "both are repeated with more seeds."
+        f"This is one run with seed {run.settings.get('seed', MISSING)}: a difference to another run means little "
+        "until both are repeated with more seeds."
     ]
     sentences += [f"The last line of {name} was cut off and is left out." for name in run.torn]
     asked = run.settings.get("steps")
