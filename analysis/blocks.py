@@ -8,12 +8,12 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 NOTEBOOK = "margin:1em 0;padding:1em;max-width:60em;background:#fefefd;color:#1d2127"
-"""Style of what stands in a notebook, where no page says its colours: those of the page in light."""
+"""Style of figures and tables in a notebook: the colours of the page's light theme."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Hold a table as finished text.
+    """A table as finished text.
 
     Attributes:
         caption: What it shows and how to read it.
@@ -41,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Hold a figure with all that a reader needs to trust and to repeat it.
+    """A figure with all that a reader needs to trust and to repeat it.
 
     Attributes:
         name: Tells it from the page's other figures.
@@ -67,7 +67,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Hold a section of a page; ``tables`` are by name, ``picture`` is a link that holds a PNG, if there is one."""
+    """A section of a page; ``tables`` are by name, ``picture`` is a link that holds a PNG, if there is one."""
 
     name: str
     title: str
@@ -79,7 +79,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class SectionPage:
-    """Hold all that a page of sections shows, such as that of a training run; what a run cannot fill is absent.
+    """All that a page of sections shows, such as that of a training run; what a run cannot fill is absent.
 
     Attributes:
         kind: What it is the page of.

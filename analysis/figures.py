@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from probe.records import CEILING, SAME_POSITION, UNIFORM
+from analysis.words import METHOD_LABELS
+from probe.records import CEILING, MODEL, SAME_POSITION, UNIFORM, describe, null_label
 
 # Every colour is a CSS variable of the page in disguise; its value here is what it falls back to, on white.
 INK, MUTED, RULE, PAPER = "#1d2127", "#626a75", "#dfe3e8", "#fefefd"
@@ -32,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 1, "axes.linewidth": 1, "xtick.major.size": 0, "ytick.major.size": 0, "lines.linewidth": 1.8,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
 }  # fmt: skip
-THIS_MODEL = "this model"
+THIS_MODEL = METHOD_LABELS[MODEL]
 NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 WIDTH = 920
 POINTS = 72  # an SVG unit of matplotlib; sizes below are in these units, which the page shows as pixels
@@ -81,6 +82,21 @@ def chart(name: str, alt: str, size: tuple[int, int], draw: Callable[[Figure], N
     return inline(buffer.getvalue(), alt)
 
 
+def png(size: tuple[int, int], draw: Callable[[Figure], None]) -> bytes:
+    """Draw one figure as a PNG file on white, the same bytes for the same data.
+
+    Args:
+        size: Width and height, as of :func:`chart`; the file has 1.67 times as many pixels.
+        draw: Fills the empty figure.
+    """
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({**STYLE, "savefig.facecolor": "white"}):
+        figure = Figure(figsize=(size[0] / POINTS, size[1] / POINTS), layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def inline(svg: str, alt: str) -> str:
     """Turn a matplotlib SVG file into an element that can stand beside others on one page.
 
@@ -115,7 +131,7 @@ def _rank(label: str) -> int:
 
 
 def top(values: Iterable[float]) -> float:
-    """Give an axis' upper end a little above the highest known value; 1 where there is none."""
+    """Return an axis' upper end a little above the highest known value; 1 where there is none."""
     known = [value for value in values if np.isfinite(value)]
     return 1.08 * max(known, default=1.0) or 1.0
 
@@ -156,7 +172,7 @@ def layer_profile(
         axes.axvspan(place[selected] - 0.46, place[selected] + 0.46, color=BLUE, alpha=0.09, linewidth=0)
         _references(axes, rows)
         for n, rival in enumerate(rivals):
-            _rival(axes, rows[rows["model"] == rival], rival.removeprefix(f"{model}: "), _shift(n), n)
+            _rival(axes, rows[rows["model"] == rival], null_label(rival), _shift(n), n)
         _probed(axes, rows[rows["model"] == model], selected)
         axes.set_xticks(list(place.values()), list(labels.values()), linespacing=1.35)
         axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, top([*rows["value"], *rows["high"]])), ylabel="precision")
@@ -364,7 +380,7 @@ def small_multiples(
             axes.scatter(part["x"], part["value"], c=colours, s=34, zorder=3)
             axes.set_xticks(list(place.values()), [str(layer) for layer in place])
             axes.set(title=title, ylim=(0, top([*here["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
-            if metric.startswith("mass"):
+            if describe(metric).share:
                 axes.yaxis.set_major_formatter(PERCENT)
 
     return chart("attention", alt, (WIDTH, 250 * ((len(titles) + 1) // 2)), draw)

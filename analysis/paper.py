@@ -27,15 +27,18 @@ def published() -> pd.DataFrame:
 
 
 def note() -> str:
-    """Say where the published numbers come from, as the file's first line does."""
+    """Return where the published numbers come from, as the file's first line does."""
     return SOURCE.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 def experiment(name: str) -> pd.DataFrame:
-    """Give one experiment's numbers: columns who, dataset, variant, x, metric, value (precisions as fractions), source.
+    """Return the published numbers of one experiment.
 
     Args:
         name: layer_profile, emergence, viewpoint, convergence, layer_ablation, architecture, rivals or retest-gld.
+
+    Returns:
+        Columns who, dataset, variant, x, metric, value (precisions as fractions), source.
     """
     rows = published()[published()["experiment"] == name]
     who = [WHO.get(key, " ".join(key)) for key in zip(rows["model"], rows["variant"], strict=True)]
@@ -45,7 +48,7 @@ def experiment(name: str) -> pd.DataFrame:
 
 
 def same_measure(scenes: str, metric: str) -> bool:
-    """Tell whether a probe measured what the paper's figures show: precision at 2 cm on NAVI.
+    """Return whether a probe measured what the paper's figures show: precision at 2 cm on NAVI.
 
     Args:
         scenes: The run's --scenes.
@@ -55,7 +58,7 @@ def same_measure(scenes: str, metric: str) -> bool:
 
 
 def measure_words(model: str, scenes: str, metric_words: str, same: bool) -> str:
-    """Say whether a probe's numbers and the paper's mean the same, and why not.
+    """Return whether a probe's numbers and the paper's mean the same, and why not.
 
     Args:
         model: The probed model.
@@ -74,41 +77,3 @@ def measure_words(model: str, scenes: str, metric_words: str, same: bool) -> str
         f"{model}. What may be compared is the shape: which layers lead, whether precision falls with rotation, "
         "whether it grows with training."
     )
-
-
-def first_at(steps: np.ndarray, values: np.ndarray, goal: float) -> float:
-    """Find where a rising published curve first reaches a goal, linear between its points; NaN if it never does.
-
-    Args:
-        steps: Rising.
-        values: Of the curve, more being better.
-        goal: The value to reach; a tie reaches it.
-    """
-    there = np.flatnonzero(values >= goal)
-    if not len(there):
-        return float("nan")
-    now = there[0]
-    if now == 0 or values[now] == goal:
-        return float(steps[now])
-    share = (goal - values[now - 1]) / (values[now] - values[now - 1])
-    return float(steps[now - 1] + share * (steps[now] - steps[now - 1]))
-
-
-def published_reach() -> pd.DataFrame:
-    """Tell when CAMEO's published curves reach the baseline's last published value.
-
-    Returns:
-        Columns dataset, metric, goal, step, steps (of the baseline), ratio; linear between published points.
-    """
-    rows = []
-    for (dataset, metric), part in experiment("convergence").groupby(["dataset", "metric"], sort=False):
-        sign = -1 if metric == "lpips" else 1
-        lines = {
-            name: line.assign(x=line["x"].astype(float)).sort_values("x") for name, line in part.groupby("variant")
-        }
-        plain, cameo = lines["baseline"], lines["cameo"]
-        goal, steps = float(plain["value"].iloc[-1]), float(plain["x"].iloc[-1])
-        step = first_at(cameo["x"].to_numpy(), sign * cameo["value"].to_numpy(), sign * goal)
-        if len(plain) > 1:
-            rows.append((dataset, metric, goal, step, steps, step / steps))
-    return pd.DataFrame(rows, columns=["dataset", "metric", "goal", "step", "steps", "ratio"])

@@ -5,8 +5,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,23 +19,21 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis import wording
 from analysis.blocks import SectionPage
 from analysis.comparing.page import probe_comparison
 from analysis.comparing.training_page import training_comparison
 from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_evaluation_page
-from analysis.evaluation.run import IMAGES, is_evaluation, read_evaluation
+from analysis.evaluation.run import is_evaluation, read_evaluation
 from analysis.explorer.reading import Explored, explored, read_beside
-from analysis.probing.page import Page, make_page
-from analysis.probing.tables import REQUIRED, ProbeRun, read_run
+from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
+from analysis.probing.tables import ProbeRun, is_probe, read_run
 from analysis.study.page import StudyEntry, make_study_page, study_entry
 from analysis.study.run import is_study, read_study
 from analysis.training.page import TrainingEntry, make_training_page, training_entry
 from analysis.training.run import LOGS, is_training, read_training
-from probe.records import RunError, write_text
+from probe.records import IMAGES, REPORT, SCORES, SELECTION, RunError, write_text
 
 PROG = "python -m analysis.report"
-REPORT = "report.html"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
     loader=FileSystemLoader([Path(__file__).parent / folder for folder in ("templates", "explorer")]),
@@ -46,17 +45,83 @@ TEMPLATES = Environment(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """Hold a run's line in the index, as finished text; ``link`` is relative to the index."""
+class Kind:
+    """A kind of run.
 
-    link: str
-    name: str
-    model: str
-    scenes: str
-    protocol: str
-    layer: str
-    precision: str
-    share: str
+    Attributes:
+        marks: Files by which its folders are found.
+        recognise: Whether a folder holds such a run.
+        read: Reads the folder for its page.
+        page: Makes the page.
+        skim: Reads the folder for the index.
+        entry: Makes the line in the index, from what was read and a link to the page.
+    """
+
+    marks: tuple[str, ...]
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path], Any]
+    page: Callable[..., Page | SectionPage]
+    skim: Callable[[Path], Any]
+    entry: Callable[[Any, str], Any]
+
+
+def _read_probe(run: Path, *, scores: bool = True) -> ProbeRun:
+    """Read a probe run; of a folder that holds no run at all, the error names every kind."""
+    try:
+        return read_run(run, scores=scores)
+    except RunError as error:
+        if (run / SCORES).exists():
+            raise
+        raise RunError(
+            f"{error}; nor is it a training run, which has config.json and metrics.jsonl, nor a study, which has "
+            "study.csv as soon as one of its runs is finished, nor a finished evaluation, which has images.csv"
+        ) from error
+
+
+KINDS = {
+    "studies": Kind(
+        marks=("study.csv",),
+        recognise=is_study,
+        read=read_study,
+        page=make_study_page,
+        skim=read_study,
+        entry=study_entry,
+    ),
+    "training": Kind(
+        marks=LOGS,
+        recognise=is_training,
+        read=read_training,
+        page=make_training_page,
+        skim=read_training,
+        entry=training_entry,
+    ),
+    "evaluations": Kind(
+        marks=(IMAGES,),
+        recognise=is_evaluation,
+        read=read_evaluation,
+        page=make_evaluation_page,
+        skim=read_evaluation,
+        entry=evaluation_entry,
+    ),
+    "probes": Kind(
+        marks=(SELECTION,),
+        recognise=is_probe,
+        read=_read_probe,
+        page=make_page,
+        skim=partial(_read_probe, scores=False),
+        entry=probe_entry,
+    ),
+}
+"""Every kind of run, by its place in :class:`Index`. A folder is of the first kind that recognises it."""
+
+
+def kind_of(run: Path) -> str:
+    """Return the kind of a folder's run; "probes" where none is recognised: reading it says what is absent.
+
+    Args:
+        run: Any folder.
+    """
+    return next((name for name, kind in KINDS.items() if kind.recognise(run)), "probes")
 
 
 PAGES: dict[type, str] = {Page: "probe.html.j2", SectionPage: "sections.html.j2"}
@@ -76,7 +141,7 @@ def render(page: Page | SectionPage) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Hold all that the page of all runs lists, each in its order.
+    """The content of the page that lists all runs, each kind in its order.
 
     Attributes:
         probes: Finished probe runs.
@@ -87,7 +152,7 @@ class Index:
         unreadable: Folders that cannot be read, with the reason.
     """
 
-    probes: tuple[Entry, ...] = ()
+    probes: tuple[ProbeEntry, ...] = ()
     studies: tuple[StudyEntry, ...] = ()
     training: tuple[TrainingEntry, ...] = ()
     evaluations: tuple[EvaluationEntry, ...] = ()
@@ -102,26 +167,6 @@ def render_index(index: Index) -> str:
         index: All that it lists.
     """
     return TEMPLATES.get_template("index.html.j2").render(index=index)
-
-
-def entry(run: ProbeRun, link: str) -> Entry:
-    """Write a run's line in the index.
-
-    Args:
-        run: The probe run.
-        link: To its page, relative to the index.
-    """
-    row = wording.best_row(run)
-    return Entry(
-        link=link,
-        name=run.name,
-        model=run.model,
-        scenes=str(run.settings.get("scenes", wording.MISSING)),
-        protocol=run.protocol,
-        layer=f"{run.layer} ({wording.layer_places(run)[run.layer]}, {run.grid})",
-        precision=wording.with_interval(row["precision"], row["precision_low"], row["precision_high"]),
-        share=wording.with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
-    )
 
 
 def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
@@ -144,14 +189,10 @@ def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
 
 
 def _make_page(run: Path, explore_with: Sequence[Path]) -> Page | SectionPage:
-    if is_study(run):
-        return make_study_page(read_study(run))
-    if is_training(run):
-        return make_training_page(read_training(run))
-    if is_evaluation(run):
-        return make_evaluation_page(read_evaluation(run))
-    probe = _read_probe(run)
-    return make_page(probe, _explored(probe, explore_with))
+    name = kind_of(run)
+    kind = KINDS[name]
+    content = kind.read(run)
+    return kind.page(content, _explored(content, explore_with)) if name == "probes" else kind.page(content)
 
 
 def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:
@@ -162,19 +203,6 @@ def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:
             raise RunError(f"build_report: {probe.name} kept nothing to explore; run its probe again")
         return []
     return [own, *(read_beside(folder, own) for folder in explore_with)]
-
-
-def _read_probe(run: Path, *, scores: bool = True) -> ProbeRun:
-    """Read a probe run; say of a folder that is nothing at all that it is nothing else either."""
-    try:
-        return read_run(run, scores=scores)
-    except RunError as error:
-        if (run / "scores.parquet").exists():
-            raise
-        raise RunError(
-            f"{error}; nor is it a training run, which has config.json and metrics.jsonl, nor a study, which has "
-            "study.csv as soon as one of its runs is finished, nor a finished evaluation, which has images.csv"
-        ) from error
 
 
 def refresh(run: Path) -> Path:
@@ -214,38 +242,23 @@ def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
 
 
 def _list(runs: Sequence[Path], index: Path) -> Index:
-    lines: dict[type, list[Any]] = {Entry: [], StudyEntry: [], TrainingEntry: [], EvaluationEntry: []}
+    lines: dict[str, list[Any]] = {name: [] for name in KINDS}
     unreadable = []
     for run in runs:
+        name = kind_of(run)
         try:
-            line = _line(run, _link(run / REPORT, index.parent))
+            content = KINDS[name].skim(run)
         except RunError as error:
             unreadable.append((run.name, str(error)))
         else:
-            lines[type(line)].append(line)
-    return Index(
-        probes=tuple(lines[Entry]),
-        studies=tuple(lines[StudyEntry]),
-        training=tuple(lines[TrainingEntry]),
-        evaluations=tuple(lines[EvaluationEntry]),
-        comparisons=_comparisons(index.parent),
-        unreadable=tuple(unreadable),
-    )
-
-
-def _line(run: Path, link: str) -> Entry | StudyEntry | TrainingEntry | EvaluationEntry:
-    if is_study(run):
-        return study_entry(read_study(run), link)
-    if is_training(run):
-        return training_entry(read_training(run), link)
-    if is_evaluation(run):
-        return evaluation_entry(read_evaluation(run), link)
-    return entry(_read_probe(run, scores=False), link)
+            lines[name].append(KINDS[name].entry(content, _link(run / REPORT, index.parent)))
+    by_kind: dict[str, Any] = {name: tuple(entries) for name, entries in lines.items()}
+    return Index(**by_kind, comparisons=_comparisons(index.parent), unreadable=tuple(unreadable))
 
 
 def _comparisons(folder: Path) -> tuple[tuple[str, str], ...]:
-    found = sorted(folder.glob("compare-*.html"))
-    return tuple((quote(page.name), page.stem.removeprefix("compare-")) for page in found)
+    pages = sorted(folder.glob("compare-*.html"))
+    return tuple((quote(page.name), page.stem.removeprefix("compare-")) for page in pages)
 
 
 def _link(page: Path, folder: Path) -> str:
@@ -253,17 +266,20 @@ def _link(page: Path, folder: Path) -> str:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Find the finished probe runs and evaluations, the studies and the training runs below a folder, by name.
+    """Return the folders of finished probe runs and evaluations, studies and training runs below a folder, by name.
 
     Args:
         root: Searched at any depth.
     """
-    probes = {path.parent for path in root.rglob("selection.json")}
-    finished = {folder for folder in probes if all((folder / name).is_file() for name in REQUIRED)}
-    training = {path.parent for name in LOGS for path in root.rglob(name) if is_training(path.parent)}
-    studies = {path.parent for path in root.rglob("study.csv") if is_study(path.parent)}
-    evaluations = {path.parent for path in root.rglob(IMAGES) if is_evaluation(path.parent)}
-    return sorted(finished | training | studies | evaluations)
+    return sorted(
+        {
+            path.parent
+            for kind in KINDS.values()
+            for mark in kind.marks
+            for path in root.rglob(mark)
+            if kind.recognise(path.parent)
+        }
+    )
 
 
 def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> tuple[Path, SectionPage]:
@@ -280,7 +296,7 @@ def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> 
     Raises:
         RunError: If a folder cannot be used, or the two were not measured alike.
     """
-    names = _called(first, second)
+    names = _distinct_names(first, second)
     rebuild = shlex.join(["python", "-m", "analysis.report", "--compare", str(first), str(second)])
     if is_training(first) != is_training(second):
         raise RunError(f"build_comparison: of {first} and {second} only one is a training run; compare two of a kind")
@@ -295,8 +311,8 @@ def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> 
     return path, page
 
 
-def _called(first: Path, second: Path) -> tuple[str, str]:
-    """Name two runs by their folders, with the folders above where those alone do not tell them apart."""
+def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
+    """Return names of two runs: their folders, with as many parents as it takes to distinguish them."""
     parts = [run.resolve().parts for run in (first, second)]
     if parts[0] == parts[1]:
         raise RunError(f"build_comparison: {first} and {second} are one folder; name two runs")
@@ -311,11 +327,11 @@ def show(console: Console, page: SectionPage) -> None:
         console: Where to.
         page: The comparison.
     """
-    found = next(table for section in page.sections for table in section.tables.values())
+    table = next(table for section in page.sections for table in section.tables.values())
     shown = RichTable(title=page.title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for n, column in enumerate(found.columns[:-1]):
-        shown.add_column(Text(column), justify="left" if n < found.texts else "right")
-    for row in found.rows:
+    for n, column in enumerate(table.columns[:-1]):
+        shown.add_column(Text(column), justify="left" if n < table.texts else "right")
+    for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row[:-1]))
     console.print(shown)
     for sentence in page.answer:
@@ -336,20 +352,23 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rebuild pages, say where they are, and give the exit code: 2 for what the caller can mend.
+    """Rebuild pages and print their paths.
 
     Args:
         argv: Words of the command line; None for the process's own.
+
+    Returns:
+        The exit code: 2 for errors that the user can fix.
     """
-    asked, unknown = tyro.cli(Arguments, args=argv, prog=PROG, return_unknown_args=True)  # no box: one line, below
+    arguments, unknown = tyro.cli(Arguments, args=argv, prog=PROG, return_unknown_args=True)  # no box: one line, below
     try:
         if unknown:
             raise RunError(f"{PROG}: {' '.join(unknown)} is unknown; expected folders, or --compare A B; see --help")
-        if asked.explore_with and len(asked.run) != 1:
+        if arguments.explore_with and len(arguments.run) != 1:
             raise RunError(
-                f"--explore-with: {len(asked.run)} runs were named, expected one: the run whose page shows them"
+                f"--explore-with: {len(arguments.run)} runs were named, expected one: the run whose page shows them"
             )
-        _compare(asked.run) if asked.compare else _rebuild(asked.run, asked.explore_with)
+        _compare(arguments.run) if arguments.compare else _rebuild(arguments.run, arguments.explore_with)
     except (RunError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -29,8 +29,9 @@ import analysis
 from analysis.blocks import chart
 from analysis.comparing.run import compare_evaluations, compare_probes_of_trainings
 from analysis.study import figures
-from analysis.study import run as study
 from analysis.study.page import make_study_page
+from analysis.study.run import read_study
+from analysis.study.tables import differences
 from analysis.training.page import make_training_page
 from analysis.training.run import read_training
 
@@ -82,7 +83,7 @@ curves = figures.curves(
     styles=figures.looks(list(EMERGENCE)),
     name="emergence",
     alt="Precision over steps, plain and supervised",
-    percent=True,
+    percent=["precision"],
 )
 words = (
     "How soon the attention finds the corresponding point, with and without supervision; read across at equal height."
@@ -132,7 +133,7 @@ probed[["layer", "grid", "a", "a_low", "a_high", "b", "b_low", "b_high", "differ
 # truth is that of another scene. If the control helps as much, it is not the truth that helps.
 
 # %%
-results = study.read_study(STUDY)
+results = read_study(STUDY)
 page = make_study_page(results)
 Markdown("\n\n".join(filter(None, page.answer)))
 
@@ -150,9 +151,9 @@ show(page, "convergence")
 show(page, "variants")
 
 # %%
-differences = study.differences(results)
-told = ["loss", "psnr", f"precision_{results.settings['layer']}"]
-differences[differences["metric"].isin(told)].round(4)
+gains = differences(results)
+metrics = ["loss", "psnr", f"precision_{results.settings['layer']}"]
+gains[gains["metric"].isin(metrics)].round(4)
 
 # %% [markdown]
 # ## How soon?

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.correspondence import TokenProjections
+from probe.records.names import LPIPS, PSNR, SSIM
 from probe.views import Views
 
-PSNR, SSIM, LPIPS, MATCH_ERROR = "psnr", "ssim", "lpips", "match_error"
 MOST_PSNR = 100.0
 WINDOW = 11  # pixels: the gaussian of sigma 1.5, cut at 3.5 sigma
 LPIPS_WEIGHTS = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")

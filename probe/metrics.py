@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.correspondence import own_view, project_tokens, token_centres, token_of
+from probe.records.names import threshold_metric
 from probe.views import Views
 
 Kind = Literal["image", "token", "scene", "metric"]
@@ -40,13 +41,13 @@ def thresholds(unit: str | None) -> tuple[Threshold, ...]:
     Args:
         unit: "m" for metric scenes: 1 cm to 50 cm; None: shares of the scene's size.
     """
-    image = [Threshold(name=f"precision@{share}%", kind="image", value=share / 100) for share in (2, 5, 10)]
-    token = [Threshold(name="precision@1token", kind="token", value=1.0)]
+    image = [Threshold(name=threshold_metric(share, "%"), kind="image", value=share / 100) for share in (2, 5, 10)]
+    token = [Threshold(name=threshold_metric(1, "token"), kind="token", value=1.0)]
     if unit == "m":
         metres = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-        in_3d = [Threshold(name=f"precision@{value}m", kind="metric", value=value) for value in metres]
+        in_3d = [Threshold(name=threshold_metric(value, "m"), kind="metric", value=value) for value in metres]
     else:
-        in_3d = [Threshold(name=f"precision@{s}%scene", kind="scene", value=s / 100) for s in (1, 2, 5, 10)]
+        in_3d = [Threshold(name=threshold_metric(s, "%scene"), kind="scene", value=s / 100) for s in (1, 2, 5, 10)]
     return (*image, *token, *in_3d)
 
 

@@ -17,10 +17,8 @@ from probe.layers import ViewLayout
 from probe.matching import RatioMatches, attention_matches, common_grid_matches, ratio_matches
 from probe.measure.scene import Grid, LayerCall, Scene
 from probe.metrics import GridTruth, Measured, Threshold, best_share, counted_mean, errors, precisions
+from probe.records.names import ATTENTION_METRICS, COMMON_GRID, KEPT, with_coverage
 
-COMMON_GRID = "/common-grid"
-"""Suffix of the protocol of rows whose maps were resampled to one grid."""
-MASSES = ("mass_3x3", "mass_key_view", "entropy", "cross_entropy")
 Thresholds = tuple[Threshold, ...]
 
 
@@ -100,7 +98,7 @@ def attention_scores(
         By metric; NaN with count 0 where no query counts.
     """
     matches, counted = attention_matches(q, k, scale, layout, truth.token), visible_queries(truth)
-    masses = {name: counted_mean(getattr(matches, name), counted) for name in MASSES}
+    masses = {name: counted_mean(getattr(matches, name), counted) for name in ATTENTION_METRICS}
     return precisions(matches.token, counted, truth, limits) | masses
 
 
@@ -188,17 +186,12 @@ def ratio_scores(matches: RatioMatches, truth: GridTruth, limits: Thresholds, ru
     token = rearrange(matches.token, "b fq n fk -> b 1 fq n fk")
     kept = rule.kept(matches, truth)
     measured = precisions(token, kept[:, None], truth, limits)
-    measured["kept"] = counted_mean(kept[:, None], valid[:, None])
+    measured[KEPT] = counted_mean(kept[:, None], valid[:, None])
     for coverage in rule.coverages:
         chosen = best_share(matches.ratio, valid, coverage)[:, None]
         curve = precisions(token, chosen, truth, limits)
-        measured.update({at_coverage(name, coverage): value for name, value in curve.items()})
+        measured.update({with_coverage(name, coverage): value for name, value in curve.items()})
     return measured
-
-
-def at_coverage(metric: str, coverage: float) -> str:
-    """Return the name of a metric at a coverage: "precision@5%|coverage=0.5"."""
-    return f"{metric}|coverage={coverage}"
 
 
 def _score_ratio(call: LayerCall, scene: Scene, rule: RatioRule) -> list[Scores]:
@@ -221,7 +214,7 @@ def _ratio_oracle(
 
 def _ratio_metrics(limits: Thresholds, rule: RatioRule) -> list[str]:
     names = [limit.name for limit in limits]
-    return names + [at_coverage(name, coverage) for name in names for coverage in rule.coverages]
+    return names + [with_coverage(name, coverage) for name in names for coverage in rule.coverages]
 
 
 def ratio_protocol(name: str, rule_in_words: str, rule: RatioRule) -> Protocol:

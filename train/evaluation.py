@@ -3,51 +3,48 @@
 import math
 import shutil
 import sys
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 from tqdm import tqdm
 
-from probe.image_quality import (
-    LPIPS,
-    LPIPS_WEIGHTS,
-    MATCH_ERROR,
-    PSNR,
-    SSIM,
-    WINDOW,
-    Lpips,
-    absence,
-    load_lpips,
-)
+from probe.image_quality import LPIPS_WEIGHTS, WINDOW, Lpips, absence, load_lpips
 from probe.models import load_model
 from probe.models.model import MultiViewModel, to_device
 from probe.models.parts.files import Loading
 from probe.models.sampling import OFFSET
-from probe.records import open_run, write
+from probe.records import (
+    ALL_ROTATIONS,
+    FID,
+    IMAGES,
+    KID,
+    LPIPS,
+    MATCH_ERROR,
+    METHODS,
+    PARTS,
+    SAMPLES,
+    SSIM,
+    SUMMARY,
+    TRUTH,
+    WORST,
+    open_run,
+    set_metric,
+    write,
+)
 from probe.scenes import Request, SceneList, open_scenes
 from probe.seeds import derive
 from probe.views import Views
 from train.flags.evaluate import Settings, read_features, read_references
 from train.quality import (
-    ALL_BINS,
-    COPY,
-    MEAN,
-    METHODS,
-    MODEL,
-    TRUTH,
     Quality,
     evaluate_quality,
     quality_summary,
@@ -57,19 +54,6 @@ from train.quality import (
 from train.settings import EXTRACTORS
 
 NOT_DECISIVE = ("resume", "report")
-SHOWN = 3  # worst cases in the picture, and as many median ones
-# Columns of the terminal's table: heading, metric, method, decimals
-COLUMNS = (
-    ("PSNR", PSNR, MODEL, 2), ("copy", PSNR, COPY, 2), ("mean", PSNR, MEAN, 2), ("SSIM", SSIM, MODEL, 3),
-    ("copy", SSIM, COPY, 3), ("mean", SSIM, MEAN, 3), ("LPIPS", LPIPS, MODEL, 3), ("copy", LPIPS, COPY, 3),
-    ("match", MATCH_ERROR, MODEL, 3), ("copy", MATCH_ERROR, COPY, 3), ("mean", MATCH_ERROR, MEAN, 3),
-    ("truth", MATCH_ERROR, TRUTH, 3),
-)  # fmt: skip
-
-LEGEND = (
-    "95 %: of the model's PSNR, by bootstrap over scenes. copy, mean: of the reference rotated least to the target",
-    "SSIM: gaussian window 11, sigma 1.5. match: colour difference to references at true matches; truth is its floor",
-)
 
 
 def evaluate_model(settings: Settings) -> None:
@@ -84,14 +68,14 @@ def evaluate_model(settings: Settings) -> None:
     plan = Plan.make(settings)
     open_run(settings.out, plan.record, resume=settings.resume)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    parts = settings.out / "parts"
-    if (settings.out / "summary.csv").exists() and not parts.exists():
+    parts = settings.out / PARTS
+    if (settings.out / SUMMARY).exists() and not parts.exists():
         console.print(f"{settings.out} is complete already")
     else:
         parts.mkdir(exist_ok=True)
         measure(plan, settings, parts)
         save(plan, settings.out, parts)
-    show(console, plan, pd.read_csv(settings.out / "summary.csv"), settings.out)
+    show(console, plan, pd.read_csv(settings.out / SUMMARY), settings.out)
     if settings.report:
         console.print(f"page: {_report(settings.out)}", markup=False, soft_wrap=True)
 
@@ -205,11 +189,11 @@ def save(plan: Plan, out: Path, parts: Path) -> None:
     images = [load_file(path) for path in sorted(parts.glob("*.safetensors"))]
     worst = worst_cases(rows)
     summary = pd.concat([quality_summary(rows), distance_table(plan, images)], ignore_index=True)
-    picture = draw_cases(worst, dict(zip(plan.scenes.names, images, strict=True)))
-    _write_table(out / "images.csv", rows)
-    _write_table(out / "worst.csv", worst)
-    write(out / "samples.png", lambda part: picture.savefig(part, format="png", metadata={"Software": None}))
-    _write_table(out / "summary.csv", with_notes(summary))
+    picture = _draw(worst, dict(zip(plan.scenes.names, images, strict=True)))
+    _write_table(out / IMAGES, rows)
+    _write_table(out / WORST, worst)
+    write(out / SAMPLES, lambda part: picture.savefig(part, format="png", metadata={"Software": None}))
+    _write_table(out / SUMMARY, with_notes(summary))
     shutil.rmtree(parts)
 
 
@@ -226,7 +210,7 @@ def distance_table(plan: Plan, images: list[dict[str, Float[Tensor, "targets 3 h
             for method in METHODS:
                 distances = set_distances(sets[method], sets[TRUTH], extractor)
                 rows += [
-                    {"n_ref": n_ref, "rotation_bin": ALL_BINS, "method": method, "metric": metric, "value": value,
+                    {"n_ref": n_ref, "rotation_bin": ALL_ROTATIONS, "method": method, "metric": metric, "value": value,
                      "low": math.nan, "high": math.nan, "scenes": 0 if math.isnan(value) else len(images),
                      "count": 0 if math.isnan(value) else len(sets[TRUTH])}
                     for metric, value in distances.items()
@@ -242,69 +226,25 @@ def with_notes(summary: pd.DataFrame) -> pd.DataFrame:
         MATCH_ERROR: "no point of a target is seen in a reference",
     }
     for name, (_, files) in EXTRACTORS.items():
-        for metric in ("fid", "kid"):
-            reasons[f"{metric}[{name}]"] = absence(f"{metric} by {name}", files) or "fewer than two images"
+        for metric in (FID, KID):
+            reasons[set_metric(metric, name)] = absence(f"{metric} by {name}", files) or "fewer than two images"
     return summary.assign(note=summary["metric"].map(reasons).where(summary["value"].isna(), ""))
 
 
 # --- showing ---------------------------------------------------------------------------------------------------------
 
 
-def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[Tensor, "targets 3 h w"]]]) -> Figure:
-    """Draw reference, truth and sample (rows) of the worst cases and of the median ones (columns).
+def _draw(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    from analysis.evaluation.pictures import draw_cases  # commands may call analysis; it imports matplotlib
 
-    Args:
-        worst: From :func:`train.quality.worst_cases`.
-        images: Per scene, ``"N_REF/METHOD"``: target views.
-    """
-    worst = worst.drop_duplicates(
-        ["scene", "view"]
-    )  # a target appears once, with the number of references it is worst at
-    middle = max(SHOWN, (len(worst) - SHOWN) // 2)
-    chosen = {"worst": range(min(SHOWN, len(worst))), "median": range(middle, min(middle + SHOWN, len(worst)))}
-    cases = [(kind, worst.iloc[place]) for kind, places in chosen.items() for place in places]
-    figure = Figure(figsize=(2.2 * len(cases) + 0.6, 7.4), layout="constrained")
-    axes = figure.subplots(3, len(cases), squeeze=False)
-    for column, (kind, case) in zip(axes.T, cases, strict=True):
-        for axis, (name, method) in zip(
-            column, (("reference", COPY), ("truth", TRUTH), ("sample", MODEL)), strict=True
-        ):
-            image = images[case["scene"]][f"{case['n_ref']}/{method}"][case["view"] - case["n_ref"]]
-            axis.imshow(rearrange(image.numpy(), "c h w -> h w c"), interpolation="nearest")
-            axis.set(xticks=[], yticks=[], ylabel=name if axis in axes[:, 0] else "")
-        place = f"view {case['view']}, {case['rotation_deg']:.0f}° from view 0"
-        column[0].set_title(textwrap.fill(f"{kind}: {case['scene']}", 30) + f"\n{place}", fontsize=9)
-        references = "1 reference" if case["n_ref"] == 1 else f"{case['n_ref']} references"
-        column[2].set_xlabel(f"{references}\nPSNR {case[PSNR]:.1f} dB, copy {case['copy_psnr']:.1f}", fontsize=9)
-    figure.suptitle("Reference rotated least against the target; true target; generated target", fontsize=11)
-    return figure
+    arrays = {scene: {name: image.numpy() for name, image in own.items()} for scene, own in images.items()}
+    return draw_cases(worst, arrays)
 
 
 def show(console: Console, plan: Plan, summary: pd.DataFrame, out: Path) -> None:
-    """Print the table per number of references and rotation bin, the distances of sets, and what is absent."""
-    of_sets = summary["metric"].str.contains("[", regex=False)
-    console.print(_table(summary[~of_sets], f"{plan.model.name}, {len(plan.scenes.names)} scenes"))
-    for (n_ref, metric), group in summary[of_sets].groupby(["n_ref", "metric"], sort=False):
-        if group["value"].notna().any():
-            values = ", ".join(f"{row.method} {row.value:.4f}" for row in group.itertuples())
-            console.print(f"{metric} of {group['count'].iloc[0]} images, n_ref {n_ref}: {values}", markup=False)
-    for text in (*plan.notes, *LEGEND, f"worst cases first: {out / 'worst.csv'}; pictures: {out / 'samples.png'}"):
+    """Print the tables, what is absent, and where the worst cases are."""
+    from analysis.evaluation import terminal
+
+    terminal.show(console, summary, f"{plan.model.name}, {len(plan.scenes.names)} scenes")
+    for text in (*plan.notes, *terminal.LEGEND, f"worst cases first: {out / WORST}; pictures: {out / SAMPLES}"):
         console.print(text, markup=False, soft_wrap=True)
-
-
-def _table(summary: pd.DataFrame, title: str) -> Table:
-    """Lay out one row per number of references and rotation bin; columns of which nothing is known are left out."""
-    known = summary[summary["value"].notna()]
-    columns = [column for column in COLUMNS if ((known["metric"] == column[1]) & (known["method"] == column[2])).any()]
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for heading in ("n_ref", "rotation", "scenes", "95 %", *(column[0] for column in columns)):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for (n_ref, rotation), group in summary.groupby(["n_ref", "rotation_bin"], sort=False):
-        cells = group.set_index(["metric", "method"])
-        own = cells.loc[(PSNR, MODEL)]
-        texts = [
-            f"{cells['value'].get((metric, method), math.nan):.{digits}f}" for _, metric, method, digits in columns
-        ]
-        interval = f"{own['low']:.1f}-{own['high']:.1f}" if own["scenes"] > 1 else ""
-        table.add_row(str(n_ref), str(rotation), str(own["scenes"]), interval, *texts, end_section=rotation == ALL_BINS)
-    return table

@@ -1,6 +1,6 @@
 """Evaluation of the averaged weights during training: validation loss, image quality, readout gap, precision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,20 @@ from probe.metrics import GridTruth, correct, grid_truth, thresholds
 from probe.models.model import MultiViewModel, predict
 from probe.plan.settings import Watch
 from probe.protocols import ATTENTION_V1
-from probe.records import write
+from probe.records import EMERGENCE, SAMPLES, WORST, layer_column, trivial_column, write
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
 from train.batches import Draw
 from train.objectives import AttentionSupervision, Objective, view_tokens
 from train.objectives.diffusion import denoising_error
-from train.quality import COPY, MEAN, METHODS, MODEL, TRUTH, Quality, evaluate_quality, worst_cases
+from train.quality import METHODS, Quality, evaluate_quality, worst_cases
 
-PREFIX = {MODEL: "", COPY: "copy_", MEAN: "mean_colour_"}
+DrawSamples = Callable[[Mapping[str, Tensor]], Figure]
+"""Draws samples from target views by method, [scenes targets 3 height width]."""
 MIDDLE = 500
 """Timestep at which attention and readout are compared."""
 VALIDATION_TIMESTEPS, VALIDATION_SCENES = (100, 300, 500, 700, 900), 32
-SHOWN = 8  # scenes in the picture of samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ def measure_quality(model: MultiViewModel, held_out: HeldOutScenes) -> tuple[dic
     )
     rows = quality.rows[quality.rows["method"].isin(METHODS)]
     means = rows.groupby(["method", "metric"], observed=True)["value"].mean()
-    return {f"{PREFIX[method]}{metric}": float(value) for (method, metric), value in means.items()}, quality
+    columns = {trivial_column(str(method), str(metric)): float(value) for (method, metric), value in means.items()}
+    return columns, quality
 
 
 def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held_out: HeldOutScenes) -> dict[str, float]:
@@ -125,7 +126,8 @@ def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held_out
     for layer, loss in zip(objective.layers, objective.losses, strict=True):
         assert isinstance(loss, CorrespondenceAlignment)
         for name, token in _tokens(tap[layer], layer, loss, held_out.views).items():
-            row[f"{name}_{layer.index}"] = _precision(*token)
+            assert layer.index is not None
+            row[layer_column(name, layer.index)] = _precision(*token)
     return row
 
 
@@ -147,23 +149,8 @@ def _precision(token: Tensor, truth: GridTruth, n_ref: int) -> float:
     return float(right[truth.visible[:, n_ref:, :, :n_ref]].float().mean())
 
 
-def draw_samples(quality: Quality) -> Figure:
-    """Draw reference, truth and sample (rows) of the first held-out scenes (columns), named by their numbers."""
-    shown = min(SHOWN, len(quality.targets[TRUTH]))
-    figure = Figure(figsize=(1.3 * shown + 0.5, 4.1), layout="constrained")
-    rows = (("reference", COPY), ("truth", TRUTH), ("sample", MODEL))
-    for line, (name, method) in zip(figure.subplots(3, shown, squeeze=False), rows, strict=True):
-        for axis, image in zip(line, quality.targets[method][:shown, 0], strict=True):
-            axis.imshow(rearrange(image.cpu().numpy(), "c h w -> h w c").clip(0, 1), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name)
-    for number, axis in enumerate(figure.axes[:shown]):
-        axis.set_title(f"{number:03d}", fontsize=9)
-    return figure
-
-
 def evaluate(
-    held_out: HeldOutScenes, objective: Objective | None, out: Path
+    held_out: HeldOutScenes, objective: Objective | None, out: Path, draw: DrawSamples
 ) -> Callable[[MultiViewModel], dict[str, Any]]:
     """Return the function that evaluates the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``.
 
@@ -171,13 +158,14 @@ def evaluate(
         held_out: The scenes.
         objective: The added one; the readout gap is measured of supervised attention.
         out: The run's folder.
+        draw: Of the picture.
     """
 
     def measure(model: MultiViewModel) -> dict[str, Any]:
         means, quality = measure_quality(model, held_out)
-        write(out / "samples.png", lambda part: draw_samples(quality).savefig(part, format="png", dpi=110))
+        write(out / SAMPLES, lambda part: draw(quality.targets).savefig(part, format="png", dpi=110))
         worst = worst_cases(quality.rows)
-        write(out / "worst.csv", lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
+        write(out / WORST, lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
         gap = measure_gap(model, objective, held_out) if isinstance(objective, AttentionSupervision) else {}
         return {**validate(model, held_out.draw), **means, **gap}
 
@@ -193,7 +181,7 @@ def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) 
         watch: The scenes and timesteps.
         out: The run's folder.
     """
-    path = out / "emergence.csv"
+    path = out / EMERGENCE
     new = measure_step(model, step, watch)
     earlier = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
     table = pd.concat([*earlier, new], ignore_index=True)

@@ -18,20 +18,27 @@ from torch.utils.data import Dataset
 from probe.compat import declare_torchvision_operators
 from probe.correspondence import project_tokens
 from probe.geometry import rotation_degrees
-from probe.image_quality import (
-    LPIPS,
-    MATCH_ERROR,
-    PSNR,
-    SSIM,
-    Lpips,
-    Measured,
-    image_metrics,
-    match_error,
-    missing_weights,
-)
+from probe.image_quality import Lpips, Measured, image_metrics, match_error, missing_weights
 from probe.models.model import MultiViewModel
 from probe.models.sampling import sample_views
-from probe.records import rotation_bin, summarise
+from probe.records import (
+    ALL_ROTATIONS,
+    COPY,
+    FID,
+    KID,
+    LPIPS,
+    MATCH_ERROR,
+    MEAN_COLOUR,
+    METHODS,
+    MODEL,
+    PSNR,
+    SSIM,
+    TRUTH,
+    rotation_bin,
+    set_metric,
+    summarise,
+    trivial_column,
+)
 from probe.views import Views, resize
 from train.settings import COLOUR_CELLS, EXTRACTORS
 
@@ -41,9 +48,6 @@ from torch_fidelity import calculate_metrics, register_feature_extractor  # noqa
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # noqa: E402
 
-METHODS = MODEL, COPY, MEAN = "model", "copy", "mean colour"
-TRUTH = "truth"
-ALL_BINS = "all"
 MOST_KID = 1000  # images of a KID subset
 GROUP = ["n_ref", "rotation_bin", "method", "metric"]
 
@@ -105,7 +109,7 @@ def trivial_baselines(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
     scene = rearrange(torch.arange(len(nearest), device=nearest.device), "b -> b 1")
     copied, references = views.image[scene, nearest], views.image[:, : views.n_ref]
     mean = reduce(copied, "b t c h w -> b t c 1 1", "mean").expand_as(copied)
-    return {name: torch.cat([references, targets], dim=1) for name, targets in ((COPY, copied), (MEAN, mean))}
+    return {name: torch.cat([references, targets], dim=1) for name, targets in ((COPY, copied), (MEAN_COLOUR, mean))}
 
 
 def nearest_reference(views: Views) -> Int[Tensor, "b targets"]:
@@ -213,7 +217,10 @@ def set_distances(
             f"set_distances: {extractor!r} is not registered with torch-fidelity, which knows "
             f"{', '.join(sorted(FEATURE_EXTRACTORS_REGISTRY))}; register it or choose one of these"
         )
-    names = {f"fid[{extractor}]": "frechet_inception_distance", f"kid[{extractor}]": "kernel_inception_distance_mean"}
+    names = {
+        set_metric(FID, extractor): "frechet_inception_distance",
+        set_metric(KID, extractor): "kernel_inception_distance_mean",
+    }
     if len(images) < 2 or missing_weights(EXTRACTORS[extractor].files if extractor in EXTRACTORS else ()):
         return dict.fromkeys(names, float("nan"))
     distances = calculate_metrics(
@@ -243,8 +250,8 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
         two), scenes, count. A metric without any value has a row of NaN with 0 scenes.
     """
     binned = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]))
-    names = [*binned["rotation_bin"].cat.categories, ALL_BINS]
-    both = pd.concat([binned, binned.assign(rotation_bin=ALL_BINS)], ignore_index=True)
+    names = [*binned["rotation_bin"].cat.categories, ALL_ROTATIONS]
+    both = pd.concat([binned, binned.assign(rotation_bin=ALL_ROTATIONS)], ignore_index=True)
     for column, kinds in (("rotation_bin", names), ("method", [*METHODS, TRUTH])):
         both[column] = pd.Categorical(both[column].astype(str), kinds)  # in this order the table is sorted
     groups = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
@@ -267,5 +274,5 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
         return chosen.set_index([*keys, "metric"])["value"].unstack("metric")  # noqa: PD010, pivot_table drops NaN
 
     own = wide(MODEL).reindex(columns=[PSNR, SSIM, LPIPS, MATCH_ERROR])
-    others = {"copy_psnr": wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
+    others = {trivial_column(COPY, PSNR): wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
     return own.assign(**others).reset_index().sort_values([PSNR, *keys], ignore_index=True)

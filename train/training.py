@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 
 from probe.cli import flag
-from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
+from probe.image_quality import LPIPS_WEIGHTS, absence
 from probe.layers import Layer
 from probe.models import fresh_tiny, load_model
 from probe.models.hunyuan_dit import HUB
@@ -16,7 +17,7 @@ from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
-from probe.records import environment, open_run, write_folder, write_json
+from probe.records import LPIPS, environment, open_run, write_folder, write_json
 from train.batches import Draw, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
 from train.loop import Schedule, Trainer, train
@@ -157,7 +158,7 @@ def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
         keep=command.keep_checkpoints,
     )
     watch = Watch(groups=command.probe_groups, timesteps=PROBE_TIMESTEPS)
-    accelerator, measure = trainer.accelerator, evaluate(held_out, trainer.objective, command.out)
+    accelerator, measure = trainer.accelerator, evaluate(held_out, trainer.objective, command.out, _draw_samples)
 
     def probe_and_measure(averaged: MultiViewModel, step: int) -> dict[str, object]:
         if command.probe_every and (step % command.probe_every == 0 or step == command.steps):
@@ -208,3 +209,9 @@ def _report(out: Path) -> Path:
     from analysis.report import refresh  # commands may call the report last; it imports matplotlib
 
     return refresh(out)
+
+
+def _draw_samples(targets: Mapping[str, torch.Tensor]) -> Figure:
+    from analysis.training.pictures import draw_samples  # commands may call analysis; it imports matplotlib
+
+    return draw_samples({name: images.cpu().numpy() for name, images in targets.items()})

@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.comparing import run as compare
 from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
-from analysis.wording import MISSING, NBSP, bin_words, listing, number, percent, plural, points
+from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, number, percent, plural, points
+from probe.records import PRECISION, describe
 
-SHARES = ("precision", "mass", "kept")
 WORST = 12
 
 
@@ -73,22 +72,24 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tu
         "worse": f"{names[1]} is clearly worse at",
         "one scene only": "With one scene nothing can be told at",
     }.get(row["verdict"], "Nothing separates the two at")
-    said = [
+    sentences = [
         f"{clear} layer {layer}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
         f"{points(row['difference'])} points (95{NBSP}% interval {points(row['low'])} to {points(row['high'])}, over "
-        f"{plural(int(row['scenes']), 'scene')}; right: {wording.metric_words(a.metric)}).",
+        f"{plural(int(row['scenes']), 'scene')}; right: {metric_words(a.metric)}).",
     ]
     for verdict in ("better", "worse"):
         layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
-        said += [f"With all layers taken together, clearly {verdict} at layer {listing(layers)}."] if layers else []
+        sentences += (
+            [f"With all layers taken together, clearly {verdict} at layer {listing(layers)}."] if layers else []
+        )
     if not own["joint"].isin(["better", "worse"]).any():
-        said.append("With all layers taken together, no layer's change is clear.")
+        sentences.append("With all layers taken together, no layer's change is clear.")
     same = (
         f"Both choose layer {a.layer}."
         if a.layer == b.layer
         else f"The chosen layer moves from {a.layer} to {b.layer}."
     )
-    return [*said, same]
+    return [*sentences, same]
 
 
 def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str]) -> list[tuple[str, str, str]]:
@@ -104,30 +105,30 @@ def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str])
 
 def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
     scenes = int(table["scenes"].max())
-    said = [
+    sentences = [
         f"{len(table)} comparisons at 95{NBSP}% each: about {max(1, round(len(table) / 20))} would seem clear by luck "
         "alone. The joint intervals allow for the layers of one metric, not for the number of metrics."
     ]
     if scenes < 10:
-        said.append(
+        sentences.append(
             f"With {plural(scenes, 'scene')} the intervals are themselves uncertain, and too narrow rather "
             "than too wide."
         )
     return [
-        *said,
+        *sentences,
         "One run each: what another seed of training, or other noise, would have given is not in the intervals.",
         f"The layer that is named first was chosen by {run.name}, on these same scenes.",
     ]
 
 
 def _text(metric: str, value: Any) -> str:
-    return percent(value) if metric.startswith(SHARES) else number(value)
+    return percent(value) if describe(metric).share else number(value)
 
 
 def _change(metric: str, value: Any) -> str:
     if not np.isfinite(value):
         return MISSING
-    return points(value) if metric.startswith(SHARES) else f"{value:+.3g}".replace("-", "−")
+    return points(value) if describe(metric).share else f"{value:+.3g}".replace("-", "−")
 
 
 def _ends(metric: str, low: Any, high: Any) -> str:
@@ -158,8 +159,7 @@ def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Secti
         for row in own.itertuples()
     ]
     listed = Table(
-        caption=f"Precision of both runs ({wording.metric_words(run.metric)}) and its change in points, paired by "
-        "scene. "
+        caption=f"Precision of both runs ({metric_words(run.metric)}) and its change in points, paired by scene. "
         f"Joint: the interval holds for all layers at once with 95{NBSP}%.",
         columns=(
             "layer",
@@ -186,7 +186,7 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
     labels = {int(layer): f"layer {layer}" for layer in sorted(table["layer"].unique())}
     shown = table.rename(columns={"metric": "panel", "difference": "value"}).assign(who=table["layer"].map(labels))
     order = [run.metric, *(name for name in dict.fromkeys(table["metric"]) if name != run.metric)]
-    told = "; ".join(
+    phrases = "; ".join(
         f"layer {row.layer}: {_change(row.metric, row.difference)}, {row.verdict}"
         for row in table[table["metric"] == run.metric].itertuples()
     )
@@ -195,18 +195,15 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
         titles={str(m): str(m).replace("_", " ") for m in order},
         order=list(labels.values()),
         name="changes",
-        alt=f"Change of every metric per layer. {run.metric}: {told}",
-        percent=[str(name) for name in order if str(name).startswith(SHARES)],
+        alt=f"Change of every metric per layer. {run.metric}: {phrases}",
+        percent=[str(name) for name in order if describe(str(name)).share],
     )
     caption = (
         f"Change of every metric at every layer; bars: 95{NBSP}% intervals by bootstrap over the scenes, of the "
-        "difference "
-        "within each scene. Filled green: clearly better; filled vermilion: clearly worse; filled black: clearly "
-        "changed, "
-        "where neither way is better (entropy); open: not separable. Cross-entropy is better when lower. "
-        f"{plural(int(table['scenes'].max()), 'scene')}; {number(table['count'].min())} to "
-        f"{number(table['count'].max())} "
-        "values counted per point."
+        "difference within each scene. Filled green: clearly better; filled vermilion: clearly worse; filled black: "
+        "clearly changed, where neither way is better (entropy); open: not separable. Cross-entropy is better when "
+        f"lower. {plural(int(table['scenes'].max()), 'scene')}; {number(table['count'].min())} to "
+        f"{number(table['count'].max())} values counted per point."
     )
     return Section(name="metrics", title="Every metric", charts=(_chart(run, "changes", svg, caption, table),))
 
@@ -218,7 +215,7 @@ def _rotation(table: pd.DataFrame, layer: int, names: tuple[str, str]) -> Sectio
             percent(row.a),
             percent(row.b),
             points(row.difference),
-            _ends("precision", row.low, row.high),
+            _ends(PRECISION, row.low, row.high),
             row.verdict,
             number(row.scenes),
             number(row.count),

@@ -8,12 +8,22 @@ import pandas as pd
 
 from analysis.probing.rotation import bins, with_bins
 from analysis.probing.tables import ProbeRun
-from analysis.training.run import MEASURES, TRIVIAL, TrainingRun, last_row
-from probe.records import ALL_HEADS, NO_LAYER, RESAMPLES, RunError, scene_values
+from analysis.training.run import TrainingRun, last_row
+from probe.records import (
+    ALL_HEADS,
+    IMAGE_METRICS,
+    LOSSES,
+    NO_LAYER,
+    RESAMPLES,
+    TRIVIAL,
+    RunError,
+    better,
+    grid_name,
+    scene_values,
+    split_coverage,
+    trivial_column,
+)
 
-BETTER = {"cross_entropy": -1, "entropy": 0, "kept": 0}
-"""Which way metrics of a probe are better, where more is not: 0 is neither."""
-LOSSES = ("loss", "loss_t900")
 EVALUATED_ALIKE = ("scenes", "evaluate_scenes", "sampling_steps", "views", "max_rotation", "model_size", "probe_groups")
 """Settings of a training that decide on what it is evaluated."""
 COLUMNS = ["metric", "layer", "layer_name", "grid", "a", "b", "difference", "low", "high", "joint_low", "joint_high",
@@ -86,18 +96,8 @@ def paired_scenes(a: ProbeRun, b: ProbeRun, by: Sequence[str] = ("metric", "laye
 def _own_rows(run: ProbeRun, layers: Sequence[int]) -> pd.DataFrame:
     rows = with_bins(run.measured)
     wanted = (rows["model"] == run.model) & (rows["head"] == ALL_HEADS) & rows["layer"].isin(layers)
-    plain = ~rows["metric"].astype(str).str.contains("|", regex=False)
+    plain = rows["metric"].astype(str).map(lambda name: split_coverage(name)[1] is None).astype(bool)
     return rows[wanted & (rows["layer"] != NO_LAYER) & plain]
-
-
-def better(metric: str) -> int:
-    """Tell which way a metric is better: 1 if more is better, -1 if less is, 0 if neither.
-
-    Args:
-        metric: Of a probe or of a training.
-    """
-    lower = {name for name, measure in MEASURES.items() if not measure.higher_is_better} | {*LOSSES}
-    return -1 if metric in lower else BETTER.get(metric, 1)
 
 
 def compare_layers(a: ProbeRun, b: ProbeRun) -> pd.DataFrame:
@@ -114,7 +114,7 @@ def compare_layers(a: ProbeRun, b: ProbeRun) -> pd.DataFrame:
     for metric, part in paired_scenes(a, b).groupby("metric", observed=True, sort=False):
         for row in _compare(part, "layer", better(str(metric))):
             layer = names.loc[row["key"]]
-            grid = f"{layer['grid_h']}x{layer['grid_w']}"
+            grid = grid_name((int(layer["grid_h"]), int(layer["grid_w"])))
             rows.append({"metric": metric, "layer": row["key"], "layer_name": layer["name"], "grid": grid, **row})
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -186,7 +186,7 @@ def check_trainings(a: TrainingRun, b: TrainingRun) -> None:
     """Refuse two training runs that were not evaluated alike.
 
     Raises:
-        RunError: If settings of the evaluation differ, or the trivial answers do (then the scenes are others), or no
+        RunError: If settings of the evaluation differ, or the trivial baselines do (then the scenes are others), or no
             step was evaluated in both.
     """
     for name in EVALUATED_ALIKE:
@@ -198,7 +198,7 @@ def check_trainings(a: TrainingRun, b: TrainingRun) -> None:
             )
     if last_step(a, b) is None:
         raise RunError(f"check_trainings: {a.name} and {b.name} have no evaluated step in common; train both further")
-    for column in [prefix + name for prefix in TRIVIAL.values() for name in MEASURES]:
+    for column in [trivial_column(method, name) for method in TRIVIAL for name in IMAGE_METRICS]:
         rows = [last_row(run, column) for run in (a, b)]
         if rows[0] is not None and rows[1] is not None and not np.isclose(rows[0][column], rows[1][column], rtol=1e-6):
             raise RunError(
@@ -208,7 +208,7 @@ def check_trainings(a: TrainingRun, b: TrainingRun) -> None:
 
 
 def last_step(a: TrainingRun, b: TrainingRun) -> int | None:
-    """Give the last step at which both runs were evaluated; None if there is none.
+    """Return the last step at which both runs were evaluated; None if there is none.
 
     Args:
         a: The first training run.
@@ -228,7 +228,7 @@ def compare_evaluations(a: TrainingRun, b: TrainingRun) -> pd.DataFrame:
     """
     left, right = (run.evaluation.set_index("step") for run in (a, b))
     rows = []
-    for metric in [name for name in (*LOSSES, *MEASURES) if name in left and name in right]:
+    for metric in [name for name in (*LOSSES, *IMAGE_METRICS) if name in left and name in right]:
         both = pd.DataFrame({"a": left[metric], "b": right[metric]}).dropna()
         if len(both):
             sign, last = better(metric), both.loc[both.index.max()]

@@ -10,7 +10,7 @@ from analysis.study import figures
 from analysis.study.words import difference_text, panel_title, title, value_text
 from analysis.training import words
 from analysis.training.run import TrainingRun
-from analysis.wording import NBSP, interval, listing, number, percent, plural, points
+from analysis.words import NBSP, interval, listing, number, percent, plural, points
 
 
 def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], rebuild: str) -> SectionPage:
@@ -53,11 +53,9 @@ def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], 
 
 _TRAINING_CAVEATS = (
     "One run each: whether a difference is more than luck of the seed cannot be told from two runs. python -m "
-    "train.study "
-    "repeats both with several seeds and gives intervals.",
+    "train.study repeats both with several seeds and gives intervals.",
     "Held-out values are means without intervals; evaluations of one run follow each other closely, so being ahead at "
-    "many "
-    "of them is no independent evidence.",
+    "many of them is no independent evidence.",
 )
 
 
@@ -67,17 +65,17 @@ def _training_answer(table: pd.DataFrame, probed: pd.DataFrame, names: tuple[str
     parts = [f"ahead of {names[0]} by {listing(ahead)}"] if ahead else []
     parts += [f"behind {names[0]} by {listing(behind)}"] if behind else []
     place = " and ".join(parts) or f"where {names[0]} is"
-    said = [
+    sentences = [
         f"At step {number(table['step'].max())} {names[1]} is {place}; with one run each, none of it is shown to be "
         "significant."
     ]
     clear = probed[probed["verdict"] != "not separable"]
-    told = [f"layer {row.layer} {points(row.difference)} points ({row.verdict})" for row in clear.itertuples()]
-    if told:
-        said.append(f"Precision whose intervals over scenes lie apart: {listing(told)}.")
+    phrases = [f"layer {row.layer} {points(row.difference)} points ({row.verdict})" for row in clear.itertuples()]
+    if phrases:
+        sentences.append(f"Precision whose intervals over scenes lie apart: {listing(phrases)}.")
     elif len(probed):
-        said.append("No layer's precision differs by more than its intervals over scenes.")
-    return said
+        sentences.append("No layer's precision differs by more than its intervals over scenes.")
+    return sentences
 
 
 def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tuple[str, str]) -> Section:
@@ -88,10 +86,10 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     ]
     curves = pd.concat(lines, ignore_index=True).dropna().assign(low=np.nan, high=np.nan)
     titles = {str(metric): panel_title(str(metric)) for metric in table["metric"]}
-    told = "; ".join(
+    phrases = "; ".join(
         f"{title(r.metric)}: {value_text(r.metric, r.a)} and {value_text(r.metric, r.b)}" for r in table.itertuples()
     )
-    svg = figures.curves(curves, titles=titles, styles=figures.looks(names), name="evaluations", alt=told)
+    svg = figures.curves(curves, titles=titles, styles=figures.looks(names), name="evaluations", alt=phrases)
     caption = (
         f"Both runs on the same held-out scenes, as far as each has come: {names[0]} has "
         f"{plural(len(a.evaluation), 'evaluation')}, "
@@ -100,8 +98,7 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     drawn = chart("evaluations", svg, caption, source=words.source(a), table=curves, file="compare_evaluations.csv")
     listed = Table(
         caption="The last step that both were evaluated at; ahead: of the evaluations that both have, at how many the "
-        "second "
-        "run is better.",
+        "second run is better.",
         columns=("measure", "step", *names, "difference", "ahead at"),
         rows=tuple(
             (
@@ -123,8 +120,7 @@ def _probed(table: pd.DataFrame, names: tuple[str, str]) -> Section | None:
         return None
     listed = Table(
         caption=f"Precision of every 3D layer at step {number(table['step'].max())}, probed on the same scenes by "
-        "both; the "
-        "change in points is called clear only where the two intervals lie apart.",
+        "both; the change in points is called clear only where the two intervals lie apart.",
         columns=(
             "layer",
             "grid",

@@ -7,23 +7,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.evaluation.run import TRUTH
 from analysis.figures import BLUE, GOLD, GREEN, INK, LINE_STYLES, MUTED, THIS_MODEL, VERMILION, WIDTH, chart
-from analysis.training.figures import COPY, MEAN_COLOUR
+from analysis.words import METHOD_LABELS
+from probe.records import COPY, MEAN_COLOUR, TRUTH
 
+OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.6}
 MARKS: dict[str, dict[str, Any]] = {
     THIS_MODEL: {"color": BLUE, "marker": "o", "markersize": 8},
-    COPY: {"color": VERMILION, "marker": "s", "markersize": 6, "markerfacecolor": "none", "markeredgewidth": 1.6},
-    MEAN_COLOUR: {"color": INK, "marker": "D", "markersize": 5.5, "markerfacecolor": "none", "markeredgewidth": 1.5},
-    TRUTH: {"color": GREEN, "marker": "_", "markersize": 26, "markeredgewidth": 2.2},
+    METHOD_LABELS[COPY]: {"color": VERMILION, "marker": "s", "markersize": 6, **OPEN},
+    METHOD_LABELS[MEAN_COLOUR]: {"color": INK, "marker": "D", "markersize": 5.5, **OPEN, "markeredgewidth": 1.5},
+    METHOD_LABELS[TRUTH]: {"color": GREEN, "marker": "_", "markersize": 26, "markeredgewidth": 2.2},
 }
-SHIFTS = {THIS_MODEL: -0.2, COPY: 0.0, MEAN_COLOUR: 0.2, TRUTH: 0.0}
+SHIFTS = dict(zip(MARKS, (-0.2, 0.0, 0.2, 0.0), strict=True))
 
 
 def beside_trivial(
     table: pd.DataFrame, *, titles: Mapping[str, str], places: Mapping[str, str], xlabel: str, name: str, alt: str
 ) -> str:
-    """Draw a panel per measure: the model and what needs no model side by side, each with its interval.
+    """Draw a panel per measure: the model and trivial baselines side by side, each with its interval.
 
     Args:
         table: Columns panel, who (a key of ``MARKS``), x, value, low, high.

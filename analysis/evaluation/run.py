@@ -1,6 +1,5 @@
 """A folder of python -m train.evaluate as small tidy tables: every figure and table of its page is one of these."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,27 +8,40 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import THIS_MODEL
-from analysis.training.figures import COPY, MEAN_COLOUR
-from probe.records import RunError, digest, summarise
+from analysis.reading import read_config, read_file
+from analysis.words import METHOD_LABELS
+from probe.records import (
+    ALL_ROTATIONS,
+    CONFIG,
+    COPY,
+    IMAGE_METRICS,
+    IMAGES,
+    MODEL,
+    PARTS,
+    PSNR,
+    SAMPLES,
+    SUMMARY,
+    TRIVIAL,
+    WORST,
+    RunError,
+    digest,
+    split_set_metric,
+    summarise,
+    trivial_column,
+)
 
-CONFIG, IMAGES, SUMMARY, WORST, SAMPLES = "config.json", "images.csv", "summary.csv", "worst.csv", "samples.png"
-ALL = "all"
-TRUTH = "true views"
-WHO = {"model": THIS_MODEL, "copy": COPY, "mean colour": MEAN_COLOUR, "truth": TRUTH}
-"""Whose images are measured, as the tables and as the page name them."""
-TRIVIAL = ("copy", "mean colour")
+ADVICE = "evaluate again"
 VIEW = ["scene", "view", "n_ref", "rotation_deg"]
 COLUMNS = {
     IMAGES: (*VIEW, "method", "metric", "value", "count"),
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count", "note"),
-    WORST: (*VIEW, "psnr", "ssim", "lpips", "match_error", "copy_psnr", "truth_match_error"),
+    WORST: (*VIEW, *IMAGE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Hold what a folder of python -m train.evaluate holds.
+    """The content of a folder of python -m train.evaluate.
 
     Attributes:
         name: The folder's name.
@@ -51,12 +63,12 @@ class Evaluation:
 
     @cached_property
     def references(self) -> list[int]:
-        """Give the numbers of references that were measured."""
+        """Return the numbers of references that were measured."""
         return sorted({int(n) for n in self.images["n_ref"]})
 
     @cached_property
     def scenes(self) -> int:
-        """Count the scenes."""
+        """Return the number of scenes."""
         return int(self.images["scene"].nunique())
 
     @cached_property
@@ -66,23 +78,23 @@ class Evaluation:
 
     @cached_property
     def view_list(self) -> str:
-        """Name the list of views by its digest: equal lists were measured on equal views."""
+        """Return the digest of the list of views: equal lists were measured on equal views."""
         return digest(self.views)
 
     @cached_property
     def measured(self) -> list[str]:
         """List the measures of single images of which anything is known."""
         known = set(self.summary.loc[self.summary["value"].notna(), "metric"])
-        return [name for name in ("psnr", "ssim", "lpips", "match_error") if name in known]
+        return [name for name in IMAGE_METRICS if name in known]
 
 
 def is_evaluation(folder: Path) -> bool:
-    """Tell whether a folder holds a finished run of python -m train.evaluate.
+    """Return whether a folder holds a finished run of python -m train.evaluate.
 
     Args:
         folder: Any folder.
     """
-    return all((folder / name).is_file() for name in (CONFIG, *COLUMNS)) and not (folder / "parts").exists()
+    return all((folder / name).is_file() for name in (CONFIG, *COLUMNS)) and not (folder / PARTS).exists()
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -94,17 +106,13 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         RunError: If one of its files cannot be used.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        settings, environment = (dict(config[name]) for name in ("settings", "environment"))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"read_evaluation: {folder / CONFIG} is not a run's ({error!r}); evaluate again") from error
-    images, summary, worst = (_read(folder / name, columns) for name, columns in COLUMNS.items())
+    config = read_config(folder, ADVICE)
+    images, summary, worst = (_table(folder / name, columns) for name, columns in COLUMNS.items())
     samples = folder / SAMPLES
     return Evaluation(
         name=folder.resolve().name,
-        settings=settings,
-        environment=environment,
+        settings=config.settings,
+        environment=config.environment,
         images=images,
         summary=summary.fillna({"note": ""}),
         worst=worst,
@@ -112,23 +120,23 @@ def read_evaluation(folder: Path) -> Evaluation:
     )
 
 
-def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"read_evaluation: {path} cannot be read: {error}; evaluate again") from error
-    absent = [name for name in columns if name not in table]
-    if absent or table.empty:
-        lacking = f"lacks {', '.join(absent)}" if absent else "has no rows"
-        raise RunError(f"read_evaluation: {path} {lacking}; evaluate again")
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    table: pd.DataFrame = read_file(path, pd.read_csv, ADVICE, columns)
+    if table.empty:
+        raise RunError(f"read_evaluation: {path} has no rows; {ADVICE}")
     return table
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
+def of_sets(summary: pd.DataFrame) -> pd.Series:
+    """Return which rows of a summary are distances between sets of images, not metrics of single ones."""
+    return summary["metric"].map(lambda name: split_set_metric(name) is not None).astype(bool)
+
+
 def by_rotation(run: Evaluation, n_ref: int) -> pd.DataFrame:
-    """Give the means by rotation bin: columns panel (the measure), who, x (the bin), value, low, high, scenes, count.
+    """Return the means by rotation bin: columns panel (the measure), who, x (the bin), value, low, high, scenes, count.
 
     Args:
         run: The evaluation.
@@ -139,49 +147,49 @@ def by_rotation(run: Evaluation, n_ref: int) -> pd.DataFrame:
 
 
 def by_references(run: Evaluation) -> pd.DataFrame:
-    """Give the means over all rotations by number of references: columns as :func:`by_rotation`, x is the number."""
-    rows = run.summary[run.summary["rotation_bin"] == ALL]
+    """Return the means over all rotations by number of references: columns as :func:`by_rotation`, x is the number."""
+    rows = run.summary[run.summary["rotation_bin"] == ALL_ROTATIONS]
     return _tidy(run, rows.assign(x=rows["n_ref"].astype(str)))
 
 
 def _tidy(run: Evaluation, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["metric"].isin(run.measured) & rows["value"].notna()]
-    table = rows.assign(panel=rows["metric"], who=rows["method"].map(WHO))
+    table = rows.assign(panel=rows["metric"], who=rows["method"].map(METHOD_LABELS))
     return table[["panel", "who", "x", "value", "low", "high", "scenes", "count"]].reset_index(drop=True)
 
 
-def of_sets(run: Evaluation) -> pd.DataFrame:
-    """Give FID and KID, a row for each number of references and extractor: columns n_ref, metric, count, and methods.
+def set_distances(run: Evaluation) -> pd.DataFrame:
+    """Return FID and KID, a row for each number of references and extractor: columns n_ref, metric, count, and methods.
 
     Args:
         run: The evaluation.
     """
-    rows = run.summary[run.summary["metric"].str.contains("[", regex=False) & run.summary["value"].notna()]
+    rows = run.summary[of_sets(run.summary) & run.summary["value"].notna()]
     if rows.empty:
-        return pd.DataFrame(columns=["n_ref", "metric", "count", "model", *TRIVIAL])
+        return pd.DataFrame(columns=["n_ref", "metric", "count", MODEL, *TRIVIAL])
     wide = rows.pivot_table(index=["n_ref", "metric", "count"], columns="method", values="value", sort=False)
     return wide.reset_index()
 
 
 def differences(run: Evaluation) -> pd.DataFrame:
-    """Give by how much the model differs from each trivial answer on the same views.
+    """Return by how much the model differs from each trivial baseline on the same views.
 
     Returns:
-        Columns n_ref, method (the trivial answer), metric, value, low, high (95 % by bootstrap over scenes), scenes,
+        Columns n_ref, method (the trivial baseline), metric, value, low, high (95 % by bootstrap over scenes), scenes,
         count.
     """
     wide = run.images.pivot_table(index=[*VIEW, "metric"], columns="method", values="value", sort=False).reset_index()
-    parts = [wide.assign(method=name, value=wide["model"] - wide[name], count=1) for name in TRIVIAL if name in wide]
+    parts = [wide.assign(method=name, value=wide[MODEL] - wide[name], count=1) for name in TRIVIAL if name in wide]
     rows = pd.concat(parts, ignore_index=True)
     return summarise(rows[rows["metric"].isin(run.measured)], ["n_ref", "method", "metric"])
 
 
 def beside_copy(run: Evaluation) -> pd.DataFrame:
-    """Give each view's PSNR by the model and by copying: columns who ("1 reference"), scene, view, copied, generated.
+    """Return each view's PSNR by the model and by copying: columns who ("1 reference"), scene, view, copied, generated.
 
     Args:
         run: The evaluation.
     """
     names = run.worst["n_ref"].map({n: f"{n} reference{'' if n == 1 else 's'}" for n in run.references})
-    table = run.worst.assign(who=names, copied=run.worst["copy_psnr"], generated=run.worst["psnr"])
+    table = run.worst.assign(who=names, copied=run.worst[trivial_column(COPY, PSNR)], generated=run.worst[PSNR])
     return table.sort_values(["n_ref", "scene", "view"])[["who", "scene", "view", "copied", "generated"]]

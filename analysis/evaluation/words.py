@@ -1,4 +1,4 @@
-"""An evaluation's words: what was generated, how good it is, and whether it beats what needs no model. Pure."""
+"""An evaluation's words: what was generated, how good it is, and whether it beats trivial baselines. Pure."""
 
 from typing import Any
 
@@ -6,22 +6,20 @@ import numpy as np
 import pandas as pd
 
 from analysis.evaluation import run as evaluation
-from analysis.evaluation.run import ALL, TRIVIAL, Evaluation
-from analysis.training.run import MEASURES
-from analysis.training.words import amount
-from analysis.wording import MISSING, NBSP, listing, number, plural
+from analysis.evaluation.run import Evaluation
+from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural
+from probe.records import ALL_ROTATIONS, COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRIVIAL, TRUTH, better
 
-METHODS = {"model": "", "copy": "copy", "mean colour": "mean colour", "truth": "true views"}
-NAMES = {"copy": "copying the nearest reference", "mean colour": "filling in that reference's mean colour"}
+SHORT = {MODEL: "", COPY: "copy", MEAN_COLOUR: "mean colour", TRUTH: "true views"}
 
 
 def model_name(run: Evaluation) -> str:
-    """Name the model."""
+    """Return the model's name."""
     return str(run.settings.get("model", "an unnamed model"))
 
 
 def scenes_name(run: Evaluation) -> str:
-    """Name the scenes, as the command did."""
+    """Return the scenes, as named on the command line."""
     return str(run.settings.get("scenes", "unnamed scenes"))
 
 
@@ -31,12 +29,12 @@ def reference_words(n_ref: int) -> str:
 
 
 def counts(run: Evaluation) -> str:
-    """Count what was generated: "12 target views in 4 scenes"."""
+    """Return how much was generated: "12 target views in 4 scenes"."""
     return f"{plural(len(run.views), 'target view')} in {plural(run.scenes, 'scene')}"
 
 
 def source(run: Evaluation) -> str:
-    """Say on which views the numbers rest, as it stands under the figures."""
+    """Return which views the numbers are based on, for the line under the figures."""
     return (
         f"View list {run.view_list} ({counts(run)}), scenes {scenes_name(run)}, seed "
         f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. "
@@ -44,16 +42,9 @@ def source(run: Evaluation) -> str:
     )
 
 
-def quality_title(name: str) -> str:
-    """Name a measure with its unit and its good side."""
-    measure = MEASURES[name]
-    unit = f" ({measure.unit})" if measure.unit else ""
-    return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
-
-
 def with_range(name: str, row: Any) -> str:
     """Write a mean with its 95 % interval: "14.2 (13.1–15.0)"."""
-    digits = MEASURES[name].digits
+    digits = METRICS[name].digits
     if not np.isfinite(row["value"]):
         return MISSING
     spread = f" ({row['low']:.{digits}f}–{row['high']:.{digits}f})" if np.isfinite(row["low"]) else ""
@@ -61,41 +52,41 @@ def with_range(name: str, row: Any) -> str:
 
 
 def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
-    """Give a mean over all rotations; None where it is not known."""
+    """Return a mean over all rotations; None where it is not known."""
     rows = run.summary
-    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL)]
+    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL_ROTATIONS)]
     here = here[(here["method"] == method) & here["value"].notna()]
     return None if here.empty else here.iloc[0]
 
 
 def fact(run: Evaluation, n_ref: int, name: str) -> tuple[str, str]:
-    """Write a mean, and beside it what needs no model."""
-    row = overall(run, n_ref, name, "model")
-    beside = {METHODS[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, "truth")}
+    """Return a mean and the values of the trivial baselines, as text."""
+    row = overall(run, n_ref, name, MODEL)
+    beside = {SHORT[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, TRUTH)}
     note = ", ".join(f"{who} {amount(name, one['value'])}" for who, one in beside.items() if one is not None)
     return (MISSING if row is None else amount(name, row["value"]), note)
 
 
 def with_trivial(run: Evaluation, n_ref: int, name: str) -> str:
-    """Write a mean with what needs no model, short: "15.0 (11.7 / 12.3)"."""
-    digits = MEASURES[name].digits
-    rows = [overall(run, n_ref, name, method) for method in ("model", *TRIVIAL)]
+    """Write a mean with trivial baselines, short: "15.0 (11.7 / 12.3)"."""
+    digits = METRICS[name].digits
+    rows = [overall(run, n_ref, name, method) for method in (MODEL, *TRIVIAL)]
     own, *trivial = [MISSING if row is None else f"{row['value']:.{digits}f}" for row in rows]
     return f"{own} ({' / '.join(trivial)})"
 
 
 def spoken(run: Evaluation, n_ref: int) -> str:
-    """Say the means over all rotations, for who cannot see the figure."""
-    told = [f"{MEASURES[name].title} {value} ({note})" for name in run.measured
+    """Return the means over all rotations, as the figure's alternative text."""
+    texts = [f"{METRICS[name].title} {value} ({note})" for name in run.measured
             for value, note in [fact(run, n_ref, name)]]  # fmt: skip
-    return f"{reference_words(n_ref)}: {'; '.join(told)}."
+    return f"{reference_words(n_ref)}: {'; '.join(texts)}."
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 
 def answer(run: Evaluation) -> list[str]:
-    """Say what was generated and whether it beats what needs no model, in sentences."""
+    """Return in sentences what was generated and whether it beats trivial baselines."""
     table = evaluation.differences(run)
     each = [sentence for n_ref in run.references for sentence in _one(run, table, n_ref)]
     return [_generated(run), *each]
@@ -115,36 +106,36 @@ def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
     if not run.measured:
         return [f"With {reference_words(n_ref)} nothing could be measured."]
     here, first = table[table["n_ref"] == n_ref], run.measured[0]
-    row = overall(run, n_ref, first, "model")
+    row = overall(run, n_ref, first, MODEL)
     value = MISSING if row is None else f"{amount(first, row['value'])}{_range(first, row)}"
-    told = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
-    sentence = f"With {reference_words(n_ref)} their {MEASURES[first].title} is {value}: {' and '.join(told)}."
+    texts = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
+    sentence = f"With {reference_words(n_ref)} their {METRICS[first].title} is {value}: {' and '.join(texts)}."
     return [sentence + _others(here[here["metric"] != first])]
 
 
 def _range(name: str, row: Any) -> str:
-    digits = MEASURES[name].digits
+    digits = METRICS[name].digits
     if not np.isfinite(row["low"]):
         return ""
     return f" (95{NBSP}% interval {row['low']:.{digits}f}–{row['high']:.{digits}f})"
 
 
 def _against(run: Evaluation, n_ref: int, row: dict[Any, Any]) -> str:
-    name, digits = row["metric"], MEASURES[row["metric"]].digits
+    name, digits = row["metric"], METRICS[row["metric"]].digits
     theirs = overall(run, n_ref, name, row["method"])
     value = MISSING if theirs is None else amount(name, theirs["value"])
     low, high = (f"{row[end]:+.{digits}f}".replace("-", "−") for end in ("low", "high"))
     spread = f", difference {low} to {high}" if np.isfinite(row["low"]) else ""
-    return f"{verdict(row)} {NAMES[row['method']]} ({value}{spread})"
+    return f"{verdict(row)} {ANSWERS[row['method']]} ({value}{spread})"
 
 
 def verdict(row: Any) -> str:
-    """Say whether the model is better than a trivial answer; clear where the interval does not touch zero.
+    """Return whether the model is better than a trivial baseline; clear where the interval does not touch zero.
 
     Args:
         row: Of :func:`analysis.evaluation.run.differences`.
     """
-    sign = 1 if MEASURES[row["metric"]].higher_is_better else -1
+    sign = better(row["metric"])
     ends = sorted((sign * row["low"], sign * row["high"]))
     if not np.isfinite(row["low"]):
         return f"{'better' if sign * row['value'] > 0 else 'no better'} (one scene, no interval) than"
@@ -152,23 +143,25 @@ def verdict(row: Any) -> str:
 
 
 def _others(rows: pd.DataFrame) -> str:
-    """Say of each other measure what the model beats: " SSIM: clearly worse than the copy..."."""
-    told = ""
-    for name in [name for name in MEASURES if name in set(rows["metric"])]:
+    """Return what the model beats by each other metric: " SSIM: clearly worse than the copy..."."""
+    texts = ""
+    for name in [name for name in IMAGE_METRICS if name in set(rows["metric"])]:
         found: dict[str, list[str]] = {}
         for row in rows[rows["metric"] == name].to_dict("records"):
-            found.setdefault(verdict(row), []).append(f"the {METHODS[row['method']]}")
-        title = MEASURES[name].title
-        told += f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
-    return told
+            found.setdefault(verdict(row), []).append(f"the {SHORT[row['method']]}")
+        title = METRICS[name].title
+        texts += (
+            f" {title[0].upper()}{title[1:]}: {', '.join(f'{one} {listing(whom)}' for one, whom in found.items())}."
+        )
+    return texts
 
 
 # --- caveats ---------------------------------------------------------------------------------------------------------
 
 
 def caveats(run: Evaluation) -> list[str]:
-    """Say what the numbers do not show."""
-    said = [
+    """Return the limits of the numbers, in sentences."""
+    sentences = [
         f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or "
         "more sampling steps are other numbers.",
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
@@ -177,4 +170,4 @@ def caveats(run: Evaluation) -> list[str]:
         "surface looks alike from both sides.",
     ]  # fmt: skip
     absent = run.summary[run.summary["value"].isna() & (run.summary["note"] != "")]
-    return said + [f"Not measured: {note}." for note in dict.fromkeys(absent["note"].astype(str))]
+    return sentences + [f"Not measured: {note}." for note in dict.fromkeys(absent["note"].astype(str))]

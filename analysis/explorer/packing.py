@@ -64,7 +64,7 @@ def _bytes(name: str, width: int, values: Array) -> bytes:
 
 
 def differences(maps: UInt8[np.ndarray, "... asked other cells"]) -> UInt8[np.ndarray, "... asked other cells"]:
-    """Give each map as its difference from the map of the query token before, modulo 256.
+    """Return each map as its difference from the map of the query token before, modulo 256.
 
     Args:
         maps: Coarse maps.
@@ -83,7 +83,7 @@ def pack_floats(values: Array) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Hold a packed block with its place in the payload.
+    """A packed block with its place in the payload.
 
     Attributes:
         path: Scene, model, layer, and timestep of single heads (None for all heads together).

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import wording
 from analysis.explorer.payload import CELLS, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
+from analysis.words import listing
+from probe.records import parse_grid
 
 PROTOCOLS = (
     "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "
@@ -19,7 +20,7 @@ PROTOCOLS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Hold what the explorer's section shows.
+    """The content of the explorer's section.
 
     Attributes:
         payload: What its script reads.
@@ -76,14 +77,12 @@ def _limits(model: Explored, scene: str) -> str:
     ]
     parts = [f"Attention is pooled to at most {CELLS} x {CELLS} cells a view."]
     if thinned:
-        parts.append(
-            f"Of grids of {wording.listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs."
-        )
+        parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs.")
     if views < all_views:
         parts.append(f"{views} of {all_views} views are shown.")
     return " ".join(parts)
 
 
 def _tokens(grid: str) -> int:
-    h, w = (int(side) for side in grid.split("x"))
+    h, w = parse_grid(grid)
     return h * w

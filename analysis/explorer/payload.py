@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis import wording
 from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, within
 from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
 from analysis.probing import tables
+from analysis.probing.words import layer_places
+from analysis.words import listing, metric_words
+from probe.records import parse_grid
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
 LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
@@ -18,7 +20,7 @@ LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Say what the explorer shows first, and the still picture always.
+    """What the explorer shows first, and the still picture always.
 
     Attributes:
         scene: Position among the scenes.
@@ -64,7 +66,7 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
     return {
         "fields": FIELDS,
         "levels": {"share": LEVELS, "map": MAP_LEVELS, "cells": CELLS},
-        "right": wording.metric_words(models[0].run.metric),
+        "right": metric_words(models[0].run.metric),
         "scenes": [_scene(models, scenes[n]) if n in kept else None for n in range(len(scenes))],
         "models": [_model(model) for model in models],
         "blocks": nested(chosen),
@@ -78,7 +80,7 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
 
 
 def groups(models: Sequence[Explored], scenes: Sequence[str]) -> Iterator[list[Block]]:
-    """Give blocks by use, scene after scene: all heads together, then the single heads, the middle timestep first.
+    """Return blocks by use, scene after scene: all heads together, then the single heads, the middle timestep first.
 
     Args:
         models: The page's own first.
@@ -143,14 +145,14 @@ def _scene(models: Sequence[Explored], scene: str) -> dict[str, Any]:
 
 
 def _model(model: Explored) -> dict[str, Any]:
-    run, places, grids = model.run, wording.layer_places(model.run), tables.layer_grids(model.run)
+    run, places, grids = model.run, layer_places(model.run), tables.layer_grids(model.run)
     heads = {layer: len(model.get("head_token", layer, model.scenes[0])[0]) for layer in model.layers}
     return {
         "name": f"{run.model} ({run.name})",
         "selected": run.layer,
         "timesteps": [int(t) for t in run.timesteps["timestep"]],
         "layers": [
-            {"layer": n, "place": places[n], "grid": [int(side) for side in grids[n].split("x")], "heads": heads[n]}
+            {"layer": n, "place": places[n], "grid": list(parse_grid(grids[n])), "heads": heads[n]}
             for n in sorted(heads)
         ],
     }
@@ -162,7 +164,7 @@ def _model(model: Explored) -> dict[str, Any]:
 def dropped_words(
     models: Sequence[Explored], scenes: Sequence[str], chosen: Sequence[Block], dropped: Sequence[Block]
 ) -> str:
-    """Say what a page leaves out to stay small; nothing where nothing is.
+    """Return what a page leaves out to stay small, as a sentence; empty where nothing is left out.
 
     Args:
         models: The page's own first.
@@ -176,7 +178,7 @@ def dropped_words(
     for (n, heads), group in groupby(rest, key=lambda path: (path[0], path[3] is not None)):
         paths = list(group)
         times = sorted({int(models[p[1]].run.timesteps["timestep"].iloc[p[3]]) for p in paths if p[3] is not None})
-        layers = wording.listing(sorted({path[2] for path in paths}))
-        what = f"single heads at t = {wording.listing(times)}" if heads else f"layers {layers}"
+        layers = listing(sorted({path[2] for path in paths}))
+        what = f"single heads at t = {listing(times)}" if heads else f"layers {layers}"
         parts.append(f"{what} of scene {scenes[n]}")
     return f"Left out to keep this page small: {'; '.join(parts)}." if parts else ""

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from analysis import wording
 from analysis.probing import tables
 from analysis.probing.tables import ProbeRun, read_run
-from probe.records import RunError
+from analysis.words import metric_words
+from probe.records import EXPLORER, RunError
 
-FILE = "explorer.safetensors"
-POSITIONS = ("query_xy", "true_xy", "visible")
 TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept", "map")
 HEADS = ("head_token", "head_right", "head_share", "head_mass", "head_map")
 
@@ -22,7 +20,7 @@ Array = Shaped[np.ndarray, "..."]
 
 @dataclass(frozen=True, kw_only=True)
 class Explored:
-    """Hold one model's part of the explorer.
+    """One model's part of the explorer.
 
     Attributes:
         run: The probe run of which this is a part.
@@ -36,13 +34,13 @@ class Explored:
 
     @property
     def layers(self) -> list[int]:
-        """Give the indexes of the layers that were read: the selected one, its runners-up, then the others."""
+        """Return the indexes of the layers that were read: the selected one, its runners-up, then the others."""
         present = sorted({int(part) for what, part, _ in self.tensors if what == "token"})
         ranked = [self.run.layer, *(int(entry["layer"]) for entry in self.run.selection.get("runners_up", []))]
         return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]
 
     def get(self, what: str, part: object, scene: str) -> Array:
-        """Give a tensor.
+        """Return a tensor.
 
         Args:
             what: Its kind.
@@ -56,12 +54,12 @@ class Explored:
             return self.tensors[what, str(part), scene]
         except KeyError:
             raise RunError(
-                f"read_explored: {self.run.name}/{FILE} lacks {what}/{part}/{scene}; run the probe again"
+                f"read_explored: {self.run.name}/{EXPLORER} lacks {what}/{part}/{scene}; run the probe again"
             ) from None
 
 
 def explored(run: ProbeRun) -> Explored | None:
-    """Give the explorer's part of a run, and check that its tensors fit each other.
+    """Return the explorer's part of a run, and check that its tensors fit each other.
 
     Args:
         run: The probe run.
@@ -99,7 +97,7 @@ def _check_scene(explored: Explored, scene: str) -> None:
             wrong += [] if shape == (len(kept), *heads, *pairs) else [f"{name}/{layer}"]
     if wrong:
         raise RunError(
-            f"read_explored: {explored.run.name}/{FILE} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
+            f"read_explored: {explored.run.name}/{EXPLORER} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
             "run the probe again"
         )
 
@@ -118,12 +116,12 @@ def read_beside(folder: Path, first: Explored) -> Explored:
     other = explored(read_run(folder))
     advice = "probe both models with the same --scenes, --seed, --pairs, --views and --select-by"
     if other is None:
-        raise RunError(f"read_beside: {folder} has no {FILE}; run its probe again")
+        raise RunError(f"read_beside: {folder} has no {EXPLORER}; run its probe again")
     shared = [scene for scene in other.scenes if scene in first.scenes]
     key = [f"image/{scene}" for scene in shared]
     if not shared or any(not np.array_equal(other.run.images[name], first.run.images[name]) for name in key):
         raise RunError(f"read_beside: {folder} shows other scenes than {first.run.name}; {advice}")
-    if wording.metric_words(other.run.metric) != wording.metric_words(first.run.metric):
+    if metric_words(other.run.metric) != metric_words(first.run.metric):
         raise RunError(
             f"read_beside: {folder} ranks by {other.run.metric}, {first.run.name} by {first.run.metric}; {advice}"
         )

@@ -9,11 +9,12 @@ from analysis.explorer.payload import CELLS, MAP_LEVELS, Start
 from analysis.explorer.reading import Explored
 from analysis.probing import tables
 from analysis.probing.pictures import SIDE, image_key
+from probe.records import parse_grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Still:
-    """Hold the picture of one view with its words."""
+    """The picture of one view with its words."""
 
     title: str
     note: str
@@ -63,7 +64,7 @@ def _found(model: Explored, scene: str, start: Start, slot: int, view: int, numb
 
 
 def _centre(token: int, grid: str) -> tuple[float, float]:
-    h, w = (int(side) for side in grid.split("x"))
+    h, w = parse_grid(grid)
     return (token % w + 0.5) / w, (token // w + 0.5) / h
 
 
@@ -75,7 +76,7 @@ def _svg(image: str, aspect: float, marks: str, alt: str) -> str:
 
 
 def _token(at: tuple[float, float], grid: str, aspect: float) -> str:
-    h, w = (int(side) for side in grid.split("x"))
+    h, w = parse_grid(grid)
     x, y, width, height = SIDE * (at[0] - 0.5 / w), SIDE * aspect * (at[1] - 0.5 / h), SIDE / w, SIDE * aspect / h
     box = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="none"'
     return f'<rect {box} stroke="#000" stroke-width="2.2"/><rect {box} stroke="#fff" stroke-width="1"/>'
@@ -83,7 +84,7 @@ def _token(at: tuple[float, float], grid: str, aspect: float) -> str:
 
 def _heat(coded: np.ndarray, grid: str, aspect: float) -> str:
     """Shade the cells: the darker, the more weight."""
-    rows, columns = (min(int(side), CELLS) for side in grid.split("x"))
+    rows, columns = (min(side, CELLS) for side in parse_grid(grid))
     width, height = SIDE / columns, SIDE * aspect / rows
     return "".join(
         f'<rect x="{n % columns * width:.2f}" y="{n // columns * height:.2f}" width="{width:.2f}" '

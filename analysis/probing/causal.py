@@ -14,8 +14,19 @@ from PIL import Image
 
 from analysis.probing.pictures import Panel
 from analysis.probing.tables import ProbeRun
-from analysis.wording import MISSING, NBSP, listing
-from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, scene_values, summarise
+from analysis.words import MISSING, NBSP, listing
+from probe.records import (
+    ALL_HEADS,
+    EFFECT,
+    EFFECT_PREDICTION,
+    EFFECT_SAMPLE,
+    IMAGE_METRICS,
+    INTERVENTIONS,
+    describe,
+    scene_values,
+    split_effect,
+    summarise,
+)
 
 KINDS = {
     "identity": "each token attends to itself only",
@@ -24,16 +35,13 @@ KINDS = {
     "shuffled_views": "keys of other views shuffled",
     "true_match": "target tokens attend to their true match only",
 }
-SHARES = ("effect_x0", EFFECT, "effect_sample")
-MEASURES = {
-    EFFECT: "growth of the prediction's error",
-    "effect_x0": "change of the prediction",
-    "effect_sample": "change of sampled colours",
-    "effect_psnr": "PSNR, dB",
-    "effect_ssim": "SSIM",
-    "effect_lpips": "LPIPS",
-    "effect_match_error": "colour error at true matches",
-}
+MEASURES = (
+    EFFECT,
+    EFFECT_PREDICTION,
+    EFFECT_SAMPLE,
+    *(f"effect_{name}" for name in IMAGE_METRICS),
+)
+"""What an edit changes, in the order of the page's tables."""
 COLUMNS = ["measure", "intervention", "layer", "value", "low", "high", "scenes", "count"]
 SHOWN_SCENES = 2
 
@@ -42,7 +50,7 @@ SHOWN_SCENES = 2
 
 
 def effects(run: ProbeRun) -> pd.DataFrame:
-    """Give what editing each layer, all heads together, changes, averaged over timesteps.
+    """Return the effects of editing each layer, all heads together, averaged over timesteps.
 
     Returns:
         Columns measure, intervention, layer, value, low, high (95 % by bootstrap over scenes), scenes, count: target
@@ -52,7 +60,7 @@ def effects(run: ProbeRun) -> pd.DataFrame:
 
 
 def effects_by_head(run: ProbeRun) -> pd.DataFrame:
-    """Give what editing single heads changes: the columns of :func:`effects` and head; empty if none was edited."""
+    """Return the effects of editing single heads: the columns of :func:`effects` and head; empty if none was edited."""
     rows = run.scores[(run.scores["protocol"] == INTERVENTIONS) & (run.scores["head"] != ALL_HEADS)]
     return _named(summarise(rows, ["metric", "layer", "head"]))[[*COLUMNS[:3], "head", *COLUMNS[3:]]]
 
@@ -78,9 +86,9 @@ def _rows(run: ProbeRun) -> pd.DataFrame:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """Part metrics such as "effect_x0@identity"; order interventions as in :data:`KINDS`."""
-    words = table["metric"].astype(str).str.split("@")
+    parts = table["metric"].astype(str).map(split_effect)
     order = {name: n for n, name in enumerate(KINDS)}
-    named = table.assign(measure=words.str[0], intervention=words.str[-1], order=words.str[-1].map(order))
+    named = table.assign(measure=parts.str[0], intervention=parts.str[1], order=parts.str[1].map(order))
     return named.sort_values(["order", "measure"], kind="stable", ignore_index=True)
 
 
@@ -92,9 +100,10 @@ def change(row: Any, measure: str) -> str:
 
     Args:
         row: With value, low and high.
-        measure: In percent if one of :data:`SHARES`.
+        measure: What changed; fractions are written in percent.
     """
-    factor, digits, unit = (100, 1, f"{NBSP}%") if measure in SHARES else (1, 3 if measure != "effect_psnr" else 2, "")
+    metric = describe(measure)
+    factor, digits, unit = (100, 1, f"{NBSP}%") if metric.share else (1, metric.digits, "")
     if not np.isfinite(row["value"]):
         return MISSING
 
@@ -107,11 +116,11 @@ def change(row: Any, measure: str) -> str:
 
 
 def verdict(run: ProbeRun, intervention: str) -> str:
-    """Say which layers hurt less, more or about as much as the selected one when broken, by the prediction's error.
+    """Return which layers raise the prediction's error less, more or as much as the selected one when they are edited.
 
     Args:
         run: The probe run.
-        intervention: By which they are broken.
+        intervention: By which they are edited.
     """
     table = beside_selected(run)
     rows = table[(table["measure"] == EFFECT) & (table["intervention"] == intervention)]
@@ -128,7 +137,7 @@ def _named_layers(layers: list[int], word: str, others: int) -> str:
 
 
 def words(run: ProbeRun) -> tuple[str, ...]:
-    """Say how correspondence, effect and cost are weighed, and what they decided."""
+    """Return how correspondence, effect and cost are weighed, and what they decided."""
     return str(run.selection.get("rule", "")), str(run.selection.get("weighing", ""))
 
 
@@ -137,7 +146,7 @@ def words(run: ProbeRun) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """Hold sampled views of one scene under one intervention."""
+    """Sampled views of one scene under one intervention."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -197,6 +206,12 @@ def _panel(title: str, note: str, image: UInt8[np.ndarray, "3 height width"], *,
 def _psnr(image: UInt8[np.ndarray, "3 height width"], truth: UInt8[np.ndarray, "3 height width"]) -> str:
     error = np.square((image.astype(float) - truth) / 255).mean()
     return f"PSNR {-10 * np.log10(error):.1f}{NBSP}dB" if error > 0 else "equal to the true view"
+
+
+def heading(measure: str) -> str:
+    """Return what a measure is called above a column: "PSNR, dB"."""
+    metric = describe(measure)
+    return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
 
 
 def measured(table: pd.DataFrame) -> Iterable[str]:

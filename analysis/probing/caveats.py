@@ -1,4 +1,4 @@
-"""What a run's numbers do not show, in plain words and as far as the tables tell."""
+"""The limits of a run's numbers, in sentences and as far as the tables tell."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,16 @@ import pandas as pd
 
 from analysis.probing.rotation import pair_counts
 from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
-from analysis.wording import best_row, bin_words, listing, percent, plural, with_interval
+from analysis.probing.words import best_row
+from analysis.words import bin_words, listing, percent, plural, with_interval
+from probe.records import null_label
 
 FEW_SCENES, FEW_PAIRS = 10, 10
 LOW_CEILING = 0.5
 
 
 def caveats(run: ProbeRun) -> list[str]:
-    """Say in plain words what the numbers do not show, as far as the tables tell."""
+    """Return the limits of the numbers in sentences, as far as the tables tell."""
     found = [
         *_other_truth(run), *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run),
         *_at_chance(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
@@ -116,13 +118,13 @@ def _order_changes(run: ProbeRun) -> list[str]:
         f"With all maps resampled to one grid, layer {int(best['layer'])} leads "
         f"({with_interval(best['common_grid_precision'], best['common_grid_low'], best['common_grid_high'])}; layer "
         f"{run.layer}: "
-        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): "
-        "the choice depends on how grids are compared."
+        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): the "
+        "choice depends on how grids are compared."
     ]
 
 
 def _rivals_close(run: ProbeRun) -> list[str]:
-    """Name what scores about as high as the selected layer: on its own grid, or else on the common one."""
+    """Return what scores about as high as the selected layer: on its own grid, or else on the common one."""
     if best_row(run)["precision_low"] <= best_row(run)["chance"]:
         return []  # said already: nothing is beaten
     native, common = (part[part["layer"] == run.layer] for part in (profile(run), profile(run, common=True)))
@@ -134,7 +136,7 @@ def _rivals_close(run: ProbeRun) -> list[str]:
         mine, other = (rows[rows["model"] == model] for model in (run.model, name))
         if len(mine) and len(other) and other["value"].iloc[0] >= mine["low"].iloc[0]:
             texts.append(
-                f"“{name.removeprefix(f'{run.model}: ')}” scores {_measured(other)} on {where}, where layer "
+                f"“{null_label(name)}” scores {_measured(other)} on {where}, where layer "
                 f"{run.layer} has {_measured(mine)}: the layer does not clearly beat it."
             )
     return texts

@@ -5,20 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from analysis import wording
 from analysis.blocks import Table, csv_link
 from analysis.probing import causal, rotation, tables
 from analysis.probing.tables import ProbeRun
-from analysis.wording import MISSING, interval, number, percent, with_interval
-from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM
+from analysis.words import (
+    MISSING,
+    NBSP,
+    bin_words,
+    direction_words,
+    interval,
+    listing,
+    metric_words,
+    number,
+    percent,
+    plural,
+    with_interval,
+)
+from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM, grid_name, split_threshold
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
-    "the model "
-    "uses it, averaged over heads. All query tokens whose point the key view really shows count (depth test).",
+    "the model uses it, averaged over heads. All query tokens whose point the key view really shows count (depth "
+    "test).",
     "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
-    "key view by "
-    "squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
+    "key view by squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
 }
 KNOWN_COLUMNS = {
     *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
@@ -45,16 +55,15 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
 def _layers(run: ProbeRun) -> Table:
     more = [name for name in run.layers.columns if name not in KNOWN_COLUMNS]
     columns = (
-        "layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "same position", "ceiling",
-        "share of ceiling", f"95{wording.NBSP}% interval", "skill", "on the common grid", f"95{wording.NBSP}% interval",
+        "layer", "grid", "precision", f"95{NBSP}% interval", "uniform chance", "same position", "ceiling",
+        "share of ceiling", f"95{NBSP}% interval", "skill", "on the common grid", f"95{NBSP}% interval",
         "mass on truth", "causal effect", "cost, millions", "scenes", "matches counted",
         *(name.replace("_", " ") for name in more), "module",
     )  # fmt: skip
     rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
     return Table(
         caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not "
-        "measured. "
-        f"Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
+        f"measured. Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
         columns=columns,
         rows=tuple(rows),
         marked=tuple(n for n, layer in enumerate(run.layers["layer"]) if layer == run.layer),
@@ -66,7 +75,7 @@ def _layers(run: ProbeRun) -> Table:
 def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple[str, ...]:
     return (
         f"{row['layer']}{' selected' if row['layer'] == run.layer else ''}",
-        f"{row['grid_h']}x{row['grid_w']}",
+        grid_name((row["grid_h"], row["grid_w"])),
         counted(row["precision"], row["count"]),
         interval(row["precision_low"], row["precision_high"]),
         *(percent(row.get(name)) for name in ("chance", "same_position", "ceiling", "share_of_ceiling")),
@@ -90,7 +99,7 @@ def _effect(row: dict[Any, Any]) -> str:
 
 
 def counted(value: Any, count: Any) -> str:
-    """Write a fraction in percent; where it is missing, a dash with the count of what stands behind it.
+    """Write a fraction in percent; where it is missing, a dash with the count of its matches.
 
     Args:
         value: A fraction, or NaN.
@@ -105,10 +114,9 @@ def _rotation(run: ProbeRun) -> Table:
     cells = {(row.who, row.rotation_bin): row for row in table.itertuples()}
     who = list(dict.fromkeys(table["who"]))
     return Table(
-        caption=f"Precision by rotation between the two cameras, with 95{wording.NBSP}% intervals over scenes; all "
-        "on the grid "
-        f"of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
-        columns=("", *(wording.bin_words(name) for name in names)),
+        caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over scenes; all on the "
+        f"grid of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
+        columns=("", *(bin_words(name) for name in names)),
         rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
         marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
     )
@@ -133,7 +141,7 @@ def _timesteps(run: ProbeRun) -> Table:
         )
     return Table(
         caption=f"What each timestep means, and the precision of layer {run.layer} there.",
-        columns=("t", "ᾱ", "SNR", f"precision, layer {run.layer}", f"95{wording.NBSP}% interval", "matches counted"),
+        columns=("t", "ᾱ", "SNR", f"precision, layer {run.layer}", f"95{NBSP}% interval", "matches counted"),
         rows=tuple(rows),
         texts=0,
     )
@@ -155,9 +163,8 @@ def _matchers(run: ProbeRun) -> Table:
     ]
     return Table(
         caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
-        "references "
-        "on each grid; the same scenes, pairs and points.",
-        columns=("matcher", "layer", "grid", "precision", f"95{wording.NBSP}% interval", "scenes", "matches counted"),
+        "references on each grid; the same scenes, pairs and points.",
+        columns=("matcher", "layer", "grid", "precision", f"95{NBSP}% interval", "scenes", "matches counted"),
         rows=tuple(rows),
         marked=tuple(n for n, row in enumerate(rows) if row[0] == run.model),
     )
@@ -173,8 +180,7 @@ def _thresholds(run: ProbeRun) -> Table:
         "ranked by.",
         columns=("a match is right with", f"layer {run.layer}", "uniform chance", "same position", "ceiling"),
         rows=tuple(
-            (wording.metric_words(metric), *(cells.get((metric, model), MISSING) for model in models))
-            for metric in metrics
+            (metric_words(metric), *(cells.get((metric, model), MISSING) for model in models)) for metric in metrics
         ),
         marked=tuple(n for n, metric in enumerate(metrics) if metric == run.metric),
         wide=True,
@@ -182,9 +188,8 @@ def _thresholds(run: ProbeRun) -> Table:
 
 
 def _threshold_order(metric: str) -> tuple[str, float]:
-    amount = metric.partition("@")[2]
-    unit = amount.lstrip("0123456789.")
-    return unit, float(amount.removesuffix(unit))
+    amount, unit = split_threshold(metric) or (0.0, "")
+    return unit, amount
 
 
 def _effects(run: ProbeRun) -> Table:
@@ -196,7 +201,7 @@ def _effects(run: ProbeRun) -> Table:
     layers = [layer for layer in run.layers["layer"] if any((layer, name) in found for name in names)]
     return Table(
         caption="By how much the error of the denoised prediction grows when a layer is edited, with "
-        f"95{wording.NBSP}% intervals over scenes. Minus: the edit improves the prediction.",
+        f"95{NBSP}% intervals over scenes. Minus: the edit improves the prediction.",
         columns=("layer", *names),
         rows=tuple((str(layer), *(found.get((layer, name), MISSING) for name in names)) for layer in layers),
         marked=tuple(n for n, layer in enumerate(layers) if layer == run.layer),
@@ -217,8 +222,8 @@ def _edits(run: ProbeRun) -> Table:
         caption=f"What editing layer {run.layer} changes, against the unedited run of the same noise; a dash marks "
         "what was not measured. PSNR, SSIM, LPIPS and the colour error are of sampled views against the true ones. "
         f"Last column: whether editing layer {run.layer} raises the prediction's error more than editing another layer "
-        f"does, by the 95{wording.NBSP}% interval of the difference paired by scene.",
-        columns=("", *(causal.MEASURES[measure] for measure in measures), f"layer {run.layer} hurts"),
+        f"does, by the 95{NBSP}% interval of the difference paired by scene.",
+        columns=("", *(causal.heading(measure) for measure in measures), f"layer {run.layer} hurts"),
         rows=tuple(
             (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
             for name in names
@@ -236,8 +241,7 @@ def _worst(run: ProbeRun) -> Table:
     ]  # fmt: skip
     return Table(
         caption=f"The {len(rows)} ordered pairs of views in which layer {run.layer} finds least, the worst first, "
-        "over all "
-        "timesteps.",
+        "over all timesteps.",
         columns=("scene", "views", "rotation", "precision", "same position", "matches counted"),
         rows=tuple(rows),
         texts=2,
@@ -248,11 +252,10 @@ def _pairs(run: ProbeRun) -> Table:
     table = rotation.pair_counts(run)
     return Table(
         caption="What stands behind each rotation bin. Measured view pairs are ordered, of the direction above, and "
-        "include "
-        "pairs of views outside the frozen list; matches are counted over all timesteps.",
+        "include pairs of views outside the frozen list; matches are counted over all timesteps.",
         columns=("rotation", "listed pairs", "scenes with one", "measured view pairs", "matches counted"),
         rows=tuple(
-            (wording.bin_words(row.rotation_bin), *map(number, (row.listed, row.scenes, row.measured, row.count)))
+            (bin_words(row.rotation_bin), *map(number, (row.listed, row.scenes, row.measured, row.count)))
             for row in table.rename(columns={"count": "matches"}).assign(count=table["count"]).itertuples()
         ),
     )
@@ -265,8 +268,7 @@ def _missing(run: ProbeRun) -> Table:
     ]
     return Table(
         caption="Rows of the score table by metric. A missing row is one in which nothing could be counted; it is "
-        "left out of "
-        "every average, never taken as zero.",
+        "left out of every average, never taken as zero.",
         columns=("metric", "rows", "missing", "points counted"),
         rows=tuple(rows),
     )
@@ -276,7 +278,7 @@ def _missing(run: ProbeRun) -> Table:
 
 
 def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Say how it was measured: terms and their descriptions.
+    """Return how it was measured: terms and their descriptions.
 
     Args:
         run: The probe run.
@@ -287,13 +289,13 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     facts = {
         "Model": model_words(run.card),
         "Protocol": f"{run.protocol}. {PROTOCOL_WORDS.get(run.protocol, '')}".strip(),
-        "Right match": f"{wording.metric_words(run.metric)} ({run.metric})",
-        "Direction": wording.direction_words(str(run.selection["direction"])),
-        "Pair list": f"{wording.plural(len(run.pairs), 'pair')}, digest {wording.listing(digests)}",
-        "Scenes": f"{wording.plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
+        "Right match": f"{metric_words(run.metric)} ({run.metric})",
+        "Direction": direction_words(str(run.selection["direction"])),
+        "Pair list": f"{plural(len(run.pairs), 'pair')}, digest {listing(digests)}",
+        "Scenes": f"{plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
         "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them "
         "references",
-        "Timesteps": wording.listing(run.timesteps["timestep"]),
+        "Timesteps": listing(run.timesteps["timestep"]),
         "Missing": f"{number(lost['missing'].sum())} of {number(lost['rows'].sum())} rows of the score table",
         "Seed": str(run.settings.get("seed", MISSING)),
         "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()),
@@ -304,7 +306,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
 
 
 def model_words(card: dict[str, Any] | None) -> str:
-    """Say what is known of a model: its licence and origin, then what its loader chose.
+    """Return what is known of a model: its licence and origin, then what its loader chose.
 
     Args:
         card: Of ``model.json``; None where a run has none.
@@ -317,18 +319,18 @@ def model_words(card: dict[str, Any] | None) -> str:
 
 
 def source(run: ProbeRun) -> str:
-    """Say by what protocol and on which pairs the run was measured, as it stands under its figures.
+    """Return protocol and pair list of the run, for the line under its figures.
 
     Args:
         run: The probe run.
     """
-    digests = wording.listing(sorted(run.scores["pair_list"].unique().astype(str)))
-    scenes = wording.plural(run.scores["scene"].nunique(), "scene")
-    return f"Protocol {run.protocol}, pair list {digests} ({wording.plural(len(run.pairs), 'pair')}, {scenes})."
+    digests = listing(sorted(run.scores["pair_list"].unique().astype(str)))
+    scenes = plural(run.scores["scene"].nunique(), "scene")
+    return f"Protocol {run.protocol}, pair list {digests} ({plural(len(run.pairs), 'pair')}, {scenes})."
 
 
 def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
-    """Give each table that no figure carries as a CSV file: its name, and a link that holds its content.
+    """Return each table that no figure carries as a CSV file: its name, and a link that holds its content.
 
     Args:
         run: The probe run.

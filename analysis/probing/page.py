@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from analysis import figures, wording
+from analysis import figures
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.reading import Explored
@@ -16,16 +16,23 @@ from analysis.probing import causal, causal_figures, caveats, cells, rotation, t
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
+from analysis.probing.words import answer, best_row, layer_labels, layer_places, verdict_texts
 from analysis.training import words
-from analysis.wording import interval, number, percent, with_interval
-from probe.records import EFFECT
-
-ATTENTION_TITLES = {
-    "mass_3x3": "mass on the true token and its neighbours",
-    "mass_key_view": "mass on the key view",
-    "entropy": "entropy within the key view (nats)",
-    "cross_entropy": "cross-entropy with the truth (nats)",
-}
+from analysis.words import (
+    MISSING,
+    NBSP,
+    bin_words,
+    command,
+    direction_words,
+    interval,
+    listing,
+    metric_words,
+    number,
+    percent,
+    rebuild,
+    with_interval,
+)
+from probe.records import ATTENTION_METRICS, EFFECT, METRICS, PSNR
 
 FILES = {
     "profile": "layer_profile.csv", "common": "common_grid.csv", "rotation": "rotation_bins.csv",
@@ -36,7 +43,7 @@ FILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Hold the match pictures of one pair of views."""
+    """The match pictures of one pair of views."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -44,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Hold all that the page of one run shows; figures and tables that the run cannot fill are absent."""
+    """All that the page of one run shows; figures and tables that the run cannot fill are absent."""
 
     title: str
     model: str
@@ -72,6 +79,40 @@ class Page:
     downloads: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbeEntry:
+    """A probe run's line in the index, as finished text; ``link`` is relative to the index."""
+
+    link: str
+    name: str
+    model: str
+    scenes: str
+    protocol: str
+    layer: str
+    precision: str
+    share: str
+
+
+def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
+    """Write a probe run's line in the index.
+
+    Args:
+        run: The probe run.
+        link: To its page, relative to the index.
+    """
+    row = best_row(run)
+    return ProbeEntry(
+        link=link,
+        name=run.name,
+        model=run.model,
+        scenes=str(run.settings.get("scenes", MISSING)),
+        protocol=run.protocol,
+        layer=f"{run.layer} ({layer_places(run)[run.layer]}, {run.grid})",
+        precision=with_interval(row["precision"], row["precision_low"], row["precision_high"]),
+        share=with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
+    )
+
+
 def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
     """Put together what the page of a run shows.
 
@@ -81,7 +122,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
     """
     scenes = str(run.settings.get("scenes", "unnamed scenes"))
     examples = choose_examples(run)
-    places = wording.layer_places(run)
+    places = layer_places(run)
     explorer = explorer_part(explored) if explored else None
     return Page(
         title=f"{run.model} on {scenes}",
@@ -90,9 +131,9 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
         protocol=run.protocol,
         settings=run.settings,
         facts=_facts(run),
-        answer=tuple(wording.answer(run)),
+        answer=tuple(answer(run)),
         evidence=str(run.selection.get("evidence", "")),
-        verdicts=tuple(wording.verdict_texts(run)),
+        verdicts=tuple(verdict_texts(run)),
         caveats=tuple(caveats.caveats(run)),
         figures=_figures(run),
         tables=cells.text_tables(run),
@@ -102,17 +143,17 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
         edits=causal.pictures(run),
         causal=causal.words(run),
         explorer=explorer,
-        metric=wording.metric_words(run.metric),
-        direction=wording.direction_words(str(run.selection["direction"])),
+        metric=metric_words(run.metric),
+        direction=direction_words(str(run.selection["direction"])),
         methods=cells.methods(run),
-        command=wording.command(run.settings),
-        rebuild=wording.rebuild(run.settings, run.name),
+        command=command(run.settings),
+        rebuild=rebuild(run.settings, run.name),
         downloads=cells.downloads(run),
     )
 
 
 def _facts(run: ProbeRun) -> tuple[tuple[str, str, str], ...]:
-    row = wording.best_row(run)
+    row = best_row(run)
     return (
         ("precision", percent(row["precision"]), interval(row["precision_low"], row["precision_high"])),
         (
@@ -153,12 +194,12 @@ def _draw(run: ProbeRun, name: str, svg: str, caption: str, table: pd.DataFrame)
 
 
 def _profile(run: ProbeRun) -> Chart | None:
-    return _profile_of(run, tables.profile(run), wording.layer_labels(run), "profile", "")
+    return _profile_of(run, tables.profile(run), layer_labels(run), "profile", "")
 
 
 def _common(run: ProbeRun) -> Chart | None:
     profile = tables.profile(run, common=True)
-    places = wording.layer_places(run)
+    places = layer_places(run)
     labels = {layer: f"{layer}\n{place}" for layer, place in places.items()}
     only = "Every layer's attention map was resampled to one grid, so that one ceiling and one chance hold for all. "
     return _profile_of(run, profile, labels, "common", only) if (profile["model"] == run.model).any() else None
@@ -168,7 +209,7 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
     mine = profile[profile["model"] == run.model]
     beside = [rival for rival in tables.rivals(run) if rival in set(profile["model"])]
     caption = (
-        f"{prefix}Filled points: share of matches with {wording.metric_words(run.metric)}; {_bars(mine)} "
+        f"{prefix}Filled points: share of matches with {metric_words(run.metric)}; {_bars(mine)} "
         f"Steps: what the best token of each grid reaches (ceiling), the same position, a uniform guess. "
         f"Open marks: nulls of the model, and other matchers on the grids where they were run. {_count(mine)}"
     )
@@ -184,7 +225,7 @@ def _bars(rows: pd.DataFrame) -> str:
     if not scenes or scenes[-1] < 2:
         return "no intervals, since no more than one scene stands behind each."
     over = f"{scenes[0]} to {scenes[-1]}" if len(scenes) > 1 else number(scenes[0])
-    return f"bars: 95{wording.NBSP}% intervals by bootstrap over {over} scenes."
+    return f"bars: 95{NBSP}% intervals by bootstrap over {over} scenes."
 
 
 def _count(rows: pd.DataFrame) -> str:
@@ -204,12 +245,12 @@ def _spoken(rows: pd.DataFrame, column: str) -> str:
 def _rotation(run: ProbeRun) -> Chart | None:
     table = rotation.rotation(run)
     counts = rotation.pair_counts(run).set_index("rotation_bin")["measured"]
-    captions = {name: f"{wording.bin_words(name)}\n{counts[name]} view pairs" for name in counts.index}
+    captions = {name: f"{bin_words(name)}\n{counts[name]} view pairs" for name in counts.index}
     mine = table[(table["who"] == f"layer {run.layer}") & (table["count"] > 0)]
     caption = (
         f"Filled: the selected layer and its runners-up; {_bars(mine)} Steps and open marks: what layer {run.layer} "
-        "has to "
-        f"beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. {_count(mine)}"
+        f"has to beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. "
+        f"{_count(mine)}"
     )
     alt = f"Precision of layer {run.layer} by rotation between the cameras. " + _spoken(mine, "rotation_bin")
     svg = figures.rotation_bins(table, captions=captions, rivals=_rivals(run, table), alt=alt)
@@ -241,7 +282,7 @@ def _timestep_label(t: int, noise: pd.DataFrame) -> str:
 
 
 def _cells(run: ProbeRun, table: pd.DataFrame, column: str) -> pd.DataFrame:
-    labels = wording.layer_labels(run, "  ")
+    labels = layer_labels(run, "  ")
     grid = table.pivot_table(index="layer", columns=column, values="value").reindex(list(labels))
     grid.index = pd.Index([label + ("  ◂" if layer == run.layer else "") for layer, label in labels.items()])
     return grid.astype(float)
@@ -281,7 +322,7 @@ def _sampled(run: ProbeRun) -> Chart | None:
         "By how much the PSNR of sampled views against the true ones changes, in dB, when one layer is edited at every "
         "sampling step: a bar that hangs far down is a layer without which the views come out wrong."
     )
-    return _bars_of(run, "effect_psnr", reading, "sampled", "PSNR, dB")
+    return _bars_of(run, f"effect_{PSNR}", reading, "sampled", "PSNR, dB")
 
 
 def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) -> Chart | None:
@@ -294,13 +335,13 @@ def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) 
         f"{reading} In colour: the selected layer, {run.layer}; {_bars(table)} All panels share one scale. "
         f"Target views and timesteps per bar: {number(int(table['count'].min()))}."
     )
-    alt = f"{causal.MEASURES[measure]} per edited layer. " + "; ".join(
+    alt = f"{causal.heading(measure)} per edited layer. " + "; ".join(
         f"{kind}: layer {part.loc[part['value'].abs().idxmax(), 'layer']} changes most"
         for kind, part in table.groupby("intervention", sort=False)
     )
     svg = causal_figures.effect_bars(
-        table, titles=titles, selected=run.layer, labels=wording.layer_labels(run), ylabel=ylabel,
-        percent=measure in causal.SHARES, name=name, alt=alt,
+        table, titles=titles, selected=run.layer, labels=layer_labels(run), ylabel=ylabel,
+        percent=METRICS[measure].share, name=name, alt=alt,
     )  # fmt: skip
     return _draw(run, name, svg, caption, table)
 
@@ -331,9 +372,8 @@ def _coverage(run: ProbeRun) -> Chart | None:
         return None
     caption = (
         "Precision when only the least ambiguous matches are kept (lowest ratio of the two nearest distances). A "
-        "curve that "
-        "falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals over "
-        f"scenes. {_count(table)}"
+        "curve that falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals "
+        f"over scenes. {_count(table)}"
     )
     mine = table[table["who"] == f"layer {run.layer}"]
     alt = "Precision against coverage; " + _spoken(mine, "coverage")
@@ -349,15 +389,22 @@ def _rivals(run: ProbeRun, table: pd.DataFrame) -> list[str]:
 
 def _attention(run: ProbeRun) -> Chart | None:
     table = tables.attention(run)
-    titles = {metric: title for metric, title in ATTENTION_TITLES.items() if metric in set(table.get("metric", []))}
+    titles = {
+        metric: _attention_title(metric) for metric in ATTENTION_METRICS if metric in set(table.get("metric", []))
+    }
     if not titles:
         return None
-    labels = wording.layer_labels(run)
+    labels = layer_labels(run)
     mine = table[table["model"] == run.model]
     caption = (
         f"One point per layer, the selected one in colour; {_bars(mine)} Dotted: attention that is equal everywhere. "
         f"Low entropy means sharp attention, which may still be wrong: read it beside the cross-entropy. {_count(mine)}"
     )
-    alt = "Attention per layer: " + wording.listing(titles.values())
+    alt = "Attention per layer: " + listing(titles.values())
     svg = figures.small_multiples(table, titles=titles, selected=run.layer, labels=labels, alt=alt)
     return _draw(run, "attention", svg, caption, table)
+
+
+def _attention_title(metric: str) -> str:
+    about = METRICS[metric]
+    return f"{about.title} ({about.unit})" if about.unit else about.title

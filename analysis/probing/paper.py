@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from analysis import paper, wording
+from analysis import paper
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.probing import rotation, tables
 from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.training import words
-from analysis.wording import MISSING, NBSP, bin_words, listing, percent, with_interval
+from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, percent, with_interval
 
 SD21_LAYERS = "up_blocks.2.attentions.0"
 """Where layer 10 sits in the U-Net of Stable Diffusion 2.1; a model that has it there shares the paper's indexes."""
@@ -25,7 +25,7 @@ def beside_paper(run: ProbeRun) -> Section:
     """
     same = paper.same_measure(str(run.settings.get("scenes", "")), run.metric)
     scenes = str(run.settings.get("scenes", "unnamed scenes"))
-    text = paper.measure_words(run.model, scenes, wording.metric_words(run.metric), same)
+    text = paper.measure_words(run.model, scenes, metric_words(run.metric), same)
     charts = (_profile(run), _rotation(run), _emergence(run))
     return Section(
         name="paper",
@@ -45,12 +45,12 @@ def _beside(
     alt = f"Two frames. {titles[0]}: {_spoken(published)}. {titles[1]}: {_spoken(ours)}"
     svg = figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
     both = pd.concat([published.assign(whose="paper"), ours.assign(whose=run.name)], ignore_index=True)
-    said = (
+    sentences = (
         f"{caption} Left, the published numbers, without intervals or counts; right, this run; each on a scale of its "
         "own."
     )
     basis = f"Right: {basis or source(run)}"
-    return chart(f"paper-{name}", svg, said, source=basis, table=both, file=f"paper_{name}.csv")
+    return chart(f"paper-{name}", svg, sentences, source=basis, table=both, file=f"paper_{name}.csv")
 
 
 def _spoken(table: pd.DataFrame) -> str:
@@ -91,9 +91,8 @@ def _rotation(run: ProbeRun) -> Chart:
     shown = ours.assign(x=ours["rotation_bin"], who=_model_here(run))[["x", "who", "value", "low", "high"]]
     caption = (
         f"Precision by rotation between the cameras in degrees; here of layer {run.layer}. On both sides it should "
-        "fall to "
-        f"the right: the published claim is that the signal is fragile. Bars on the right: 95{NBSP}% intervals over "
-        "scenes."
+        f"fall to the right: the published claim is that the signal is fragile. Bars on the right: 95{NBSP}% "
+        "intervals over scenes."
     )
     return _beside(run, "rotation", _published("viewpoint"), shown, "rotation in degrees", caption)
 
@@ -106,8 +105,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     published = _published("emergence")
     caption = (
         f"Precision over training iterations; here of layer {run.layer}. Iterations do not compare: batch, size and "
-        "data "
-        f"differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
+        f"data differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
     )
     return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption,
                    basis=words.probe_source(own))  # fmt: skip
@@ -128,8 +126,7 @@ def _table(run: ProbeRun) -> Table:
     ]
     return Table(
         caption=f"Published precision at 2 cm on NAVI by rotation ({listing(published.columns)}), and in the last "
-        "column "
-        f"this run's by its own measure ({wording.metric_words(run.metric)}).",
+        f"column this run's by its own measure ({metric_words(run.metric)}).",
         columns=("rotation", *map(str, published.columns), f"here, layer {run.layer}"),
         rows=tuple(rows),
         wide=True,

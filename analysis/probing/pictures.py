@@ -15,7 +15,7 @@ from PIL import Image
 
 from analysis.probing.rotation import bins
 from analysis.probing.tables import ProbeRun
-from probe.records import rotation_bin
+from probe.records import parse_grid, rotation_bin, split_threshold
 
 PAPER_LAYERS = (2, 4, 6, 7, 10)  # the columns of the paper's figure (CAMEO, arXiv 2512.03045)
 SIDE = 100.0  # width of a panel in its own units
@@ -29,7 +29,7 @@ DEFAULT_TOLERANCE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Hold one ordered pair of views and what each layer's attention finds in it.
+    """One ordered pair of views and what each layer's attention finds in it.
 
     Attributes:
         scene: Its name.
@@ -54,7 +54,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """Hold one picture with its title and the numbers under it."""
+    """One picture with its title and the numbers under it."""
 
     title: str
     note: str
@@ -143,7 +143,7 @@ def panel_layers(example: Example, selected: int) -> list[int]:
 
 
 def is_right(rows: pd.DataFrame, metric: str, grid: str, aspect: float) -> pd.Series:
-    """Tell which matches are drawn as right: their error in the image is below the metric's threshold.
+    """Return which matches are drawn as right: their error in the image is below the metric's threshold.
 
     Args:
         rows: match_x, match_y, true_x, true_y as fractions of the image's width and height.
@@ -153,11 +153,11 @@ def is_right(rows: pd.DataFrame, metric: str, grid: str, aspect: float) -> pd.Se
         aspect: Image height over width.
     """
     across, down = rows["match_x"] - rows["true_x"], rows["match_y"] - rows["true_y"]
-    amount = metric.partition("@")[2]
-    if amount.endswith("token"):
-        h, w = (int(side) for side in grid.split("x"))
-        return np.hypot(across * w, down * h) < float(amount.removesuffix("token"))
-    limit = float(amount.removesuffix("%")) / 100 if amount.endswith("%") else DEFAULT_TOLERANCE
+    amount, unit = split_threshold(metric) or (0.0, "")
+    if unit == "token":
+        h, w = parse_grid(grid)
+        return np.hypot(across * w, down * h) < amount
+    limit = amount / 100 if unit == "%" else DEFAULT_TOLERANCE
     return np.hypot(across / aspect**0.5, down * aspect**0.5) < limit
 
 
@@ -168,13 +168,13 @@ def best_possible(rows: pd.DataFrame, grid: str) -> pd.DataFrame:
         rows: Query tokens with a truth.
         grid: Token rows x columns.
     """
-    h, w = (int(side) for side in grid.split("x"))
+    h, w = parse_grid(grid)
     x, y = ((np.floor(rows[f"true_{axis}"] * n).clip(0, n - 1) + 0.5) / n for axis, n in (("x", w), ("y", h)))
     return rows.assign(match_x=x, match_y=y)
 
 
 def image_key(scene: int, view: int) -> str:
-    """Name an embedded image within the page."""
+    """Return the identifier of an embedded image within the page."""
     return f"image-{scene}-{view}"
 
 

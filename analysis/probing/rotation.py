@@ -1,15 +1,15 @@
-"""Precision by rotation between the two cameras: bins, what stands in each, and the verdict on the same position."""
+"""Precision by rotation between the two cameras: bins, their counts, and the comparison with the same position."""
 
 import math
 
 import pandas as pd
 
 from analysis.probing.tables import ProbeRun, named, shown
-from probe.records import SAME_POSITION, UNIFORM, rotation_bin, scene_values, summarise
+from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, scene_values, summarise
 
 
 def rotation(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
+    """Return precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
 
     Returns:
         Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair
@@ -33,7 +33,7 @@ def with_bins(rows: pd.DataFrame) -> pd.DataFrame:
 
 def bins(run: ProbeRun) -> list[str]:
     """List the rotation bins up to the last one that the pair list or the headline reaches, ascending."""
-    every = [str(name) for name in rotation_bin(pd.Series([15.0])).cat.categories]
+    every = rotation_bin_names()
     measured = rotation_bin(pd.Series(run.headline["rotation_deg"].unique(), dtype=float)).dropna()
     present = {*run.pairs["rotation_bin"].dropna().astype(str), *measured.astype(str)}
     last = max((n for n, name in enumerate(every) if name in present), default=len(every) - 2)
@@ -88,7 +88,7 @@ def _verdict(difference: float, low: float, high: float) -> str:
 
 
 def pair_counts(run: ProbeRun) -> pd.DataFrame:
-    """Count per rotation bin what the headline rests on.
+    """Return the counts per rotation bin that the headline is based on.
 
     Returns:
         Columns rotation_bin, listed (pairs of the frozen list), scenes (that have one), measured (ordered view pairs of

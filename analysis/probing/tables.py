@@ -1,6 +1,5 @@
 """A probe run folder as small tidy tables: every figure and table of its page is one of these."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,26 +10,43 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pyarrow import parquet, types
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from analysis.reading import read_config, read_file, read_json
 from probe.records import (
     ALL_HEADS,
+    ATTENTION_METRICS,
+    COMMON_GRID,
+    EDITED,
+    EMERGENCE,
+    EXAMPLES,
+    EXPLORER,
+    LAYERS,
+    MATCHES,
+    MODEL_CARD,
     NO_LAYER,
+    PAIRS,
+    PROBE_FILES,
     REFERENCES,
     SAME_POSITION,
     SCORE_COLUMNS,
+    SCORES,
+    SELECTION,
+    TIMESTEPS,
     UNIFORM,
     RunError,
+    grid_name,
+    is_null,
+    parse_grid,
     scene_values,
+    split_coverage,
+    split_threshold,
     summarise,
 )
 
 READ_COLUMNS = tuple(name for name in SCORE_COLUMNS if name not in ("pair", "layer_name"))
 """Columns of the score table that the page needs."""
-REQUIRED = ("config.json", "scores.parquet", "layers.csv", "selection.json", "pairs.csv", "timesteps.csv")
-COMMON_GRID = "/common-grid"
-ATTENTION_METRICS = ("mass_3x3", "mass_key_view", "entropy", "cross_entropy")
+ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "count"]
 LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
                  "same_position", "ceiling", "count", "scenes")  # fmt: skip
@@ -39,7 +55,7 @@ SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeRun:
-    """Hold what a probe run folder holds.
+    """The content of a probe run folder.
 
     Attributes:
         name: The folder's name.
@@ -76,43 +92,53 @@ class ProbeRun:
 
     @property
     def layer(self) -> int:
-        """Give the index of the selected layer."""
+        """Return the index of the selected layer."""
         return int(self.selection["layer"])
 
     @property
     def metric(self) -> str:
-        """Give the metric by which the layer was selected."""
+        """Return the metric by which the layer was selected."""
         return str(self.selection["metric"])
 
     @property
     def protocol(self) -> str:
-        """Give the protocol by which the layer was selected."""
+        """Return the protocol by which the layer was selected."""
         return str(self.selection["protocol"])
 
     @property
     def grid(self) -> str:
-        """Give the token grid of the selected layer, such as "16x16"."""
+        """Return the token grid of the selected layer, such as "16x16"."""
         return layer_grids(self)[self.layer]
 
     @cached_property
     def model(self) -> str:
-        """Give the probed model's name in the score table; its nulls are called "<model>: ..."."""
-        layered = sorted(self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique(), key=len)
-        asked = str(self.selection.get("model", self.settings.get("model")))
-        return asked if asked in layered or not layered else str(layered[0])
+        """Return the probed model's name in the score table; its nulls are called "<model>: ..."."""
+        layered = self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique()
+        probed = sorted((str(name) for name in layered if not is_null(str(name))), key=len)
+        selected = str(self.selection.get("model", self.settings.get("model")))
+        return selected if selected in probed or not probed else probed[0]
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """Give the score rows of the selection's protocol and direction."""
+        """Return the score rows of the selection's protocol and direction."""
         return _of(self, self.protocol)
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """Give the score rows that the selection rests on: its metric, direction and protocol, all heads together."""
+        """Return the score rows that the selection rests on: its metric, direction and protocol, all heads together."""
         return self.measured[(self.measured["metric"] == self.metric) & (self.measured["head"] == ALL_HEADS)]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def is_probe(folder: Path) -> bool:
+    """Return whether a folder holds a finished probe run.
+
+    Args:
+        folder: Any folder.
+    """
+    return all((folder / name).is_file() for name in PROBE_FILES)
 
 
 def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
@@ -128,52 +154,43 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
     Raises:
         RunError: If the folder is not a finished probe run or one of its files cannot be used.
     """
-    missing = [name for name in REQUIRED if not (folder / name).is_file()]
+    missing = [name for name in PROBE_FILES if not (folder / name).is_file()]
     if missing:
         raise RunError(
             f"read_run: {folder} is no finished probe run, it lacks {', '.join(missing)}; "
             f"make one with: python -m probe.run --out {folder}"
         )
-    config = _read(folder / "config.json", _read_json, ("settings", "environment"))
-    layers = _read(folder / "layers.csv", pd.read_csv, LAYER_COLUMNS)
-    selection = _read(folder / "selection.json", _read_json, SELECTION_KEYS)
+    config = read_config(folder, ADVICE)
+    layers = _read(folder / LAYERS, pd.read_csv, LAYER_COLUMNS)
+    selection = _read(folder / SELECTION, read_json, SELECTION_KEYS)
     if selection["layer"] not in set(layers["layer"]):
-        raise RunError(f"read_run: {folder}/selection.json names layer {selection['layer']}, which layers.csv lacks")
+        raise RunError(
+            f"read_run: {folder / SELECTION} names layer {selection['layer']}, which {LAYERS} lacks; {ADVICE}"
+        )
     return ProbeRun(
         name=folder.resolve().name,
-        settings=config["settings"],
-        environment=config["environment"],
+        settings=config.settings,
+        environment=config.environment,
         selection=selection,
-        scores=_last_step(_read(folder / "scores.parquet", _read_scores if scores else _no_scores, READ_COLUMNS)),
+        scores=_last_step(_read(folder / SCORES, _read_scores if scores else _no_scores, READ_COLUMNS)),
         layers=layers.sort_values("layer", ignore_index=True),
-        pairs=_read(folder / "pairs.csv", pd.read_csv, ("pair", "scene", "rotation_bin")),
-        timesteps=_read(folder / "timesteps.csv", pd.read_csv, ("timestep", "alpha_bar", "snr")),
-        emergence=_optional(folder / "emergence.csv", pd.read_csv),
-        images=_optional(folder / "examples.safetensors", load_file) or {},
-        matches=_optional(folder / "matches.parquet", pd.read_parquet),
-        card=_optional(folder / "model.json", _read_json),
-        edited=_optional(folder / "edited.safetensors", load_file) or {},
-        explorer=_optional(folder / "explorer.safetensors", load_file) or {},
+        pairs=_read(folder / PAIRS, pd.read_csv, ("pair", "scene", "rotation_bin")),
+        timesteps=_read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr")),
+        emergence=_optional(folder / EMERGENCE, pd.read_csv),
+        images=_optional(folder / EXAMPLES, load_file) or {},
+        matches=_optional(folder / MATCHES, pd.read_parquet),
+        card=_optional(folder / MODEL_CARD, read_json),
+        edited=_optional(folder / EDITED, load_file) or {},
+        explorer=_optional(folder / EXPLORER, load_file) or {},
     )
 
 
 def _read(path: Path, load: Callable[[Path], Any], columns: Sequence[str] = ()) -> Any:
-    try:
-        content = load(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(f"read_run: {path} cannot be read: {str(error).splitlines()[0]}; run the probe again") from error
-    absent = [name for name in columns if name not in content]
-    if absent:
-        raise RunError(f"read_run: {path} lacks {', '.join(absent)}; run the probe again")
-    return content
+    return read_file(path, load, ADVICE, columns)
 
 
 def _optional(path: Path, load: Callable[[Path], Any]) -> Any:
     return _read(path, load) if path.is_file() else None
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _read_scores(path: Path) -> pd.DataFrame:
@@ -217,18 +234,18 @@ def _of(run: ProbeRun, protocol: str) -> pd.DataFrame:
 
 
 def layer_grids(run: ProbeRun) -> dict[int, str]:
-    """Give the token grid of each 3D layer, rows x columns."""
+    """Return the token grid of each 3D layer, rows x columns."""
     rows = run.layers[["layer", "grid_h", "grid_w"]].itertuples(index=False)
-    return {int(row.layer): f"{row.grid_h}x{row.grid_w}" for row in rows}
+    return {int(row.layer): grid_name((row.grid_h, row.grid_w)) for row in rows}
 
 
 def rivals(run: ProbeRun) -> list[str]:
-    """Name the nulls and baselines of the run: all that is neither the probed model nor a reference, in file order."""
+    """Return the nulls and baselines of the run, in file order: all but the probed model and the references."""
     return [str(name) for name in run.headline["model"].unique() if name != run.model and name not in REFERENCES]
 
 
 def profile(run: ProbeRun, *, common: bool = False) -> pd.DataFrame:
-    """Give what figure and reader compare layer by layer: the model, its nulls, the baselines and the references.
+    """Return precision layer by layer: of the model, its nulls, the baselines and the references.
 
     Args:
         run: The probe run.
@@ -271,7 +288,9 @@ def shown(run: ProbeRun) -> list[str]:
 
 
 def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the rows of the shown layers and of what stands on the selected layer's grid, named in a column who.
+    """Return the rows of the shown layers, and of baselines and references on the selected layer's grid.
+
+    A column who names them.
 
     Args:
         run: The probe run.
@@ -283,20 +302,20 @@ def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_timestep(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, count."""
+    """Return precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, count."""
     rows = run.headline
     return summarise(rows[(rows["model"] == run.model) & (rows["layer"] != NO_LAYER)], ["layer", "timestep"])
 
 
 def by_head(run: ProbeRun) -> pd.DataFrame:
-    """Give precision per 3D layer and head, heads apart: columns layer, head, value, low, high, scenes, count."""
+    """Return precision per 3D layer and head, heads apart: columns layer, head, value, low, high, scenes, count."""
     rows = run.measured
     wanted = (rows["model"] == run.model) & (rows["metric"] == run.metric) & (rows["head"] != ALL_HEADS)
     return summarise(rows[wanted & (rows["layer"] != NO_LAYER)], ["layer", "head"])
 
 
 def attention(run: ProbeRun) -> pd.DataFrame:
-    """Give attention mass and entropy per 3D layer, beside those of attention that is equal everywhere.
+    """Return attention mass and entropy per 3D layer, beside those of attention that is equal everywhere.
 
     Returns:
         Columns model (the probed one or the uniform chance), metric, layer, value, low, high, scenes, count.
@@ -309,7 +328,7 @@ def attention(run: ProbeRun) -> pd.DataFrame:
 
 
 def matchers(run: ProbeRun) -> pd.DataFrame:
-    """Give all that the selected layer is compared with: the model's nulls, the baselines and the references.
+    """Return all that the selected layer is compared with: the model's nulls, the baselines and the references.
 
     Returns:
         Columns model, layer (-1 where there is none), grid, value, low, high, scenes, count. Nulls of the model stand
@@ -325,33 +344,35 @@ def matchers(run: ProbeRun) -> pd.DataFrame:
 
 
 def _tokens(grid: str) -> int:
-    return math.prod(int(side) for side in grid.split("x"))
+    return math.prod(parse_grid(grid))
 
 
 def thresholds(run: ProbeRun) -> pd.DataFrame:
-    """Give every precision of the selected layer beside its references: columns metric, model, value, ..., count."""
+    """Return every precision of the selected layer beside its references: columns metric, model, value, ..., count."""
     rows = run.measured
-    rows = rows[rows["metric"].str.startswith("precision@") & ~rows["metric"].str.contains("|", regex=False)]
+    wanted = rows["metric"].astype(str).map(lambda name: split_threshold(name) and split_coverage(name)[1] is None)
+    rows = rows[wanted.astype(bool)]
     mine = (rows["model"] == run.model) & (rows["layer"] == run.layer) & (rows["head"] == ALL_HEADS)
     return summarise(rows[mine | (rows["model"].isin(REFERENCES) & (rows["grid"] == run.grid))], ["metric", "model"])
 
 
 def coverage(run: ProbeRun) -> pd.DataFrame:
-    """Give precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
+    """Return precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
 
     Returns:
         Columns who, coverage, value, low, high, scenes, count.
     """
     rows = run.measured
-    rows = rows[rows["metric"].str.startswith(run.metric + "|coverage=") & (rows["head"] == ALL_HEADS)]
-    rows = rows.assign(coverage=rows["metric"].str.split("=").str[-1].astype(float))
+    parts = rows["metric"].astype(str).map(split_coverage)
+    rows = rows.assign(coverage=parts.str[1].astype(float))
+    rows = rows[(parts.str[0] == run.metric) & rows["coverage"].notna() & (rows["head"] == ALL_HEADS)]
     table = summarise(named(run, rows), ["who", "coverage"])
     order = {name: n for n, name in enumerate(shown(run))}
     return table.sort_values("who", key=lambda who: who.map(order), kind="stable", ignore_index=True)
 
 
 def missing(run: ProbeRun) -> pd.DataFrame:
-    """Count what could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
+    """Return how much could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
     lost = run.scores["value"].isna() | (run.scores["count"] == 0)
     table = run.scores[["metric", "count"]].assign(missing=lost, rows=1).groupby("metric", observed=True).sum()
     table = table[["rows", "missing", "count"]].astype(int).rename(index=str).sort_index()

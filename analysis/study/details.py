@@ -3,11 +3,11 @@
 import pandas as pd
 
 from analysis.blocks import Chart, Section, Table, chart
-from analysis.study import figures, words
-from analysis.study import run as study
-from analysis.study.run import PLAIN, StudyRun
+from analysis.study import figures, tables, words
+from analysis.study.run import StudyRun
+from analysis.study.seeds import LEAST_SEEDS, PLAIN
 from analysis.study.words import difference_text, title, value_text
-from analysis.wording import MISSING, NBSP, listing, number
+from analysis.words import MISSING, NBSP, listing, number
 
 WORST = 12
 """Rows of the table of the worst cases at most."""
@@ -19,14 +19,14 @@ def study_chart(run: StudyRun, name: str, svg: str, caption: str, table: pd.Data
 
 
 def bands(run: StudyRun) -> str:
-    """Say what the bands of a study's curves are."""
-    if max(run.seeds.values()) < study.LEAST_SEEDS:
-        return f"no bands, since no variant has {study.LEAST_SEEDS} seeds yet."
-    return f"bands: 95{NBSP}% intervals over seeds (Student's t), where there are {study.LEAST_SEEDS} or more."
+    """Return what the bands of a study's curves are."""
+    if max(run.seeds.values()) < LEAST_SEEDS:
+        return f"no bands, since no variant has {LEAST_SEEDS} seeds yet."
+    return f"bands: 95{NBSP}% intervals over seeds (Student's t), where there are {LEAST_SEEDS} or more."
 
 
 def counts(run: StudyRun) -> str:
-    """Tell the seeds behind each variant."""
+    """Return the number of seeds of each variant, as a list in words."""
     return listing(f"{name} {count}" for name, count in run.seeds.items())
 
 
@@ -43,15 +43,15 @@ def gain_text(found: pd.DataFrame, variant: str, metric: str) -> str:
 
 def layers_section(run: StudyRun) -> Section | None:
     """Compare supervising the selected layer with supervising another one."""
-    role = study.roles(run)
+    role = tables.roles(run)
     first = next((name for name in run.names if role[name] == "supervised"), None)
     others = [name for name in run.names if role[name] == "another layer"]
     if first is None or not others or PLAIN not in run.names:
         return None
-    found = study.differences(run).set_index(["variant", "metric"])
+    found = tables.differences(run).set_index(["variant", "metric"])
     layer = run.variants.set_index("variant")["layer"] if "layer" in run.variants else {}
     names = [PLAIN, first, *others]
-    probed = study.probed(run)
+    probed = tables.probed(run)
     table = Table(
         caption="The same supervision at different layers: the last value minus plain's of the same seed "
         f"(95{NBSP}% interval over seeds).",
@@ -71,7 +71,7 @@ def layers_section(run: StudyRun) -> Section | None:
     )  # fmt: skip
     caption = (
         "What supervising one layer does to all of them: precision of every 3D layer at the last step, by variant. "
-        f"Bars: 95{NBSP}% intervals over seeds, where there are {study.LEAST_SEEDS}. Grids differ between layers, so "
+        f"Bars: 95{NBSP}% intervals over seeds, where there are {LEAST_SEEDS}. Grids differ between layers, so "
         f"compare lines at one layer, not layers along a line. Seeds: {counts(run)}."
     )
     return Section(
@@ -84,14 +84,14 @@ def layers_section(run: StudyRun) -> Section | None:
 
 def readout_section(run: StudyRun) -> Section | None:
     """Show what the loss reads out beside what the attention finds, variant by variant."""
-    table = study.readout(run)
+    table = tables.readout(run)
     if table.empty:
         return None
     panels = {str(name): str(name) for name in dict.fromkeys(table["panel"])}
     styles = figures.looks(["attention", "readout"])
     last = table[table["step"] == table["step"].max()]
-    told = "; ".join(f"{row.panel}, {row.who}: {value_text('readout', row.value)}" for row in last.itertuples())
-    svg = figures.curves(table, titles=panels, styles=styles, name="readout", percent=True, alt=told)
+    phrases = "; ".join(f"{row.panel}, {row.who}: {value_text('readout', row.value)}" for row in last.itertuples())
+    svg = figures.curves(table, titles=panels, styles=styles, name="readout", percent=list(panels), alt=phrases)
     caption = (
         "On equal queries: how often the loss's own readout of the supervised layer (after its mixing of the heads) "
         "points at the corresponding point, and how often the attention that the model uses does. Where the readout "
@@ -119,7 +119,7 @@ def readout_section(run: StudyRun) -> Section | None:
 
 def worst_section(run: StudyRun) -> Section | None:
     """List the runs that lose most against plain, in units of the spread of all differences of their metric."""
-    table = study.seed_differences(run)
+    table = tables.seed_differences(run)
     if table.empty:
         return None
     scale = table.groupby("metric")["gain"].transform(lambda gain: (gain**2).mean() ** 0.5)
@@ -152,8 +152,8 @@ def cost_section(run: StudyRun) -> Section | None:
     means = table.groupby("who")["value"].mean()
     base = means.get(PLAIN)
     order = [name for name in run.names if name in means]
-    told = "; ".join(f"{name}: {means[name]:.2f} s" for name in order)
-    svg = figures.dots(table, order=order, xlabel="seconds per step (median of a run)", name="cost", alt=told)
+    phrases = "; ".join(f"{name}: {means[name]:.2f} s" for name in order)
+    svg = figures.dots(table, order=order, xlabel="seconds per step (median of a run)", name="cost", alt=phrases)
     caption = (
         "Strokes: the median step of each run; points: their mean. Runs that shared the machine with others took "
         "longer, so read small differences as noise. Memory is not recorded by the trainer."

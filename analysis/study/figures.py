@@ -1,6 +1,6 @@
 """Figures of studies and comparisons: tables -> SVG, in the look of :mod:`analysis.figures`. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import BLUE, GOLD, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, chart, top
+from analysis.figures import BLUE, GOLD, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, chart, png, top
 from analysis.training.figures import STEP_STYLES, STEPS
 
 # Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, GOLD, MUTED)
-MARKERS = "osD^vP*Xph"
+MARKERS = "osD^vP*Xph<>8d"
 VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too few seeds": MUTED, "changed": INK,
             "one scene only": MUTED}  # fmt: skip
 """Colour of each verdict; filled where it is clear, open where it is not."""
@@ -24,7 +24,7 @@ LIMIT = 1.28
 
 
 def looks(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give each variant a colour, a marker and a line of its own.
+    """Return each variant a colour, a marker and a line of its own.
 
     Args:
         variants: In order; the first colours go to the first.
@@ -35,44 +35,85 @@ def looks(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def curves(
-    table: pd.DataFrame, *, titles: Mapping[str, str], styles: Mapping[str, Mapping[str, Any]], name: str, alt: str,
-    percent: bool = False, strong: Sequence[str] = (),
-) -> str:  # fmt: skip
-    """Draw panels of lines over steps, each with the band of its interval; trivial answers as lines across.
+    table: pd.DataFrame,
+    *,
+    titles: Mapping[str, str],
+    styles: Mapping[str, Mapping[str, Any]],
+    name: str,
+    alt: str,
+    percent: Collection[str] = (),
+    strong: Sequence[str] = (),
+) -> str:
+    """Draw panels of lines over steps, each with the band of its interval; trivial baselines as lines across.
 
     Args:
         table: Columns panel, who, step, value, low, high.
         titles: Text above each panel, in order.
-        styles: Of each who, but for the trivial answers.
+        styles: Of each who, but for the trivial baselines.
         name: See ``chart``.
         alt: See ``chart``.
-        percent: Whether values are fractions, drawn from 0 in percent.
+        percent: Panels whose values are fractions, drawn from 0 in percent.
         strong: Whose lines are thick and have bands; by default all.
     """
-    columns = 2 if len(titles) in (2, 4) else min(3, len(titles))
-    rows = -(-len(titles) // columns)
+    size = (WIDTH, 290 * _rows_of(titles) + 40)
+    return chart(name, alt, size, lambda figure: _draw_curves(figure, table, titles, styles, percent, strong))
 
-    def draw(figure: Figure) -> None:
-        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=percent, gridspec_kw={"hspace": 0.1}).flat)
-        for axes in grid[len(titles) :]:
-            axes.set_visible(False)
-        handles: dict[str, Any] = {}
-        for axes, (panel, title) in zip(grid, titles.items(), strict=False):
-            part = table[table["panel"] == panel]
-            for who in dict.fromkeys(part["who"]):
-                handles[who] = _curve(axes, part[part["who"] == who], styles.get(who), not strong or who in strong)
-            axes.set(title=title, xlabel="step")
-            axes.xaxis.set_major_formatter(STEPS)
-            if percent:
-                axes.set_ylim(0, top([*table["value"], *table["high"]]))
-                axes.yaxis.set_major_formatter(PERCENT)
-        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=5, columnspacing=1.2)
 
-    return chart(name, alt, (WIDTH, 290 * rows + 40), draw)
+def picture(
+    table: pd.DataFrame,
+    *,
+    titles: Mapping[str, str],
+    styles: Mapping[str, Mapping[str, Any]],
+    percent: Collection[str],
+) -> bytes:
+    """Draw the panels of :func:`curves` as a PNG file, all lines thick.
+
+    Args:
+        table: See :func:`curves`.
+        titles: See :func:`curves`.
+        styles: See :func:`curves`.
+        percent: See :func:`curves`.
+    """
+    size = (WIDTH, 290 * _rows_of(titles) + 90)
+    return png(size, lambda figure: _draw_curves(figure, table, titles, styles, percent, ()))
+
+
+def _columns_of(titles: Mapping[str, str]) -> int:
+    return 2 if len(titles) in (2, 4) else min(3, len(titles))
+
+
+def _rows_of(titles: Mapping[str, str]) -> int:
+    return -(-len(titles) // _columns_of(titles))
+
+
+def _draw_curves(
+    figure: Figure,
+    table: pd.DataFrame,
+    titles: Mapping[str, str],
+    styles: Mapping[str, Mapping[str, Any]],
+    percent: Collection[str],
+    strong: Sequence[str],
+) -> None:
+    shares = table[table["panel"].isin(percent)]
+    rows, columns, shared = _rows_of(titles), _columns_of(titles), set(titles) <= set(percent)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharey=shared, gridspec_kw={"hspace": 0.1}).flat)
+    for axes in grid[len(titles) :]:
+        axes.set_visible(False)
+    handles: dict[str, Any] = {}
+    for axes, (panel, title) in zip(grid, titles.items(), strict=False):
+        part = table[table["panel"] == panel]
+        for who in dict.fromkeys(part["who"]):
+            handles[who] = _curve(axes, part[part["who"] == who], styles.get(who), not strong or who in strong)
+        axes.set(title=title, xlabel="step")
+        axes.xaxis.set_major_formatter(STEPS)
+        if panel in percent:
+            axes.set_ylim(0, top([*shares["value"], *shares["high"]]))
+            axes.yaxis.set_major_formatter(PERCENT)
+    figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=5, columnspacing=1.2)
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, style: Mapping[str, Any] | None, strong: bool) -> Any:
-    if style is None:  # a trivial answer
+    if style is None:  # a trivial baseline
         return axes.axhline(rows["value"].iloc[-1], **STEP_STYLES[rows["who"].iloc[0]])
     rows = rows.sort_values("step")
     if strong:

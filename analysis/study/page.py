@@ -6,11 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import wording
 from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, present
-from analysis.study import figures
-from analysis.study import run as study
-from analysis.study import words as study_words
+from analysis.study import figures, tables, words
 from analysis.study.details import (
     bands,
     cost_section,
@@ -22,14 +19,16 @@ from analysis.study.details import (
     worst_section,
 )
 from analysis.study.paper import beside_paper
-from analysis.study.run import PLAIN, StudyRun
+from analysis.study.run import StudyRun
+from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PLAIN
 from analysis.study.words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
-from analysis.wording import MISSING, NBSP, listing, number, plural
+from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
+from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyEntry:
-    """Hold a study's line in the index, as finished text; ``link`` is relative to the index."""
+    """A study's line in the index, as finished text; ``link`` is relative to the index."""
 
     link: str
     name: str
@@ -52,14 +51,14 @@ def make_study_page(run: StudyRun) -> SectionPage:
         kind="study",
         title=f"{plural(len(run.names), 'way')} of training, seed by seed",
         subtitle=f"{listing(run.names)}; {number(run.step)} steps each.",
-        answer=tuple(sentence for sentence in study_words.answer(run) if sentence),
+        answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
-        caveats=tuple(study_words.caveats(run)),
+        caveats=tuple(words.caveats(run)),
         sections=present([maker(run) for maker in makers]),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
-        command=wording.command(_flags(run), "train.study"),
-        rebuild=wording.rebuild(run.settings, f"runs/{run.name}"),
+        command=command(_flags(run), "train.study"),
+        rebuild=rebuild(run.settings, f"runs/{run.name}"),
         downloads=tuple((name, csv_link(frame)) for name, frame in frames.items()),
     )
 
@@ -71,12 +70,12 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
         run: The study.
         link: To its page, relative to the index.
     """
-    table = study.differences(run) if PLAIN in run.names else pd.DataFrame(columns=["variant"])
+    table = tables.differences(run) if PLAIN in run.names else pd.DataFrame(columns=["variant"])
     first = next((name for name in run.names if name != PLAIN), None)
-    told = [
+    phrases = [
         f"{title(row.metric)} {difference_text(row.metric, row.value)}, {row.verdict}"
         for row in table[(table["variant"] == first)].itertuples()
-        if row.metric in ("psnr", "loss_t900") or is_share(row.metric)
+        if row.metric in (PSNR, HIGH_NOISE) or is_share(row.metric)
     ]
     return StudyEntry(
         link=link,
@@ -84,7 +83,7 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
         variants=listing(run.names),
         seeds="–".join(dict.fromkeys([str(min(run.seeds.values())), str(max(run.seeds.values()))])),
         steps=number(run.step),
-        verdict=f"{first}: {'; '.join(told)}" if told else MISSING,
+        verdict=f"{first}: {'; '.join(phrases)}" if phrases else MISSING,
     )
 
 
@@ -103,8 +102,8 @@ def _facts(run: StudyRun) -> list[tuple[str, str, str]]:
     if PLAIN not in run.names:
         return facts
     first = next((name for name in run.names if name != PLAIN), None)
-    for row in study.differences(run).itertuples():
-        if row.variant == first and (row.metric in ("psnr", "loss_t900") or is_share(row.metric)):
+    for row in tables.differences(run).itertuples():
+        if row.variant == first and (row.metric in (PSNR, HIGH_NOISE) or is_share(row.metric)):
             name = f"{title(row.metric)}, {first} minus {PLAIN}"
             facts.append((name, difference_text(row.metric, row.value), row.verdict))
     return facts
@@ -114,7 +113,7 @@ def _facts(run: StudyRun) -> list[tuple[str, str, str]]:
 
 
 def _convergence(run: StudyRun) -> Section:
-    table = study.convergence(run, run.metrics)
+    table = tables.convergence(run, run.metrics)
     styles = figures.looks(run.names)
     shares = [name for name in run.metrics if is_share(name)]
     charts = [_curves(run, "convergence", table, [name for name in run.metrics if name not in shares], styles)]
@@ -129,25 +128,42 @@ def _curves(run: StudyRun, name: str, table: pd.DataFrame, metrics: Sequence[str
     what = (
         "How often the attention of each layer finds the corresponding point, probed on scenes that no run trains on. "
         if share
-        else "Each measure on held-out scenes over the steps of training. Lines across need no model: a copy of the "
-        "nearest reference view, and that view's mean colour; a variant on their worse side has not used its cameras. "
+        else "Each measure on held-out scenes over the steps of training. Lines across are trivial baselines: a copy "
+        "of the nearest reference view, and that view's mean colour; a variant on their worse side has not used its "
+        "cameras. "
     )
     last = shown[shown["step"] == run.step]
-    told = "; ".join(f"{title(row.panel)}, {row.who}: {value_text(row.panel, row.value)}" for row in last.itertuples())
+    phrases = "; ".join(
+        f"{title(row.panel)}, {row.who}: {value_text(row.panel, row.value)}" for row in last.itertuples()
+    )
     svg = figures.curves(
-        shown, titles={metric: panel_title(metric) for metric in metrics}, styles=styles, name=name, percent=share,
-        strong=run.names[:2],
-        alt=f"Curves over steps. At the end: {told}",
+        shown, titles={metric: panel_title(metric) for metric in metrics}, styles=styles, name=name,
+        percent=metrics if share else (), strong=run.names[:2],
+        alt=f"Curves over steps. At the end: {phrases}",
     )  # fmt: skip
     caption = f"{what}Means over seeds, {listing(run.names[:2])} thick; {bands(run)} Seeds: {counts(run)}."
     return study_chart(run, name, svg, caption, shown)
 
 
+def picture(run: StudyRun, variants: Sequence[str]) -> bytes:
+    """Draw what matters most of a study as one PNG file: error at high noise, PSNR, SSIM, precision.
+
+    Args:
+        run: The study.
+        variants: All that a study may have, in order, so that a smaller study looks the same.
+    """
+    shares = [name for name in run.metrics if is_share(name)]
+    metrics = [name for name in (HIGH_NOISE, PSNR, SSIM) if name in run.metrics] + shares
+    titles = {metric: panel_title(metric) for metric in metrics}
+    table = tables.convergence(run, metrics)
+    return figures.picture(table, titles=titles, styles=figures.looks(variants), percent=shares)
+
+
 def _final(run: StudyRun) -> Table:
-    table = study.convergence(run, run.metrics)
+    table = tables.convergence(run, run.metrics)
     last = {(row.who, row.panel): row for row in table[table["step"] == run.step].itertuples()}
     rows = []
-    for who in [*run.names, *study.TRIVIAL]:
+    for who in [*run.names, *(METHOD_LABELS[method] for method in TRIVIAL)]:
         cells = [last.get((who, metric)) for metric in run.metrics]
         texts = [
             MISSING if row is None else with_half(metric, row) for metric, row in zip(run.metrics, cells, strict=True)
@@ -155,7 +171,7 @@ def _final(run: StudyRun) -> Table:
         rows.append((who, str(run.seeds.get(who, "")), *texts))
     return Table(
         caption=f"The values at step {number(run.step)}: means over seeds, ± half of the 95{NBSP}% interval from "
-        f"{study.LEAST_SEEDS} seeds on; below, what needs no model, on the same scenes.",
+        f"{LEAST_SEEDS} seeds on; below, trivial baselines, on the same scenes.",
         columns=("variant", "seeds", *(panel_title(metric) for metric in run.metrics)),
         rows=tuple(rows),
         wide=True,
@@ -167,15 +183,15 @@ def _final(run: StudyRun) -> Table:
 
 def _order(run: StudyRun) -> list[str]:
     """Order the variants but plain: supervised, another layer, rivals, controls."""
-    role = study.roles(run)
-    return sorted((name for name in run.names if name != PLAIN), key=lambda name: study.ROLES.index(role[name]))
+    role = tables.roles(run)
+    return sorted((name for name in run.names if name != PLAIN), key=lambda name: tables.ROLES.index(role[name]))
 
 
 def _compared(run: StudyRun) -> Section | None:
     if PLAIN not in run.names or len(run.names) < 2:
         return None
-    table = study.differences(run).rename(columns={"variant": "who", "metric": "panel"})
-    order, role = _order(run), study.roles(run)
+    table = tables.differences(run).rename(columns={"variant": "who", "metric": "panel"})
+    order, role = _order(run), tables.roles(run)
     shares = [metric for metric in run.metrics if is_share(metric)]
     labels = {name: f"{name} ({role[name]})" if role[name] != "supervised" else name for name in order}
     svg = figures.forest(
@@ -190,7 +206,7 @@ def _compared(run: StudyRun) -> Section | None:
         f"Each variant's value at step {number(run.step)} minus that of the plain run of the same seed (which has the "
         f"same first weights, scenes and noise); bars: 95{NBSP}% intervals over seeds. Filled green: clearly better "
         "than plain; filled vermilion: clearly worse; open: not separable, or fewer than "
-        f"{study.LEAST_SEEDS} seeds. A control is given false truth: if it helps as much, what helps is not the truth. "
+        f"{LEAST_SEEDS} seeds. A control is given false truth: if it helps as much, what helps is not the truth. "
         f"Seeds: {counts(run)}."
     )
     return Section(
@@ -203,8 +219,8 @@ def _compared(run: StudyRun) -> Section | None:
 
 def _variants(run: StudyRun) -> Table:
     """Put each variant's settings beside what it gains: rivals and controls in one table."""
-    found = study.differences(run).set_index(["variant", "metric"])
-    role = study.roles(run)
+    found = tables.differences(run).set_index(["variant", "metric"])
+    role = tables.roles(run)
     own = [name for name in run.variants.columns if name not in ("variant", "layers")]
     rows = []
     for settings in run.variants.to_dict("records"):
@@ -227,26 +243,22 @@ def _variants(run: StudyRun) -> Table:
 
 
 def _reach(run: StudyRun) -> Section | None:
-    table = study.reached(run)
+    table = tables.reached(run)
     order = _order(run)
     if table.empty or not order:
         return None
     rows = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
-    shown = rows.assign(at_most=rows["note"] == study.BY_THE_FIRST).rename(
-        columns={"variant": "who", "metric": "panel"}
-    )
-    told = "; ".join(
-        f"{row.variant}, {title(row.metric)}: {study_words.reach_words(row)}" for row in table.itertuples()
-    )
+    shown = rows.assign(at_most=rows["note"] == BY_THE_FIRST).rename(columns={"variant": "who", "metric": "panel"})
+    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.reach_words(row)}" for row in table.itertuples())
     svg = figures.reach_dots(
-        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=told
+        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=phrases
     )
     caption = (
         "When each run reaches the last value of the plain run of its seed, over the plain run's steps, linear between "
         "evaluations. Black line: the plain run's end; dashed: half of its steps, as the paper claims. Plain itself "
         "stands in the first row: where its own curve is there early, the others gain little by being so. "
         "Strokes: seeds; triangles: reached by the first evaluation, so at most that; points: their mean, only "
-        f"where every seed reaches it; crosses: so many seeds never do. Seeds: {counts(run)}."
+        f"where every seed reaches it; crosses: the number of seeds that never do. Seeds: {counts(run)}."
     )
     return Section(
         name="reach",
@@ -284,7 +296,7 @@ def _ratio(row: Any) -> str:
 
 def _verdicts(rows: pd.DataFrame) -> str:
     parts = []
-    for verdict, words in (("sooner", "clearly sooner"), ("later", "clearly later"), ("never", "never")):
+    for verdict, text in (("sooner", "clearly sooner"), ("later", "clearly later"), ("never", "never")):
         count = int((rows["verdict"] == verdict).sum())
-        parts += [f"{words} by {count}"] if count else []
+        parts += [f"{text} by {count}"] if count else []
     return f"{', '.join(parts) or 'nothing clear'}\nof {len(rows)} metrics"

@@ -4,11 +4,12 @@ import pandas as pd
 
 from analysis import paper
 from analysis.blocks import Section, Table
-from analysis.study import run as study
-from analysis.study import words
+from analysis.study import tables, words
 from analysis.study.run import StudyRun
+from analysis.study.seeds import first_reach
 from analysis.study.words import difference_text, title
-from analysis.wording import MISSING, number
+from analysis.words import MISSING, number
+from probe.records import better
 
 
 def beside_paper(run: StudyRun) -> Section:
@@ -17,8 +18,8 @@ def beside_paper(run: StudyRun) -> Section:
     Args:
         run: The study.
     """
-    table = paper.published_reach()
-    ours = study.reached(run)
+    table = published_reach()
+    ours = tables.reached(run)
     rows = [
         (
             "paper",
@@ -46,6 +47,26 @@ def beside_paper(run: StudyRun) -> Section:
         text=words.paper_words(run),
         tables={"paper-reach": soon, "paper-layers": _paper_layers(), "paper-rivals": _paper_rivals()},
     )
+
+
+def published_reach() -> pd.DataFrame:
+    """Return when CAMEO's published curves reach the baseline's last published value.
+
+    Returns:
+        Columns dataset, metric, goal, step, steps (of the baseline), ratio; linear between published points.
+    """
+    rows = []
+    for (dataset, metric), part in paper.experiment("convergence").groupby(["dataset", "metric"], sort=False):
+        lines = {
+            name: line.assign(x=line["x"].astype(float)).sort_values("x") for name, line in part.groupby("variant")
+        }
+        plain, cameo = lines["baseline"], lines["cameo"]
+        goal, steps = float(plain["value"].iloc[-1]), float(plain["x"].iloc[-1])
+        higher = better(str(metric)) > 0
+        step, _ = first_reach(cameo["x"].to_numpy(), cameo["value"].to_numpy(), goal, higher=higher)
+        if len(plain) > 1:
+            rows.append((dataset, metric, goal, step, steps, step / steps))
+    return pd.DataFrame(rows, columns=["dataset", "metric", "goal", "step", "steps", "ratio"])
 
 
 def _paper_layers() -> Table:

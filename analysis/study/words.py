@@ -1,17 +1,18 @@
-"""A study's words: what was compared, what helped, how soon, and what the numbers do not show. Pure."""
+"""A study in words: what was compared, what helped, how soon, and the limits of the numbers. Pure."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import paper
-from analysis.study import run as study
-from analysis.study.run import PLAIN, StudyRun
-from analysis.training.run import MEASURES
-from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points
+from analysis.study import tables
+from analysis.study.run import StudyRun
+from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
+from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, TRIVIAL, better, describe, split_layer, trivial_column
 
-TITLES = {"loss": "held-out error", "loss_t900": "error at t = 900"}
 REACH_VERDICTS = {
     "sooner": "clearly sooner than plain itself", "later": "clearly later than plain itself",
     "not separable": "not separable from plain itself", "too few seeds": "too few seeds to tell",
@@ -22,30 +23,26 @@ CLAIM = 0.5
 
 
 def title(metric: str) -> str:
-    """Name a metric for readers: "PSNR", "precision of layer 12"."""
-    if metric in MEASURES:
-        return MEASURES[metric].title
-    return TITLES.get(metric, metric.replace("_", " of layer "))
+    """Return a metric's name for readers: "PSNR", "precision of layer 12"."""
+    base, layer = split_layer(metric)
+    return describe(base).title + ("" if layer is None else f" of layer {layer}")
 
 
 def panel_title(metric: str) -> str:
-    """Name a metric with its unit and which way it is better."""
-    unit = f" ({MEASURES[metric].unit})" if metric in MEASURES and MEASURES[metric].unit else ""
-    return f"{title(metric)}{unit}, {'higher' if study.better(metric) > 0 else 'lower'} is better"
+    """Return a metric's name with its unit and which way it is better."""
+    return replace(describe(metric), title=title(metric)).heading
 
 
 def is_share(metric: str) -> bool:
-    """Tell whether a metric is a fraction that is written in percent."""
-    return metric.startswith(("precision", "readout", "attention"))
+    """Return whether a metric is a fraction that is written in percent."""
+    return describe(metric).share
 
 
 def value_text(metric: str, value: Any) -> str:
     """Write a metric's value with enough digits to tell variants apart; a dash where it is missing."""
     if value is None or not np.isfinite(value):
         return MISSING
-    if is_share(metric):
-        return percent(value)
-    return f"{value:.2f}" if metric == "psnr" else f"{value:.4f}" if metric.startswith("loss") else f"{value:.3f}"
+    return percent(value) if is_share(metric) else f"{value:.{describe(metric).decimals}f}"
 
 
 def difference_text(metric: str, value: Any) -> str:
@@ -54,8 +51,7 @@ def difference_text(metric: str, value: Any) -> str:
         return MISSING
     if is_share(metric):
         return points(value)
-    digits = 2 if metric == "psnr" else 4 if metric.startswith("loss") else 3
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+.{describe(metric).decimals}f}".replace("-", "−")
 
 
 def with_half(metric: str, row: Any) -> str:
@@ -68,7 +64,7 @@ def with_half(metric: str, row: Any) -> str:
 
 
 def source(run: StudyRun) -> str:
-    """Say on what a study's numbers rest, as it stands under its figures."""
+    """Return what a study's figures are based on: seeds, scenes, sampling steps."""
     scenes, steps = run.settings.get("evaluate_scenes", MISSING), run.settings.get("sampling_steps", MISSING)
     return (
         f"{_seed_words(run)}, evaluated on the same {scenes} held-out scenes ({steps} sampling steps); precision by "
@@ -87,11 +83,11 @@ def _seed_words(run: StudyRun) -> str:
 
 
 def answer(run: StudyRun) -> list[str]:
-    """Say what the study found, in sentences."""
+    """Return the result of the study, in sentences."""
     started = f"{plural(len(run.names), 'variant')} of the training, {_seed_words(run)}, {number(run.step)} steps each."
     if PLAIN not in run.names:
         return [started, "The plain run is not finished, so nothing can be compared with it yet."]
-    table = study.differences(run)
+    table = tables.differences(run)
     compared = [name for name in run.names if name != PLAIN]
     if not compared:
         return [started, "Only the plain run is finished: there is nothing to compare it with yet."]
@@ -106,12 +102,12 @@ def answer(run: StudyRun) -> list[str]:
 
 
 def _sum_up(table: pd.DataFrame, variant: str) -> str:
-    """Say what separates a variant from plain: the verdict first, then the numbers that carry it."""
+    """Return how a variant differs from plain: the verdict first, then its numbers."""
     rows = list(table[table["variant"] == variant].itertuples())
     if all(row.verdict == "too few seeds" for row in rows):
-        told = listing(f"{title(row.metric)} {_difference(row)}" for row in rows)
+        phrases = listing(f"{title(row.metric)} {_difference(row)}" for row in rows)
         return (
-            f"{variant} against {PLAIN}, at the last step: {told}. With fewer than {study.LEAST_SEEDS} seeds none of "
+            f"{variant} against {PLAIN}, at the last step: {phrases}. With fewer than {LEAST_SEEDS} seeds none of "
             "this is separated from chance."
         )
     parts = []
@@ -129,7 +125,8 @@ def _difference(row: Any) -> str:
 
 
 def _unit(metric: str) -> str:
-    return " points" if is_share(metric) else f"{NBSP}dB" if metric == "psnr" else ""
+    unit = describe(metric).unit
+    return " points" if is_share(metric) else f"{NBSP}{unit}" if unit else ""
 
 
 def _spread(row: Any) -> str:
@@ -138,18 +135,18 @@ def _spread(row: Any) -> str:
 
 
 def _soon(run: StudyRun, variant: str) -> str:
-    table = study.reached(run)
+    table = tables.reached(run)
     rows = list(table[table["variant"] == variant].itertuples())
     if not rows:
         return ""
     own = table[table["variant"] == PLAIN].set_index("metric")["ratio"]
-    shown = [row for row in rows if row.metric in ("psnr", "loss_t900")] or rows[:2]
-    told = "; ".join(f"{title(row.metric)} {reach_words(row)}{_itself(own.get(row.metric))}" for row in shown)
+    shown = [row for row in rows if row.metric in (PSNR, HIGH_NOISE)] or rows[:2]
+    phrases = "; ".join(f"{title(row.metric)} {reach_words(row)}{_itself(own.get(row.metric))}" for row in shown)
     half = [title(row.metric) for row in rows if row.ratio <= CLAIM and row.reached == row.seeds]
     claim = f"In half the steps or less, as the paper claims: {listing(half)}." if half else (
         "By no metric in half the steps, as the paper claims of its own."
     )  # fmt: skip
-    return f"How soon {variant} is where {PLAIN} ends: {told}. {claim}"
+    return f"How soon {variant} is where {PLAIN} ends: {phrases}. {claim}"
 
 
 def _itself(ratio: Any) -> str:
@@ -157,7 +154,7 @@ def _itself(ratio: Any) -> str:
 
 
 def reach_words(row: Any) -> str:
-    """Say in plain words how soon a variant reaches the plain run's final value, and whether that is clear.
+    """Return in words how soon a variant reaches the plain run's final value, and whether that is clear.
 
     Args:
         row: Of :func:`analysis.study.run.reached`.
@@ -173,49 +170,49 @@ def _others(table: pd.DataFrame, variants: list[str]) -> str:
     for variant in variants:
         rows = table[table["variant"] == variant]
         counts = {verdict: int((rows["verdict"] == verdict).sum()) for verdict in ("better", "worse")}
-        told = [f"{verdict} by {count}" for verdict, count in counts.items() if count]
-        texts.append(f"{variant} {' and '.join(told) if told else 'separated by none'}")
+        phrases = [f"{verdict} by {count}" for verdict, count in counts.items() if count]
+        texts.append(f"{variant} {' and '.join(phrases) if phrases else 'separated by none'}")
     metrics = table["metric"].nunique()
     return f"The others against {PLAIN}, of {metrics} metrics: {'; '.join(texts)}." if texts else ""
 
 
 def _against_trivial(run: StudyRun) -> str:
-    """Say by which measures every variant is beaten by an answer that needs no model."""
+    """Return the metrics by which a trivial baseline beats every variant, as a sentence."""
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])["mean"]
     lost = []
-    for metric in (name for name in run.metrics if name in MEASURES):
+    for metric in (name for name in run.metrics if name in IMAGE_METRICS):
         own = [last.get((name, metric), np.nan) for name in run.names]
-        trivial = [last.get((run.names[0], prefix + metric), np.nan) for prefix in study.TRIVIAL.values()]
-        sign = study.better(metric)
+        trivial = [last.get((run.names[0], trivial_column(method, metric)), np.nan) for method in TRIVIAL]
+        sign = better(metric)
         known = [sign * value for value in trivial if np.isfinite(value)]
         if known and max(sign * value for value in own if np.isfinite(value)) <= max(known):
             lost.append(title(metric))
     if not lost:
         return ""
     return (
-        f"By {listing(lost)} no variant beats an answer that needs no model (a copy of the nearest reference, or its "
-        "mean colour): the models are too young for image quality to mean much, and differences are between beginners."
+        f"By {listing(lost)} no variant beats a trivial baseline (a copy of the nearest reference, or its "
+        "mean colour): the models have trained too little for image quality to mean much."
     )
 
 
 def caveats(run: StudyRun) -> list[str]:
-    """Say what the numbers do not show."""
-    few = [name for name in run.names if run.seeds[name] < study.LEAST_SEEDS]
-    said = [f"{listing(few)}: fewer than {study.LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
-    count = len(study.differences(run)) if PLAIN in run.names else 0
-    said += [
-        f"{number(count)} differences are looked at; of so many about {max(1, round(count / 20))} would seem clear by "
-        "luck alone.",
+    """Return the limits of the numbers, in sentences."""
+    few = [name for name in run.names if run.seeds[name] < LEAST_SEEDS]
+    sentences = [f"{listing(few)}: fewer than {LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
+    count = len(tables.differences(run)) if PLAIN in run.names else 0
+    sentences += [
+        f"{number(count)} differences are tested; about {max(1, round(count / 20))} of them would seem clear by chance "
+        "alone.",
         "Intervals are over seeds (Student's t): they hold for other weights, scenes and noise of training, on these "
         "held-out scenes.",
         "\u201cHow soon\u201d is read against one number, the plain run's last value, which is noisy; a ratio of a "
         "short training need not hold for a long one.",
     ]
-    return said if count else said[:-3] + said[-2:]
+    return sentences if count else sentences[:-3] + sentences[-2:]
 
 
 def paper_words(run: StudyRun) -> str:
-    """Say what of the paper's curves may be put beside a study, and what may not."""
+    """Return which of the paper's curves can be compared with a study, and which cannot."""
     return (
         "Published curves are of CAT3D at the size of Stable Diffusion 2.1, trained on RealEstate10K and CO3D for up "
         f"to 400 000 steps; here {run.settings.get('steps', run.step)} steps of the model and scenes named below. "

@@ -15,27 +15,29 @@ from analysis.figures import (
     LINE_STYLES,
     MUTED,
     PERCENT,
-    THIS_MODEL,
     VERMILION,
     WIDTH,
     chart,
     legend,
     top,
 )
+from analysis.words import METHOD_LABELS
+from probe.records import COPY, MEAN_COLOUR, MODEL, TRIVIAL
 
 LOGGED, RUNNING_MEAN, VALIDATION = "each logged step", "running mean", "held-out scenes"
-COPY, MEAN_COLOUR = "copy of the nearest reference", "mean colour of that reference"
 ATTENTION, READOUT = "attention, mean over heads", "readout of the loss"
 STEP_STYLES: dict[str, dict[str, Any]] = {
     LOGGED: {"color": MUTED, "linewidth": 0.7, "alpha": 0.45},
     RUNNING_MEAN: {"color": INK, "linewidth": 1.5},
     VALIDATION: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
-    THIS_MODEL: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
+    METHOD_LABELS[MODEL]: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
     ATTENTION: {"color": BLUE, "linewidth": 2.2, "marker": "o", "markersize": 5},
     READOUT: {"color": GOLD, "linewidth": 1.8, "linestyle": "--", "marker": "D", "markersize": 5},
-    COPY: {"color": VERMILION, "linewidth": 1.8, "linestyle": "--"},
-    MEAN_COLOUR: {"color": INK, "linewidth": 1.8, "linestyle": ":"},
+    METHOD_LABELS[COPY]: {"color": VERMILION, "linewidth": 1.8, "linestyle": "--"},
+    METHOD_LABELS[MEAN_COLOUR]: {"color": INK, "linewidth": 1.8, "linestyle": ":"},
 }
+ACROSS = tuple(METHOD_LABELS[method] for method in TRIVIAL)
+"""Trivial baselines, which do not change with training."""
 STEPS = FuncFormatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
 
 
@@ -75,7 +77,7 @@ def step_panels(
 
 
 def _step_line(axes: Axes, rows: pd.DataFrame, who: str) -> Any:
-    if who in (COPY, MEAN_COLOUR) and rows["value"].min() == rows["value"].max():
+    if who in ACROSS and rows["value"].min() == rows["value"].max():
         return axes.axhline(rows["value"].iloc[0], **STEP_STYLES[who])
     return axes.plot(rows["step"], rows["value"], **STEP_STYLES[who])[0]
 

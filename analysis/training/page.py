@@ -7,15 +7,41 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures, wording
+from analysis import figures
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.training import figures as training_figures
 from analysis.training import run as training
 from analysis.training import words
-from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.training.words import amount, loss_text
-from analysis.wording import MISSING, interval, listing, number, percent, points
+from analysis.training.run import TrainingRun
+from analysis.training.words import loss_text
+from analysis.words import (
+    METHOD_LABELS,
+    MISSING,
+    NBSP,
+    amount,
+    command,
+    interval,
+    listing,
+    number,
+    percent,
+    points,
+    rebuild,
+)
 from analysis.worst_cases import worst_table
+from probe.records import (
+    ATTENTION,
+    HIGH_NOISE,
+    IMAGE_METRICS,
+    LOSS,
+    LOSSES,
+    METHODS,
+    METRICS,
+    PSNR,
+    READOUT,
+    TRIVIAL,
+    layer_column,
+    trivial_column,
+)
 
 PROGRAM = "train.cameo"
 NOT_FLAGS = ("layers",)
@@ -23,7 +49,7 @@ NOT_FLAGS = ("layers",)
 LISTED, LINE = 12, 84
 """Rows of the table of evaluations at most; characters of a line of the command."""
 PANELS = {
-    "loss": "mean error of the prediction",
+    LOSS: "mean error of the prediction",
     HIGH_NOISE: "error at high noise (t = 900)",
     "objective": "added objective, unweighted",
     "gradient_norm": "norm of the gradients, before clipping",
@@ -33,7 +59,7 @@ PANELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEntry:
-    """Hold a training run's line in the index, as finished text; ``link`` is relative to the index."""
+    """A training run's line in the index, as finished text; ``link`` is relative to the index."""
 
     link: str
     name: str
@@ -67,8 +93,8 @@ def make_training_page(run: TrainingRun) -> SectionPage:
         sections=present(made),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
-        command=_packed(wording.command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
-        rebuild=wording.rebuild(run.settings, run.name),
+        command=_packed(command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
+        rebuild=rebuild(run.settings, run.name),
         downloads=_downloads(run),
     )
 
@@ -80,7 +106,7 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         run: The training run.
         link: To its page, relative to the index.
     """
-    loss, psnr = training.last_row(run, "loss"), training.last_row(run, "psnr")
+    loss, psnr = training.last_row(run, LOSS), training.last_row(run, PSNR)
     probed, gaps = _probed(run), words.readout_gaps(run)
     return TrainingEntry(
         link=link,
@@ -90,7 +116,7 @@ def training_entry(run: TrainingRun, link: str) -> TrainingEntry:
         supervised=words.supervision(run),
         progress=words.progress(run).removesuffix(" iterations"),
         loss=MISSING if loss is None else loss_text(loss["loss"]),
-        psnr=MISSING if psnr is None else words.with_trivial("psnr", psnr),
+        psnr=MISSING if psnr is None else words.with_trivial(PSNR, psnr),
         precision=MISSING if probed is None else f"{percent(probed['value'])} ({probed['layer']:.0f})",
         gap=", ".join(points(readout - attention) for readout, attention in gaps.values()) or MISSING,
     )  # fmt: skip
@@ -117,7 +143,7 @@ def _packed(command: str) -> str:
 def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
     pace = f"{number(run.metrics['seconds'].median())} s each" if "seconds" in run.metrics else ""
     facts = [("iterations", number(run.step), pace)]
-    if (row := training.last_row(run, "loss")) is not None:
+    if (row := training.last_row(run, LOSS)) is not None:
         noise = row.get(HIGH_NOISE, np.nan)
         facts.append(
             ("held-out loss", loss_text(row["loss"]), f"at t = 900: {loss_text(noise)}" if noise == noise else "")
@@ -135,11 +161,11 @@ def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
 def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
     row = training.last_row(run, name)
     assert row is not None
-    return (MEASURES[name].title, amount(name, row[name]), words.beside(name, row).strip("()"))
+    return (METRICS[name].title, amount(name, row[name]), words.beside(name, row).strip("()"))
 
 
 def _probed(run: TrainingRun) -> pd.Series | None:
-    """Give the last probe of the layer that stands out."""
+    """Return the last probe of the layer that stands out."""
     layers = training.shown_layers(run)
     if run.emergence is None or not layers:
         return None
@@ -158,7 +184,7 @@ def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
 
 
 def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
-    """Say the last value of each line, for who cannot see the figure."""
+    """Return the last value of each line, as the figure's alternative text."""
     lines = (
         table[(table["who"] != training_figures.LOGGED) & table["panel"].isin(titles)]
         .groupby(["panel", "who"], sort=False)
@@ -183,34 +209,30 @@ def _quality(run: TrainingRun) -> Section | None:
     if not training.measured(run):
         return None
     caption = (
-        "Blue: generated views of held-out scenes against the true ones. The lines across need no model: a copy of "
-        "the nearest reference view, and that view's mean colour. Where blue is not on the better side of both, the "
-        "model has not been shown to use its cameras. Match error: difference of colour to the references at true "
-        "matches."
+        "Blue: generated views of held-out scenes against the true ones. The lines across are trivial baselines: a "
+        "copy of the nearest reference view, and that view's mean colour. Where blue is not on the better side of "
+        "both, the model has not been shown to use its cameras. Match error: difference of colour to the references at "
+        "true matches."
     )
-    titles = {name: _quality_title(name) for name in MEASURES}
+    titles = {name: METRICS[name].heading for name in IMAGE_METRICS}
     charts = _step_charts(run, "quality", training.quality(run), titles, caption)
     return Section(name="quality", title="Image quality", charts=charts, tables={"quality": _against(run)})
-
-
-def _quality_title(name: str) -> str:
-    measure = MEASURES[name]
-    unit = f" ({measure.unit})" if measure.unit else ""
-    return f"{measure.title}{unit}, {'higher' if measure.higher_is_better else 'lower'} is better"
 
 
 def _against(run: TrainingRun) -> Table:
     names = training.measured(run)
     rows = {name: training.last_row(run, name) for name in names}
-    who = {"this model": "", **TRIVIAL}
     steps = sorted({int(row["step"]) for row in rows.values() if row is not None})
     return Table(
-        caption=f"The last values, at iteration {listing(map(number, steps))}, beside what needs no model, on the same "
+        caption=f"The last values, at iteration {listing(map(number, steps))}, beside trivial baselines, on the same "
         "scenes.",
-        columns=("", *(_quality_title(name) for name in names)),
+        columns=("", *(METRICS[name].heading for name in names)),
         rows=tuple(
-            (label, *(amount(name, row.get(prefix + name)) for name, row in rows.items() if row is not None))
-            for label, prefix in who.items()
+            (
+                METHOD_LABELS[method],
+                *(amount(name, row.get(trivial_column(method, name))) for name, row in rows.items() if row is not None),
+            )
+            for method in METHODS
         ),
         marked=(0,),
     )
@@ -219,7 +241,7 @@ def _against(run: TrainingRun) -> Table:
 def _worst(run: TrainingRun) -> Section | None:
     if run.worst is None:
         return None
-    row = training.last_row(run, "psnr")
+    row = training.last_row(run, PSNR)
     when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
     text = f"Held-out views at {when}, the lowest PSNR first; the pictures below bear the scenes' numbers."
     return Section(name="worst", title="Worst cases first", text=text, tables={"worst": worst_table(run.worst)})
@@ -229,7 +251,7 @@ def _samples(run: TrainingRun) -> Section | None:
     if run.samples is None:
         return None
     picture = "data:image/png;base64," + base64.b64encode(run.samples).decode()
-    row = training.last_row(run, "psnr")
+    row = training.last_row(run, PSNR)
     when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
     text = f"Held-out scenes at {when}, as the trainer drew them: the same scenes each time, not chosen by quality."
     return Section(name="samples", title="Samples", picture=picture, text=text)
@@ -249,8 +271,8 @@ def _emergence_chart(run: TrainingRun) -> tuple[Chart, ...]:
         return ()
     caption = words.emergence_caption(run, table, layers)
     last = table[(table["step"] == table["step"].max()) & table["layer"].isin(layers)]
-    told = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
-    svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {told}")
+    phrases = "; ".join(f"layer {row.layer}: {percent(row.value)}" for row in last.itertuples())
+    svg = figures.emergence_curve(table, highlighted=layers, alt=f"Precision over training iterations; {phrases}")
     return (chart("emergence", svg, caption, source=words.probe_source(table), table=table),)
 
 
@@ -271,7 +293,7 @@ def _layers(run: TrainingRun) -> Table:
     ]
     return Table(
         caption=f"Every 3D layer at the last probe, iteration {number(table['step'].max())}.",
-        columns=("layer", "grid", "precision", f"95{wording.NBSP}% interval", "uniform chance", "module"),
+        columns=("layer", "grid", "precision", f"95{NBSP}% interval", "uniform chance", "module"),
         rows=tuple(rows),
         marked=tuple(n for n, layer in enumerate(last["layer"]) if layer in run.supervised),
         texts=2,
@@ -294,17 +316,18 @@ def _tradeoff(run: TrainingRun) -> Section | None:
     table = training.tradeoff(run)
     if table["step"].nunique() < 2:
         return None
-    row = training.last_row(run, "psnr")
+    row = training.last_row(run, PSNR)
     assert row is not None
-    lines = {who: row[f"{prefix}psnr"] for who, prefix in TRIVIAL.items() if np.isfinite(row.get(f"{prefix}psnr"))}
+    values = {METHOD_LABELS[method]: row.get(trivial_column(method, PSNR), np.nan) for method in TRIVIAL}
+    lines = {who: value for who, value in values.items() if np.isfinite(value)}
     caption = (
         "One point per checkpoint, joined in the order of training; the numbers at the ends are iterations. Up and to "
         "the right: images get better as attention finds the corresponding points. Within one run both grow with "
         "time, so this alone does not show that one causes the other."
     )
     ends = table.sort_values("step").groupby("who").tail(1)
-    told = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
-    svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {told}")
+    phrases = "; ".join(f"{end.who}: {percent(end.precision)}, {end.quality:.1f} dB" for end in ends.itertuples())
+    svg = training_figures.trajectory(table, lines=lines, ylabel="PSNR (dB)", alt=f"PSNR against precision; {phrases}")
     drawn = chart("tradeoff", svg, caption, source=words.source(run), table=table)
     return Section(name="tradeoff", title="Precision against quality", charts=(drawn,))
 
@@ -349,19 +372,19 @@ def _rows(run: TrainingRun) -> Section | None:
 
 
 def _columns(run: TrainingRun) -> dict[str, str]:
-    both = [(kind, layer) for layer in run.supervised for kind in ("readout", "attention")]
+    both = [(kind, layer) for layer in run.supervised for kind in (READOUT, ATTENTION)]
     return {
-        "loss": "held-out loss",
+        LOSS: "held-out loss",
         HIGH_NOISE: "at t = 900",
-        **{name: measure.title for name, measure in MEASURES.items()},
-        **{f"{kind}_{layer}": f"{kind}, layer {layer}" for kind, layer in both},
+        **{name: METRICS[name].title for name in IMAGE_METRICS},
+        **{layer_column(kind, layer): f"{kind}, layer {layer}" for kind, layer in both},
     }
 
 
 def _cell(name: str, value: Any) -> str:
-    if name in MEASURES:
+    if name in IMAGE_METRICS:
         return amount(name, value)
-    return loss_text(value) if name.startswith("loss") else percent(value)
+    return loss_text(value) if name in LOSSES else percent(value)
 
 
 def _downloads(run: TrainingRun) -> tuple[tuple[str, str], ...]:

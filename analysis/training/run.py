@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,45 +11,43 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures
+from analysis.reading import read_config, read_file
 from analysis.training import figures as training_figures
-from probe.records import RunError
+from analysis.words import METHOD_LABELS
+from probe.records import (
+    ATTENTION,
+    CONFIG,
+    COPY,
+    EMERGENCE,
+    EVALUATION_LOG,
+    FINAL_CARD,
+    HIGH_NOISE,
+    IMAGE_METRICS,
+    LOSS,
+    METHODS,
+    PSNR,
+    READOUT,
+    SAMPLES,
+    STEP_LOG,
+    WORST,
+    RunError,
+    layer_column,
+    split_layer,
+    trivial_column,
+)
 
-CONFIG, METRICS, EVALUATION = "config.json", "metrics.jsonl", "evaluation.jsonl"
-EMERGENCE, SAMPLES, CARD, WORST = "emergence.csv", "samples.png", "final/card.json", "worst.csv"
-LOGS = (METRICS, EVALUATION)
-WORST_COLUMNS = ("scene", "view", "rotation_deg", "n_ref", "psnr", "copy_psnr", "truth_match_error")
+LOGS = (STEP_LOG, EVALUATION_LOG)
+WORST_COLUMNS = ("scene", "view", "rotation_deg", "n_ref", PSNR, trivial_column(COPY, PSNR), "truth_match_error")
 VIEW_COLUMNS = ["scene", "view", "n_ref", "rotation_deg"]
 EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
-TRIVIAL = {training_figures.COPY: "copy_", training_figures.MEAN_COLOUR: "mean_colour_"}
-"""What needs no model, and how its columns of the evaluation begin."""
-HIGH_NOISE = "loss_t900"
 WINDOWS = 30
-"""The running mean of what is logged goes over one part in so many of the run."""
+"""The running mean of a logged value spans this fraction of the run: one in 30."""
 SHOWN_LAYERS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """Hold how a measure of image quality is named and read."""
-
-    title: str
-    unit: str
-    digits: int
-    higher_is_better: bool
-
-
-MEASURES = {
-    "psnr": Measure(title="PSNR", unit="dB", digits=1, higher_is_better=True),
-    "ssim": Measure(title="SSIM", unit="", digits=3, higher_is_better=True),
-    "lpips": Measure(title="LPIPS", unit="", digits=3, higher_is_better=False),
-    "match_error": Measure(title="match error", unit="", digits=3, higher_is_better=False),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """Hold what a training run folder holds.
+    """The content of a training run folder.
 
     Attributes:
         name: The folder's name.
@@ -77,20 +75,21 @@ class TrainingRun:
 
     @property
     def step(self) -> int:
-        """Give the last logged or evaluated step; 0 where there is none."""
+        """Return the last logged or evaluated step; 0 where there is none."""
         return int(max([0, *self.metrics["step"], *self.evaluation["step"]]))
 
     @property
     def trains_layers(self) -> bool:
-        """Tell whether anything was asked of a layer."""
+        """Return whether anything was asked of a layer."""
         return str(self.settings.get("layer", "none")) != "none"
 
     @cached_property
     def supervised(self) -> tuple[int, ...]:
-        """Give the indexes of the layers that something was asked of, as far as the files tell."""
+        """Return the indexes of the layers that something was asked of, as far as the files tell."""
         if not self.trains_layers:
             return ()
-        read_out = _layers_in(self.evaluation.columns, "readout_")
+        columns = [split_layer(str(name)) for name in self.evaluation.columns]
+        read_out = sorted(layer for metric, layer in columns if metric == READOUT and layer is not None)
         asked = [part.strip() for part in _plain(self.settings["layer"]).split(",")]
         if read_out or all(part.isdigit() for part in asked):
             return tuple(read_out or sorted(int(part) for part in asked))
@@ -104,16 +103,11 @@ def _plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _layers_in(columns: Iterable[str], prefix: str) -> list[int]:
-    ends = [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
-    return sorted(int(end) for end in ends if end.isdigit())
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def is_training(folder: Path) -> bool:
-    """Tell whether a folder holds a training run: its settings, and a log of its steps or of its evaluations.
+    """Return whether a folder holds a training run: its settings, and a log of its steps or of its evaluations.
 
     Args:
         folder: Any folder.
@@ -133,29 +127,21 @@ def read_training(folder: Path) -> TrainingRun:
     Raises:
         RunError: If one of its files cannot be used.
     """
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder, "train again")
     logs = {name: _read_rows(folder / name) for name in LOGS}
     samples = folder / SAMPLES
     return TrainingRun(
         name=folder.resolve().name,
-        settings=config["settings"],
-        environment=config["environment"],
-        metrics=logs[METRICS][0],
-        evaluation=logs[EVALUATION][0],
+        settings=config.settings,
+        environment=config.environment,
+        metrics=logs[STEP_LOG][0],
+        evaluation=logs[EVALUATION_LOG][0],
         emergence=_read_emergence(folder / EMERGENCE),
         samples=samples.read_bytes() if samples.is_file() else None,
         worst=_read_table(folder / WORST, WORST_COLUMNS),
         torn=tuple(name for name, (_, torn) in logs.items() if torn),
-        finished=(folder / CARD).is_file(),
+        finished=(folder / FINAL_CARD).is_file(),
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return {name: dict(config[name]) for name in ("settings", "environment")}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"read_training: {path} is not the config.json of a run ({error!r}); train again") from error
 
 
 def _read_rows(path: Path) -> tuple[pd.DataFrame, bool]:
@@ -197,13 +183,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     """Read a table that may be absent or empty."""
     if not path.is_file():
         return None
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise RunError(f"read_training: {path} cannot be read: {error}; remove it or probe again") from error
-    absent = [name for name in columns if name not in table]
-    if absent:
-        raise RunError(f"read_training: {path} lacks {', '.join(absent)}; remove it or probe again")
+    table: pd.DataFrame = read_file(path, pd.read_csv, "remove it or probe again", columns)
     return table if len(table) else None
 
 
@@ -211,7 +191,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
 
 
 def last_row(run: TrainingRun, column: str) -> pd.Series | None:
-    """Give the last evaluation that has a value of a column; None where none has.
+    """Return the last evaluation that has a value of a column; None where none has.
 
     Args:
         run: The training run.
@@ -223,12 +203,12 @@ def last_row(run: TrainingRun, column: str) -> pd.Series | None:
 
 def measured(run: TrainingRun) -> list[str]:
     """List the measures of image quality that the run has."""
-    return [name for name in MEASURES if last_row(run, name) is not None]
+    return [name for name in IMAGE_METRICS if last_row(run, name) is not None]
 
 
 def losses(run: TrainingRun) -> pd.DataFrame:
-    """Give what is minimised over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
-    parts = [*_logged(run, "loss", "loss"), _line(run.evaluation, "loss", "loss", training_figures.VALIDATION)]
+    """Return the losses over iterations: columns panel (loss, loss_t900, objective), who, step, value."""
+    parts = [*_logged(run, LOSS, LOSS), _line(run.evaluation, LOSS, LOSS, training_figures.VALIDATION)]
     parts += [_line(run.evaluation, HIGH_NOISE, HIGH_NOISE, training_figures.VALIDATION)]
     if run.trains_layers:
         parts += _logged(run, "objective", "objective")
@@ -236,23 +216,23 @@ def losses(run: TrainingRun) -> pd.DataFrame:
 
 
 def cost(run: TrainingRun) -> pd.DataFrame:
-    """Give the gradient's norm and the seconds of each logged step: columns panel, who, step, value."""
+    """Return the gradient's norm and the seconds of each logged step: columns panel, who, step, value."""
     return _join([part for column in ("gradient_norm", "seconds") for part in _logged(run, column, column)])
 
 
 def quality(run: TrainingRun) -> pd.DataFrame:
-    """Give image quality over iterations beside what needs no model: columns panel (the measure), who, step, value."""
-    whose = {figures.THIS_MODEL: "", **TRIVIAL}
+    """Return image quality beside trivial baselines: columns panel (the metric), who, step, value."""
+    each = [(name, method) for name in measured(run) for method in METHODS]
     return _join(
-        [_line(run.evaluation, prefix + name, name, who) for name in measured(run) for who, prefix in whose.items()]
+        [_line(run.evaluation, trivial_column(method, name), name, METHOD_LABELS[method]) for name, method in each]
     )
 
 
 def readouts(run: TrainingRun) -> pd.DataFrame:
-    """Give both precisions of each supervised layer over iterations: columns panel (its index), who, step, value."""
-    both = {training_figures.READOUT: "readout_", training_figures.ATTENTION: "attention_"}
-    each = [(n, who, prefix) for n in run.supervised for who, prefix in both.items()]
-    return _join([_line(run.evaluation, f"{prefix}{n}", str(n), who) for n, who, prefix in each])
+    """Return both precisions of each supervised layer over iterations: columns panel (its index), who, step, value."""
+    both = {training_figures.READOUT: READOUT, training_figures.ATTENTION: ATTENTION}
+    each = [(n, who, metric) for n in run.supervised for who, metric in both.items()]
+    return _join([_line(run.evaluation, layer_column(metric, n), str(n), who) for n, who, metric in each])
 
 
 def _line(frame: pd.DataFrame, column: str, panel: str, who: str) -> pd.DataFrame:
@@ -290,11 +270,11 @@ def shown_layers(run: TrainingRun) -> list[int]:
 
 
 def tradeoff(run: TrainingRun) -> pd.DataFrame:
-    """Give precision and PSNR of each checkpoint that has both: columns who ("layer 10"), step, precision, quality.
+    """Return precision and PSNR of each checkpoint that has both: columns who ("layer 10"), step, precision, quality.
 
     Precision is that of the probes; without any, that of the attention at the supervised layers.
     """
-    quality = _line(run.evaluation, "psnr", "", "").rename(columns={"value": "quality"})
+    quality = _line(run.evaluation, PSNR, "", "").rename(columns={"value": "quality"})
     columns = ["who", "step", "precision", "quality"]
     parts = [part.assign(who=f"layer {layer}") for layer, part in _precision_of_layers(run).items()]
     if not parts or quality.empty:
@@ -306,7 +286,7 @@ def tradeoff(run: TrainingRun) -> pd.DataFrame:
 def _precision_of_layers(run: TrainingRun) -> dict[int, pd.DataFrame]:
     table = run.emergence
     if table is None:
-        parts = {n: _line(run.evaluation, f"attention_{n}", "", "") for n in run.supervised}
+        parts = {n: _line(run.evaluation, layer_column(ATTENTION, n), "", "") for n in run.supervised}
     else:
         parts = {n: table[(table["layer"] == n) & table["value"].notna()] for n in shown_layers(run)}
     return {layer: part[["step", "value"]] for layer, part in parts.items() if len(part)}

@@ -1,4 +1,4 @@
-"""A training run's words: what was trained, how far, what it reached beside answers that need no model. Pure."""
+"""A training run in words: what was trained, how far, what it reached beside trivial baselines. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,34 @@ import numpy as np
 import pandas as pd
 
 from analysis.training import run as training
-from analysis.training.run import HIGH_NOISE, MEASURES, TRIVIAL, TrainingRun
-from analysis.wording import MISSING, NBSP, listing, number, percent, plural, points, short_name, with_interval
-from probe.records import digest
+from analysis.training.run import TrainingRun
+from analysis.words import (
+    ANSWERS,
+    MISSING,
+    NBSP,
+    amount,
+    listing,
+    number,
+    percent,
+    plural,
+    points,
+    short_name,
+    with_interval,
+)
+from probe.records import (
+    ATTENTION,
+    HIGH_NOISE,
+    IMAGE_METRICS,
+    LOSS,
+    METHODS,
+    METRICS,
+    READOUT,
+    TRIVIAL,
+    better,
+    digest,
+    layer_column,
+    trivial_column,
+)
 
 OBJECTIVES = {
     "cameo": "supervised by true matches (CAMEO",
@@ -22,19 +47,6 @@ OBJECTIVES = {
 # --- names and numbers -----------------------------------------------------------------------------------------------
 
 
-def amount(name: str, value: Any) -> str:
-    """Write a value of a measure of image quality with its unit; a dash where it is missing.
-
-    Args:
-        name: Key of ``MEASURES``.
-        value: A number, or None.
-    """
-    measure = MEASURES[name]
-    if value is None or not np.isfinite(value):
-        return MISSING
-    return f"{value:.{measure.digits}f}".replace("-", "−") + (f"{NBSP}{measure.unit}" if measure.unit else "")
-
-
 def loss_text(value: Any) -> str:
     """Write a loss with three significant digits, zeros too; a dash where it is missing.
 
@@ -45,13 +57,13 @@ def loss_text(value: Any) -> str:
 
 
 def model_words(run: TrainingRun) -> str:
-    """Name the model, and say so if it began from random weights."""
+    """Return the model's name, with a note if it began from random weights."""
     name = str(run.settings.get("model", "an unnamed model"))
     return f"{name.removesuffix(':random')}, from random weights," if name.endswith(":random") else name
 
 
 def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[int]) -> str:
-    """Say how to read the curves of precision over iterations."""
+    """Return how to read the curves of precision over iterations."""
     who = "the supervised" if set(layers) & set(run.supervised) else "the best at the last probe,"
     scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else []
     probed = f"Always probed on the scenes \u201c{', '.join(scenes)}\u201d. " if scenes else ""
@@ -64,7 +76,7 @@ def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[in
 
 
 def source(run: TrainingRun) -> str:
-    """Say on what the run's own evaluations rest, as it stands under their figures."""
+    """Return what the run's own evaluations are based on, for the line under their figures."""
     if run.worst is not None:
         views = run.worst[training.VIEW_COLUMNS].sort_values(training.VIEW_COLUMNS[:3])
         return (
@@ -82,7 +94,7 @@ def source(run: TrainingRun) -> str:
 
 
 def probe_source(table: pd.DataFrame) -> str:
-    """Say on what a curve of precision over iterations rests, as it stands under its figure."""
+    """Return what a curve of precision over iterations is based on, for the line under its figure."""
     scenes = sorted(set(table["scenes"].astype(str))) if "scenes" in table else [MISSING]
     if "pair_list" in table and table["pair_list"].notna().any():
         known = table[table["pair_list"].notna()]
@@ -100,7 +112,7 @@ def probe_source(table: pd.DataFrame) -> str:
 
 
 def scenes_words(run: TrainingRun) -> str:
-    """Name what was trained on: "plain scenes", or "the recording FOLDER"."""
+    """Return what was trained on: "plain scenes", or "the recording FOLDER"."""
     kind, _, root = str(run.settings.get("scenes", "unnamed")).partition(":")
     if kind == "rgbd":
         return f"the recording {root}"
@@ -108,14 +120,14 @@ def scenes_words(run: TrainingRun) -> str:
 
 
 def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:
-    """Name layers as in a sentence: "layer 10 (up 2.0)", with their place where a probe tells it."""
+    """Return layers as in a sentence: "layer 10 (up 2.0)", with their place where a probe tells it."""
     names = {} if run.emergence is None else dict(zip(run.emergence["layer"], run.emergence["layer_name"], strict=True))
     each = [f"{n} ({short_name(str(names[n]))})" if n in names else str(n) for n in layers]
     return f"layer{'' if len(each) == 1 else 's'} {listing(each)}"
 
 
 def supervision(run: TrainingRun) -> str:
-    """Say in a few words what was asked of which layers, as the index shows it."""
+    """Return in a few words which layers were supervised and how, as the index shows it."""
     if not run.trains_layers:
         return "none"
     control = run.settings.get("control", "none")
@@ -125,7 +137,7 @@ def supervision(run: TrainingRun) -> str:
 
 
 def progress(run: TrainingRun) -> str:
-    """Say how far the training went: "4 000 iterations", "1 500 of 4 000 iterations"."""
+    """Return how far the training went: "4 000 iterations", "1 500 of 4 000 iterations"."""
     asked = run.settings.get("steps")
     short = isinstance(asked, int) and run.step < asked
     return f"{number(run.step)} of {plural(int(asked or 0), 'iteration')}" if short else plural(run.step, "iteration")
@@ -135,7 +147,7 @@ def progress(run: TrainingRun) -> str:
 
 
 def answer(run: TrainingRun) -> list[str]:
-    """Say what was trained, how far, and what it reached, in sentences; empty ones for what was not measured."""
+    """Return in sentences what was trained, how far, and what it reached; empty ones where nothing was measured."""
     return [
         _trained(run),
         _quality(run),
@@ -151,10 +163,10 @@ def _trained(run: TrainingRun) -> str:
         return f"{began} on the diffusion objective alone; no layer was supervised."
     objective = str(run.settings.get("objective", "cameo"))
     layers = layer_words(run, run.supervised) if run.supervised else f"layer {run.settings['layer']}"
-    told = [f"{name} {str(run.settings[name]).replace('_', ' ')}" for name in ("weight", "mixing", "truth", "target")
+    texts = [f"{name} {str(run.settings[name]).replace('_', ' ')}" for name in ("weight", "mixing", "truth", "target")
             if name in run.settings and (name == "weight" or objective == "cameo")]  # fmt: skip
     asked = OBJECTIVES.get(objective, f"under an added objective ({objective}")
-    return f"{began}, with {layers} {asked}{'; ' if told else ''}{', '.join(told)}).{_control(run)}"
+    return f"{began}, with {layers} {asked}{'; ' if texts else ''}{', '.join(texts)}).{_control(run)}"
 
 
 def _control(run: TrainingRun) -> str:
@@ -170,71 +182,70 @@ def _quality(run: TrainingRun) -> str:
         return "Its samples have not been measured yet." if run.step else "No step has been logged yet."
     first, *others = [(name, row) for name in names if (row := training.last_row(run, name)) is not None]
     name, row = first
-    began = f"At iteration {number(row['step'])} its samples of held-out scenes have a {MEASURES[name].title} of "
-    told = [f"{MEASURES[name].title} {amount(name, row[name])} {beside(name, row)}".strip() for name, row in others]
-    rest = f" Beside it: {listing(told)}." if told else ""
+    began = f"At iteration {number(row['step'])} its samples of held-out scenes have a {METRICS[name].title} of "
+    texts = [f"{METRICS[name].title} {amount(name, row[name])} {beside(name, row)}".strip() for name, row in others]
+    rest = f" Beside it: {listing(texts)}." if texts else ""
     return f"{began}{amount(name, row[name])}: {_against(name, row)}.{rest}{_judgement([first, *others])}"
 
 
 def beside(name: str, row: pd.Series) -> str:
-    """Write what needs no model beside a measure: "(copy 0.31, mean colour 0.36)"; empty where it was not measured.
+    """Write the trivial baselines of a metric: "(copy 0.31, mean colour 0.36)"; empty where it was not measured.
 
     Args:
-        name: Key of ``MEASURES``.
+        name: Of the metric.
         row: Of the evaluation.
     """
-    words = {"copy_": "copy", "mean_colour_": "mean colour"}
-    known = [prefix for prefix in words if np.isfinite(row.get(prefix + name, np.nan))]
-    return f"({', '.join(f'{words[p]} {amount(name, row[p + name])}' for p in known)})" if known else ""
+    known = {method: row.get(trivial_column(method, name), np.nan) for method in TRIVIAL}
+    values = [f"{method} {amount(name, value)}" for method, value in known.items() if np.isfinite(value)]
+    return f"({', '.join(values)})" if values else ""
 
 
 def with_trivial(name: str, row: pd.Series) -> str:
-    """Write a measure with what needs no model, short: "15.0 (11.7 / 12.3)".
+    """Write a metric with its trivial baselines, short: "15.0 (11.7 / 12.3)".
 
     Args:
-        name: Key of ``MEASURES``.
+        name: Of the metric.
         row: Of the evaluation.
     """
-    digits = MEASURES[name].digits
-    each = [float(row.get(prefix + name, np.nan)) for prefix in ("", *TRIVIAL.values())]
+    digits = METRICS[name].digits
+    each = [float(row.get(trivial_column(method, name), np.nan)) for method in METHODS]
     own, *trivial = [MISSING if np.isnan(value) else f"{value:.{digits}f}" for value in each]
     return f"{own} ({' / '.join(trivial)})"
 
 
 def _against(name: str, row: pd.Series) -> str:
-    words = {"copy_": "copying the nearest reference", "mean_colour_": "filling in that reference's mean colour"}
+    known = {method: row.get(trivial_column(method, name), np.nan) for method in TRIVIAL}
     parts = [
-        f"{_order(beats(name, row, prefix))} {words[prefix]} ({amount(name, row[prefix + name])})"
-        for prefix in TRIVIAL.values()
-        if np.isfinite(row.get(prefix + name, np.nan))
+        f"{_order(lead_over(method, name, row))} {ANSWERS[method]} ({amount(name, value)})"
+        for method, value in known.items()
+        if np.isfinite(value)
     ]
-    return " and ".join(parts) or "nothing that needs no model was measured beside it"
+    return " and ".join(parts) or "no trivial baseline was measured beside it"
 
 
 def _order(sign: float) -> str:
     return "better than" if sign > 0 else "worse than" if sign < 0 else "equal to"
 
 
-def beats(name: str, row: pd.Series, prefix: str) -> float:
-    """Give by how much the model is better than a trivial answer; negative where it is worse, NaN where unknown.
+def lead_over(method: str, name: str, row: pd.Series) -> float:
+    """Return by how much the model is better than a trivial baseline; negative where it is worse, NaN where unknown.
 
     Args:
-        name: Key of ``MEASURES``.
+        method: The trivial baseline.
+        name: Of the metric.
         row: Of the evaluation.
-        prefix: Of the trivial answer's columns.
     """
-    difference = float(row[name] - row.get(prefix + name, np.nan))
-    return difference if MEASURES[name].higher_is_better else -difference
+    return better(name) * float(row[name] - row.get(trivial_column(method, name), np.nan))
 
 
 def _judgement(measured: Sequence[tuple[str, pd.Series]]) -> str:
     """Warn where an answer without a model is as good; praise only what beats all of them by every measure."""
-    margins = {name: [beats(name, row, prefix) for prefix in TRIVIAL.values()] for name, row in measured}
-    lost = [MEASURES[name].title for name, each in margins.items() if any(margin <= 0 for margin in each)]
+    margins = {name: [lead_over(method, name, row) for method in TRIVIAL] for name, row in measured}
+    lost = [METRICS[name].title for name, each in margins.items() if any(margin <= 0 for margin in each)]
     if lost:
-        return f" By {listing(lost)} an answer that needs no model is as good or better."
+        return f" By {listing(lost)} a trivial baseline is as good or better."
     if all(margin > 0 for each in margins.values() for margin in each):
-        return " They beat what needs no model by every measure taken."
+        return " They beat trivial baselines by every measure taken."
     return ""
 
 
@@ -265,27 +276,27 @@ def _gap(run: TrainingRun) -> str:
         for layer, (readout, attention) in gaps.items()
     ]
     ahead = max(readout - attention for readout, attention in gaps.values()) > 0
-    told = (
+    texts = (
         "What the readout has ahead, the loss's own mixing of the heads achieves and not the attention that the model "
         "uses."
         if ahead
         else "The attention that the model uses is as good as what the loss reads out of it."
     )
-    return f"Readout gap: {'; '.join(each)}. {told}"
+    return f"Readout gap: {'; '.join(each)}. {texts}"
 
 
 def readout_gaps(run: TrainingRun) -> dict[int, tuple[float, float]]:
-    """Give each supervised layer's last precision by the loss's readout and by its attention, where both are known."""
+    """Return the last precision of each supervised layer, by readout and by attention, where both are known."""
     gaps = {}
     for layer in run.supervised:
-        row = training.last_row(run, f"readout_{layer}")
-        if row is not None and np.isfinite(row.get(f"attention_{layer}", np.nan)):
-            gaps[layer] = (float(row[f"readout_{layer}"]), float(row[f"attention_{layer}"]))
+        row = training.last_row(run, layer_column(READOUT, layer))
+        if row is not None and np.isfinite(row.get(layer_column(ATTENTION, layer), np.nan)):
+            gaps[layer] = (float(row[layer_column(READOUT, layer)]), float(row[layer_column(ATTENTION, layer)]))
     return gaps
 
 
 def _losses(run: TrainingRun) -> str:
-    last = training.last_row(run, "loss")
+    last = training.last_row(run, LOSS)
     if last is None:
         return ""
     first = run.evaluation.dropna(subset=["loss"]).iloc[0]
@@ -307,22 +318,24 @@ def _moved(first: pd.Series, last: pd.Series, column: str) -> str:
 
 
 def caveats(run: TrainingRun) -> list[str]:
-    """Say what the numbers do not show."""
-    said = [f"This is one run with seed {run.settings.get('seed', MISSING)}: a difference to another run means little "
-            "until both are repeated with more seeds."]  # fmt: skip
-    said += [f"The last line of {name} was cut off and is left out." for name in run.torn]
+    """Return the limits of the numbers, in sentences."""
+    sentences = [
+        f"This is one run with seed {run.settings.get('seed', MISSING)}: a difference to another run means little "
+        "until both are repeated with more seeds."
+    ]
+    sentences += [f"The last line of {name} was cut off and is left out." for name in run.torn]
     asked = run.settings.get("steps")
     if not run.finished and isinstance(asked, int) and run.step < asked:
-        said.append(f"The run is not finished: {progress(run)} so far.")
+        sentences.append(f"The run is not finished: {progress(run)} so far.")
     if len(run.evaluation) == 1:
-        said.append("There is one evaluation only, so nothing can be said of where it is going.")
+        sentences.append("There is one evaluation only, so nothing can be said of where it is going.")
     if training.measured(run):
-        said.append("Image quality is a mean over a few held-out scenes, without intervals.")
-        lost = [measure.title for name, measure in MEASURES.items() if training.last_row(run, name) is None]
-        said += [f"Not measured: {listing(lost)}."] if lost else []
+        sentences.append("Image quality is a mean over a few held-out scenes, without intervals.")
+        lost = [METRICS[name].title for name in IMAGE_METRICS if training.last_row(run, name) is None]
+        sentences += [f"Not measured: {listing(lost)}."] if lost else []
     if run.trains_layers and run.emergence is None:
-        said.append("No layer was probed (emergence.csv is absent), so precision has no chance level beside it.")
+        sentences.append("No layer was probed (emergence.csv is absent), so precision has no chance level beside it.")
     if HIGH_NOISE in run.evaluation:
-        said.append("The mean loss is dominated by small t, where the image shows through the noise; what a model "
+        sentences.append("The mean loss is dominated by small t, where the image shows through the noise; what a model "
                     "takes from other views shows at high noise.")  # fmt: skip
-    return said
+    return sentences

@@ -22,17 +22,17 @@ from torch import Tensor
 from probe.attention.call import Edit
 from probe.capture import AttentionTap
 from probe.correspondence import project_tokens
-from probe.image_quality import MATCH_ERROR, Lpips, image_metrics, match_error
+from probe.image_quality import Lpips, image_metrics, match_error
 from probe.interventions.edits import Intervention, Place, edit_of
 from probe.interventions.experiment import Experiment
 from probe.layers import Layer
 from probe.measure.model import in_own_precision, training_steps
 from probe.measure.scene import Scene, pair_name, rotation_between
-from probe.measure.score import grid_name
 from probe.models.model import MultiViewModel, predicted_clean
 from probe.models.sampling import ddim_scheduler, sample_views
 from probe.models.schedules import add_noise
-from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, Rows, score_table
+from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, MATCH_ERROR, Rows, grid_name, score_table
+from probe.records.names import effect_metric
 from probe.views import Views, resize
 
 PREDICTION, SAMPLE = "effect_x0", "effect_sample"
@@ -239,7 +239,7 @@ def effect_rows(measured: Changes, name: Intervention, views: Views, constants: 
     """
     targets = list(range(views.n_ref, views.count))
     pairs = np.array([pair_name(views, 0, view) for view in targets], dtype=object)
-    metrics = np.array([f"{metric}@{name}" for metric in measured], dtype=object)
+    metrics = np.array([effect_metric(metric, name) for metric in measured], dtype=object)
     columns = {
         "pair": np.tile(pairs, len(measured)),
         "query_view": np.tile(targets, len(measured)),

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence
+from probe.image_quality import LPIPS_WEIGHTS, absence
 from probe.interventions.edits import INTERVENTIONS, Intervention
 from probe.layers import JOINING, Layer
 from probe.models.schedules import STEPS
-from probe.records import ALL_HEADS
+from probe.records import ALL_HEADS, LPIPS
 
 USUAL_STEPS = 10
 FEW_SCENES = 8  # of a run that was not asked for interventions

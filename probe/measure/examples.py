@@ -9,10 +9,10 @@ from torch import Tensor
 from probe.layers import Layer
 from probe.measure.model import denoise
 from probe.measure.scene import LayerCall, Scene
-from probe.measure.score import grid_name
 from probe.metrics import GridTruth
 from probe.models.model import MultiViewModel
 from probe.protocols import Protocol
+from probe.records import grid_name
 from probe.views import Views
 
 

@@ -20,10 +20,10 @@ from probe.layers import Layer, ViewLayout, joint_layout
 from probe.matching import first_highest, ratio_matches, weights_within_views
 from probe.measure.model import denoise
 from probe.measure.scene import LayerCall, Scene
-from probe.measure.score import grid_name
 from probe.metrics import GridTruth, Threshold, correct
 from probe.models.model import MultiViewModel
 from probe.protocols import RATIO_V1
+from probe.records import grid_name
 from probe.views import Views
 
 VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map

@@ -8,7 +8,7 @@ import torch
 from probe.measure.scene import Grid, LayerCall, Scene
 from probe.metrics import Measured
 from probe.protocols import Protocol
-from probe.records import NO_LAYER, Rows
+from probe.records import NO_LAYER, Rows, grid_name
 
 
 def score_call(call: LayerCall, scene: Scene, protocol: Protocol) -> list[Rows]:
@@ -71,8 +71,3 @@ def without_layer(model: str, grid: Grid, protocol: Protocol) -> dict[str, objec
         "timestep": -1,
         "protocol": protocol.name,
     }
-
-
-def grid_name(grid: Grid) -> str:
-    """Write a grid as rows x columns: "16x16"."""
-    return f"{grid[0]}x{grid[1]}"

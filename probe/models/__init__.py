@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from probe.models.about import ABOUT
-from probe.models.names import CAMERAS_ONLY, MODELS, RANDOM, SHIPPED
+from probe.models.names import MODELS, SHIPPED
 from probe.registry import lazy_names
 
 if TYPE_CHECKING:
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABOUT",
-    "CAMERAS_ONLY",
     "MODELS",
-    "RANDOM",
     "SHIPPED",
     "MultiViewModel",
     "fresh_tiny",

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from probe.models.about import ABOUT
 from probe.models.model import MultiViewModel
-from probe.models.names import MODELS, RANDOM
+from probe.models.names import MODELS
 from probe.models.parts.files import Loading
+from probe.records.names import RANDOM_WEIGHTS
 
 
 def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
@@ -25,4 +26,4 @@ def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:
     """Return the same network with random weights: what its wiring alone finds."""
     network = model.fresh(seed).eval().requires_grad_(False)
     card: dict[str, object] = {"weights": f"random, seed {seed}"}
-    return replace(model, name=model.name + RANDOM, network=network, card=card, folder=None)
+    return replace(model, name=model.name + RANDOM_WEIGHTS, network=network, card=card, folder=None)

@@ -9,8 +9,6 @@ from probe.registry import Choice
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = {"": WEIGHTS / "cat3d-tiny", "cameo": WEIGHTS / "cat3d-tiny-cameo"}
 """The small model trained plainly for 7000 steps, and with CAMEO at layer 12 for 2000, by what follows its name."""
-RANDOM = ": random weights"
-CAMERAS_ONLY = ": cameras only"
 
 MODELS: dict[str, Callable[..., Any]] = {
     "cat3d-tiny": Choice(

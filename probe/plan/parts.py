@@ -19,10 +19,9 @@ from probe.measure.matcher import measure_matcher
 from probe.measure.model import cameras_only, measure_layers, timestep_table
 from probe.measure.references import measure_references
 from probe.measure.scene import Scene, pair_table
-from probe.models import CAMERAS_ONLY
 from probe.models.model import MultiViewModel
 from probe.plan.plan import Plan
-from probe.records import digest, write, write_json
+from probe.records import CAMERAS_ONLY, digest, write, write_json
 from probe.seeds import derive
 from probe.selection import Selection
 from probe.views import without_images

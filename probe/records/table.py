@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+
+from probe.records.names import ROTATION_BINS, rotation_bin_names
 
 # One row per combination of the columns before ``value`` (docs/references.md, "Files of a run"). ``pair_list`` is the
 # digest of pairs.csv.
@@ -14,13 +15,6 @@ SCORE_COLUMNS = (
     "model", "step", "scene", "pair", "query_view", "key_view", "direction", "rotation_deg", "layer", "layer_name",
     "grid", "head", "timestep", "protocol", "pair_list", "metric", "value", "count",
 )  # fmt: skip
-ALL_HEADS = -1
-NO_LAYER = -1  # rows of baselines, chance and ceiling: they belong to a grid, not to a layer
-UNIFORM, SAME_POSITION, CEILING = "chance: uniform", "chance: same position", "ceiling"
-INTERVENTIONS = "interventions-v1"  # protocol of rows that say what editing a layer's attention changes
-EFFECT = "effect_error"  # ... and of their metrics, "effect_error@identity", the one that layers are weighed by
-REFERENCES = (UNIFORM, SAME_POSITION, CEILING)
-ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 
 
 def digest(table: pd.DataFrame) -> str:
@@ -31,9 +25,7 @@ def digest(table: pd.DataFrame) -> str:
 
 def rotation_bin(rotation_deg: pd.Series) -> pd.Series:
     """Name the 30-degree bin of each rotation: "0-30" and so on; rotations beyond 120 degrees get "120+"."""
-    edges = [*ROTATION_BINS, 180.001]
-    names = [f"{low:.0f}-{high:.0f}" for low, high in pairwise(ROTATION_BINS)] + ["120+"]
-    return pd.cut(rotation_deg, edges, right=False, labels=names)
+    return pd.cut(rotation_deg, [*ROTATION_BINS, 180.001], right=False, labels=rotation_bin_names())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probe.protocols import COMMON_GRID, PROTOCOLS
+from probe.protocols import PROTOCOLS
 from probe.records import (
     ALL_HEADS,
     CEILING,
+    COMMON_GRID,
     INTERVENTIONS,
     SAME_POSITION,
     UNIFORM,
@@ -18,6 +19,7 @@ from probe.records import (
     summarise,
 )
 from probe.records.intervals import draws, mean, quantile, ratio
+from probe.records.names import is_null
 from probe.selection.candidate import Candidate
 from probe.selection.ties import RULE, CausalEffects, causal_effects, weigh
 from probe.selection.words import effect_words, evidence_words, weighing_words
@@ -178,7 +180,7 @@ def _kinds(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def _one_model(rows: pd.DataFrame) -> str:
-    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if ": " not in name]
+    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if not is_null(name)]
     if len(probed) != 1:
         raise ValueError(f"select_layer: expected the layers of one model, found {probed}; name one with model=")
     return probed[0]

@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from probe.protocols import COMMON_GRID
-from probe.records import summarise
+from probe.records import COMMON_GRID, parse_grid, summarise
 from probe.selection.candidate import Candidate
 from probe.selection.choose import Selection, in_direction, layers_of
 
@@ -31,7 +30,7 @@ def _summary(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _layer_row(
     candidate: Candidate, precision: pd.DataFrame, mass: pd.DataFrame, common: pd.DataFrame
 ) -> dict[str, object]:
-    layer, (grid_h, grid_w) = candidate.layer, (int(side) for side in candidate.grid.split("x"))
+    layer, (grid_h, grid_w) = candidate.layer, parse_grid(candidate.grid)
     gain, room = candidate.precision - candidate.chance, candidate.ceiling - candidate.chance
     ranked_by_share = candidate.share_of_ceiling >= 0
     return {

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figures, wording
+from analysis import figures
 from analysis.blocks import Table, chart
 from analysis.probing import pictures, rotation, tables
 from analysis.probing.tables import ProbeRun, read_run
+from analysis.probing.words import layer_labels, layer_places
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def run(run_folder: Path) -> ProbeRun:
 
 def profile_svg(run: ProbeRun, name: str = "profile") -> str:
     return figures.layer_profile(
-        tables.profile(run), model=run.model, selected=run.layer, labels=wording.layer_labels(run),
+        tables.profile(run), model=run.model, selected=run.layer, labels=layer_labels(run),
         rivals=tables.rivals(run), name=name, alt="one < two & three",
     )  # fmt: skip
 
@@ -40,7 +41,7 @@ def emergence_svg(run: ProbeRun) -> str:
 
 def attention_svg(run: ProbeRun) -> str:
     titles = {"mass_3x3": "mass", "entropy": "entropy", "cross_entropy": "cross-entropy"}
-    labels = wording.layer_labels(run)
+    labels = layer_labels(run)
     return figures.small_multiples(tables.attention(run), titles=titles, selected=10, labels=labels, alt="attention")
 
 
@@ -172,7 +173,7 @@ def test_without_images_there_are_no_examples(run: ProbeRun):
 
 def test_panels_count_what_they_draw(run: ProbeRun):
     example = pictures.choose_examples(run, count=1)[0]
-    panels = pictures.panels(run, example, wording.layer_places(run))
+    panels = pictures.panels(run, example, layer_places(run))
     assert [panel.title for panel in panels[2:]] == ["layer 2 · down 1.0", "layer 7 · mid", "layer 10 · up 2.0"]
     assert [panel.selected for panel in panels] == [False, False, False, False, True]
     for panel, layer in zip(panels[2:], (2, 7, 10), strict=True):
@@ -187,7 +188,7 @@ def test_panels_count_what_they_draw(run: ProbeRun):
 def test_each_image_is_embedded_once(run: ProbeRun):
     examples = pictures.choose_examples(run)
     images = pictures.embedded_images(run, examples)
-    used = {match for example in examples for panel in pictures.panels(run, example, wording.layer_places(run))
+    used = {match for example in examples for panel in pictures.panels(run, example, layer_places(run))
             for match in re.findall(r'href="#([^"]+)"', panel.svg)}  # fmt: skip
     assert sorted(re.findall(r'<image id="([^"]+)"', images)) == sorted(used)
     assert images.count("data:image/png;base64,") == len(used)

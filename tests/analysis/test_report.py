@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import report, wording
+from analysis import report
 from analysis.probing import caveats
 from analysis.probing.tables import read_run
+from analysis.probing.words import answer
+from analysis.words import interval, metric_words, number, percent, short_name, with_interval
 
 HOSTILE = "<script>alert('$x')</script>"
 
@@ -291,7 +293,7 @@ def test_without_runs_the_index_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_short_names(name: str, short: str):
-    assert wording.short_name(name) == short
+    assert short_name(name) == short
 
 
 @pytest.mark.parametrize(
@@ -304,13 +306,13 @@ def test_short_names(name: str, short: str):
     ],
 )
 def test_metrics_in_words(metric: str, words: str):
-    assert wording.metric_words(metric).replace("\u00a0", " ") == words
+    assert metric_words(metric).replace("\u00a0", " ") == words
 
 
 def test_missing_numbers_are_dashes():
-    assert [wording.percent(None), wording.number(float("nan")), wording.interval(0.1, float("nan"))] == ["–"] * 3
-    assert wording.percent(-0.002) == "−0.2\u00a0%"
-    assert wording.with_interval(0.5, float("nan"), float("nan")) == "50.0\u00a0%"
+    assert [percent(None), number(float("nan")), interval(0.1, float("nan"))] == ["–"] * 3
+    assert percent(-0.002) == "−0.2\u00a0%"
+    assert with_interval(0.5, float("nan"), float("nan")) == "50.0\u00a0%"
 
 
 def test_caveats_come_from_the_tables(run_folder: Path):
@@ -326,4 +328,4 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     assert "dsift finds them easily" in " ".join(caveats.caveats(told))
     assert "The true points come from" not in " ".join(caveats.caveats(run))
     assert "Layer 10 does not lie above a uniform guess" in " ".join(caveats.caveats(run))
-    assert "no layer was shown to find correspondence" in " ".join(wording.answer(run))
+    assert "no layer was shown to find correspondence" in " ".join(answer(run))

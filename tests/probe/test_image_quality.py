@@ -12,7 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
 from probe.correspondence import project_tokens
-from probe.image_quality import LPIPS, LPIPS_WEIGHTS, absence, colours_at, load_lpips, match_error, psnr, ssim
+from probe.image_quality import LPIPS_WEIGHTS, absence, colours_at, load_lpips, match_error, psnr, ssim
+from probe.records import LPIPS
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
 

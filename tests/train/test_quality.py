@@ -13,18 +13,14 @@ from torch import Tensor, nn
 
 from probe.correspondence import project_tokens
 from probe.geometry import rotation_degrees
-from probe.image_quality import LPIPS, LPIPS_WEIGHTS, MATCH_ERROR, PSNR, SSIM, absence, load_lpips, match_error
+from probe.image_quality import LPIPS_WEIGHTS, absence, load_lpips, match_error
 from probe.models.model import MultiViewModel, to_latents
 from probe.models.schedules import pixel_scheduler, velocity
+from probe.records import COPY, LPIPS, MATCH_ERROR, MEAN_COLOUR, METHODS, MODEL, PSNR, SSIM, TRUTH
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views, resize
 from train.quality import (
-    COPY,
     FEATURE_EXTRACTORS_REGISTRY,
-    MEAN,
-    METHODS,
-    MODEL,
-    TRUTH,
     ColourCells,
     evaluate_quality,
     nearest_reference,
@@ -155,7 +151,7 @@ def test_trivial_baselines_take_the_reference_rotated_least():
             assert nearest[scene, target - 2] == best
             assert torch.equal(answers[COPY][scene, target], views.image[scene, best])
             mean = views.image[scene, best].mean((1, 2))[:, None, None].expand(3, SIZE, SIZE)
-            torch.testing.assert_close(answers[MEAN][scene, target], mean)
+            torch.testing.assert_close(answers[MEAN_COLOUR][scene, target], mean)
     assert 0 < nearest.sum() < 4  # both references are nearest somewhere
     for image in answers.values():
         assert torch.equal(image[:, :2], views.image[:, :2])
@@ -191,7 +187,7 @@ def test_an_offset_shows_in_psnr_of_the_model_only():
     rows = evaluate_quality(model, views, noise, steps=2).rows
     assert value(rows, MODEL, PSNR) == pytest.approx(20, abs=1e-3)
     perfect = evaluate_quality(*oracle(views)[:1], views, noise, steps=2).rows
-    for method, metric in ((COPY, PSNR), (MEAN, SSIM), (TRUTH, MATCH_ERROR)):
+    for method, metric in ((COPY, PSNR), (MEAN_COLOUR, SSIM), (TRUTH, MATCH_ERROR)):
         assert np.array_equal(value(rows, method, metric), value(perfect, method, metric))
 
 

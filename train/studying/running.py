@@ -12,41 +12,20 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from probe.cli import flag
-from probe.image_quality import MATCH_ERROR, PSNR, SSIM
 from probe.models import fresh_tiny
 from probe.models.model import model_layers
-from probe.records import open_run, write
-from train.studying.comparison import (
-    HIGH_NOISE,
-    LEAST_SEEDS,
-    LOSS,
-    PRECISION,
-    TRIVIAL,
-    Finished,
-    Tables,
-    average_reach,
-    compare,
-    draw,
-    is_finished,
-    last_step,
-    read_finished,
-    styles,
-)
-from train.studying.variants import OTHER_LAYER, VARIANTS, Run, Study, arguments, command_of, plan
+from probe.records import REPORT, STEP_LOG, STUDY_FIGURE, STUDY_TABLES, open_run, split_seed_folder, write
+from train.studying.runs import is_finished, last_step
+from train.studying.variants import VARIANTS, Run, Study, arguments, command_of, plan
 from train.supervised import choose_layers
 
 NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
-FIGURE = "study.png"
-FILES = ("study", "summary", "reach", "settings")
 POLL = 5.0
 """Seconds between updates of the progress bar."""
-DIGITS = {LOSS: 3, HIGH_NOISE: 3, PSNR: 2, SSIM: 3, MATCH_ERROR: 3}
 
 Runner = Callable[[Sequence[str], int], tuple[int, str]]
 """Train with some flags on some number of threads; return the exit code and stderr."""
@@ -94,12 +73,12 @@ def run_study(study: Study, runner: Runner = run_process) -> None:
     with alone(study.out):
         save(study)  # raises on runs that do not belong together now, not after hours
         missing = train_all(study, runs, runner)
-        tables = save(study)
-        if tables is not None:
-            save_figure(study, tables)
+        finished = save(study)
+        if finished:
+            save_figure(study)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    if tables is not None:
-        show(console, study, tables)
+    if finished:
+        show(console, study)
     for run, reason in missing.items():
         console.print(f"missing: {run.name}: {reason}", markup=False, soft_wrap=True)
     if missing:
@@ -189,7 +168,7 @@ def _as_they_end(
 
 
 def _steps_done(study: Study, run: Run) -> int:
-    return last_step(study.out / run.name / "metrics.jsonl")
+    return last_step(study.out / run.name / STEP_LOG)
 
 
 def last_words(text: str) -> str:
@@ -200,120 +179,48 @@ def last_words(text: str) -> str:
 # --- tables and figure -----------------------------------------------------------------------------------------------
 
 
-def finished_runs(study: Study) -> list[Finished]:
-    """Return every finished run in the folder, also those of an earlier call, variant by variant."""
-    found = []
-    for variant in VARIANTS:
-        seeds = [path.name.removeprefix(f"{variant}-seed") for path in study.out.glob(f"{variant}-seed*")]
-        for seed in sorted(int(text) for text in seeds if text.isdecimal()):
-            folder = study.out / Run(variant=variant, seed=seed).name
-            if is_finished(folder, study.steps):
-                found.append(read_finished(folder, variant, seed))
-    return found
+def finished_runs(study: Study) -> list[Run]:
+    """List every finished run in the folder, also those of an earlier call, variant by variant."""
+    named = [split_seed_folder(path.name) for path in study.out.iterdir()]
+    runs = [Run(variant=name[0], seed=name[1]) for name in named if name is not None and name[0] in VARIANTS]
+    order = sorted(runs, key=lambda run: (list(VARIANTS).index(run.variant), run.seed))
+    return [run for run in order if is_finished(study.out / run.name, study.steps)]
 
 
-def save(study: Study) -> Tables | None:
-    """Write the tables of the finished runs; None if there are none."""
-    runs = finished_runs(study)
+def save(study: Study) -> bool:
+    """Write the tables and the page of what is finished; return whether anything is."""
+    from analysis.report import refresh  # an edge may call analysis; matplotlib is slow to import
+    from analysis.study.seeds import read_finished, study_tables
+
+    runs = [read_finished(study.out / run.name, run.variant, run.seed) for run in finished_runs(study)]
     if not runs:
-        return None
-    tables = compare(runs)
-    for name in FILES:
+        return False
+    tables = study_tables(runs)
+    for name in STUDY_TABLES:
         _write_table(study.out / f"{name}.csv", getattr(tables, name))
-    _report(study.out)
-    return tables
-
-
-def _report(out: Path) -> None:
-    from analysis.report import refresh  # commands may call the report last; it imports matplotlib
-
-    refresh(out)
+    refresh(study.out)
+    return True
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     write(path, lambda part: table.to_csv(part, index=False))
 
 
-def save_figure(study: Study, tables: Tables) -> None:
+def save_figure(study: Study) -> None:
     """Draw the tables as ``study.png``."""
-    figure = draw(tables.summary, panels(study, tables), styles(list(VARIANTS)))
-    write(study.out / FIGURE, lambda part: figure.savefig(part, format="png", dpi=120, metadata={"Software": None}))
+    from analysis.study.page import picture
+    from analysis.study.run import read_study
+
+    drawn = picture(read_study(study.out), list(VARIANTS))
+    write(study.out / STUDY_FIGURE, lambda part: part.write_bytes(drawn))
 
 
-def _precisions(study: Study, tables: Tables) -> list[str]:
-    """Name the precision of the layers that are supervised, as far as they were probed."""
-    other = [study.other_layer] if OTHER_LAYER in set(tables.settings["variant"]) else []
-    names = [f"{PRECISION}_{layer}" for layer in (study.layer, *other)]
-    return [name for name in names if (tables.summary["metric"] == name).any()]
+def show(console: Console, study: Study) -> None:
+    """Print the tables, and where all is."""
+    from analysis.study import terminal
+    from analysis.study.run import read_study
 
-
-def panels(study: Study, tables: Tables) -> dict[str, str]:
-    """Choose what the figure shows: metric to title."""
-    fixed = {HIGH_NOISE: "error at high noise (t = 900)", PSNR: "PSNR (dB)", SSIM: "SSIM"}
-    layers = zip(_precisions(study, tables), ("the selected one", f"that of {OTHER_LAYER}"), strict=False)
-    return fixed | {name: f"{name.replace('_', ' of layer ')}, {which}" for name, which in layers}
-
-
-def show(console: Console, study: Study, tables: Tables) -> None:
-    """Print final values beside the trivial answers, how soon each reaches the plain run's, and where all is."""
-    metrics = [*DIGITS, *_precisions(study, tables)]
-    console.print(final_table(tables, study.steps, metrics))
-    console.print(reach_view(tables, metrics))
-    lines = (
-        f"±: half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
-        "copy, mean colour: of the reference rotated least to the target; a worse model has not used its cameras",
-        "(2/3): two of three seeds reach it, and the mean is over those; ≤: reached by the first evaluation",
-        f"tables: {', '.join(f'{study.out / name}.csv' for name in FILES)}; figure: {study.out / FIGURE}",
-        f"page: {study.out / 'report.html'}",
-    )
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    table.add_column("variant", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading.replace("_", " "), justify="right", no_wrap=True)
-    return table
-
-
-def final_table(tables: Tables, step: int, metrics: Sequence[str]) -> Table:
-    """Lay out the mean of each metric at the last step with its interval, a row per variant and trivial answer."""
-    final = tables.summary[tables.summary["step"] == step].set_index(["variant", "metric"])
-    seeds = tables.study.groupby("variant")["seed"].nunique()
-    table = _table(f"at step {step}", ["seeds", *metrics])
-    for variant in tables.settings["variant"]:
-        table.add_row(variant, str(seeds[variant]), *(_value(final, variant, metric) for metric in metrics))
-    first = str(tables.settings["variant"].iloc[0])
-    for name, prefix in TRIVIAL.items():
-        table.add_row(name, "", *(_value(final, first, metric, prefix) for metric in metrics))
-    return table
-
-
-def _value(final: pd.DataFrame, variant: str, metric: str, prefix: str = "") -> str:
-    """Write a mean and, but for a trivial answer, half of its interval."""
-    if (variant, prefix + metric) not in final.index:
-        return ""
-    row, digits = final.loc[(variant, prefix + metric)], DIGITS.get(metric, 3)
-    half = row["high"] - row["mean"]
-    return f"{row['mean']:.{digits}f}" + ("" if prefix or pd.isna(half) else f"±{half:.{digits}f}")
-
-
-def reach_view(tables: Tables, metrics: Sequence[str]) -> Table:
-    """Lay out the mean ratio of steps at which each variant reaches the plain run's final value, per metric."""
-    found = average_reach(tables.reach).set_index(["variant", "metric"])
-    table = _table("steps to the plain run's final value, over the plain run's steps", metrics)
-    for variant in tables.settings["variant"]:
-        table.add_row(variant, *(_ratio(found, variant, metric) for metric in metrics))
-    return table
-
-
-def _ratio(found: pd.DataFrame, variant: str, metric: str) -> str:
-    if (variant, metric) not in found.index:
-        return ""
-    row = found.loc[(variant, metric)]
-    if row["reached"] == 0:
-        return "never"
-    share = "" if row["reached"] == row["seeds"] else f" ({row['reached']}/{row['seeds']})"
-    return f"{'≤ ' if row['at_most'] else ''}{row['ratio']:.2f}{share}"
+    terminal.show(console, read_study(study.out))
+    files = ", ".join(f"{study.out / name}.csv" for name in STUDY_TABLES)
+    console.print(f"tables: {files}; figure: {study.out / STUDY_FIGURE}", markup=False, soft_wrap=True)
+    console.print(f"page: {study.out / REPORT}", markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from probe.cli import parse
+from probe.records.names import seed_folder
 from train.flags import Command, check_command
 from train.settings import Device
 
@@ -113,7 +114,7 @@ class Run:
     @property
     def name(self) -> str:
         """Return the name of its folder."""
-        return f"{self.variant}-seed{self.seed}"
+        return seed_folder(self.variant, self.seed)
 
 
 def plan(study: Study) -> list[Run]:

@@ -23,8 +23,8 @@ from probe.measure.model import (
 from probe.measure.scene import LayerCall, Scene, scene_pairs
 from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel, predict
-from probe.protocols import COMMON_GRID, PROTOCOLS
-from probe.records import SCORE_COLUMNS
+from probe.protocols import PROTOCOLS
+from probe.records import COMMON_GRID, SCORE_COLUMNS
 from probe.views import resize
 
 ATTENTION, RATIO = PROTOCOLS["attention-v1"], PROTOCOLS["ratio-v1"]

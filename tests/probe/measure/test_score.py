@@ -14,10 +14,10 @@ from torch import Tensor
 
 from probe.correspondence import token_of
 from probe.measure.scene import Scene, ScenePairs
-from probe.measure.score import grid_name, score_call, tabulate, without_layer
+from probe.measure.score import score_call, tabulate, without_layer
 from probe.metrics import GridTruth, thresholds
-from probe.protocols import COMMON_GRID, PROTOCOLS
-from probe.records import CEILING, SCORE_COLUMNS, UNIFORM, Rows, score_table, summarise
+from probe.protocols import PROTOCOLS
+from probe.records import CEILING, COMMON_GRID, SCORE_COLUMNS, UNIFORM, Rows, grid_name, score_table, summarise
 
 LIMITS = thresholds(None)
 GRIDS = pytest.mark.parametrize("grid", [(8, 8), (6, 10)])

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.protocols import COMMON_GRID
-from probe.records import CEILING, SAME_POSITION, SCORE_COLUMNS, UNIFORM, summarise
+from probe.records import CEILING, COMMON_GRID, SAME_POSITION, SCORE_COLUMNS, UNIFORM, summarise
 from probe.selection import layer_table, select_layer
 
 METRIC = "precision@5%"

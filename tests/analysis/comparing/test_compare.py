@@ -217,5 +217,5 @@ def test_two_of_a_kind(run_folder: Path, tmp_path: Path):
 def test_equal_names_are_told_apart_by_the_folders_above(tmp_path: Path):
     for name in ("x/run", "y/run"):
         (tmp_path / name).mkdir(parents=True)
-    assert report._called(tmp_path / "x" / "run", tmp_path / "y" / "run") == ("x/run", "y/run")
-    assert json.dumps(report._called(tmp_path / "x", tmp_path / "y")) == '["x", "y"]'
+    assert report._distinct_names(tmp_path / "x" / "run", tmp_path / "y" / "run") == ("x/run", "y/run")
+    assert json.dumps(report._distinct_names(tmp_path / "x", tmp_path / "y")) == '["x", "y"]'

@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 
 from analysis import paper, report
-from analysis.study import run as study
+from analysis.study import tables as study
 from analysis.study import words
-from analysis.study.run import read_study
+from analysis.study.paper import published_reach
+from analysis.study.run import StudyRun, read_study
 from probe.records import RunError
 
 HOSTILE = "<script>alert('$x')</script>"
@@ -63,7 +64,7 @@ def make_study(
     return folder
 
 
-def difference(run: study.StudyRun, variant: str, metric: str) -> pd.Series:
+def difference(run: StudyRun, variant: str, metric: str) -> pd.Series:
     table = study.differences(run)
     return table[(table["variant"] == variant) & (table["metric"] == metric)].iloc[0]
 
@@ -191,7 +192,7 @@ def test_without_plain_nothing_is_compared(tmp_path: Path):
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path):
     folder = make_study(tmp_path / "study")
     (folder / "reach.csv").write_text("variant,seed\nplain,0\n")
-    with pytest.raises(RunError, match=r"reach.csv lacks metric, goal, step, ratio, note; remove it"):
+    with pytest.raises(RunError, match=r"reach.csv lacks metric, goal, step, ratio, note; start the study"):
         read_study(folder)
 
 
@@ -201,7 +202,7 @@ def test_the_index_lists_studies_and_what_cannot_be_read(folder: Path, tmp_path:
     text = report.build_index([folder, broken], tmp_path / "reports" / "index.html").read_text(encoding="utf-8")
     assert "1 study" in text
     assert "PSNR +2.10, better" in text.replace("\u00a0", " ")
-    assert "<strong>broken</strong>: read_study:" in text
+    assert "<strong>broken</strong>: read_file:" in text
 
 
 # --- the paper -------------------------------------------------------------------------------------------------------
@@ -215,14 +216,8 @@ def test_the_published_file_says_where_it_comes_from():
     assert row["value"].tolist() == [0.74]
 
 
-@pytest.mark.parametrize(("goal", "step"), [(5.0, 10.0), (6.0, 15.0), (7.0, 20.0), (8.0, np.nan), (4.0, 10.0)])
-def test_first_at_by_hand(goal: float, step: float):
-    found = paper.first_at(np.array([10.0, 20.0]), np.array([5.0, 7.0]), goal)
-    assert found == step or (np.isnan(found) and np.isnan(step))
-
-
 def test_published_reach_by_hand():
-    table = paper.published_reach().set_index(["dataset", "metric"])
+    table = published_reach().set_index(["dataset", "metric"])
     expected = (160_000 + 160_000 * (19.64 - 19.5) / (20.16 - 19.5)) / 400_000
     assert table.loc[("re10k", "psnr"), "ratio"] == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""Laws of the pages of evaluations: what they say is what the tables hold, beside what needs no model."""
+"""Laws of the pages of evaluations: what they say is what the tables hold, beside trivial baselines."""
 
 import base64
 import json
@@ -248,7 +248,7 @@ def test_the_index_and_the_command_know_evaluations(folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda run: (run / "config.json").write_text("[]"), "is not a run's"),
+        (lambda run: (run / "config.json").write_text("[]"), "is not the config.json of a run"),
         (lambda run: (run / "worst.csv").write_text("scene\nroom"), "lacks view"),
         (lambda run: (run / "images.csv").write_text(""), "cannot be read"),
         (lambda run: (run / "summary.csv").write_text(",".join(evaluation.COLUMNS["summary.csv"])),

@@ -1,0 +1,47 @@
+"""The picture of an evaluation's worst and median cases."""
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from einops import rearrange
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from probe.records import COPY, MODEL, PSNR, TRUTH, trivial_column
+
+SHOWN = 3
+"""Worst cases in the picture, and as many median ones."""
+
+
+def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.ndarray, "targets 3 h w"]]]) -> Figure:
+    """Draw reference, truth and sample (rows) of the worst cases and of the median ones (columns).
+
+    Args:
+        worst: From :func:`train.quality.worst_cases`.
+        images: Per scene, ``"N_REF/METHOD"``: target views.
+    """
+    worst = worst.drop_duplicates(
+        ["scene", "view"]
+    )  # a target appears once, with the number of references it is worst at
+    middle = max(SHOWN, (len(worst) - SHOWN) // 2)
+    chosen = {"worst": range(min(SHOWN, len(worst))), "median": range(middle, min(middle + SHOWN, len(worst)))}
+    cases = [(kind, worst.iloc[place]) for kind, places in chosen.items() for place in places]
+    figure = Figure(figsize=(2.2 * len(cases) + 0.6, 7.4), layout="constrained")
+    axes = figure.subplots(3, len(cases), squeeze=False)
+    for column, (kind, case) in zip(axes.T, cases, strict=True):
+        for axis, (name, method) in zip(
+            column, (("reference", COPY), ("truth", TRUTH), ("sample", MODEL)), strict=True
+        ):
+            image = images[case["scene"]][f"{case['n_ref']}/{method}"][case["view"] - case["n_ref"]]
+            axis.imshow(rearrange(image, "c h w -> h w c"), interpolation="nearest")
+            axis.set(xticks=[], yticks=[], ylabel=name if axis in axes[:, 0] else "")
+        place = f"view {case['view']}, {case['rotation_deg']:.0f}° from view 0"
+        column[0].set_title(textwrap.fill(f"{kind}: {case['scene']}", 30) + f"\n{place}", fontsize=9)
+        references = "1 reference" if case["n_ref"] == 1 else f"{case['n_ref']} references"
+        column[2].set_xlabel(
+            f"{references}\nPSNR {case[PSNR]:.1f} dB, copy {case[trivial_column(COPY, PSNR)]:.1f}", fontsize=9
+        )
+    figure.suptitle("Reference rotated least against the target; true target; generated target", fontsize=11)
+    return figure

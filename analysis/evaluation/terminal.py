@@ -1,0 +1,77 @@
+"""An evaluation's tables for the terminal."""
+
+import math
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from probe.records import (
+    ALL_ROTATIONS,
+    COPY,
+    LPIPS,
+    MATCH_ERROR,
+    MEAN_COLOUR,
+    MODEL,
+    PSNR,
+    SSIM,
+    TRUTH,
+    split_set_metric,
+)
+
+COLUMNS = (
+    ("PSNR", PSNR, MODEL, 2),
+    ("copy", PSNR, COPY, 2),
+    ("mean", PSNR, MEAN_COLOUR, 2),
+    ("SSIM", SSIM, MODEL, 3),
+    ("copy", SSIM, COPY, 3),
+    ("mean", SSIM, MEAN_COLOUR, 3),
+    ("LPIPS", LPIPS, MODEL, 3),
+    ("copy", LPIPS, COPY, 3),
+    ("match", MATCH_ERROR, MODEL, 3),
+    ("copy", MATCH_ERROR, COPY, 3),
+    ("mean", MATCH_ERROR, MEAN_COLOUR, 3),
+    ("truth", MATCH_ERROR, TRUTH, 3),
+)
+"""Heading, metric, method, decimals."""
+LEGEND = (
+    "95 %: of the model's PSNR, by bootstrap over scenes. copy, mean: of the reference rotated least to the target",
+    "SSIM: gaussian window 11, sigma 1.5. match: colour difference to references at true matches; truth is its floor",
+)
+
+
+def show(console: Console, summary: pd.DataFrame, title: str) -> None:
+    """Print a table per number of references and rotation bin, then the distances of sets of images.
+
+    Args:
+        console: Where to.
+        summary: The content of summary.csv.
+        title: Above the table.
+    """
+    of_sets = summary["metric"].map(lambda name: split_set_metric(name) is not None)
+    console.print(_table(summary[~of_sets], title))
+    for (n_ref, metric), group in summary[of_sets].groupby(["n_ref", "metric"], sort=False):
+        if group["value"].notna().any():
+            values = ", ".join(f"{row.method} {row.value:.4f}" for row in group.itertuples())
+            console.print(f"{metric} of {group['count'].iloc[0]} images, n_ref {n_ref}: {values}", markup=False)
+
+
+def _table(summary: pd.DataFrame, title: str) -> Table:
+    """Lay out one row per number of references and rotation bin; columns of which nothing is known are left out."""
+    known = summary[summary["value"].notna()]
+    columns = [column for column in COLUMNS if ((known["metric"] == column[1]) & (known["method"] == column[2])).any()]
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for heading in ("n_ref", "rotation", "scenes", "95 %", *(column[0] for column in columns)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (n_ref, rotation), group in summary.groupby(["n_ref", "rotation_bin"], sort=False):
+        cells = group.set_index(["metric", "method"])
+        own = cells.loc[(PSNR, MODEL)]
+        texts = [
+            f"{cells['value'].get((metric, method), math.nan):.{digits}f}" for _, metric, method, digits in columns
+        ]
+        interval = f"{own['low']:.1f}-{own['high']:.1f}" if own["scenes"] > 1 else ""
+        table.add_row(
+            str(n_ref), str(rotation), str(own["scenes"]), interval, *texts, end_section=rotation == ALL_ROTATIONS
+        )
+    return table

@@ -1,0 +1,124 @@
+"""A probe run in words: the names of its layers, and the answer in sentences. Pure."""
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.probing.rotation import verdicts
+from analysis.probing.tables import ProbeRun, layer_grids
+from analysis.words import (
+    MISSING,
+    NBSP,
+    bin_words,
+    interval,
+    listing,
+    metric_words,
+    percent,
+    plural,
+    points,
+    short_name,
+)
+
+
+def layer_places(run: ProbeRun) -> dict[int, str]:
+    """Return each 3D layer's place in the model, short."""
+    return {
+        int(layer): short_name(str(name)) for layer, name in zip(run.layers["layer"], run.layers["name"], strict=True)
+    }
+
+
+def layer_labels(run: ProbeRun, separator: str = "\n") -> dict[int, str]:
+    """Return each 3D layer's index, place and grid, as figures show them.
+
+    Args:
+        run: The probe run.
+        separator: Between the three.
+    """
+    grids = layer_grids(run)
+    return {layer: separator.join([str(layer), place, grids[layer]]) for layer, place in layer_places(run).items()}
+
+
+# --- the answer ------------------------------------------------------------------------------------------------------
+
+
+def best_row(run: ProbeRun) -> pd.Series:
+    """Return the selected layer's row of the layer table."""
+    return run.layers.set_index("layer", drop=False).loc[run.layer]
+
+
+def answer(run: ProbeRun) -> list[str]:
+    """Return the result in sentences: the layer, its share of the ceiling, the references on the same points."""
+    row = best_row(run)
+    return [
+        f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) {_place(run)}: "
+        f"{percent(row['precision'])} of its matches have {metric_words(run.metric)}"
+        f"{_ci(row['precision_low'], row['precision_high'])}, over {plural(int(row['scenes']), 'scene')}. "
+        f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
+        f"{_ci(row.get('share_low'), row.get('share_high'))}.",
+        _doubt(row),
+        f"On the same points a uniform guess gets {percent(row['chance'])}, the token at the same position "
+        f"{percent(row['same_position'])}, and the best possible token {percent(row['ceiling'])}.",
+        _ties(run),
+        _weighed(run),
+    ]
+
+
+def _place(run: ProbeRun) -> str:
+    """Return how the layer was selected: the best by correspondence, or chosen among ties."""
+    leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
+    weak = best_row(run)["precision_low"] <= best_row(run)["chance"]
+    return "finds the corresponding point best" if leads or weak or not run.selection.get("rule") else "was chosen"
+
+
+def _weighed(run: ProbeRun) -> str:
+    """Return what causal effect and cost decided, where an effect was measured."""
+    known = "causal_effect" in run.layers and bool(run.layers["causal_effect"].notna().any())
+    return str(run.selection.get("weighing", "")) if known else ""
+
+
+def _ci(low: Any, high: Any) -> str:
+    text = interval(low, high)
+    return "" if text == MISSING else f" (95{NBSP}% interval {text})"
+
+
+def _doubt(row: pd.Series) -> str:
+    if row["precision_low"] > row["chance"]:
+        return ""
+    return "Its interval does not lie above the uniform guess, so no layer was shown to find correspondence at all."
+
+
+def _ties(run: ProbeRun) -> str:
+    ties = [tie["layer"] if isinstance(tie, dict) else tie for tie in run.selection.get("ties", [])]
+    layers = run.layers.set_index("layer")
+    shares = layers["share_of_ceiling"]
+    if ties:
+        word = "Layer" if len(ties) == 1 else "Layers"
+        weak = layers["precision_low"] <= layers["chance"]
+        named = listing(
+            f"{tie} ({percent(shares[tie])} of its ceiling{', not above a uniform guess' if weak[tie] else ''})"
+            for tie in ties
+        )
+        return f"{word} {named} cannot be separated from it on these scenes."
+    after = [int(entry["layer"]) for entry in run.selection.get("runners_up", [])]
+    return f"Next comes layer {after[0]} with {percent(shares[after[0]])} of its ceiling." if after else ""
+
+
+def verdict_texts(run: ProbeRun) -> list[tuple[str, str, str]]:
+    """Return per rotation bin whether the selected layer beats the same position: the bin, the verdict, the numbers."""
+    return [(bin_words(row.rotation_bin), row.verdict, _verdict_numbers(row)) for row in verdicts(run).itertuples()]
+
+
+def _verdict_numbers(row: Any) -> str:
+    if row.verdict == "not measured":
+        return "no point was counted in this bin"
+    apart = interval(row.low, row.high)
+    spread = (
+        "one scene only, no interval"
+        if apart == MISSING
+        else f"95{NBSP}% interval {points(row.low)} to {points(row.high)}"
+    )
+    return (
+        f"{percent(row.value)} against {percent(row.same_position)}; difference {points(row.difference)} points "
+        f"({spread}); uniform chance {percent(row.chance)}; {plural(row.scenes, 'scene')}, "
+        f"{plural(row.pairs, 'view pair')}"
+    )

@@ -1,0 +1,155 @@
+"""What a study's page shows, as small tidy tables. Pure."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.study.run import StudyRun
+from analysis.study.seeds import PLAIN, average_reach, half_interval
+from analysis.words import METHOD_LABELS
+from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer
+
+ROLES = ("plain", "supervised", "another layer", "a rival", "a control")
+
+
+def roles(run: StudyRun) -> dict[str, str]:
+    """Return what each variant is for, from its settings: one of ``ROLES``.
+
+    A control is given false truth; a rival pursues another objective; another layer is one other than the study's.
+    """
+    return {row["variant"]: _role(row, str(run.settings.get("layer", ""))) for row in run.variants.to_dict("records")}
+
+
+def _role(row: dict[Any, str], layer: str) -> str:
+    if row["variant"] == PLAIN or row.get("layer") == "none":
+        return "plain"
+    if row.get("control", "none") not in ("none", ""):
+        return "a control"
+    if row.get("objective", "cameo") not in ("cameo", ""):
+        return "a rival"
+    return "another layer" if layer and row.get("layer", layer) not in (layer, "") else "supervised"
+
+
+def convergence(run: StudyRun, metrics: list[str]) -> pd.DataFrame:
+    """Return each metric over steps, of every variant and trivial baseline.
+
+    Args:
+        run: The study.
+        metrics: Those to keep.
+
+    Returns:
+        Columns panel (the metric), who, step, value, low, high, count (of seeds; all share the trivial baselines).
+    """
+    named = {"mean": "value", "metric": "panel", "variant": "who"}
+    own = run.summary[run.summary["metric"].isin(metrics)].rename(columns=named)
+    first = run.summary[run.summary["variant"] == run.names[0]]
+    parts = [own]
+    for method in TRIVIAL:
+        prefix = PREFIXES[method]
+        rows = first[first["metric"].isin([prefix + name for name in metrics])]
+        panel = rows["metric"].str.removeprefix(prefix)
+        parts.append(rows.rename(columns=named).assign(panel=panel, who=METHOD_LABELS[method], low=np.nan, high=np.nan))
+    table = pd.concat(parts, ignore_index=True)[["panel", "who", "step", "value", "low", "high", "count"]]
+    return table[table["value"].notna()].reset_index(drop=True)
+
+
+def differences(run: StudyRun) -> pd.DataFrame:
+    r"""Compare each variant's last value with that of the plain run of the same seed, metric by metric.
+
+    .. math:: \bar d \pm t_{0.975, n - 1} \, s_d / \sqrt n
+
+    Returns:
+        Columns variant, metric, value, low, high (95 %, Student's t over seeds; NaN below three), seeds, gain (value,
+        signed so that more is better), verdict ("better", "worse", "not separable", "too few seeds").
+    """
+    paired = seed_differences(run)
+    rows = []
+    for (variant, metric), part in paired.groupby(["variant", "metric"], sort=False):
+        difference, n = part["difference"], len(part)
+        half = float(half_interval(difference.std(), n))
+        mean, sign = float(difference.mean()), better(str(metric))
+        rows.append((variant, metric, mean, mean - half, mean + half, n, sign * mean, _verdict(sign * mean, half)))
+    columns = ["variant", "metric", "value", "low", "high", "seeds", "gain", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _verdict(gain: float, half: float) -> str:
+    if np.isnan(half):
+        return "too few seeds"
+    return "better" if gain > half else "worse" if gain < -half else "not separable"
+
+
+def seed_differences(run: StudyRun) -> pd.DataFrame:
+    """Return the difference of each run's last value to the plain run of its seed, the worst first.
+
+    Returns:
+        Columns variant, seed, metric, value, plain, difference, gain (signed so that more is better).
+    """
+    last = run.study[(run.study["step"] == run.step) & run.study["metric"].isin(run.metrics)].dropna(subset=["value"])
+    plain = last[last["variant"] == PLAIN].set_index(["seed", "metric"])["value"].rename("plain")
+    table = last[last["variant"] != PLAIN].join(plain, on=["seed", "metric"]).dropna(subset=["plain"])
+    difference = table["value"] - table["plain"]
+    gain = difference * table["metric"].map(better).astype(float)
+    return table.assign(difference=difference, gain=gain)[
+        ["variant", "seed", "metric", "value", "plain", "difference", "gain"]
+    ]
+
+
+def reached(run: StudyRun) -> pd.DataFrame:
+    """Average how soon each variant reaches the plain run's final value, over the seeds that do.
+
+    Returns:
+        Columns variant, metric, ratio (steps over the plain run's; NaN where no seed reaches it), reached, seeds,
+        at_most (whether a seed was there by its first evaluation, so that the ratio is the largest it can be), lead
+        (by how much sooner than the plain run of its seed, whose noisy curve may be there before its end), low, high
+        (95 %, Student's t over seeds; NaN below three, or where one never is), verdict.
+    """
+    known = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
+    return average_reach(known).merge(_leads(known), on=["variant", "metric"], how="left")
+
+
+def _leads(known: pd.DataFrame) -> pd.DataFrame:
+    plain = known[known["variant"] == PLAIN].set_index(["seed", "metric"])["ratio"].rename("plain")
+    each = known.join(plain, on=["seed", "metric"])
+    rows = []
+    for (variant, metric), part in each.groupby(["variant", "metric"], sort=False):
+        lead = part["plain"] - part["ratio"]
+        half = float(half_interval(lead.std(), len(part))) if lead.notna().all() else float("nan")
+        mean = float(lead.mean())
+        rows.append((variant, metric, mean, mean - half, mean + half, _lead_verdict(part["ratio"], mean, half)))
+    return pd.DataFrame(rows, columns=["variant", "metric", "lead", "low", "high", "verdict"])
+
+
+def _lead_verdict(ratio: pd.Series, mean: float, half: float) -> str:
+    if ratio.isna().all():
+        return "never"
+    if ratio.isna().any():
+        return "not by every seed"
+    if np.isnan(half):
+        return "too few seeds"
+    return "sooner" if mean > half else "later" if mean < -half else "not separable"
+
+
+def readout(run: StudyRun) -> pd.DataFrame:
+    """Return both precisions of each variant's supervised layers over steps, and their gap at each.
+
+    Returns:
+        Columns panel (variant and layer), who ("readout", "attention"), step, value, low, high, count; empty where no
+        variant reads out.
+    """
+    parts = run.summary["metric"].map(split_layer)
+    rows = run.summary.assign(who=parts.str[0], layer=parts.str[1])
+    rows = rows[rows["who"].isin([READOUT, ATTENTION]) & rows["layer"].notna()].astype({"layer": int})
+    panel = rows["variant"].astype(str) + ", layer " + rows["layer"].astype(str)
+    table = rows.assign(panel=panel).rename(columns={"mean": "value"})
+    return table[["panel", "who", "step", "value", "low", "high", "count"]].reset_index(drop=True)
+
+
+def probed(run: StudyRun) -> pd.DataFrame:
+    """Return the precision of every probed layer at the last step: columns variant, layer, value, low, high, count."""
+    rows = run.summary[run.summary["step"] == run.step].rename(columns={"mean": "value"})
+    parts = rows["metric"].map(split_layer)
+    rows = rows.assign(layer=parts.str[1])[parts.str[0] == PRECISION]
+    table = rows[["variant", "layer", "value", "low", "high", "count"]].astype({"layer": int})
+    return table.sort_values(["layer"], kind="stable")

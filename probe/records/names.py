@@ -1,0 +1,263 @@
+"""Every name that carries meaning in tables and run folders: written and read here, and nowhere else.
+
+Needs neither torch nor pandas.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+# --- whose scores ----------------------------------------------------------------------------------------------------
+
+UNIFORM, SAME_POSITION, CEILING = "chance: uniform", "chance: same position", "ceiling"
+REFERENCES = (UNIFORM, SAME_POSITION, CEILING)
+"""What every matcher is compared with on its grid."""
+RANDOM_WEIGHTS, CAMERAS_ONLY = ": random weights", ": cameras only"
+NULLS = (RANDOM_WEIGHTS, CAMERAS_ONLY)
+"""Nulls of a probed model, by what follows its name."""
+ALL_HEADS = -1
+NO_LAYER = -1
+"""Layer of rows that belong to a grid: baselines and references."""
+
+MODEL, COPY, MEAN_COLOUR = "model", "copy", "mean colour"
+METHODS = (MODEL, COPY, MEAN_COLOUR)
+"""Whose images are measured: the model's, and two trivial baselines that have not used the cameras."""
+TRUTH = "truth"
+PREFIXES = {MODEL: "", COPY: "copy_", MEAN_COLOUR: "mean_colour_"}
+"""How the columns of each method begin in an evaluation."""
+TRIVIAL = (COPY, MEAN_COLOUR)
+
+
+def is_null(model: str) -> bool:
+    """Return whether a model's name in the score table is that of a null: "tiny: cameras only"."""
+    return model.endswith(NULLS)
+
+
+def null_label(model: str) -> str:
+    """Return what distinguishes a null from its model: "cameras only"; the whole name of any other model."""
+    return next((null.removeprefix(": ") for null in NULLS if model.endswith(null)), model)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+PSNR, SSIM, LPIPS, MATCH_ERROR = "psnr", "ssim", "lpips", "match_error"
+IMAGE_METRICS = (PSNR, SSIM, LPIPS, MATCH_ERROR)
+LOSS, HIGH_NOISE = "loss", "loss_t900"
+LOSSES = (LOSS, HIGH_NOISE)
+PRECISION, READOUT, ATTENTION = "precision", "readout", "attention"
+MASS, KEY_VIEW_MASS, ENTROPY, CROSS_ENTROPY = "mass_3x3", "mass_key_view", "entropy", "cross_entropy"
+ATTENTION_METRICS = (MASS, KEY_VIEW_MASS, ENTROPY, CROSS_ENTROPY)
+KEPT = "kept"
+EFFECT, EFFECT_PREDICTION, EFFECT_SAMPLE = "effect_error", "effect_x0", "effect_sample"
+FID, KID = "fid", "kid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """How a metric is written for readers, and which way it is better.
+
+    Attributes:
+        title: Such as "PSNR".
+        unit: Such as "dB"; empty where there is none.
+        digits: Decimals of a value.
+        fine_digits: Decimals where runs are compared; None is ``digits``.
+        better: 1 where higher values are better, -1 where lower ones are, 0 where neither is.
+        share: Whether values are fractions, written in percent.
+    """
+
+    title: str
+    unit: str = ""
+    digits: int = 3
+    fine_digits: int | None = None
+    better: int = 1
+    share: bool = False
+
+    @property
+    def decimals(self) -> int:
+        """Return the decimals of a value where runs are compared."""
+        return self.digits if self.fine_digits is None else self.fine_digits
+
+    @property
+    def heading(self) -> str:
+        """Return title, unit and direction: "PSNR (dB), higher is better"."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return self.title + unit + {1: ", higher is better", -1: ", lower is better"}.get(self.better, "")
+
+
+METRICS = {
+    PSNR: Metric(title="PSNR", unit="dB", digits=1, fine_digits=2),
+    SSIM: Metric(title="SSIM"),
+    LPIPS: Metric(title="LPIPS", better=-1),
+    MATCH_ERROR: Metric(title="match error", better=-1),
+    LOSS: Metric(title="held-out error", fine_digits=4, better=-1),
+    HIGH_NOISE: Metric(title="error at t = 900", fine_digits=4, better=-1),
+    PRECISION: Metric(title="precision", share=True),
+    READOUT: Metric(title="readout", share=True),
+    ATTENTION: Metric(title="attention", share=True),
+    MASS: Metric(title="mass on the true token and its neighbours", share=True),
+    KEY_VIEW_MASS: Metric(title="mass on the key view", share=True),
+    ENTROPY: Metric(title="entropy within the key view", unit="nats", better=0),
+    CROSS_ENTROPY: Metric(title="cross-entropy with the truth", unit="nats", better=-1),
+    KEPT: Metric(title="share of queries kept", better=0, share=True),
+    EFFECT: Metric(title="growth of the prediction's error", better=0, share=True),
+    EFFECT_PREDICTION: Metric(title="change of the prediction", better=0, share=True),
+    EFFECT_SAMPLE: Metric(title="change of sampled colours", better=0, share=True),
+    f"effect_{PSNR}": Metric(title="PSNR", unit="dB", digits=2),
+    f"effect_{SSIM}": Metric(title="SSIM"),
+    f"effect_{LPIPS}": Metric(title="LPIPS", better=-1),
+    f"effect_{MATCH_ERROR}": Metric(title="colour error at true matches", better=-1),
+    FID: Metric(title="FID", digits=4, better=-1),
+    KID: Metric(title="KID", digits=4, better=-1),
+}
+"""By family: see :func:`family`."""
+
+
+def family(metric: str) -> str:
+    """Return the part of a metric's name that says what is measured.
+
+    ``precision`` of ``precision_12`` and of ``precision@5%|coverage=0.1``, ``effect_error`` of
+    ``effect_error@identity``, ``fid`` of ``fid[colour-cells]``.
+    """
+    return re.sub(r"_\d+$", "", re.split(r"[@|\[]", metric, maxsplit=1)[0])
+
+
+def describe(metric: str) -> Metric:
+    """Return what is known of a metric; of an unknown one its name, better neither way."""
+    return METRICS.get(family(metric), Metric(title=metric.replace("_", " "), better=0))
+
+
+def better(metric: str) -> int:
+    """Return 1 if higher values of a metric are better, -1 if lower ones are, 0 if neither or unknown."""
+    return describe(metric).better
+
+
+def trivial_column(method: str, metric: str) -> str:
+    """Return the column of a method's metric in an evaluation: "copy_psnr"; the metric itself for the model."""
+    return PREFIXES[method] + metric
+
+
+def layer_column(metric: str, layer: int) -> str:
+    """Return the column of a metric at a layer: "precision_12"."""
+    return f"{metric}_{layer}"
+
+
+def split_layer(column: str) -> tuple[str, int | None]:
+    """Return metric and layer of a column such as "precision_12"; no layer where it names none."""
+    found = re.fullmatch(rf"({PRECISION}|{READOUT}|{ATTENTION})_(\d+)", column)
+    return (found[1], int(found[2])) if found else (column, None)
+
+
+def threshold_metric(amount: int | float, unit: str) -> str:
+    """Return the name of a precision: "precision@5%".
+
+    Args:
+        amount: Of the error that is still right.
+        unit: "%" of the image's side, "token", "m", or "%scene" of the scene's size.
+    """
+    return f"{PRECISION}@{amount:g}{unit}"
+
+
+def split_threshold(metric: str) -> tuple[float, str] | None:
+    """Return amount and unit of a precision with a threshold, whatever its coverage; None of any other metric."""
+    found = re.fullmatch(rf"{PRECISION}@([\d.]+)([^|]*)", split_coverage(metric)[0])
+    return (float(found[1]), found[2]) if found else None
+
+
+def with_coverage(metric: str, coverage: float) -> str:
+    """Return the name of a metric over a share of the queries: "precision@5%|coverage=0.1"."""
+    return f"{metric}|coverage={coverage}"
+
+
+def split_coverage(metric: str) -> tuple[str, float | None]:
+    """Return a metric without its coverage, and the coverage; None where it has none."""
+    plain, _, share = metric.partition("|coverage=")
+    return plain, float(share) if share else None
+
+
+def effect_metric(measure: str, intervention: str) -> str:
+    """Return the name of what an intervention changes: "effect_error@identity"."""
+    return f"{measure}@{intervention}"
+
+
+def split_effect(metric: str) -> tuple[str, str]:
+    """Return measure and intervention of a metric such as "effect_error@identity"."""
+    measure, _, intervention = metric.partition("@")
+    return measure, intervention
+
+
+def set_metric(distance: str, extractor: str) -> str:
+    """Return the name of a distance between sets of images: "fid[colour-cells]"."""
+    return f"{distance}[{extractor}]"
+
+
+def split_set_metric(metric: str) -> tuple[str, str] | None:
+    """Return distance and extractor of a metric such as "fid[colour-cells]"; None of a metric of single images."""
+    found = re.fullmatch(r"(\w+)\[(.*)\]", metric)
+    return (found[1], found[2]) if found else None
+
+
+# --- protocols, grids, rotations -------------------------------------------------------------------------------------
+
+INTERVENTIONS = "interventions-v1"
+"""Protocol of rows that say what editing a layer's attention changes."""
+COMMON_GRID = "/common-grid"
+"""What the protocol's name ends in where all maps were resampled to one grid."""
+ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
+"""Lower ends of the bins of relative rotation, degrees; the last one has no upper end."""
+ALL_ROTATIONS = "all"
+
+
+def grid_name(grid: tuple[int, int]) -> str:
+    """Return the name of a token grid, rows x columns: "16x24"."""
+    return f"{grid[0]}x{grid[1]}"
+
+
+def parse_grid(name: str) -> tuple[int, int]:
+    """Return rows and columns of a token grid named as "16x24"."""
+    rows, columns = name.split("x")
+    return int(rows), int(columns)
+
+
+def rotation_bin_names() -> list[str]:
+    """Return the names of the rotation bins, ascending: "0-30", ..., "120+"."""
+    return [*(f"{low:.0f}-{high:.0f}" for low, high in pairwise(ROTATION_BINS)), f"{ROTATION_BINS[-1]:.0f}+"]
+
+
+# --- files of a run folder -------------------------------------------------------------------------------------------
+
+CONFIG, REPORT, PARTS = "config.json", "report.html", "parts"
+EMERGENCE, SAMPLES, WORST, SUMMARY = "emergence.csv", "samples.png", "worst.csv", "summary.csv"
+
+SCORES, LAYERS, SELECTION, PAIRS, TIMESTEPS = (
+    "scores.parquet",
+    "layers.csv",
+    "selection.json",
+    "pairs.csv",
+    "timesteps.csv",
+)
+PROBE_FILES = (CONFIG, SCORES, LAYERS, SELECTION, PAIRS, TIMESTEPS)
+"""What every finished probe run has."""
+EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
+    "examples.safetensors",
+    "matches.parquet",
+    "edited.safetensors",
+    "explorer.safetensors",
+    "model.json",
+)
+
+STEP_LOG, EVALUATION_LOG, FINAL_CARD = "metrics.jsonl", "evaluation.jsonl", "final/card.json"
+IMAGES = "images.csv"
+
+STUDY_TABLES = ("study", "summary", "reach", "settings")
+STUDY_FIGURE = "study.png"
+
+
+def seed_folder(variant: str, seed: int) -> str:
+    """Return the name of a run's folder within a study: "cameo-seed0"."""
+    return f"{variant}-seed{seed}"
+
+
+def split_seed_folder(name: str) -> tuple[str, int] | None:
+    """Return variant and seed of a folder such as "cameo-seed0"; None where it is named otherwise."""
+    variant, _, seed = name.rpartition("-seed")
+    return (variant, int(seed)) if variant and seed.isdecimal() else None

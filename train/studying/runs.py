@@ -1,0 +1,34 @@
+"""How far the runs of a study are."""
+
+import json
+from pathlib import Path
+
+from probe.records import RunError
+from probe.records.names import EVALUATION_LOG, FINAL_CARD
+
+
+def last_step(log: Path) -> int:
+    """Return the step of the last whole row of a log; 0 where there is none.
+
+    Args:
+        log: One JSON object a line; the last line may be cut off.
+
+    Raises:
+        RunError: If that row has no step.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return int(json.loads(whole[-1])["step"]) if whole else 0
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"last_step: the last row of {log} has no step ({error!r}); remove that run's folder") from error
+
+
+def is_finished(folder: Path, steps: int) -> bool:
+    """Return whether a run was evaluated at its last step and saved its final weights.
+
+    Args:
+        folder: Of python -m train.cameo; it need not exist.
+        steps: The last step.
+    """
+    return (folder / FINAL_CARD).is_file() and last_step(folder / EVALUATION_LOG) == steps
