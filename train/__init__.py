@@ -1,1 +1,1 @@
-"""train."""
+"""Train multi-view diffusion models with supervised attention, evaluate them, and compare ways of training."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator
 
@@ -46,6 +47,12 @@ def small_model(seed: int = 0) -> MultiViewModel:
     torch.manual_seed(seed)
     network = load_unet(None, SMALL)
     return MultiViewModel(name="small", network=network, alpha_bar=pixel_scheduler().alphas_cumprod, size=8)
+
+
+def make_commands_small(patch: pytest.MonkeyPatch) -> None:
+    """Let python -m train.cameo train the small network, and validate it on few scenes."""
+    patch.setattr("train.training.fresh_tiny", small_model)
+    patch.setattr("train.monitor.VALIDATION_SCENES", 2)
 
 
 def rooms(settings: Settings = SETTINGS, size: int = 8) -> Rooms:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import SETTINGS, SMALL, SUPERVISION, rooms, small_model, supervision
+from training import SETTINGS, SMALL, SUPERVISION, make_commands_small, rooms, small_model, supervision
 
 from probe.layers import find_layers, select_layers
 from probe.measure.model import measure_layers
@@ -18,24 +18,23 @@ from probe.models import load_model
 from probe.models.cat3d import load_unet
 from probe.protocols import PROTOCOLS
 from train import monitor
-from train import training as training_run
 from train.cameo import cli
 from train.supervised import choose_layers, make_objective, read_shares, selected_layer
 
 QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
-FEW = ("--evaluate-scenes", "2", "--probe-groups", "4", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")
+FEW = ("--evaluate-scenes", "2", "--probe-groups", "1", "--sampling-steps", "2", "--batch-size", "2", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
+    make_commands_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("train") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "fresh_tiny", small_model)
+        make_commands_small(patch)
         cli([*QUICK, *FEW, "--layer", "10,12", "--out", str(out)])
     return out
 

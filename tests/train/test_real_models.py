@@ -50,7 +50,7 @@ def test_two_steps(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(monitor, "validate", lambda *_: {})  # of 24 scenes at five timesteps; tested in test_loop
+    monkeypatch.setattr(monitor, "validate", lambda *_: {})  # it takes many scenes at five timesteps
     save, within, layer, module = SMALL[name]
     base = save(tmp_path / "small")
     spec, out = f"{name}:{base / within}", tmp_path / "run"

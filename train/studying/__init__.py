@@ -1,1 +1,1 @@
-"""train.studying."""
+"""A study: variants of the training, and their runs over seeds."""

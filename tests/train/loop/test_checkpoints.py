@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import SETTINGS, evaluate, run, small_model, small_trainer, supervision, weights
+from training import SETTINGS, evaluate, make_commands_small, run, small_model, small_trainer, supervision, weights
 
 from probe.models.model import MultiViewModel
 from train import cameo, loop
-from train import training as training_run
 from train.loop import checkpoints
 
 
@@ -101,7 +100,7 @@ def equal(a: Any, b: Any) -> bool:
 def test_a_run_killed_at_a_random_step_resumes_to_the_bits_of_the_unbroken_one(tmp_path: Path):
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import torch; torch.set_num_threads(1);"
-        "from training import run;"
+        "from training import make_commands_small, run;"
         "run(Path(sys.argv[1]), resume=True, steps=24, every=3, supervised=True, optimizer='muon')"
     )
     helpers, chance = str(Path(__file__).parents[2] / "helpers"), random.Random()
@@ -191,7 +190,7 @@ def test_a_disk_that_fills_up_keeps_and_names_the_last_good_checkpoint(tmp_path:
 def test_the_command_ends_in_one_line_when_the_disk_is_full(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
+    make_commands_small(monkeypatch)
     few = ["--evaluate-scenes", "2", "--probe-every", "0", "--sampling-steps", "1", "--batch-size", "2", "--no-report"]
     flags = [*few, "--device", "cpu", "--layer", "none", "--evaluate-every", "2", "--checkpoint-every", "2"]
     out = tmp_path / "run"
@@ -211,7 +210,7 @@ def test_the_command_ends_in_one_line_when_the_disk_is_full(
 
 
 def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch):
-    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
+    make_commands_small(monkeypatch)
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stop:
         cameo.cli(["--layer", "none", "--device", "cpu", "--out", str(tmp_path / "file" / "run")])

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
-from training import small_model
+from training import make_commands_small
 
 from train import monitor
-from train import training as training_run
 from train.cameo import cli
 from train.loop import trackers
 from train.loop.checkpoints import FOLDER, drop_rows_after, last_checkpoint
@@ -31,7 +30,7 @@ def probed(_model: Any, step: int, _watch: Any) -> pd.DataFrame:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
+    make_commands_small(monkeypatch)
     monkeypatch.setattr(sys.modules["train.loop.train"], "LOG_EVERY", 1)
     monkeypatch.setattr(monitor, "measure_step", probed)
 

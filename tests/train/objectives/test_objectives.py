@@ -178,13 +178,14 @@ def test_encoded_points_are_equal_where_points_are_and_zero_where_there_is_none(
     assert float(objectives.encode_points(hidden, (4, 4))[0, 0, 0].abs().max()) == 0
 
 
+NO_MASK = {"mask": None, "causal": False, "gqa": False, "compute_dtype": torch.float32, "kernel": "sdpa"}
 JOINT = Layer(index=3, name="blocks.1.attn1", grid=(2, 2), heads=2, kind="joint", channels=5, prefix=3, suffix=1)
 
 
 def test_what_a_probe_ranks_can_be_supervised_with_text_left_out():
     assert objectives.grid_of(JOINT) == (2, 2)
     q = torch.randn(1, 2, 3 + 2 * 4 + 1, 5)
-    call = Call(q=q, k=q + 1, v=q, scale=0.5)
+    call = Call(name=JOINT.name, nth=0, step=0, q=q, k=q + 1, v=q, scale=0.5, **NO_MASK)
     queries, keys = objectives.view_tokens(JOINT, call, 2)
     assert torch.equal(queries, q[:, :, 3:11])
     assert torch.equal(keys, q[:, :, 3:11] + 1)

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from training import SETTINGS, small_batches, small_model, supervised_trainer
+from training import SETTINGS, make_commands_small, small_batches, supervised_trainer
 
 from probe.correspondence.noise import perturb_each, read_noise
 from probe.correspondence.tracks import track_geometry
 from probe.seeds import derive
 from probe.views import TENSORS
 from train import loop
-from train import training as training_run
 from train.cameo import cli
 from train.loop.step import prepare_truth
 from train.objectives.truth import keep_truth, make_truth_transform
@@ -82,7 +81,7 @@ def test_a_process_draws_the_noise_of_its_own_scenes():
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "fresh_tiny", small_model)
+    make_commands_small(monkeypatch)
 
 
 def test_the_command_records_the_noise_and_evaluates_on_the_true_scenes(small: None, tmp_path: Path):
