@@ -115,11 +115,11 @@ def test_a_users_model_is_ready_to_be_looked_at(here: Path):
         ("users_own", "module:users_own: expected a dotted path such as my_model.make"),
         ("users_own.py", r"users_own .*users_own.py\) has no 'py'; nearest: "),
         ("./users_own.make", "expected a dotted path"),
-        ("nowhere_at_all.make", "there is no module 'nowhere_at_all' in .* or on Python's path; give --model module:"),
+        ("nowhere_at_all.make", "there is no module 'nowhere_at_all' in .* or on Python's path; give module:"),
         ("users_package.other.make", r"there is no module 'users_package.other' in"),
         ("users_lack.make", "importing users_lack failed: No module named 'surely_not_installed'; install it"),
         ("users_own.mak", r"has no 'mak'; nearest: 'make'"),
-        ("users_own.number", "module:users_own.number is int, not a function; give --model module:package.function"),
+        ("users_own.number", "module:users_own.number is int, not a function; give module:package.function"),
         ("users_own.nothing", "module:users_own.nothing returned Network, expected a MultiViewModel"),
     ],
 )

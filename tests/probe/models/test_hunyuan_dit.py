@@ -309,7 +309,7 @@ def test_the_network_learns_and_its_encoder_behind_its_zero():
 
 
 def test_gradient_checkpointing_is_refused_in_one_line(model: HunyuanDiT):
-    with pytest.raises(ValueError, match=r"has no gradient checkpointing; leave --gradient-checkpointing out"):
+    with pytest.raises(ValueError, match=r"has no gradient checkpointing; leave it out"):
         model.network.enable_gradient_checkpointing()
 
 

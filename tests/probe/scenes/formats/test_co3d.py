@@ -92,7 +92,7 @@ def test_evaluation_batches_become_scenes_whose_last_view_is_the_target(tmp_path
     views, overlap = scenes.load(0)
     torch.testing.assert_close(views.world_to_cam[0], WORLD.world_to_cam[[0, 2, 4]], rtol=0, atol=1e-5)
     assert all(math.isnan(share) for share in overlap)
-    with pytest.raises(ValueError, match=r"prescribes --views 3 --n-ref 2, not --views 3 --n-ref 1"):
+    with pytest.raises(ValueError, match=r"prescribes 3 views with 2 references, not 3 with 1"):
         open_scenes(f"co3d:{tmp_path}", Request(groups=8, views=3, n_ref=1, view_list=f"{EVALUATION}:{file}"))
     with pytest.raises(ValueError, match=r"needs a file"):
         open_scenes(f"co3d:{tmp_path}", Request(groups=8, views=3, n_ref=2, view_list=EVALUATION))
