@@ -29,7 +29,8 @@ from torch.utils.checkpoint import checkpoint
 from probe.correspondence import TokenMatches, match_tokens
 from probe.scenes import Request, open_scenes
 from train import alignment
-from train.alignment import MIXINGS, CorrespondenceAlignment
+from train.alignment import CorrespondenceAlignment
+from train.alignment.mixing import MIXINGS
 from train.alignment.pairs import pair_weights
 
 Variant = Literal["plain", "mlp", "recomputed", "mean", "positive", "subsampled"]

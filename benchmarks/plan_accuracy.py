@@ -16,7 +16,9 @@ import tyro
 from alternating import resident
 
 from probe.plan.dry_run import MIB, estimate
-from probe.run import EXAMPLES, Plan, Settings, measure
+from probe.plan.parts import EXAMPLES, measure
+from probe.plan.plan import make_plan
+from probe.plan.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,14 @@ class Benchmark:
 
 def settings_of(asked: Benchmark) -> Settings:
     shared = {name: getattr(asked, name) for name in ("model", "base", "model_size", "views", "pairs")}
-    return Settings(**shared, timesteps="500", baselines="cameras", device="cpu")
+    return Settings(**shared, timesteps="500", baselines="null", device="cpu")
 
 
 def run_once(asked: Benchmark) -> None:
-    plan = Plan.make(settings_of(asked))
     with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(replace(settings_of(asked), out=Path(folder)))
         started = time.perf_counter()
-        measure(plan, replace(settings_of(asked), out=Path(folder)))
+        measure(plan)
         print(json.dumps({"seconds": time.perf_counter() - started, "mib": resident("VmHWM")}))
 
 
@@ -57,7 +59,7 @@ def main(asked: Benchmark) -> None:
     if asked.child:
         run_once(asked)
         return
-    plan = Plan.make(replace(settings_of(asked), dry_run=True))
+    plan = make_plan(replace(settings_of(asked), dry_run=True))
     found = estimate(plan, torch.device("cpu"), EXAMPLES)
     done = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], "--child"], capture_output=True, text=True, check=True

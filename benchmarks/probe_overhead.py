@@ -17,12 +17,15 @@ from alternating import ask, finish, resident, serve, start
 from einops import einsum, rearrange
 
 from probe.capture import AttentionTap
-from probe.layers import find_layers, select_layers
-from probe.measure.model import truths_of
-from probe.measure.score import joint_layout, precisions, scene_pairs, score_call
+from probe.layers import find_layers, joint_layout, select_layers
+from probe.measure.model import layer_call
+from probe.measure.scene import Scene, make_scene
+from probe.measure.score import score_call
+from probe.metrics import precisions
 from probe.models import fresh_tiny
 from probe.models.cat3d import SD21, load_unet
-from probe.protocols import PROTOCOLS, thresholds
+from probe.models.model import MultiViewModel
+from probe.protocols import PROTOCOLS
 from probe.scenes import Request, open_scenes
 
 VARIANTS = ("bare", "tap", "probe", "maps")
@@ -62,34 +65,31 @@ def keep_map(kept: list, call) -> None:
     kept.append(einsum(call.q * call.scale, call.k, "b heads q d, b heads k d -> b heads q k").softmax(-1))
 
 
-def score_maps(kept: list, layers: list, truths: dict, limits: tuple) -> list:
-    scores = []
+def score_maps(kept: list, layers: list, scene: Scene) -> list:
+    scores, views = [], scene.views.count
     for weights, layer in zip(kept, layers, strict=True):
-        views = next(iter(truths.values())).points.shape[1]
         mean = rearrange(weights.mean(1), "b (fq n) (fk m) -> b 1 fq n fk m", fq=views, fk=views)
-        truth = truths[joint_layout(layer, views).grid]
-        scores.append(precisions(mean.argmax(-1), truth.visible[:, None], truth, limits))
+        truth = scene.truths[joint_layout(layer, views).grid]
+        scores.append(precisions(mean.argmax(-1), truth.visible[:, None], truth, scene.thresholds))
     return scores
 
 
-def forward(variant: str, network, layers: list, inputs: dict, views, truths: dict) -> None:
-    limits, protocol, pairs = thresholds(None), PROTOCOLS["attention-v1"], scene_pairs(views)
-    constants = {"model": "m", "step": 0, "scene": "s", "timestep": 0, "pair_list": ""}
+def forward(variant: str, model: MultiViewModel, layers: list, inputs: dict, scene: Scene) -> None:
     by_key, kept = {(layer.name, layer.nth): layer for layer in layers}, []
 
     def score(call) -> None:
-        layer = by_key[call.name, call.nth]
-        score_call(call.q.float(), call.k.float(), call.scale, layer, truths, limits, protocol, pairs, constants)
+        read = layer_call(call, by_key[call.name, call.nth], scene.views.count, model, 0)
+        score_call(read, scene, PROTOCOLS["attention-v1"])
 
     listeners = {"tap": None, "probe": score, "maps": partial(keep_map, kept)}
     with torch.no_grad():
         if variant == "bare":
-            network(**inputs)
+            model.network(**inputs)
         else:
-            with AttentionTap(network, layers, on_call=listeners[variant]):
-                network(**inputs)
+            with AttentionTap(model.network, layers, on_call=listeners[variant]):
+                model.network(**inputs)
         if variant == "maps":
-            score_maps(kept, layers, truths, limits)
+            score_maps(kept, layers, scene)
 
 
 def child(settings: Benchmark) -> None:
@@ -99,9 +99,11 @@ def child(settings: Benchmark) -> None:
     loaded = resident("VmRSS")
     layers = layers_of(network, settings.size)
     views, _ = open_scenes("shapes", Request(groups=4, views=settings.views, n_ref=1)).load(0)
-    truths, inputs = truths_of(views, layers), network.probe_inputs(settings.views)
+    model = MultiViewModel(name="m", network=network, alpha_bar=torch.ones(1), size=1)
+    inputs = network.probe_inputs(settings.views)
     inputs["latents"] = torch.randn(inputs["latents"].shape, generator=torch.Generator().manual_seed(0))
-    serve(lambda: forward(settings.variant or "bare", network, layers, inputs, views, truths), loaded)
+    scene = make_scene(views, layers, inputs["latents"])
+    serve(lambda: forward(settings.variant or "bare", model, layers, inputs, scene), loaded)
 
 
 def main(settings: Benchmark) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from probe.correspondence.sources import Source, open_source, with_geometry
+from probe.correspondence.quality import kept_megabytes
+from probe.correspondence.sources import open_source
 from probe.correspondence.tracks import match_tracks, triangulated_tracks
 from probe.scenes import Request, open_scenes
-from probe.truth_quality import kept_megabytes
+from probe.scenes.recordings import GeometrySource, with_geometry
 from probe.views import Views
 from train.objectives import TRUTHS
 
@@ -68,7 +69,7 @@ def rules(views: Views, given: Views, source: str, grid: tuple[int, int]) -> dic
     return {**ways, AS_TRACKS: lambda: match_tracks(found, views.size, grid)}
 
 
-def scene_seconds(views: Views, sources: dict[str, Source], given: Benchmark) -> dict[tuple[str, str], Seconds]:
+def scene_seconds(views: Views, sources: dict[str, GeometrySource], given: Benchmark) -> dict[tuple[str, str], Seconds]:
     found = {}
     for name, source in sources.items():
         with_points = with_geometry(views, source)
@@ -79,7 +80,7 @@ def scene_seconds(views: Views, sources: dict[str, Source], given: Benchmark) ->
     return found
 
 
-def open_those_at_hand(given: Benchmark) -> dict[str, Source]:
+def open_those_at_hand(given: Benchmark) -> dict[str, GeometrySource]:
     sources = {}
     for name in given.sources.split(","):
         try:

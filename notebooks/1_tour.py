@@ -27,11 +27,11 @@ from pathlib import Path
 from IPython.display import Markdown
 
 from analysis.probing.page import make_page
-from analysis.report import build_report
 from analysis.probing.tables import read_run
+from analysis.report import build_report
 from probe import run
 from probe.scenes import Request, open_scenes
-from probe.preview import draw_scenes
+from probe.scenes.drawing import draw_scenes
 
 # %% [markdown]
 # ## Parameters

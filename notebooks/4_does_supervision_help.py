@@ -26,12 +26,13 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import analysis
-from analysis.study import run as study, figures
 from analysis.blocks import chart
 from analysis.comparing.run import compare_evaluations, compare_probes_of_trainings
+from analysis.study import figures
+from analysis.study import run as study
 from analysis.study.page import make_study_page
-from analysis.training.run import read_training
 from analysis.training.page import make_training_page
+from analysis.training.run import read_training
 
 # %% [markdown]
 # ## Parameters

@@ -32,7 +32,7 @@ from probe import run
 from probe.correspondence import visible_tokens
 from probe.geometry import point_map_to_depth
 from probe.scenes import Request, open_scenes
-from probe.preview import draw_scenes
+from probe.scenes.drawing import draw_scenes
 from probe.scenes.shapes import draw_shapes, make_views
 
 # %% [markdown]

@@ -60,7 +60,7 @@ def test_the_history_beside_the_weights_is_copied_into_the_run(checkpoints: Path
     ("wrong", "expected"),
     [
         (["--metric", "precision@7%"], "--metric 'precision@7%' is unknown; choose from precision@2%"),
-        (["--timesteps", "noon"], "expected indexes separated by commas"),
+        (["--timesteps", "noon"], "--timesteps 'noon': expected timestep indexes separated by commas"),
         (["--scenes", "moon"], "moon"),
     ],
 )

@@ -17,7 +17,11 @@ from torch import nn
 
 from probe import run
 from probe.layers import Layer
+from probe.measure.scene import Scene
+from probe.models import load_model
 from probe.models.model import MultiViewModel, model_layers, place
+from probe.plan import parts as plan_parts
+from probe.plan import plan
 from probe.records import INTERVENTIONS, REFERENCES, SCORE_COLUMNS, digest
 from probe.scenes import Request, SceneList, open_scenes
 
@@ -41,8 +45,8 @@ def loaded_once():
         return found[model.network]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "load_model", cache(run.load_model))
-        patch.setattr(run, "model_layers", look_once)
+        patch.setattr(plan, "load_model", cache(load_model))
+        patch.setattr(plan, "model_layers", look_once)
         yield
 
 
@@ -83,7 +87,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> None:
 
         return replace(scenes, load=load)
 
-    monkeypatch.setattr(run, "open_scenes", open_some)
+    monkeypatch.setattr(plan, "open_scenes", open_some)
 
 
 def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -247,14 +251,14 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     (parts / "scene-00001.parquet").rename(parts / "scene-00001.parquet.part")
     first = (parts / "scene-00000.parquet").stat().st_mtime_ns
     measured = []
-    original = run._measure_scene
+    original = plan_parts._measure_scene
 
-    def measure(*given) -> None:
-        measured.append(given[3])
+    def measure(planned: plan.Plan, scene: Scene, index: int, folder: Path) -> pd.DataFrame:
+        measured.append(index)
         assert (parts / "scene-00000.parquet").stat().st_mtime_ns == first
-        original(*given)
+        return original(planned, scene, index, folder)
 
-    monkeypatch.setattr(run, "_measure_scene", measure)
+    monkeypatch.setattr(plan_parts, "_measure_scene", measure)
     stop_at(monkeypatch, None)
     run.cli([*QUICK, "--out", str(out), "--resume"])
     assert measured == [1, 2, 3]
@@ -265,7 +269,7 @@ def test_a_complete_run_is_not_made_again(
     quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = contents(quick)
-    monkeypatch.setattr(run, "_measure_scene", None)
+    monkeypatch.setattr(plan_parts, "_measure_scene", None)
     run.cli([*QUICK, "--out", str(quick), "--resume"])
     assert "is complete already" in " ".join(capsys.readouterr().out.split())
     assert contents(quick) == before
@@ -283,22 +287,25 @@ def test_another_run_in_the_folder_is_refused(quick: Path, capfd: pytest.Capture
 
 # Wrong input
 
+HERE = Path(__file__)
 WRONG = {
     "model": (["--model", "sd9"], "--model 'sd9' is unknown; choose one of cat3d-tiny"),
-    "checkpoint": (["--model", "cat3d-tiny:/no/where"], "/no/where holds no checkpoint"),
+    "checkpoint": (["--model", "cat3d-tiny:/no/where"], "--model cat3d-tiny:/no/where: there is no /no/where"),
+    "empty checkpoint": (["--model", f"cat3d-tiny:{HERE.parent}"], f"{HERE.parent} holds no checkpoint"),
     "layer": (["--layers", "99"], "layer '99' is unknown; nearest"),
     "layer name": (["--layers", "6,up_blocks.2"], "'up_blocks.2' means 3 layers"),
     "scenes": (["--scenes", "moon"], "--scenes 'moon' is unknown; choose one of shapes, rgbd"),
     "difficulty": (["--scenes", "shapes:hard"], "choose shapes:plain|cluttered|repetitive|textureless"),
     "no folder": (["--scenes", "rgbd"], "--scenes rgbd needs a folder"),
-    "missing folder": (["--scenes", "rgbd:/no/where"], "/no/where is not a folder"),
-    "timesteps in words": (["--timesteps", "100,soon"], "--timesteps '100,soon': expected indexes separated by commas"),
+    "missing folder": (["--scenes", "rgbd:/no/where"], "--scenes rgbd:/no/where: there is no /no/where"),
+    "file for folder": (["--scenes", f"rgbd:{HERE}"], f"{HERE} is not a folder"),
+    "timesteps in words": (["--timesteps", "100,soon"], "--timesteps '100,soon': expected timestep indexes separated"),
     "timesteps too late": (["--timesteps", "1000"], "from 0 (clean) to 999 (pure noise)"),
-    "timesteps twice": (["--timesteps", "5,5"], "expected different indexes"),
-    "no timesteps": (["--timesteps", ""], "expected indexes"),
+    "timesteps twice": (["--timesteps", "5,5"], "expected different timesteps"),
+    "no timesteps": (["--timesteps", ""], "expected timestep indexes"),
     "baseline": (["--baselines", "pixels,sift"], "--baselines sift is unknown; choose from dsift, pixels"),
-    "intervention": (["--interventions", "blur"], "--interventions blur is unknown; choose from identity, uniform"),
-    "edited timesteps": (["--edit-timesteps", "9"], "--edit-timesteps '9': expected a range"),
+    "intervention": (["--interventions", "blur"], "--interventions blur is no intervention; choose from identity"),
+    "edited timesteps": (["--edit-timesteps", "9"], "edits during timesteps '9': expected a range"),
     "source of points": (["--truth-source", "moon"], "--truth-source 'moon' is unknown; choose from depth, vggt"),
     "one view": (["--views", "1"], "expected at least 2 views"),
     "all references": (["--views", "3", "--n-ref", "3"], "one view less than all"),
@@ -342,7 +349,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capfd: pytest.
 
 def test_placing_a_model_says_nothing(caplog: pytest.LogCaptureFixture):
     """Libraries log to stderr too: diffusers warns whenever a model is cast."""
-    model = run.load_model("cat3d-tiny:random")
+    model = load_model("cat3d-tiny:random")
     logger = logging.getLogger("diffusers")
     logger.addHandler(caplog.handler)
     try:
