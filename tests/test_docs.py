@@ -21,6 +21,7 @@ from probe.baselines import BASELINES, NULLS
 from probe.correspondence.sources import SOURCES
 from probe.geometry import invert_rigid, point_map_to_depth
 from probe.measure.model import timestep_table
+from probe.metrics import thresholds
 from probe.models import MODELS, load_model
 from probe.models.model import MultiViewModel
 from probe.models.schedules import cameo_scheduler
@@ -239,6 +240,17 @@ def test_a_metric_is_added(capsys: pytest.CaptureFixture[str]):
     assert set(table["metric"]) == {"mean_error"}
     assert 0 < own[12] < own[10] < 1  # correspondence has emerged in layer 12
     assert "layer" in capsys.readouterr().out
+
+
+def test_a_protocol_is_added(capsys: pytest.CaptureFixture[str]):
+    (script,) = blocks("python", "A protocol")
+    names: dict = {}
+    exec(compile(script, "", "exec"), names)
+    scores, references, metrics = names["scores"], names["references"], names["strict"].metrics(thresholds(None))
+    assert set(scores["protocol"]) == set(references["protocol"]) == {"ratio-strict-v1"}
+    assert set(scores["metric"]) == {*metrics, "kept"}
+    assert scores[scores["metric"] == "precision@5%"]["count"].max() == 26  # a tenth of 16 x 16, rounded up
+    assert "tgt-ref" in capsys.readouterr().out
 
 
 def test_a_matcher_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
