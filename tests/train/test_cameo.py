@@ -195,7 +195,7 @@ def test_the_supervised_layers_precision_is_the_probes():
         & (scores["direction"] == "tgt-ref")
         & (scores["protocol"] == "attention-v1")
     ]
-    seen = int(truths[16, 16].visible[0, 1, :, 0].sum())
+    seen = int(scene.truths[16, 16].visible[0, 1, :, 0].sum())
     assert 0 < seen < 256  # tokens that are not seen must not count
     assert row["count"].tolist() == [seen]
     found = monitor.measure_gap(model, supervision(model, mixing="mean"), held)["attention_10"]
