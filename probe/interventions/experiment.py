@@ -94,8 +94,8 @@ def plan_experiment(
     Raises:
         ValueError: If a name is unknown, no layer joins views, a range or a number cannot be, or nothing is left.
     """
-    if scenes is not None and scenes < 1:
-        raise ValueError(f"{scenes} edited scenes: expected at least 1; the intervention none edits nothing")
+    check_scenes(scenes)
+    check_steps(steps)
     if names is None and during is None and not steps and not each_head:
         middle = timesteps[len(timesteps) // 2]
         if not editable(layers):
@@ -104,7 +104,7 @@ def plan_experiment(
         return Experiment(interventions=("identity",), timesteps=(middle,), during=(middle, middle), scenes=few)
     wanted = tuple(name for name in (names or "identity").split(",") if name not in ("", "none"))
     _check_names(wanted, layers, steps, each_head=each_head)
-    first, last = (0, STEPS - 1) if during is None else _range(during)
+    first, last = (0, STEPS - 1) if during is None else timestep_range(during)
     inside = tuple(t for t in timesteps if first <= t <= last)
     if wanted and not inside:
         raise ValueError(f"edits during timesteps {during}: none of those that are scored lies in it; choose others")
@@ -128,11 +128,34 @@ def _check_names(wanted: Sequence[str], layers: Sequence[Layer], steps: int | No
         raise ValueError("none of the scored layers joins views; choose 3D layers, or the intervention none")
     if not wanted and (steps or each_head):
         raise ValueError("the intervention none leaves nothing for single heads or sampled views; leave them out")
+
+
+def check_scenes(scenes: int | None) -> None:
+    """Refuse a number of edited scenes below 1.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if scenes is not None and scenes < 1:
+        raise ValueError(f"{scenes} edited scenes: expected at least 1; the intervention none edits nothing")
+
+
+def check_steps(steps: int | None) -> None:
+    """Refuse a number of sampling steps that the schedule does not have.
+
+    Raises:
+        ValueError: If it is below 0 or beyond the schedule.
+    """
     if steps is not None and not 0 <= steps <= STEPS:
         raise ValueError(f"{steps} sampling steps: expected 1 to {STEPS}, or 0 for predictions only")
 
 
-def _range(text: str) -> tuple[int, int]:
+def timestep_range(text: str) -> tuple[int, int]:
+    """Read the first and the last timestep of a range such as "0-499".
+
+    Raises:
+        ValueError: If it is none, or leaves the schedule.
+    """
     first, dash, last = text.partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last) < STEPS):
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from probe.baselines import baseline_names, open_matchers
 from probe.cli import flag
 from probe.correspondence.sources import open_source
-from probe.interventions.experiment import Experiment, plan_experiment
+from probe.interventions.experiment import Experiment, check_scenes, check_steps, plan_experiment, timestep_range
 from probe.layers import Layer, joint_layout, select_layers
 from probe.measure.matcher import Matcher
 from probe.measure.model import scene_noise, timestep_indexes
@@ -143,6 +143,12 @@ def _source_of_points(settings: Settings, device: torch.device) -> GeometrySourc
 
 
 def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, ...]) -> Experiment:
+    with flag("--edit-timesteps"):
+        timestep_range(settings.edit_timesteps or "0-0")
+    with flag("--edit-scenes"):
+        check_scenes(settings.edit_scenes)
+    with flag("--sampling-steps"):
+        check_steps(settings.sampling_steps)
     with flag("--interventions"):
         return plan_experiment(
             settings.interventions,

@@ -178,7 +178,7 @@ class CorrespondenceAlignment(nn.Module):
         ValueError: If a choice is unknown, or a number is below 1.
 
     Source:
-        CAMEO, arXiv 2512.03045; its release (docs/references.md).
+        CAMEO, arXiv 2512.03045; docs/references.md, "CAMEO: the loss".
     """
 
     def __init__(
