@@ -165,7 +165,8 @@ def spaced_order(views: int, n_ref: int) -> list[int]:
     A single reference lies in the middle.
 
     Source:
-        The training code of CAMEO's release (docs/references.md): a single reference is number views // 2 - 1.
+        The training code of CAMEO's release (docs/references.md, "CAMEO: training protocol"): a single reference is
+        number views // 2 - 1.
     """
     first = [views // 2 - 1] if n_ref == 1 else torch.linspace(0, views - 1, n_ref).long().tolist()
     return first + [view for view in range(views) if view not in first]

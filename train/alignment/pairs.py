@@ -68,7 +68,8 @@ def pair_weights(
         ValueError: If ``"global_nearest"`` has no distances.
 
     Source:
-        CAMEO, arXiv 2512.03045, the alignment loss; "global_nearest": its release (docs/references.md).
+        CAMEO, arXiv 2512.03045, the alignment loss; "global_nearest": docs/references.md, "CAMEO: what the release does
+        otherwise".
     """
     other = ~_own_view(matches.counted.shape[1], matches.counted.device)
     counted, entering = matches.counted & other, TARGETS[target](matches) & other
