@@ -191,7 +191,7 @@ def test_sizes_between_tokens_and_foreign_autoencoders_are_refused(saved: Path, 
     spec = f"cat3d:{saved / 'checkpoint-100'}"
     for size in (32, 100):
         with pytest.raises(
-            ValueError, match=rf"size of the views {size}: expected a multiple of 64 pixels, such as 512"
+            ValueError, match=rf"size of the views {size}: expected a multiple of 64 pixels, such as the native 512"
         ):
             load_model(spec, Loading(base=str(saved), size=size))
     make_vae(levels=3).save_pretrained(tmp_path / "vae")
