@@ -4,7 +4,7 @@ So the choices can be listed, as ``--help`` does, without importing PyTorch or a
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,12 @@ class Choice:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Import the function and call it."""
         return self.load()(*args, **kwargs)
+
+
+def listing(registry: Mapping[str, Any], *, summaries: bool = True) -> str:
+    """Return the names of a registry in a sentence, with what each is where that is known: "a (this), b (that)"."""
+    texts = [(name, value.summary if isinstance(value, Choice) else value) for name, value in registry.items()]
+    return ", ".join(f"{name} ({text})" if summaries and isinstance(text, str) else name for name, text in texts)
 
 
 def lazy_names(package: str, names: list[str], *modules: str) -> Callable[[str], Any]:

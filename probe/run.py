@@ -3,7 +3,7 @@
 import sys
 
 from probe import cli as command
-from probe.plan.settings import Settings
+from probe.plan.settings import Settings, choices
 
 PROG = "python -m probe.run"
 
@@ -54,7 +54,7 @@ def _measure_and_choose(plan, console) -> None:
 
 def cli(arguments: list[str] | None = None) -> None:
     """Parse the command line and run."""
-    command.run(main, command.parse(Settings, arguments, prog=PROG), prog=PROG)
+    command.run(main, command.parse(Settings, arguments, prog=PROG, **choices()), prog=PROG)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ keys are gathered. Edits act on what the views' tokens receive; text and camera 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange, repeat
@@ -16,9 +15,8 @@ from torch import Tensor
 from probe.attention.call import Call, Edit, Run
 from probe.layers import ViewLayout
 from probe.matching import image_tokens
+from probe.records.names import Intervention
 from probe.seeds import derive
-
-Intervention = Literal["identity", "uniform", "within_view", "shuffled_views", "true_match"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+from probe.baselines.names import BASELINES, NULLS
+from probe.correspondence.names import SOURCES
+from probe.models.names import MODELS
+from probe.records.names import Intervention, ProtocolName
+from probe.registry import listing
+from probe.scenes.names import SCENES
 
 BINS = 4
 SEEDS = 2**32
@@ -13,11 +20,7 @@ class Settings:
     """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
 
     model: str = "cat3d-tiny"
-    """NAME[:PATH_OR_HUB_ID]. Names: cat3d-tiny (shipped, trained plainly; cat3d-tiny:cameo is shipped too, trained with
-    CAMEO; cat3d-tiny:random is untrained; cat3d-tiny:FOLDER as the suite saved it), cat3d (the release's
-    checkpoints; cat3d:random), sd21 (Stable Diffusion's folder or hub id; each view alone), sd21-extended (views
-    joined in every layer), mvgenmaster (its unpacked archive), hunyuan-dit (a diffusers folder or hub id), seva
-    and mvdream (their packages installed), and module:package.function (your own)."""
+    """NAME[:PATH_OR_HUB_ID]. Names: {models}."""
     base: str | None = None
     """Folder or hub id of the base model whose autoencoder is used, where --model has one; default the model's usual
     one."""
@@ -25,14 +28,12 @@ class Settings:
     """Side in pixels of the views that the model sees; default its native size. Half the side, a sixteenth of the
     attention."""
     scenes: str = "shapes"
-    """NAME or NAME:ROOT. shapes[:plain|cluttered|repetitive|textureless] (procedural); rgbd:FOLDER[#FOCAL] (colour,
-    16-bit depth in mm, poses; FOCAL: the colour camera's, in pixels, where colour is not registered to depth: #525 for
-    raw 7-Scenes); co3d:FOLDER[#SUBSET/SPLIT]; nerfstudio:FOLDER (transforms.json); navi:, dtu:, scannet: (published
-    layouts); colmap:FOLDER; photos:FOLDER (plain photos, reconstructed first); re10k: and dl3dv:, which have no
-    depth. See python -m probe.preview."""
+    """NAME or NAME:FOLDER. Names: {scenes}. Details may follow: shapes:DIFFICULTY (plain, cluttered, repetitive,
+    textureless); rgbd:FOLDER#FOCAL (the colour camera's focal length in pixels where colour is not registered to
+    depth: #525 for raw 7-Scenes); co3d:FOLDER#SUBSET/SPLIT; navi:FOLDER#video. See python -m probe.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
-    protocol: Literal["attention-v1", "ratio-v1"] = "attention-v1"
+    protocol: ProtocolName = "attention-v1"
     """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio
     test."""
     layers: str | None = None
@@ -49,8 +50,8 @@ class Settings:
     min_overlap: float = 0.2
     """Real scenes: share of view 0 that each other view must see, 0 to 1."""
     truth_source: str | None = None
-    """Where true points come from; default depth, the scenes' own. Or tracks (SIFT matches that fit the cameras), vggt
-    or vggt:FOLDER (its package), module:package.function: a source's errors then count as the layers'."""
+    """Where true points come from; default depth. Names: {sources}. Errors of another source count as
+    the layers' own."""
     view_list: str | None = None
     """Real scenes: a published list, such as re10k-pixelsplat-v1:INDEX.json, or a FILE.json that probe.preview
     froze, in place of drawing by rotation bin."""
@@ -61,12 +62,10 @@ class Settings:
     """Metric that layers are ranked by; default the protocol's own, precision@5% (error under 5 % of the image's
     side)."""
     baselines: str = "pixels,dsift,random,null"
-    """Comparisons, by commas, or none. Matchers: pixels, dsift, epipolar (oracle: a draw on the true epipolar line),
-    and NAME or NAME:FOLDER_OR_HUB_ID of dinov2, dinov3 (transformers), dift (Stable Diffusion's features), vggt (its
-    package). Nulls: random (same network, random weights), null (cameras alone: images blanked)."""
+    """Comparisons, by commas, or none. Matchers, NAME or NAME:FOLDER_OR_HUB_ID: {baselines}. Nulls: {nulls}."""
     interventions: str | None = None
-    """Edits whose effect each 3D layer is tested by, by commas, or none: identity (the paper's), uniform, within_view,
-    shuffled_views, true_match. Default identity, on predictions at the middle timestep."""
+    """Edits whose effect each 3D layer is tested by, by commas, or none: {interventions}. Default identity (the
+    paper's), on predictions at the middle timestep."""
     edit_timesteps: str | None = None
     """Range of timestep indexes at which edits act, such as 0-499; default all."""
     edit_scenes: int | None = None
@@ -105,6 +104,18 @@ class Watch:
     """Metric to follow, over target queries and reference keys."""
     seed: int = 0
     """Random seed for scenes and noise."""
+
+
+def choices() -> dict[str, str]:
+    """Return what the registries hold, by the names that stand for them in the help."""
+    return {
+        "models": listing(MODELS),
+        "scenes": listing(SCENES),
+        "sources": listing(SOURCES),
+        "baselines": listing(BASELINES),
+        "nulls": listing(NULLS),
+        "interventions": ", ".join(get_args(Intervention)),
+    }
 
 
 def count_groups(settings: Settings) -> int:

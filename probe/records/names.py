@@ -6,6 +6,7 @@ Needs neither torch nor pandas.
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 # --- whose scores ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +199,10 @@ def split_set_metric(metric: str) -> tuple[str, str] | None:
 
 # --- protocols, grids, rotations -------------------------------------------------------------------------------------
 
+ProtocolName = Literal["attention-v1", "ratio-v1"]
+"""Of measuring protocols; :data:`probe.protocols.PROTOCOLS` has them."""
+Intervention = Literal["identity", "uniform", "within_view", "shuffled_views", "true_match"]
+"""Causal edits; :data:`probe.interventions.INTERVENTIONS` has them."""
 INTERVENTIONS = "interventions-v1"
 """Protocol of rows that say what editing a layer's attention changes."""
 COMMON_GRID = "/common-grid"

@@ -1,6 +1,7 @@
 """Laws of the protocols: their functions return what they say, and a third protocol needs no change elsewhere."""
 
 import math
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scenes import planted_call, room, room_scene, small_random_model, small_scene, truth_of
 
 from probe.baselines import open_matchers
+from probe.interventions import INTERVENTIONS
 from probe.layers import ViewLayout, find_layers, select_layers
 from probe.matching import RatioMatches, ratio_matches
 from probe.measure.examples import example_matches
@@ -33,6 +35,7 @@ from probe.protocols import (
     visible_queries,
 )
 from probe.records import CEILING, REFERENCES
+from probe.records.names import Intervention, ProtocolName
 from probe.selection import layer_table, select_layer
 
 LIMITS = thresholds(None)
@@ -280,3 +283,9 @@ def test_a_third_protocol_measures_a_scene_from_end_to_end():
     selection = select_layer(scores, metric=MINE.select_by, model="toy")
     assert selection.layer in {layer.index for layer in layers}
     assert set(layer_table(scores, selection)["layer"]) == {layer.index for layer in layers}
+
+
+def test_choices_of_the_command_line_are_those_of_the_dicts():
+    assert get_args(ProtocolName) == tuple(PROTOCOLS)
+    assert get_args(Intervention) == tuple(INTERVENTIONS)
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
