@@ -203,7 +203,7 @@ def select_layers(layers: Sequence[Layer], choice: str) -> list[Layer]:
         wanted = [_named(numbered, word) for word in words]
         chosen = [layer for layer in numbered if layer in wanted]
     if not chosen:
-        raise ValueError(f"select_layers: no {choice} layer; its calls are {_summary(layers)}; choose all, or indexes")
+        raise ValueError(f"no {choice} layer; its calls are {_summary(layers)}; choose all, or indexes")
     return chosen
 
 
@@ -217,8 +217,7 @@ def _named(numbered: Sequence[Layer], word: str) -> Layer:
     names = [layer.name for layer in fits or numbered]
     what = f"{word!r} means {len(fits)} layers" if fits else f"layer {word!r} is unknown"
     raise ValueError(
-        f"select_layers: {what}; nearest: {nearest_names(word, names)}; "
-        f"allowed: 3d, all, or indexes {_summary(numbered)}"
+        f"{what}; nearest: {nearest_names(word, names)}; allowed: 3d, all, or indexes {_summary(numbered)}"
     )
 
 

@@ -158,7 +158,9 @@ def interface() -> list[str]:
 @pytest.mark.parametrize("name", interface())
 def test_every_public_name_is_documented(name: str):
     module = importlib.import_module(name)
-    public = {key: value for key, value in vars(module).items() if not key.startswith("_") and _is_own(value, name)}
+    exported = getattr(module, "__all__", vars(module))  # a package may import its names when one is used
+    values = {key: getattr(module, key) for key in exported if not key.startswith("_")}
+    public = {key: value for key, value in values.items() if _is_own(value, name)}
     classes = [value for value in public.values() if inspect.isclass(value)]
     methods = {
         f"{owner.__name__}.{key}": value

@@ -17,6 +17,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 from tqdm import tqdm
 
+from probe.cli import flag
 from probe.image_quality import LPIPS_WEIGHTS, WINDOW, Lpips, absence, load_lpips
 from probe.models import load_model
 from probe.models.model import MultiViewModel, to_device
@@ -103,14 +104,16 @@ class Plan:
         """Resolve settings; raise on those that cannot be run before anything is written."""
         references, extractors = read_references(settings), read_features(settings.features)
         device = _device(settings.device)
-        model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
+        with flag("--model"):
+            model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
         timesteps = len(model.alpha_bar) - OFFSET[model.spacing]
         if settings.sampling_steps > timesteps:
             raise ValueError(f"--sampling-steps {settings.sampling_steps}: expected 1 to {timesteps}")
         request = Request(
             groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed, needs_truth=False
         )
-        scenes = open_scenes(settings.scenes, request)
+        with flag("--scenes"):
+            scenes = open_scenes(settings.scenes, request)
         scenes.load(0)
         absent = [absence(LPIPS, LPIPS_WEIGHTS)]
         absent += [absence(f"FID/KID by {name}", EXTRACTORS[name].files) for name in extractors]

@@ -25,7 +25,7 @@ from train.loop.checkpoints import naming_last_checkpoint
 from train.loop.trackers import check_tracker, start_tracker, track_precision
 from train.monitor import HeldOutScenes, evaluate, follow_precision, hold_out
 from train.objectives import Objective
-from train.objectives.truth import make_truth_transform
+from train.objectives.truth import check_noise, make_truth_transform
 from train.supervised import build_trainer, choose_layers, make_objective, read_shares
 
 FINAL = "final"
@@ -55,13 +55,17 @@ def train_model(command: Command) -> None:
     draw, held_out_draw = scenes_of(command, model)
     with flag("--layer"):
         layers = choose_layers(command.layer, model_layers(model), probe=command.probe, seed=command.seed)
+    with flag("--truth-noise"):
+        check_noise(command.truth_noise)
+    with flag("--truth-source"):
+        transform_truth = make_truth_transform(command.truth_source, command.truth_noise, accelerator.device)
     trainer = build_trainer(
         settings_of(command),
         model,
         draw,
         objective_of(command, layers),
         accelerator=accelerator,
-        transform_truth=make_truth_transform(command.truth_source, command.truth_noise, accelerator.device),
+        transform_truth=transform_truth,
     )
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
     record = {name: value for name, value in asdict(command).items() if name not in NOT_DECISIVE}
@@ -98,7 +102,8 @@ def _make_model(command: Command, device: torch.device) -> MultiViewModel:
 
 def _load_model(command: Command) -> MultiViewModel:
     """Load a checkpoint in single precision, in which mixed precision keeps the weights."""
-    model = load_model(command.model, Loading(base=command.base, size=command.model_size))
+    with flag("--model"):
+        model = load_model(command.model, Loading(base=command.base, size=command.model_size))
     if not hasattr(model.network, "save_pretrained"):
         raise ValueError(
             f"--model {command.model}: {type(model.network).__name__} has no save_pretrained(folder), so its trained "

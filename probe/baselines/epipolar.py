@@ -17,7 +17,7 @@ from torch import Tensor
 from probe.baselines.describing import without_weights
 from probe.geometry import camera_centre, ray_directions
 from probe.measure.matcher import Scorer, drawn_scores
-from probe.metrics import GridTruth, Threshold, Weigh
+from probe.metrics import GridTruth, Measured, Threshold, Weigh
 from probe.protocols import Protocol
 from probe.views import Views
 

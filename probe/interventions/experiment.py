@@ -159,7 +159,7 @@ def timestep_range(text: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last) < STEPS):
         raise ValueError(
-            f"edits during timesteps {text!r}: expected a range within 0 (clean) to {STEPS - 1} (noise), such as 0-499"
+            f"{text!r}: expected a range of timesteps within 0 (clean) to {STEPS - 1} (noise), such as 0-499"
         )
     return int(first), int(last)
 

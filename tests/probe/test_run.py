@@ -16,14 +16,18 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from probe import run
+from probe.baselines import BASELINES, NULLS
+from probe.correspondence import SOURCES
+from probe.interventions import INTERVENTIONS as EDITS
 from probe.layers import Layer
 from probe.measure.scene import Scene
-from probe.models import load_model
+from probe.models import MODELS, load_model
 from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.plan import parts as plan_parts
 from probe.plan import plan
+from probe.protocols import PROTOCOLS
 from probe.records import INTERVENTIONS, REFERENCES, SCORE_COLUMNS, digest
-from probe.scenes import Request, SceneList, open_scenes
+from probe.scenes import SCENES, Request, SceneList, open_scenes
 
 SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
 QUICK = [*SMALL, "--timesteps", "500", "--layers", "6,8", "--baselines", "none"]
@@ -305,7 +309,7 @@ WRONG = {
     "no timesteps": (["--timesteps", ""], "expected timestep indexes"),
     "baseline": (["--baselines", "pixels,sift"], "--baselines sift is unknown; choose from dsift, pixels"),
     "intervention": (["--interventions", "blur"], "--interventions blur is no intervention; choose from identity"),
-    "edited timesteps": (["--edit-timesteps", "9"], "edits during timesteps '9': expected a range"),
+    "edited timesteps": (["--edit-timesteps", "9"], "--edit-timesteps '9': expected a range of timesteps"),
     "source of points": (["--truth-source", "moon"], "--truth-source 'moon' is unknown; choose from depth, vggt"),
     "one view": (["--views", "1"], "expected at least 2 views"),
     "all references": (["--views", "3", "--n-ref", "3"], "one view less than all"),
@@ -383,8 +387,9 @@ def test_help_names_every_choice():
              "report"]  # fmt: skip
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
-        "cat3d-tiny", "shapes[:plain|cluttered|repetitive|textureless]", "rgbd:FOLDER", "attention-v1", "ratio-v1",
-        "3d, all", "pixels, dsift, epipolar", "dinov2, dinov3", "dift", "vggt", "random", "null", "within_view",
+        *MODELS, *SCENES, *BASELINES, *NULLS, *SOURCES, *PROTOCOLS, *EDITS,
+        "cat3d-tiny", "shapes:DIFFICULTY (plain, cluttered, repetitive, textureless)", "rgbd:FOLDER",
+        "3d, all",
         "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip
     assert [choice for choice in choices if choice not in text] == []

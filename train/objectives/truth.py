@@ -22,6 +22,16 @@ def keep_truth(views: Views, seeds: Sequence[int]) -> Views:
     return views
 
 
+def check_noise(noise: str | None) -> None:
+    """Refuse noise that cannot be read.
+
+    Raises:
+        ValueError: If a kind is unknown, or an amount out of range.
+    """
+    if noise:
+        read_noise(noise)
+
+
 def make_truth_transform(source: str | None, noise: str | None, device: torch.device) -> TruthTransform:
     """Build what turns a batch's views into those that supervision sees.
 

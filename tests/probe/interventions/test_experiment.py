@@ -61,8 +61,12 @@ def test_lpips_without_weights_is_said_where_views_are_sampled(tmp_path, monkeyp
 
 WRONG = {
     "name": ("identity,blur", {}, "^blur is no intervention; choose from identity, uniform"),
-    "range": ("identity", {"during": "9-1"}, "^edits during timesteps '9-1': expected a range"),
-    "range in words": ("identity", {"during": "all"}, r"expected a range within 0 \(clean\) to 999 \(noise\)"),
+    "range": ("identity", {"during": "9-1"}, "^'9-1': expected a range of timesteps within"),
+    "range in words": (
+        "identity",
+        {"during": "all"},
+        r"range of timesteps within 0 \(clean\) to 999",
+    ),
     "range too late": ("identity", {"during": "0-1000"}, "expected a range"),
     "empty range": (
         "identity",

@@ -53,9 +53,6 @@ def test_a_broken_run_is_refused_by_name(tmp_path: Path):
     (tmp_path / "evaluation.jsonl").write_text("[]\n")
     with pytest.raises(ValueError, match=r"last_step: the last row of .*evaluation\.jsonl has no step"):
         is_finished(tmp_path, 30)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"read_finished: .* is not a whole training run \(KeyError"):
-        read_finished(tmp_path, "plain", 0)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
