@@ -88,7 +88,7 @@ def run_commands(section: str, *more: str) -> None:
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_what_is_named_exists(page: str):
     text = (PAGES | NOTEBOOKS)[page]
-    for name in re.findall(r"`((?:probe|train|analysis)\.[\w.]+)`", text):
+    for name in re.findall(r"`((?:probe|train|analysis)\.(?!py`)[\w.]+)`", text):
         assert find(name) is not None, name
     for path in re.findall(r"`((?:probe|train|analysis|tests|docs|notebooks|reports|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
