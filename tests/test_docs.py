@@ -205,6 +205,7 @@ def test_a_model_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert layers[["layer", "name", "grid_h", "grid_w"]].to_numpy().tolist() == [[0, "attention", 16, 16]]
 
 
+@pytest.mark.slow
 def test_a_scene_loader_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -255,6 +256,7 @@ def test_a_protocol_is_added(capsys: pytest.CaptureFixture[str]):
     assert "tgt-ref" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_matcher_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(BASELINES, "mean-colour", None)
@@ -274,6 +276,7 @@ def test_a_section_of_a_page_is_added():
     assert section.tables["hardest"].rows == (("b", "2", "7.5"), ("c", "1", "8.0"), ("a", "1", "9.0"))
 
 
+@pytest.mark.slow
 def test_a_source_of_geometry_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_points.py").write_text(blocks("python", "A source of geometry")[0], encoding="utf-8")

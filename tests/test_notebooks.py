@@ -34,6 +34,7 @@ def test_a_notebook_is_what_jupytext_makes_of_its_source(source: Path):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in committed.cells), AGAIN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_a_notebook_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

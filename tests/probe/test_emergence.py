@@ -24,6 +24,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_it_has_the_numbers_of_a_probe_run_of_the_same_scenes_and_noise(checkpoints: Path, tmp_path: Path):
     shared = ["--pairs", "8", "--timesteps", "300,900", "--seed", "5", "--baselines", "none", "--no-report"]
     table = pd.read_csv(checkpoints / "emergence.csv")
@@ -44,6 +45,7 @@ def test_it_has_the_numbers_of_a_probe_run_of_the_same_scenes_and_noise(checkpoi
         assert set(mine["pair_list"]) == set(pd.read_parquet(out / "scores.parquet")["pair_list"])
 
 
+@pytest.mark.slow
 def test_the_history_beside_the_weights_is_copied_into_the_run(checkpoints: Path, tmp_path: Path):
     quick = ["--pairs", "1", "--views", "2", "--timesteps", "500", "--layers", "6", "--baselines", "none"]
     for name, history in (("with", "step,layer\n1,2\n"), ("without", None)):

@@ -32,6 +32,7 @@ def test_names_are_listed_without_importing_what_is_slow():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_loading_a_model_imports_its_family_alone():
     code = "import sys; from probe.models import load_model; load_model('cat3d-tiny:random'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

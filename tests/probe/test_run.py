@@ -194,6 +194,7 @@ def test_bare_the_identity_is_tested_on_predictions(whole: Path):
     assert layers["cost"].tolist() == [2 * (2 * 16) ** 2, 2 * (2 * 64) ** 2]
 
 
+@pytest.mark.slow
 def test_edits_are_sampled_kept_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
@@ -240,6 +241,7 @@ def test_the_ratio_protocol_runs_too(tmp_path: Path):
 # Stopping and going on
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -363,6 +365,7 @@ def test_placing_a_model_says_nothing(caplog: pytest.LogCaptureFixture):
         logger.removeHandler(caplog.handler)
 
 
+@pytest.mark.slow
 def test_true_points_come_from_the_source_that_is_named(tmp_path: Path):
     """Tracks know few points, and only those count; pairs, overlaps and cameras are the scenes' own."""
     counts, large = {}, [*QUICK, "--image-size", "128"]

@@ -88,6 +88,7 @@ def test_unknown_scenes_are_refused(spec: str):
         open_small(spec)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not KITCHEN.is_dir(), reason="the real frames of ../shared/data are not at hand")
 def test_a_real_recording_is_parted_in_time_and_its_rotations_are_those_of_its_cameras():

@@ -41,6 +41,7 @@ def _fresh_accelerator() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("name", SMALL)
 def test_two_steps(
@@ -87,6 +88,7 @@ def test_nothing_is_promised_of_models_that_are_not_loaded_from_such_folders():
     assert probe_command(Command(model="sd21-extended:folder"), Path("runs/final")) == ""
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_saved_is_refused_before_it_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

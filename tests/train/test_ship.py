@@ -11,6 +11,7 @@ from training import run
 from train import ship
 
 
+@pytest.mark.slow
 def test_shipping_keeps_the_history_up_to_the_step_shipped(tmp_path: Path):
     run(tmp_path / "run", steps=4, every=2)
     open_settings = {"settings": {"seed": 3}, "environment": {}}

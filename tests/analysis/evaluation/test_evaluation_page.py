@@ -225,6 +225,7 @@ def test_one_scene_has_no_intervals_and_claims_none(tmp_path: Path):
     report.build_report(run)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_again_needs_no_network_and_escapes(tmp_path: Path):
     run = make_run(tmp_path / "run", images().replace("room-0", HOSTILE), model=HOSTILE)
     first = report.build_report(run).read_bytes()

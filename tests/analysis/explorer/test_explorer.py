@@ -101,6 +101,7 @@ def test_the_page_says_what_is_left_out(own: Explored):
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_without_it_has_no_explorer(run_folder: Path, quick: None):
     assert explored(read_run(run_folder)) is None
     assert 'id="explorer"' not in report.build_report(run_folder).read_text(encoding="utf-8")

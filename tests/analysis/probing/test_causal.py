@@ -153,6 +153,7 @@ def test_changes_are_written_with_sign_and_interval():
     assert causal.change({"value": np.nan, "low": np.nan, "high": np.nan}, "effect_x0") == "–"
 
 
+@pytest.mark.slow
 def test_a_page_without_effects_has_no_such_section(run_folder: Path):
     run = read_run(run_folder)
     assert causal.effects(run).empty

@@ -113,6 +113,7 @@ def test_a_weight_of_another_name(name: str, copy: Path):
     )
 
 
+@pytest.mark.slow
 def test_a_weight_of_another_shape(name: str, copy: Path):
     def reshape(weights: dict[str, torch.Tensor]) -> None:
         weights[a_query(weights)] = torch.zeros(3, 3)
@@ -252,12 +253,14 @@ def test_every_family_states_licence_origin_size_and_what_it_ignores():
         assert all(len(text) > 10 for text in about.record().values())
 
 
+@pytest.mark.slow
 def test_the_card_tells(name: str, folders: dict[str, Path]):
     card = load(name, folders[name]).card
     assert card is not None
     assert card["about"] == ABOUT[name].record()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_it_and_its_page_shows_it(folders: dict[str, Path], tmp_path: Path):
     folder = folders["hunyuan-dit"]
     words = ["--model", f"hunyuan-dit:{folder}", "--model-size", "64", "--out", str(tmp_path / "run"), "--pairs", "1"]

@@ -186,6 +186,7 @@ def test_fresh_weights_leave_the_global_random_state():
 # --- beside torchvision's wheel --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_models_can_be_imported_first_and_torchvision_after_them():
     code = "import probe.models, torchvision.transforms, diffusers; diffusers.UNet2DConditionModel"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)

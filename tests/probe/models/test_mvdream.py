@@ -241,6 +241,7 @@ def test_the_checkpoints_autoencoder_is_converted(model: MVDreamModel):
         convert_autoencoder(weights)
 
 
+@pytest.mark.slow
 def test_base_comes_before_the_checkpoints_autoencoder(folder: Path):
     model = load(folder, size=None, base=str(folder), outline=True)
     assert model.card is not None
@@ -250,6 +251,7 @@ def test_base_comes_before_the_checkpoints_autoencoder(folder: Path):
     assert grids[:7] == [(32, 32)] * 2 + [(16, 16)] * 2 + [(8, 8)] * 2 + [(4, 4)]
 
 
+@pytest.mark.slow
 def test_the_ports_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: MVDreamModel):
     save_small(tmp_path / "port", port=True)
     monkeypatch.setattr(mvdream, "PACKAGES", ("mv_unet",))

@@ -92,6 +92,7 @@ def test_seven_of_thirty_two_layers_join_the_views(model: SevaModel):
     assert find_layers(model.network) == layers  # also by indexes of a bare network
 
 
+@pytest.mark.slow
 def test_native_grids_are_36_18_and_9(folder: Path):
     native = load(folder, size=None, outline=True)
     assert native.size == 576
@@ -340,6 +341,7 @@ def test_weights_are_the_files(model: SevaModel, folder: Path):
     assert str(card["image token"]).startswith("zeros: no OpenCLIP file")
 
 
+@pytest.mark.slow
 def test_the_newer_release_and_wrapped_names_are_taken(folder: Path, tmp_path: Path):
     weights = {f"module.{name}": weight for name, weight in make_network(seed=9).state_dict().items()}
     save_file(weights, tmp_path / "modelv1.1.safetensors")

@@ -121,6 +121,7 @@ def test_extended_attention_is_softmax_over_the_keys_of_all_views(folder: Path):
     torch.testing.assert_close(seen["output"], out, **CLOSE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_both_ways_show_the_first_layer_the_same_and_all_views_noise(folder: Path):
     name, calls = "down_blocks.0.attentions.0.transformer_blocks.0.attn1", []
@@ -133,6 +134,7 @@ def test_both_ways_show_the_first_layer_the_same_and_all_views_noise(folder: Pat
     torch.testing.assert_close(*calls, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", NAMES)
 def test_random_weights_keep_the_way_of_asking(folder: Path, way: str):
     model = load(way, folder)
@@ -190,6 +192,7 @@ def test_weights_of_any_form_are_the_same(folder: Path, tmp_path: Path, form: st
     assert all(torch.equal(found[name], weight) for name, weight in weights.items())
 
 
+@pytest.mark.slow
 def test_networks_that_want_more_are_refused(folder: Path, tmp_path: Path):
     bad = {
         "depth": (
@@ -209,6 +212,7 @@ def test_networks_that_want_more_are_refused(folder: Path, tmp_path: Path):
         load("sd21", copy)
 
 
+@pytest.mark.slow
 def test_half_a_folder_is_refused(tmp_path: Path, folder: Path):
     (tmp_path / "empty").mkdir()
     message = "is no diffusers folder of Stable Diffusion: unet/config.json, scheduler/scheduler_config.json missing"
@@ -312,6 +316,7 @@ def test_a_broken_text_encoder_is_told(tmp_path: Path, file: str, content: str):
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", NAMES)
 def test_probed_from_the_command_line(folder: Path, tmp_path: Path, way: str):
     words = ["--model", f"{way}:{folder}", "--base", str(folder), "--model-size", "64", "--pairs", "1", "--views", "2"]

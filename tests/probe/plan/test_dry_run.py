@@ -14,6 +14,7 @@ from probe.run import cli
 FLOATS = 4  # bytes
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_passes_and_says_what_they_take():
     plan = make_plan(Settings(dry_run=True, pairs=8, timesteps="100,500", baselines="random,null", layers="6,12"))
     found = estimate(plan, torch.device("cpu"), examples=3)
@@ -37,6 +38,7 @@ def test_durations_are_readable(seconds: float, text: str):
     assert duration(seconds) == text
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
     flags = ["--dry-run", "--pairs", "4", "--timesteps", "500", "--baselines", "none", "--device", "cpu"]
     cli([*flags, "--out", str(tmp_path / "run")])

@@ -24,6 +24,7 @@ from train import cameo, loop
 from train.loop import checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [{}, {"supervised": True}, {"supervised": True, "optimizer": "muon"}, {"schedule": "cosine"}]
 )
@@ -48,6 +49,7 @@ def test_resuming_gives_the_bits_of_the_unbroken_run(tmp_path: Path, kind: dict)
         assert rows[1][-1] == rows[0][-1]
 
 
+@pytest.mark.slow
 def test_more_steps_continue_a_finished_run_to_the_bits_of_a_longer_one(tmp_path: Path):
     longer = run(tmp_path / "longer", steps=4, supervised=True)
     run(tmp_path / "grown", steps=2, supervised=True)
@@ -123,6 +125,7 @@ def test_a_run_killed_at_a_random_step_resumes_to_the_bits_of_the_unbroken_one(t
     assert rows[0] == rows[1], (after, wait)
 
 
+@pytest.mark.slow
 def test_a_network_with_dropout_resumes_to_the_bits_of_the_unbroken_run(tmp_path: Path):
     def forgetful() -> MultiViewModel:
         model = small_model()
@@ -164,6 +167,7 @@ def one_byte_less(path: Path) -> int:
     return path.stat().st_size - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stuck", ["config.json", "diffusion_pytorch_model.safetensors", "trainer.pt"])
 def test_a_disk_that_fills_up_keeps_and_names_the_last_good_checkpoint(tmp_path: Path, stuck: str):
     out, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-000002"
@@ -187,6 +191,7 @@ def test_a_disk_that_fills_up_keeps_and_names_the_last_good_checkpoint(tmp_path:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_command_ends_in_one_line_when_the_disk_is_full(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -129,6 +129,7 @@ def half_done(out: Path, run: Callable[..., None]) -> None:
     run("--steps", "6", "--resume")
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_what_the_files_hold_also_when_resumed(tmp_path: Path):
     reason = "tensorboard is not installed: pip install tensorboard"
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)

@@ -84,6 +84,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     make_commands_small(monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_command_records_the_noise_and_evaluates_on_the_true_scenes(small: None, tmp_path: Path):
     rows = {}
     for name, flags in (("clean", ()), ("noisy", ("--truth-source", "depth", "--truth-noise", NOISE))):

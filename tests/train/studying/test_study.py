@@ -134,6 +134,7 @@ def test_a_study_has_a_page(small, monkeypatch: pytest.MonkeyPatch):
     assert (small().out / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_started_again(small):
     main(small(seeds="0"), FakeTrainer())
     again = FakeTrainer()

@@ -551,6 +551,7 @@ def test_more_references_than_views_are_refused(seven: Frames):
         load_groups(to_recording(seven), groups, size=8, n_ref=3)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(
     not KITCHEN.is_dir(), reason="needs ../shared/data/seven_scenes_kitchen, which is not part of the project"
