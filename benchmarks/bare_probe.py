@@ -28,7 +28,7 @@ class Benchmark:
     other: Annotated[Path, tyro.conf.Positional]
     """Root of another checkout, such as ``git worktree add /tmp/before COMMIT``."""
     arguments: str = ""
-    """Of ``python -m probe.run``; empty for the bare command. ``--pairs 2`` makes 4 scenes of 16."""
+    """Of ``python -m probe.run``; empty for the bare command. ``"--arguments=--pairs 2"`` makes 4 scenes of 16."""
     rounds: int = 5
     """Pairs of runs; medians are printed."""
 
