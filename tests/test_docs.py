@@ -245,6 +245,7 @@ def test_a_metric_is_added(capsys: pytest.CaptureFixture[str]):
     assert "layer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_protocol_is_added(capsys: pytest.CaptureFixture[str]):
     (script,) = blocks("python", "A protocol")
     names: dict = {}

@@ -174,6 +174,7 @@ def test_the_page_tells_how_to_make_the_run_again(page: str):
     assert "--dtype" not in text  # it was left at its default
 
 
+@pytest.mark.slow
 def test_the_ratio_protocol_shows_its_curve(ratio_folder: Path):
     html = report.build_report(ratio_folder).read_text(encoding="utf-8")
     assert "Precision and coverage" in html
@@ -184,6 +185,7 @@ def test_the_ratio_protocol_shows_its_curve(ratio_folder: Path):
 # --- safety ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_equal_data_gives_equal_bytes(page: str, run_folder: Path):
     assert report.build_report(run_folder).read_text(encoding="utf-8") == page
     assert not list(run_folder.glob("*.part"))

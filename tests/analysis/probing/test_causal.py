@@ -161,6 +161,7 @@ def test_a_page_without_effects_has_no_such_section(run_folder: Path):
     assert 'id="causal"' not in report.build_report(run_folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_equal_data_gives_equal_bytes(folder: Path, page: str):
     assert report.build_report(folder).read_text(encoding="utf-8") == page
     assert "<img" in page

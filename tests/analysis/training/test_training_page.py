@@ -178,6 +178,7 @@ def test_tables_hold_the_last_values(page: str):
     assert [row[0] for row in tables["table-evaluations"]] == ["iteration", *map(str, STEPS)]
 
 
+@pytest.mark.slow
 def test_many_evaluations_are_thinned_evenly(tmp_path: Path):
     run = make_run(tmp_path / "run", {"steps": 1000}, [evaluated(step) for step in range(10, 1010, 10)])
     reader = Reader(build(run))
@@ -359,6 +360,7 @@ def test_the_curve_of_precision_carries_its_pair_list_and_counts(tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 def test_old_rows_without_the_objective(tmp_path: Path):
     run = make_run(tmp_path / "run")
     old = [{key: value for key, value in logged(step).items() if key != "objective"} for step in STEPS]
@@ -402,6 +404,7 @@ def test_equal_data_gives_equal_bytes(page: str, folder: Path, tmp_path: Path):
     assert not list(moved.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_names_are_text_and_nothing_comes_from_outside(page: str, tmp_path: Path):
     settings = {"model": HOSTILE, "scenes": HOSTILE, "objective": HOSTILE, "out": HOSTILE, HOSTILE: HOSTILE}
     run = make_run(tmp_path / "run", settings, commit=HOSTILE)

@@ -411,6 +411,7 @@ def test_saved_and_loaded_is_equal_bit_for_bit(unet: MultiViewUNet, tmp_path: Pa
     assert "cross_attention_dim" not in kept
 
 
+@pytest.mark.slow
 def test_load_unet_takes_files_and_state_dicts_and_copies(unet: MultiViewUNet, tmp_path: Path):
     weights = unet.state_dict()
     save_file(weights, tmp_path / "weights.safetensors")

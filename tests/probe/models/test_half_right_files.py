@@ -37,6 +37,7 @@ class Family:
     within: str = ""
 
 
+pytestmark = pytest.mark.slow  # every family, every way to be half right
 FAMILIES = {
     "cat3d": Family(small_cat3d.save_small, str(small_cat3d.FILE), "pytorch_model/config.json", "checkpoint-100"),
     "mvgenmaster": Family(small_mvgenmaster.save_small, "ema_unet.pt", "config.json"),

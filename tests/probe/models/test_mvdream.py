@@ -164,6 +164,7 @@ def test_noise_schedule_is_the_closed_form():
 # --- layers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_sixteen_layers_join_the_views(model: MVDreamModel):
     layers = model_layers(model)
     joint = [layer for layer in layers if layer.kind == "3d"]

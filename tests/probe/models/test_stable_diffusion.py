@@ -51,6 +51,7 @@ def noise_of(model: StableDiffusion, views: Views) -> Tensor:
 # --- layers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("sd21", "view"), ("sd21-extended", "3d")])
 @pytest.mark.parametrize("size", [64, 128])
 def test_sixteen_layers_with_the_grids_of_the_size_that_is_shown(folder: Path, name: str, kind: str, size: int):
