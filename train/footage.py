@@ -68,7 +68,7 @@ class Footage:
             generator: Of the draw.
 
         Returns:
-            Positions of the frames, the anchor first; None if no frame overlaps so many others enough.
+            Positions of the frames, the anchor first; None if no frame overlaps enough other frames.
         """
         rotation, needed = self.reachable, views - 1
         anchors = _where(rotation.isfinite().sum(1) >= needed)

@@ -165,7 +165,7 @@ def timestep_range(text: str) -> tuple[int, int]:
 
 
 def passes(experiment: Experiment, layers: Sequence[Layer], scenes: int) -> int:
-    """Count the denoising steps that an experiment takes on so many scenes."""
+    """Return the number of denoising steps that an experiment takes on a number of scenes."""
     edited = sum(experiment.covers(index) for index in range(scenes))
     predicted = len(list(experiment.trials(layers, heads=experiment.each_head))) + 1
     sampled = len(list(experiment.trials(layers, heads=False))) + 1

@@ -84,7 +84,7 @@ def of_pairs(
 
 
 def quantise(share: Float[Tensor, "*shape"], levels: int) -> UInt8[Tensor, "*shape"]:
-    """Round the square root of a share in [0, 1] to one of so many steps: it is off by half a step at most."""
+    """Round the square root of a share in [0, 1] to one of ``levels`` steps; the error is at most half a step."""
     return (share.clamp(0, 1).sqrt() * levels).round().to(torch.uint8)
 
 

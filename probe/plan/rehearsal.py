@@ -164,7 +164,7 @@ def rehearse(model: MultiViewModel, views: Views) -> Rehearsal:
 
 
 def weights_of(model: MultiViewModel) -> list[Tensor]:
-    """List the weights of a model's network and of what stands beside it."""
+    """List the weights of a model's network and of its other modules."""
     modules = [value for value in vars(model).values() if isinstance(value, nn.Module)]
     return [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
 

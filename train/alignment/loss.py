@@ -168,7 +168,7 @@ class CorrespondenceAlignment(nn.Module):
             take a sixth of the time.
         target: ``"per_pair"``: every counted pair has its match. ``"global_nearest"`` reproduces the release: only the
             pair whose match is the nearest of all other views has one; the rest adds 0 and counts in the mean.
-        max_queries: Draw at most so many pairs of each scene and side, see :func:`pair_weights`; None takes all.
+        max_queries: Draw at most this many pairs of each scene and side, see :func:`pair_weights`; None takes all.
         backend: Key of :data:`BACKENDS`; ``"auto"`` takes ``"chunked"``.
 
     Attributes:

@@ -56,7 +56,7 @@ def pair_weights(
         n_ref: Reference views; they come first.
         target: Key of :data:`TARGETS`. With ``"global_nearest"`` a counted pair has a weight only if its view has the
             query's nearest match of all, but counts in the mean's denominator without.
-        max_queries: Of each scene and side draw at most so many pairs that have a weight, without replacement, all
+        max_queries: Of each scene and side draw at most this many pairs that have a weight, without replacement, all
             equally likely, and give them the weight of all: the expectation of the sum, and the sum of a side's
             weights in a scene, are those of all pairs.
         generator: Where the draw comes from; None for PyTorch's own.

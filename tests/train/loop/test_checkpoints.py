@@ -85,7 +85,7 @@ def test_rows_after_the_checkpoint_are_dropped_and_so_is_a_torn_line(tmp_path: P
 def everything(checkpoint: Path) -> list[Any]:
     """Read network, objective and the trainer's state: optimisers, schedules, average."""
     files = ("diffusion_pytorch_model.safetensors", "objective.safetensors")
-    return [*(load_file(checkpoint / name) for name in files), torch.load(checkpoint / "trainer.pt")]
+    return [*(load_file(checkpoint / name) for name in files), torch.load(checkpoint / "trainer.pt", weights_only=True)]
 
 
 def equal(a: Any, b: Any) -> bool:
