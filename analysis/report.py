@@ -1,341 +1,29 @@
-"""Turn probe runs, studies, training runs and evaluations into pages: ``python -m analysis.report [RUN ...]``."""
+"""Rebuild the pages of runs, or compare two: ``python -m analysis.report [RUN ...]``.
 
-import fcntl
-import os
-import re
-import shlex
+The functions are those of :mod:`analysis.building`, imported when one is used: the command parses its flags first.
+"""
+
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 import tyro
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from analysis.blocks import SectionPage
-from analysis.comparing.page import probe_comparison
-from analysis.comparing.training_page import training_comparison
-from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_evaluation_page
-from analysis.evaluation.run import is_evaluation, read_evaluation
-from analysis.explorer.reading import Explored, explored, read_beside
-from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
-from analysis.probing.tables import ProbeRun, is_probe, read_run
-from analysis.study.page import StudyEntry, make_study_page, study_entry
-from analysis.study.run import is_study, read_study
-from analysis.training.page import TrainingEntry, make_training_page, training_entry
-from analysis.training.run import LOGS, is_training, read_training
-from probe.records import IMAGES, REPORT, SCORES, SELECTION, RunError, write_text
+if TYPE_CHECKING:
+    from analysis.building import KINDS, build_comparison, build_index, build_report, find_runs, kind_of, refresh
 
+__all__ = ["KINDS", "build_comparison", "build_index", "build_report", "find_runs", "kind_of", "refresh"]
 PROG = "python -m analysis.report"
-RUNS, INDEX = Path("runs"), Path("reports/index.html")
-TEMPLATES = Environment(
-    loader=FileSystemLoader([Path(__file__).parent / folder for folder in ("templates", "explorer")]),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of run.
-
-    Attributes:
-        marks: Files by which its folders are found.
-        recognise: Whether a folder holds such a run.
-        read: Reads the folder for its page.
-        page: Makes the page.
-        skim: Reads the folder for the index.
-        entry: Makes the line in the index, from what was read and a link to the page.
-    """
-
-    marks: tuple[str, ...]
-    recognise: Callable[[Path], bool]
-    read: Callable[[Path], Any]
-    page: Callable[..., Page | SectionPage]
-    skim: Callable[[Path], Any]
-    entry: Callable[[Any, str], Any]
-
-
-def _read_probe(run: Path, *, scores: bool = True) -> ProbeRun:
-    """Read a probe run; of a folder that holds no run at all, the error names every kind."""
-    try:
-        return read_run(run, scores=scores)
-    except RunError as error:
-        if (run / SCORES).exists():
-            raise
-        raise RunError(
-            f"{error}; nor is it a training run, which has config.json and metrics.jsonl, nor a study, which has "
-            "study.csv as soon as one of its runs is finished, nor a finished evaluation, which has images.csv"
-        ) from error
-
-
-KINDS = {
-    "studies": Kind(
-        marks=("study.csv",),
-        recognise=is_study,
-        read=read_study,
-        page=make_study_page,
-        skim=read_study,
-        entry=study_entry,
-    ),
-    "training": Kind(
-        marks=LOGS,
-        recognise=is_training,
-        read=read_training,
-        page=make_training_page,
-        skim=read_training,
-        entry=training_entry,
-    ),
-    "evaluations": Kind(
-        marks=(IMAGES,),
-        recognise=is_evaluation,
-        read=read_evaluation,
-        page=make_evaluation_page,
-        skim=read_evaluation,
-        entry=evaluation_entry,
-    ),
-    "probes": Kind(
-        marks=(SELECTION,),
-        recognise=is_probe,
-        read=_read_probe,
-        page=make_page,
-        skim=partial(_read_probe, scores=False),
-        entry=probe_entry,
-    ),
-}
-"""Every kind of run, by its place in :class:`Index`. A folder is of the first kind that recognises it."""
-
-
-def kind_of(run: Path) -> str:
-    """Return the kind of a folder's run; "probes" where none is recognised: reading it says what is absent.
-
-    Args:
-        run: Any folder.
-    """
-    return next((name for name, kind in KINDS.items() if kind.recognise(run)), "probes")
-
-
-PAGES: dict[type, str] = {Page: "probe.html.j2", SectionPage: "sections.html.j2"}
-
-
-def render(page: Page | SectionPage) -> str:
-    """Write the page of one run.
-
-    Args:
-        page: All that it shows.
-
-    Returns:
-        One self-contained HTML document; equal data gives equal text.
-    """
-    return TEMPLATES.get_template(PAGES[type(page)]).render(page=page)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """The content of the page that lists all runs, each kind in its order.
-
-    Attributes:
-        probes: Finished probe runs.
-        studies: Studies.
-        training: Training runs.
-        evaluations: Evaluations.
-        comparisons: Links to comparisons of two runs, with their titles.
-        unreadable: Folders that cannot be read, with the reason.
-    """
-
-    probes: tuple[ProbeEntry, ...] = ()
-    studies: tuple[StudyEntry, ...] = ()
-    training: tuple[TrainingEntry, ...] = ()
-    evaluations: tuple[EvaluationEntry, ...] = ()
-    comparisons: tuple[tuple[str, str], ...] = ()
-    unreadable: tuple[tuple[str, str], ...] = ()
-
-
-def render_index(index: Index) -> str:
-    """Write the page that lists the runs.
-
-    Args:
-        index: All that it lists.
-    """
-    return TEMPLATES.get_template("index.html.j2").render(index=index)
-
-
-def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
-    """Write a run's page into its folder, whole or not at all.
-
-    Args:
-        run: The folder of a probe run, a study, an evaluation, or a training run, finished or not.
-        explore_with: Probe runs of other models on the same views, to show in a probe run's match explorer too.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        RunError: If the folder is none of these, or a file of it cannot be used; or if the other runs were not made on
-            the same views.
-    """
-    page = run / REPORT
-    write_text(page, render(_make_page(run, explore_with)))
-    return page
-
-
-def _make_page(run: Path, explore_with: Sequence[Path]) -> Page | SectionPage:
-    name = kind_of(run)
-    kind = KINDS[name]
-    content = kind.read(run)
-    return kind.page(content, _explored(content, explore_with)) if name == "probes" else kind.page(content)
-
-
-def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:
-    """Read what the explorer shows: the run's own model, then the others."""
-    own = explored(probe)
-    if own is None:
-        if explore_with:
-            raise RunError(f"build_report: {probe.name} kept nothing to explore; run its probe again")
-        return []
-    return [own, *(read_beside(folder, own) for folder in explore_with)]
-
-
-def refresh(run: Path) -> Path:
-    """Write a run's page; where it is one of runs/, write the page that lists them all, too.
-
-    Args:
-        run: See :func:`build_report`.
-
-    Returns:
-        The run's page.
-
-    Raises:
-        RunError: If the run's own folder cannot be used; that of another run is listed as such.
-    """
-    page = build_report(run)
-    if run.resolve().is_relative_to(RUNS.resolve()):
-        build_index(find_runs(RUNS))
-    return page
-
-
-def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
-    """Write the page that links to the pages of several runs, and to the comparisons that lie beside it.
-
-    Args:
-        runs: Folders of probe runs, studies, training runs and evaluations; one that cannot be read is listed with the
-            reason.
-        index: Where to write; its folder is made.
-
-    Returns:
-        The index's path.
-    """
-    index.parent.mkdir(parents=True, exist_ok=True)
-    with (index.parent / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several runs may end at once
-        write_text(index, render_index(_list(runs, index)))
-    return index
-
-
-def _list(runs: Sequence[Path], index: Path) -> Index:
-    lines: dict[str, list[Any]] = {name: [] for name in KINDS}
-    unreadable = []
-    for run in runs:
-        name = kind_of(run)
-        try:
-            content = KINDS[name].skim(run)
-        except RunError as error:
-            unreadable.append((run.name, str(error)))
-        else:
-            lines[name].append(KINDS[name].entry(content, _link(run / REPORT, index.parent)))
-    by_kind: dict[str, Any] = {name: tuple(entries) for name, entries in lines.items()}
-    return Index(**by_kind, comparisons=_comparisons(index.parent), unreadable=tuple(unreadable))
-
-
-def _comparisons(folder: Path) -> tuple[tuple[str, str], ...]:
-    pages = sorted(folder.glob("compare-*.html"))
-    return tuple((quote(page.name), page.stem.removeprefix("compare-")) for page in pages)
-
-
-def _link(page: Path, folder: Path) -> str:
-    return quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
-
-
-def find_runs(root: Path) -> list[Path]:
-    """Return the folders of finished probe runs and evaluations, studies and training runs below a folder, by name.
-
-    Args:
-        root: Searched at any depth.
-    """
-    return sorted(
-        {
-            path.parent
-            for kind in KINDS.values()
-            for mark in kind.marks
-            for path in root.rglob(mark)
-            if kind.recognise(path.parent)
-        }
-    )
-
-
-def build_comparison(first: Path, second: Path, folder: Path = INDEX.parent) -> tuple[Path, SectionPage]:
-    """Write the page of what changed between two runs: ``compare-FIRST-SECOND.html``.
-
-    Args:
-        first: The folder of a probe run or of a training run.
-        second: Of one that was measured alike.
-        folder: Where to write; it is made.
-
-    Returns:
-        The page's path, and what it shows.
-
-    Raises:
-        RunError: If a folder cannot be used, or the two were not measured alike.
-    """
-    names = _distinct_names(first, second)
-    rebuild = shlex.join(["python", "-m", "analysis.report", "--compare", str(first), str(second)])
-    if is_training(first) != is_training(second):
-        raise RunError(f"build_comparison: of {first} and {second} only one is a training run; compare two of a kind")
-    if is_training(first):
-        page = training_comparison(read_training(first), read_training(second), names, rebuild)
-    else:
-        page = probe_comparison(_read_probe(first), _read_probe(second), names, rebuild)
-    folder.mkdir(parents=True, exist_ok=True)
-    slugs = [re.sub(r"[^\w.]+", "-", name) for name in names]
-    path = folder / f"compare-{'-'.join(slugs)}.html"
-    write_text(path, render(page))
-    return path, page
-
-
-def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
-    """Return names of two runs: their folders, with as many parents as it takes to distinguish them."""
-    parts = [run.resolve().parts for run in (first, second)]
-    if parts[0] == parts[1]:
-        raise RunError(f"build_comparison: {first} and {second} are one folder; name two runs")
-    depth = next(n for n in range(1, max(map(len, parts)) + 1) if parts[0][-n:] != parts[1][-n:])
-    return "/".join(parts[0][-depth:]), "/".join(parts[1][-depth:])
-
-
-def show(console: Console, page: SectionPage) -> None:
-    """Print a comparison's answer and its first table.
-
-    Args:
-        console: Where to.
-        page: The comparison.
-    """
-    table = next(table for section in page.sections for table in section.tables.values())
-    shown = RichTable(title=page.title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for n, column in enumerate(table.columns[:-1]):
-        shown.add_column(Text(column), justify="left" if n < table.texts else "right")
-    for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row[:-1]))
-    console.print(shown)
-    for sentence in page.answer:
-        console.print(sentence, markup=False, soft_wrap=True)
+def __getattr__(name: str) -> Any:
+    """Return a function of :mod:`analysis.building` (PEP 562)."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(importlib.import_module("analysis.building"), name)
 
 
 @dataclass(frozen=True)
@@ -362,33 +50,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments, unknown = tyro.cli(Arguments, args=argv, prog=PROG, return_unknown_args=True)  # no box: one line, below
     try:
-        if unknown:
-            raise RunError(f"{PROG}: {' '.join(unknown)} is unknown; expected folders, or --compare A B; see --help")
-        if arguments.explore_with and len(arguments.run) != 1:
-            raise RunError(
-                f"--explore-with: {len(arguments.run)} runs were named, expected one: the run whose page shows them"
-            )
-        _compare(arguments.run) if arguments.compare else _rebuild(arguments.run, arguments.explore_with)
-    except (RunError, OSError) as error:
+        _check(arguments, unknown)
+        from analysis.building import rebuild, show_comparison  # after the flags: matplotlib is slow to import
+
+        show_comparison(arguments.run) if arguments.compare else rebuild(arguments.run, arguments.explore_with)
+    except (ValueError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
 
 
-def _compare(runs: Sequence[Path]) -> None:
-    if len(runs) != 2:
-        raise RunError(f"{PROG}: --compare was given {len(runs)} folders; expected two, such as runs/a runs/b")
-    path, page = build_comparison(*runs)
-    show(Console(width=None if sys.stdout.isatty() else 120), page)
-    print(path)
-    print(build_index(find_runs(RUNS)))
+def _check(arguments: Arguments, unknown: Sequence[str]) -> None:
+    """Refuse what the command line alone tells.
 
-
-def _rebuild(runs: Sequence[Path], explore_with: Sequence[Path]) -> None:
-    for run in runs or find_runs(RUNS):
-        print(build_report(run, explore_with))
-    listed = {run.resolve(): run for run in (*find_runs(RUNS), *runs)}
-    print(build_index([listed[path] for path in sorted(listed)]))
+    Raises:
+        ValueError: If a flag is unknown, numbers of runs do not fit, or a folder is missing.
+    """
+    if unknown:
+        raise ValueError(f"{PROG}: {' '.join(unknown)} is unknown; expected folders, or --compare A B; see --help")
+    if arguments.explore_with and len(arguments.run) != 1:
+        raise ValueError(
+            f"--explore-with: {len(arguments.run)} runs were named, expected one: the run whose page shows them"
+        )
+    if arguments.compare and len(arguments.run) != 2:
+        raise ValueError(
+            f"{PROG}: --compare was given {len(arguments.run)} folders; expected two, such as runs/a runs/b"
+        )
+    for run in (*arguments.run, *arguments.explore_with):
+        if not run.exists():
+            raise ValueError(f"{PROG}: there is no run folder {run}; name one that exists (now in {Path.cwd()})")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ COMMANDS = {
     "train.cameo": "--scenes rgbd:/nowhere/at/all",
     "train.evaluate": "--scenes rgbd:/nowhere/at/all",
     "train.study": "--scenes rgbd:/nowhere/at/all",
+    "analysis.report": "/nowhere/at/all",
 }
 
 

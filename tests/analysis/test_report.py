@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import building, report
 from analysis.probing import caveats
 from analysis.probing.tables import read_run
 from analysis.probing.words import answer
@@ -262,8 +262,8 @@ def test_the_command_links_all_runs(run_folder: Path, tmp_path: Path, monkeypatc
     shutil.copytree(run_folder, tmp_path / "runs" / "a b")
     shutil.copytree(run_folder, tmp_path / "runs" / "unfinished")
     (tmp_path / "runs" / "unfinished" / "selection.json").unlink()
-    monkeypatch.setattr(report, "_make_page", lambda run, explored: run)
-    monkeypatch.setattr(report, "render", lambda run: run.name)
+    monkeypatch.setattr(building, "_make_page", lambda run, explored: run)
+    monkeypatch.setattr(building, "render", lambda run: run.name)
     assert report.main([]) == 0
     reader = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     assert [attrs["href"] for tag, attrs in reader.tags if tag == "a"] == ["../runs/a%20b/report.html"]
