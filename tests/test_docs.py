@@ -177,7 +177,7 @@ def _is_own(value: object, module: str) -> bool:
     """Return whether a module, or the packages that it stands for, defines a function or class."""
     if not inspect.isclass(value) and not inspect.isfunction(value):
         return False
-    home = "probe.attention" if module == "probe.capture" else module
+    home = {"probe.capture": "probe.attention", "analysis.report": "analysis.building"}.get(module, module)
     return value.__module__.startswith(home)
 
 
