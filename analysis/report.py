@@ -76,6 +76,8 @@ def _check(arguments: Arguments, unknown: Sequence[str]) -> None:
         raise ValueError(
             f"{PROG}: --compare was given {len(arguments.run)} folders; expected two, such as runs/a runs/b"
         )
+    if arguments.compare and len(set(arguments.run)) < 2:
+        raise ValueError(f"{PROG}: {arguments.run[0]} and {arguments.run[1]} are one folder; name two runs")
     for run in (*arguments.run, *arguments.explore_with):
         if not run.exists():
             raise ValueError(f"{PROG}: there is no run folder {run}; name one that exists (now in {Path.cwd()})")

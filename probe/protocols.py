@@ -1,7 +1,7 @@
 """Measuring protocols, named and versioned: how matches are made, which queries count, what is reported.
 
-A protocol is one object; nothing else in the suite asks which one it is. To add one, write its functions and name it in
-:data:`PROTOCOLS`.
+A protocol is one object; no other code that measures asks which one it is. To add one, write its functions and name it
+in :data:`PROTOCOLS`.
 """
 
 from collections.abc import Callable

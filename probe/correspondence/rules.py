@@ -1,8 +1,8 @@
 """Which tokens of two views show the same point of the scene. Pure functions.
 
-Two rules, not to be confused. :func:`match_tokens` is the paper's: the nearest token in 3D, kept where the way there
-and back closes; it needs point maps only, but hidden points often pass. :func:`visible_tokens` is stricter: a depth
-test finds the query's point seen in the key view.
+Two rules, not to be confused. :func:`match_tokens` is the paper's: the nearest token in 3D, kept if it is
+cycle consistent; it needs point maps only, but hidden points often pass. :func:`visible_tokens` is stricter: a depth
+test checks that the key view sees the query's point.
 """
 
 import math
