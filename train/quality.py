@@ -246,8 +246,8 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Average images per number of references, rotation bin (and "all"), method and metric.
 
     Returns:
-        Columns n_ref, rotation_bin, method, metric, value, low, high (95 % by bootstrap over scenes; NaN for fewer than
-        two), scenes, count. A metric without any value has a row of NaN with 0 scenes.
+        Columns n_ref, rotation_bin, method, metric, value, low, high (95 % over independent units; NaN below five),
+        scenes, units, count. A metric without any value has a row of NaN with 0 scenes.
     """
     binned = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]))
     names = [*binned["rotation_bin"].cat.categories, ALL_ROTATIONS]
@@ -255,8 +255,8 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
     for column, kinds in (("rotation_bin", names), ("method", [*METHODS, TRUTH])):
         both[column] = pd.Categorical(both[column].astype(str), kinds)  # in this order the table is sorted
     groups = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
-    table = groups.merge(summarise(both, GROUP), on=GROUP, how="left")
-    counts = {name: table[name].fillna(0).astype(int) for name in ("scenes", "count")}
+    table = groups.merge(summarise(both, GROUP, shares=False), on=GROUP, how="left")
+    counts = {name: table[name].fillna(0).astype(int) for name in ("scenes", "units", "count")}
     return table.astype({"rotation_bin": str, "method": str}).assign(**counts)
 
 

@@ -228,6 +228,21 @@ def rotation_bin_names() -> list[str]:
     return [*(f"{low:.0f}-{high:.0f}" for low, high in pairwise(ROTATION_BINS)), f"{ROTATION_BINS[-1]:.0f}+"]
 
 
+# --- independent units -----------------------------------------------------------------------------------------------
+
+_BLOCK = ", block "
+
+
+def block_name(recording: str, number: int) -> str:
+    """Return the name of a block of time of a lone recording, as a unit: "kitchen, block 3"."""
+    return f"{recording}{_BLOCK}{number}"
+
+
+def is_block(unit: str) -> bool:
+    """Return whether a unit is a block of time of a lone recording."""
+    return _BLOCK in unit
+
+
 # --- files of a run folder -------------------------------------------------------------------------------------------
 
 CONFIG, REPORT, PARTS = "config.json", "report.html", "parts"
