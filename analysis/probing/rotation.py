@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from analysis.probing.tables import ProbeRun, named, shown
+from analysis.probing.tables import ProbeRun, named, reference_rows, shown
 from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, scene_values, summarise
 
 
@@ -49,7 +49,7 @@ def verdicts(run: ProbeRun) -> pd.DataFrame:
     """
     rows = with_bins(run.headline)
     here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
-    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    there = reference_rows(run, rows[rows["model"] == SAME_POSITION])
     both = scene_values(here, ["rotation_bin"]).merge(
         scene_values(there, ["rotation_bin"]), on=["rotation_bin", "scene"], suffixes=("", "_null")
     )

@@ -13,6 +13,8 @@ from probe.records import (
     CEILING,
     COMMON_GRID,
     INTERVENTIONS,
+    NO_LAYER,
+    REFERENCES,
     SAME_POSITION,
     UNIFORM,
     scene_values,
@@ -180,7 +182,9 @@ def _kinds(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def _one_model(rows: pd.DataFrame) -> str:
-    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if not is_null(name)]
+    probed = [
+        name for name in _kinds(rows[rows["layer"] >= 0], "model") if not is_null(name) and name not in REFERENCES
+    ]
     if len(probed) != 1:
         raise ValueError(f"select_layer: expected the layers of one model, found {probed}; name one with model=")
     return probed[0]
@@ -226,7 +230,7 @@ def _candidates(
     precision = _by_scene(own, "layer").reindex(columns=layers.index)
     limits = _by_scene(rows[rows["model"] == CEILING], "grid")
     ceiling = limits.reindex(index=precision.index, columns=layers["grid"].to_numpy())
-    chance, same = (_grid_means(rows, name) for name in (UNIFORM, SAME_POSITION))
+    chance, same = (_at_layers(rows, name, layers["grid"]) for name in (UNIFORM, SAME_POSITION))
     value, limit = precision.to_numpy(), ceiling.to_numpy()
     by_share = not (np.isnan(mean(limit)) & ~np.isnan(mean(value))).any()
     share = np.where(by_share, ratio(mean(value), mean(limit)), np.nan)
@@ -238,8 +242,8 @@ def _candidates(
             name=str(info.layer_name),
             grid=str(info.grid),
             precision=float(precision[layer].mean()),
-            chance=float(chance.get(info.grid, np.nan)),
-            same_position=float(same.get(info.grid, np.nan)),
+            chance=float(chance[layer]),
+            same_position=float(same[layer]),
             ceiling=float(ceiling.iloc[:, k].mean()),
             share_of_ceiling=float(share[k]),
             low=float(low[k]),
@@ -279,6 +283,8 @@ def _ranked_by(candidates: Sequence[Candidate]) -> list[float]:
     return [candidate.share_of_ceiling if by_share else candidate.precision for candidate in candidates]
 
 
-def _grid_means(rows: pd.DataFrame, model: str) -> pd.Series:
-    """Average a reference over scenes, per grid."""
-    return _by_scene(rows[rows["model"] == model], "grid").mean()
+def _at_layers(rows: pd.DataFrame, model: str, grids: pd.Series) -> pd.Series:
+    """Average a reference over scenes, per layer: on the layer's own queries, else on those of its grid."""
+    per_grid = _by_scene(rows[(rows["model"] == model) & (rows["layer"] == NO_LAYER)], "grid").mean()
+    own = _by_scene(layers_of(rows, model), "layer").mean().reindex(grids.index)
+    return own.fillna(grids.map(per_grid.to_dict())).astype(float)

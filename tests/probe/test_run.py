@@ -319,7 +319,7 @@ WRONG = {
     "pairs in words": (["--pairs", "many"], "--pairs"),
     "flag": (["--stride", "2"], "Unrecognized options: --stride"),
     "stray word": (["shapes"], "Unrecognized options: shapes"),
-    "protocol": (["--protocol", "attention-v2"], "Expected one of ('attention-v1', 'ratio-v1')"),
+    "protocol": (["--protocol", "attention-v2"], "Expected one of ('attention-v1', 'ratio-v1',"),
     "metric": (["--select-by", "precision"], "'precision' is unknown; choose from precision@2%, precision@5%"),
     "metric of metres": (["--select-by", "precision@0.02m"], "choose from precision@2%"),
     "image": (["--image-size", "8"], "choose a coarser grid or larger images"),
