@@ -319,8 +319,8 @@ def cosine_matches(
     Source:
         mbanani/probe3d, evals/utils/correspondence.py: ``knn_points`` and ``calculate_ratio_test``, metric "cosine".
     """
-    unit = [F.normalize(_descriptors(x), dim=-1)[:, None] for x in (q, k)]
-    token, squared = _two_nearest_keys(*unit, layout, known, WEIGHTS_AT_ONCE)
+    queries, keys = (F.normalize(_descriptors(x), dim=-1)[:, None] for x in (q, k))
+    token, squared = _two_nearest_keys(queries, keys, layout, known, WEIGHTS_AT_ONCE)
     distance = (squared / 2).clamp(min=1e-9)  # 1 - cosine of vectors of length one
     return RatioMatches(
         token=token, ratio=torch.where(distance[..., 1].isfinite(), distance[..., 0] / distance[..., 1], 1.0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import torch
 from einops import rearrange, reduce
@@ -76,12 +77,13 @@ def _best_of_pools(
     ratio: Float[Tensor, "b fq n fk"], judged: Bool[Tensor, "b fq n fk"], n_ref: int, share: float, most: int | None
 ) -> Bool[Tensor, "b fq n fk"]:
     """Choose among the queries of all views of a pool together; those of infinite ratio have no match there."""
-    judged, chosen, sides = judged & ratio.isfinite(), torch.zeros_like(judged), (slice(n_ref), slice(n_ref, None))
-    for queries in sides:
-        for keys in sides:
-            pool = ratio[:, queries, :, keys]
-            one = [rearrange(x[:, queries, :, keys], "b fq n fk -> b 1 (fq n fk) 1") for x in (ratio, judged)]
-            chosen[:, queries, :, keys] = best_share(*one, share, most).reshape(pool.shape)
+    matched, chosen, sides = judged & ratio.isfinite(), torch.zeros_like(judged), (slice(n_ref), slice(n_ref, None))
+    for queries, keys in product(sides, sides):
+        pool = chosen[:, queries, :, keys]
+        ratios, candidates = (
+            rearrange(x[:, queries, :, keys], "b fq n fk -> b 1 (fq n fk) 1") for x in (ratio, matched)
+        )
+        pool.copy_(best_share(ratios, candidates, share, most).reshape(pool.shape))
     return chosen
 
 
