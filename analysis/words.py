@@ -27,6 +27,7 @@ THRESHOLDS = {
     "%": "an error below {}\u00a0% of the image side",
     "token": "an error below {} token",
     "m": "a 3D error below {}\u00a0m",
+    "px/512": "the two points seen less than {} of 512 pixels apart",
     "%scene": "a 3D error below {}\u00a0% of the scene's size",
 }
 """When a match counts as right, by the unit of the threshold."""

@@ -32,6 +32,15 @@ PROTOCOL_WORDS = {
     "test).",
     "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
     "key view by squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
+    "ratio-v2": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
+    "key view whose point is known, by squared distance. The query tokens whose two nearest distances differ most "
+    "count, visible or not.",
+    "probe3d-v1": "As probe3d: descriptors of length one, the nearest key of the key view whose point is known by "
+    "cosine distance; the 1000 query tokens whose two nearest distances differ most count, visible or not.",
+    "cameo-release-v1": "As the release of CAMEO: the heads are concatenated to one descriptor; the match of a query "
+    "token is the nearest key of all key views together, by squared distance; the 1000 query tokens whose two nearest "
+    "distances differ most count, of all query views together, visible or not. An error equal to the threshold is "
+    "right.",
 }
 KNOWN_COLUMNS = {
     *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
@@ -177,7 +186,9 @@ def _matchers(run: ProbeRun) -> Table:
     ]
     return Table(
         caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
-        "references on each grid; the same scenes, pairs and points. Lead: of the layer over each that stands on its "
+        "references on each grid; the same scenes and pairs"
+        + ("; each matcher counts the points of its own choice" if run.choosing else ", and the same points")
+        + ". Lead: of the layer over each that stands on its "
         "grid, in points, paired by unit and at the same timesteps; the intervals hold for all of them at once.",
         columns=(
             "matcher",

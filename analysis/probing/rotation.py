@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from analysis.probing.tables import ProbeRun, named, shown
+from analysis.probing.tables import ProbeRun, named, reference_rows, shown
 from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, summarise
 from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
 from probe.records.table import unit_sums
@@ -53,7 +53,7 @@ def verdicts(run: ProbeRun) -> pd.DataFrame:
     """
     rows = with_bins(run.headline)
     here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
-    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    there = reference_rows(run, rows[rows["model"] == SAME_POSITION])
     gap = _gap(here, there, bins(run))
     means = rotation(run).pivot_table(index="rotation_bin", columns="who", values="value", dropna=False)
     layer = summarise(here, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))

@@ -22,6 +22,7 @@ from probe.records import (
     EMERGENCE,
     EXAMPLES,
     EXPLORER,
+    KEPT,
     LAYERS,
     MATCHES,
     MODEL_CARD,
@@ -124,9 +125,14 @@ class ProbeRun:
     def model(self) -> str:
         """Return the probed model's name in the score table; its nulls are called "<model>: ..."."""
         layered = self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique()
-        probed = sorted((str(name) for name in layered if not is_null(str(name))), key=len)
+        probed = sorted((str(name) for name in layered if not is_null(str(name)) and name not in REFERENCES), key=len)
         selected = str(self.selection.get("model", self.settings.get("model")))
         return selected if selected in probed or not probed else probed[0]
+
+    @cached_property
+    def choosing(self) -> bool:
+        """Return whether each layer and matcher chooses the queries that it counts."""
+        return bool((self.measured["metric"] == KEPT).any())
 
     @cached_property
     def measured(self) -> pd.DataFrame:
@@ -298,6 +304,17 @@ def _at_layers(table: pd.DataFrame, grids: Mapping[int, str]) -> pd.DataFrame:
     return table[table["layer"] == NO_LAYER].drop(columns="layer").merge(places, on="grid").drop(columns="grid")
 
 
+def reference_rows(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the references beside the selected layer: on its own queries, or on those of its grid.
+
+    Args:
+        run: The probe run.
+        rows: Of its score table.
+    """
+    mine = (rows["layer"] == run.layer) | (rows["layer"] == NO_LAYER)
+    return rows[rows["model"].isin(REFERENCES) & mine & (rows["grid"] == run.grid)]
+
+
 def shown_layers(run: ProbeRun, count: int = 3) -> list[int]:
     """Choose the layers that are drawn in detail: the selected one, then its runners-up.
 
@@ -324,7 +341,8 @@ def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
         rows: Of its score table.
     """
     layers = rows[(rows["model"] == run.model) & rows["layer"].isin(shown_layers(run))]
-    others = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid)]
+    matchers = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid) & ~rows["model"].isin(REFERENCES)]
+    others = pd.concat([reference_rows(run, rows), matchers])
     return pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
 
 
@@ -367,7 +385,7 @@ def matchers(run: ProbeRun) -> pd.DataFrame:
     kept = table[(table["layer"] == run.layer) | (table["layer"] == NO_LAYER)]
     order = {name: n for n, name in enumerate([run.model, *rivals(run), *REFERENCES])}
     area = kept["grid"].map(_tokens)
-    return kept.assign(order=kept["model"].map(order), area=-area).sort_values(["order", "area"])[
+    return kept.assign(order=kept["model"].map(order), area=-area.astype(int)).sort_values(["order", "area"])[
         ["model", "layer", "grid", *NUMBERS]
     ]
 
@@ -413,11 +431,11 @@ def thresholds(run: ProbeRun) -> pd.DataFrame:
     wanted = rows["metric"].astype(str).map(lambda name: split_threshold(name) and split_coverage(name)[1] is None)
     rows = rows[wanted.astype(bool)]
     mine = (rows["model"] == run.model) & (rows["layer"] == run.layer) & (rows["head"] == ALL_HEADS)
-    return summarise(rows[mine | (rows["model"].isin(REFERENCES) & (rows["grid"] == run.grid))], ["metric", "model"])
+    return summarise(pd.concat([rows[mine], reference_rows(run, rows)]), ["metric", "model"])
 
 
 def coverage(run: ProbeRun) -> pd.DataFrame:
-    """Return precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
+    """Return precision against the share of matches kept (ratio-v1 and ratio-v2); empty for other protocols.
 
     Returns:
         Columns who, coverage, value, low, high, scenes, units, count.
@@ -452,7 +470,7 @@ def worst_pairs(run: ProbeRun, count: int = 12) -> pd.DataFrame:
     keys = ["scene", "query_view", "key_view", "rotation_deg"]
     rows = run.headline
     here = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
-    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    there = reference_rows(run, rows[rows["model"] == SAME_POSITION])
     own, still = (scene_values(part, keys[1:]) for part in (here, there))
     table = own.merge(still.rename(columns={"value": "same_position"}).drop(columns="count"), on=keys, how="left")
     return table.sort_values(["value", *keys], kind="stable").head(count)[[*keys, "value", "same_position", "count"]]

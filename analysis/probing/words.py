@@ -19,6 +19,7 @@ from analysis.words import (
     points,
     short_name,
 )
+from probe.records import NO_LAYER, UNIFORM
 from probe.records.intervals import LEAST_UNITS
 
 
@@ -58,11 +59,18 @@ def answer(run: ProbeRun) -> list[str]:
         f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
         f"{_ci(row.get('share_low'), row.get('share_high'))}.",
         _doubt(run, row),
-        f"On the same points a uniform guess gets {percent(row['chance'])}, the token at the same position "
-        f"{percent(row['same_position'])}, and the best possible token {percent(row['ceiling'])}.",
+        f"On {_points(run)} a uniform guess gets {percent(row['chance'])}, the token at the same position "
+        f"{percent(row['same_position'])}, and the best possible token{', on points of its choice,' * run.choosing} "
+        f"{percent(row['ceiling'])}.",
         _ties(run),
         _weighed(run),
     ]
+
+
+def _points(run: ProbeRun) -> str:
+    """Return which points guesses stand for; older runs scored them once per grid, over all points."""
+    guesses = run.headline[run.headline["model"] == UNIFORM]
+    return "all points, kept or not," if run.choosing and (guesses["layer"] == NO_LAYER).any() else "the same points"
 
 
 def _place(run: ProbeRun) -> str:

@@ -153,7 +153,8 @@ def threshold_metric(amount: int | float, unit: str) -> str:
 
     Args:
         amount: Of the error that is still right.
-        unit: "%" of the image's side, "token", "m", or "%scene" of the scene's size.
+        unit: "%" of the image's side, "token", "m", "%scene" of the scene's size, or "px/512", pixels of an image of
+            512 a side.
     """
     return f"{PRECISION}@{amount:g}{unit}"
 
@@ -199,7 +200,7 @@ def split_set_metric(metric: str) -> tuple[str, str] | None:
 
 # --- protocols, grids, rotations -------------------------------------------------------------------------------------
 
-ProtocolName = Literal["attention-v1", "ratio-v1"]
+ProtocolName = Literal["attention-v1", "ratio-v1", "ratio-v2", "probe3d-v1", "cameo-release-v1"]
 """Of measuring protocols; :data:`probe.protocols.PROTOCOLS` has them."""
 Intervention = Literal["identity", "uniform", "within_view", "shuffled_views", "true_match"]
 """Causal edits; :data:`probe.interventions.INTERVENTIONS` has them."""

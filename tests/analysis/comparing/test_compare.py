@@ -79,7 +79,7 @@ def test_a_gain_in_one_scene_of_three_is_not_clear(run_folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("low", "high", "sign", "verdict"),
     [(0.1, 0.2, 1, "better"), (0.1, 0.2, -1, "worse"), (-0.2, -0.1, -1, "better"), (0.1, 0.2, 0, "changed"),
-     (0.0, 0.2, 1, "not separable"), (-0.1, 0.2, 1, "not separable"), (np.nan, np.nan, 1, "one scene only")],
+     (0.0, 0.2, 1, "not separable"), (-0.1, 0.2, 1, "not separable"), (np.nan, np.nan, 1, "too few units")],
 )  # fmt: skip
 def test_a_verdict_by_hand(low: float, high: float, sign: int, verdict: str):
     assert run._verdict(low, high, sign) == verdict

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.probing import rotation, tables
 from analysis.probing.tables import ProbeRun, RunError, read_run
+from analysis.probing.words import answer
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
 
 
@@ -189,6 +190,52 @@ def test_thresholds_leave_out_coverage(ratio_folder: Path):
         "precision@10%",
         "precision@1token",
     }
+
+
+def by_layer(run: ProbeRun) -> ProbeRun:
+    """The run with chance and same position on the queries of each layer: twice those of its grid for layer 7."""
+    scores = run.scores
+    guesses = scores["model"].isin([UNIFORM, SAME_POSITION])
+    rows = [scores[~guesses]]
+    for layer, grid in tables.layer_grids(run).items():
+        own = scores[guesses & (scores["grid"] == grid)]
+        rows.append(own.assign(layer=layer, value=own["value"] * (2 if layer == 7 else 1)))
+    return replace(run, scores=pd.concat(rows, ignore_index=True))
+
+
+def test_references_of_a_layer_stand_beside_that_layer_alone(ratio_folder: Path):
+    plain = read_run(ratio_folder)
+    run = by_layer(replace(plain, selection={**plain.selection, "layer": 7}))
+    assert run.model == plain.model
+    one, two = (tables.profile(x).set_index(["model", "layer"])["value"].sort_index() for x in (plain, run))
+    assert set(one.index) == set(two.index)
+    for model in (UNIFORM, SAME_POSITION):
+        assert two[model, 7] == pytest.approx(2 * one[model, 7])
+        others = [layer for layer in one[model].index if layer != 7]
+        assert two[model][others].tolist() == pytest.approx(one[model][others].tolist())
+    assert two[CEILING].tolist() == pytest.approx(one[CEILING].tolist())
+    for table in (tables.thresholds(run), tables.coverage(run).rename(columns={"who": "model"})):
+        assert {UNIFORM, SAME_POSITION, CEILING} <= set(table["model"])
+    chosen = tables.matchers(run).set_index(["model", "layer"])["value"]
+    assert chosen[UNIFORM].index.tolist() == [7]
+    assert chosen[UNIFORM, 7] == pytest.approx(two[UNIFORM, 7])
+    seen = rotation.verdicts(run).dropna(subset=["chance"]).set_index("rotation_bin")
+    old = rotation.verdicts(replace(plain, selection=run.selection)).set_index("rotation_bin")
+    assert seen["chance"].tolist() == pytest.approx((2 * old["chance"])[seen.index].tolist())
+    assert seen["same_position"].tolist() == pytest.approx((2 * old["same_position"])[seen.index].tolist())
+    worst = tables.worst_pairs(run)
+    assert not worst.duplicated(["scene", "query_view", "key_view"]).any()
+    assert worst["same_position"].notna().all()
+
+
+def test_the_answer_says_which_points_guesses_stand_for(run: ProbeRun, ratio_folder: Path):
+    plain = read_run(ratio_folder)
+    assert any("On the same points a uniform guess" in line for line in answer(by_layer(plain)))
+    assert any("On all points, kept or not, a uniform guess" in line for line in answer(plain))
+    assert any("best possible token, on points of its choice," in line for line in answer(plain))
+    (line,) = (line for line in answer(run) if "a uniform guess" in line)
+    assert line.startswith("On the same points")
+    assert "choice" not in line
 
 
 def test_coverage_belongs_to_the_ratio_protocol(run: ProbeRun, ratio_folder: Path):

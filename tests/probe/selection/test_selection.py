@@ -61,6 +61,26 @@ def table_of(
 STEADY = [0.30, 0.32, 0.31, 0.29, 0.33]
 
 
+def test_chance_of_a_layer_is_over_its_own_queries_where_it_has_some():
+    """Else it is that of its grid; an earlier training step does not count."""
+    table = table_of({2: ("16x16", times(1.0)), 5: ("16x16", times(0.8)), 9: ("8x8", times(0.1))}, step=7)
+    own = [
+        row(model=model, layer=5, scene=f"s{n}", timestep=t, step=step, value=level + 0.01 * n, count=10 + n)
+        for model, level in ((UNIFORM, 0.1), (SAME_POSITION, 0.2))
+        for n in range(5)
+        for t in (500, 900)
+        for step in (3, 7)
+    ]
+    old = pd.DataFrame(own).assign(value=lambda x: x["value"].where(x["step"] == 7, 0.9))
+    found = select_layer(pd.concat([table, old], ignore_index=True), model="m")
+    by_layer = {c.layer: (c.chance, c.same_position) for c in (found.best, *found.runners_up)}
+    assert by_layer[5] == pytest.approx((0.12, 0.22))
+    assert by_layer[2] == by_layer[9] == pytest.approx((0.01, 0.02))
+    assert select_layer(pd.concat([table, old], ignore_index=True)).model == "m"  # references are no probed model
+    layers = layer_table(pd.concat([table, old], ignore_index=True), found).set_index("layer")
+    assert layers["chance"].tolist() == pytest.approx([0.01, 0.12, 0.01])
+
+
 def times(factor: float) -> list[float]:
     return [factor * value for value in STEADY]
 
