@@ -384,8 +384,8 @@ def matchers(run: ProbeRun) -> pd.DataFrame:
     table = summarise(run.headline, ["model", "layer", "grid"])
     kept = table[(table["layer"] == run.layer) | (table["layer"] == NO_LAYER)]
     order = {name: n for n, name in enumerate([run.model, *rivals(run), *REFERENCES])}
-    area = kept["grid"].map(_tokens)
-    return kept.assign(order=kept["model"].map(order), area=-area.astype(int)).sort_values(["order", "area"])[
+    area = kept["grid"].map(_tokens).astype(int)
+    return kept.assign(order=kept["model"].map(order).astype(int), area=-area).sort_values(["order", "area"])[
         ["model", "layer", "grid", *NUMBERS]
     ]
 

@@ -258,6 +258,7 @@ def summarise(scores: pd.DataFrame, by: Sequence[str], *, shares: bool = True) -
         return pd.DataFrame(columns=columns)
     groups = sums.groupby(list(by), observed=True, sort=True)
     table = groups[["scenes"]].sum().reset_index()
+    table = table.astype({name: table[name].cat.categories.dtype for name in by if hasattr(table[name], "cat")})
     hits, counts = wide(sums.assign(group=groups.ngroup()), "group", range(len(table)))
     found = ratios(hits, counts)
     low, high = bounds(hits, counts) if shares else mean_bounds(found)

@@ -115,7 +115,7 @@ def test_the_worst_pairs_stand_first(run: ProbeRun):
     mine = rows[(rows["scene"] == first["scene"]) & (rows["query_view"] == first["query_view"])]
     assert first["value"] == pytest.approx(np.average(mine["value"], weights=mine["count"]))
     assert first["count"] == mine["count"].sum()
-    assert len(table) == 3 * 2
+    assert len(table) == 6 * 2
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_what_was_not_counted_is_no_zero(run: ProbeRun):
         .set_index(["model", "layer"])
         .loc[("tiny", 10)]
     )
-    assert table["scenes"] == 2
+    assert table["scenes"] == 5
     assert table["value"] == kept["value"]
     assert tables.missing(lost).set_index("metric").loc["precision@5%", "missing"] > 0
     assert tables.missing(run)["missing"].sum() == 0
@@ -254,7 +254,7 @@ def test_coverage_belongs_to_the_ratio_protocol(run: ProbeRun, ratio_folder: Pat
 def test_verdict_of_constant_scores(run: ProbeRun, mine: float, null: float, verdict: str):
     run = changed(changed(run, of(run, "tiny"), value=mine), of(run, SAME_POSITION), value=null)
     table = rotation.verdicts(run)
-    measured = table[table["scenes"] > 1]
+    measured = table[table["units"] >= 5]
     assert len(measured)
     assert set(measured["verdict"]) == {verdict}
     np.testing.assert_allclose(measured[["difference", "low", "high"]], mine - null, atol=1e-12)
@@ -281,6 +281,6 @@ def test_an_empty_bin_stays_as_missing(run: ProbeRun):
 def test_pair_counts_add_up(run: ProbeRun):
     table = rotation.pair_counts(run)
     assert table["listed"].sum() == len(run.pairs)
-    assert table["measured"].sum() == 3 * 2  # scenes times target views, each looked up in the one reference
+    assert table["measured"].sum() == 6 * 2  # scenes times target views, each looked up in the one reference
     mine = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
     assert table["count"].sum() == mine["count"].sum()

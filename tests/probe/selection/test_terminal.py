@@ -30,7 +30,7 @@ def test_every_cell_fits_in_120_columns(capsys: pytest.CaptureFixture[str]):
     assert "up_blocks.2.attentions.10 " in chosen
     assert "+7.2%" in chosen
     assert "+104.0%" in found
-    assert "causal effect: growth of the denoised prediction's error under identity (t = 500; 5 scenes)" in found
+    assert "causal effect: growth of the denoised prediction's error under identity (t = 500; 6 scenes)" in found
     assert "Breaking layer 10 (identity) changes the error" in found
 
 
