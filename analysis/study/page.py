@@ -20,8 +20,9 @@ from analysis.study.details import (
 )
 from analysis.study.paper import beside_paper
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PLAIN
-from analysis.study.words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.study.soon import CLAIM, how_soon, seed_ratios
+from analysis.study.words import difference_text, is_share, panel_title, title, value_text, with_half
 from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
 from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
 
@@ -46,7 +47,8 @@ def make_study_page(run: StudyRun) -> SectionPage:
     """
     makers = (_convergence, _compared, _reach, layers_section, readout_section, worst_section,
               cost_section, beside_paper)  # fmt: skip
-    frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants}
+    frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants,
+              "how_soon.csv": how_soon(run)}  # fmt: skip
     return SectionPage(
         kind="study",
         title=f"{plural(len(run.names), 'way')} of training, seed by seed",
@@ -243,60 +245,52 @@ def _variants(run: StudyRun) -> Table:
 
 
 def _reach(run: StudyRun) -> Section | None:
-    table = tables.reached(run)
-    order = _order(run)
-    if table.empty or not order:
+    table, order = how_soon(run), _order(run)
+    if table.empty:
         return None
-    rows = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
-    shown = rows.assign(at_most=rows["note"] == BY_THE_FIRST).rename(columns={"variant": "who", "metric": "panel"})
-    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.reach_words(row)}" for row in table.itertuples())
-    svg = figures.reach_dots(
-        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=phrases
-    )
+    named = {"variant": "who", "metric": "panel"}
+    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.pace_words(row)}" for row in table.itertuples())
+    shown = table.rename(columns=named)
+    svg = figures.step_ratios(
+        shown, seed_ratios(run).rename(columns=named), titles={metric: title(metric) for metric in run.metrics},
+        order=order, goal=CLAIM, alt=phrases,
+    )  # fmt: skip
     caption = (
-        "When each run reaches the last value of the plain run of its seed, over the plain run's steps, linear between "
-        "evaluations. Black line: the plain run's end; dashed: half of its steps, as the paper claims. Plain itself "
-        "stands in the first row: where its own curve is there early, the others gain little by being so. "
-        "Strokes: seeds; triangles: reached by the first evaluation, so at most that; points: their mean, only "
-        f"where every seed reaches it; crosses: the number of seeds that never do. Seeds: {counts(run)}."
+        "Steps of each variant over the steps of the plain run of its seed, both to the worse of their two last "
+        "values, which both reach, linear between evaluations. Black line: no lead; dashed: half the steps, as the "
+        f"paper claims; grey: by how much plain runs of different seeds differ. Thick bars: 95{NBSP}% intervals over "
+        "seeds; thin: those that hold for all rows together; points: geometric means, filled where the thin bar "
+        "excludes 1; small marks: seeds, as triangles where a run was there by its first evaluation, so that the ratio is a bound. "
+        f"Seeds: {counts(run)}."
     )
     return Section(
         name="reach",
         title="How soon it is where plain ends",
         charts=(study_chart(run, "reach", svg, caption, shown),),
-        tables={"reach": _reach_table(run, table)},
+        tables={"reach": _reach_table(table, order)},
     )
 
 
-def _reach_table(run: StudyRun, table: pd.DataFrame) -> Table:
-    found = {(row.variant, row.metric): row for row in table.itertuples()}
-    rows = []
-    for name in [PLAIN, *_order(run)]:
-        cells = [_ratio(found.get((name, metric))) for metric in run.metrics]
-        rows.append((name, "" if name == PLAIN else _verdicts(table[table["variant"] == name]), *cells))
+def _reach_table(table: pd.DataFrame, order: Sequence[str]) -> Table:
+    rows = [row for name in order for row in table[table["variant"] == name].itertuples()]
     return Table(
-        caption="Steps to the plain run's last value, over the plain run's steps: the mean over the seeds that reach "
-        f"it, and how many do. Clearly sooner or later: the 95{NBSP}% interval over seeds of the difference to the "
-        "plain run of the same seed excludes zero; plain's own noisy curve may be there before its end.",
-        columns=("variant", "verdict", *map(title, run.metrics)),
-        rows=tuple(rows),
-        marked=(0,),
-        texts=2,
+        caption="Share of the steps: of plain's steps, those after which a run is at the last value of the plain run "
+        "of its seed, the mean over seeds; one that never is counts as 1, so that the mean is at least that (in "
+        "brackets how many are). Plain itself: the same of a plain run against the last value of another seed's, which "
+        "is what a variant without effect gets. Steps over plain's: both runs of a seed to the worse of their last "
+        "values, so that a variant without effect gets 1; its spread counts for no less than that between plain runs. "
+        f"Bounds (≤, ≥, ? on both sides): a run was there by its first evaluation. Joint: 95{NBSP}% for all "
+        f"{number(len(table))} rows together, which the verdict rests on.",
+        columns=("variant", "measure", "verdict", "share of the steps", "plain itself", "steps over plain's",
+                 f"95{NBSP}% interval", f"joint 95{NBSP}% interval"),
+        rows=tuple(_reach_row(row) for row in rows),
+        marked=tuple(n for n, row in enumerate(rows) if row.verdict in ("sooner", "later")),
+        texts=3,
         wide=True,
-    )
+    )  # fmt: skip
 
 
-def _ratio(row: Any) -> str:
-    if row is None:
-        return MISSING
-    if row.reached == 0:
-        return f"never (0/{row.seeds})"
-    return f"{'≤ ' if row.at_most else ''}{row.ratio:.2f} ({row.reached}/{row.seeds})"
-
-
-def _verdicts(rows: pd.DataFrame) -> str:
-    parts = []
-    for verdict, text in (("sooner", "clearly sooner"), ("later", "clearly later"), ("never", "never")):
-        count = int((rows["verdict"] == verdict).sum())
-        parts += [f"{text} by {count}"] if count else []
-    return f"{', '.join(parts) or 'nothing clear'}\nof {len(rows)} metrics"
+def _reach_row(row: Any) -> tuple[str, ...]:
+    return (row.variant, title(row.metric), row.verdict, words.share_text(row), words.null_text(row),
+            words.ratio_text(row), words.ends_text(row.low, row.high),
+            words.ends_text(row.joint_low, row.joint_high))  # fmt: skip
