@@ -189,6 +189,7 @@ def _write_part(path: Path, measured: Mapping[int, Quality]) -> None:
 def save(plan: Plan, out: Path, parts: Path) -> None:
     """Write the run folder's tables and picture, the summary last; then remove the parts."""
     rows = pd.concat([pd.read_parquet(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
+    rows = plan.scenes.with_units(rows)
     images = [load_file(path) for path in sorted(parts.glob("*.safetensors"))]
     worst = worst_cases(rows)
     summary = pd.concat([quality_summary(rows), distance_table(plan, images)], ignore_index=True)

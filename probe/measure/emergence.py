@@ -23,7 +23,8 @@ def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame
 
     Returns:
         One row per layer: step, scenes (as named by ``watch``), layer, layer_name, grid, value, low, high, scene_count,
-        count (of points), chance, protocol, metric, pair_list (digest of the pairs, as of a probe run).
+        units (independent ones among the scenes), count (of points), chance, protocol, metric, pair_list (digest of
+        the pairs, as of a probe run).
 
     Raises:
         ValueError: If timesteps or metric are unknown.
@@ -62,7 +63,7 @@ def _score(
         frames.append(measure_references(scene, protocol))
         shown.append(without_images(views))
         shared.append(overlap)
-    return pd.concat(frames, ignore_index=True), pair_table(shown, shared)
+    return scenes.with_units(pd.concat(frames, ignore_index=True)), pair_table(shown, shared)
 
 
 def _scenes(watch: Watch) -> SceneList:

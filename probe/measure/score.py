@@ -57,7 +57,7 @@ def tabulate(measured: Measured, scene: Scene, constants: Mapping[str, object]) 
         "value": value.flatten().double().cpu().numpy(),
         "count": count.flatten().long().cpu().numpy(),
     }
-    return Rows(columns=columns, constants={"scene": scene.name, "pair_list": "", **constants})
+    return Rows(columns=columns, constants={"scene": scene.name, "unit": scene.name, "pair_list": "", **constants})
 
 
 def without_layer(model: str, grid: Grid, protocol: Protocol) -> dict[str, object]:

@@ -50,7 +50,8 @@ def measure(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
         shared.append(overlap)
     pairs = pair_table(shown, shared)
     frames = [pd.read_parquet(path) for path in sorted(parts.glob("scene-*.parquet"))]
-    return pd.concat(frames, ignore_index=True).assign(pair_list=digest(pairs)), pairs
+    scores = pd.concat(frames, ignore_index=True).assign(pair_list=digest(pairs))
+    return plan.scenes.with_units(scores), pairs
 
 
 def _measure_scene(plan: Plan, scene: Scene, index: int, parts: Path) -> pd.DataFrame:

@@ -9,11 +9,12 @@ import pandas as pd
 
 from probe.records.names import ROTATION_BINS, rotation_bin_names
 
-# One row per combination of the columns before ``value`` (docs/references.md, "Files of a run"). ``pair_list`` is the
-# digest of pairs.csv.
+# One row per combination of the columns before ``value`` (docs/references.md, "Files of a run"). ``unit`` names what
+# could have come out otherwise on its own (a recording; a block of time of a lone one); ``pair_list`` is the digest of
+# pairs.csv.
 SCORE_COLUMNS = (
-    "model", "step", "scene", "pair", "query_view", "key_view", "direction", "rotation_deg", "layer", "layer_name",
-    "grid", "head", "timestep", "protocol", "pair_list", "metric", "value", "count",
+    "model", "step", "scene", "unit", "pair", "query_view", "key_view", "direction", "rotation_deg", "layer",
+    "layer_name", "grid", "head", "timestep", "protocol", "pair_list", "metric", "value", "count",
 )  # fmt: skip
 
 
@@ -75,3 +76,21 @@ def scene_values(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     sums = weighted.groupby(keys, observed=True, sort=True)[["value", "count"]].sum().reset_index()
     sums["value"] /= sums["count"]
     return sums
+
+
+def unit_sums(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Add up what was hit and what was counted per independent unit and group.
+
+    Args:
+        scores: Rows of the score table; where a column unit is missing, every scene is a unit.
+        by: Columns that stay apart.
+
+    Returns:
+        Columns ``by``, unit, hits (sum of value times count), count, scenes. Units and groups in which nothing was
+        counted are absent.
+    """
+    known = scores[scores["value"].notna() & (scores["count"] > 0)]
+    unit = known["unit"] if "unit" in known else known["scene"]
+    rows = known[[*by, "scene", "count"]].assign(unit=unit, hits=known["value"].astype(float) * known["count"])
+    groups = rows.groupby([*by, "unit"], observed=True, sort=True)
+    return groups.agg(hits=("hits", "sum"), count=("count", "sum"), scenes=("scene", "nunique")).reset_index()

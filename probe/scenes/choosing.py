@@ -14,13 +14,14 @@ from typing import Any
 import torch
 
 from probe.scenes.grouping import BINS, BinSupply, Group, Pairs, count_groups, draw_groups
-from probe.scenes.recordings import Recording, compare_frames, scene_name
+from probe.scenes.recordings import Recording, compare_frames, frame_index, scene_name
 from probe.seeds import derive
 
 DRAWN = "rotation-v1"  # the protocol of lists that are drawn here
 MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are requested
 MOST_FRAMES = 200  # frames compared of a lone recording
 FEW_FRAMES = 60  # frames compared of each of several
+BLOCKS = 8  # of time, into which a lone recording is cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +204,27 @@ def _why_none(
         f"draw_list: {len(visited)} of {len(recordings.names)} recordings of {recordings.root} were compared and none "
         f"has {views} frames that overlap by min_overlap {min_overlap}; the best overlap of a pair is {best:.3f}"
     )
+
+
+# --- what is independent ---------------------------------------------------------------------------------------------
+
+
+def independent_units(scenes: Sequence[Scene], open_recording: Callable[[str], Recording]) -> tuple[str, ...]:
+    """Name the independent unit that each scene belongs to: its recording.
+
+    Groups of views of one recording show the same place and are no independent evidence. Of a lone recording the units
+    are :data:`BLOCKS` blocks of time, by a scene's first frame: less alike than neighbours in time, not independent.
+
+    Args:
+        scenes: In order.
+        open_recording: Opens one by its name.
+    """
+    recordings = {scene.recording for scene in scenes}
+    if len(recordings) > 1:
+        return tuple(scene.recording for scene in scenes)
+    recording = open_recording(scenes[0].recording)
+    starts = [frame_index(recording, scene.frames[0]) for scene in scenes]
+    return tuple(f"{recording.name}, block {BLOCKS * start // len(recording.names) + 1}" for start in starts)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

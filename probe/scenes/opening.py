@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from probe.scenes import shapes
-from probe.scenes.choosing import Recordings, ViewList, draw_list, read_list
+from probe.scenes.choosing import Recordings, ViewList, draw_list, independent_units, read_list
 from probe.scenes.names import DATA_SETS, GENERATED, SCENES
 from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
 from probe.scenes.shapes import casting
@@ -26,11 +27,19 @@ class SceneList:
         names: One per scene, in order.
         load: Gives scene ``i`` as a batch of one, and the overlap of view 0 with each other view.
         note: What the reader should know of how many there are.
+        units: The independent unit that each scene belongs to: :func:`probe.scenes.choosing.independent_units`; empty
+            where every scene is one.
     """
 
     names: tuple[str, ...]
     load: Callable[[int], tuple[Views, tuple[float, ...]]]
     note: str = ""
+    units: tuple[str, ...] = ()
+
+    def with_units(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Name the independent unit of each row's scene in the column unit."""
+        units = dict(zip(self.names, self.units or self.names, strict=True))
+        return rows.assign(unit=rows["scene"].astype(str).map(units).astype("category"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +107,12 @@ def open_data_set(name: str, root: str, request: Request) -> SceneList:
         views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
         return views, scene.overlap
 
-    return SceneList(names=tuple(scene.name for scene in chosen.scenes), load=load, note=chosen.note)
+    return SceneList(
+        names=tuple(scene.name for scene in chosen.scenes),
+        load=load,
+        note=chosen.note,
+        units=independent_units(chosen.scenes, opened),
+    )
 
 
 def find_recordings(name: str, root: str) -> Recordings:

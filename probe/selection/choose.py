@@ -1,6 +1,6 @@
 """From scores to the layer, with its evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,19 +8,11 @@ import numpy as np
 import pandas as pd
 
 from probe.protocols import PROTOCOLS
-from probe.records import (
-    ALL_HEADS,
-    CEILING,
-    COMMON_GRID,
-    INTERVENTIONS,
-    SAME_POSITION,
-    UNIFORM,
-    scene_values,
-    summarise,
-)
-from probe.records.intervals import draws, mean, quantile, ratio
+from probe.records import ALL_HEADS, CAMERAS_ONLY, COMMON_GRID, INTERVENTIONS, SAME_POSITION, UNIFORM
+from probe.records.intervals import LEAST_UNITS
 from probe.records.names import is_null
 from probe.selection.candidate import Candidate
+from probe.selection.evidence import NULL_LABELS, Evidence, weigh_evidence
 from probe.selection.ties import RULE, CausalEffects, causal_effects, weigh
 from probe.selection.words import effect_words, evidence_words, weighing_words
 
@@ -39,11 +31,16 @@ class Selection:
         pair_list: Digest of the pairs.
         timesteps: Averaged over.
         scenes: Number of scenes.
+        units: Number of independent units among them: recordings, or blocks of time of a lone one.
         best: The layer's numbers.
-        ties: Indexes of layers that are not shown to be worse: the 95 % interval of the difference, paired by scene,
-            has zero in it, or there is none because a single scene was measured.
+        ties: Indexes of layers that are not shown to be worse: the interval of the difference, paired by unit and
+            covering the differences of all layers at once with 95 %, has zero in it, or there are fewer than five
+            units.
+        ahead: Whether every other layer is shown to be worse; of one layer alone that cannot be said.
         runners_up: All other layers, best first; those without a counted match come last.
-        above_chance: Whether the best layer's precision interval lies above uniform chance.
+        above_chance: Whether the best layer is shown to be above uniform chance, with intervals that cover all layers.
+        above_null: Whether it is shown to be above the strongest null: uniform chance, same position, and cameras only
+            where that was measured.
         evidence: The result in a sentence.
         rule: How correspondence, causal effect and cost are weighed.
         weighing: What they decided here.
@@ -59,10 +56,13 @@ class Selection:
     pair_list: str
     timesteps: tuple[int, ...]
     scenes: int
+    units: int
     best: Candidate
     ties: tuple[int, ...]
+    ahead: bool
     runners_up: tuple[Candidate, ...]
     above_chance: bool
+    above_null: bool
     evidence: str
     rule: str
     weighing: str
@@ -83,10 +83,11 @@ def select_layer(
 ) -> Selection:
     """Choose the layer with the highest precision over its grid's ceiling; causal effect, then cost, settle ties.
 
-    Layers whose precision is not above uniform chance (lower end of the interval) come after all that are: on a coarse
-    grid the ceiling is low, and a share of it is soon noise. Where the table lacks the ceiling of a layer's grid, all
-    layers are ranked by precision instead; where it lacks chance, none counts as above it. Where the table lacks
-    causal effects, neither they nor cost are weighed. The rule in full: :data:`probe.selection.ties.RULE`.
+    Layers that are not shown to be above the strongest null come after all that are, and of these the ones above
+    uniform chance first: on a coarse grid the ceiling is low, and a share of it is soon noise. Where the table lacks
+    the ceiling of a layer's grid, all layers are ranked by precision instead; where it lacks the nulls, none counts as
+    above them. Where the table lacks causal effects, neither they nor cost are weighed. The rule in full:
+    :data:`probe.selection.ties.RULE`.
 
     Args:
         scores: The score table of one probe run (one protocol, one pair list). Of several training steps the last one
@@ -110,13 +111,14 @@ def select_layer(
             f"{_kinds(measured, 'metric')} and the directions {_kinds(measured, 'direction')}"
         )
     effects = causal_effects(_edited(scores, model), sorted(own["layer"].unique().tolist()))
-    candidates, drawn = _candidates(rows, own, effects, costs or {})
-    order, contenders = _weighed(candidates, drawn, own, effects)
+    evidence = weigh_evidence(rows, own, model)
+    candidates = _candidates(own, evidence, effects, costs or {})
+    order, contenders = _weighed(candidates, evidence, effects)
     best = candidates[order[0]]
-    worse = _worse(drawn, order[0])
+    worse = evidence.worse(order[0])
     ties = tuple(candidates[k].layer for k in order[1:] if not worse[k] and candidates[k].precision >= 0)
-    above_chance = _above_chance(candidates, own)[order[0]]
-    scenes = own.loc[own["value"].notna(), "scene"].nunique()
+    units = int(evidence.precision.units[order[0]])
+    measured_layers = sum(candidate.precision >= 0 for candidate in candidates)
     return Selection(
         layer=best.layer,
         name=best.name,
@@ -126,12 +128,15 @@ def select_layer(
         protocol=str(rows["protocol"].iloc[0]),
         pair_list=str(rows["pair_list"].iloc[0]) if "pair_list" in rows else "",
         timesteps=tuple(sorted(int(t) for t in own["timestep"].unique())),
-        scenes=scenes,
+        scenes=own.loc[own["value"].notna(), "scene"].nunique(),
+        units=units,
         best=best,
         ties=ties,
+        ahead=units >= LEAST_UNITS and measured_layers > 1 and not ties,
         runners_up=tuple(candidates[k] for k in order[1:]),
-        above_chance=above_chance,
-        evidence=evidence_words(best, ties, metric, scenes, above_chance=above_chance),
+        above_chance=best.above_chance,
+        above_null=best.above_null,
+        evidence=evidence_words(best, ties, metric, units, alone=measured_layers == 1),
         rule=RULE,
         weighing=weighing_words(best.layer, contenders, effects, {c.layer: c.cost for c in candidates}),
         effect_rule=effect_words(effects),
@@ -143,23 +148,26 @@ def _edited(scores: pd.DataFrame, model: str) -> pd.DataFrame:
     return layers_of(scores[scores["protocol"] == INTERVENTIONS], model)
 
 
-def _worse(drawn: np.ndarray, position: int) -> np.ndarray:
-    """Return which layers are shown to be worse than one: the interval of the paired difference lies above zero."""
-    return quantile(drawn[:, [position]] - drawn, 0.025) > 0
-
-
-def _weighed(
-    candidates: list[Candidate], drawn: np.ndarray, own: pd.DataFrame, effects: CausalEffects
-) -> tuple[list[int], list[int]]:
+def _weighed(candidates: list[Candidate], evidence: Evidence, effects: CausalEffects) -> tuple[list[int], list[int]]:
     """Rank the candidates, the chosen one first; return with them the layers that it was chosen from."""
-    order = _order(candidates, own)
-    lead, above, worse = order[0], _above_chance(candidates, own), _worse(drawn, order[0])
-    within = np.array(_ranked_by(candidates)) >= candidates[lead].low
-    near = [k for k in order[1:] if above[lead] and above[k] and not worse[k] and within[k]]
+    order = _order(candidates, evidence.ranked)
+    lead, worse = order[0], evidence.worse(order[0])
+    within = evidence.ranked >= candidates[lead].low
+    able = candidates[lead].above_null
+    near = [k for k in order[1:] if able and candidates[k].above_null and not worse[k] and within[k]]
     contenders = [candidates[k].layer for k in (lead, *near)]
     layers, costs = [c.layer for c in candidates], {c.layer: c.cost for c in candidates}
     chosen = layers.index(weigh(contenders, effects, costs))
     return [chosen, *(k for k in order if k != chosen)], contenders
+
+
+def _order(candidates: list[Candidate], ranked: np.ndarray) -> list[int]:
+    """Rank: above every null first, then above chance; within these by what layers are ranked by."""
+    keys = [
+        (-(candidate.above_null + candidate.above_chance), bool(np.isnan(score)), -score, candidate.layer)
+        for candidate, score in zip(candidates, ranked, strict=True)
+    ]
+    return sorted(range(len(candidates)), key=keys.__getitem__)
 
 
 def _one_protocol(scores: pd.DataFrame) -> pd.DataFrame:
@@ -212,73 +220,47 @@ def in_direction(rows: pd.DataFrame, direction: str | None) -> tuple[pd.DataFram
     return (rows if direction == "all" else rows[rows["direction"] == direction]), direction
 
 
-def _by_scene(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Lay out one value per scene (row) and value of a column: mean over timesteps and pairs, weighted by count."""
-    values = scene_values(rows, [column])
-    return values.set_index(["scene", column])["value"].unstack(column)  # noqa: PD010, each scene has one value
-
-
 def _candidates(
-    rows: pd.DataFrame, own: pd.DataFrame, effects: CausalEffects, costs: Mapping[int, float]
-) -> tuple[list[Candidate], np.ndarray]:
-    """Score every layer; return with them the bootstrap draws of what they are ranked by, [resamples, layers]."""
-    layers = own.drop_duplicates("layer").set_index("layer").sort_index()
-    precision = _by_scene(own, "layer").reindex(columns=layers.index)
-    limits = _by_scene(rows[rows["model"] == CEILING], "grid")
-    ceiling = limits.reindex(index=precision.index, columns=layers["grid"].to_numpy())
-    chance, same = (_grid_means(rows, name) for name in (UNIFORM, SAME_POSITION))
-    value, limit = precision.to_numpy(), ceiling.to_numpy()
-    by_share = not (np.isnan(mean(limit)) & ~np.isnan(mean(value))).any()
-    share = np.where(by_share, ratio(mean(value), mean(limit)), np.nan)
-    drawn = draws(value, limit if by_share else np.ones_like(value))
-    low, high = quantile(drawn, 0.025), quantile(drawn, 0.975)
-    candidates = [
+    own: pd.DataFrame, evidence: Evidence, effects: CausalEffects, costs: Mapping[int, float]
+) -> list[Candidate]:
+    """Write down each layer's numbers."""
+    described = own.drop_duplicates("layer").set_index("layer")
+    above_chance, above_null = evidence.above(UNIFORM), evidence.above_all()
+    return [
         Candidate(
-            layer=int(layer),
-            name=str(info.layer_name),
-            grid=str(info.grid),
-            precision=float(precision[layer].mean()),
-            chance=float(chance.get(info.grid, np.nan)),
-            same_position=float(same.get(info.grid, np.nan)),
-            ceiling=float(ceiling.iloc[:, k].mean()),
-            share_of_ceiling=float(share[k]),
-            low=float(low[k]),
-            high=float(high[k]),
-            **_weights(int(layer), effects, costs),
+            layer=layer,
+            name=str(described.loc[layer, "layer_name"]),
+            grid=str(described.loc[layer, "grid"]),
+            precision=float(evidence.precision.value[k]),
+            ceiling=float(evidence.ceiling[k]),
+            share_of_ceiling=float(evidence.share[k]),
+            low=float(evidence.low[k]),
+            high=float(evidence.high[k]),
+            above_chance=bool(above_chance[k]),
+            above_null=bool(above_null[k]),
+            **_nulls(evidence, k),
+            **_weights(layer, effects, costs),
         )
-        for k, (layer, info) in enumerate(layers.iterrows())
+        for k, layer in enumerate(evidence.layers)
     ]
-    return candidates, drawn
+
+
+def _nulls(evidence: Evidence, position: int) -> dict[str, Any]:
+    """Return what a layer's nulls reach, and its lead over the strongest."""
+    names = {UNIFORM: "chance", SAME_POSITION: "same_position", CAMERAS_ONLY: "cameras_only"}
+    reached = {
+        name: float(evidence.leads[null].null[position]) if null in evidence.leads else np.nan
+        for null, name in names.items()
+    }
+    null = evidence.strongest(position)
+    if not null:
+        return {**reached, "null": "", **dict.fromkeys(("lead", "lead_low", "lead_high"), np.nan)}
+    lead = evidence.leads[null]
+    ends = {"lead": lead.value, "lead_low": lead.low, "lead_high": lead.high}
+    return {**reached, "null": NULL_LABELS[null], **{name: float(array[position]) for name, array in ends.items()}}
 
 
 def _weights(layer: int, effects: CausalEffects, costs: Mapping[int, float]) -> dict[str, Any]:
     """Return what is weighed beside correspondence."""
     names = ("causal_effect", "causal_low", "causal_high", "causal_count")
     return {**dict(zip(names, effects.of(layer), strict=True)), "cost": costs.get(layer, np.nan)}
-
-
-def _above_chance(candidates: list[Candidate], own: pd.DataFrame) -> list[bool]:
-    low = summarise(own, ["layer"]).set_index("layer")["low"]
-    return [bool(low.get(candidate.layer, np.nan) > candidate.chance) for candidate in candidates]
-
-
-def _order(candidates: list[Candidate], own: pd.DataFrame) -> list[int]:
-    """Rank: above chance first, then by share of the ceiling, or by precision where a ceiling is missing."""
-    keys = [
-        (not above, bool(np.isnan(score)), -score, candidate.layer)
-        for candidate, score, above in zip(
-            candidates, _ranked_by(candidates), _above_chance(candidates, own), strict=True
-        )
-    ]
-    return sorted(range(len(candidates)), key=keys.__getitem__)
-
-
-def _ranked_by(candidates: Sequence[Candidate]) -> list[float]:
-    """Return what layers are ranked by: the share of the ceiling, or precision where a ceiling is missing."""
-    by_share = any(candidate.share_of_ceiling >= 0 for candidate in candidates)
-    return [candidate.share_of_ceiling if by_share else candidate.precision for candidate in candidates]
-
-
-def _grid_means(rows: pd.DataFrame, model: str) -> pd.Series:
-    """Average a reference over scenes, per grid."""
-    return _by_scene(rows[rows["model"] == model], "grid").mean()

@@ -42,7 +42,7 @@ def comparison_table(scores: pd.DataFrame, selection: Selection) -> Table:
         table.add_row(
             f"{row.model}, layer {selection.layer}" if mine else str(row.model),
             f"{row.value:.3f}",
-            f"{row.low:.3f}-{row.high:.3f}" if row.low == row.low else "one scene",
+            f"{row.low:.3f}-{row.high:.3f}" if row.low == row.low else "-",
             style="bold" if mine else None,
         )
     return table

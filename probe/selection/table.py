@@ -43,10 +43,16 @@ def _layer_row(
         "precision_high": _cell(precision, layer, "high"),
         "chance": candidate.chance,
         "same_position": candidate.same_position,
+        "cameras_only": candidate.cameras_only,
         "ceiling": candidate.ceiling,
         "share_of_ceiling": candidate.share_of_ceiling,
         "share_low": candidate.low if ranked_by_share else np.nan,
         "share_high": candidate.high if ranked_by_share else np.nan,
+        "null": candidate.null,
+        "lead": candidate.lead,
+        "lead_low": candidate.lead_low,
+        "lead_high": candidate.lead_high,
+        "above_null": candidate.above_null,
         "skill": gain / room if room > 0 else np.nan,
         "common_grid_precision": _cell(common, layer, "value"),
         "common_grid_low": _cell(common, layer, "low"),
@@ -59,6 +65,7 @@ def _layer_row(
         "cost": candidate.cost,
         "count": int(precision["count"].get(layer, 0)),
         "scenes": int(precision["scenes"].get(layer, 0)),
+        "units": int(precision["units"].get(layer, 0)),
     }
 
 

@@ -8,9 +8,10 @@ from rich.table import Table
 
 from probe.selection.choose import Selection
 from probe.selection.comparisons import comparison_table
+from probe.selection.words import counted
 
 HEADINGS = (
-    "layer", "name", "grid", "preci-\nsion", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
+    "layer", "name", "grid", "precision", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
     "causal\neffect", "95 %, in %",
 )  # fmt: skip
 
@@ -19,10 +20,10 @@ def show(
     console: Console, layers: pd.DataFrame, selection: Selection, pairs: pd.DataFrame, scores: pd.DataFrame
 ) -> None:
     """Print the layers' table, the chosen one beside other matchers, and the selection."""
-    counts = f"{len(pairs)} pairs of {selection.scenes} scenes"
+    counts = f"{len(pairs)} pairs of {selection.scenes} scenes, {counted(selection.units)}"
     title = f"{selection.model}: {selection.metric}, {selection.direction}, {counts}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    mark = "*" if selection.above_chance else "?"
+    mark = "*" if selection.above_null else "?"
     edited = bool(layers["causal_effect"].notna().any())
     for heading in HEADINGS if edited else HEADINGS[:-2]:
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
@@ -33,7 +34,7 @@ def show(
             str(row.name).partition(".transformer_blocks")[0],
             f"{row.grid_h}x{row.grid_w}",
             f"{row.precision:.3f}",
-            f"{row.precision_low:.3f}-{row.precision_high:.3f}",
+            _range(row.precision_low, row.precision_high),
             *(f"{value:.3f}" for value in (row.chance, row.same_position, row.ceiling)),
             "-" if np.isnan(row.share_of_ceiling) else f"{row.share_of_ceiling:.1%}",
             *(effect if edited else ()),
@@ -48,6 +49,10 @@ def show(
 
 def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:+.1%}"
+
+
+def _range(low: float, high: float) -> str:
+    return "-" if np.isnan(low) else f"{low:.3f}-{high:.3f}"
 
 
 def _between(low: float, high: float) -> str:

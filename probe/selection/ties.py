@@ -8,14 +8,16 @@ import pandas as pd
 
 from probe.interventions import INTERVENTIONS
 from probe.layers import Layer, joint_layout
-from probe.records import EFFECT, scene_values, summarise
-from probe.records.intervals import draws, quantile
+from probe.records import EFFECT, summarise
+from probe.records.intervals import Ratios, joint_widening, mean_bounds, ratios, wide
+from probe.records.table import unit_sums
 
 DESTRUCTIVE = tuple(name for name in INTERVENTIONS if name != "true_match")  # that one repairs
 RULE = (
-    "Correspondence comes first: the share of the grid's ceiling, of layers above chance. Of layers that it cannot "
-    "separate from the first and that lie within its interval, those remain whose causal effect is not shown to be "
-    "smaller than the greatest; of these the cheapest to supervise (tokens squared times heads) is taken."
+    "Correspondence comes first: the share of the grid's ceiling, of layers above the strongest null (uniform chance, "
+    "same position, and cameras only where that was measured). Of layers that it cannot separate from the first and "
+    "that lie within its interval, those remain whose causal effect is not shown to be smaller than the greatest; of "
+    "these the cheapest to supervise (tokens squared times heads) is taken."
 )
 
 
@@ -26,15 +28,15 @@ class CausalEffects:
     Attributes:
         layers: All that were asked for.
         intervention: What broke it; empty where nothing was measured.
-        table: Per layer: value, low, high (95 % by bootstrap over scenes), scenes; absent layers were not measured.
-        drawn: Bootstrap means, [resamples, layers]; NaN where a layer was not measured.
+        table: Per layer: value, low, high (95 % over independent units), scenes; absent layers were not measured.
+        means: Of all layers, in order; NaN where one was not measured.
         timesteps: At which it was measured.
     """
 
     layers: tuple[int, ...]
     intervention: str
     table: pd.DataFrame
-    drawn: np.ndarray
+    means: Ratios
     timesteps: tuple[int, ...]
 
     def of(self, layer: int) -> tuple[float, float, float, int]:
@@ -50,26 +52,28 @@ def causal_effects(rows: pd.DataFrame, layers: Sequence[int]) -> CausalEffects:
 
     Args:
         rows: Of the score table, all heads together.
-        layers: Whose draws to give.
+        layers: Whose effects to read.
     """
     metrics = set(rows["metric"].astype(str))
     name = next((name for name in DESTRUCTIVE if f"{EFFECT}@{name}" in metrics), "")
     chosen = rows[rows["metric"] == f"{EFFECT}@{name}"]
-    values = scene_values(chosen, ["layer"]).pivot_table(index="scene", columns="layer", values="value", observed=True)
-    known = values.reindex(columns=list(layers)).to_numpy(dtype=float)
     return CausalEffects(
         layers=tuple(layers),
         intervention=name,
-        table=summarise(chosen, ["layer"]).set_index("layer"),
-        drawn=draws(known, np.ones_like(known)),
+        table=summarise(chosen, ["layer"], shares=False).set_index("layer"),
+        means=ratios(*wide(unit_sums(chosen, ["layer"]), "layer", list(layers))),
         timesteps=tuple(sorted(int(t) for t in chosen["timestep"].unique())),
     )
 
 
 def compared(effects: CausalEffects, layer: int) -> dict[int, int]:
-    """Compare a layer's effect with every other's, paired by scene: 1 if shown to be greater, -1 smaller, else 0."""
-    difference = effects.drawn[:, [effects.layers.index(layer)]] - effects.drawn
-    sign = (quantile(difference, 0.025) > 0).astype(int) - (quantile(difference, 0.975) < 0)
+    """Compare a layer's effect with every other's: 1 if shown to be greater, -1 smaller, else 0.
+
+    Paired by unit; the intervals of all differences hold at once.
+    """
+    difference = effects.means.columns([effects.layers.index(layer)]) - effects.means
+    low, high = mean_bounds(difference, joint_widening(difference))
+    sign = (low > 0).astype(int) - (high < 0)
     return dict(zip(effects.layers, sign.tolist(), strict=True))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from probe.records.intervals import LEAST_UNITS
 from probe.selection.candidate import Candidate
 from probe.selection.ties import CausalEffects, compared, remaining
 
@@ -11,21 +12,57 @@ LISTED = 6
 """Ties that the evidence names; more are counted."""
 
 
-def evidence_words(best: Candidate, ties: tuple[int, ...], metric: str, scenes: int, *, above_chance: bool) -> str:
+def evidence_words(best: Candidate, ties: tuple[int, ...], metric: str, units: int, *, alone: bool) -> str:
     """Return the result in a sentence."""
-    lead = f"not separable from {_tied(ties)}" if ties else "ahead of every other layer"
+    enough = units >= LEAST_UNITS
+    lead = (
+        "the only layer that was measured"
+        if alone
+        else "no other layer can be shown to be worse"
+        if not enough
+        else f"not separable from {_tied(ties)}"
+        if ties
+        else "ahead of every other layer"
+    )
     ranked = (
         f"{best.share_of_ceiling:.1%} of its grid's ceiling in {metric}"
         if best.share_of_ceiling >= 0
         else f"{best.precision:.1%} {metric} (no ceiling was measured)"
     )
-    interval = f"95 % interval {best.low:.1%} to {best.high:.1%} over {scenes} scenes" if scenes > 1 else "one scene"
-    doubt = "" if above_chance else "No layer was shown to find correspondence: no interval lies above uniform chance. "
-    return (
-        f"{doubt}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); precision "
-        f"{best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, ceiling "
-        f"{best.ceiling:.3f}; {lead}."
+    interval = (
+        f"95 % interval {best.low:.1%} to {best.high:.1%} over {units} independent units"
+        if enough
+        else f"{counted(units)}, too few for an interval"
     )
+    return (
+        f"{doubt_words(best, units)}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); "
+        f"precision {best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, "
+        f"{_blind(best)}ceiling {best.ceiling:.3f}; {lead}."
+    )
+
+
+def doubt_words(best: Candidate, units: int) -> str:
+    """Return that no layer was shown to find correspondence, where that is so; else nothing."""
+    if best.above_null:
+        return ""
+    if units < LEAST_UNITS:
+        return f"Nothing can be claimed: {counted(units)}, and an interval needs {LEAST_UNITS}. "
+    if not best.null:
+        return "No layer was shown to find correspondence: no null was measured. "
+    ends = f"{100 * best.lead_low:+.1f} to {100 * best.lead_high:+.1f}"
+    return (
+        f"No layer was shown to find correspondence beyond {best.null}: the lead of layer {best.layer} is "
+        f"{100 * best.lead:+.1f} points ({ends}, with 95 % for all layers at once). "
+    )
+
+
+def counted(units: int) -> str:
+    """Return the number of independent units in words."""
+    return f"{units} independent unit{'' if units == 1 else 's'}"
+
+
+def _blind(best: Candidate) -> str:
+    return "" if np.isnan(best.cameras_only) else f"cameras only {best.cameras_only:.3f}, "
 
 
 def _tied(ties: tuple[int, ...]) -> str:
@@ -49,7 +86,7 @@ def weighing_words(chosen: int, contenders: Sequence[int], effects: CausalEffect
         return "Chosen by correspondence alone: no causal effect was measured."
     parts = [_effect_sentence(chosen, effects)]
     if len(contenders) == 1:
-        parts.append("Correspondence alone decides; causal effect and cost had nothing to weigh.")
+        parts.append("No tie: selected by precision alone.")
     elif any(np.isnan(effects.of(layer)[0]) for layer in contenders):
         parts.append(f"Correspondence cannot separate {listed(contenders)}, and not all of their effects are known.")
     else:
@@ -64,7 +101,7 @@ def _effect_sentence(chosen: int, effects: CausalEffects) -> str:
     value, low, high, scenes = effects.of(chosen)
     if np.isnan(value):
         return f"The causal effect of layer {chosen} was not measured."
-    spread = f" (95 % interval {low:+.1%} to {high:+.1%} over {scenes} scenes)" if scenes > 1 else ""
+    spread = f" (95 % interval {low:+.1%} to {high:+.1%} over {scenes} scenes)" if np.isfinite(low) else ""
     others = [(k, sign) for k, sign in compared(effects, chosen).items() if k != chosen and k in effects.table.index]
     words = {1: "more than breaking", -1: "less than", 0: "not separable from"}
     groups = {words[kind]: [k for k, sign in others if sign == kind] for kind in words}

@@ -1,0 +1,163 @@
+"""What the scores say of every layer: precision, its nulls and its ceiling, as ratios over independent units.
+
+A layer's precision is compared with each null on the same queries, and every layer with every other. Claims about many
+layers hold jointly: the intervals behind them cover all of a family at once with 95 %.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from probe.records import CAMERAS_ONLY, CEILING, NO_LAYER, SAME_POSITION, UNIFORM
+from probe.records.intervals import Ratios, bounds, divide, joint_widening, mean_bounds, ratios, wide
+from probe.records.table import unit_sums
+
+NULL_LABELS = {UNIFORM: "uniform chance", SAME_POSITION: "same position", CAMERAS_ONLY: "cameras only"}
+"""The nulls that a layer has to beat, each where it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """By how much layers are ahead of one null; the intervals hold for all layers at once.
+
+    Attributes:
+        null: Precision of the null, per layer.
+        value: Precision minus the null's.
+        low: NaN below five units.
+        high: NaN below five units.
+    """
+
+    null: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The scores of all layers, in the order of ``layers``.
+
+    Attributes:
+        layers: Their indexes.
+        precision: Of each.
+        ceiling: Of each one's grid, on the same queries; NaN where it was not measured.
+        share: Precision over ceiling; NaN unless the ceilings of all layers are known.
+        ranked: What layers are ranked by: the share, or the precision.
+        low: Its 95 % interval, one by one.
+        high: Upper end.
+        leads: Over each null that was measured, by its name in the score table.
+        pairs: Indexes of each two layers, [pairs, 2].
+        gap: Ranked score of the first minus that of the second, per pair.
+        gap_low: Its interval, which holds for all pairs at once.
+        gap_high: Upper end.
+    """
+
+    layers: tuple[int, ...]
+    precision: Ratios
+    ceiling: np.ndarray
+    share: np.ndarray
+    ranked: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    leads: Mapping[str, Lead]
+    pairs: np.ndarray
+    gap: np.ndarray
+    gap_low: np.ndarray
+    gap_high: np.ndarray
+
+    def above(self, null: str) -> np.ndarray:
+        """Return which layers are shown to be above a null; none where it was not measured."""
+        return self.leads[null].low > 0 if null in self.leads else np.zeros(len(self.layers), bool)
+
+    def above_all(self) -> np.ndarray:
+        """Return which layers are shown to be above every null that was measured."""
+        shown = [self.above(null) for null in self.leads]
+        return np.logical_and.reduce(shown) if shown else np.zeros(len(self.layers), bool)
+
+    def strongest(self, position: int) -> str:
+        """Return the null that a layer leads by least; empty where none is known."""
+        known = {null: lead.value[position] for null, lead in self.leads.items() if np.isfinite(lead.value[position])}
+        return min(known, key=known.__getitem__) if known else ""
+
+    def worse(self, position: int) -> np.ndarray:
+        """Return which layers are shown to be worse than one."""
+        found = np.zeros(len(self.layers), bool)
+        for (first, second), low, high in zip(self.pairs, self.gap_low, self.gap_high, strict=True):
+            found[second] |= first == position and low > 0
+            found[first] |= second == position and high < 0
+        return found
+
+
+def weigh_evidence(rows: pd.DataFrame, own: pd.DataFrame, model: str) -> Evidence:
+    """Compare the layers of a model with their nulls and with each other.
+
+    Args:
+        rows: Of one metric, direction and protocol, of everything that was measured.
+        own: Of them, the rows of the model's layers, all heads together.
+        model: Name of the model.
+    """
+    grids = own.drop_duplicates("layer").set_index("layer")["grid"].astype(str).sort_index()
+    layers = tuple(int(layer) for layer in grids.index)
+    sums = unit_sums(own, ["layer"])
+    units = sorted(sums["unit"].unique())
+    hits, counts = wide(sums, "layer", layers, units)
+    best = _reference_hits(rows, CEILING, grids, counts, units)
+    precision, limit = ratios(hits, counts), ratios(best, counts).value
+    by_share = not (np.isnan(limit) & ~np.isnan(precision.value)).any()
+    ranked = ratios(hits, best) if by_share else precision
+    low, high = bounds(hits, best if by_share else counts)
+    pairs = np.array(list(combinations(range(len(layers)), 2)), dtype=int).reshape(-1, 2)
+    gap = ranked.columns(pairs[:, 0]) - ranked.columns(pairs[:, 1])
+    gap_low, gap_high = mean_bounds(gap, joint_widening(gap))
+    return Evidence(
+        layers=layers,
+        precision=precision,
+        ceiling=limit,
+        share=ranked.value if by_share else np.full(len(layers), np.nan),
+        ranked=ranked.value,
+        low=low,
+        high=high,
+        leads=dict(_leads(rows, own, model, grids, units)),
+        pairs=pairs,
+        gap=gap.value,
+        gap_low=gap_low,
+        gap_high=gap_high,
+    )
+
+
+def _leads(
+    rows: pd.DataFrame, own: pd.DataFrame, model: str, grids: pd.Series, units: Sequence[object]
+) -> Iterator[tuple[str, Lead]]:
+    """Compare the layers with each null that was measured."""
+    hits, counts = wide(unit_sums(own, ["layer"]), "layer", list(grids.index), units)
+    for null in (UNIFORM, SAME_POSITION):
+        guessed = _reference_hits(rows, null, grids, counts, units)
+        if not np.isnan(guessed).all():
+            yield null, _lead(ratios(hits, counts), ratios(guessed, counts))
+    blind = rows[(rows["model"] == model + CAMERAS_ONLY) & rows["layer"].isin(grids.index) & (rows["head"] < 0)]
+    if len(blind):
+        alike = own[own["timestep"].isin(blind["timestep"].unique())]
+        mine, theirs = (wide(unit_sums(part, ["layer"]), "layer", list(grids.index), units) for part in (alike, blind))
+        both = (mine[1] > 0) & (theirs[1] > 0)
+        yield CAMERAS_ONLY, _lead(*(ratios(np.where(both, a, 0), np.where(both, b, 0)) for a, b in (mine, theirs)))
+
+
+def _lead(layers: Ratios, null: Ratios) -> Lead:
+    ahead = layers - null
+    low, high = mean_bounds(ahead, joint_widening(ahead))
+    return Lead(null=null.value, value=ahead.value, low=low, high=high)
+
+
+def _reference_hits(
+    rows: pd.DataFrame, name: str, grids: pd.Series, counts: np.ndarray, units: Sequence[object]
+) -> np.ndarray:
+    """Return how many of each layer's counted queries a reference on its grid gets right, [units, layers].
+
+    NaN where the reference was not measured on a unit's queries.
+    """
+    reference = rows[(rows["model"] == name) & (rows["layer"] == NO_LAYER)]
+    hits, of = wide(unit_sums(reference.assign(grid=reference["grid"].astype(str)), ["grid"]), "grid", grids, units)
+    return np.where(counts > 0, divide(hits, of) * counts, 0)
