@@ -22,7 +22,8 @@ from analysis.study.paper import beside_paper
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
 from analysis.study.soon import CLAIM, how_soon, seed_ratios
-from analysis.study.words import difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.study.words import best_words, difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.trivial import BEST, MARK_WORDS, Trivial, marked
 from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
 from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
 
@@ -107,8 +108,19 @@ def _facts(run: StudyRun) -> list[tuple[str, str, str]]:
     for row in tables.differences(run).itertuples():
         if row.variant == first and (row.metric in (PSNR, HIGH_NOISE) or is_share(row.metric)):
             name = f"{title(row.metric)}, {first} minus {PLAIN}"
-            facts.append((name, difference_text(row.metric, row.value), row.verdict))
+            facts.append((name, difference_text(row.metric, row.value), f"{row.verdict}{_level(run, row)}"))
     return facts
+
+
+def _level(run: StudyRun, row: Any) -> str:
+    """Write where a variant ends and the best trivial baseline: "; 14.00 (best trivial baseline 12.00, copy)"."""
+    best = tables.best_of(run, row.metric)
+    if best is None:
+        return ""
+    last = run.summary[(run.summary["step"] == run.step) & (run.summary["metric"] == row.metric)]
+    value = float(last.loc[last["variant"] == row.variant, "mean"].iloc[0])
+    own = marked(value_text(row.metric, value), row.metric, value, best)
+    return f"; it ends at {own}, the {BEST} is {best_words(row.metric, best)}"
 
 
 # --- convergence -----------------------------------------------------------------------------------------------------
@@ -131,8 +143,8 @@ def _curves(run: StudyRun, name: str, table: pd.DataFrame, metrics: Sequence[str
         "How often the attention of each layer finds the corresponding point, probed on scenes that no run trains on. "
         if share
         else "Each measure on held-out scenes over the steps of training. Lines across are trivial baselines: a copy "
-        "of the nearest reference view, and that view's mean colour; a variant on their worse side has not used its "
-        "cameras. "
+        "of the nearest reference view, and that view's mean colour; a variant that does not beat the better one has "
+        "not been shown to use its cameras. "
     )
     last = shown[shown["step"] == run.step]
     phrases = "; ".join(
@@ -164,20 +176,25 @@ def picture(run: StudyRun, variants: Sequence[str]) -> bytes:
 def _final(run: StudyRun) -> Table:
     table = tables.convergence(run, run.metrics)
     last = {(row.who, row.panel): row for row in table[table["step"] == run.step].itertuples()}
-    rows = []
-    for who in [*run.names, *(METHOD_LABELS[method] for method in TRIVIAL)]:
-        cells = [last.get((who, metric)) for metric in run.metrics]
-        texts = [
-            MISSING if row is None else with_half(metric, row) for metric, row in zip(run.metrics, cells, strict=True)
-        ]
-        rows.append((who, str(run.seeds.get(who, "")), *texts))
+    best = {metric: tables.best_of(run, metric) for metric in run.metrics}
+    variants = [(name, str(run.seeds[name]), *(_final_cell(metric, last.get((name, metric)), best[metric])
+                                               for metric in run.metrics)) for name in run.names]  # fmt: skip
+    labels = [METHOD_LABELS[method] for method in TRIVIAL]
+    trivial = [(label, "", *(_final_cell(metric, last.get((label, metric)), None) for metric in run.metrics))
+               for label in labels]  # fmt: skip
     return Table(
         caption=f"The values at step {number(run.step)}: means over seeds, ± half of the 95{NBSP}% interval from "
-        f"{LEAST_SEEDS} seeds on; below, trivial baselines, on the same scenes.",
+        f"{LEAST_SEEDS} seeds on ({words.seeds_vary(run)}), on {words.held_out(run)}; below, trivial baselines, on the "
+        f"same scenes. {MARK_WORDS}.",
         columns=("variant", "seeds", *(panel_title(metric) for metric in run.metrics)),
-        rows=tuple(rows),
+        rows=(*variants, (BEST, "", *(best_words(metric, best[metric]) for metric in run.metrics)), *trivial),
+        marked=(len(variants),),
         wide=True,
     )
+
+
+def _final_cell(metric: str, row: Any, best: Trivial | None) -> str:
+    return MISSING if row is None else marked(with_half(metric, row), metric, row.value, best)
 
 
 # --- variants against plain ------------------------------------------------------------------------------------------
@@ -260,8 +277,8 @@ def _reach(run: StudyRun) -> Section | None:
         "values, which both reach, linear between evaluations. Black line: no lead; dashed: half the steps, as the "
         f"paper claims; grey: by how much plain runs of different seeds differ. Thick bars: 95{NBSP}% intervals over "
         "seeds; thin: those that hold for all rows together; points: geometric means, filled where the thin bar "
-        "excludes 1; small marks: seeds, as triangles where a run was there by its first evaluation, so that the ratio is a bound. "
-        f"Seeds: {counts(run)}."
+        "excludes 1; small marks: seeds, as triangles where a run was there by its first evaluation, so that the ratio "
+        f"is a bound. Seeds: {counts(run)}."
     )
     return Section(
         name="reach",

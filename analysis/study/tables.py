@@ -7,8 +7,9 @@ import pandas as pd
 
 from analysis.study.run import StudyRun
 from analysis.study.seeds import PLAIN, half_interval
+from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
-from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer
+from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer, trivial_column
 
 ROLES = ("plain", "supervised", "another layer", "a rival", "a control")
 
@@ -52,6 +53,18 @@ def convergence(run: StudyRun, metrics: list[str]) -> pd.DataFrame:
         parts.append(rows.rename(columns=named).assign(panel=panel, who=METHOD_LABELS[method], low=np.nan, high=np.nan))
     table = pd.concat(parts, ignore_index=True)[["panel", "who", "step", "value", "low", "high", "count"]]
     return table[table["value"].notna()].reset_index(drop=True)
+
+
+def best_of(run: StudyRun, metric: str) -> Trivial | None:
+    """Return the best trivial baseline by a metric at the last step; all runs share it.
+
+    Args:
+        run: The study.
+        metric: Its name.
+    """
+    last = run.summary[(run.summary["step"] == run.step) & (run.summary["variant"] == run.names[0])]
+    values = last.set_index("metric")["mean"]
+    return best_trivial(metric, lambda method: values.get(trivial_column(method, metric), np.nan))
 
 
 def differences(run: StudyRun) -> pd.DataFrame:

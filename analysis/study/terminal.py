@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.study import tables
+from analysis.study import tables, words
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS
 from analysis.study.soon import how_soon
 from analysis.study.words import ratio_text
+from analysis.trivial import MARK_WORDS, marked
 from probe.records import (
     HIGH_NOISE,
     LOSS,
@@ -28,7 +30,8 @@ from probe.records import (
 DIGITS = {PSNR: 2}
 LEGEND = (
     f"±: half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
-    "copy, mean colour: of the reference rotated least to the target; a worse model has not used its cameras",
+    "copy, mean colour: of the reference rotated least to the target",
+    f"{MARK_WORDS}; such a model has not been shown to use its cameras",
     "steps over plain's: both to the worse of their last values, which both reach; 1 is no lead. ≤, ≥: bounds, since a "
     "run was there by its first evaluation (?: on both sides)",
     "plain, other seeds: by how much plain runs of different seeds are sooner or later than one another",
@@ -46,6 +49,7 @@ def show(console: Console, run: StudyRun) -> None:
     metrics = shown_metrics(run)
     console.print(final_table(run, metrics))
     console.print(reach_table(run, metrics))
+    console.print(f"{words.seeds_vary(run)}; evaluated on {words.held_out(run)}", markup=False, soft_wrap=True)
     for line in LEGEND:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -72,7 +76,10 @@ def final_table(run: StudyRun, metrics: Sequence[str]) -> Table:
     table = _table(f"at step {run.step}", ["seeds", *metrics])
     for variant in run.names:
         cells = [_value(final, variant, metric, metric) for metric in metrics]
-        table.add_row(variant, str(run.seeds[variant]), *cells)
+        best = [tables.best_of(run, metric) for metric in metrics]
+        means = [final["mean"].get((variant, metric), np.nan) for metric in metrics]
+        texts = map(marked, cells, metrics, means, best)
+        table.add_row(variant, str(run.seeds[variant]), *texts)
     for method in TRIVIAL:
         cells = [_value(final, run.names[0], metric, trivial_column(method, metric)) for metric in metrics]
         table.add_row(method, "", *cells)

@@ -11,8 +11,9 @@ from analysis.study import tables
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
 from analysis.study.soon import CLAIM, how_soon, in_half
+from analysis.trivial import BEST, Trivial, beats
 from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
-from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, TRIVIAL, better, describe, split_layer, trivial_column
+from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, describe, split_layer
 
 VERDICTS = {
     "sooner": f"sooner than {PLAIN}", "later": f"later than {PLAIN}", "not separated": f"not separated from {PLAIN}",
@@ -61,6 +62,11 @@ def with_half(metric: str, row: Any) -> str:
     if not np.isfinite(half):
         return text
     return f"{text} ± {value_text(metric, half)}"
+
+
+def best_words(metric: str, best: Trivial | None) -> str:
+    """Write the best trivial baseline of a metric: "12.00 (copy)"; a dash where there is none."""
+    return MISSING if best is None else f"{value_text(metric, best.value)} ({best.method})"
 
 
 def source(run: StudyRun) -> str:
@@ -263,17 +269,14 @@ def _against_trivial(run: StudyRun) -> str:
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])["mean"]
     lost = []
     for metric in (name for name in run.metrics if name in IMAGE_METRICS):
-        own = [last.get((name, metric), np.nan) for name in run.names]
-        trivial = [last.get((run.names[0], trivial_column(method, metric)), np.nan) for method in TRIVIAL]
-        sign = better(metric)
-        known = [sign * value for value in trivial if np.isfinite(value)]
-        if known and max(sign * value for value in own if np.isfinite(value)) <= max(known):
+        best = tables.best_of(run, metric)
+        if not any(beats(metric, last.get((name, metric), np.nan), best) for name in run.names):
             lost.append(title(metric))
     if not lost:
         return ""
     return (
-        f"By {listing(lost)} no variant beats a trivial baseline (a copy of the nearest reference, or its "
-        "mean colour): the models have trained too little for image quality to mean much."
+        f"By {listing(lost)} no variant beats the {BEST} (a copy of the nearest reference, or its mean colour): the "
+        "models have trained too little for image quality to mean much."
     )
 
 
