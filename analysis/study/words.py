@@ -19,8 +19,8 @@ VERDICTS = {
     "sooner": f"sooner than {PLAIN}", "later": f"later than {PLAIN}", "not separated": f"not separated from {PLAIN}",
     "too few seeds": "too few seeds to tell",
 }  # fmt: skip
-RANDOM = ":random"
-"""What the name of a model ends in whose first weights are drawn by the seed."""
+SEEDED = "cat3d-tiny:random"
+"""The model whose first weights the trainer draws by its --seed; all others start from the same weights."""
 
 
 def title(metric: str) -> str:
@@ -85,19 +85,16 @@ def held_out(run: StudyRun) -> str:
 
 
 def seeds_vary(run: StudyRun) -> str:
-    """Return what differs between two seeds of a study, as the trainer's --seed draws it.
-
-    A checkpoint is the same for every seed; only a model that begins from random weights has its weights from the seed.
-    """
+    """Return what differs between two seeds of a study, as the trainer's --seed draws it."""
     drawn = "the scenes, timesteps and noise of training"
     model = str(run.settings.get("model", ""))
     if not model:
         return f"seeds vary {drawn}; the settings do not say what the model starts from"
-    if model.endswith(RANDOM):
+    if model == SEEDED:
         return f"seeds vary the model's first weights and {drawn}"
     return (
         f"seeds vary {drawn} and the first weights of what an objective adds, not the model's: every run starts from "
-        f"one checkpoint ({model})"
+        f"the same ones ({model})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Laws of how soon a variant is where plain ends: symmetric, nothing dropped, bounds are kept, verdicts hold jointly."""
+"""Laws of how soon a variant is where plain ends: symmetric, nothing dropped, bounds kept, verdicts hold jointly."""
 
 from collections.abc import Mapping, Sequence
 
