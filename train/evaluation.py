@@ -216,6 +216,7 @@ def distance_table(plan: Plan, images: list[dict[str, Float[Tensor, "targets 3 h
                 rows += [
                     {"n_ref": n_ref, "rotation_bin": ALL_ROTATIONS, "method": method, "metric": metric, "value": value,
                      "low": math.nan, "high": math.nan, "scenes": 0 if math.isnan(value) else len(images),
+                     "units": 0 if math.isnan(value) else len(set(plan.scenes.units or plan.scenes.names)),
                      "count": 0 if math.isnan(value) else len(sets[TRUTH])}
                     for metric, value in distances.items()
                 ]  # fmt: skip

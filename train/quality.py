@@ -33,6 +33,7 @@ from probe.records import (
     MODEL,
     PSNR,
     SSIM,
+    TRIVIAL,
     TRUTH,
     rotation_bin,
     set_metric,
@@ -246,8 +247,8 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Average images per number of references, rotation bin (and "all"), method and metric.
 
     Returns:
-        Columns n_ref, rotation_bin, method, metric, value, low, high (95 % over independent units; NaN below five),
-        scenes, units, count. A metric without any value has a row of NaN with 0 scenes.
+        Columns n_ref, rotation_bin, method, metric, value (mean over images), low, high (95 % over independent units;
+        NaN for fewer than five), scenes, units, count. A metric without any value has a row of NaN with 0 scenes.
     """
     binned = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]))
     names = [*binned["rotation_bin"].cat.categories, ALL_ROTATIONS]
@@ -264,8 +265,8 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
     """List every generated view, the lowest PSNR first.
 
     Returns:
-        Columns scene, view, rotation_deg, n_ref, the model's metrics, copy_psnr (of the trivial baseline) and
-        truth_match_error (the floor).
+        Columns scene, view, rotation_deg, n_ref, the model's metrics, copy_psnr and mean_colour_psnr (of the trivial
+        baselines) and truth_match_error (the floor).
     """
     keys = ["scene", "view", "rotation_deg", "n_ref"]
 
@@ -274,5 +275,6 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
         return chosen.set_index([*keys, "metric"])["value"].unstack("metric")  # noqa: PD010, pivot_table drops NaN
 
     own = wide(MODEL).reindex(columns=[PSNR, SSIM, LPIPS, MATCH_ERROR])
-    others = {trivial_column(COPY, PSNR): wide(COPY)[PSNR], "truth_match_error": wide(TRUTH)[MATCH_ERROR]}
+    others = {trivial_column(method, PSNR): wide(method)[PSNR] for method in TRIVIAL}
+    others["truth_match_error"] = wide(TRUTH)[MATCH_ERROR]
     return own.assign(**others).reset_index().sort_values([PSNR, *keys], ignore_index=True)

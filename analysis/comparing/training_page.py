@@ -1,5 +1,7 @@
 """Two training runs -> the page of what changed at equal steps. Pure."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,7 @@ from analysis.study import figures
 from analysis.study.words import difference_text, panel_title, title, value_text
 from analysis.training import words
 from analysis.training.run import TrainingRun
+from analysis.trivial import BEST, MARK_WORDS, Trivial, beats, best_in_row, best_text, marked
 from analysis.words import NBSP, interval, listing, number, percent, plural, points
 
 
@@ -27,17 +30,18 @@ def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], 
     """
     compare.check_trainings(a, b)
     table, probed = compare.compare_evaluations(a, b), compare.compare_probes_of_trainings(a, b)
+    trivial = _best(a, table)
     frames = {"evaluation.csv": table, "precision.csv": probed}
     return SectionPage(
         kind="comparison",
         title=f"{names[0]} against {names[1]}",
         subtitle=f"What changed from {names[0]} to {names[1]}, at equal steps on equal held-out scenes.",
-        answer=tuple(_training_answer(table, probed, names)),
+        answer=tuple(_training_answer(table, probed, names, trivial)),
         facts=tuple(
             (
                 f"{title(row.metric)}, difference",
                 difference_text(row.metric, row.difference),
-                f"{value_text(row.metric, row.a)} and {value_text(row.metric, row.b)}",
+                _both(row, trivial[row.metric]),
             )
             for row in table.itertuples()
         ),
@@ -51,6 +55,12 @@ def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], 
     )
 
 
+def _both(row: Any, best: Trivial | None) -> str:
+    """Write both values and the best trivial baseline."""
+    a, b = (marked(value_text(row.metric, value), row.metric, value, best) for value in (row.a, row.b))
+    return f"{a} and {b}" + ("" if best is None else f"; {BEST} {best_text(row.metric, best)}")
+
+
 _TRAINING_CAVEATS = (
     "One run each: whether a difference is more than luck of the seed cannot be told from two runs. python -m "
     "train.study repeats both with several seeds and gives intervals.",
@@ -59,7 +69,9 @@ _TRAINING_CAVEATS = (
 )
 
 
-def _training_answer(table: pd.DataFrame, probed: pd.DataFrame, names: tuple[str, str]) -> list[str]:
+def _training_answer(
+    table: pd.DataFrame, probed: pd.DataFrame, names: tuple[str, str], trivial: dict[str, Trivial | None]
+) -> list[str]:
     ahead = [title(row.metric) for row in table.itertuples() if row.gain > 0]
     behind = [title(row.metric) for row in table.itertuples() if row.gain < 0]
     parts = [f"ahead of {names[0]} by {listing(ahead)}"] if ahead else []
@@ -75,7 +87,15 @@ def _training_answer(table: pd.DataFrame, probed: pd.DataFrame, names: tuple[str
         sentences.append(f"Precision whose intervals over scenes lie apart: {listing(phrases)}.")
     elif len(probed):
         sentences.append("No layer's precision differs by more than its intervals over scenes.")
+    lost = [title(row.metric) for row in table.itertuples() if not _beaten(row, trivial[row.metric])]
+    if lost:
+        sentences.append(f"By {listing(lost)} neither run beats the {BEST}.")
     return sentences
+
+
+def _beaten(row: Any, best: Trivial | None) -> bool:
+    """Return whether one of the runs beats the best trivial baseline, or there is none."""
+    return any(beats(row.metric, value, best) for value in (row.a, row.b))
 
 
 def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tuple[str, str]) -> Section:
@@ -96,23 +116,27 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
         f"{names[1]} {len(b.evaluation)}. No intervals: one run each, and means over the scenes only."
     )
     drawn = chart("evaluations", svg, caption, source=words.source(a), table=curves, file="compare_evaluations.csv")
+    trivial = _best(a, table)
     listed = Table(
         caption="The last step that both were evaluated at; ahead: of the evaluations that both have, at how many the "
-        "second run is better.",
-        columns=("measure", "step", *names, "difference", "ahead at"),
-        rows=tuple(
-            (
-                panel_title(r.metric),
-                number(r.step),
-                value_text(r.metric, r.a),
-                value_text(r.metric, r.b),
-                difference_text(r.metric, r.difference),
-                f"{r.ahead} of {r.evaluations}",
-            )
-            for r in table.itertuples()
-        ),
+        f"second run is better. {MARK_WORDS}; both runs have the same, since they have the same held-out scenes.",
+        columns=("measure", "step", *names, "difference", "ahead at", BEST),
+        rows=tuple(_evaluation_row(r, trivial[r.metric]) for r in table.itertuples()),
     )
     return Section(name="evaluations", title="Held-out scenes", charts=(drawn,), tables={"evaluations": listed})
+
+
+def _evaluation_row(row: Any, best: Trivial | None) -> tuple[str, ...]:
+    values = (marked(value_text(row.metric, value), row.metric, value, best) for value in (row.a, row.b))
+    return (panel_title(row.metric), number(row.step), *values, difference_text(row.metric, row.difference),
+            f"{row.ahead} of {row.evaluations}", best_text(row.metric, best))  # fmt: skip
+
+
+def _best(run: TrainingRun, table: pd.DataFrame) -> dict[str, Trivial | None]:
+    """Return the best trivial baseline of each measure, at the last step that both runs were evaluated at."""
+    rows = run.evaluation.set_index("step")
+    steps = zip(table["metric"], table["step"], strict=True)
+    return {metric: best_in_row(metric, rows.loc[step]) for metric, step in steps}
 
 
 def _probed(table: pd.DataFrame, names: tuple[str, str]) -> Section | None:

@@ -61,25 +61,25 @@ def _marks(axes: Axes, rows: pd.DataFrame, who: str, spots: Mapping[str, int]) -
     return axes.plot(x, rows["value"], linestyle="", **MARKS[who])[0]
 
 
-def against_copy(table: pd.DataFrame, *, alt: str) -> str:
-    """Draw each generated view's PSNR against that of copying; on the line both are equal.
+def against_trivial(table: pd.DataFrame, *, alt: str) -> str:
+    """Draw each generated view's PSNR against that of the best trivial baseline; on the line both are equal.
 
     Args:
-        table: Columns who, copied, generated.
+        table: Columns who, trivial, generated.
         alt: See :func:`analysis.figures.chart`.
     """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        both = [*table["copied"], *table["generated"]]
+        both = [*table["trivial"], *table["generated"]]
         low, high = min(both) - 0.5, max(both) + 0.5
-        axes.plot([low, high], [low, high], color=MUTED, linewidth=1.2, linestyle="--", label="as good as a copy")
+        axes.plot([low, high], [low, high], color=MUTED, linewidth=1.2, linestyle="--", label="as good as the baseline")
         for n, (who, part) in enumerate(table.groupby("who", sort=False)):
             style = LINE_STYLES[n] if n < len(LINE_STYLES) else {"color": GOLD, "marker": "v"}
             style = {**style, "linestyle": "", "markerfacecolor": "none", "markersize": 7, "markeredgewidth": 1.4}
-            axes.plot(part["copied"], part["generated"], label=who, **style)
+            axes.plot(part["trivial"], part["generated"], label=who, **style)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        axes.set(xlabel="PSNR of a copy of the nearest reference (dB)", ylabel="PSNR of the generated view (dB)")
+        axes.set(xlabel="PSNR of the best trivial baseline (dB)", ylabel="PSNR of the generated view (dB)")
         figure.legend(loc="outside upper left", ncols=4, columnspacing=1.4)
 
     return chart("views", alt, (620, 600), draw)

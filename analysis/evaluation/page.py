@@ -12,6 +12,7 @@ from analysis.evaluation import figures, words
 from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import Evaluation
 from analysis.evaluation.words import SHORT, reference_words, with_range
+from analysis.trivial import BEST, MARK_WORDS, best_trivial, marked
 from analysis.words import METHOD_LABELS, MISSING, NBSP, amount, bin_words, command, listing, number, rebuild
 from analysis.worst_cases import worst_table
 from probe.records import ALL_ROTATIONS, MATCH_ERROR, METRICS, MODEL, PSNR, SSIM, TRIVIAL, split_set_metric
@@ -90,7 +91,7 @@ def _texts(facts: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _facts(run: Evaluation) -> list[tuple[str, str, str]]:
-    facts = [("scenes", number(run.scenes), f"{number(len(run.views))} target views in all")]
+    facts = [("scenes", number(run.scenes), f"{number(len(run.views))} target views in all; {words.units(run)}")]
     for n_ref in run.references:
         for name in run.measured:
             value, note = words.fact(run, n_ref, name)
@@ -122,7 +123,7 @@ def _rotation(run: Evaluation, n_ref: int) -> Chart:
     caption = (
         f"With {reference_words(n_ref)}, by the rotation of the target view against view 0. Blue: generated views "
         "against the true ones; open marks: trivial baselines, for the same views; bars: 95\u00a0% intervals over "
-        "scenes. The answer says whether the difference on the same views is clear. Green "
+        "independent units. The answer says whether the difference on the same views is clear. Green "
         f"strokes: the match error of the true views, the floor. Target views: {_counted(table)}."
     )
     alt = f"Image quality by rotation with {reference_words(n_ref)}. {words.spoken(run, n_ref)}"
@@ -157,12 +158,12 @@ def _written(run: Evaluation, n_ref: int) -> Table:
     for place in bins:
         first = rows.loc[(place, names[0], MODEL)] if names else None
         counts = (MISSING, MISSING) if first is None else (number(first["scenes"]), number(first["count"]))
-        cells = [_cell(rows, (place, name, method)) for name, method in heads]
+        cells = [_cell(rows, place, name, method) for name, method in heads]
         written.append((_bin(place), *counts, *cells))
     return Table(
-        caption=f"With {reference_words(n_ref)}: means with 95\u00a0% intervals over scenes, PSNR in dB; after each "
-        "measure the copy of the nearest reference, that reference's mean colour, and for the match error the true "
-        "views. Their intervals are in the figure and in summary.csv.",
+        caption=f"With {reference_words(n_ref)}: means with 95\u00a0% intervals over independent units, PSNR in dB; "
+        "after each measure the copy of the nearest reference, that reference's mean colour, and for the match error "
+        f"the true views. Their intervals are in the figure and in summary.csv. {MARK_WORDS}.",
         columns=("rotation", "scenes", "views", *columns),
         rows=tuple(written),
         marked=(len(written) - 1,),
@@ -170,13 +171,15 @@ def _written(run: Evaluation, n_ref: int) -> Table:
     )
 
 
-def _cell(rows: pd.DataFrame, key: tuple[str, str, str]) -> str:
-    """Write a mean of the model with its interval, and any other without one."""
-    if key not in rows.index:
+def _cell(rows: pd.DataFrame, place: str, name: str, method: str) -> str:
+    """Write a mean of the model with its interval and mark, and any other without them."""
+    if (place, name, method) not in rows.index:
         return MISSING
-    _, name, method = key
-    row = rows.loc[key]
-    return with_range(name, row) if method == MODEL else amount(name, row["value"]).partition(NBSP)[0]
+    row = rows.loc[(place, name, method)]
+    if method != MODEL:
+        return amount(name, row["value"]).partition(NBSP)[0]
+    best = best_trivial(name, lambda one: rows["value"].get((place, name, one), np.nan))
+    return marked(with_range(name, row), name, row["value"], best)
 
 
 def _worst(run: Evaluation) -> Section:
@@ -189,17 +192,19 @@ def _worst(run: Evaluation) -> Section:
 
 
 def _views(run: Evaluation) -> Section | None:
-    table = evaluation.beside_copy(run).dropna()
+    table = evaluation.view_by_view(run).dropna()
     if table.empty:
         return None
-    above = int((table["generated"] > table["copied"]).sum())
+    above = int((table["generated"] > table["trivial"]).sum())
+    each = table.drop_duplicates("who")
+    which = listing(f"{SHORT[method]} with {who}" for who, method in zip(each["who"], each["method"], strict=True))
     caption = (
-        "One mark per generated view: above the dashed line it is closer to the true view than a copy of the nearest "
-        f"reference is. So are {number(above)} of {number(len(table))}. PSNR rewards smooth images: a mark far above "
-        "the line may still be a blurred view."
+        f"One mark per generated view: above the dashed line it is closer to the true view than the {BEST} is (by "
+        f"PSNR over all views: {which}). So are {number(above)} of {number(len(table))}. PSNR rewards smooth images: a "
+        "mark far above the line may still be a blurred view."
     )
-    alt = f"PSNR of each generated view against that of a copy; {above} of {len(table)} lie above the line."
-    drawn = _draw(run, "views", figures.against_copy(table, alt=alt), caption, table)
+    alt = f"PSNR of each generated view against the {BEST}; {above} of {len(table)} lie above the line."
+    drawn = _draw(run, "views", figures.against_trivial(table, alt=alt), caption, table)
     return Section(name="views", title="View by view", charts=(drawn,))
 
 
@@ -211,7 +216,7 @@ def _references(run: Evaluation) -> Section | None:
     caption = (
         "Means over all rotations by the number of clean reference views, on the same scenes. More references leave "
         "fewer target views, so the columns are not of equal views: compare the model with trivial baselines within "
-        "a column. Bars: 95\u00a0% intervals over scenes."
+        "a column. Bars: 95\u00a0% intervals over independent units."
     )
     alt = "Image quality by number of references. " + " ".join(words.spoken(run, n_ref) for n_ref in run.references)
     svg = figures.beside_trivial(

@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from analysis.worst_cases import best_method
 from probe.records import COPY, MODEL, PSNR, TRUTH, trivial_column
 
 SHOWN = 3
@@ -25,6 +26,7 @@ def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.n
     worst = worst.drop_duplicates(
         ["scene", "view"]
     )  # a target appears once, with the number of references it is worst at
+    best = best_method(worst)
     middle = max(SHOWN, (len(worst) - SHOWN) // 2)
     chosen = {"worst": range(min(SHOWN, len(worst))), "median": range(middle, min(middle + SHOWN, len(worst)))}
     cases = [(kind, worst.iloc[place]) for kind, places in chosen.items() for place in places]
@@ -41,7 +43,7 @@ def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.n
         column[0].set_title(textwrap.fill(f"{kind}: {case['scene']}", 30) + f"\n{place}", fontsize=9)
         references = "1 reference" if case["n_ref"] == 1 else f"{case['n_ref']} references"
         column[2].set_xlabel(
-            f"{references}\nPSNR {case[PSNR]:.1f} dB, copy {case[trivial_column(COPY, PSNR)]:.1f}", fontsize=9
+            f"{references}\nPSNR {case[PSNR]:.1f} dB, {best} {case[trivial_column(best, PSNR)]:.1f}", fontsize=9
         )
     figure.suptitle("Reference rotated least against the target; true target; generated target", fontsize=11)
     return figure

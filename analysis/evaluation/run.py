@@ -6,9 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.reading import read_config, read_file
+from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
 from probe.records import (
     ALL_ROTATIONS,
@@ -70,6 +72,11 @@ class Evaluation:
     def scenes(self) -> int:
         """Return the number of scenes."""
         return int(self.images["scene"].nunique())
+
+    @cached_property
+    def units(self) -> int:
+        """Return the number of independent units: recordings, blocks of time of a lone one, or procedural scenes."""
+        return int(self.images["unit" if "unit" in self.images else "scene"].nunique())
 
     @cached_property
     def views(self) -> pd.DataFrame:
@@ -175,21 +182,62 @@ def differences(run: Evaluation) -> pd.DataFrame:
     """Return by how much the model differs from each trivial baseline on the same views.
 
     Returns:
-        Columns n_ref, method (the trivial baseline), metric, value, low, high (95 % by bootstrap over scenes), scenes,
-        count.
+        Columns n_ref, method (the trivial baseline), metric, value, low, high (95 % over independent units; NaN below
+        five), scenes, units, count, best (whether it is the best trivial baseline by this metric).
     """
-    wide = run.images.pivot_table(index=[*VIEW, "metric"], columns="method", values="value", sort=False).reset_index()
+    keys = [*VIEW, *(["unit"] if "unit" in run.images else []), "metric"]
+    wide = run.images.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
     parts = [wide.assign(method=name, value=wide[MODEL] - wide[name], count=1) for name in TRIVIAL if name in wide]
     rows = pd.concat(parts, ignore_index=True)
-    return summarise(rows[rows["metric"].isin(run.measured)], ["n_ref", "method", "metric"])
+    table = summarise(rows[rows["metric"].isin(run.measured)], ["n_ref", "method", "metric"], shares=False)
+    return table.assign(best=[_is_best(run, row) for row in table.to_dict("records")])
 
 
-def beside_copy(run: Evaluation) -> pd.DataFrame:
-    """Return each view's PSNR by the model and by copying: columns who ("1 reference"), scene, view, copied, generated.
+def _is_best(run: Evaluation, row: dict[Any, Any]) -> bool:
+    best = best_of(run, row["n_ref"], row["metric"])
+    return best is not None and best.method == row["method"]
+
+
+def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
+    """Return a mean over all rotations; None where it is not known.
+
+    Args:
+        run: The evaluation.
+        n_ref: Number of references.
+        name: Of the metric.
+        method: Whose images.
+    """
+    rows = run.summary
+    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL_ROTATIONS)]
+    here = here[(here["method"] == method) & here["value"].notna()]
+    return None if here.empty else here.iloc[0]
+
+
+def best_of(run: Evaluation, n_ref: int, name: str) -> Trivial | None:
+    """Return the best trivial baseline by a metric, over all rotations.
+
+    Args:
+        run: The evaluation.
+        n_ref: Number of references.
+        name: Of the metric.
+    """
+    rows = {method: overall(run, n_ref, name, method) for method in TRIVIAL}
+    return best_trivial(name, lambda method: np.nan if rows[method] is None else rows[method]["value"])
+
+
+def view_by_view(run: Evaluation) -> pd.DataFrame:
+    """Return each view's PSNR by the model and by the best trivial baseline at its number of references.
+
+    Columns who ("1 reference"), scene, view, method (the baseline), trivial, generated.
 
     Args:
         run: The evaluation.
     """
-    names = run.worst["n_ref"].map({n: f"{n} reference{'' if n == 1 else 's'}" for n in run.references})
-    table = run.worst.assign(who=names, copied=run.worst[trivial_column(COPY, PSNR)], generated=run.worst[PSNR])
-    return table.sort_values(["n_ref", "scene", "view"])[["who", "scene", "view", "copied", "generated"]]
+    best = {n: one.method for n in run.references if (one := best_of(run, n, PSNR))}
+    rows = run.images[run.images["metric"] == PSNR].set_index([*VIEW[:3], "method"])["value"].unstack("method")  # noqa: PD010
+    rows = rows.reset_index()
+    rows = rows[rows["n_ref"].isin(best)]
+    who = rows["n_ref"].map({n: f"{n} reference{'' if n == 1 else 's'}" for n in best})
+    trivial = [row[best[row["n_ref"]]] for row in rows.to_dict("records")]
+    table = rows.assign(who=who, method=rows["n_ref"].map(best), trivial=trivial, generated=rows[MODEL])
+    return table.sort_values(["n_ref", "scene", "view"])[["who", "scene", "view", "method", "trivial", "generated"]]

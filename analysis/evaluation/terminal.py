@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from analysis.trivial import MARK_WORDS, best_trivial, marked
 from probe.records import (
     ALL_ROTATIONS,
     COPY,
@@ -36,7 +37,9 @@ COLUMNS = (
 )
 """Heading, metric, method, decimals."""
 LEGEND = (
-    "95 %: of the model's PSNR, by bootstrap over scenes. copy, mean: of the reference rotated least to the target",
+    "95 %: of the model's PSNR, over independent units, from five on",
+    "copy, mean: of the reference rotated least to the target",
+    MARK_WORDS,
     "SSIM: gaussian window 11, sigma 1.5. match: colour difference to references at true matches; truth is its floor",
 )
 
@@ -67,11 +70,15 @@ def _table(summary: pd.DataFrame, title: str) -> Table:
     for (n_ref, rotation), group in summary.groupby(["n_ref", "rotation_bin"], sort=False):
         cells = group.set_index(["metric", "method"])
         own = cells.loc[(PSNR, MODEL)]
-        texts = [
-            f"{cells['value'].get((metric, method), math.nan):.{digits}f}" for _, metric, method, digits in columns
-        ]
-        interval = f"{own['low']:.1f}-{own['high']:.1f}" if own["scenes"] > 1 else ""
+        texts = [_text(cells["value"], *column[1:]) for column in columns]
+        interval = f"{own['low']:.1f}-{own['high']:.1f}" if math.isfinite(own["low"]) else ""
         table.add_row(
             str(n_ref), str(rotation), str(own["scenes"]), interval, *texts, end_section=rotation == ALL_ROTATIONS
         )
     return table
+
+
+def _text(values: pd.Series, metric: str, method: str, digits: int) -> str:
+    value = values.get((metric, method), math.nan)
+    best = best_trivial(metric, lambda one: values.get((metric, one), math.nan)) if method == MODEL else None
+    return marked(f"{value:.{digits}f}", metric, value, best)

@@ -7,8 +7,10 @@ import pandas as pd
 
 from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import Evaluation
+from analysis.trivial import BEST, best_text, marked
 from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural
-from probe.records import ALL_ROTATIONS, COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRIVIAL, TRUTH, better
+from probe.records import COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRUTH, better
+from probe.records.intervals import LEAST_UNITS
 
 SHORT = {MODEL: "", COPY: "copy", MEAN_COLOUR: "mean colour", TRUTH: "true views"}
 
@@ -33,11 +35,18 @@ def counts(run: Evaluation) -> str:
     return f"{plural(len(run.views), 'target view')} in {plural(run.scenes, 'scene')}"
 
 
+def units(run: Evaluation) -> str:
+    """Return how many units are independent: "4 independent scenes", "1 independent unit (recordings, ...)"."""
+    if run.units == run.scenes:
+        return plural(run.units, "independent scene")
+    return f"{plural(run.units, 'independent unit')} (recordings, or blocks of time of a lone one)"
+
+
 def source(run: Evaluation) -> str:
     """Return which views the numbers are based on, for the line under the figures."""
     return (
         f"View list {run.view_list} ({counts(run)}), scenes {scenes_name(run)}, seed "
-        f"{run.settings.get('seed', MISSING)}; intervals by bootstrap over scenes. "
+        f"{run.settings.get('seed', MISSING)}; intervals over {units(run)}. "
         "Evaluations follow no protocol of pairs."
     )
 
@@ -51,28 +60,23 @@ def with_range(name: str, row: Any) -> str:
     return f"{row['value']:.{digits}f}{spread}".replace("-", "−")
 
 
-def overall(run: Evaluation, n_ref: int, name: str, method: str) -> pd.Series | None:
-    """Return a mean over all rotations; None where it is not known."""
-    rows = run.summary
-    here = rows[(rows["n_ref"] == n_ref) & (rows["metric"] == name) & (rows["rotation_bin"] == ALL_ROTATIONS)]
-    here = here[(here["method"] == method) & here["value"].notna()]
-    return None if here.empty else here.iloc[0]
-
-
 def fact(run: Evaluation, n_ref: int, name: str) -> tuple[str, str]:
-    """Return a mean and the values of the trivial baselines, as text."""
-    row = overall(run, n_ref, name, MODEL)
-    beside = {SHORT[method]: overall(run, n_ref, name, method) for method in (*TRIVIAL, TRUTH)}
-    note = ", ".join(f"{who} {amount(name, one['value'])}" for who, one in beside.items() if one is not None)
-    return (MISSING if row is None else amount(name, row["value"]), note)
+    """Return a mean, marked where it does not beat the best trivial baseline, and that baseline, as text."""
+    row, best = evaluation.overall(run, n_ref, name, MODEL), evaluation.best_of(run, n_ref, name)
+    truth = evaluation.overall(run, n_ref, name, TRUTH)
+    notes = ["" if best is None else f"{BEST} {best_text(name, best)}",
+             "" if truth is None else f"{SHORT[TRUTH]} {amount(name, truth['value'])}"]  # fmt: skip
+    value = MISSING if row is None else marked(amount(name, row["value"]), name, row["value"], best)
+    return value, ", ".join(note for note in notes if note)
 
 
 def with_trivial(run: Evaluation, n_ref: int, name: str) -> str:
-    """Write a mean with trivial baselines, short: "15.0 (11.7 / 12.3)"."""
-    digits = METRICS[name].digits
-    rows = [overall(run, n_ref, name, method) for method in (MODEL, *TRIVIAL)]
-    own, *trivial = [MISSING if row is None else f"{row['value']:.{digits}f}" for row in rows]
-    return f"{own} ({' / '.join(trivial)})"
+    """Write a mean with the best trivial baseline, short: "15.0 (12.3)"; marked where it does not beat it."""
+    row, best = evaluation.overall(run, n_ref, name, MODEL), evaluation.best_of(run, n_ref, name)
+    digits, value = METRICS[name].digits, np.nan if row is None else row["value"]
+    own, trivial = (f"{one:.{digits}f}" if np.isfinite(one) else MISSING
+                    for one in (value, np.nan if best is None else best.value))  # fmt: skip
+    return marked(f"{own} ({trivial})", name, value, best)
 
 
 def spoken(run: Evaluation, n_ref: int) -> str:
@@ -106,11 +110,24 @@ def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
     if not run.measured:
         return [f"With {reference_words(n_ref)} nothing could be measured."]
     here, first = table[table["n_ref"] == n_ref], run.measured[0]
-    row = overall(run, n_ref, first, MODEL)
+    row = evaluation.overall(run, n_ref, first, MODEL)
     value = MISSING if row is None else f"{amount(first, row['value'])}{_range(first, row)}"
     texts = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
     sentence = f"With {reference_words(n_ref)} their {METRICS[first].title} is {value}: {' and '.join(texts)}."
-    return [sentence + _others(here[here["metric"] != first])]
+    return [sentence + _others(here[here["metric"] != first]) + _against_best(here)]
+
+
+def _against_best(rows: pd.DataFrame) -> str:
+    """Say by which measures the model is shown to beat the best trivial baseline, or that nothing can be claimed."""
+    if rows["low"].isna().all():
+        count = int(rows["units"].max()) if len(rows) else 0
+        return (
+            f" These are values only: nothing can be claimed from {plural(count, 'independent scene or recording')}; "
+            f"{LEAST_UNITS} are needed."
+        )
+    shown = [METRICS[row["metric"]].title for row in rows[rows["best"]].to_dict("records") if _is_clear(row, 1)]
+    every = len(rows["metric"].unique())
+    return f" The {BEST} is clearly beaten by {listing(shown) if shown else 'no measure'} (of {number(every)})."
 
 
 def _range(name: str, row: Any) -> str:
@@ -122,7 +139,7 @@ def _range(name: str, row: Any) -> str:
 
 def _against(run: Evaluation, n_ref: int, row: dict[Any, Any]) -> str:
     name, digits = row["metric"], METRICS[row["metric"]].digits
-    theirs = overall(run, n_ref, name, row["method"])
+    theirs = evaluation.overall(run, n_ref, name, row["method"])
     value = MISSING if theirs is None else amount(name, theirs["value"])
     low, high = (f"{row[end]:+.{digits}f}".replace("-", "−") for end in ("low", "high"))
     spread = f", difference {low} to {high}" if np.isfinite(row["low"]) else ""
@@ -133,13 +150,19 @@ def verdict(row: Any) -> str:
     """Return whether the model is better than a trivial baseline; clear where the interval does not touch zero.
 
     Args:
-        row: Of :func:`analysis.evaluation.run.differences`.
+        row: Of :func:`analysis.evaluation.run.differences`; its interval is NaN with too few units for a claim.
     """
-    sign = better(row["metric"])
-    ends = sorted((sign * row["low"], sign * row["high"]))
     if not np.isfinite(row["low"]):
-        return f"{'better' if sign * row['value'] > 0 else 'no better'} (one scene, no interval) than"
-    return "clearly better than" if ends[0] > 0 else "clearly worse than" if ends[1] < 0 else "not separable from"
+        lead = better(row["metric"]) * row["value"]
+        return "by value better than" if lead > 0 else "by value worse than" if lead < 0 else "by value equal to"
+    return "clearly better than" if _is_clear(row, 1) else "clearly worse than" if _is_clear(row, -1) else (
+        "not separable from"
+    )  # fmt: skip
+
+
+def _is_clear(row: Any, sign: int) -> bool:
+    """Return whether the whole interval is better (1) or worse (-1) than zero."""
+    return bool(min(sign * better(row["metric"]) * row[end] for end in ("low", "high")) > 0)
 
 
 def _others(rows: pd.DataFrame) -> str:
@@ -162,8 +185,8 @@ def _others(rows: pd.DataFrame) -> str:
 def caveats(run: Evaluation) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     sentences = [
-        f"Intervals are over {plural(run.scenes, 'scene')}, by bootstrap; other scenes, another seed of the noise or "
-        "more sampling steps are other numbers.",
+        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps are other "
+        "numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by chance.",
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
         "mean colour is a strong answer where views differ much.",
         "The match error compares colours with the references at true matches; it sees 3D consistency only where a "

@@ -6,7 +6,8 @@ from analysis.blocks import Chart, Section, Table, chart
 from analysis.study import figures, tables, words
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
-from analysis.study.words import difference_text, title, value_text
+from analysis.study.words import best_words, difference_text, title, value_text
+from analysis.trivial import BEST, MARK_WORDS, marked
 from analysis.words import MISSING, NBSP, listing, number
 
 WORST = 12
@@ -126,8 +127,10 @@ def worst_section(run: StudyRun) -> Section | None:
     worst = table.assign(relative=table["gain"] / scale)
     worst = worst[worst["gain"] < 0].sort_values("relative", kind="stable").head(WORST)
     rows = [
-        (row.variant, str(row.seed), title(row.metric), value_text(row.metric, row.value),
-         value_text(row.metric, row.plain), difference_text(row.metric, row.difference))
+        (row.variant, str(row.seed), title(row.metric),
+         marked(value_text(row.metric, row.value), row.metric, row.value, tables.best_of(run, row.metric)),
+         value_text(row.metric, row.plain), difference_text(row.metric, row.difference),
+         best_words(row.metric, tables.best_of(run, row.metric)))
         for row in worst.itertuples()
     ]  # fmt: skip
     lost, every = int((table["gain"] < 0).sum()), len(table)
@@ -136,8 +139,8 @@ def worst_section(run: StudyRun) -> Section | None:
         "losses. The largest stand first, each measured by the spread of its metric's differences."
     )
     listed = Table(
-        caption="Runs that end worse than plain.",
-        columns=("variant", "seed", "metric", "value", "plain", "difference"),
+        caption=f"Runs that end worse than plain. {MARK_WORDS}.",
+        columns=("variant", "seed", "metric", "value", "plain", "difference", BEST),
         rows=tuple(rows),
         texts=3,
     )

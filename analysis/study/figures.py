@@ -16,11 +16,11 @@ from analysis.training.figures import STEP_STYLES, STEPS
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, GOLD, MUTED)
 MARKERS = "osD^vP*Xph<>8d"
 VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too few seeds": MUTED, "changed": INK,
-            "too few units": MUTED}  # fmt: skip
+            "too few units": MUTED, "sooner": GREEN, "later": VERMILION, "not separated": MUTED}  # fmt: skip
 """Colour of each verdict; filled where it is clear, open where it is not."""
-CLEAR = ("better", "worse", "changed")
-LIMIT = 1.28
-"""Where a run that never reaches the goal is drawn, over the plain run's steps."""
+CLEAR = ("better", "worse", "changed", "sooner", "later")
+RATIOS = (1 / 8, 8)
+"""Least and largest ratio of steps that is drawn."""
 
 
 def looks(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -164,11 +164,15 @@ def _difference(axes: Axes, row: Any, place: int) -> None:
     axes.plot(row.value, place, "o", color=colour, markersize=7, markerfacecolor=colour if clear else "none")
 
 
-def reach_dots(table: pd.DataFrame, *, titles: Mapping[str, str], order: Sequence[str], goal: float, alt: str) -> str:
-    """Draw when each seed reaches the plain run's final value: small marks, their mean large, "never" at the edge.
+def step_ratios(
+    table: pd.DataFrame, seeds: pd.DataFrame, *, titles: Mapping[str, str], order: Sequence[str], goal: float, alt: str
+) -> str:
+    """Draw steps over the plain run's steps, a row per variant and a panel per metric, on a scale of ratios.
 
     Args:
-        table: Columns panel, who, ratio (NaN: never), at_most.
+        table: Columns panel, who, ratio, low, high, joint_low, joint_high (0 and infinity: open), null_factor,
+            verdict.
+        seeds: Columns panel, who, ratio, at_most, at_least; a row per seed.
         titles: Text above each panel, in order.
         order: Rows from above.
         goal: The ratio that the paper claims, drawn as a line.
@@ -182,28 +186,36 @@ def reach_dots(table: pd.DataFrame, *, titles: Mapping[str, str], order: Sequenc
         for axes in grid[len(titles) :]:
             axes.set_visible(False)
         for axes, (panel, title) in zip(grid, titles.items(), strict=False):
-            axes.axvline(1, color=INK, linewidth=1.2)
-            axes.axvline(goal, color=GOLD, linewidth=1.4, linestyle="--")
-            for who, part in table[(table["panel"] == panel) & table["who"].isin(order)].groupby("who", sort=False):
-                _reached(axes, part, place[str(who)])
+            part = table[(table["panel"] == panel) & table["who"].isin(order)]
+            _ratio_axes(axes, title, goal, part["null_factor"])
+            for row in part.itertuples():
+                _ratio(axes, row, seeds[(seeds["panel"] == panel) & (seeds["who"] == row.who)], place[row.who])
             axes.set_yticks(list(place.values()), list(place))
-            ticks = {0: "0", 0.5: "0.5", 1: "1", LIMIT: "never"}
-            axes.set_xticks(list(ticks), list(ticks.values()))
-            axes.set(title=title, xlim=(0, LIMIT + 0.08), ylim=(len(order) - 0.4, -0.6))
+            axes.set(ylim=(len(order) - 0.4, -0.6))
 
     return chart("reach", alt, (WIDTH, (90 + 30 * len(order)) * rows), draw)
 
 
-def _reached(axes: Axes, rows: pd.DataFrame, place: int) -> None:
-    known, never = rows[rows["ratio"].notna()], int(rows["ratio"].isna().sum())
-    for row in known.itertuples():
-        axes.plot(row.ratio, place, marker="<" if row.at_most else "|", color=BLUE, markersize=6, alpha=0.7)
-    if len(known) and not never:
-        axes.plot(known["ratio"].mean(), place, "o", color=BLUE, markersize=8)
-    if never:
-        axes.plot(LIMIT, place, "x", color=VERMILION, markersize=7, markeredgewidth=1.8)
-        axes.annotate(f"{never}", (LIMIT, place), (0, 6), textcoords="offset points", ha="center", fontsize=10,
-                      color=VERMILION)  # fmt: skip
+def _ratio_axes(axes: Axes, title: str, goal: float, null_factor: pd.Series) -> None:
+    axes.set(xscale="log", title=title, xlim=RATIOS)
+    for factor in null_factor.dropna().head(1):
+        axes.axvspan(max(1 / factor, RATIOS[0]), min(factor, RATIOS[1]), color=MUTED, alpha=0.18, linewidth=0)
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.axvline(goal, color=GOLD, linewidth=1.4, linestyle="--")
+    ticks = {1 / 8: "⅛", 1 / 4: "¼", 1 / 2: "½", 1: "1", 2: "2", 4: "4", 8: "8"}
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.set_xticks([], minor=True)
+
+
+def _ratio(axes: Axes, row: Any, seeds: pd.DataFrame, place: int) -> None:
+    colour, clear = VERDICTS[row.verdict], row.verdict in CLEAR
+    axes.hlines(place, *np.clip([row.joint_low, row.joint_high], *RATIOS), color=colour, linewidth=1)
+    axes.hlines(place, *np.clip([row.low, row.high], *RATIOS), color=colour, linewidth=2.8)
+    for seed in seeds.itertuples():
+        mark = "|" if seed.at_most == seed.at_least else "<" if seed.at_most else ">"
+        axes.plot(np.clip(seed.ratio, *RATIOS), place - 0.25, mark, color=BLUE, markersize=6, alpha=0.7)
+    at = np.clip(row.ratio, *RATIOS)
+    axes.plot(at, place, "o", color=colour, markersize=7, markerfacecolor=colour if clear else "none")
 
 
 def columns_beside(

@@ -20,8 +20,10 @@ from analysis.study.details import (
 )
 from analysis.study.paper import beside_paper
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PLAIN
-from analysis.study.words import CLAIM, difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.study.soon import CLAIM, how_soon, seed_ratios
+from analysis.study.words import best_words, difference_text, is_share, panel_title, title, value_text, with_half
+from analysis.trivial import BEST, MARK_WORDS, Trivial, marked
 from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
 from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
 
@@ -46,7 +48,8 @@ def make_study_page(run: StudyRun) -> SectionPage:
     """
     makers = (_convergence, _compared, _reach, layers_section, readout_section, worst_section,
               cost_section, beside_paper)  # fmt: skip
-    frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants}
+    frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants,
+              "how_soon.csv": how_soon(run)}  # fmt: skip
     return SectionPage(
         kind="study",
         title=f"{plural(len(run.names), 'way')} of training, seed by seed",
@@ -105,8 +108,19 @@ def _facts(run: StudyRun) -> list[tuple[str, str, str]]:
     for row in tables.differences(run).itertuples():
         if row.variant == first and (row.metric in (PSNR, HIGH_NOISE) or is_share(row.metric)):
             name = f"{title(row.metric)}, {first} minus {PLAIN}"
-            facts.append((name, difference_text(row.metric, row.value), row.verdict))
+            facts.append((name, difference_text(row.metric, row.value), f"{row.verdict}{_level(run, row)}"))
     return facts
+
+
+def _level(run: StudyRun, row: Any) -> str:
+    """Write where a variant ends and the best trivial baseline: "; 14.00 (best trivial baseline 12.00, copy)"."""
+    best = tables.best_of(run, row.metric)
+    if best is None:
+        return ""
+    last = run.summary[(run.summary["step"] == run.step) & (run.summary["metric"] == row.metric)]
+    value = float(last.loc[last["variant"] == row.variant, "mean"].iloc[0])
+    own = marked(value_text(row.metric, value), row.metric, value, best)
+    return f"; it ends at {own}, the {BEST} is {best_words(row.metric, best)}"
 
 
 # --- convergence -----------------------------------------------------------------------------------------------------
@@ -129,8 +143,8 @@ def _curves(run: StudyRun, name: str, table: pd.DataFrame, metrics: Sequence[str
         "How often the attention of each layer finds the corresponding point, probed on scenes that no run trains on. "
         if share
         else "Each measure on held-out scenes over the steps of training. Lines across are trivial baselines: a copy "
-        "of the nearest reference view, and that view's mean colour; a variant on their worse side has not used its "
-        "cameras. "
+        "of the nearest reference view, and that view's mean colour; a variant that does not beat the better one has "
+        "not been shown to use its cameras. "
     )
     last = shown[shown["step"] == run.step]
     phrases = "; ".join(
@@ -162,20 +176,25 @@ def picture(run: StudyRun, variants: Sequence[str]) -> bytes:
 def _final(run: StudyRun) -> Table:
     table = tables.convergence(run, run.metrics)
     last = {(row.who, row.panel): row for row in table[table["step"] == run.step].itertuples()}
-    rows = []
-    for who in [*run.names, *(METHOD_LABELS[method] for method in TRIVIAL)]:
-        cells = [last.get((who, metric)) for metric in run.metrics]
-        texts = [
-            MISSING if row is None else with_half(metric, row) for metric, row in zip(run.metrics, cells, strict=True)
-        ]
-        rows.append((who, str(run.seeds.get(who, "")), *texts))
+    best = {metric: tables.best_of(run, metric) for metric in run.metrics}
+    variants = [(name, str(run.seeds[name]), *(_final_cell(metric, last.get((name, metric)), best[metric])
+                                               for metric in run.metrics)) for name in run.names]  # fmt: skip
+    labels = [METHOD_LABELS[method] for method in TRIVIAL]
+    trivial = [(label, "", *(_final_cell(metric, last.get((label, metric)), None) for metric in run.metrics))
+               for label in labels]  # fmt: skip
     return Table(
         caption=f"The values at step {number(run.step)}: means over seeds, ± half of the 95{NBSP}% interval from "
-        f"{LEAST_SEEDS} seeds on; below, trivial baselines, on the same scenes.",
+        f"{LEAST_SEEDS} seeds on ({words.seeds_vary(run)}), on {words.held_out(run)}; below, trivial baselines, on the "
+        f"same scenes. {MARK_WORDS}.",
         columns=("variant", "seeds", *(panel_title(metric) for metric in run.metrics)),
-        rows=tuple(rows),
+        rows=(*variants, (BEST, "", *(best_words(metric, best[metric]) for metric in run.metrics)), *trivial),
+        marked=(len(variants),),
         wide=True,
     )
+
+
+def _final_cell(metric: str, row: Any, best: Trivial | None) -> str:
+    return MISSING if row is None else marked(with_half(metric, row), metric, row.value, best)
 
 
 # --- variants against plain ------------------------------------------------------------------------------------------
@@ -243,60 +262,52 @@ def _variants(run: StudyRun) -> Table:
 
 
 def _reach(run: StudyRun) -> Section | None:
-    table = tables.reached(run)
-    order = _order(run)
-    if table.empty or not order:
+    table, order = how_soon(run), _order(run)
+    if table.empty:
         return None
-    rows = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
-    shown = rows.assign(at_most=rows["note"] == BY_THE_FIRST).rename(columns={"variant": "who", "metric": "panel"})
-    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.reach_words(row)}" for row in table.itertuples())
-    svg = figures.reach_dots(
-        shown, titles={metric: title(metric) for metric in run.metrics}, order=[PLAIN, *order], goal=CLAIM, alt=phrases
-    )
+    named = {"variant": "who", "metric": "panel"}
+    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.pace_words(row)}" for row in table.itertuples())
+    shown = table.rename(columns=named)
+    svg = figures.step_ratios(
+        shown, seed_ratios(run).rename(columns=named), titles={metric: title(metric) for metric in run.metrics},
+        order=order, goal=CLAIM, alt=phrases,
+    )  # fmt: skip
     caption = (
-        "When each run reaches the last value of the plain run of its seed, over the plain run's steps, linear between "
-        "evaluations. Black line: the plain run's end; dashed: half of its steps, as the paper claims. Plain itself "
-        "stands in the first row: where its own curve is there early, the others gain little by being so. "
-        "Strokes: seeds; triangles: reached by the first evaluation, so at most that; points: their mean, only "
-        f"where every seed reaches it; crosses: the number of seeds that never do. Seeds: {counts(run)}."
+        "Steps of each variant over the steps of the plain run of its seed, both to the worse of their two last "
+        "values, which both reach, linear between evaluations. Black line: no lead; dashed: half the steps, as the "
+        f"paper claims; grey: by how much plain runs of different seeds differ. Thick bars: 95{NBSP}% intervals over "
+        "seeds; thin: those that hold for all rows together; points: geometric means, filled where the thin bar "
+        "excludes 1; small marks: seeds, as triangles where a run was there by its first evaluation, so that the ratio "
+        f"is a bound. Seeds: {counts(run)}."
     )
     return Section(
         name="reach",
         title="How soon it is where plain ends",
         charts=(study_chart(run, "reach", svg, caption, shown),),
-        tables={"reach": _reach_table(run, table)},
+        tables={"reach": _reach_table(table, order)},
     )
 
 
-def _reach_table(run: StudyRun, table: pd.DataFrame) -> Table:
-    found = {(row.variant, row.metric): row for row in table.itertuples()}
-    rows = []
-    for name in [PLAIN, *_order(run)]:
-        cells = [_ratio(found.get((name, metric))) for metric in run.metrics]
-        rows.append((name, "" if name == PLAIN else _verdicts(table[table["variant"] == name]), *cells))
+def _reach_table(table: pd.DataFrame, order: Sequence[str]) -> Table:
+    rows = [row for name in order for row in table[table["variant"] == name].itertuples()]
     return Table(
-        caption="Steps to the plain run's last value, over the plain run's steps: the mean over the seeds that reach "
-        f"it, and how many do. Clearly sooner or later: the 95{NBSP}% interval over seeds of the difference to the "
-        "plain run of the same seed excludes zero; plain's own noisy curve may be there before its end.",
-        columns=("variant", "verdict", *map(title, run.metrics)),
-        rows=tuple(rows),
-        marked=(0,),
-        texts=2,
+        caption="Share of the steps: of plain's steps, those after which a run is at the last value of the plain run "
+        "of its seed, the mean over seeds; one that never is counts as 1, so that the mean is at least that (in "
+        "brackets how many are). Plain itself: the same of a plain run against the last value of another seed's, which "
+        "is what a variant without effect gets. Steps over plain's: both runs of a seed to the worse of their last "
+        "values, so that a variant without effect gets 1; its spread counts for no less than that between plain runs. "
+        f"Bounds (≤, ≥, ? on both sides): a run was there by its first evaluation. Joint: 95{NBSP}% for all "
+        f"{number(len(table))} rows together, which the verdict rests on.",
+        columns=("variant", "measure", "verdict", "share of the steps", "plain itself", "steps over plain's",
+                 f"95{NBSP}% interval", f"joint 95{NBSP}% interval"),
+        rows=tuple(_reach_row(row) for row in rows),
+        marked=tuple(n for n, row in enumerate(rows) if row.verdict in ("sooner", "later")),
+        texts=3,
         wide=True,
-    )
+    )  # fmt: skip
 
 
-def _ratio(row: Any) -> str:
-    if row is None:
-        return MISSING
-    if row.reached == 0:
-        return f"never (0/{row.seeds})"
-    return f"{'≤ ' if row.at_most else ''}{row.ratio:.2f} ({row.reached}/{row.seeds})"
-
-
-def _verdicts(rows: pd.DataFrame) -> str:
-    parts = []
-    for verdict, text in (("sooner", "clearly sooner"), ("later", "clearly later"), ("never", "never")):
-        count = int((rows["verdict"] == verdict).sum())
-        parts += [f"{text} by {count}"] if count else []
-    return f"{', '.join(parts) or 'nothing clear'}\nof {len(rows)} metrics"
+def _reach_row(row: Any) -> tuple[str, ...]:
+    return (row.variant, title(row.metric), row.verdict, words.share_text(row), words.null_text(row),
+            words.ratio_text(row), words.ends_text(row.low, row.high),
+            words.ends_text(row.joint_low, row.joint_high))  # fmt: skip

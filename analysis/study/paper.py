@@ -4,9 +4,10 @@ import pandas as pd
 
 from analysis import paper
 from analysis.blocks import Section, Table
-from analysis.study import tables, words
+from analysis.study import words
 from analysis.study.run import StudyRun
 from analysis.study.seeds import first_reach
+from analysis.study.soon import how_soon
 from analysis.study.words import difference_text, title
 from analysis.words import MISSING, number
 from probe.records import better
@@ -19,7 +20,7 @@ def beside_paper(run: StudyRun) -> Section:
         run: The study.
     """
     table = published_reach()
-    ours = tables.reached(run)
+    ours = how_soon(run)
     rows = [
         (
             "paper",
@@ -31,8 +32,8 @@ def beside_paper(run: StudyRun) -> Section:
         for row in table.itertuples()
     ]
     rows += [
-        (f"here, {row.variant}", "its own", title(row.metric), MISSING if pd.isna(row.ratio) else f"{row.ratio:.2f}",
-         f"{row.reached} of {row.seeds} seeds reach it")
+        (f"here, {row.variant}", "its own", title(row.metric), words.share_text(row),
+         f"{words.null_text(row)} for plain itself; {row.verdict}")
         for row in ours[(ours["variant"] == "cameo") & (ours["metric"].isin(["psnr", "ssim"]))].itertuples()
     ]  # fmt: skip
     soon = Table(

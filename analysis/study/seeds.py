@@ -157,18 +157,19 @@ def average_seeds(study: pd.DataFrame) -> pd.DataFrame:
     return table[["variant", "step", "metric", "mean", "low", "high", "count"]]
 
 
-def half_interval(std: np.ndarray | float, count: np.ndarray | int) -> Any:
+def half_interval(std: np.ndarray | float, count: np.ndarray | int, tests: int = 1) -> Any:
     r"""Return half of the 95 % interval of a mean over seeds, :math:`t_{0.975, n - 1} \, s / \sqrt n` (Student's t).
 
     Args:
         std: Standard deviation over seeds, with n - 1.
         count: Number of seeds n.
+        tests: Number of intervals that shall hold together with 95 % (Bonferroni).
 
     Returns:
         Of the same shape; NaN below three seeds.
     """
     seeds = np.where(np.asarray(count) >= LEAST_SEEDS, count, np.nan)
-    return student.ppf(0.975, seeds - 1) * std / np.sqrt(seeds)
+    return student.ppf(1 - 0.025 / tests, seeds - 1) * std / np.sqrt(seeds)
 
 
 def is_compared(metric: str) -> bool:
@@ -239,19 +240,20 @@ def _reach(curve: pd.DataFrame, plain: pd.DataFrame, metric: str) -> dict[str, f
 
 
 def average_reach(reach: pd.DataFrame) -> pd.DataFrame:
-    """Average the ratios of a variant and metric over the seeds that reach the goal.
+    """Average the ratios of a variant and metric over seeds; one that never reaches the goal counts as 1, the least.
 
     Args:
         reach: From :func:`reach_table`.
 
     Returns:
-        Columns variant, metric, ratio (NaN where no seed reaches it), reached, seeds (those that had a goal), at_most
-        (whether a seed reached it by its first evaluation, so that the ratio is the largest it can be).
+        Columns variant, metric, ratio (a lower bound where reached is below seeds), reached, seeds (those that had a
+        goal), at_most (whether a seed reached it by its first evaluation, so that its ratio is the largest it can be).
     """
-    known = reach[reach["goal"].notna()].assign(at_most=reach["note"] == BY_THE_FIRST)
-    named = {name: ("ratio", how) for name, how in (("ratio", "mean"), ("reached", "count"), ("seeds", "size"))}
+    known = reach[reach["goal"].notna()]
+    known = known.assign(at_most=known["note"] == BY_THE_FIRST, bounded=known["ratio"].fillna(1.0))
     groups = known.groupby(["variant", "metric"], sort=False)
-    return groups.agg(**named, at_most=("at_most", "any")).reset_index()
+    how = {"ratio": ("bounded", "mean"), "reached": ("ratio", "count"), "seeds": ("ratio", "size")}
+    return groups.agg(**how, at_most=("at_most", "any")).reset_index()
 
 
 def settings_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PLAIN, average_reach, half_interval
+from analysis.study.seeds import PLAIN, half_interval
+from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
-from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer
+from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer, trivial_column
 
 ROLES = ("plain", "supervised", "another layer", "a rival", "a control")
 
@@ -54,6 +55,18 @@ def convergence(run: StudyRun, metrics: list[str]) -> pd.DataFrame:
     return table[table["value"].notna()].reset_index(drop=True)
 
 
+def best_of(run: StudyRun, metric: str) -> Trivial | None:
+    """Return the best trivial baseline by a metric at the last step; all runs share it.
+
+    Args:
+        run: The study.
+        metric: Its name.
+    """
+    last = run.summary[(run.summary["step"] == run.step) & (run.summary["variant"] == run.names[0])]
+    values = last.set_index("metric")["mean"]
+    return best_trivial(metric, lambda method: values.get(trivial_column(method, metric), np.nan))
+
+
 def differences(run: StudyRun) -> pd.DataFrame:
     r"""Compare each variant's last value with that of the plain run of the same seed, metric by metric.
 
@@ -94,41 +107,6 @@ def seed_differences(run: StudyRun) -> pd.DataFrame:
     return table.assign(difference=difference, gain=gain)[
         ["variant", "seed", "metric", "value", "plain", "difference", "gain"]
     ]
-
-
-def reached(run: StudyRun) -> pd.DataFrame:
-    """Average how soon each variant reaches the plain run's final value, over the seeds that do.
-
-    Returns:
-        Columns variant, metric, ratio (steps over the plain run's; NaN where no seed reaches it), reached, seeds,
-        at_most (whether a seed was there by its first evaluation, so that the ratio is the largest it can be), lead
-        (by how much sooner than the plain run of its seed, whose noisy curve may be there before its end), low, high
-        (95 %, Student's t over seeds; NaN below three, or where one never is), verdict.
-    """
-    known = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
-    return average_reach(known).merge(_leads(known), on=["variant", "metric"], how="left")
-
-
-def _leads(known: pd.DataFrame) -> pd.DataFrame:
-    plain = known[known["variant"] == PLAIN].set_index(["seed", "metric"])["ratio"].rename("plain")
-    each = known.join(plain, on=["seed", "metric"])
-    rows = []
-    for (variant, metric), part in each.groupby(["variant", "metric"], sort=False):
-        lead = part["plain"] - part["ratio"]
-        half = float(half_interval(lead.std(), len(part))) if lead.notna().all() else float("nan")
-        mean = float(lead.mean())
-        rows.append((variant, metric, mean, mean - half, mean + half, _lead_verdict(part["ratio"], mean, half)))
-    return pd.DataFrame(rows, columns=["variant", "metric", "lead", "low", "high", "verdict"])
-
-
-def _lead_verdict(ratio: pd.Series, mean: float, half: float) -> str:
-    if ratio.isna().all():
-        return "never"
-    if ratio.isna().any():
-        return "not by every seed"
-    if np.isnan(half):
-        return "too few seeds"
-    return "sooner" if mean > half else "later" if mean < -half else "not separable"
 
 
 def readout(run: StudyRun) -> pd.DataFrame:

@@ -1,15 +1,20 @@
 """A study's tables for the terminal: what each variant reaches, and how soon."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.study import tables
+from analysis.study import tables, words
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, average_reach
+from analysis.study.seeds import LEAST_SEEDS
+from analysis.study.soon import how_soon
+from analysis.study.words import ratio_text
+from analysis.trivial import MARK_WORDS, marked
 from probe.records import (
     HIGH_NOISE,
     LOSS,
@@ -25,8 +30,12 @@ from probe.records import (
 DIGITS = {PSNR: 2}
 LEGEND = (
     f"±: half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
-    "copy, mean colour: of the reference rotated least to the target; a worse model has not used its cameras",
-    "(2/3): two of three seeds reach it, and the mean is over those; ≤: reached by the first evaluation",
+    "copy, mean colour: of the reference rotated least to the target",
+    f"{MARK_WORDS}; such a model has not been shown to use its cameras",
+    "steps over plain's: both to the worse of their last values, which both reach; 1 is no lead. ≤, ≥: bounds, since a "
+    "run was there by its first evaluation (?: on both sides)",
+    "plain, other seeds: by how much plain runs of different seeds are sooner or later than one another",
+    "sooner, later: the 95 % interval over seeds, for all comparisons together, excludes 1",
 )
 
 
@@ -40,6 +49,7 @@ def show(console: Console, run: StudyRun) -> None:
     metrics = shown_metrics(run)
     console.print(final_table(run, metrics))
     console.print(reach_table(run, metrics))
+    console.print(f"{words.seeds_vary(run)}; evaluated on {words.held_out(run)}", markup=False, soft_wrap=True)
     for line in LEGEND:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -66,7 +76,10 @@ def final_table(run: StudyRun, metrics: Sequence[str]) -> Table:
     table = _table(f"at step {run.step}", ["seeds", *metrics])
     for variant in run.names:
         cells = [_value(final, variant, metric, metric) for metric in metrics]
-        table.add_row(variant, str(run.seeds[variant]), *cells)
+        best = [tables.best_of(run, metric) for metric in metrics]
+        means = [final["mean"].get((variant, metric), np.nan) for metric in metrics]
+        texts = map(marked, cells, metrics, means, best)
+        table.add_row(variant, str(run.seeds[variant]), *texts)
     for method in TRIVIAL:
         cells = [_value(final, run.names[0], metric, trivial_column(method, metric)) for metric in metrics]
         table.add_row(method, "", *cells)
@@ -74,16 +87,20 @@ def final_table(run: StudyRun, metrics: Sequence[str]) -> Table:
 
 
 def reach_table(run: StudyRun, metrics: Sequence[str]) -> Table:
-    """Return the mean ratio of steps at which each variant reaches the plain run's final value, per metric.
+    """Return the steps of each variant over plain's, per metric, with the verdict where there is one.
 
     Args:
         run: The study.
         metrics: Columns.
     """
-    ratios = average_reach(run.reach).set_index(["variant", "metric"])
-    table = _table("steps to the plain run's final value, over the plain run's steps", metrics)
-    for variant in run.names:
-        table.add_row(variant, *(_ratio(ratios, variant, metric) for metric in metrics))
+    soon = how_soon(run)
+    cells = {(row.variant, row.metric): _ratio(row) for row in soon.itertuples()}
+    table = _table("steps over the plain run's, to the last value that both reach", metrics)
+    factors = soon.drop_duplicates("metric").set_index("metric")["null_factor"].dropna()
+    nulls = [f"{1 / factors[metric]:.2f}-{factors[metric]:.2f}" if metric in factors else "" for metric in metrics]
+    table.add_row("plain, other seeds", *nulls)
+    for variant in dict.fromkeys(soon["variant"]):
+        table.add_row(variant, *(cells.get((variant, metric), "") for metric in metrics))
     return table
 
 
@@ -104,11 +121,5 @@ def _value(final: pd.DataFrame, variant: str, metric: str, column: str) -> str:
     return f"{row['mean']:.{digits}f}" + ("" if column != metric or pd.isna(half) else f"±{half:.{digits}f}")
 
 
-def _ratio(ratios: pd.DataFrame, variant: str, metric: str) -> str:
-    if (variant, metric) not in ratios.index:
-        return ""
-    row = ratios.loc[(variant, metric)]
-    if row["reached"] == 0:
-        return "never"
-    share = "" if row["reached"] == row["seeds"] else f" ({row['reached']}/{row['seeds']})"
-    return f"{'≤ ' if row['at_most'] else ''}{row['ratio']:.2f}{share}"
+def _ratio(row: Any) -> str:
+    return ratio_text(row) + (f" {row.verdict}" if row.verdict in ("sooner", "later") else "")

@@ -10,16 +10,17 @@ from analysis import paper
 from analysis.study import tables
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.study.soon import CLAIM, how_soon, in_half
+from analysis.trivial import BEST, Trivial, beats
 from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
-from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, TRIVIAL, better, describe, split_layer, trivial_column
+from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, describe, split_layer
 
-REACH_VERDICTS = {
-    "sooner": "clearly sooner than plain itself", "later": "clearly later than plain itself",
-    "not separable": "not separable from plain itself", "too few seeds": "too few seeds to tell",
-    "not by every seed": "but by {reached} of {seeds} seeds only",
+VERDICTS = {
+    "sooner": f"sooner than {PLAIN}", "later": f"later than {PLAIN}", "not separated": f"not separated from {PLAIN}",
+    "too few seeds": "too few seeds to tell",
 }  # fmt: skip
-CLAIM = 0.5
-"""The paper's claim: CAMEO needs half the steps."""
+SEEDED = "cat3d-tiny:random"
+"""The model whose first weights the trainer draws by its --seed; all others start from the same weights."""
 
 
 def title(metric: str) -> str:
@@ -63,12 +64,37 @@ def with_half(metric: str, row: Any) -> str:
     return f"{text} ± {value_text(metric, half)}"
 
 
+def best_words(metric: str, best: Trivial | None) -> str:
+    """Write the best trivial baseline of a metric: "12.00 (copy)"; a dash where there is none."""
+    return MISSING if best is None else f"{value_text(metric, best.value)} ({best.method})"
+
+
 def source(run: StudyRun) -> str:
     """Return what a study's figures are based on: seeds, scenes, sampling steps."""
-    scenes, steps = run.settings.get("evaluate_scenes", MISSING), run.settings.get("sampling_steps", MISSING)
+    steps = run.settings.get("sampling_steps", MISSING)
     return (
-        f"{_seed_words(run)}, evaluated on the same {scenes} held-out scenes ({steps} sampling steps); precision by "
-        "protocol attention-v1 on scenes drawn from a fixed seed. Evaluations while training have no pair list."
+        f"{_seed_words(run)}; {seeds_vary(run)}. Evaluated on {held_out(run)} ({steps} sampling steps); precision "
+        "by protocol attention-v1 on scenes drawn from a fixed seed. Evaluations while training have no pair list."
+    )
+
+
+def held_out(run: StudyRun) -> str:
+    """Return on how many scenes every run is evaluated: "the same 16 held-out scenes"."""
+    count = run.settings.get("evaluate_scenes")
+    return f"the same {plural(count, 'held-out scene')}" if isinstance(count, int) else "the same held-out scenes"
+
+
+def seeds_vary(run: StudyRun) -> str:
+    """Return what differs between two seeds of a study, as the trainer's --seed draws it."""
+    drawn = "the scenes, timesteps and noise of training"
+    model = str(run.settings.get("model", ""))
+    if not model:
+        return f"seeds vary {drawn}; the settings do not say what the model starts from"
+    if model == SEEDED:
+        return f"seeds vary the model's first weights and {drawn}"
+    return (
+        f"seeds vary {drawn} and the first weights of what an objective adds, not the model's: every run starts from "
+        f"the same ones ({model})"
     )
 
 
@@ -117,7 +143,7 @@ def _sum_up(table: pd.DataFrame, variant: str) -> str:
     open_ = [title(row.metric) for row in rows if row.verdict not in ("better", "worse")]
     rest = f" Not separated: {listing(open_)}." if open_ else ""
     clear = f"{variant} is clearly {', and '.join(parts)}" if parts else f"Nothing separates {variant} from {PLAIN}"
-    return f"{clear}, at the last step, seed by seed.{rest}"
+    return f"{clear}, at the last step, seed by seed, each by an interval of its own.{rest}"
 
 
 def _difference(row: Any) -> str:
@@ -135,34 +161,93 @@ def _spread(row: Any) -> str:
 
 
 def _soon(run: StudyRun, variant: str) -> str:
-    table = tables.reached(run)
+    table = how_soon(run)
     rows = list(table[table["variant"] == variant].itertuples())
     if not rows:
         return ""
-    own = table[table["variant"] == PLAIN].set_index("metric")["ratio"]
     shown = [row for row in rows if row.metric in (PSNR, HIGH_NOISE)] or rows[:2]
-    phrases = "; ".join(f"{title(row.metric)} {reach_words(row)}{_itself(own.get(row.metric))}" for row in shown)
-    half = [title(row.metric) for row in rows if row.ratio <= CLAIM and row.reached == row.seeds]
-    claim = f"In half the steps or less, as the paper claims: {listing(half)}." if half else (
-        "By no metric in half the steps, as the paper claims of its own."
-    )  # fmt: skip
-    return f"How soon {variant} is where {PLAIN} ends: {phrases}. {claim}"
+    phrases = "; ".join(f"{title(row.metric)} {pace_words(row)}" for row in shown)
+    return (
+        f"How soon {variant} is where {PLAIN} ends, in its steps over {PLAIN}'s to the last value that both reach (1: "
+        f"no lead): {phrases}. {_half_the_steps(rows)}"
+    )
 
 
-def _itself(ratio: Any) -> str:
-    return "" if ratio is None or not np.isfinite(ratio) else f" ({PLAIN} itself: {100 * ratio:.0f}{NBSP}%)"
+def _half_the_steps(rows: list[Any]) -> str:
+    """Say which measures support the paper's claim: sooner, and the whole interval at most half."""
+    proven = [title(row.metric) for row in rows if in_half(row)]
+    if proven:
+        return f"In half the steps or less, as the paper claims, by the whole joint interval: {listing(proven)}."
+    if all(row.verdict == "too few seeds" for row in rows):
+        return f"With fewer than {LEAST_SEEDS} seeds nothing can be said about half the steps, as the paper claims."
+    sooner = [f"{title(row.metric)} ({ratio_text(row)})" for row in rows if row.verdict == "sooner"]
+    if sooner:
+        return (
+            f"Sooner by {listing(sooner)}; half the steps, as the paper claims, is not shown by any measure: no whole "
+            f"interval lies below {CLAIM}."
+        )
+    return f"No measure shows it sooner than {PLAIN}, so half the steps, as the paper claims, is not shown here."
 
 
-def reach_words(row: Any) -> str:
-    """Return in words how soon a variant reaches the plain run's final value, and whether that is clear.
+def pace_words(row: Any) -> str:
+    """Return steps over plain's with the joint interval and the verdict: "0.52 (0.41 to 0.66, jointly), sooner than".
 
     Args:
-        row: Of :func:`analysis.study.run.reached`.
+        row: Of :func:`analysis.study.soon.how_soon`.
     """
-    if row.reached == 0:
-        return f"never ({plural(row.seeds, 'seed')})"
-    after = f"after {'at most ' if row.at_most else ''}{100 * row.ratio:.0f}{NBSP}% of the steps"
-    return f"{after}, {REACH_VERDICTS[row.verdict].format(reached=row.reached, seeds=row.seeds)}"
+    spread = ends_text(row.joint_low, row.joint_high)
+    interval = "" if spread == MISSING else f" (joint 95{NBSP}% interval {spread})"
+    return f"{ratio_text(row)}{interval}, {VERDICTS[row.verdict]}"
+
+
+def ratio_text(row: Any) -> str:
+    """Write a ratio of steps: "0.52"; "≤ 0.33" and "≥ 3.00" where it is a bound, "?" where it is none and no value.
+
+    Args:
+        row: Of :func:`analysis.study.soon.how_soon`.
+    """
+    mark = {(True, False): "≤ ", (False, True): "≥ ", (True, True): "? "}.get((row.at_most, row.at_least), "")
+    return f"{mark}{_times(row.ratio)}"
+
+
+def share_text(row: Any) -> str:
+    """Write the share of plain's steps and how many seeds are there: "0.52 (3/3)", "≥ 0.71 (2/3)", "never (0/3)".
+
+    Args:
+        row: Of :func:`analysis.study.soon.how_soon`.
+    """
+    if np.isnan(row.share) or row.reached == 0:
+        return MISSING if np.isnan(row.share) else f"never (0/{row.seeds})"
+    mark = {(True, False): "≤ ", (False, True): "≥ ", (True, True): "? "}
+    return f"{mark.get((row.share_at_most, row.reached < row.seeds), '')}{row.share:.2f} ({row.reached}/{row.seeds})"
+
+
+def null_text(row: Any) -> str:
+    """Write the share of the steps of plain runs against another seed's last value: "≥ 0.94"; a dash where unknown.
+
+    Args:
+        row: Of :func:`analysis.study.soon.how_soon`.
+    """
+    return MISSING if np.isnan(row.null_share) else f"{'≥ ' if row.null_reached < 1 else ''}{row.null_share:.2f}"
+
+
+def ends_text(low: float, high: float) -> str:
+    """Write an interval of ratios: "0.41 to 0.66", "below 0.53", "above 2.83", "open"; a dash where there is none.
+
+    Args:
+        low: Lower end; 0 where it is open.
+        high: Upper end; infinity where it is open.
+    """
+    if np.isnan(low) or np.isnan(high):
+        return MISSING
+    if low == 0 or high == np.inf:
+        return "open" if (low, high) == (0, np.inf) else f"below {_times(high)}" if low == 0 else f"above {_times(low)}"
+    return f"{_times(low)} to {_times(high)}"
+
+
+def _times(value: float) -> str:
+    """Write a ratio with two decimals; beyond a hundredth or a hundred only that it is."""
+    return "<0.01" if value < 0.01 else ">100" if value > 100 else f"{value:.2f}"
 
 
 def _others(table: pd.DataFrame, variants: list[str]) -> str:
@@ -181,34 +266,40 @@ def _against_trivial(run: StudyRun) -> str:
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])["mean"]
     lost = []
     for metric in (name for name in run.metrics if name in IMAGE_METRICS):
-        own = [last.get((name, metric), np.nan) for name in run.names]
-        trivial = [last.get((run.names[0], trivial_column(method, metric)), np.nan) for method in TRIVIAL]
-        sign = better(metric)
-        known = [sign * value for value in trivial if np.isfinite(value)]
-        if known and max(sign * value for value in own if np.isfinite(value)) <= max(known):
+        best = tables.best_of(run, metric)
+        if not any(beats(metric, last.get((name, metric), np.nan), best) for name in run.names):
             lost.append(title(metric))
     if not lost:
         return ""
     return (
-        f"By {listing(lost)} no variant beats a trivial baseline (a copy of the nearest reference, or its "
-        "mean colour): the models have trained too little for image quality to mean much."
+        f"By {listing(lost)} no variant beats the {BEST} (a copy of the nearest reference, or its mean colour): the "
+        "models have trained too little for image quality to mean much."
     )
 
 
 def caveats(run: StudyRun) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     few = [name for name in run.names if run.seeds[name] < LEAST_SEEDS]
-    sentences = [f"{listing(few)}: fewer than {LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
-    count = len(tables.differences(run)) if PLAIN in run.names else 0
-    sentences += [
-        f"{number(count)} differences are tested; about {max(1, round(count / 20))} of them would seem clear by chance "
-        "alone.",
-        "Intervals are over seeds (Student's t): they hold for other weights, scenes and noise of training, on these "
-        "held-out scenes.",
-        "\u201cHow soon\u201d is read against one number, the plain run's last value, which is noisy; a ratio of a "
-        "short training need not hold for a long one.",
+    start = [f"{listing(few)}: fewer than {LEAST_SEEDS} seeds, so no interval and no verdict."] if few else []
+    return [*start, *_tests(run), _seeds_sentence(run),
+        "\u201cHow soon\u201d is read against last values of single runs, which are noisy (plain runs of different "
+        "seeds stand beside it); a ratio of a short training need not hold for a long one."]  # fmt: skip
+
+
+def _tests(run: StudyRun) -> list[str]:
+    """Say how many comparisons are made, and which verdicts hold for all of them together."""
+    if PLAIN not in run.names or not (count := len(tables.differences(run))):
+        return []
+    return [
+        f"{number(count)} differences of last values are tested, each by an interval of its own; about "
+        f"{max(1, round(count / 20))} of them would seem clear by chance alone. The verdicts on how soon hold for all "
+        f"{number(len(how_soon(run)))} comparisons together, with 95{NBSP}% confidence (Bonferroni)."
     ]
-    return sentences if count else sentences[:-3] + sentences[-2:]
+
+
+def _seeds_sentence(run: StudyRun) -> str:
+    vary = seeds_vary(run)
+    return f"Intervals are over seeds (Student's t): {vary}. They hold on {held_out(run)}, not on others."
 
 
 def paper_words(run: StudyRun) -> str:

@@ -14,6 +14,7 @@ from analysis.training import run as training
 from analysis.training import words
 from analysis.training.run import TrainingRun
 from analysis.training.words import loss_text
+from analysis.trivial import BEST, MARK_WORDS, best_in_row, best_text
 from analysis.words import (
     METHOD_LABELS,
     MISSING,
@@ -34,8 +35,8 @@ from probe.records import (
     IMAGE_METRICS,
     LOSS,
     LOSSES,
-    METHODS,
     METRICS,
+    MODEL,
     PSNR,
     READOUT,
     TRIVIAL,
@@ -161,7 +162,7 @@ def _facts(run: TrainingRun) -> list[tuple[str, str, str]]:
 def _quality_fact(run: TrainingRun, name: str) -> tuple[str, str, str]:
     row = training.last_row(run, name)
     assert row is not None
-    return (METRICS[name].title, amount(name, row[name]), words.beside(name, row).strip("()"))
+    return (METRICS[name].title, words.with_mark(name, row), words.beside(name, row).strip("()"))
 
 
 def _probed(run: TrainingRun) -> pd.Series | None:
@@ -211,8 +212,8 @@ def _quality(run: TrainingRun) -> Section | None:
     caption = (
         "Blue: generated views of held-out scenes against the true ones. The lines across are trivial baselines: a "
         "copy of the nearest reference view, and that view's mean colour. Where blue is not on the better side of "
-        "both, the model has not been shown to use its cameras. Match error: difference of colour to the references at "
-        "true matches."
+        "the better one, the model has not been shown to use its cameras. Match error: difference of colour to the "
+        "references at true matches."
     )
     titles = {name: METRICS[name].heading for name in IMAGE_METRICS}
     charts = _step_charts(run, "quality", training.quality(run), titles, caption)
@@ -221,21 +222,20 @@ def _quality(run: TrainingRun) -> Section | None:
 
 def _against(run: TrainingRun) -> Table:
     names = training.measured(run)
-    rows = {name: training.last_row(run, name) for name in names}
-    steps = sorted({int(row["step"]) for row in rows.values() if row is not None})
+    rows = {name: row for name in names if (row := training.last_row(run, name)) is not None}
+    steps = sorted({int(row["step"]) for row in rows.values()})
     return Table(
         caption=f"The last values, at iteration {listing(map(number, steps))}, beside trivial baselines, on the same "
-        "scenes.",
+        f"scenes. {MARK_WORDS}.",
         columns=("", *(METRICS[name].heading for name in names)),
-        rows=tuple(
-            (
-                METHOD_LABELS[method],
-                *(amount(name, row.get(trivial_column(method, name))) for name, row in rows.items() if row is not None),
-            )
-            for method in METHODS
+        rows=(
+            (METHOD_LABELS[MODEL], *(words.with_mark(name, row) for name, row in rows.items())),
+            (BEST, *(best_text(name, best_in_row(name, row)) for name, row in rows.items())),
+            *((METHOD_LABELS[method], *(amount(name, row.get(trivial_column(method, name)))
+                                        for name, row in rows.items())) for method in TRIVIAL),
         ),
         marked=(0,),
-    )
+    )  # fmt: skip
 
 
 def _worst(run: TrainingRun) -> Section | None:
@@ -243,7 +243,7 @@ def _worst(run: TrainingRun) -> Section | None:
         return None
     row = training.last_row(run, PSNR)
     when = "the last evaluation" if row is None else f"the last evaluation, iteration {number(row['step'])}"
-    text = f"Held-out views at {when}, the lowest PSNR first; the pictures below bear the scenes' numbers."
+    text = f"Held-out views at {when}, the lowest PSNR first; the pictures below are labelled with the scenes' names."
     return Section(name="worst", title="Worst cases first", text=text, tables={"worst": worst_table(run.worst)})
 
 
@@ -346,7 +346,7 @@ def _losses(run: TrainingRun) -> Section | None:
 def _cost(run: TrainingRun) -> Section | None:
     caption = (
         "Grey: each logged step; black: its running mean. Sudden jumps of the norm mark batches that upset the "
-        "training; seconds tell what else the machine was doing. The highest 2 in 100 may lie above the frame."
+        "training; seconds also show what else the machine was doing. The highest 2 in 100 may lie above the frame."
     )
     charts = _step_charts(run, "cost", training.cost(run), PANELS, caption, height=220)
     return Section(name="cost", title="Gradients and time", charts=charts) if charts else None
@@ -360,11 +360,10 @@ def _rows(run: TrainingRun) -> Section | None:
     some = f"{len(shown)} of {number(len(table))} evaluations, evenly spread"
     columns = {name: title for name, title in _columns(run).items() if name in table and table[name].notna().any()}
     written = Table(
-        caption=f"{some if len(shown) < len(table) else 'All evaluations'}; evaluation.csv below has every column.",
+        caption=f"{some if len(shown) < len(table) else 'All evaluations'}; evaluation.csv below has every column. In "
+        f"brackets the {BEST} on the same scenes. {MARK_WORDS}.",
         columns=("iteration", *columns.values()),
-        rows=tuple(
-            (number(row["step"]), *(_cell(name, row[name]) for name in columns)) for row in shown.to_dict("records")
-        ),
+        rows=tuple((number(row["step"]), *(_cell(name, row) for name in columns)) for row in shown.to_dict("records")),
         texts=0,
         wide=True,
     )
@@ -376,14 +375,15 @@ def _columns(run: TrainingRun) -> dict[str, str]:
     return {
         LOSS: "held-out loss",
         HIGH_NOISE: "at t = 900",
-        **{name: METRICS[name].title for name in IMAGE_METRICS},
+        **{name: METRICS[name].heading for name in IMAGE_METRICS},
         **{layer_column(kind, layer): f"{kind}, layer {layer}" for kind, layer in both},
     }
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, row: Any) -> str:
+    value = row[name]
     if name in IMAGE_METRICS:
-        return amount(name, value)
+        return words.with_trivial(name, row) if np.isfinite(value) else MISSING
     return loss_text(value) if name in LOSSES else percent(value)
 
 

@@ -80,19 +80,19 @@ class TrainingRun:
 
     @property
     def trains_layers(self) -> bool:
-        """Return whether anything was asked of a layer."""
+        """Return whether a layer was supervised, or pursued another added objective."""
         return str(self.settings.get("layer", "none")) != "none"
 
     @cached_property
     def supervised(self) -> tuple[int, ...]:
-        """Return the indexes of the layers that something was asked of, as far as the files tell."""
+        """Return the indexes of the layers that were supervised, as far as the files record them."""
         if not self.trains_layers:
             return ()
         columns = [split_layer(str(name)) for name in self.evaluation.columns]
         read_out = sorted(layer for metric, layer in columns if metric == READOUT and layer is not None)
-        asked = [part.strip() for part in _plain(self.settings["layer"]).split(",")]
-        if read_out or all(part.isdigit() for part in asked):
-            return tuple(read_out or sorted(int(part) for part in asked))
+        listed = [part.strip() for part in _plain(self.settings["layer"]).split(",")]
+        if read_out or all(part.isdigit() for part in listed):
+            return tuple(read_out or sorted(int(part) for part in listed))
         if self.emergence is None:
             return ()
         named = self.emergence["layer_name"].isin(self.settings.get("layers") or [])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.training import run as training
 from analysis.training.run import TrainingRun
+from analysis.trivial import BEST, beats, best_in_row, marked
 from analysis.words import (
     ANSWERS,
     MISSING,
@@ -26,21 +27,18 @@ from probe.records import (
     HIGH_NOISE,
     IMAGE_METRICS,
     LOSS,
-    METHODS,
     METRICS,
     READOUT,
-    TRIVIAL,
     better,
     digest,
     layer_column,
-    trivial_column,
 )
 
 OBJECTIVES = {
     "cameo": "supervised by true matches (CAMEO",
-    "repa-dsift": "pulled towards frozen DSIFT features (REPA",
-    "repa-dinov2": "pulled towards frozen DINOv2 features (REPA",
-    "geometry": "pulled towards an encoding of the true points (geometry",
+    "repa-dsift": "trained to predict frozen DSIFT features (DSIFT in the place of REPA's encoder",
+    "repa-dinov2": "trained to predict frozen DINOv2 features (REPA",
+    "geometry": "trained to predict an encoding of the true points (geometry",
 }
 
 
@@ -106,8 +104,8 @@ def probe_source(table: pd.DataFrame) -> str:
             f"{least if least == most else f'{least} to {most}'}."
         )
     return (
-        f"Protocol attention-v1, scenes \u201c{listing(scenes)}\u201d, intervals over scenes; emergence.csv tells "
-        "neither the pair list nor how many points were counted."
+        f"Protocol attention-v1, scenes \u201c{listing(scenes)}\u201d, intervals over scenes; emergence.csv does "
+        "not record the pair list or how many points were counted."
     )
 
 
@@ -120,7 +118,7 @@ def scenes_words(run: TrainingRun) -> str:
 
 
 def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:
-    """Return layers as in a sentence: "layer 10 (up 2.0)", with their place where a probe tells it."""
+    """Return layers as in a sentence: "layer 10 (up 2.0)", with their place where a probe recorded it."""
     names = {} if run.emergence is None else dict(zip(run.emergence["layer"], run.emergence["layer_name"], strict=True))
     each = [f"{n} ({short_name(str(names[n]))})" if n in names else str(n) for n in layers]
     return f"layer{'' if len(each) == 1 else 's'} {listing(each)}"
@@ -138,9 +136,9 @@ def supervision(run: TrainingRun) -> str:
 
 def progress(run: TrainingRun) -> str:
     """Return how far the training went: "4 000 iterations", "1 500 of 4 000 iterations"."""
-    asked = run.settings.get("steps")
-    short = isinstance(asked, int) and run.step < asked
-    return f"{number(run.step)} of {plural(int(asked or 0), 'iteration')}" if short else plural(run.step, "iteration")
+    planned = run.settings.get("steps")
+    short = isinstance(planned, int) and run.step < planned
+    return f"{number(run.step)} of {plural(int(planned or 0), 'iteration')}" if short else plural(run.step, "iteration")
 
 
 # --- the answer ------------------------------------------------------------------------------------------------------
@@ -165,8 +163,8 @@ def _trained(run: TrainingRun) -> str:
     layers = layer_words(run, run.supervised) if run.supervised else f"layer {run.settings['layer']}"
     texts = [f"{name} {str(run.settings[name]).replace('_', ' ')}" for name in ("weight", "mixing", "truth", "target")
             if name in run.settings and (name == "weight" or objective == "cameo")]  # fmt: skip
-    asked = OBJECTIVES.get(objective, f"under an added objective ({objective}")
-    return f"{began}, with {layers} {asked}{'; ' if texts else ''}{', '.join(texts)}).{_control(run)}"
+    how = OBJECTIVES.get(objective, f"under an added objective ({objective}")
+    return f"{began}, with {layers} {how}{'; ' if texts else ''}{', '.join(texts)}).{_control(run)}"
 
 
 def _control(run: TrainingRun) -> str:
@@ -182,71 +180,63 @@ def _quality(run: TrainingRun) -> str:
         return "Its samples have not been measured yet." if run.step else "No step has been logged yet."
     first, *others = [(name, row) for name in names if (row := training.last_row(run, name)) is not None]
     name, row = first
-    began = f"At iteration {number(row['step'])} its samples of held-out scenes have a {METRICS[name].title} of "
-    texts = [f"{METRICS[name].title} {amount(name, row[name])} {beside(name, row)}".strip() for name, row in others]
-    rest = f" Beside it: {listing(texts)}." if texts else ""
-    return f"{began}{amount(name, row[name])}: {_against(name, row)}.{rest}{_judgement([first, *others])}"
+    texts = [f"{METRICS[name].title} {with_mark(name, row)} {beside(name, row)}".strip() for name, row in others]
+    rest = f" Further: {listing(texts)}." if texts else ""
+    return (
+        f"At iteration {number(row['step'])} its samples of held-out scenes have a {METRICS[name].title} of "
+        f"{amount(name, row[name])}: {_against(name, row)}.{rest}{_judgement([first, *others])}"
+    )
+
+
+def with_mark(name: str, row: pd.Series) -> str:
+    """Write an image metric, marked where it does not beat the best trivial baseline: "12.1 dB †".
+
+    Args:
+        name: Of the metric.
+        row: Of the evaluation.
+    """
+    return marked(amount(name, row[name]), name, row[name], best_in_row(name, row))
 
 
 def beside(name: str, row: pd.Series) -> str:
-    """Write the trivial baselines of a metric: "(copy 0.31, mean colour 0.36)"; empty where it was not measured.
+    """Write the best trivial baseline of a metric: "(best trivial baseline 12.3 dB, mean colour)"; else nothing.
 
     Args:
         name: Of the metric.
         row: Of the evaluation.
     """
-    known = {method: row.get(trivial_column(method, name), np.nan) for method in TRIVIAL}
-    values = [f"{method} {amount(name, value)}" for method, value in known.items() if np.isfinite(value)]
-    return f"({', '.join(values)})" if values else ""
+    best = best_in_row(name, row)
+    return "" if best is None else f"({BEST} {amount(name, best.value)}, {best.method})"
 
 
-def with_trivial(name: str, row: pd.Series) -> str:
-    """Write a metric with its trivial baselines, short: "15.0 (11.7 / 12.3)".
+def with_trivial(name: str, row: pd.Series | dict[Any, Any]) -> str:
+    """Write a metric with the best trivial baseline, short: "15.0 (12.3)"; marked where it does not beat it.
 
     Args:
         name: Of the metric.
         row: Of the evaluation.
     """
-    digits = METRICS[name].digits
-    each = [float(row.get(trivial_column(method, name), np.nan)) for method in METHODS]
-    own, *trivial = [MISSING if np.isnan(value) else f"{value:.{digits}f}" for value in each]
-    return f"{own} ({' / '.join(trivial)})"
+    digits, best = METRICS[name].digits, best_in_row(name, row)
+    trivial = MISSING if best is None else f"{best.value:.{digits}f}"
+    return marked(f"{row[name]:.{digits}f} ({trivial})", name, row[name], best)
 
 
 def _against(name: str, row: pd.Series) -> str:
-    known = {method: row.get(trivial_column(method, name), np.nan) for method in TRIVIAL}
-    parts = [
-        f"{_order(lead_over(method, name, row))} {ANSWERS[method]} ({amount(name, value)})"
-        for method, value in known.items()
-        if np.isfinite(value)
-    ]
-    return " and ".join(parts) or "no trivial baseline was measured beside it"
-
-
-def _order(sign: float) -> str:
-    return "better than" if sign > 0 else "worse than" if sign < 0 else "equal to"
-
-
-def lead_over(method: str, name: str, row: pd.Series) -> float:
-    """Return by how much the model is better than a trivial baseline; negative where it is worse, NaN where unknown.
-
-    Args:
-        method: The trivial baseline.
-        name: Of the metric.
-        row: Of the evaluation.
-    """
-    return better(name) * float(row[name] - row.get(trivial_column(method, name), np.nan))
+    best = best_in_row(name, row)
+    if best is None:
+        return "no trivial baseline was measured beside it"
+    lead = better(name) * (float(row[name]) - best.value)
+    order = "better than" if lead > 0 else "worse than" if lead < 0 else "equal to"
+    return f"{order} the {BEST}, {ANSWERS[best.method]} ({amount(name, best.value)})"
 
 
 def _judgement(measured: Sequence[tuple[str, pd.Series]]) -> str:
-    """Warn where an answer without a model is as good; praise only what beats all of them by every measure."""
-    margins = {name: [lead_over(method, name, row) for method in TRIVIAL] for name, row in measured}
-    lost = [METRICS[name].title for name, each in margins.items() if any(margin <= 0 for margin in each)]
+    """Name the measures by which a trivial baseline is as good; say so too where none is."""
+    compared = [(name, row) for name, row in measured if best_in_row(name, row)]
+    lost = [METRICS[name].title for name, row in compared if not beats(name, row[name], best_in_row(name, row))]
     if lost:
         return f" By {listing(lost)} a trivial baseline is as good or better."
-    if all(margin > 0 for each in margins.values() for margin in each):
-        return " They beat trivial baselines by every measure taken."
-    return ""
+    return " They beat the trivial baselines by every measure taken." if len(compared) == len(measured) else ""
 
 
 def _precision(run: TrainingRun) -> str:
@@ -324,13 +314,15 @@ def caveats(run: TrainingRun) -> list[str]:
         "until both are repeated with more seeds."
     ]
     sentences += [f"The last line of {name} was cut off and is left out." for name in run.torn]
-    asked = run.settings.get("steps")
-    if not run.finished and isinstance(asked, int) and run.step < asked:
+    planned = run.settings.get("steps")
+    if not run.finished and isinstance(planned, int) and run.step < planned:
         sentences.append(f"The run is not finished: {progress(run)} so far.")
     if len(run.evaluation) == 1:
         sentences.append("There is one evaluation only, so nothing can be said of where it is going.")
     if training.measured(run):
-        sentences.append("Image quality is a mean over a few held-out scenes, without intervals.")
+        count = run.settings.get("evaluate_scenes")
+        scenes = f"{plural(count, 'held-out scene')}" if isinstance(count, int) else "a few held-out scenes"
+        sentences.append(f"Image quality is a mean over {scenes}, without intervals.")
         lost = [METRICS[name].title for name in IMAGE_METRICS if training.last_row(run, name) is None]
         sentences += [f"Not measured: {listing(lost)}."] if lost else []
     if run.trains_layers and run.emergence is None:

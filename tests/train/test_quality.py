@@ -283,16 +283,33 @@ def table(values: dict[str, tuple[float, float]], metric: str = PSNR) -> pd.Data
 def test_summary_known():
     found = quality_summary(table({"a": (10.0, 20.0), "b": (29.9, 30.0), "c": (30.0, 10.0)}))
     assert list(found.columns) == [
-        "n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count"
+        "n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "units", "count"
     ]  # fmt: skip
     assert list(found["rotation_bin"]) == ["0-30"] * 3 + ["30-60"] * 3 + ["all"] * 3
     assert list(found["method"]) == list(METHODS) * 3
     own = found[found["method"] == MODEL].set_index("rotation_bin")
     assert own["value"].to_dict() == {"0-30": 25.0, "30-60": 10.0, "all": 20.0}
     assert own["scenes"].to_dict() == {"0-30": 2, "30-60": 1, "all": 3}
-    assert own.loc["0-30", ["low", "high"]].tolist() == [20.0, 30.0]
-    assert own.loc["30-60", ["low", "high"]].isna().all()
-    assert 10.0 <= own.loc["all", "low"] < 20.0 < own.loc["all", "high"] <= 30.0
+    assert own["units"].to_dict() == {"0-30": 2, "30-60": 1, "all": 3}
+    assert own[["low", "high"]].isna().all(axis=None)  # below five units
+
+
+def test_intervals_of_image_metrics_are_those_of_means():
+    """From five units on, by Student's t, though SSIM lies between 0 and 1 as a share does."""
+    values = [0.2, 0.3, 0.25, 0.35, 0.3]
+    found = quality_summary(table({f"s{k}": (50.0, value) for k, value in enumerate(values)}, SSIM))
+    own = found[(found["method"] == MODEL) & (found["rotation_bin"] == "all")].iloc[0]
+    assert own["value"] == pytest.approx(np.mean(values))
+    half = (own["high"] - own["low"]) / 2
+    assert (own["high"] + own["low"]) / 2 == pytest.approx(own["value"])
+    assert half >= 2.776 * np.std(values, ddof=1) / 5**0.5 * 0.999
+
+
+def test_views_of_one_recording_are_one_unit():
+    rows = table({f"s{k}": (50.0, float(k)) for k in range(10)}).assign(unit="kitchen")
+    found = quality_summary(rows)
+    assert found["units"].eq(1).all()
+    assert found["low"].isna().all()
 
 
 def test_summary_keeps_what_is_missing_as_nan_with_no_scene():
@@ -307,7 +324,7 @@ def test_summary_keeps_what_is_missing_as_nan_with_no_scene():
 
 
 @laws
-@given(seed=SEEDS, scenes=st.integers(2, 12))
+@given(seed=SEEDS, scenes=st.integers(5, 12))
 def test_intervals_hold_their_mean_and_shrink_to_equal_values(seed: int, scenes: int):
     numbers = 10 * drawn(seed, scenes).double()
     found = quality_summary(table({f"s{k}": (50.0, float(number)) for k, number in enumerate(numbers)}))
@@ -326,7 +343,8 @@ def test_the_worst_case_comes_first_with_its_trivial_answer_and_its_floor():
     rows = evaluate_quality(oracle(spoiled)[0], views, noise, steps=1).rows
     found = worst_cases(rows)
     assert list(found.columns) == [
-        "scene", "view", "rotation_deg", "n_ref", PSNR, SSIM, LPIPS, MATCH_ERROR, "copy_psnr", "truth_match_error"
+        "scene", "view", "rotation_deg", "n_ref", PSNR, SSIM, LPIPS, MATCH_ERROR, "copy_psnr", "mean_colour_psnr",
+        "truth_match_error"
     ]  # fmt: skip
     assert len(found) == 4
     assert found.loc[0, ["scene", "view"]].tolist() == ["room-1", 2]

@@ -31,7 +31,7 @@ LEVELS = {("model", "psnr"): 15.0, ("copy", "psnr"): 11.0, ("mean colour", "psnr
           ("truth", "match_error"): 0.05}  # fmt: skip
 
 
-def images(levels: dict[tuple[str, str], float] = LEVELS, scenes: int = 4) -> pd.DataFrame:
+def images(levels: dict[tuple[str, str], float] = LEVELS, scenes: int = 8) -> pd.DataFrame:
     """Make a row per target view, method and metric; the model's values swing about their level from scene to scene."""
     rows = [
         {"scene": f"room-{scene}", "view": view, "rotation_deg": 30.0 * (scene % 4) + 10 * view, "n_ref": n_ref,
@@ -52,10 +52,10 @@ def make_run(folder: Path, rows: pd.DataFrame | None = None, **settings: object)
     rows.to_csv(folder / "images.csv", index=False)
     both = pd.concat([rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str)),
                       rows.assign(rotation_bin="all")])  # fmt: skip
-    summary = summarise(both, ["n_ref", "rotation_bin", "method", "metric"]).assign(note="")
-    sets = [(n, "all", method, "fid[colour-cells]", 0.25 + n, math.nan, math.nan, 4, 8, "")
+    summary = summarise(both, ["n_ref", "rotation_bin", "method", "metric"], shares=False).assign(note="")
+    sets = [(n, "all", method, "fid[colour-cells]", 0.25 + n, math.nan, math.nan, 4, 4, 8, "")
             for n in (1, 2) for method in ("model", "copy", "mean colour")]  # fmt: skip
-    missing = [(1, "all", "model", "lpips", math.nan, math.nan, math.nan, 0, 0, "lpips is absent (NaN): no weights")]
+    missing = [(1, "all", "model", "lpips", math.nan, math.nan, math.nan, 0, 0, 0, "lpips is absent (NaN): no weights")]
     more = pd.DataFrame([*sets, *missing], columns=summary.columns)
     pd.concat([summary, more]).to_csv(folder / "summary.csv", index=False)
     keys = ["scene", "view", "rotation_deg", "n_ref"]
@@ -135,10 +135,10 @@ def test_every_figure_carries_its_numbers_counts_and_view_list(page: Reader, fol
     rows = images()
     mine = rows[(rows["n_ref"] == 1) & (rows["method"] == "model") & (rows["metric"] == "psnr")]
     assert row["value"] == pytest.approx(mine["value"].mean())
-    assert (row["scenes"], row["count"]) == (4, 8)
+    assert (row["scenes"], row["count"]) == (8, 16)
     run = read_evaluation(folder)
-    assert page.text.count(f"View list {run.view_list} (12 target views in 4 scenes), scenes shapes, seed 5") == 4
-    assert "Target views: 2 (0–30°), 2 (30–60°), 2 (60–90°), 2 (90–120°) and 8 (all)." in page.text
+    assert page.text.count(f"View list {run.view_list} (24 target views in 8 scenes), scenes shapes, seed 5") == 4
+    assert "Target views: 4 (0–30°), 4 (30–60°), 4 (60–90°), 4 (90–120°) and 16 (all)." in page.text
 
 
 def test_the_view_list_tells_other_views_apart_and_nothing_else(tmp_path: Path, folder: Path):
@@ -153,11 +153,11 @@ def test_tables_hold_means_with_intervals_beside_what_needs_no_model(page: Reade
     assert head == ["rotation", "scenes", "views", "PSNR", "copy", "mean colour", "SSIM", "copy", "mean colour",
                     "match error", "copy", "mean colour", "true views"]  # fmt: skip
     bins = ["0–30°", "30–60°", "60–90°", "90–120°"]
-    assert [row[:3] for row in rows] == [*([name, "1", "2"] for name in bins), ["all", "4", "8"]]
-    row = words.overall(read_evaluation(folder), 1, "psnr", "model")
+    assert [row[:3] for row in rows] == [*([name, "2", "4"] for name in bins), ["all", "8", "16"]]
+    row = evaluation.overall(read_evaluation(folder), 1, "psnr", "model")
     assert row is not None
-    assert rows[-1][3] == f"{row['value']:.1f} ({row['low']:.1f}–{row['high']:.1f})"
-    assert rows[0][3] == f"{15 * (1.03 + 1.04) / 2:.1f}"  # one scene: no interval
+    assert rows[-1][3] == f"{row['value']:.1f} ({row['low']:.1f}–{row['high']:.1f}) †"
+    assert rows[0][3] == f"{15 * (1.03 + 1.04) / 2:.1f}"  # two scenes: no interval
     assert page.tables["sets"][1] == ["FID by colour cells", "1", "8", "1.2500", "1.2500", "1.2500"]
 
 
@@ -167,16 +167,16 @@ def test_the_worst_view_stands_first_and_what_a_copy_beats_is_counted(tmp_path: 
     rows.loc[bad & (rows["method"] == "model"), "value"] = 4.0
     page = report.build_report(make_run(tmp_path / "run", rows)).read_text(encoding="utf-8").replace("\u00a0", " ")
     table = Reader(page).tables["worst"]
-    assert table[1][:5] == ["room-2", "2", "80°", "2", "4.0 dB"]
+    assert table[1][:5] == ["room-2", "2", "80°", "2", "4.0 dB †"]
     assert len(table) == 13
-    assert "a copy of the nearest reference is better; so it is for 1 of all 15." in page
+    assert "copying the nearest reference is as good or better; so it is for 1 of all 15." in page
     assert page.count('<tr class="marked"><th scope="row" class="text">room') == 1
 
 
 def test_the_answer_says_what_is_clear_and_what_is_not(folder: Path):
     text = " ".join(words.answer(read_evaluation(folder))).replace("\u00a0", " ")
     assert text.startswith(
-        "tiny generated 12 target views in 4 scenes (shapes), from 1 reference and from 2 references"
+        "tiny generated 24 target views in 8 scenes (shapes), from 1 reference and from 2 references"
     )
     assert "in 10 steps of DDIM." in text
     assert "clearly better than copying the nearest reference (11.2 dB, difference +" in text
@@ -191,7 +191,7 @@ def test_the_answer_says_what_is_clear_and_what_is_not(folder: Path):
         ("psnr", 0.1, 2.0, "clearly better than"), ("psnr", -2.0, -0.1, "clearly worse than"),
         ("psnr", -0.1, 0.1, "not separable from"), ("psnr", 0.0, 1.0, "not separable from"),
         ("match_error", -2.0, -0.1, "clearly better than"), ("lpips", 0.1, 0.2, "clearly worse than"),
-        ("psnr", math.nan, math.nan, "better (one scene, no interval) than"),
+        ("psnr", math.nan, math.nan, "by value better than"),
     ],
 )  # fmt: skip
 def test_a_verdict_is_clear_only_where_the_interval_lies_on_one_side(
@@ -208,7 +208,13 @@ def test_differences_are_paired_by_view(folder: Path):
     row = table.loc[(1, "copy", "psnr")]
     assert row["value"] == pytest.approx(gap.groupby("scene").mean().mean())
     assert row["low"] <= row["value"] <= row["high"]
-    assert (row["scenes"], row["count"]) == (4, 8)
+    assert (row["scenes"], row["units"], row["count"]) == (8, 8, 16)
+    best = table.reset_index().query("best")[["n_ref", "metric", "method"]].to_numpy().tolist()
+    assert sorted(best) == sorted(
+        [n, metric, method]
+        for n in (1, 2)
+        for metric, method in (("psnr", "mean colour"), ("ssim", "copy"), ("match_error", "copy"))
+    )
 
 
 def test_what_was_not_measured_is_said_once_and_takes_no_panel(page: Reader):
@@ -219,7 +225,8 @@ def test_what_was_not_measured_is_said_once_and_takes_no_panel(page: Reader):
 def test_one_scene_has_no_intervals_and_claims_none(tmp_path: Path):
     run = make_run(tmp_path / "run", images(scenes=1))
     text = " ".join(words.answer(read_evaluation(run)))
-    assert "(one scene, no interval)" in text
+    assert "by value" in text
+    assert "nothing can be claimed from 1 independent scene or recording; 5 are needed." in text
     assert "clearly" not in text
     assert "interval 1" not in text
     report.build_report(run)
@@ -242,8 +249,8 @@ def test_the_index_and_the_command_know_evaluations(folder: Path, tmp_path: Path
     assert report.main([]) == 0
     index = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     values = [words.with_trivial(read_evaluation(run), 1, name) for name in ("psnr", "ssim", "match_error")]
-    assert index.tables["evaluations"][1] == ["evaluate", "tiny", "shapes", "4", "1", *values]
-    assert evaluation_entry(read_evaluation(run), "x").psnr.endswith("(11.2 / 15.3)")
+    assert index.tables["evaluations"][1] == ["evaluate", "tiny", "shapes", "8", "1", *values]
+    assert evaluation_entry(read_evaluation(run), "x").psnr == "15.2 (15.3)\u00a0†"
 
 
 @pytest.mark.parametrize(
@@ -276,5 +283,5 @@ def test_values_that_are_missing_in_part_leave_the_others(tmp_path: Path):
     rows.loc[(rows["metric"] == "match_error") & (rows["scene"] == "room-0"), ["value", "count"]] = [np.nan, 0]
     run = read_evaluation(make_run(tmp_path / "run", rows))
     table = evaluation.differences(run).set_index(["n_ref", "method", "metric"])
-    assert table.loc[(1, "copy", "match_error"), "scenes"] == 3
-    assert table.loc[(1, "copy", "psnr"), "scenes"] == 4
+    assert table.loc[(1, "copy", "match_error"), "scenes"] == 7
+    assert table.loc[(1, "copy", "psnr"), "scenes"] == 8

@@ -210,7 +210,7 @@ def test_the_other_layers_precision_is_shown_where_it_is_supervised(small, capsy
     shown = capsys.readouterr().out
     assert "precision 12" in shown
     assert "precision 10" in shown
-    assert "never" in shown
+    assert "steps over the plain run's" in shown
 
 
 def test_every_variant_is_a_command_of_the_trainer(small):
