@@ -221,8 +221,11 @@ def best_of(run: Evaluation, n_ref: int, name: str) -> Trivial | None:
         n_ref: Number of references.
         name: Of the metric.
     """
-    rows = {method: overall(run, n_ref, name, method) for method in TRIVIAL}
-    return best_trivial(name, lambda method: np.nan if rows[method] is None else rows[method]["value"])
+    def value(method: str) -> float:
+        row = overall(run, n_ref, name, method)
+        return np.nan if row is None else float(row["value"])
+
+    return best_trivial(name, value)
 
 
 def view_by_view(run: Evaluation) -> pd.DataFrame:

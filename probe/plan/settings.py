@@ -42,7 +42,7 @@ class Settings:
     names, by commas: 10,12."""
     timesteps: str = "100,300,500,700,900"
     """Timestep indexes (0 clean to 999 pure noise), by commas; timesteps.csv tells alpha-bar and SNR of each."""
-    pairs: int = 32
+    pairs: int = 40
     """View pairs (view 0 with another view); rounded up to equal numbers per 30-degree rotation bin."""
     views: int = 3
     """Views per scene, denoised together."""
