@@ -105,7 +105,7 @@ Markdown("\n\n".join(filter(None, page.answer)))
 #
 # The chosen layer beside what scored the same points. *Cameras only* is the same network with grey images: what rays
 # and positions alone find. *Pixels* matches by colour. A layer that is not clearly above both has not been shown to see
-# correspondence. In brackets: 95 % intervals by bootstrap over scenes; with few scenes they are wide, and honest.
+# correspondence. In brackets: 95 % intervals over independent units (here rooms); below five there is none.
 
 # %%
 page.tables["matchers"]

@@ -118,7 +118,7 @@ Markdown("\n\n".join(page.causal))
 # are any, measure more scenes before you build on the choice.
 
 # %%
-{key: probed.selection[key] for key in ("layer", "name", "metric", "scenes", "ties", "above_chance")}
+{key: probed.selection[key] for key in ("layer", "name", "metric", "scenes", "units", "ties", "ahead", "above_null")}
 
 # %% [markdown]
 # ## For your own case

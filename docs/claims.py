@@ -1,0 +1,251 @@
+"""Every measured number of README and docs, written from the tables under reports/reference.
+
+``python docs/generate.py`` writes them between their marks; a test compares. A sentence says what the intervals of its
+table say, so that no claim outlives its numbers.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ttest_rel
+
+from analysis.study import tables
+from analysis.study.run import StudyRun, read_study
+from analysis.study.seeds import PLAIN, half_interval
+from analysis.study.soon import how_soon
+from analysis.study.words import answer, held_out, pace_words, seeds_vary, title, value_text
+from analysis.trivial import MARK_WORDS, best_text, marked
+from analysis.words import MISSING, NBSP, listing, percent, plural, points
+from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
+from probe.records.names import is_block, is_null
+
+REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
+SUPERVISED = {
+    PLAIN: "nothing (plain)",
+    "cameo": "layer 12, the paper's mixing of heads (`mlp`)",
+    "mean": "layer 12, `mean` over heads (default)",
+    "positive": "layer 12, mixing `positive`",
+    "visible": "layer 12, truth `visible`",
+    "gated": "layer 12, truth `gated`",
+    "other-layer": "layer 10 instead",
+    "shuffled": "negative control: another scene's matches",
+    "repa-dsift": "layer 12, DSIFT features in REPA's place",
+}
+NOISE = {
+    "noise-depth-20": "depth off by 20 %",
+    "noise-rotation-3": "cameras turned by 3 degrees",
+    "noise-holes-70": "70 % of the points missing",
+}
+PRECISION_12 = layer_column(PRECISION, 12)
+
+
+# --- probes ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _probe(name: str) -> dict[str, Any]:
+    folder = REFERENCE / name
+    files = ("layers", "matchers", "leads", "leads_noisy", "effects")
+    kept = {file: pd.read_csv(folder / f"{file}.csv") for file in files}
+    return kept | {"selection": json.loads((folder / "selection.json").read_text())}
+
+
+def probe_words() -> str:
+    """Return what the shipped model's probe shows on procedural rooms and on real frames."""
+    return f"{_on_rooms()} {_on_real_frames()}"
+
+
+def _on_rooms() -> str:
+    kept = _probe("probe-shapes")
+    layers, chosen = kept["layers"], kept["selection"]
+    above = [int(layer) for layer in layers.loc[layers["above_null"], "layer"]]
+    found = (
+        f"of {len(layers)} 3D layers {_numbers(above)} shown to be above the strongest null"
+        if above
+        else f"of {len(layers)} 3D layers none is shown to be above the strongest null"
+    )
+    row = layers.set_index("layer").loc[chosen["layer"]]
+    return (
+        f"The small model that ships (7000 steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: {found}. "
+        f"Layer {chosen['layer']} finds {_with_ends(row['precision'], row['precision_low'], row['precision_high'])} of "
+        f"the points; {_matchers(kept)}. {_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
+    )
+
+
+def _numbers(layers: Sequence[int]) -> str:
+    return f"layer {layers[0]} alone is" if len(layers) == 1 else f"layers {listing(layers)} are"
+
+
+def _on_real_frames() -> str:
+    kept = _probe("probe-kitchen")
+    chosen, row = kept["selection"], kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
+    return (
+        f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} blocks "
+        f"of time): layer {chosen['layer']} finds {_with_ends(row['precision'], row['precision_low'], row['precision_high'])}; "
+        f"{_matchers(kept)}. {_leads(kept['leads'])}"
+    ).rstrip()
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    return f"{percent(value)} ({percent(low)} to {percent(high)})" if np.isfinite(low) else percent(value)
+
+
+NAMES = {UNIFORM: "a uniform guess", SAME_POSITION: "the same position", "pixels": "raw pixels", "dsift": "dense SIFT",
+         "cameras only": "the same weights with grey images", "random weights": "random weights"}  # fmt: skip
+
+
+def _named(model: str) -> str:
+    return NAMES[null_label(model) if is_null(model) else model]
+
+
+def _matchers(kept: dict[str, Any]) -> str:
+    best = kept["selection"]["best"]
+    rows = kept["matchers"][kept["matchers"]["grid"] == best["grid"]].set_index("model")
+    own = kept["selection"]["model"]
+    shown = {UNIFORM: best["chance"], SAME_POSITION: best["same_position"]}
+    shown |= {name: row["value"] for name, row in rows.iterrows() if name not in (*shown, own, "ceiling")}
+    return ", ".join(f"{_named(str(name))} {percent(value)}" for name, value in shown.items())
+
+
+def _leads(table: pd.DataFrame) -> str:
+    """Return what the layer is shown to beat, and what not, by intervals that hold for all at once."""
+    rivals = table[~table["model"].isin([UNIFORM, SAME_POSITION])]
+    clear = [_named(str(row.model)) for row in rivals.itertuples() if row.low > 0]
+    below = [f"{_named(str(row.model))} ({_points(row)})" for row in rivals.itertuples() if row.high < 0]
+    open_ = [f"{_named(str(row.model))} ({_points(row)})" for row in rivals.itertuples() if row.low <= 0 <= row.high]
+    parts = [f"It is shown to beat {listing(clear)}"] if clear else []
+    parts += [f"it is below {listing(below)}"] if below else []
+    parts += [f"it is not separable from {listing(open_)}"] if open_ else []
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}. " if text else ""
+
+
+def _points(row: Any) -> str:
+    return f"{points(row.value)} points, {points(row.low)} to {points(row.high)}"
+
+
+def _noisy(table: pd.DataFrame) -> str:
+    """Return how the layer stands to raw pixels where the views are almost noise."""
+    row = next(table[table["model"] == "pixels"].itertuples())
+    verdict = "ahead of" if row.low > 0 else "below" if row.high < 0 else "not separable from"
+    return f"At t = {table['timestep'].iloc[0]} it is {verdict} raw pixels ({_points(row)})."
+
+
+def causal_words() -> str:
+    """Return by how much editing the selected layer, and any other, raises the error of the prediction."""
+    table = _probe("probe-shapes")["effects"]
+    rows = table[(table["measure"] == EFFECT) & (table["intervention"] == "identity")].set_index("layer")
+    chosen = _probe("probe-shapes")["selection"]["layer"]
+    row, others = rows.loc[chosen], rows.drop(index=chosen)
+    most = others.loc[others["value"].idxmax()]
+    return (
+        f"On the small model ({plural(int(row['scenes']), 'room')}) the identity in layer {chosen} raises the error by "
+        f"{_with_ends(row['value'], row['low'], row['high'])}, in any other layer by at most {percent(most['value'])} "
+        f"(layer {int(most.name)})."
+    )
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _study(name: str) -> StudyRun:
+    return read_study(REFERENCE / name)
+
+
+def study_table(name: str, variants: Sequence[str]) -> str:
+    """Return a Markdown table of some variants: last values, and steps over plain's with the joint interval."""
+    run = _study(name)
+    last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])
+    soon = how_soon(run).set_index(["variant", "metric"])
+    best = tables.best_of(run, PSNR)
+    rows = [("supervised", title(HIGH_NOISE), "its steps over plain's", title(PRECISION_12), f"PSNR (best trivial "
+             f"baseline {best_text(PSNR, best)})"), ("---",) * 5]  # fmt: skip
+    for variant in variants:
+        cells = [with_half(HIGH_NOISE, last.loc[variant, HIGH_NOISE])]
+        cells.append("1" if variant == PLAIN else _pace(soon, variant))
+        cells.append(with_half(PRECISION_12, last.loc[variant, PRECISION_12]))
+        psnr = last.loc[variant, PSNR]
+        cells.append(marked(with_half(PSNR, psnr), PSNR, psnr["mean"], best))
+        rows.append((SUPERVISED.get(variant) or NOISE[variant], *cells))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{MARK_WORDS}."
+
+
+def with_half(metric: str, row: pd.Series) -> str:
+    """Write a mean over seeds with half of its interval."""
+    half = (row["high"] - row["low"]) / 2
+    return value_text(metric, row["mean"]) + ("" if np.isnan(half) else f" ± {value_text(metric, half)}")
+
+
+def _pace(soon: pd.DataFrame, variant: str) -> str:
+    key = (variant, HIGH_NOISE)
+    return pace_words(soon.loc[key]) if key in soon.index else MISSING
+
+
+def study_words(name: str) -> str:
+    """Return the study's own answer, and what its seeds vary."""
+    run = _study(name)
+    vary = seeds_vary(run)
+    return " ".join(part for part in (*answer(run), f"{vary[0].upper()}{vary[1:]}; {held_out(run)}.") if part)
+
+
+def mixing_words() -> str:
+    """Return how `mean` compares with the paper's mixing of heads."""
+    rows = [_paired(_study("study"), metric, "mean", "cameo") for metric in (PRECISION_12, HIGH_NOISE, PSNR)]
+    return (
+        f"`mean` minus the paper's mixing, paired by seed: {'; '.join(_paired_words(row) for row in rows)}. p is not "
+        f"corrected for {len(rows)} tests; the paper's own ablation prefers the MLP."
+    )
+
+
+def _paired(run: StudyRun, metric: str, first: str, second: str) -> dict[str, Any]:
+    last = run.study[(run.study["step"] == run.step) & (run.study["metric"] == metric)]
+    wide = last.pivot_table(index="seed", columns="variant", values="value")[[first, second]].dropna()
+    change = wide[first] - wide[second]
+    half = float(half_interval(change.std(), len(change)))
+    p = float(ttest_rel(wide[first], wide[second]).pvalue) if len(change) > 1 else np.nan
+    return {"metric": metric, "value": float(change.mean()), "half": half, "p": p, "seeds": len(change)}
+
+
+def _paired_words(row: dict[str, Any]) -> str:
+    shown = [value_text(row["metric"], row[name]) for name in ("value", "half")]
+    verdict = "separable" if abs(row["value"]) > row["half"] else "not separable"
+    return f"{title(row['metric'])} {shown[0]} ± {shown[1]} (p = {row['p']:.3f}, {verdict})"
+
+
+def noise_words() -> str:
+    """Return what noise on the truth costs, beside what exact truth gains: whether anything can be said."""
+    run = _study("noise")
+    gain = _paired(run, PRECISION_12, "cameo", PLAIN)
+    parts = []
+    for variant, name in NOISE.items():
+        row = _paired(run, PRECISION_12, variant, "cameo")
+        verdict = "worse" if row["value"] + row["half"] < 0 else "nothing can be said"
+        parts.append(f"{name} {value_text(PRECISION_12, row['value'])} ± {value_text(PRECISION_12, row['half'])} ({verdict})")
+    return (
+        f"Exact truth gains {value_text(PRECISION_12, gain['value'])} ± {value_text(PRECISION_12, gain['half'])} in "
+        f"{title(PRECISION_12)} over plain ({plural(gain['seeds'], 'seed')}). Noise on the truth, against exact truth: "
+        f"{'; '.join(parts)}. An interval about as wide as the gain cannot show that noise costs nothing: an equivalence "
+        "needs a margin, and more seeds."
+    )
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "probe": lambda: f"*{probe_words()}*",
+    "study-short": lambda: study_table("study", (PLAIN, "cameo", "mean", "shuffled")),
+    "study": lambda: study_table("study", tuple(SUPERVISED)),
+    "study-words": lambda: f"{study_words('study')} {mixing_words()}",
+    "mixing": mixing_words,
+    "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{noise_words()}",
+    "noise-words": noise_words,
+    "kitchen": lambda: study_words("kitchen"),
+    "causal": causal_words,
+}
+"""What stands between ``<!-- claims: NAME -->`` and ``<!-- end -->`` in README and docs."""

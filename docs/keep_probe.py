@@ -1,0 +1,42 @@
+"""Keep the small tables of a probe run, on which claims rest: ``python docs/keep_probe.py runs/probe probe-shapes``."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from analysis.probing import tables
+from analysis.probing.causal import effects
+
+REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
+COPIED = ("layers.csv", "selection.json", "config.json", "pairs.csv", "timesteps.csv")
+
+
+def keep(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> None:
+    """Copy its tables to reports/reference/NAME, with the leads of the selected layer over other matchers.
+
+    Args:
+        run: Folder of a finished run, with ``--baselines null,pixels,dsift``.
+        name: Of the folder.
+    """
+    folder, probed = REFERENCE / name, tables.read_run(run)
+    folder.mkdir(exist_ok=True)
+    for file in COPIED:
+        (folder / file).write_bytes((run / file).read_bytes())
+    last = int(probed.timesteps["timestep"].max())
+    noisy = replace(probed, scores=probed.scores[probed.scores["timestep"].isin([-1, last])])
+    kept = {
+        "matchers": tables.matchers(probed),
+        "leads": tables.leads(probed),
+        "leads_noisy": tables.leads(noisy).assign(timestep=last),
+        "effects": effects(probed),
+    }
+    for file, table in kept.items():
+        table.to_csv(folder / f"{file}.csv", index=False)
+
+
+if __name__ == "__main__":
+    tyro.cli(keep)
