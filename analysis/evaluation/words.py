@@ -127,7 +127,7 @@ def _against_best(rows: pd.DataFrame) -> str:
         )
     shown = [METRICS[row["metric"]].title for row in rows[rows["best"]].to_dict("records") if _is_clear(row, 1)]
     every = len(rows["metric"].unique())
-    return f" The {BEST} is clearly beaten by {listing(shown) if shown else 'no measure'} (of {number(every)})."
+    return f" They clearly beat the {BEST} by {listing(shown) or 'none'} ({len(shown)} of {plural(every, 'measure')})."
 
 
 def _range(name: str, row: Any) -> str:
@@ -185,10 +185,11 @@ def _others(rows: pd.DataFrame) -> str:
 def caveats(run: Evaluation) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     sentences = [
-        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps are other "
-        "numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by chance.",
+        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps would "
+        "give other numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by "
+        "chance.",
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
-        "mean colour is a strong answer where views differ much.",
+        "mean colour is hard to beat where views differ much.",
         "The match error compares colours with the references at true matches; it sees 3D consistency only where a "
         "surface looks alike from both sides.",
     ]  # fmt: skip
