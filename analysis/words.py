@@ -1,12 +1,14 @@
 """Words that all pages share: numbers as text, names for readers, commands."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from probe.records import COPY, MEAN_COLOUR, METRICS, MODEL, TRUTH, split_threshold
+from probe.records.intervals import LEAST_UNITS
+from probe.records.names import is_block
 
 STAGES = {"down_blocks": "down", "up_blocks": "up", "mid_block": "mid"}
 MISSING = "–"
@@ -25,6 +27,7 @@ THRESHOLDS = {
     "%": "an error below {}\u00a0% of the image side",
     "token": "an error below {} token",
     "m": "a 3D error below {}\u00a0m",
+    "px/512": "the two points seen less than {} of 512 pixels apart",
     "%scene": "a 3D error below {}\u00a0% of the scene's size",
 }
 """When a match counts as right, by the unit of the threshold."""
@@ -123,6 +126,25 @@ def plural(count: int, noun: str) -> str:
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
+
+
+INTERVALS = (
+    f"95{NBSP}%, over independent units (recordings, or procedural scenes): sum of hits over sum of counts, bounded as "
+    "a binomial of as many trials as its standard error over units is worth, with Student's quantile and widened where "
+    f"the units are skewed; none below {LEAST_UNITS} units. A claim about several layers, bins or rivals rests on "
+    "intervals that hold for all of them at once."
+)
+
+
+def units_words(units: Sequence[str]) -> str:
+    """Return the number of independent units, and what they are where that limits them.
+
+    Args:
+        units: Their names.
+    """
+    if not any(is_block(unit) for unit in units):
+        return str(len(units))
+    return f"{plural(len(units), 'block')} of time of one recording, which still show the same place"
 
 
 def short_name(name: str) -> str:

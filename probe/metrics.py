@@ -14,7 +14,7 @@ from probe.correspondence import own_view, project_tokens, token_centres, token_
 from probe.records.names import threshold_metric
 from probe.views import Views
 
-Kind = Literal["image", "token", "scene", "metric"]
+Kind = Literal["image", "token", "projection", "scene", "metric"]
 Measured = dict[str, tuple[Tensor, Tensor]]
 """Metric to its value and count, [1 rows fq fk] each."""
 
@@ -26,13 +26,16 @@ class Threshold:
     Attributes:
         name: As in the column ``metric``.
         kind: "image": distance in the key image over the image's side; "token": distance in the key image in tokens;
+            "projection": as "image", but from where the matched token's point is seen, not from the token's centre;
             "scene": distance in 3D over the scene's size; "metric": distance in 3D in metres.
-        value: An error equal to it is wrong.
+        value: An error equal to it is wrong, unless ``inclusive``.
+        inclusive: An error equal to it is right.
     """
 
     name: str
     kind: Kind
     value: float
+    inclusive: bool = False
 
 
 def thresholds(unit: str | None) -> tuple[Threshold, ...]:
@@ -66,6 +69,7 @@ class GridTruth:
         side: Of the image, in pixels: the geometric mean of height and width.
         token_size: Width and height of a token in pixels.
         scene_size: Of each scene, in world units.
+        n_ref: Number of reference views, which come first.
     """
 
     grid: tuple[int, int]
@@ -78,6 +82,7 @@ class GridTruth:
     side: float
     token_size: Float[Tensor, " 2"]
     scene_size: Float[Tensor, " b"]
+    n_ref: int
 
 
 def grid_truth(views: Views, grid: tuple[int, int]) -> GridTruth:
@@ -98,6 +103,7 @@ def grid_truth(views: Views, grid: tuple[int, int]) -> GridTruth:
         side=(height * width) ** 0.5,
         token_size=torch.tensor([width / grid[1], height / grid[0]], device=seen.xy.device),
         scene_size=scene_size(views),
+        n_ref=views.n_ref,
     )
 
 
@@ -123,7 +129,8 @@ def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -
     """Measure how far matched tokens lie from the truth, in the unit of the threshold's kind.
 
     Args:
-        token: Matched token of the key view; its centre (in the image) or its point (in 3D) is compared.
+        token: Matched token of the key view; its centre (in the image) or its point (in 3D, and where that is seen) is
+            compared.
         truth: Of the same grid.
         kind: See :class:`Threshold`.
 
@@ -133,16 +140,25 @@ def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -
     if kind in ("image", "token"):
         unit = truth.token_size if kind == "token" else truth.side
         return ((F.embedding(token, truth.centres) - truth.xy[:, None]) / unit).norm(dim=-1)
-    distance = (_matched_points(token, truth) - truth.points[:, None, :, :, None]).norm(dim=-1)
+    if kind == "projection":
+        return ((_at_matched(own_xy(truth), token) - truth.xy[:, None]) / truth.side).norm(dim=-1)
+    points = torch.where(truth.valid[..., None], truth.points, torch.nan)
+    distance = (_at_matched(points, token) - truth.points[:, None, :, :, None]).norm(dim=-1)
     return distance / truth.scene_size[:, None, None, None, None] if kind == "scene" else distance
 
 
-def _matched_points(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth) -> Float[Tensor, "b rows fq n fk 3"]:
-    """Look up the world point of matched tokens; NaN where it is unknown."""
-    points = torch.where(truth.valid[..., None], truth.points, torch.nan)
-    b, fk, n = points.shape[:3]
+def own_xy(truth: GridTruth) -> Float[Tensor, "b f n 2"]:
+    """Return where each token's point is seen in its own view, in pixels; NaN where it is unknown."""
+    return rearrange(truth.xy.diagonal(dim1=1, dim2=3), "b n xy f -> b f n xy")
+
+
+def _at_matched(
+    values: Float[Tensor, "b fk n c"], token: Int[Tensor, "b rows fq n fk"]
+) -> Float[Tensor, "b rows fq n fk c"]:
+    """Look up what belongs to the matched tokens."""
+    b, fk, n = values.shape[:3]
     first = rearrange(torch.arange(b * fk, device=token.device) * n, "(b fk) -> b 1 1 1 fk", b=b)
-    return F.embedding(first + token, rearrange(points, "b fk n c -> (b fk n) c"))
+    return F.embedding(first + token, rearrange(values, "b fk n c -> (b fk n) c"))
 
 
 def correct(
@@ -152,9 +168,17 @@ def correct(
     return is_below(errors(token, truth, threshold.kind), threshold)
 
 
+def right_matches(
+    token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, limits: tuple[Threshold, ...]
+) -> dict[str, Bool[Tensor, "b rows fq n fk"]]:
+    """Return which matches are right, by the threshold's name."""
+    error = {kind: errors(token, truth, kind) for kind in {limit.kind for limit in limits}}
+    return {limit.name: is_below(error[limit.kind], limit) for limit in limits}
+
+
 def is_below(error: Float[Tensor, "*shape"], threshold: Threshold) -> Bool[Tensor, "*shape"]:
-    """Return which errors are known and below the threshold; one equal to it is not."""
-    return error < threshold.value
+    """Return which errors are known and below the threshold; one equal to it is right only if it is inclusive."""
+    return error <= threshold.value if threshold.inclusive else error < threshold.value
 
 
 def precisions(
@@ -163,13 +187,12 @@ def precisions(
     truth: GridTruth,
     limits: tuple[Threshold, ...],
 ) -> Measured:
-    """Measure the share of the counted queries whose match is right, per threshold; an error equal to it is wrong.
+    """Measure the share of the counted queries whose match is right, per threshold.
 
     Returns:
         In [0, 1]; NaN with count 0 where nothing was counted.
     """
-    error = {kind: errors(token, truth, kind) for kind in {limit.kind for limit in limits}}
-    return {limit.name: counted_mean(is_below(error[limit.kind], limit), counted) for limit in limits}
+    return {name: counted_mean(right, counted) for name, right in right_matches(token, truth, limits).items()}
 
 
 def counted_mean(
@@ -263,3 +286,20 @@ def nearest_token(truth: GridTruth, size: tuple[int, int]) -> Int[Tensor, "b 1 f
     bounds = torch.tensor([size[1], size[0]], device=truth.xy.device) - 1e-3
     inside = torch.nan_to_num(truth.xy, nan=0.0).clamp(min=0).minimum(bounds)
     return rearrange(token_of(inside, size, truth.grid), "b fq n fk -> b 1 fq n fk")
+
+
+def nearest_projection(truth: GridTruth, *, at_once: int = 4_000_000) -> Int[Tensor, "b 1 fq n fk"]:
+    """Match every token to the one whose point is seen nearest to the true position; the first where that is unknown.
+
+    Args:
+        truth: Of the grid.
+        at_once: Pairs of a query and a token that are held at a time.
+    """
+    b, fq, n, fk = truth.visible.shape
+    known = own_xy(truth).isfinite().all(-1)
+    keys = rearrange(own_xy(truth).nan_to_num(nan=0.0), "b fk n xy -> (b fk) n xy")
+    missing = rearrange(torch.where(known, 0.0, torch.inf), "b fk n -> (b fk) 1 n")
+    queries = rearrange(truth.xy.nan_to_num(nan=0.0), "b fq n fk xy -> (b fk) (fq n) xy")
+    parts = queries.split(max(1, at_once // (b * fk * n)), dim=1)
+    nearest = torch.cat([(torch.cdist(part, keys) + missing).argmin(-1) for part in parts], dim=1)
+    return rearrange(nearest, "(b fk) (fq n) -> b 1 fq n fk", b=b, fq=fq)

@@ -12,6 +12,7 @@ from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, number, percent, plural, points
 from probe.records import PRECISION, describe
+from probe.records.intervals import LEAST_UNITS
 
 WORST = 12
 
@@ -37,7 +38,7 @@ def probe_comparison(a: ProbeRun, b: ProbeRun, names: tuple[str, str], rebuild: 
         kind="comparison",
         title=f"{names[0]} against {names[1]}",
         subtitle=f"What changed from {names[0]} ({a.model}) to {names[1]} ({b.model}), layer by layer, paired by "
-        "scene.",
+        "independent unit.",
         answer=tuple(_answer(a, b, table, layer, names)),
         facts=tuple(_facts(table, a.metric, layer, names)),
         caveats=tuple(_caveats(table, a)),
@@ -70,12 +71,12 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tu
     clear = {
         "better": f"{names[1]} is clearly better at",
         "worse": f"{names[1]} is clearly worse at",
-        "one scene only": "With one scene nothing can be told at",
-    }.get(row["verdict"], "Nothing separates the two at")
+        "too few units": f"With {plural(int(row['units']), 'independent unit')} nothing can be told at",
+    }.get(row["joint"], "Nothing separates the two at")
     sentences = [
         f"{clear} layer {layer}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
-        f"{points(row['difference'])} points (95{NBSP}% interval {points(row['low'])} to {points(row['high'])}, over "
-        f"{plural(int(row['scenes']), 'scene')}; right: {metric_words(a.metric)}).",
+        f"{points(row['difference'])} points ({_joint_words(row)}{plural(int(row['scenes']), 'scene')}; right: "
+        f"{metric_words(a.metric)}).",
     ]
     for verdict in ("better", "worse"):
         layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
@@ -92,28 +93,33 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tu
     return [*sentences, same]
 
 
+def _joint_words(row: pd.Series) -> str:
+    if not np.isfinite(row["joint_low"]):
+        return ""
+    ends = _ends(PRECISION, row["joint_low"], row["joint_high"])
+    return f"95{NBSP}% interval {ends}, for all layers at once, over {plural(int(row['units']), 'independent unit')}; "
+
+
 def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str]) -> list[tuple[str, str, str]]:
     row = table[(table["metric"] == metric) & (table["layer"] == layer)].iloc[0]
-    clear = int(table["verdict"].isin(["better", "worse", "changed"]).sum())
+    clear = int(table["joint"].isin(["better", "worse", "changed"]).sum())
     return [
         (f"layer {layer}, {names[0]}", percent(row["a"]), ""),
         (f"layer {layer}, {names[1]}", percent(row["b"]), ""),
-        ("difference in points", points(row["difference"]), row["verdict"]),
-        ("comparisons that are clear", f"{clear} of {len(table)}", "each taken alone, at 95 %"),
+        ("difference in points", points(row["difference"]), row["joint"]),
+        ("comparisons that are clear", f"{clear} of {len(table)}", "by intervals that hold for all layers of a metric"),
     ]
 
 
 def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
-    scenes = int(table["scenes"].max())
+    units = int(table["units"].max())
+    metrics = table["metric"].nunique()
     sentences = [
-        f"{len(table)} comparisons at 95{NBSP}% each: about {max(1, round(len(table) / 20))} would seem clear by luck "
-        "alone. The joint intervals allow for the layers of one metric, not for the number of metrics."
+        f"Joint intervals allow for the layers of one metric, not for the {plural(metrics, 'metric')}: of these about "
+        f"{max(1, round(metrics / 20))} would seem to change somewhere by luck alone."
     ]
-    if scenes < 10:
-        sentences.append(
-            f"With {plural(scenes, 'scene')} the intervals are themselves uncertain, and too narrow rather "
-            "than too wide."
-        )
+    if units < LEAST_UNITS:
+        sentences.append(f"{plural(units, 'independent unit')}: too few for an interval, which needs {LEAST_UNITS}.")
     return [
         *sentences,
         "One run each: what another seed of training, or other noise, would have given is not in the intervals.",
@@ -152,15 +158,14 @@ def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Secti
             row.verdict,
             _ends(row.metric, row.joint_low, row.joint_high),
             row.joint,
-            number(row.scenes),
-            number(row.count),
+            *map(number, (row.scenes, row.units, row.count)),
             row.layer_name,
         )
         for row in own.itertuples()
     ]
     listed = Table(
-        caption=f"Precision of both runs ({metric_words(run.metric)}) and its change in points, paired by scene. "
-        f"Joint: the interval holds for all layers at once with 95{NBSP}%.",
+        caption=f"Precision of both runs ({metric_words(run.metric)}) and its change in points, paired by independent "
+        f"unit. Joint: the interval holds for all layers at once with 95{NBSP}%.",
         columns=(
             "layer",
             "grid",
@@ -171,6 +176,7 @@ def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Secti
             "joint interval",
             "all together",
             "scenes",
+            "independent units",
             "matches counted",
             "module",
         ),
@@ -199,8 +205,8 @@ def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:
         percent=[str(name) for name in order if describe(str(name)).share],
     )
     caption = (
-        f"Change of every metric at every layer; bars: 95{NBSP}% intervals by bootstrap over the scenes, of the "
-        "difference within each scene. Filled green: clearly better; filled vermilion: clearly worse; filled black: "
+        f"Change of every metric at every layer; bars: 95{NBSP}% intervals over independent units, of the "
+        "paired difference. Filled green: clearly better; filled vermilion: clearly worse; filled black: "
         "clearly changed, where neither way is better (entropy); open: not separable. Cross-entropy is better when "
         f"lower. {plural(int(table['scenes'].max()), 'scene')}; {number(table['count'].min())} to "
         f"{number(table['count'].max())} values counted per point."
@@ -217,15 +223,23 @@ def _rotation(table: pd.DataFrame, layer: int, names: tuple[str, str]) -> Sectio
             points(row.difference),
             _ends(PRECISION, row.low, row.high),
             row.verdict,
-            number(row.scenes),
-            number(row.count),
+            *map(number, (row.scenes, row.units, row.count)),
         )
         for row in table.itertuples()
     )
     listed = Table(
         caption=f"Precision of layer {layer} by rotation between the cameras, and its change in points, paired by "
-        "scene.",
-        columns=("rotation", *names, "change", f"95{NBSP}% interval", "verdict", "scenes", "matches counted"),
+        "independent unit; the intervals hold for all bins at once.",
+        columns=(
+            "rotation",
+            *names,
+            "change",
+            f"95{NBSP}% interval",
+            "verdict",
+            "scenes",
+            "independent units",
+            "matches counted",
+        ),
         rows=rows,
     )
     return Section(name="rotation", title="By rotation", tables={"rotation": listed})

@@ -14,7 +14,6 @@ from probe.records import (
     IMAGE_METRICS,
     LOSSES,
     NO_LAYER,
-    RESAMPLES,
     TRIVIAL,
     RunError,
     better,
@@ -23,12 +22,13 @@ from probe.records import (
     split_coverage,
     trivial_column,
 )
+from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
+from probe.records.table import unit_sums
 
 EVALUATED_ALIKE = ("scenes", "evaluate_scenes", "sampling_steps", "views", "max_rotation", "model_size", "probe_groups")
 """Settings of a training that decide on what it is evaluated."""
 COLUMNS = ["metric", "layer", "layer_name", "grid", "a", "b", "difference", "low", "high", "joint_low", "joint_high",
-           "scenes", "count", "verdict", "joint"]  # fmt: skip
-LEVEL = 0.95
+           "scenes", "units", "count", "verdict", "joint"]  # fmt: skip
 
 
 # --- probe runs ------------------------------------------------------------------------------------------------------
@@ -77,17 +77,13 @@ def shared_layers(a: ProbeRun, b: ProbeRun) -> list[int]:
     return sorted(layer for layer, _ in _names(a) & _names(b))
 
 
-def paired_scenes(a: ProbeRun, b: ProbeRun, by: Sequence[str] = ("metric", "layer")) -> pd.DataFrame:
+def paired_scenes(a: ProbeRun, b: ProbeRun) -> pd.DataFrame:
     """Put both runs' values of each scene side by side; a scene that one of them lacks is left out.
 
-    Args:
-        a: The first probe run.
-        b: The second one.
-        by: Columns that stay apart.
-
     Returns:
-        Columns ``by``, scene, value_a, value_b, count (of the first run), difference (second minus first).
+        Columns metric, layer, scene, value_a, value_b, count (of the first run), difference (second minus first).
     """
+    by = ["metric", "layer"]
     left, right = (scene_values(_own_rows(run, shared_layers(a, b)), by) for run in (a, b))
     both = left.merge(right, on=[*by, "scene"], suffixes=("_a", "_b")).rename(columns={"count_a": "count"})
     return both.drop(columns="count_b").assign(difference=both["value_b"] - both["value_a"])
@@ -101,18 +97,20 @@ def _own_rows(run: ProbeRun, layers: Sequence[int]) -> pd.DataFrame:
 
 
 def compare_layers(a: ProbeRun, b: ProbeRun) -> pd.DataFrame:
-    r"""Compare two runs per metric and layer, paired by scene.
+    r"""Compare two runs per metric and layer, paired by independent unit.
 
     Returns:
-        ``COLUMNS``: the mean of each run, their difference (second minus first) with its 95 % interval by bootstrap
-        over scenes, and the joint interval, which covers all layers of a metric at once (the bootstrap quantile of the
-        largest of :math:`|\bar d^*_l - \bar d_l| / s_l`, Westfall and Young 1993); NaN for fewer than two scenes.
-        Verdicts: "better", "worse", "changed" (where neither way is better), "not separable", "one scene only".
+        ``COLUMNS``: the value of each run, their difference (second minus first) with its 95 % interval, and the joint
+        interval, which covers all layers of a metric at once (:func:`probe.records.intervals.joint_widening`); NaN
+        below five units. Verdicts: "better", "worse", "changed" (where neither way is better), "not separable",
+        "too few units".
     """
-    names = a.layers.set_index("layer")
+    names, layers = a.layers.set_index("layer"), shared_layers(a, b)
+    parts = [_own_rows(run, layers) for run in (a, b)]
     rows = []
-    for metric, part in paired_scenes(a, b).groupby("metric", observed=True, sort=False):
-        for row in _compare(part, "layer", better(str(metric))):
+    for metric in dict.fromkeys(parts[0]["metric"].astype(str)):
+        here = [part[part["metric"] == metric] for part in parts]
+        for row in _compare(here, "layer", layers, better(metric)):
             layer = names.loc[row["key"]]
             grid = grid_name((int(layer["grid_h"]), int(layer["grid_w"])))
             rows.append({"metric": metric, "layer": row["key"], "layer_name": layer["name"], "grid": grid, **row})
@@ -120,60 +118,46 @@ def compare_layers(a: ProbeRun, b: ProbeRun) -> pd.DataFrame:
 
 
 def compare_bins(a: ProbeRun, b: ProbeRun, layer: int) -> pd.DataFrame:
-    """Compare two runs per rotation bin at one layer by their headline metric, paired by scene.
+    """Compare two runs per rotation bin at one layer by their headline metric, paired by independent unit.
 
     Returns:
-        Columns rotation_bin, a, b, difference, low, high, scenes, count, verdict; every bin of the pair list is there,
-        as NaN with count 0 where nothing was counted.
+        Columns rotation_bin, a, b, difference, low, high (95 %, for all bins at once), scenes, units, count, verdict;
+        every bin of the pair list is there, as NaN with count 0 where nothing was counted.
     """
-    paired = paired_scenes(a, b, ("metric", "layer", "rotation_bin"))
-    part = paired[(paired["metric"] == a.metric) & (paired["layer"] == layer)]
-    found = {row["key"]: row for row in _compare(part, "rotation_bin", better(a.metric))}
-    nothing = dict.fromkeys(("a", "b", "difference", "low", "high"), np.nan)
-    empty = {**nothing, "scenes": 0, "count": 0, "verdict": "not measured"}
-    rows = [{"rotation_bin": name, **found.get(name, empty)} for name in bins(a)]
-    columns = ["rotation_bin", "a", "b", "difference", "low", "high", "scenes", "count", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    parts = [with_bins(_own_rows(run, [layer])) for run in (a, b)]
+    parts = [part[part["metric"] == a.metric] for part in parts]
+    found = {row["key"]: row for row in _compare(parts, "rotation_bin", bins(a), better(a.metric))}
+    nothing = dict.fromkeys(("a", "b", "difference", "joint_low", "joint_high"), np.nan)
+    empty = {**nothing, "scenes": 0, "units": 0, "count": 0, "joint": "not measured"}
+    table = pd.DataFrame([{"rotation_bin": name, **found.get(name, empty)} for name in bins(a)])
+    chosen = {"joint_low": "low", "joint_high": "high", "joint": "verdict"}
+    table = table.drop(columns=[*chosen.values()], errors="ignore").rename(columns=chosen)
+    return table[["rotation_bin", "a", "b", "difference", "low", "high", "scenes", "units", "count", "verdict"]]
 
 
-def _compare(part: pd.DataFrame, by: str, sign: int) -> list[dict[str, Any]]:
+def _compare(parts: Sequence[pd.DataFrame], by: str, order: Sequence[object], sign: int) -> list[dict[str, Any]]:
     """Compare the groups of one metric, with intervals that hold one by one and all together."""
-    part = part.assign(**{by: part[by].astype(object)})
-    table = part.pivot_table(index="scene", columns=by, values="difference", observed=True, sort=True)
-    means = part.groupby(by, sort=True)[["value_a", "value_b"]].mean()
-    counts = part.groupby(by, sort=True)["count"].sum()
-    draws, critical = _resampled(table)
-    rows = []
-    for n, key in enumerate(table.columns):
-        known = int(table[key].notna().sum())
-        mean, spread = float(table[key].mean()), float(np.nanstd(draws[:, n])) if known > 1 else np.nan
-        low, high = np.nanquantile(draws[:, n], [0.025, 0.975]) if known > 1 else (np.nan, np.nan)
-        joint = (min(low, mean - critical * spread), max(high, mean + critical * spread))  # never narrower than alone
-        rows.append(
-            {"key": key, "a": means.loc[key, "value_a"], "b": means.loc[key, "value_b"], "difference": mean,
-             "low": low, "high": high, "joint_low": joint[0], "joint_high": joint[1], "scenes": known,
-             "count": int(counts[key]), "verdict": _verdict(low, high, sign),
-             "joint": _verdict(*joint, sign)}
-        )  # fmt: skip
-    return rows
-
-
-def _resampled(table: pd.DataFrame) -> tuple[np.ndarray, float]:
-    """Draw scenes with replacement; give each draw's means, and how many spreads cover all of them at once."""
-    values = table.to_numpy(dtype=float)
-    picks = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    drawn = np.ma.masked_invalid(values)[picks].mean(1).filled(np.nan)
-    spread = np.nanstd(drawn, axis=0)
-    moving = spread > 0
-    if len(values) < 2 or not moving.any():
-        return drawn, 0.0
-    largest = np.nanmax(np.abs(drawn - np.nanmean(values, axis=0))[:, moving] / spread[moving], axis=1)
-    return drawn, float(np.quantile(largest, LEVEL))
+    sums = [unit_sums(part.astype({by: object}), [by]) for part in parts]
+    units = sorted(set(sums[0]["unit"]) & set(sums[1]["unit"]))
+    (a_hits, a_count), (b_hits, b_count) = (wide(part, by, order, units) for part in sums)
+    both = (a_count > 0) & (b_count > 0)
+    a, b = ratios(a_hits * both, a_count * both), ratios(b_hits * both, b_count * both)
+    change = b - a
+    single, joint = mean_bounds(change), mean_bounds(change, joint_widening(change))
+    scenes = parts[0][parts[0]["unit"].isin(units)].groupby(by, observed=True)["scene"].nunique()
+    return [
+        {"key": key, "a": a.value[n], "b": b.value[n], "difference": change.value[n],
+         "low": single[0][n], "high": single[1][n], "joint_low": joint[0][n], "joint_high": joint[1][n],
+         "scenes": int(scenes.get(key, 0)), "units": int(change.units[n]), "count": int((a_count * both)[:, n].sum()),
+         "verdict": _verdict(single[0][n], single[1][n], sign), "joint": _verdict(joint[0][n], joint[1][n], sign)}
+        for n, key in enumerate(order)
+        if both[:, n].any()
+    ]  # fmt: skip
 
 
 def _verdict(low: float, high: float, sign: int) -> str:
     if np.isnan(low):
-        return "one scene only"
+        return "too few units"
     if low <= 0 <= high:
         return "not separable"
     return "changed" if sign == 0 else "better" if (low > 0) == (sign > 0) else "worse"

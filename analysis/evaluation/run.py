@@ -74,9 +74,9 @@ class Evaluation:
         return int(self.images["scene"].nunique())
 
     @cached_property
-    def units(self) -> int:
-        """Return the number of independent units: recordings, blocks of time of a lone one, or procedural scenes."""
-        return int(self.images["unit" if "unit" in self.images else "scene"].nunique())
+    def units(self) -> list[str]:
+        """Return the independent units: recordings, blocks of time of a lone one, or procedural scenes."""
+        return sorted({str(name) for name in self.images["unit" if "unit" in self.images else "scene"]})
 
     @cached_property
     def views(self) -> pd.DataFrame:

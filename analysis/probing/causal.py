@@ -23,10 +23,11 @@ from probe.records import (
     IMAGE_METRICS,
     INTERVENTIONS,
     describe,
-    scene_values,
     split_effect,
     summarise,
 )
+from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
+from probe.records.table import unit_sums
 
 KINDS = {
     "identity": "each token attends to itself only",
@@ -42,7 +43,7 @@ MEASURES = (
     *(f"effect_{name}" for name in IMAGE_METRICS),
 )
 """What an edit changes, in the order of the page's tables."""
-COLUMNS = ["measure", "intervention", "layer", "value", "low", "high", "scenes", "count"]
+COLUMNS = ["measure", "intervention", "layer", "value", "low", "high", "scenes", "units", "count"]
 SHOWN_SCENES = 2
 
 
@@ -53,29 +54,53 @@ def effects(run: ProbeRun) -> pd.DataFrame:
     """Return the effects of editing each layer, all heads together, averaged over timesteps.
 
     Returns:
-        Columns measure, intervention, layer, value, low, high (95 % by bootstrap over scenes), scenes, count: target
-        views and timesteps. What was asked for and could not be measured is absent.
+        Columns measure, intervention, layer, value, low, high (95 % over independent units), scenes, units, count:
+        target views and timesteps. What was asked for and could not be measured is absent.
     """
-    return _named(summarise(_rows(run), ["metric", "layer"]))[COLUMNS]
+    return _named(summarise(_rows(run), ["metric", "layer"], shares=False))[COLUMNS]
 
 
 def effects_by_head(run: ProbeRun) -> pd.DataFrame:
     """Return the effects of editing single heads: the columns of :func:`effects` and head; empty if none was edited."""
     rows = run.scores[(run.scores["protocol"] == INTERVENTIONS) & (run.scores["head"] != ALL_HEADS)]
-    return _named(summarise(rows, ["metric", "layer", "head"]))[[*COLUMNS[:3], "head", *COLUMNS[3:]]]
+    return _named(summarise(rows, ["metric", "layer", "head"], shares=False))[[*COLUMNS[:3], "head", *COLUMNS[3:]]]
 
 
 def beside_selected(run: ProbeRun) -> pd.DataFrame:
-    """Compare editing the selected layer with editing each other layer, scene by scene.
+    """Compare editing the selected layer with editing each other layer, paired by unit.
 
     Returns:
-        Columns measure, intervention, layer (the other one), value (selected minus other), low, high, scenes, count.
+        Columns measure, intervention, layer (the other one), value (selected minus other), low, high (95 %, for all
+        layers of a measure at once), scenes, units, count.
     """
-    values = scene_values(_rows(run), ["metric", "layer"])
-    mine = values[values["layer"] == run.layer].drop(columns=["layer", "count"])
-    both = values[values["layer"] != run.layer].merge(mine, on=["metric", "scene"], suffixes=("_other", ""))
-    both = both.assign(value=both["value"] - both["value_other"]).drop(columns="value_other")
-    return _named(summarise(both, ["metric", "layer"]))[COLUMNS]
+    parts = [_beside(run, str(metric), rows) for metric, rows in _rows(run).groupby("metric", observed=True)]
+    kept = [part for part in parts if len(part)]
+    return _named(pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["metric", *COLUMNS]))[COLUMNS]
+
+
+def _beside(run: ProbeRun, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare the selected layer's effect of one metric with each other layer's."""
+    others = sorted(set(rows["layer"]) - {run.layer})
+    sums = unit_sums(rows, ["layer"])
+    if run.layer not in set(sums["layer"]) or not others:
+        return pd.DataFrame()
+    units = sorted(sums["unit"].unique())
+    mine, theirs = (ratios(*wide(sums, "layer", layers, units)) for layers in ([run.layer], others))
+    ahead = mine - theirs
+    low, high = mean_bounds(ahead, joint_widening(ahead))
+    counted = rows[rows["value"].notna() & (rows["count"] > 0)].groupby("layer")
+    return pd.DataFrame(
+        {
+            "metric": metric,
+            "layer": others,
+            "value": ahead.value,
+            "low": low,
+            "high": high,
+            "scenes": counted["scene"].nunique().reindex(others).fillna(0).astype(int).to_numpy(),
+            "units": ahead.units,
+            "count": counted["count"].sum().reindex(others).fillna(0).astype(int).to_numpy(),
+        }
+    )
 
 
 def _rows(run: ProbeRun) -> pd.DataFrame:

@@ -2,23 +2,26 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis.probing.rotation import pair_counts
-from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
+from analysis.probing.tables import ProbeRun, layer_grids, leads, profile, rivals
 from analysis.probing.words import best_row
-from analysis.words import bin_words, listing, percent, plural, with_interval
+from analysis.words import bin_words, listing, percent, plural, points, with_interval
 from probe.records import null_label
+from probe.records.intervals import LEAST_UNITS
+from probe.records.names import is_block
 
-FEW_SCENES, FEW_PAIRS = 10, 10
+FEW_PAIRS = 10
 LOW_CEILING = 0.5
 
 
 def caveats(run: ProbeRun) -> list[str]:
     """Return the limits of the numbers in sentences, as far as the tables tell."""
     found = [
-        *_other_truth(run), *_few_scenes(run), *_thin_bins(run), *_coarse_grids(run),
-        *_at_chance(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
+        *_other_truth(run), *_few_units(run), *_thin_bins(run), *_coarse_grids(run),
+        *_at_null(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
     ]  # fmt: skip
     chosen = (
         "The layer was chosen on the same scenes on which its score is shown, so on new scenes it is likely to score a "
@@ -38,13 +41,22 @@ def _other_truth(run: ProbeRun) -> list[str]:
     ]
 
 
-def _few_scenes(run: ProbeRun) -> list[str]:
-    scenes = int(best_row(run)["scenes"])
-    if scenes >= FEW_SCENES:
-        return []
+def _few_units(run: ProbeRun) -> list[str]:
+    units = len(run.units)
+    blocks = (
+        [
+            f"All scenes are of one recording; its {plural(units, 'block')} of time stand for independent units, but "
+            "show the same place: another recording may differ by more than the intervals say."
+        ]
+        if any(is_block(unit) for unit in run.units)
+        else []
+    )
+    if units >= LEAST_UNITS:
+        return blocks
     return [
-        f"All of it rests on {plural(scenes, 'scene')}: with so few, the intervals are themselves uncertain, and too "
-        "narrow rather than too wide."
+        f"All of it rests on {plural(units, 'independent unit')}: too few for an interval or a claim, which need "
+        f"{LEAST_UNITS}.",
+        *blocks,
     ]
 
 
@@ -75,16 +87,14 @@ def _coarse_grids(run: ProbeRun) -> list[str]:
     ]
 
 
-def _at_chance(run: ProbeRun) -> list[str]:
-    near = run.layers[run.layers["precision_low"] <= run.layers["chance"]]["layer"]
+def _at_null(run: ProbeRun) -> list[str]:
+    if len(run.units) < LEAST_UNITS:
+        return []
+    near = run.layers[~run.layers["above_null"].astype(bool)]["layer"]
     if near.empty:
         return []
-    who = (
-        "No layer lies"
-        if len(near) == len(run.layers)
-        else f"{_layers(near)} {'does' if len(near) == 1 else 'do'} not lie"
-    )
-    return [f"{who} above a uniform guess: the interval reaches down to it, or below."]
+    who = "No layer is" if len(near) == len(run.layers) else f"{_layers(near)} {'is' if len(near) == 1 else 'are'} not"
+    return [f"{who} shown to be above the strongest null, with intervals that hold for all layers at once."]
 
 
 def _below_same_position(run: ProbeRun) -> list[str]:
@@ -124,22 +134,33 @@ def _order_changes(run: ProbeRun) -> list[str]:
 
 
 def _rivals_close(run: ProbeRun) -> list[str]:
-    """Return what scores about as high as the selected layer: on its own grid, or else on the common one."""
-    if best_row(run)["precision_low"] <= best_row(run)["chance"]:
+    """Return what the selected layer is not shown to beat, paired by unit: on its own grid, or else by intervals."""
+    if not best_row(run)["above_null"]:
         return []  # said already: nothing is beaten
-    native, common = (part[part["layer"] == run.layer] for part in (profile(run), profile(run, common=True)))
+    ahead = leads(run).set_index("model")
+    common = profile(run, common=True)
+    common = common[common["layer"] == run.layer]
+    mine = common[common["model"] == run.model]
     texts = []
     for name in rivals(run):
-        where, rows = (
-            (f"its grid of {run.grid}", native) if name in set(native["model"]) else ("the common grid", common)
-        )
-        mine, other = (rows[rows["model"] == model] for model in (run.model, name))
-        if len(mine) and len(other) and other["value"].iloc[0] >= mine["low"].iloc[0]:
-            texts.append(
-                f"“{null_label(name)}” scores {_measured(other)} on {where}, where layer "
-                f"{run.layer} has {_measured(mine)}: the layer does not clearly beat it."
-            )
+        if name in ahead.index:
+            row = ahead.loc[name]
+            if not row["low"] > 0:
+                texts.append(f"{_not_beaten(run, name)} on its grid of {run.grid}: its lead is {_points(row)}.")
+            continue
+        other = common[common["model"] == name]
+        if len(mine) and len(other) and not other["high"].iloc[0] < mine["low"].iloc[0]:
+            texts.append(f"{_not_beaten(run, name)} on the common grid: {_measured(mine)} against {_measured(other)}.")
     return texts
+
+
+def _not_beaten(run: ProbeRun, name: str) -> str:
+    return f"Layer {run.layer} is not shown to beat \u201c{null_label(name)}\u201d"
+
+
+def _points(row: pd.Series) -> str:
+    ends = "" if np.isnan(row["low"]) else f" ({points(row['low'])} to {points(row['high'])})"
+    return f"{points(row['value'])} points{ends}"
 
 
 def _measured(rows: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ from analysis.blocks import Table, csv_link
 from analysis.probing import causal, rotation, tables
 from analysis.probing.tables import ProbeRun
 from analysis.words import (
+    INTERVALS,
     MISSING,
     NBSP,
     bin_words,
@@ -19,9 +20,11 @@ from analysis.words import (
     number,
     percent,
     plural,
+    points,
+    units_words,
     with_interval,
 )
-from probe.records import CEILING, EFFECT, NO_LAYER, RESAMPLES, SAME_POSITION, UNIFORM, grid_name, split_threshold
+from probe.records import CEILING, EFFECT, NO_LAYER, SAME_POSITION, UNIFORM, grid_name, split_threshold
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
@@ -29,11 +32,20 @@ PROTOCOL_WORDS = {
     "test).",
     "ratio-v1": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
     "key view by squared distance. The query tokens whose two nearest distances differ most count, visible or not.",
+    "ratio-v2": "The heads are concatenated to one descriptor; the match of a query token is the nearest key of the "
+    "key view whose point is known, by squared distance. The query tokens whose two nearest distances differ most "
+    "count, visible or not.",
+    "probe3d-v1": "As probe3d: descriptors of length one, the nearest key of the key view whose point is known by "
+    "cosine distance; the 1000 query tokens whose two nearest distances differ most count, visible or not.",
+    "cameo-release-v1": "As the release of CAMEO: the heads are concatenated to one descriptor; the match of a query "
+    "token is the nearest key of all key views together, by squared distance; the 1000 query tokens whose two nearest "
+    "distances differ most count, of all query views together, visible or not. An error equal to the threshold is "
+    "right.",
 }
 KNOWN_COLUMNS = {
     *tables.LAYER_COLUMNS, "share_of_ceiling", "share_low", "share_high", "skill", "common_grid_precision",
     "common_grid_low", "common_grid_high", "mass_true", "causal_effect", "causal_low", "causal_high", "causal_count",
-    "cost",
+    "cost", "cameras_only", "null", "lead", "lead_low", "lead_high", "above_null", "units",
 }  # fmt: skip
 
 
@@ -55,15 +67,17 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
 def _layers(run: ProbeRun) -> Table:
     more = [name for name in run.layers.columns if name not in KNOWN_COLUMNS]
     columns = (
-        "layer", "grid", "precision", f"95{NBSP}% interval", "uniform chance", "same position", "ceiling",
+        "layer", "grid", "precision", f"95{NBSP}% interval", "uniform chance", "same position",
+        "cameras only", "strongest null", "lead, points", "interval of all leads", "ceiling",
         "share of ceiling", f"95{NBSP}% interval", "skill", "on the common grid", f"95{NBSP}% interval",
-        "mass on truth", "causal effect", "cost, millions", "scenes", "matches counted",
-        *(name.replace("_", " ") for name in more), "module",
+        "mass on truth", "causal effect", "cost, millions", "scenes", "independent units",
+        "matches counted", *(name.replace("_", " ") for name in more), "module",
     )  # fmt: skip
     rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
     return Table(
         caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not "
-        f"measured. Intervals are from {number(RESAMPLES)} bootstrap samples of the scenes.",
+        f"measured. Lead: precision minus that of the strongest null (uniform chance, same position, and cameras "
+        f"only where that was measured), with an interval that covers all layers at once.",
         columns=columns,
         rows=tuple(rows),
         marked=tuple(n for n, layer in enumerate(run.layers["layer"]) if layer == run.layer),
@@ -78,7 +92,11 @@ def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple
         grid_name((row["grid_h"], row["grid_w"])),
         counted(row["precision"], row["count"]),
         interval(row["precision_low"], row["precision_high"]),
-        *(percent(row.get(name)) for name in ("chance", "same_position", "ceiling", "share_of_ceiling")),
+        *(percent(row.get(name)) for name in ("chance", "same_position", "cameras_only")),
+        str(row["null"]),
+        points(row["lead"]),
+        _ends(row.get("lead_low", np.nan), row.get("lead_high", np.nan)),
+        *(percent(row.get(name)) for name in ("ceiling", "share_of_ceiling")),
         interval(row.get("share_low"), row.get("share_high")),
         percent(row.get("skill")),
         percent(row.get("common_grid_precision")),
@@ -86,10 +104,14 @@ def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple
         percent(row.get("mass_true")),
         _effect(row),
         number(row.get("cost", np.nan) / 1e6),
-        *(number(row.get(name)) for name in ("scenes", "count")),
+        *(number(row.get(name)) for name in ("scenes", "units", "count")),
         *(number(row[name]) if isinstance(row[name], int | float) else str(row[name]) for name in more),
         str(row["name"]),
     )
+
+
+def _ends(low: float, high: float) -> str:
+    return MISSING if np.isnan(low) else f"{points(low)} to {points(high)}"
 
 
 def _effect(row: dict[Any, Any]) -> str:
@@ -114,8 +136,8 @@ def _rotation(run: ProbeRun) -> Table:
     cells = {(row.who, row.rotation_bin): row for row in table.itertuples()}
     who = list(dict.fromkeys(table["who"]))
     return Table(
-        caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over scenes; all on the "
-        f"grid of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
+        caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over independent units; all "
+        f"on the grid of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
         columns=("", *(bin_words(name) for name in names)),
         rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
         marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
@@ -149,6 +171,7 @@ def _timesteps(run: ProbeRun) -> Table:
 
 def _matchers(run: ProbeRun) -> Table:
     table = tables.matchers(run)
+    ahead = {row.model: (points(row.value), _ends(row.low, row.high)) for row in tables.leads(run).itertuples()}
     rows = [
         (
             row.model,
@@ -156,15 +179,29 @@ def _matchers(run: ProbeRun) -> Table:
             row.grid,
             percent(row.value),
             interval(row.low, row.high),
-            number(row.scenes),
-            number(row.count),
+            *ahead.get(row.model, (MISSING, MISSING)),
+            *map(number, (row.scenes, row.units, row.count)),
         )
         for row in table.itertuples()
     ]
     return Table(
         caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
-        "references on each grid; the same scenes, pairs and points.",
-        columns=("matcher", "layer", "grid", "precision", f"95{NBSP}% interval", "scenes", "matches counted"),
+        "references on each grid; the same scenes and pairs"
+        + ("; each matcher counts the points of its own choice" if run.choosing else ", and the same points")
+        + ". Lead: of the layer over each that stands on its "
+        "grid, in points, paired by unit and at the same timesteps; the intervals hold for all of them at once.",
+        columns=(
+            "matcher",
+            "layer",
+            "grid",
+            "precision",
+            f"95{NBSP}% interval",
+            "lead of the layer",
+            "interval of all leads",
+            "scenes",
+            "independent units",
+            "matches counted",
+        ),
         rows=tuple(rows),
         marked=tuple(n for n, row in enumerate(rows) if row[0] == run.model),
     )
@@ -201,7 +238,7 @@ def _effects(run: ProbeRun) -> Table:
     layers = [layer for layer in run.layers["layer"] if any((layer, name) in found for name in names)]
     return Table(
         caption="By how much the error of the denoised prediction grows when a layer is edited, with "
-        f"95{NBSP}% intervals over scenes. Minus: the edit improves the prediction.",
+        f"95{NBSP}% intervals over independent units. Minus: the edit improves the prediction.",
         columns=("layer", *names),
         rows=tuple((str(layer), *(found.get((layer, name), MISSING) for name in names)) for layer in layers),
         marked=tuple(n for n, layer in enumerate(layers) if layer == run.layer),
@@ -222,7 +259,7 @@ def _edits(run: ProbeRun) -> Table:
         caption=f"What editing layer {run.layer} changes, against the unedited run of the same noise; a dash marks "
         "what was not measured. PSNR, SSIM, LPIPS and the colour error are of sampled views against the true ones. "
         f"Last column: whether editing layer {run.layer} raises the prediction's error more than editing another layer "
-        f"does, by the 95{NBSP}% interval of the difference paired by scene.",
+        f"does, by the 95{NBSP}% interval of the difference paired by unit, for all layers at once.",
         columns=("", *(causal.heading(measure) for measure in measures), f"layer {run.layer} hurts"),
         rows=tuple(
             (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
@@ -235,7 +272,7 @@ def _edits(run: ProbeRun) -> Table:
 def _worst(run: ProbeRun) -> Table:
     table = tables.worst_pairs(run)
     rows = [
-        (str(row.scene), f"{row.query_view} asks {row.key_view}", MISSING if np.isnan(row.rotation_deg) else
+        (str(row.scene), f"{row.query_view} in {row.key_view}", MISSING if np.isnan(row.rotation_deg) else
          f"{row.rotation_deg:.0f}°", percent(row.value), percent(row.same_position), number(row.count))
         for row in table.itertuples()
     ]  # fmt: skip
@@ -293,6 +330,8 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "Direction": direction_words(str(run.selection["direction"])),
         "Pair list": f"{plural(len(run.pairs), 'pair')}, digest {listing(digests)}",
         "Scenes": f"{plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
+        "Independent units": units_words(run.units),
+        "Intervals": INTERVALS,
         "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them "
         "references",
         "Timesteps": listing(run.timesteps["timestep"]),

@@ -19,6 +19,7 @@ from analysis.probing.tables import ProbeRun
 from analysis.probing.words import answer, best_row, layer_labels, layer_places, verdict_texts
 from analysis.training import words
 from analysis.words import (
+    INTERVALS,
     MISSING,
     NBSP,
     bin_words,
@@ -33,6 +34,7 @@ from analysis.words import (
     with_interval,
 )
 from probe.records import ATTENTION_METRICS, EFFECT, METRICS, PSNR
+from probe.records.intervals import LEAST_UNITS
 
 FILES = {
     "profile": "layer_profile.csv", "common": "common_grid.csv", "rotation": "rotation_bins.csv",
@@ -61,6 +63,7 @@ class Page:
     facts: tuple[tuple[str, str, str], ...]
     answer: tuple[str, ...]
     evidence: str
+    intervals: str
     verdicts: tuple[tuple[str, str, str], ...]
     caveats: tuple[str, ...]
     figures: dict[str, Chart]
@@ -132,6 +135,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
         settings=run.settings,
         facts=_facts(run),
         answer=tuple(answer(run)),
+        intervals=INTERVALS,
         evidence=str(run.selection.get("evidence", "")),
         verdicts=tuple(verdict_texts(run)),
         caveats=tuple(caveats.caveats(run)),
@@ -171,7 +175,7 @@ def _example_title(example: Any) -> str:
     turn = "" if np.isnan(example.rotation_deg) else f", {example.rotation_deg:.0f}° apart"
     kinds = ["reference" if view < example.n_ref else "target" for view in (example.query_view, example.key_view)]
     return (
-        f"{example.scene}: view {example.query_view} ({kinds[0]}) asks view {example.key_view} ({kinds[1]})"
+        f"{example.scene}: view {example.query_view} ({kinds[0]}) to view {example.key_view} ({kinds[1]})"
         f"{turn}, t = {example.timestep}"
     )
 
@@ -221,11 +225,11 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
 
 
 def _bars(rows: pd.DataFrame) -> str:
-    scenes = sorted({int(n) for n in rows["scenes"]})
-    if not scenes or scenes[-1] < 2:
-        return "no intervals, since no more than one scene stands behind each."
-    over = f"{scenes[0]} to {scenes[-1]}" if len(scenes) > 1 else number(scenes[0])
-    return f"bars: 95{NBSP}% intervals by bootstrap over {over} scenes."
+    units = sorted({int(n) for n in rows["units"]})
+    if not units or units[-1] < LEAST_UNITS:
+        return f"no intervals, since fewer than {LEAST_UNITS} independent units stand behind each."
+    over = f"{units[0]} to {units[-1]}" if len(units) > 1 else number(units[0])
+    return f"bars: 95{NBSP}% intervals over {over} independent units."
 
 
 def _count(rows: pd.DataFrame) -> str:
@@ -358,7 +362,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     mine = table[table["layer"] == run.layer].sort_values("step")
     caption = (
         "Precision of each layer while this model was trained, always on the scenes "
-        f"\u201c{_names(table['scenes'])}\u201d; bands: 95\u00a0% intervals over scenes. "
+        f"\u201c{_names(table['scenes'])}\u201d; bands: 95\u00a0% intervals over independent units. "
         "Dotted: a uniform guess on the selected layer's grid."
     )
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
@@ -373,7 +377,7 @@ def _coverage(run: ProbeRun) -> Chart | None:
     caption = (
         "Precision when only the least ambiguous matches are kept (lowest ratio of the two nearest distances). A "
         "curve that falls to the right means that the ratio tells good from bad matches. Bands: 95\u00a0% intervals "
-        f"over scenes. {_count(table)}"
+        f"over independent units. {_count(table)}"
     )
     mine = table[table["who"] == f"layer {run.layer}"]
     alt = "Precision against coverage; " + _spoken(mine, "coverage")

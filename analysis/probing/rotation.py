@@ -4,22 +4,25 @@ import math
 
 import pandas as pd
 
-from analysis.probing.tables import ProbeRun, named, shown
-from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, scene_values, summarise
+from analysis.probing.tables import ProbeRun, named, reference_rows, shown
+from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, summarise
+from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
+from probe.records.table import unit_sums
 
 
 def rotation(run: ProbeRun) -> pd.DataFrame:
     """Return precision per 30-degree bin: some layers, and what a matcher on the selected layer's grid compares with.
 
     Returns:
-        Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, count. Every bin of the pair
-        list is there; value is NaN and count 0 where nothing was counted.
+        Columns who ("layer 10" or a model's name), rotation_bin, value, low, high, scenes, units, count. Every bin of
+        the pair list is there; value is NaN and count 0 where nothing was counted.
     """
     table = summarise(named(run, with_bins(run.headline)), ["who", "rotation_bin"])
     present = [name for name in shown(run) if name in set(table["who"])]
     full = pd.MultiIndex.from_product([present, bins(run)], names=["who", "rotation_bin"])
     table = table.astype({"rotation_bin": str, "who": str}).set_index(["who", "rotation_bin"]).reindex(full)
-    return table.fillna({"scenes": 0, "count": 0}).astype({"scenes": int, "count": int}).reset_index()
+    counts = ["scenes", "units", "count"]
+    return table.assign(**{name: table[name].fillna(0).astype(int) for name in counts}).reset_index()
 
 
 def with_bins(rows: pd.DataFrame) -> pd.DataFrame:
@@ -41,20 +44,17 @@ def bins(run: ProbeRun) -> list[str]:
 
 
 def verdicts(run: ProbeRun) -> pd.DataFrame:
-    """Compare the selected layer with the same position in each rotation bin, scene by scene.
+    """Compare the selected layer with the same position in each rotation bin, paired by unit.
 
     Returns:
-        Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, by
-        bootstrap over scenes), scenes, count, pairs, verdict ("above", "below", "not separable from", "not measured").
+        Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, for
+        all bins at once; NaN below five units), scenes, units, count, pairs, verdict ("above", "below", "not separable
+        from", "not measured").
     """
     rows = with_bins(run.headline)
     here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
-    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
-    both = scene_values(here, ["rotation_bin"]).merge(
-        scene_values(there, ["rotation_bin"]), on=["rotation_bin", "scene"], suffixes=("", "_null")
-    )
-    paired = both.assign(value=both["value"] - both["value_null"], count=1)[["rotation_bin", "scene", "value", "count"]]
-    gap = summarise(paired, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
+    there = reference_rows(run, rows[rows["model"] == SAME_POSITION])
+    gap = _gap(here, there, bins(run))
     means = rotation(run).pivot_table(index="rotation_bin", columns="who", values="value", dropna=False)
     layer = summarise(here, ["rotation_bin"]).set_index("rotation_bin").reindex(bins(run))
     table = pd.DataFrame(
@@ -65,13 +65,25 @@ def verdicts(run: ProbeRun) -> pd.DataFrame:
             "difference": gap["value"],
             "low": gap["low"],
             "high": gap["high"],
-            "scenes": gap["scenes"].fillna(0).astype(int),
+            "scenes": layer["scenes"].fillna(0).astype(int),
+            "units": gap["units"],
             "count": layer["count"].fillna(0).astype(int),
             "pairs": _view_pairs(here).reindex(bins(run)).fillna(0).astype(int),
         }
     )
     words = [_verdict(*row) for row in table[["difference", "low", "high"]].itertuples(index=False)]
     return table.assign(verdict=words).rename_axis("rotation_bin").reset_index()
+
+
+def _gap(here: pd.DataFrame, there: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Subtract the same position from the layer in each bin, paired by unit; intervals for all bins at once."""
+    sums = [unit_sums(part, ["rotation_bin"]) for part in (here, there)]
+    units = sorted(sums[0]["unit"].unique())
+    (a_hits, a_count), (b_hits, b_count) = (wide(part, "rotation_bin", names, units) for part in sums)
+    both = (a_count > 0) & (b_count > 0)
+    ahead = ratios(a_hits * both, a_count * both) - ratios(b_hits * both, b_count * both)
+    low, high = mean_bounds(ahead, joint_widening(ahead))
+    return pd.DataFrame({"value": ahead.value, "low": low, "high": high, "units": ahead.units}, index=names)
 
 
 def _view_pairs(rows: pd.DataFrame) -> pd.Series:

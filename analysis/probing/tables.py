@@ -16,11 +16,13 @@ from analysis.reading import read_config, read_file, read_json
 from probe.records import (
     ALL_HEADS,
     ATTENTION_METRICS,
+    CEILING,
     COMMON_GRID,
     EDITED,
     EMERGENCE,
     EXAMPLES,
     EXPLORER,
+    KEPT,
     LAYERS,
     MATCHES,
     MODEL_CARD,
@@ -43,11 +45,14 @@ from probe.records import (
     split_threshold,
     summarise,
 )
+from probe.records.intervals import Ratios, join_columns, joint_widening, mean_bounds, ratios, wide
+from probe.records.table import unit_sums
 
+UNIT = "unit"
 READ_COLUMNS = tuple(name for name in SCORE_COLUMNS if name not in ("pair", "layer_name"))
 """Columns of the score table that the page needs."""
 ADVICE = "run the probe again"
-NUMBERS = ["value", "low", "high", "scenes", "count"]
+NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
 LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
                  "same_position", "ceiling", "count", "scenes")  # fmt: skip
 SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
@@ -111,12 +116,23 @@ class ProbeRun:
         return layer_grids(self)[self.layer]
 
     @cached_property
+    def units(self) -> list[str]:
+        """Return the independent units that the selected layer was measured on: recordings, or blocks of time."""
+        rows = self.headline[(self.headline["layer"] == self.layer) & (self.headline["count"] > 0)]
+        return sorted({str(unit) for unit in rows[UNIT]})
+
+    @cached_property
     def model(self) -> str:
         """Return the probed model's name in the score table; its nulls are called "<model>: ..."."""
         layered = self.scores.loc[self.scores["layer"] != NO_LAYER, "model"].unique()
-        probed = sorted((str(name) for name in layered if not is_null(str(name))), key=len)
+        probed = sorted((str(name) for name in layered if not is_null(str(name)) and name not in REFERENCES), key=len)
         selected = str(self.selection.get("model", self.settings.get("model")))
         return selected if selected in probed or not probed else probed[0]
+
+    @cached_property
+    def choosing(self) -> bool:
+        """Return whether each layer and matcher chooses the queries that it counts."""
+        return bool((self.measured["metric"] == KEPT).any())
 
     @cached_property
     def measured(self) -> pd.DataFrame:
@@ -173,7 +189,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         environment=config.environment,
         selection=selection,
         scores=_last_step(_read(folder / SCORES, _read_scores if scores else _no_scores, READ_COLUMNS)),
-        layers=layers.sort_values("layer", ignore_index=True),
+        layers=_with_nulls(layers.sort_values("layer", ignore_index=True)),
         pairs=_read(folder / PAIRS, pd.read_csv, ("pair", "scene", "rotation_bin")),
         timesteps=_read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr")),
         emergence=_optional(folder / EMERGENCE, pd.read_csv),
@@ -196,12 +212,28 @@ def _optional(path: Path, load: Callable[[Path], Any]) -> Any:
 def _read_scores(path: Path) -> pd.DataFrame:
     """Read what the page needs of the score table; text is read as categories, a hundredth of its size."""
     schema = parquet.read_schema(path)
-    absent = [name for name in SCORE_COLUMNS if name not in schema.names]
+    absent = [name for name in SCORE_COLUMNS if name not in schema.names and name != UNIT]
     if absent:
         raise ValueError(f"it lacks {', '.join(absent)}")
-    text = [name for name in READ_COLUMNS if _is_text(schema.field(name).type)]
-    table = parquet.read_table(path, columns=list(READ_COLUMNS), read_dictionary=text).to_pandas()
-    return table.assign(**{name: _in_order(table[name]) for name in text})
+    columns = [name for name in READ_COLUMNS if name in schema.names]
+    text = [name for name in columns if _is_text(schema.field(name).type)]
+    table = parquet.read_table(path, columns=columns, read_dictionary=text).to_pandas()
+    table = table.assign(**{name: _in_order(table[name]) for name in text})
+    return table if UNIT in table else table.assign(unit=table["scene"])
+
+
+def _with_nulls(layers: pd.DataFrame) -> pd.DataFrame:
+    """Fill the columns that older runs lack: which layers are above their nulls, as far as their intervals tell."""
+    if "above_null" in layers:
+        return layers
+    strongest = layers[["chance", "same_position"]].idxmax(axis=1)
+    null = strongest.map({"chance": "uniform chance", "same_position": "same position"})
+    return layers.assign(
+        null=null,
+        lead=layers["precision"] - layers[["chance", "same_position"]].max(axis=1),
+        above_null=layers["precision_low"] > layers[["chance", "same_position"]].max(axis=1),
+        units=layers["scenes"],
+    )
 
 
 def _in_order(column: pd.Series) -> pd.Series:
@@ -252,7 +284,8 @@ def profile(run: ProbeRun, *, common: bool = False) -> pd.DataFrame:
         common: Take the comparison in which all maps were resampled to one grid.
 
     Returns:
-        Columns model, layer, value, low, high, scenes, count; what belongs to a grid stands at each layer of that grid.
+        Columns model, layer, value, low, high, scenes, units, count; what belongs to a grid stands at each layer of
+        that grid.
     """
     table = summarise(run.headline, ["model", "layer", "grid"])
     layered = table[table["layer"] != NO_LAYER]
@@ -269,6 +302,17 @@ def _at_layers(table: pd.DataFrame, grids: Mapping[int, str]) -> pd.DataFrame:
     """Repeat what belongs to a grid at each layer of that grid."""
     places = pd.DataFrame({"layer": list(grids), "grid": list(grids.values())}).astype({"grid": table["grid"].dtype})
     return table[table["layer"] == NO_LAYER].drop(columns="layer").merge(places, on="grid").drop(columns="grid")
+
+
+def reference_rows(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the references beside the selected layer: on its own queries, or on those of its grid.
+
+    Args:
+        run: The probe run.
+        rows: Of its score table.
+    """
+    mine = (rows["layer"] == run.layer) | (rows["layer"] == NO_LAYER)
+    return rows[rows["model"].isin(REFERENCES) & mine & (rows["grid"] == run.grid)]
 
 
 def shown_layers(run: ProbeRun, count: int = 3) -> list[int]:
@@ -297,18 +341,19 @@ def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
         rows: Of its score table.
     """
     layers = rows[(rows["model"] == run.model) & rows["layer"].isin(shown_layers(run))]
-    others = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid)]
+    matchers = rows[(rows["layer"] == NO_LAYER) & (rows["grid"] == run.grid) & ~rows["model"].isin(REFERENCES)]
+    others = pd.concat([reference_rows(run, rows), matchers])
     return pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
 
 
 def by_timestep(run: ProbeRun) -> pd.DataFrame:
-    """Return precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, count."""
+    """Return precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, units, count."""
     rows = run.headline
     return summarise(rows[(rows["model"] == run.model) & (rows["layer"] != NO_LAYER)], ["layer", "timestep"])
 
 
 def by_head(run: ProbeRun) -> pd.DataFrame:
-    """Return precision per 3D layer and head, heads apart: columns layer, head, value, low, high, scenes, count."""
+    """Return precision per 3D layer and head, heads apart: columns layer, head and :data:`NUMBERS`."""
     rows = run.measured
     wanted = (rows["model"] == run.model) & (rows["metric"] == run.metric) & (rows["head"] != ALL_HEADS)
     return summarise(rows[wanted & (rows["layer"] != NO_LAYER)], ["layer", "head"])
@@ -318,11 +363,13 @@ def attention(run: ProbeRun) -> pd.DataFrame:
     """Return attention mass and entropy per 3D layer, beside those of attention that is equal everywhere.
 
     Returns:
-        Columns model (the probed one or the uniform chance), metric, layer, value, low, high, scenes, count.
+        Columns model (the probed one or the uniform chance), metric, layer, value, low, high, scenes, units, count.
     """
     rows = run.measured
     wanted = rows["metric"].isin(ATTENTION_METRICS) & (rows["head"] == ALL_HEADS)
-    table = summarise(rows[wanted & rows["model"].isin([run.model, UNIFORM])], ["model", "metric", "layer", "grid"])
+    table = summarise(
+        rows[wanted & rows["model"].isin([run.model, UNIFORM])], ["model", "metric", "layer", "grid"], shares=False
+    )
     layered = table[table["layer"] != NO_LAYER].drop(columns="grid")
     return pd.concat([layered, _at_layers(table, layer_grids(run))], ignore_index=True) if len(layered) else layered
 
@@ -331,16 +378,47 @@ def matchers(run: ProbeRun) -> pd.DataFrame:
     """Return all that the selected layer is compared with: the model's nulls, the baselines and the references.
 
     Returns:
-        Columns model, layer (-1 where there is none), grid, value, low, high, scenes, count. Nulls of the model stand
-        with the selected layer, the others with each grid.
+        Columns model, layer (-1 where there is none), grid, value, low, high, scenes, units, count. Nulls of the model
+        stand with the selected layer, the others with each grid.
     """
     table = summarise(run.headline, ["model", "layer", "grid"])
     kept = table[(table["layer"] == run.layer) | (table["layer"] == NO_LAYER)]
     order = {name: n for n, name in enumerate([run.model, *rivals(run), *REFERENCES])}
-    area = kept["grid"].map(_tokens)
-    return kept.assign(order=kept["model"].map(order), area=-area).sort_values(["order", "area"])[
+    area = kept["grid"].map(_tokens).astype(int)
+    return kept.assign(order=kept["model"].map(order).astype(int), area=-area).sort_values(["order", "area"])[
         ["model", "layer", "grid", *NUMBERS]
     ]
+
+
+def leads(run: ProbeRun) -> pd.DataFrame:
+    """Return by how much the selected layer is ahead of each null, matcher and reference of its grid but the ceiling.
+
+    Paired by unit, at the timesteps of the other one where it has any.
+
+    Returns:
+        Columns model, value, low, high (95 %, for all of them at once), units.
+    """
+    rows = run.headline
+    mine = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
+    others = rows[(rows["model"] != run.model) & (rows["model"] != CEILING) & (rows["grid"] == run.grid)]
+    others = others[others["layer"].isin([run.layer, NO_LAYER])]
+    names = [name for name in (*REFERENCES, *rivals(run)) if name in set(others["model"].astype(str))]
+    if not names:
+        return pd.DataFrame(columns=["model", "value", "low", "high", "units"])
+    units = sorted(unit_sums(mine, ["model"])["unit"].unique())
+    ahead = join_columns([_lead(mine, others[others["model"] == name], units) for name in names])
+    low, high = mean_bounds(ahead, joint_widening(ahead))
+    return pd.DataFrame({"model": names, "value": ahead.value, "low": low, "high": high, "units": ahead.units})
+
+
+def _lead(mine: pd.DataFrame, other: pd.DataFrame, units: Sequence[object]) -> Ratios:
+    """Subtract a matcher's precision from the layer's, on the units and timesteps that both have."""
+    timed = other["timestep"].unique().tolist()
+    alike = mine if min(timed) < 0 else mine[mine["timestep"].isin(timed)]
+    sums = [unit_sums(part.assign(who=0), ["who"]) for part in (alike, other)]
+    (a_hits, a_count), (b_hits, b_count) = (wide(part, "who", [0], units) for part in sums)
+    both = (a_count > 0) & (b_count > 0)
+    return ratios(a_hits * both, a_count * both) - ratios(b_hits * both, b_count * both)
 
 
 def _tokens(grid: str) -> int:
@@ -353,14 +431,14 @@ def thresholds(run: ProbeRun) -> pd.DataFrame:
     wanted = rows["metric"].astype(str).map(lambda name: split_threshold(name) and split_coverage(name)[1] is None)
     rows = rows[wanted.astype(bool)]
     mine = (rows["model"] == run.model) & (rows["layer"] == run.layer) & (rows["head"] == ALL_HEADS)
-    return summarise(rows[mine | (rows["model"].isin(REFERENCES) & (rows["grid"] == run.grid))], ["metric", "model"])
+    return summarise(pd.concat([rows[mine], reference_rows(run, rows)]), ["metric", "model"])
 
 
 def coverage(run: ProbeRun) -> pd.DataFrame:
-    """Return precision against the share of matches kept (protocol ratio-v1); empty for other protocols.
+    """Return precision against the share of matches kept (ratio-v1 and ratio-v2); empty for other protocols.
 
     Returns:
-        Columns who, coverage, value, low, high, scenes, count.
+        Columns who, coverage, value, low, high, scenes, units, count.
     """
     rows = run.measured
     parts = rows["metric"].astype(str).map(split_coverage)
@@ -392,7 +470,7 @@ def worst_pairs(run: ProbeRun, count: int = 12) -> pd.DataFrame:
     keys = ["scene", "query_view", "key_view", "rotation_deg"]
     rows = run.headline
     here = rows[(rows["model"] == run.model) & (rows["layer"] == run.layer)]
-    there = rows[(rows["model"] == SAME_POSITION) & (rows["grid"] == run.grid)]
+    there = reference_rows(run, rows[rows["model"] == SAME_POSITION])
     own, still = (scene_values(part, keys[1:]) for part in (here, there))
     table = own.merge(still.rename(columns={"value": "same_position"}).drop(columns="count"), on=keys, how="left")
     return table.sort_values(["value", *keys], kind="stable").head(count)[[*keys, "value", "same_position", "count"]]

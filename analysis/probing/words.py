@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.probing.rotation import verdicts
@@ -18,6 +19,8 @@ from analysis.words import (
     points,
     short_name,
 )
+from probe.records import NO_LAYER, UNIFORM
+from probe.records.intervals import LEAST_UNITS
 
 
 def layer_places(run: ProbeRun) -> dict[int, str]:
@@ -52,22 +55,38 @@ def answer(run: ProbeRun) -> list[str]:
     return [
         f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) {_place(run)}: "
         f"{percent(row['precision'])} of its matches have {metric_words(run.metric)}"
-        f"{_ci(row['precision_low'], row['precision_high'])}, over {plural(int(row['scenes']), 'scene')}. "
+        f"{_ci(row['precision_low'], row['precision_high'])}, over {_behind(run)}. "
         f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
         f"{_ci(row.get('share_low'), row.get('share_high'))}.",
-        _doubt(row),
-        f"On the same points a uniform guess gets {percent(row['chance'])}, the token at the same position "
-        f"{percent(row['same_position'])}, and the best possible token {percent(row['ceiling'])}.",
+        _doubt(run, row),
+        f"On {_points(run)} a uniform guess gets {percent(row['chance'])}, the token at the same position "
+        f"{percent(row['same_position'])}, and the best possible token{', on points of its choice,' * run.choosing} "
+        f"{percent(row['ceiling'])}.",
         _ties(run),
         _weighed(run),
     ]
 
 
+def _points(run: ProbeRun) -> str:
+    """Return which points guesses stand for; older runs scored them once per grid, over all points."""
+    guesses = run.headline[run.headline["model"] == UNIFORM]
+    return "all points, kept or not," if run.choosing and (guesses["layer"] == NO_LAYER).any() else "the same points"
+
+
 def _place(run: ProbeRun) -> str:
     """Return how the layer was selected: the best by correspondence, or chosen among ties."""
     leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
-    weak = best_row(run)["precision_low"] <= best_row(run)["chance"]
-    return "finds the corresponding point best" if leads or weak or not run.selection.get("rule") else "was chosen"
+    if not (leads or not run.selection.get("rule")):
+        return "was chosen"
+    sure = best_row(run)["above_null"] and not run.selection.get("ties") and len(run.layers) > 1
+    return "finds the corresponding point best" if sure else "scores highest"
+
+
+def _behind(run: ProbeRun) -> str:
+    """Return on how many scenes and independent units the selected layer's numbers rest."""
+    scenes, units = int(best_row(run)["scenes"]), len(run.units)
+    unit = "" if scenes == units else f" ({plural(units, 'independent unit')})"
+    return f"{plural(scenes, 'scene')}{unit}"
 
 
 def _weighed(run: ProbeRun) -> str:
@@ -81,23 +100,34 @@ def _ci(low: Any, high: Any) -> str:
     return "" if text == MISSING else f" (95{NBSP}% interval {text})"
 
 
-def _doubt(row: pd.Series) -> str:
-    if row["precision_low"] > row["chance"]:
+def _doubt(run: ProbeRun, row: pd.Series) -> str:
+    if row["above_null"]:
         return ""
-    return "Its interval does not lie above the uniform guess, so no layer was shown to find correspondence at all."
+    if len(run.units) < LEAST_UNITS:
+        return (
+            f"Nothing can be claimed: it rests on {plural(len(run.units), 'independent unit')}, and an interval needs "
+            f"{LEAST_UNITS}."
+        )
+    if np.isnan(row.get("lead_low", np.nan)):
+        return "It was not shown to be above its strongest null, so nothing is claimed about correspondence."
+    return (
+        f"That is not shown to be more than {row['null']} gives: the lead is {points(row['lead'])} points, "
+        f"{points(row['lead_low'])} to {points(row['lead_high'])} with 95{NBSP}% for all layers at once. So no layer "
+        "was shown to find correspondence."
+    )
 
 
 def _ties(run: ProbeRun) -> str:
     ties = [tie["layer"] if isinstance(tie, dict) else tie for tie in run.selection.get("ties", [])]
     layers = run.layers.set_index("layer")
     shares = layers["share_of_ceiling"]
+    if ties and len(run.units) < LEAST_UNITS:
+        return "No layer can be shown to be better than another."
     if ties:
         word = "Layer" if len(ties) == 1 else "Layers"
-        weak = layers["precision_low"] <= layers["chance"]
-        named = listing(
-            f"{tie} ({percent(shares[tie])} of its ceiling{', not above a uniform guess' if weak[tie] else ''})"
-            for tie in ties
-        )
+        weak = ~layers["above_null"].astype(bool)
+        doubts = {tie: f", not above {layers['null'][tie]}" if weak[tie] else "" for tie in ties}
+        named = listing(f"{tie} ({percent(shares[tie])} of its ceiling{doubts[tie]})" for tie in ties)
         return f"{word} {named} cannot be separated from it on these scenes."
     after = [int(entry["layer"]) for entry in run.selection.get("runners_up", [])]
     return f"Next comes layer {after[0]} with {percent(shares[after[0]])} of its ceiling." if after else ""
@@ -113,7 +143,7 @@ def _verdict_numbers(row: Any) -> str:
         return "no point was counted in this bin"
     apart = interval(row.low, row.high)
     spread = (
-        "one scene only, no interval"
+        f"no interval: {plural(row.units, 'independent unit')}, {LEAST_UNITS} are needed"
         if apart == MISSING
         else f"95{NBSP}% interval {points(row.low)} to {points(row.high)}"
     )

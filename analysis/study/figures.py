@@ -16,7 +16,7 @@ from analysis.training.figures import STEP_STYLES, STEPS
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, GOLD, MUTED)
 MARKERS = "osD^vP*Xph<>8d"
 VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too few seeds": MUTED, "changed": INK,
-            "one scene only": MUTED, "sooner": GREEN, "later": VERMILION, "not separated": MUTED}  # fmt: skip
+            "too few units": MUTED, "sooner": GREEN, "later": VERMILION, "not separated": MUTED}  # fmt: skip
 """Colour of each verdict; filled where it is clear, open where it is not."""
 CLEAR = ("better", "worse", "changed", "sooner", "later")
 RATIOS = (1 / 8, 8)

@@ -216,7 +216,6 @@ def _constants(model: MultiViewModel, scene: Scene, layer: Layer, head: int, t: 
         "model": model.name,
         "step": training_steps(model),
         "scene": scene.name,
-        "unit": scene.name,
         "key_view": -1,
         "direction": "tgt",
         "layer": layer.index,

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.layers import ViewLayout
-from probe.matching import ratio_matches
 from probe.measure.scene import Scene
 from probe.measure.score import tabulate, without_layer
 from probe.metrics import GridTruth, Measured, Threshold, Weigh, counted_mean, drawn_chance
@@ -23,10 +22,10 @@ Matcher = Callable[[Views], Scorer]
 
 def measure_matcher(name: str, matcher: Matcher, scene: Scene, protocol: Protocol) -> pd.DataFrame:
     """Score a matcher other than the model on every grid of one scene."""
-    score = matcher(scene.views)
+    score, limits = matcher(scene.views), protocol.limits(scene.thresholds)
     return score_table(
         [
-            tabulate(score(truth, scene.thresholds, protocol), scene, without_layer(name, truth.grid, protocol))
+            tabulate(score(truth, limits, protocol), scene, without_layer(name, truth.grid, protocol))
             for truth in scene.truths.values()
         ]
     )
@@ -35,9 +34,9 @@ def measure_matcher(name: str, matcher: Matcher, scene: Scene, protocol: Protoco
 def descriptor_scores(
     descriptors: Float[Tensor, "b f n d"], truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol
 ) -> Measured:
-    """Score a matcher that describes tokens: the match is the nearest descriptor in the key view."""
+    """Score a matcher that describes tokens: the match is the nearest descriptor in the key view, by the protocol."""
     joint = rearrange(descriptors, "b f n d -> b 1 (f n) d")
-    matches = ratio_matches(joint, joint, ViewLayout(descriptors.shape[1], truth.grid))
+    matches = protocol.nearest(joint, joint, ViewLayout(descriptors.shape[1], truth.grid), truth)
     return protocol.judge(matches, truth, thresholds)
 
 

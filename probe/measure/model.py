@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from probe.attention.call import Call
 from probe.capture import AttentionTap
 from probe.layers import Layer, joint_layout
+from probe.measure.references import guesses_of_layers
 from probe.measure.scene import LayerCall, Scene
 from probe.measure.score import score_call
 from probe.models.model import MultiViewModel, predict
 from probe.models.schedules import STEPS
 from probe.protocols import Protocol
-from probe.records import Rows, score_table
+from probe.records import Rows, is_null, score_table
 from probe.seeds import derive
 from probe.views import Views, resize
 
@@ -111,6 +112,8 @@ def measure_layers(
 ) -> pd.DataFrame:
     """Score all layers of a model on one scene, at every timestep with the same noise.
 
+    Where each layer chooses its queries, guesses are scored on them beside a model, not beside its nulls.
+
     Args:
         model: That is probed.
         scene: To measure on.
@@ -125,8 +128,9 @@ def measure_layers(
         ValueError: If a layer masks its attention.
     """
     rows = list[Rows]()
+    guesses = {} if is_null(model.name) else guesses_of_layers(scene, protocol)
     for t in timesteps:
-        denoise(model, scene, layers, t, lambda call: rows.extend(score_call(call, scene, protocol)))
+        denoise(model, scene, layers, t, lambda call: rows.extend(score_call(call, scene, protocol, guesses)))
     return score_table(rows)
 
 

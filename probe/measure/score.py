@@ -1,36 +1,51 @@
 """From scores to rows of the score table: pure."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from probe.measure.scene import Grid, LayerCall, Scene
 from probe.metrics import Measured
-from probe.protocols import Protocol
+from probe.protocols import Probabilities, Protocol
 from probe.records import NO_LAYER, Rows, grid_name
 
 
-def score_call(call: LayerCall, scene: Scene, protocol: Protocol) -> list[Rows]:
+def score_call(
+    call: LayerCall,
+    scene: Scene,
+    protocol: Protocol,
+    guesses: Mapping[Grid, Mapping[str, Probabilities]] = MappingProxyType({}),
+) -> list[Rows]:
     """Score one layer's call on one scene.
+
+    Args:
+        call: Of the layer.
+        scene: That it was made on.
+        protocol: How matches are made and counted.
+        guesses: Of each grid, by the reference's name: scored on the very queries that the layer chooses.
 
     Returns:
         Rows by metric, head and ordered pair of views; on the layer's grid, and on the common one if the protocol
-        resamples.
+        resamples. Those of guesses have the layer's columns, and the reference's name as model.
     """
     own = {
-        "model": call.model,
         "step": call.step,
         "layer": call.layer.index,
         "layer_name": call.layer.name,
         "timestep": call.timestep,
     }
-    return [
-        tabulate(
-            scores.measured, scene, {**own, "grid": grid_name(scores.grid), "protocol": protocol.name + scores.suffix}
-        )
-        for scores in protocol.score(call, scene)
-    ]
+    rows = []
+    for scores in protocol.score(call, scene):
+        columns = {**own, "grid": grid_name(scores.grid), "protocol": protocol.name + scores.suffix}
+        rows.append(tabulate(scores.measured, scene, {**columns, "model": call.model}))
+        if scores.on_same_queries is not None:
+            rows += [
+                tabulate(scores.on_same_queries(guess), scene, {**columns, "model": name})
+                for name, guess in guesses.get(scores.grid, {}).items()
+            ]
+    return rows
 
 
 def tabulate(measured: Measured, scene: Scene, constants: Mapping[str, object]) -> Rows:
@@ -57,7 +72,7 @@ def tabulate(measured: Measured, scene: Scene, constants: Mapping[str, object]) 
         "value": value.flatten().double().cpu().numpy(),
         "count": count.flatten().long().cpu().numpy(),
     }
-    return Rows(columns=columns, constants={"scene": scene.name, "unit": scene.name, "pair_list": "", **constants})
+    return Rows(columns=columns, constants={"scene": scene.name, "pair_list": "", **constants})
 
 
 def without_layer(model: str, grid: Grid, protocol: Protocol) -> dict[str, object]:

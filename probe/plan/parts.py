@@ -81,7 +81,7 @@ def _save_example(plan: Plan, scene: Scene, parts: Path, index: int) -> None:
     _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{scene.name}": _bytes(scene.views.image[0])})
     if index < EXPLORED:
         name = plan.select_by.partition("|")[0]
-        threshold = next(limit for limit in scene.thresholds if limit.name == name)
+        threshold = next(limit for limit in plan.protocol.limits(scene.thresholds) if limit.name == name)
         seen = explore_scene(plan.model, scene, plan.layers, plan.timesteps, threshold)
         _write_tensors(parts / f"explorer-{index:05d}.safetensors", seen)
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))

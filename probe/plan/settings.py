@@ -34,8 +34,9 @@ class Settings:
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: ProtocolName = "attention-v1"
-    """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v1: concatenated heads, L2, ratio
-    test."""
+    """attention-v1: argmax of the head-averaged weights, on visible queries. ratio-v2: concatenated heads, L2, ratio
+    test, keys with a known point; ratio-v1: all keys. probe3d-v1 and cameo-release-v1: as published, but for the
+    deviations that docs/method.md lists."""
     layers: str | None = None
     """3d, all (per-view layers too; the default of models without 3d ones), or indexes among all self-attentions or
     names, by commas: 10,12."""

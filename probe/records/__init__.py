@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         write_text,
     )
     from probe.records.intervals import (
-        RESAMPLES,
         summarise,
     )
     from probe.records.names import (
@@ -171,7 +170,6 @@ __all__ = [
     "READOUT",
     "REFERENCES",
     "REPORT",
-    "RESAMPLES",
     "ROTATION_BINS",
     "SAME_POSITION",
     "SAMPLES",

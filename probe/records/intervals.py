@@ -84,6 +84,16 @@ class Ratios:
         )
 
 
+def join_columns(parts: Sequence[Ratios]) -> Ratios:
+    """Put ratios of the same units side by side."""
+    return Ratios(
+        value=np.concatenate([part.value for part in parts]),
+        influence=np.concatenate([part.influence for part in parts], axis=1),
+        units=np.concatenate([part.units for part in parts]),
+        freedom=np.concatenate([part.freedom for part in parts]),
+    )
+
+
 # --- one ratio, many ratios ------------------------------------------------------------------------------------------
 
 
@@ -123,8 +133,8 @@ def ratios(values: np.ndarray, counts: np.ndarray) -> Ratios:
     """
     total = counts.sum(0)
     value = divide(values.sum(0), total)
-    weight = divide(counts, np.broadcast_to(total, counts.shape), otherwise=0)
-    influence = divide(values - np.nan_to_num(value) * counts, (1 - weight) * total, otherwise=0)
+    weight = divide(counts, np.broadcast_to(total, counts.shape), otherwise=0.0)
+    influence = divide(values - np.nan_to_num(value) * counts, (1 - weight) * total, otherwise=0.0)
     units = (counts > 0).sum(0)
     effective = divide(np.ones_like(total), (weight**2).sum(0))
     return Ratios(
@@ -165,7 +175,7 @@ def mean_bounds(estimate: Ratios, widening: float = 1.0) -> tuple[np.ndarray, np
 def spread(estimate: Ratios) -> np.ndarray:
     """Return the standard error of each column, grown with the skewness of what the units contribute."""
     squares = (estimate.influence**2).sum(0)
-    skewness = divide((estimate.influence**3).sum(0), squares**1.5, otherwise=0)
+    skewness = divide((estimate.influence**3).sum(0), squares**1.5, otherwise=0.0)
     jackknife = np.sqrt(squares * divide(estimate.units - 1.0, estimate.units.astype(float)))
     return jackknife * (1 + SKEW * np.abs(skewness))
 
@@ -173,7 +183,7 @@ def spread(estimate: Ratios) -> np.ndarray:
 def _most_trials(estimate: Ratios, counts: np.ndarray) -> np.ndarray:
     """Return how many independent trials whole hits are at most; fewer where all units agree that none or all hit."""
     total = counts.sum(0)
-    agreed = 1 + INTRACLASS * np.maximum(divide(total, estimate.units, otherwise=1) - 1, 0)
+    agreed = 1 + INTRACLASS * np.maximum(divide(total, estimate.units, otherwise=1.0) - 1, 0)
     return np.where((estimate.value <= 0) | (estimate.value >= 1), total / agreed, total)
 
 
@@ -248,6 +258,7 @@ def summarise(scores: pd.DataFrame, by: Sequence[str], *, shares: bool = True) -
         return pd.DataFrame(columns=columns)
     groups = sums.groupby(list(by), observed=True, sort=True)
     table = groups[["scenes"]].sum().reset_index()
+    table = table.astype({name: table[name].cat.categories.dtype for name in by if hasattr(table[name], "cat")})
     hits, counts = wide(sums.assign(group=groups.ngroup()), "group", range(len(table)))
     found = ratios(hits, counts)
     low, high = bounds(hits, counts) if shares else mean_bounds(found)
@@ -285,7 +296,7 @@ def half_width(deviation: np.ndarray | pd.Series | float, count: np.ndarray | pd
         count: Size of the sample; NaN where there are too few for an interval.
     """
     size = np.asarray(count, dtype=float)
-    return student.ppf(UPPER, size - 1) * np.asarray(deviation, dtype=float) / np.sqrt(size)
+    return np.asarray(student.ppf(UPPER, size - 1) * np.asarray(deviation, dtype=float) / np.sqrt(size))
 
 
 def divide(value: np.ndarray, by: np.ndarray, otherwise: float = np.nan) -> np.ndarray:

@@ -153,7 +153,8 @@ def threshold_metric(amount: int | float, unit: str) -> str:
 
     Args:
         amount: Of the error that is still right.
-        unit: "%" of the image's side, "token", "m", or "%scene" of the scene's size.
+        unit: "%" of the image's side, "token", "m", "%scene" of the scene's size, or "px/512", pixels of an image of
+            512 a side.
     """
     return f"{PRECISION}@{amount:g}{unit}"
 
@@ -199,7 +200,7 @@ def split_set_metric(metric: str) -> tuple[str, str] | None:
 
 # --- protocols, grids, rotations -------------------------------------------------------------------------------------
 
-ProtocolName = Literal["attention-v1", "ratio-v1"]
+ProtocolName = Literal["attention-v1", "ratio-v1", "ratio-v2", "probe3d-v1", "cameo-release-v1"]
 """Of measuring protocols; :data:`probe.protocols.PROTOCOLS` has them."""
 Intervention = Literal["identity", "uniform", "within_view", "shuffled_views", "true_match"]
 """Causal edits; :data:`probe.interventions.INTERVENTIONS` has them."""
@@ -226,6 +227,21 @@ def parse_grid(name: str) -> tuple[int, int]:
 def rotation_bin_names() -> list[str]:
     """Return the names of the rotation bins, ascending: "0-30", ..., "120+"."""
     return [*(f"{low:.0f}-{high:.0f}" for low, high in pairwise(ROTATION_BINS)), f"{ROTATION_BINS[-1]:.0f}+"]
+
+
+# --- independent units -----------------------------------------------------------------------------------------------
+
+_BLOCK = ", block "
+
+
+def block_name(recording: str, number: int) -> str:
+    """Return the name of a block of time of a lone recording, as a unit: "kitchen, block 3"."""
+    return f"{recording}{_BLOCK}{number}"
+
+
+def is_block(unit: str) -> bool:
+    """Return whether a unit is a block of time of a lone recording."""
+    return _BLOCK in unit
 
 
 # --- files of a run folder -------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,8 +38,12 @@ class Rows:
 
 
 def score_table(parts: Sequence[Rows]) -> pd.DataFrame:
-    """Join rows into a score table; text columns are categorical, because they repeat."""
+    """Join rows into a score table; text columns are categorical, because they repeat.
+
+    Where rows do not name their independent unit, it is the scene.
+    """
     sizes = [len(part.columns["value"]) for part in parts]
+    parts = [replace(part, constants={"unit": part.constants["scene"], **part.constants}) for part in parts]
     table = {}
     for column in SCORE_COLUMNS:
         if column in parts[0].columns:

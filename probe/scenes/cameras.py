@@ -1,4 +1,7 @@
-"""Cameras as files write them, turned into ours (OpenCV axes, first pixel's centre at 0.5), or rejected in one line."""
+"""Cameras as files write them, turned into ours (OpenCV axes, first pixel's centre at 0.5), or rejected in one line.
+
+They stay in double precision: :attr:`probe.scenes.recordings.Recording.cameras` rounds them, near the origin.
+"""
 
 import math
 
@@ -42,7 +45,18 @@ def read_rigid(transform: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor,
 
 def from_cam_to_world(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
     """Turn a camera-to-world matrix with OpenCV axes into world_to_cam; reject as :func:`read_rigid` does."""
-    return invert_rigid(read_rigid(cam_to_world, origin)).float()
+    return invert_rigid(read_rigid(cam_to_world, origin))
+
+
+def from_world_to_cam(world_to_cam: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
+    """Make the rotation of a world_to_cam matrix exact about the camera's centre; reject as :func:`read_rigid` does.
+
+    About the world's origin, digits that the file lacks would move a camera that is far away from it.
+    """
+    rigid, matrix = read_rigid(world_to_cam, origin), world_to_cam.double()
+    offset = torch.linalg.solve(matrix[:3, :3], matrix[:3, 3])
+    rigid[:3, 3] = rigid[:3, :3] @ offset
+    return rigid
 
 
 def from_opengl(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
@@ -52,7 +66,7 @@ def from_opengl(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Ten
         ValueError: As :func:`read_rigid`.
     """
     rigid = read_rigid(cam_to_world, origin)
-    return invert_rigid(rigid * rigid.new_tensor(OPENGL_TO_OPENCV)).float()
+    return invert_rigid(rigid * rigid.new_tensor(OPENGL_TO_OPENCV))
 
 
 def pinhole(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from probe.records.names import block_name
 from probe.scenes.grouping import BINS, BinSupply, Group, Pairs, count_groups, draw_groups
 from probe.scenes.recordings import Recording, compare_frames, frame_index, scene_name
 from probe.seeds import derive
@@ -224,7 +225,7 @@ def independent_units(scenes: Sequence[Scene], open_recording: Callable[[str], R
         return tuple(scene.recording for scene in scenes)
     recording = open_recording(scenes[0].recording)
     starts = [frame_index(recording, scene.frames[0]) for scene in scenes]
-    return tuple(f"{recording.name}, block {BLOCKS * start // len(recording.names) + 1}" for start in starts)
+    return tuple(block_name(recording.name, BLOCKS * start // len(recording.names) + 1) for start in starts)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -6,17 +6,21 @@ A loader finds the files and turns the format's cameras and depth into a :class:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from probe.geometry import camera_centre, crop_intrinsics, depth_to_point_map, project, resize_intrinsics
 from probe.scenes.grouping import Pairs, compare_views
 from probe.views import Views, resample
 
 COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
+FAR = 30
+"""Cameras farther from zero than this, in multiples of their extent, are moved to it."""
 SUPPOSED = (0.5, 1.0, 2.0)  # distances at which a scene without depth is supposed to lie, in multiples of its middle
 
 Geometry = tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]
@@ -44,11 +48,13 @@ class Recording:
         name: Of the scene, unique in its data set.
         names: Of the frames.
         sizes: (height, width) of each image, in pixels.
-        world_to_cam: OpenCV axes, translations in ``unit``.
+        world_to_cam: OpenCV axes, translations in ``unit``; double precision, as the file has them. Views are made
+            with :attr:`cameras`.
         intrinsics: In pixels of ``sizes``; the first pixel's centre is (0.5, 0.5).
         colour: Reads an image, in [0, 1].
         depth: Reads a z-depth map in ``unit``; not positive or not finite where it is missing. None: there is none.
-        points: Gives the world points of sparse tracks that a frame sees, where there is no depth. None: there is none.
+        points: Gives the world points of sparse tracks that a frame sees, where there is no depth, in double precision.
+            None: there is none.
         shared: Share of a frame's tracks that the other frame sees too, the smaller of both directions; None: unknown.
         windows: Which square becomes the view; None takes the largest centred one.
         supposed: Distances at which the scene is supposed to lie, in ``unit``, for overlaps where nothing tells them;
@@ -80,6 +86,31 @@ class Recording:
             raise ValueError(f"Recording: {self.name} has {count} frames but {wrong}, expected one of each per frame")
         if not (self.world_to_cam.isfinite().all() and self.intrinsics.isfinite().all()):
             raise ValueError(f"Recording: a camera of {self.name} holds a NaN or infinite number")
+
+    @cached_property
+    def origin(self) -> Float[Tensor, " 3"]:
+        """Return the world point that the views have at zero, in double precision.
+
+        It is the cameras' middle where that lies farther from zero than :data:`FAR` times the cameras' extent, as in
+        georeferenced scenes: single precision is too coarse there (a pixel off at 1e3 units, 22 at 1e5). Else it is
+        zero, and the views keep the file's world.
+        """
+        centres = camera_centre(self.world_to_cam.double())
+        middle = centres.mean(0)
+        extent = (centres - middle).norm(dim=-1).max()
+        return middle if middle.norm() > FAR * extent else torch.zeros_like(middle)
+
+    @cached_property
+    def cameras(self) -> Float[Tensor, "frames 4 4"]:
+        """Return world_to_cam as the views have it: the world moved to :attr:`origin`, in single precision."""
+        moved = self.world_to_cam.double()
+        shift = moved[:, :3, 3] + moved[:, :3, :3] @ self.origin
+        return torch.cat([moved[:, :, :3], F.pad(shift, (0, 1), value=1)[..., None]], dim=-1).float()
+
+    def track_points(self, index: int) -> Float[Tensor, "p 3"]:
+        """Return the points of a frame's tracks in the world of :attr:`cameras`; none where there are no tracks."""
+        points = torch.zeros(0, 3) if self.points is None else self.points(index)
+        return (points.double() - self.origin).float()
 
     @property
     def has_truth(self) -> bool:
@@ -119,7 +150,7 @@ def compare_frames(recording: Recording, *, most: int = 200) -> Pairs:
     chosen = [index * count // min(most, count) for index in range(min(most, count))]
     coarse = min(COARSE, *(recording.window(index).side for index in chosen))
     intrinsics = torch.stack([recording.camera(index, coarse) for index in chosen])
-    cameras, step = recording.world_to_cam[chosen], max(1, coarse // 30)
+    cameras, step = recording.cameras[chosen], max(1, coarse // 30)
 
     def compare(depth: Float[Tensor, "n height width"], tolerance: float = 0.05) -> Pairs:
         return compare_views(depth, intrinsics, cameras, frames=tuple(chosen), step=step, tolerance=tolerance)
@@ -172,7 +203,7 @@ def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref:
     image = torch.stack([read_colour(recording, index, size) for index in chosen])
     intrinsics = torch.stack([recording.camera(index, size) for index in chosen])
     points = [read_points(recording, index, size) for index in chosen]
-    world_to_cam = recording.world_to_cam[chosen]
+    world_to_cam = recording.cameras[chosen]
     return Views(
         image=image[None],
         intrinsics=intrinsics[None],
@@ -239,9 +270,9 @@ def read_points(
     Raises:
         ValueError: If the depth cannot be read.
     """
-    camera, world_to_cam = recording.camera(index, size), recording.world_to_cam[index]
+    camera, world_to_cam = recording.camera(index, size), recording.cameras[index]
     if recording.depth is None and recording.points is not None:
-        return _sort_into_pixels(recording.points(index), camera, world_to_cam, size)
+        return _sort_into_pixels(recording.track_points(index), camera, world_to_cam, size)
     depth = read_depth(recording, index, size)
     return depth_to_point_map(depth, camera, world_to_cam), depth > 0
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from probe.protocols import PROTOCOLS
-from probe.records import ALL_HEADS, CAMERAS_ONLY, COMMON_GRID, INTERVENTIONS, SAME_POSITION, UNIFORM
+from probe.records import CAMERAS_ONLY, COMMON_GRID, INTERVENTIONS, REFERENCES, SAME_POSITION, UNIFORM
 from probe.records.intervals import LEAST_UNITS
 from probe.records.names import is_null
 from probe.selection.candidate import Candidate
-from probe.selection.evidence import NULL_LABELS, Evidence, weigh_evidence
+from probe.selection.evidence import NULL_LABELS, Evidence, layers_of, weigh_evidence
 from probe.selection.ties import RULE, CausalEffects, causal_effects, weigh
 from probe.selection.words import effect_words, evidence_words, weighing_words
 
@@ -188,18 +188,12 @@ def _kinds(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def _one_model(rows: pd.DataFrame) -> str:
-    probed = [name for name in _kinds(rows[rows["layer"] >= 0], "model") if not is_null(name)]
+    probed = [
+        name for name in _kinds(rows[rows["layer"] >= 0], "model") if not is_null(name) and name not in REFERENCES
+    ]
     if len(probed) != 1:
         raise ValueError(f"select_layer: expected the layers of one model, found {probed}; name one with model=")
     return probed[0]
-
-
-def layers_of(rows: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Return the rows of a model's layers at its last training step, all heads together."""
-    own = rows[(rows["model"] == model) & (rows["head"] == ALL_HEADS) & (rows["layer"] >= 0)]
-    if "step" not in own or own["step"].isna().all():
-        return own
-    return own[own["step"] == own["step"].max()]
 
 
 def _own_metric(rows: pd.DataFrame) -> str:

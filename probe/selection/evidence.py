@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from probe.records import CAMERAS_ONLY, CEILING, NO_LAYER, SAME_POSITION, UNIFORM
+from probe.records import ALL_HEADS, CAMERAS_ONLY, CEILING, NO_LAYER, SAME_POSITION, UNIFORM
 from probe.records.intervals import Ratios, bounds, divide, joint_widening, mean_bounds, ratios, wide
 from probe.records.table import unit_sums
 
@@ -154,10 +154,28 @@ def _lead(layers: Ratios, null: Ratios) -> Lead:
 def _reference_hits(
     rows: pd.DataFrame, name: str, grids: pd.Series, counts: np.ndarray, units: Sequence[object]
 ) -> np.ndarray:
-    """Return how many of each layer's counted queries a reference on its grid gets right, [units, layers].
+    """Return how many of each layer's counted queries a reference gets right, [units, layers].
 
-    NaN where the reference was not measured on a unit's queries.
+    On the layer's own queries where the reference was scored on them, else at the rate of the layer's grid; NaN where
+    it was not measured on a unit's queries.
     """
-    reference = rows[(rows["model"] == name) & (rows["layer"] == NO_LAYER)]
-    hits, of = wide(unit_sums(reference.assign(grid=reference["grid"].astype(str)), ["grid"]), "grid", grids, units)
-    return np.where(counts > 0, divide(hits, of) * counts, 0)
+    named = rows[(rows["model"] == name) & (rows["head"] == ALL_HEADS)].assign(
+        grid=lambda part: part["grid"].astype(str)
+    )
+    apart = named["layer"] == NO_LAYER
+    of_grid = _rates(named[apart], "grid", grids, units)
+    of_layer = _rates(layers_of(rows, name), "layer", list(grids.index), units)
+    rate = np.where(np.isnan(of_layer), of_grid, of_layer)
+    return np.where(counts > 0, rate * counts, 0)
+
+
+def _rates(rows: pd.DataFrame, column: str, order: Sequence[object] | pd.Series, units: Sequence[object]) -> np.ndarray:
+    return divide(*wide(unit_sums(rows, [column]), column, order, units))
+
+
+def layers_of(rows: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the rows of a model's layers at its last training step, all heads together."""
+    own = rows[(rows["model"] == model) & (rows["head"] == ALL_HEADS) & (rows["layer"] >= 0)]
+    if "step" not in own or own["step"].isna().all():
+        return own
+    return own[own["step"] == own["step"].max()]

@@ -5,7 +5,8 @@ import pandas as pd
 
 from probe.records import COMMON_GRID, parse_grid, summarise
 from probe.selection.candidate import Candidate
-from probe.selection.choose import Selection, in_direction, layers_of
+from probe.selection.choose import Selection, in_direction
+from probe.selection.evidence import layers_of
 
 
 def layer_table(scores: pd.DataFrame, selection: Selection) -> pd.DataFrame:

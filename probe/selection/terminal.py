@@ -11,7 +11,7 @@ from probe.selection.comparisons import comparison_table
 from probe.selection.words import counted
 
 HEADINGS = (
-    "layer", "name", "grid", "precision", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
+    "layer", "name", "grid", "right", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
     "causal\neffect", "95 %, in %",
 )  # fmt: skip
 

@@ -35,7 +35,8 @@ def evidence_words(best: Candidate, ties: tuple[int, ...], metric: str, units: i
         else f"{counted(units)}, too few for an interval"
     )
     return (
-        f"{doubt_words(best, units)}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} ({interval}); "
+        f"{doubt_words(best, units)}Layer {best.layer} ({best.name}, {best.grid} tokens) reaches {ranked} "
+        f"({interval}); "
         f"precision {best.precision:.3f}, uniform chance {best.chance:.3f}, same position {best.same_position:.3f}, "
         f"{_blind(best)}ceiling {best.ceiling:.3f}; {lead}."
     )

@@ -35,7 +35,7 @@ class Plan:
     """Say what the run holds; quality is a layer's precision over its ceiling."""
 
     model: str = "tiny"
-    scenes: tuple[str, ...] = ("room-0", "room-1", "room-2")
+    scenes: tuple[str, ...] = tuple(f"room-{number}" for number in range(6))
     timesteps: tuple[int, ...] = (100, 500)
     names: Mapping[int, str]
     grids: Mapping[int, str]
@@ -70,7 +70,8 @@ def make_run(folder: Path, plan: Plan = SMALL) -> Path:
     pairs = pd.DataFrame({"pair": listed["pair"], "scene": listed["scene"], "view_a": 0, "view_b": listed["key_view"],
                           "rotation_deg": listed["rotation_deg"], "rotation_bin": rotation_bin(listed["rotation_deg"]),
                           "overlap": 0.5})  # fmt: skip
-    scores = make_scores(plan, views).assign(pair_list=digest(pairs))[list(SCORE_COLUMNS)]
+    scores = make_scores(plan, views)
+    scores = scores.assign(pair_list=digest(pairs), unit=scores["scene"])[list(SCORE_COLUMNS)]
     pairs.to_csv(folder / "pairs.csv", index=False)
     scores.to_parquet(folder / "scores.parquet")
     layers = layer_table(plan, scores)
@@ -231,7 +232,10 @@ def layer_table(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
     }.items():
         table[column] = common[part]
     table["mass_true"], table["causal_effect"] = mass["value"].reindex(table.index), np.nan
-    return table.assign(count=mine["count"], scenes=mine["scenes"]).rename_axis("layer").reset_index()
+    ahead = table["precision_low"] > table[["chance", "same_position"]].max(axis=1)
+    table = table.assign(null="same position", lead=table["precision"] - table["same_position"], above_null=ahead)
+    counted = {name: mine[name] for name in ("count", "scenes", "units")}
+    return table.assign(**counted).rename_axis("layer").reset_index()
 
 
 def grid_sides(plan: Plan) -> dict[int, int]:
@@ -253,7 +257,7 @@ def emergence(plan: Plan) -> pd.DataFrame:
     table = pd.DataFrame({"step": [0, 1000, 2000, 4000, 8000], "scenes": "shapes"}).merge(layers, how="cross")
     value = 0.01 + 0.5 * table["layer"].map(plan.quality) * table["step"] / 8000
     chance = table["layer"].map(plan.grids).map(CHANCES)
-    return table.assign(value=value, low=0.8 * value, high=1.2 * value, chance=chance)
+    return table.assign(value=value, low=0.8 * value, high=1.2 * value, chance=chance, units=8)
 
 
 def write_examples(folder: Path, plan: Plan, views: pd.DataFrame) -> None:

@@ -320,14 +320,19 @@ def test_missing_numbers_are_dashes():
 def test_caveats_come_from_the_tables(run_folder: Path):
     run = read_run(run_folder)
     said = " ".join(caveats.caveats(run)).replace("\u00a0", " ")
-    assert "All of it rests on 3 scenes" in said
+    assert "independent unit" not in said
+    few = replace(run, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1", "room-2"])])
+    assert "All of it rests on 3 independent units: too few" in " ".join(caveats.caveats(few))
+    blocks = run.scores.assign(unit="kitchen, block " + run.scores["scene"].astype(str).str[-1])
+    said_of_blocks = " ".join(caveats.caveats(replace(run, scores=blocks)))
+    assert "All scenes are of one recording; its 6 blocks of time" in said_of_blocks
     assert "the ceiling is low for layer 7 (8x8: 49.0 %)" in said
     assert "chosen on the same scenes" in said
     assert "cameras only" not in said
-    run.layers.loc[run.layers["layer"] == 10, ["precision_low", "chance"]] = 0.01, 0.02
+    run.layers.loc[run.layers["layer"] == 10, ["above_null", "lead_low", "lead_high"]] = False, -0.1, 0.2
     told = replace(run, settings={**run.settings, "truth_source": "tracks"})
     assert "The true points come from tracks" in " ".join(caveats.caveats(told))
     assert "dsift finds them easily" in " ".join(caveats.caveats(told))
     assert "The true points come from" not in " ".join(caveats.caveats(run))
-    assert "Layer 10 does not lie above a uniform guess" in " ".join(caveats.caveats(run))
-    assert "no layer was shown to find correspondence" in " ".join(answer(run))
+    assert "Layer 10 is not shown to be above the strongest null" in " ".join(caveats.caveats(run))
+    assert "So no layer was shown to find correspondence" in " ".join(answer(run))

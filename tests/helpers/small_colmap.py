@@ -111,7 +111,8 @@ def entries(world: World, tracks: Tracks, names: Sequence[str]):
         keypoints: list[tuple[float, float, int]] = [(0.5, 0.5, -1)]
         if tracks.seen:
             chosen = list(tracks.seen[index])
-            xy, _ = project(tracks.points[chosen], world.intrinsics[index], world.world_to_cam[index])
+            camera = world.world_to_cam[index]
+            xy, _ = project(tracks.points[chosen], world.intrinsics[index].to(camera), camera)
             keypoints += [(*place, FIRST_POINT + 2 * point) for place, point in zip(xy.tolist(), chosen, strict=True)]
         yield 3 * index + 2, (w, x, y, z), world.world_to_cam[index, :3, 3].tolist(), names[index], keypoints
 

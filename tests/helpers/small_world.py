@@ -6,7 +6,7 @@ are wider than high, their principal point lies off the centre and their focal l
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -183,6 +183,15 @@ def assert_lands(
 
 
 WORLD_SIDE = min(SIZE)
+
+
+def carried(world: World, offset: Float[Tensor, " 3"]) -> World:
+    """Carry a world and its cameras away, in double precision; what they see stays the same."""
+    moved = world.world_to_cam.double().clone()
+    left, _, right = torch.linalg.svd(moved[:, :3, :3])
+    moved[:, :3, :3] = left @ right
+    moved[:, :3, 3] -= moved[:, :3, :3] @ offset.double()
+    return replace(world, world_to_cam=moved)
 
 
 def recording_of(world: World, name: str = "room") -> Recording:

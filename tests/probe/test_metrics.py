@@ -61,6 +61,7 @@ def made_truth(
         side=math.sqrt(size[0] * size[1]),
         token_size=torch.tensor([size[1] / grid[1], size[0] / grid[0]]),
         scene_size=torch.tensor([scene_size]),
+        n_ref=1,
     )
 
 
@@ -85,6 +86,7 @@ def some_truth(seed: int, grid: tuple[int, int] = (3, 4), size: tuple[int, int] 
         side=math.sqrt(size[0] * size[1]),
         token_size=torch.tensor([size[1] / grid[1], size[0] / grid[0]]),
         scene_size=torch.tensor([2.5]),
+        n_ref=1,
     )
 
 

@@ -26,7 +26,7 @@ from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.plan import parts as plan_parts
 from probe.plan import plan
 from probe.protocols import PROTOCOLS
-from probe.records import INTERVENTIONS, REFERENCES, SCORE_COLUMNS, digest
+from probe.records import INTERVENTIONS, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, digest
 from probe.scenes import SCENES, Request, SceneList, open_scenes
 
 SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
@@ -238,6 +238,24 @@ def test_the_ratio_protocol_runs_too(tmp_path: Path):
     assert all(entry["share_of_ceiling"] <= 1 for entry in (selection["best"], *selection["runners_up"]))
 
 
+def test_chance_in_layers_csv_is_over_the_queries_that_the_layer_keeps(tmp_path: Path):
+    """Two layers of one grid keep different queries; nulls and baselines add nothing to their chance."""
+    words = ["--protocol", "ratio-v2", "--layers", "11,12", "--baselines", "pixels,null"]
+    run.cli([*QUICK, *words, "--out", str(tmp_path / "r")])
+    scores = pd.read_parquet(tmp_path / "r" / "scores.parquet")
+    layers = pd.read_csv(tmp_path / "r" / "layers.csv").set_index("layer")
+    assert layers["grid_h"].tolist() == [16, 16]
+    chosen = scores[(scores["metric"] == "precision@5%") & (scores["direction"] == "tgt-ref")]
+    for column, model in (("chance", UNIFORM), ("same_position", SAME_POSITION)):
+        guesses = chosen[chosen["model"] == model]
+        assert set(guesses["layer"]) == {11, 12}
+        own = chosen[(chosen["model"] == "cat3d-tiny:random")].groupby("layer")["count"].sum()
+        assert guesses.groupby("layer")["count"].sum().to_dict() == own.to_dict()
+        by_scene = guesses.groupby(["layer", "scene"], observed=True)["value"].mean()  # counts are equal
+        assert by_scene.groupby("layer").mean().to_dict() == pytest.approx(layers[column].to_dict())
+    assert layers["chance"].nunique() == 2
+
+
 # Stopping and going on
 
 
@@ -319,7 +337,7 @@ WRONG = {
     "pairs in words": (["--pairs", "many"], "--pairs"),
     "flag": (["--stride", "2"], "Unrecognized options: --stride"),
     "stray word": (["shapes"], "Unrecognized options: shapes"),
-    "protocol": (["--protocol", "attention-v2"], "Expected one of ('attention-v1', 'ratio-v1')"),
+    "protocol": (["--protocol", "attention-v2"], "Expected one of ('attention-v1', 'ratio-v1',"),
     "metric": (["--select-by", "precision"], "'precision' is unknown; choose from precision@2%, precision@5%"),
     "metric of metres": (["--select-by", "precision@0.02m"], "choose from precision@2%"),
     "image": (["--image-size", "8"], "choose a coarser grid or larger images"),

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.scenes.cameras import from_cam_to_world, pinhole, read_rigid
+from probe.scenes.cameras import from_cam_to_world, from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
 from probe.scenes.files import image_size, inside, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
 from probe.scenes.recordings import Recording
@@ -223,7 +223,7 @@ def _camera(view: dict[str, Any], origin: str) -> Float[Tensor, "4 4"]:
     shift = numbers(take(view, "T", list, f"viewpoint of {origin}"), (3,), f"T of {origin}")
     signs = rows.new_tensor(TO_OPENCV)
     rotation = (rows * signs).mT  # a row vector times R is R transposed times a column
-    return read_rigid(torch.cat([rotation, (shift * signs)[:, None]], -1), f"viewpoint of {origin}").float()
+    return from_world_to_cam(torch.cat([rotation, (shift * signs)[:, None]], -1), f"viewpoint of {origin}")
 
 
 def _intrinsics(view: dict[str, Any], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:

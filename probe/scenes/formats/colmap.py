@@ -155,7 +155,7 @@ def _read_colour(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Ten
 def _read_tracks(
     points: Float[Tensor, "p 3"], tracks: tuple[Int[Tensor, "..."], ...], index: int
 ) -> Float[Tensor, "t 3"]:
-    return points[tracks[index]].float()
+    return points[tracks[index]]
 
 
 def _read_depth(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Tensor, "height width"]:

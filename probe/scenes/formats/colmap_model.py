@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from probe.scenes.cameras import pinhole, read_rigid
+from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.files import inside
 from probe.scenes.lenses import Lens
 
@@ -160,7 +160,7 @@ def _world_to_cam(turn: tuple[float, ...], shift: tuple[float, ...], origin: str
     if not abs(length - 1) < 1e-3:
         raise ValueError(f"{origin} has the quaternion {turn}, expected one of length 1")
     rotation = torch.from_numpy(Rotation.from_quat((x, y, z, w)).as_matrix())
-    return read_rigid(torch.cat([rotation, torch.tensor(shift, dtype=torch.float64)[:, None]], -1), origin).float()
+    return from_world_to_cam(torch.cat([rotation, torch.tensor(shift, dtype=torch.float64)[:, None]], -1), origin)
 
 
 def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...], origin: str) -> Camera:

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import crop_intrinsics
-from probe.scenes.cameras import pinhole, read_rigid
+from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings
 from probe.scenes.files import image_size, inside, natural, numbers, read_arrays, read_mask, read_rgb
 from probe.scenes.recordings import Recording
@@ -143,7 +143,7 @@ def _camera(frame: Frame, size: tuple[int, int], root: Path) -> tuple[Float[Tens
     matrix = torch.tensor(values[16:], dtype=torch.float64).reshape(3, 3)
     matrix[:2] *= frame.grid
     origin = f"dtu: {frame.camera}"
-    return read_rigid(world_to_cam, origin).float(), _intrinsics(matrix, size, origin)
+    return from_world_to_cam(world_to_cam, origin), _intrinsics(matrix, size, origin)
 
 
 def _intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
@@ -232,5 +232,5 @@ def _decompose(
     projection = projection * np.sign(np.linalg.det(projection[:, :3]))
     matrix, rotation, centre, *_ = cv2.decomposeProjectionMatrix(projection)
     shift = -rotation @ (centre[:3] / centre[3])
-    world_to_cam = read_rigid(torch.from_numpy(np.concatenate([rotation, shift], 1)), origin)
-    return world_to_cam.float(), _intrinsics(torch.from_numpy(matrix / matrix[2, 2]), size, origin)
+    world_to_cam = from_world_to_cam(torch.from_numpy(np.concatenate([rotation, shift], 1)), origin)
+    return world_to_cam, _intrinsics(torch.from_numpy(matrix / matrix[2, 2]), size, origin)

@@ -32,7 +32,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from probe.geometry import rotation_degrees
-from probe.scenes.cameras import pinhole, read_rigid
+from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
 from probe.scenes.files import decode_rgb, inside, natural, numbers, open_image, read_json, read_sixteen, take
 from probe.scenes.recordings import Recording, Window
@@ -148,7 +148,7 @@ def _camera(record: dict[str, Any], origin: str) -> Float[Tensor, "4 4"]:
     if not 0 < w * w + x * x + y * y + z * z < float("inf"):
         raise ValueError(f"q of {origin} is {(w, x, y, z)}, expected a quaternion")
     rotation = torch.from_numpy(Rotation.from_quat((x, y, z, w)).as_matrix())
-    return read_rigid(torch.cat([rotation, shift[:, None]], -1), f"camera of {origin}").float()
+    return from_world_to_cam(torch.cat([rotation, shift[:, None]], -1), f"camera of {origin}")
 
 
 def _intrinsics(record: dict[str, Any], origin: str) -> Float[Tensor, "3 3"]:

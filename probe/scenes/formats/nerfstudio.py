@@ -222,12 +222,9 @@ def _undo(world_to_cam: Float[Tensor, "frames 4 4"], whole: dict[str, Any], path
         rotation, translation = applied[:, :3], applied[:, 3:]
     if (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max() > 1e-4 or rotation.det() < 0:
         raise ValueError(f"applied_transform of {path} is not a rotation and a translation")
-    moved = world_to_cam.double()
-    turned = moved[:, :3, :3] @ rotation
-    shifted = moved[:, :3, :3] @ translation + moved[:, :3, 3:] / scale
-    undone = world_to_cam.clone()
-    undone[:, :3] = torch.cat([turned, shifted], -1).float()
-    return undone
+    turned = world_to_cam[:, :3, :3] @ rotation
+    shifted = world_to_cam[:, :3, :3] @ translation + world_to_cam[:, :3, 3:] / scale
+    return torch.cat([torch.cat([turned, shifted], -1), world_to_cam[:, 3:]], dim=1)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.scenes.cameras import pinhole, read_rigid
+from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
 from probe.scenes.files import decode_rgb, image_size, inside, numbers, open_bytes, read_json, read_rgb, take
 from probe.scenes.recordings import Recording
@@ -99,7 +99,7 @@ def _cameras(
         if (first, second) != (0, 0):
             raise ValueError(f"{where} has {first}, {second} after its principal point, expected 0 0 (no distortion)")
         lenses.append(pinhole((fx * width, fy * height), (cx * width, cy * height), (height, width), where))
-        cameras.append(read_rigid(row[6:].reshape(3, 4), where).float())
+        cameras.append(from_world_to_cam(row[6:].reshape(3, 4), where))
     return torch.stack(cameras), torch.stack(lenses)
 
 

@@ -56,7 +56,7 @@ def test_an_equal_gain_in_every_scene_is_clear_though_scenes_differ(run_folder: 
     table = run.compare_layers(a, b)
     row = row_of(table, "precision@5%", 10)
     assert row[["difference", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
-    assert (row["verdict"], row["joint"], row["scenes"]) == ("better", "better", 3)
+    assert (row["verdict"], row["joint"], row["scenes"]) == ("better", "better", 6)
     own = a.headline[(a.headline["model"] == "tiny") & (a.headline["layer"] == 10)]
     assert row["a"] == pytest.approx(scene_values(own, ["layer"])["value"].mean())
     assert row_of(table, "precision@5%", 2)["verdict"] == "not separable"
@@ -69,17 +69,17 @@ def test_a_loss_is_worse_and_the_same_run_is_not_separable(run_folder: Path, tmp
     assert set(run.compare_layers(a, a)["verdict"]) == {"not separable"}
 
 
-def test_a_gain_in_one_scene_of_three_is_not_clear(run_folder: Path, tmp_path: Path):
+def test_a_gain_in_one_scene_of_six_is_not_clear(run_folder: Path, tmp_path: Path):
     a, b = read_run(run_folder), read_run(shifted(run_folder, tmp_path / "b", scene="room-1"))
     row = row_of(run.compare_layers(a, b), "precision@5%", 10)
-    assert row["difference"] == pytest.approx(0.1 / 3)
+    assert row["difference"] == pytest.approx(0.1 / 6)
     assert row["verdict"] == row["joint"] == "not separable"
 
 
 @pytest.mark.parametrize(
     ("low", "high", "sign", "verdict"),
     [(0.1, 0.2, 1, "better"), (0.1, 0.2, -1, "worse"), (-0.2, -0.1, -1, "better"), (0.1, 0.2, 0, "changed"),
-     (0.0, 0.2, 1, "not separable"), (-0.1, 0.2, 1, "not separable"), (np.nan, np.nan, 1, "one scene only")],
+     (0.0, 0.2, 1, "not separable"), (-0.1, 0.2, 1, "not separable"), (np.nan, np.nan, 1, "too few units")],
 )  # fmt: skip
 def test_a_verdict_by_hand(low: float, high: float, sign: int, verdict: str):
     assert run._verdict(low, high, sign) == verdict
@@ -87,13 +87,11 @@ def test_a_verdict_by_hand(low: float, high: float, sign: int, verdict: str):
 
 def test_joint_intervals_are_wider_than_those_of_one_layer():
     random = np.random.default_rng(0)
-    table = pd.DataFrame(random.standard_normal((12, 20)))
-    rows = run._compare(
-        table.reset_index(names="scene").melt("scene", var_name="layer", value_name="difference").assign(
-            value_a=0.0, value_b=0.0, count=1
-        ), "layer", 1,
-    )  # fmt: skip
+    part = pd.DataFrame(random.random((12, 20))).reset_index(names="scene").melt("scene", var_name="layer")
+    part = part.assign(unit=part["scene"], count=1)
+    rows = run._compare([part.assign(value=0.0), part], "layer", range(20), 1)
     wider = [row["joint_high"] - row["joint_low"] > row["high"] - row["low"] for row in rows]
+    assert len(wider) == 20
     assert all(wider)
 
 

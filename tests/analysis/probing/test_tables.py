@@ -12,6 +12,7 @@ import pytest
 
 from analysis.probing import rotation, tables
 from analysis.probing.tables import ProbeRun, RunError, read_run
+from analysis.probing.words import answer
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
 
 
@@ -114,7 +115,7 @@ def test_the_worst_pairs_stand_first(run: ProbeRun):
     mine = rows[(rows["scene"] == first["scene"]) & (rows["query_view"] == first["query_view"])]
     assert first["value"] == pytest.approx(np.average(mine["value"], weights=mine["count"]))
     assert first["count"] == mine["count"].sum()
-    assert len(table) == 3 * 2
+    assert len(table) == 6 * 2
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_what_was_not_counted_is_no_zero(run: ProbeRun):
         .set_index(["model", "layer"])
         .loc[("tiny", 10)]
     )
-    assert table["scenes"] == 2
+    assert table["scenes"] == 5
     assert table["value"] == kept["value"]
     assert tables.missing(lost).set_index("metric").loc["precision@5%", "missing"] > 0
     assert tables.missing(run)["missing"].sum() == 0
@@ -191,6 +192,52 @@ def test_thresholds_leave_out_coverage(ratio_folder: Path):
     }
 
 
+def by_layer(run: ProbeRun) -> ProbeRun:
+    """The run with chance and same position on the queries of each layer: twice those of its grid for layer 7."""
+    scores = run.scores
+    guesses = scores["model"].isin([UNIFORM, SAME_POSITION])
+    rows = [scores[~guesses]]
+    for layer, grid in tables.layer_grids(run).items():
+        own = scores[guesses & (scores["grid"] == grid)]
+        rows.append(own.assign(layer=layer, value=own["value"] * (2 if layer == 7 else 1)))
+    return replace(run, scores=pd.concat(rows, ignore_index=True))
+
+
+def test_references_of_a_layer_stand_beside_that_layer_alone(ratio_folder: Path):
+    plain = read_run(ratio_folder)
+    run = by_layer(replace(plain, selection={**plain.selection, "layer": 7}))
+    assert run.model == plain.model
+    one, two = (tables.profile(x).set_index(["model", "layer"])["value"].sort_index() for x in (plain, run))
+    assert set(one.index) == set(two.index)
+    for model in (UNIFORM, SAME_POSITION):
+        assert two[model, 7] == pytest.approx(2 * one[model, 7])
+        others = [layer for layer in one[model].index if layer != 7]
+        assert two[model][others].tolist() == pytest.approx(one[model][others].tolist())
+    assert two[CEILING].tolist() == pytest.approx(one[CEILING].tolist())
+    for table in (tables.thresholds(run), tables.coverage(run).rename(columns={"who": "model"})):
+        assert {UNIFORM, SAME_POSITION, CEILING} <= set(table["model"])
+    chosen = tables.matchers(run).set_index(["model", "layer"])["value"]
+    assert chosen[UNIFORM].index.tolist() == [7]
+    assert chosen[UNIFORM, 7] == pytest.approx(two[UNIFORM, 7])
+    seen = rotation.verdicts(run).dropna(subset=["chance"]).set_index("rotation_bin")
+    old = rotation.verdicts(replace(plain, selection=run.selection)).set_index("rotation_bin")
+    assert seen["chance"].tolist() == pytest.approx((2 * old["chance"])[seen.index].tolist())
+    assert seen["same_position"].tolist() == pytest.approx((2 * old["same_position"])[seen.index].tolist())
+    worst = tables.worst_pairs(run)
+    assert not worst.duplicated(["scene", "query_view", "key_view"]).any()
+    assert worst["same_position"].notna().all()
+
+
+def test_the_answer_says_which_points_guesses_stand_for(run: ProbeRun, ratio_folder: Path):
+    plain = read_run(ratio_folder)
+    assert any("On the same points a uniform guess" in line for line in answer(by_layer(plain)))
+    assert any("On all points, kept or not, a uniform guess" in line for line in answer(plain))
+    assert any("best possible token, on points of its choice," in line for line in answer(plain))
+    (line,) = (line for line in answer(run) if "a uniform guess" in line)
+    assert line.startswith("On the same points")
+    assert "choice" not in line
+
+
 def test_coverage_belongs_to_the_ratio_protocol(run: ProbeRun, ratio_folder: Path):
     assert tables.coverage(run).empty
     table = tables.coverage(read_run(ratio_folder))
@@ -207,7 +254,7 @@ def test_coverage_belongs_to_the_ratio_protocol(run: ProbeRun, ratio_folder: Pat
 def test_verdict_of_constant_scores(run: ProbeRun, mine: float, null: float, verdict: str):
     run = changed(changed(run, of(run, "tiny"), value=mine), of(run, SAME_POSITION), value=null)
     table = rotation.verdicts(run)
-    measured = table[table["scenes"] > 1]
+    measured = table[table["units"] >= 5]
     assert len(measured)
     assert set(measured["verdict"]) == {verdict}
     np.testing.assert_allclose(measured[["difference", "low", "high"]], mine - null, atol=1e-12)
@@ -234,6 +281,6 @@ def test_an_empty_bin_stays_as_missing(run: ProbeRun):
 def test_pair_counts_add_up(run: ProbeRun):
     table = rotation.pair_counts(run)
     assert table["listed"].sum() == len(run.pairs)
-    assert table["measured"].sum() == 3 * 2  # scenes times target views, each looked up in the one reference
+    assert table["measured"].sum() == 6 * 2  # scenes times target views, each looked up in the one reference
     mine = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
     assert table["count"].sum() == mine["count"].sum()

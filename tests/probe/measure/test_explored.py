@@ -93,6 +93,7 @@ def test_right_and_counted_are_those_of_the_score_table(model, scene, layers, se
 
 def test_the_ratio_protocol_agrees_too(model, scene, layers, seen):
     table = measure_layers(model, scene, layers, TIMES, PROTOCOLS["ratio-v1"])
+    table = table[table["model"] == model.name]
     for layer in layers:
         for n, t in enumerate(TIMES):
             right, kept = (seen[f"{name}/{layer.index}"][n] for name in ("ratio_right", "ratio_kept"))

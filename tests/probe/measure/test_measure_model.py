@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from probe.attention.call import Call
 from probe.capture import AttentionTap
 from probe.layers import Layer, find_layers, select_layers
-from probe.matching import attention_matches
+from probe.matching import attention_matches, ratio_matches
 from probe.measure.model import (
     cameras_only,
+    denoise,
     layer_call,
     measure_layers,
     scene_noise,
@@ -21,10 +22,11 @@ from probe.measure.model import (
     training_steps,
 )
 from probe.measure.scene import LayerCall, Scene, scene_pairs
+from probe.metrics import correct, same_position, uniform_chance
 from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel, predict
-from probe.protocols import PROTOCOLS
-from probe.records import COMMON_GRID, SCORE_COLUMNS
+from probe.protocols import PROTOCOLS, RATIO_V1
+from probe.records import COMMON_GRID, SAME_POSITION, SCORE_COLUMNS, UNIFORM
 from probe.views import resize
 
 ATTENTION, RATIO = PROTOCOLS["attention-v1"], PROTOCOLS["ratio-v1"]
@@ -111,14 +113,51 @@ def test_a_row_is_that_of_the_attention_itself(
     assert rows["mass_key_view", 0] == pytest.approx(found.mass_key_view[0, 1, 2, :, 0][seen].mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("protocol", [RATIO])
-def test_the_ratio_protocol_has_the_same_rows(protocol, model: MultiViewModel, scene: Scene, layers: list[Layer]):
-    table = measure_layers(model, scene, layers[:2], (T,), protocol)
+def test_the_ratio_protocol_has_the_same_rows(model: MultiViewModel, scene: Scene, layers: list[Layer]):
+    table = measure_layers(model, scene, layers[:2], (T,), RATIO)
     assert set(table["protocol"]) == {"ratio-v1"}
     assert set(table["head"]) == {-1}
+    table = table[table["model"] == model.name]
     assert len(table) == 2 * 6 * (len(scene.thresholds) * 6 + 1)
     kept = table[table["metric"] == "kept"].drop_duplicates(["grid", "query_view", "key_view"])
     assert set(kept["value"]) == {0.25}
+
+
+@pytest.mark.parametrize("name", [name for name in PROTOCOLS if name != "attention-v1"])
+def test_guesses_stand_beside_each_layer_on_the_very_queries_that_it_counts(
+    name: str, model: MultiViewModel, scene: Scene, layers: list[Layer]
+):
+    table = measure_layers(model, scene, layers[:3], (T, 900), PROTOCOLS[name])
+    keys = ["step", "layer", "grid", "timestep", "query_view", "key_view", "metric"]
+    assert set(table["model"]) == {model.name, UNIFORM, SAME_POSITION}
+    own, *guesses = (
+        table[table["model"] == who].set_index(keys)["count"] for who in (model.name, UNIFORM, SAME_POSITION)
+    )
+    own = own[own.index.get_level_values("metric") != "kept"]
+    assert own.sum() > 0
+    for guess in guesses:
+        assert guess.index.is_unique
+        assert guess.reindex(own.index).equals(own)
+        assert len(guess) == len(own)
+    null = measure_layers(replace(model, name="toy: cameras only"), scene, layers[:1], (T,), PROTOCOLS[name])
+    assert set(null["model"]) == {"toy: cameras only"}
+
+
+def test_the_same_position_is_scored_where_the_layer_chose(model: MultiViewModel, scene: Scene, layers: list[Layer]):
+    """By a slow loop over the kept queries of one pair."""
+    layer, calls = layers[0], []
+    denoise(model, scene, [layer], T, calls.append)
+    truth, limit = scene.truths[layer.grid], scene.thresholds[2]
+    kept = RATIO_V1.kept(ratio_matches(calls[0].q, calls[0].k, calls[0].layout), truth)[0, 2, :, 0]
+    assert 0 < kept.sum() < kept.numel()
+    right = correct(same_position(truth), truth, limit)[0, 0, 2, :, 0]
+    chance = uniform_chance(truth, (limit,))[limit.name][0, 0, 2, :, 0]
+    table = measure_layers(model, scene, [layer], (T,), RATIO)
+    rows = table[(table["query_view"] == 2) & (table["key_view"] == 0) & (table["metric"] == limit.name)]
+    value = rows.set_index("model")["value"]
+    tokens = [n for n in range(len(kept)) if kept[n]]
+    assert value[SAME_POSITION] == pytest.approx(sum(float(right[n]) for n in tokens) / len(tokens))
+    assert value[UNIFORM] == pytest.approx(sum(float(chance[n]) for n in tokens) / len(tokens))
 
 
 def test_a_model_without_a_card_has_no_step(model: MultiViewModel, scene: Scene, layers: list[Layer]):

@@ -13,6 +13,7 @@ from scenes import ROOMS, codes, planted_call, references, room, room_scene, tru
 from torch import Tensor
 
 from probe.correspondence import token_of
+from probe.measure.references import guesses_of_layers
 from probe.measure.scene import Scene, ScenePairs
 from probe.measure.score import score_call, tabulate, without_layer
 from probe.metrics import GridTruth, thresholds
@@ -21,7 +22,7 @@ from probe.records import CEILING, COMMON_GRID, SCORE_COLUMNS, UNIFORM, Rows, gr
 
 LIMITS = thresholds(None)
 GRIDS = pytest.mark.parametrize("grid", [(8, 8), (6, 10)])
-PROTOCOL = pytest.mark.parametrize("name", ["attention-v1", "ratio-v1"])
+PROTOCOL = pytest.mark.parametrize("name", ["attention-v1", "ratio-v1", "ratio-v2"])
 
 
 def positions(truth: GridTruth, sharpness: float) -> tuple[Tensor, Tensor]:
@@ -44,7 +45,8 @@ def scored(
 
 
 def score_one(qk: tuple[Tensor, Tensor], scene: Scene, grid: tuple[int, int], name: str = "attention-v1") -> list[Rows]:
-    return score_call(planted_call(*qk, grid), scene, PROTOCOLS[name])
+    protocol = PROTOCOLS[name]
+    return score_call(planted_call(*qk, grid), scene, protocol, guesses_of_layers(scene, protocol))
 
 
 def interval(table: pd.DataFrame, model: str, metric: str) -> tuple[float, float, float]:

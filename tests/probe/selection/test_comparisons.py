@@ -14,7 +14,7 @@ from probe.selection.comparisons import comparison_table, comparisons
 def scores() -> pd.DataFrame:
     beside = [
         row(model=name, layer=layer, grid=grid, scene=f"s{n}", value=value, timestep=-1, **more)
-        for n in (0, 1)
+        for n in range(6)
         for name, layer, grid, value, more in (
             ("dsift", -1, "16x16", 0.45, {}),
             ("dsift", -1, "8x8", 0.99, {}),  # another grid
@@ -26,7 +26,7 @@ def scores() -> pd.DataFrame:
             ("m", 3, "16x16", 0.95, {"head": 0}),
         )
     ]
-    table = table_of({3: ("16x16", [0.3, 0.5]), 5: ("8x8", [0.01, 0.01])})
+    table = table_of({3: ("16x16", [0.3, 0.5] * 3), 5: ("8x8", [0.01] * 6)})
     return pd.concat([table, pd.DataFrame(beside)], ignore_index=True)
 
 
@@ -34,7 +34,7 @@ def test_comparisons_stand_from_low_to_high_between_chance_and_ceiling():
     found = comparisons(scores(), select_layer(scores(), metric=METRIC, model="m"))
     assert found["model"].tolist() == [UNIFORM, SAME_POSITION, "epipolar", "m: cameras only", "m", "dsift", CEILING]
     assert found["value"].tolist() == [0.01, 0.02, 0.11, 0.2, 0.4, 0.45, 1.0]
-    assert found["count"].tolist() == [200] * 7
+    assert found["count"].tolist() == [600] * 7
 
 
 def test_the_terminal_shows_them_all():
@@ -43,4 +43,5 @@ def test_the_terminal_shows_them_all():
     said = shown.getvalue()
     assert "layer 3 beside other matchers, 16x16 tokens: precision@5%" in said
     assert [line.split()[0] for line in said.splitlines() if "0." in line][2:5] == ["epipolar", "m:", "m,"]
-    assert "0.300-0.500" in said
+    low, high = comparisons(scores(), selection).set_index("model").loc["m", ["low", "high"]]
+    assert f"{low:.3f}-{high:.3f}" in said

@@ -23,13 +23,13 @@ GRIDS = {"16x16": 1.0, "8x8": 0.5, "4x4": 0.1}
 
 def row(**changes: object) -> dict[str, object]:
     """One row of the score table: pair 0-1 of a scene, from the target to the reference, all heads together."""
-    plain = {"model": "m", "step": -1, "scene": "s0", "pair": "s0:0-1", "query_view": 1, "key_view": 0,
+    plain = {"model": "m", "step": -1, "scene": "s0", "unit": "s0", "pair": "s0:0-1", "query_view": 1, "key_view": 0,
              "direction": "tgt-ref", "rotation_deg": 10.0, "layer": 0, "layer_name": "", "grid": "16x16", "head": -1,
              "timestep": 500, "protocol": "attention-v1", "pair_list": "abc", "metric": METRIC, "value": 0.5,
              "count": 100}  # fmt: skip
     assert set(plain) == set(SCORE_COLUMNS)
     assert set(changes) <= set(plain)
-    return plain | changes
+    return plain | {"unit": changes.get("scene", "s0")} | changes
 
 
 def table_of(
@@ -59,6 +59,26 @@ def table_of(
 
 
 STEADY = [0.30, 0.32, 0.31, 0.29, 0.33]
+
+
+def test_chance_of_a_layer_is_over_its_own_queries_where_it_has_some():
+    """Else it is that of its grid; an earlier training step does not count."""
+    table = table_of({2: ("16x16", times(1.0)), 5: ("16x16", times(0.8)), 9: ("8x8", times(0.1))}, step=7)
+    own = [
+        row(model=model, layer=5, scene=f"s{n}", timestep=t, step=step, value=level + 0.01 * n, count=10 + n)
+        for model, level in ((UNIFORM, 0.1), (SAME_POSITION, 0.2))
+        for n in range(5)
+        for t in (500, 900)
+        for step in (3, 7)
+    ]
+    old = pd.DataFrame(own).assign(value=lambda x: x["value"].where(x["step"] == 7, 0.9))
+    found = select_layer(pd.concat([table, old], ignore_index=True), model="m")
+    by_layer = {c.layer: (c.chance, c.same_position) for c in (found.best, *found.runners_up)}
+    assert by_layer[5] == pytest.approx((0.12, 0.22))
+    assert by_layer[2] == by_layer[9] == pytest.approx((0.01, 0.02))
+    assert select_layer(pd.concat([table, old], ignore_index=True)).model == "m"  # references are no probed model
+    layers = layer_table(pd.concat([table, old], ignore_index=True), found).set_index("layer")
+    assert layers["chance"].tolist() == pytest.approx([0.01, 0.12, 0.01])
 
 
 def times(factor: float) -> list[float]:
@@ -95,21 +115,88 @@ def test_no_layer_above_chance_is_said():
     found = select_layer(table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, chance=0.4))
     assert found.layer == 3
     assert not found.above_chance
-    doubt = "No layer was shown to find correspondence: no interval lies above uniform chance."
+    assert not found.above_null
+    doubt = "No layer was shown to find correspondence beyond same position: the lead of layer 3 is -49.0 points"
     assert found.evidence.startswith(doubt)
-    assert "above uniform chance" not in select_layer(table_of({3: ("16x16", times(1))})).evidence
+    assert "shown to find" not in select_layer(table_of({3: ("16x16", times(1))})).evidence
 
 
 def test_ties_are_layers_whose_paired_difference_has_zero_in_its_interval():
     """Layer 4 is worse in every scene, by little; layer 5 now better, now worse; both have one interval apart."""
-    best = np.array([0.2, 0.4, 0.6, 0.8])
+    best = np.array([0.2, 0.4, 0.6, 0.8, 0.3, 0.7])
     found = select_layer(
-        table_of({3: ("16x16", best), 4: ("16x16", best - 0.02), 5: ("16x16", best[[1, 0, 3, 2]] - 0.01)})
+        table_of({3: ("16x16", best), 4: ("16x16", best - 0.02), 5: ("16x16", best[[1, 0, 3, 2, 5, 4]] - 0.01)})
     )
     assert found.layer == 3
     assert found.ties == (5,)
+    assert not found.ahead
     assert found.best.low < found.runners_up[0].precision < found.best.high
     assert "not separable from layer 5." in found.evidence
+
+
+def test_ahead_of_every_other_needs_another_and_enough_units():
+    two = {3: ("16x16", times(1)), 4: ("16x16", times(0.5))}
+    assert select_layer(table_of(two)).ahead
+    assert select_layer(table_of(two)).evidence.endswith("ahead of every other layer.")
+    alone = select_layer(table_of({3: ("16x16", times(1))}))
+    assert not alone.ahead
+    assert alone.evidence.endswith("the only layer that was measured.")
+    few = select_layer(table_of({layer: (grid, values[:4]) for layer, (grid, values) in two.items()}))
+    assert not few.ahead
+    assert few.evidence.startswith("Nothing can be claimed: 4 independent units, and an interval needs 5.")
+
+
+def test_scenes_of_one_recording_are_one_unit():
+    scores = table_of({3: ("16x16", times(1) * 2), 4: ("16x16", times(0.5) * 2)})
+    assert select_layer(scores).units == 10
+    halved = scores.assign(unit=scores["scene"].map({f"s{n}": f"recording {n // 3}" for n in range(10)}))
+    found = select_layer(halved)
+    assert (found.scenes, found.units) == (10, 4)
+    assert math.isnan(found.best.low)
+    assert layer_table(halved, found)["units"].tolist() == [4, 4]
+
+
+def test_claims_hold_for_all_layers_at_once():
+    """Twelve layers, the best of which is a little ahead of its null: its interval alone lies above, the joint not."""
+    noise = np.random.default_rng(3).normal(0, 0.04, (12, 8))
+    noise -= noise.mean(1, keepdims=True)
+    values = 0.3 + noise + np.linspace(0, 0.045, 12)[:, None]
+    layers = {index: ("16x16", list(row)) for index, row in enumerate(values)}
+    found = select_layer(table_of(layers, chance=0.15))  # the same position is at .3
+    assert found.best.layer == 11
+    assert found.best.null == "same position"
+    assert found.best.lead == pytest.approx(0.045)
+    alone = pd.DataFrame({"g": 0, "scene": [f"s{k}" for k in range(8)], "value": values[11] - 0.3, "count": 1})
+    assert summarise(alone, ["g"], shares=False)["low"].item() > 0 > found.best.lead_low
+    assert found.above_chance
+    assert not found.above_null
+    two = select_layer(table_of({10: layers[0], 11: layers[11]}, chance=0.15))
+    assert two.best.lead_low > found.best.lead_low
+
+
+def test_the_null_to_beat_is_the_strongest_that_was_measured():
+    scores = table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))})
+    assert select_layer(scores).best.null == "same position"
+    blind = scores[scores["layer"] >= 0].assign(model="m: cameras only")
+    parts = [blind.assign(value=blind["value"] * share) for share in (0.01, 1)]
+    weak, strong = (select_layer(pd.concat([scores, part])) for part in parts)
+    assert (weak.best.null, weak.above_null) == ("same position", True)
+    assert (strong.best.null, strong.above_null, strong.above_chance) == ("cameras only", False, True)
+    assert strong.best.cameras_only == pytest.approx(0.31)
+    assert (strong.best.lead, strong.best.lead_low) == (0, 0)
+    assert strong.evidence.startswith("No layer was shown to find correspondence beyond cameras only")
+
+
+def test_cameras_only_is_compared_at_its_own_timesteps():
+    scores = table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))})
+    late = scores[scores["layer"] >= 0].assign(timestep=900)
+    late["value"] *= 0.1
+    blind = scores[scores["layer"] >= 0].assign(model="m: cameras only")
+    blind["value"] *= 0.8
+    best = select_layer(pd.concat([scores, late, blind])).best
+    assert best.precision == pytest.approx(0.31 * 0.55)
+    assert best.null == "cameras only"
+    assert best.lead == pytest.approx(0.31 * 0.2)
 
 
 @pytest.mark.parametrize(("others", "told"), [(6, "layers 1, 2, 3, 4, 5, 6."), (7, "7 other layers.")])
@@ -127,7 +214,7 @@ def test_a_tie_in_the_score_itself_goes_to_the_first_layer():
 
 @settings(max_examples=8, deadline=None)
 @given(
-    values=st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=4),
+    values=st.lists(st.lists(st.floats(0, 1), min_size=5, max_size=5), min_size=1, max_size=4),
     grids=st.lists(st.sampled_from(sorted(GRIDS)), min_size=4, max_size=4),
     seed=st.integers(0, 1000),
 )
@@ -146,7 +233,8 @@ def test_laws_of_selection(values: list[list[float]], grids: list[str], seed: in
     assert again.ties == found.ties
 
 
-def test_pairs_weigh_by_their_count_and_scenes_equally():
+def test_pairs_and_scenes_weigh_by_their_count():
+    """A ratio of sums: 30 + 500 hits of 40 + 2000, not the mean of the scenes' ratios."""
     rows = [
         row(scene="s0", pair="s0:0-1", value=1.0, count=30),
         row(scene="s0", pair="s0:0-2", query_view=2, value=0.0, count=10),
@@ -154,7 +242,7 @@ def test_pairs_weigh_by_their_count_and_scenes_equally():
         row(scene="s1", pair="s1:0-1", timestep=100, value=0.25, count=1000),
     ]
     found = select_layer(pd.DataFrame(rows))
-    assert found.best.precision == pytest.approx((0.75 + 0.25) / 2)
+    assert found.best.precision == pytest.approx(530 / 2040)
     assert found.timesteps == (100, 500)
 
 
@@ -206,16 +294,13 @@ def test_a_grid_on_which_nothing_can_be_right_has_no_share():
     assert cells.loc[2, "precision"] == 0
 
 
-def test_some_scenes_without_ceiling_cannot_hide_a_tie():
-    """A quarter of the draws hold no scene whose coarse ceiling is above zero; they say nothing of the difference."""
-    coarse = [0.1, 0.0, 0.0, 0.0]
-    scores = table_of({2: ("4x4", coarse), 3: ("16x16", [0.9, 0.9, 0.9, 0.9])}, chance=None)
-    zero = (scores["model"] == CEILING) & (scores["grid"] == "4x4") & (scores["scene"] != "s0")
-    scores.loc[zero, "value"] = 0.0
-    found = select_layer(scores)
-    assert found.layer == 2
-    assert found.best.share_of_ceiling == pytest.approx(1)
-    assert (found.best.low, found.best.high) == pytest.approx((1, 1))
+def test_the_share_is_a_ratio_of_sums_over_scenes_of_different_ceilings():
+    """40 + 10 hits of 80 + 10 possible ones; the mean of the scenes' shares would be .75."""
+    scores = table_of({3: ("16x16", [0.4, 0.1])}, chance=None)
+    scores.loc[scores["model"] == CEILING, "value"] = [0.8, 0.1]
+    found = select_layer(scores).best
+    assert found.share_of_ceiling == pytest.approx(0.5 / 0.9)
+    assert found.ceiling == pytest.approx(0.45)
 
 
 def test_a_single_scene_has_no_interval_and_separates_nothing():
@@ -227,7 +312,7 @@ def test_a_single_scene_has_no_interval_and_separates_nothing():
     assert math.isnan(found.best.high)
     assert not found.above_chance
     assert found.ties == (4,)
-    assert "one scene" in found.evidence
+    assert "1 independent unit" in found.evidence
     assert "nan" not in found.evidence
     cells = layer_table(scores, found)
     assert cells[["precision_low", "precision_high", "share_low", "share_high"]].isna().all(axis=None)

@@ -13,13 +13,13 @@ from probe.records import EFFECT, INTERVENTIONS
 from probe.selection import Selection, layer_table, select_layer
 from probe.selection.ties import causal_effects, supervision_costs
 
-BEST = np.array([0.2, 0.4, 0.6, 0.8])
+BEST = np.array([0.4, 0.5, 0.6, 0.7, 0.45, 0.55])
 TIED = {
     3: ("16x16", BEST),
-    4: ("16x16", BEST[[1, 0, 3, 2]] - 0.01),
-    5: ("16x16", BEST - 0.15),
+    4: ("16x16", BEST[[1, 0, 3, 2, 5, 4]] - 0.01),
+    5: ("16x16", BEST - 0.25),
 }  # 3 and 4 cannot be told apart
-EQUAL = [0.11, 0.09, 0.1, 0.1]
+EQUAL = [0.11, 0.09, 0.1, 0.1, 0.105, 0.095]
 
 
 def effects(layers: Mapping[int, Sequence[float]], name: str = "identity", **changes: object) -> pd.DataFrame:
@@ -60,19 +60,19 @@ def test_without_effects_correspondence_decides_alone(costs):
 
 @pytest.mark.parametrize("costs", [None, CHEAP_FIRST, CHEAP_SECOND])
 def test_of_layers_that_correspondence_cannot_separate_the_greater_effect_is_taken(costs):
-    found = chosen(TIED, effects({3: EQUAL, 4: np.add(EQUAL, 0.05), 5: [9.0] * 4}), costs=costs)
+    found = chosen(TIED, effects({3: EQUAL, 4: np.add(EQUAL, 0.05), 5: [9.0] * 6}), costs=costs)
     assert [found.layer, *(c.layer for c in found.runners_up)] == [4, 3, 5]
-    assert found.ties == (3, 5)  # as always of the chosen layer, whose scenes go up and down
+    assert found.ties == (3,)
     assert found.best.causal_effect == pytest.approx(0.15)
     assert found.best.causal_low < 0.15 < found.best.causal_high
-    assert found.best.causal_count == 4
+    assert found.best.causal_count == 6
     assert "more than breaking layer 3; less than layer 5" in found.weighing
     assert "Correspondence cannot separate layers 3, 4; causal effect leaves layer 4." in found.weighing
 
 
 def test_of_equal_effects_the_cheaper_is_taken():
     """Layer 4's effect is higher on average, but not shown to be: its scenes go up and down."""
-    wild = effects({3: EQUAL, 4: [0.5, -0.2, 0.4, -0.2], 5: EQUAL})
+    wild = effects({3: EQUAL, 4: [0.5, -0.2, 0.4, -0.2, 0.45, -0.15], 5: EQUAL})
     assert chosen(TIED, wild, costs=CHEAP_FIRST).layer == 3
     found = chosen(TIED, wild, costs=CHEAP_SECOND)
     assert found.layer == 4
@@ -83,30 +83,30 @@ def test_of_equal_effects_the_cheaper_is_taken():
 
 
 def test_a_worse_layer_is_not_taken_however_great_its_effect_and_small_its_cost():
-    found = chosen(TIED, effects({3: EQUAL, 4: [0.0] * 4, 5: [9.0] * 4}), costs=CHEAP_SECOND)
+    found = chosen(TIED, effects({3: EQUAL, 4: [0.0] * 6, 5: [9.0] * 6}), costs=CHEAP_SECOND)
     assert found.layer == 3
     apart = chosen({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, effects({3: STEADY, 4: [9.0] * 5}))
     assert apart.layer == 3
     assert "less than layer 4" in apart.weighing
-    assert "Correspondence alone decides" in apart.weighing
+    assert "No tie: selected by precision alone." in apart.weighing
 
 
 def test_a_layer_at_chance_is_not_taken():
     """Layer 4 ties with the first, since its scenes differ so much, but is not above chance."""
-    noisy = {3: ("16x16", [0.3, 0.3, 0.3, 0.3]), 4: ("16x16", [0.0, 0.0, 0.0, 1.2])}
-    found = chosen(noisy, effects({3: EQUAL, 4: [9.0] * 4}))
+    noisy = {3: ("16x16", [0.3] * 6), 4: ("16x16", [0.0, 0.0, 0.0, 0.0, 0.8, 0.9])}
+    found = chosen(noisy, effects({3: EQUAL, 4: [9.0] * 6}))
     assert (found.layer, found.ties) == (3, (4,))
 
 
 def test_a_tie_outside_the_leaders_interval_is_not_taken():
-    """With two scenes nearly everything ties; a layer a third as good is still not a contender."""
-    few = {3: ("16x16", [0.5, 0.6]), 4: ("16x16", [0.02, 0.65])}
-    found = chosen(few, effects({3: EQUAL[:2], 4: [9.0, 9.0]}))
+    """A layer that goes up and down ties; far below the leader's interval it is still not a contender."""
+    wild = {3: ("16x16", [0.5, 0.52, 0.48, 0.5, 0.51, 0.49]), 4: ("16x16", [0.1, 0.7, 0.1, 0.75, 0.1, 0.72])}
+    found = chosen(wild, effects({3: EQUAL, 4: [9.0] * 6}))
     assert (found.layer, found.ties) == (3, (4,))
 
 
 def test_an_unknown_effect_of_a_contender_weighs_nothing():
-    found = chosen(TIED, effects({4: [9.0] * 4, 5: EQUAL}), costs=CHEAP_SECOND)
+    found = chosen(TIED, effects({4: [9.0] * 6, 5: EQUAL}), costs=CHEAP_SECOND)
     assert found.layer == 3
     assert "The causal effect of layer 3 was not measured." in found.weighing
     assert "not all of their effects are known" in found.weighing
@@ -138,12 +138,12 @@ def test_the_effect_is_that_of_the_identity_or_the_next_edit_that_breaks():
 
 def test_rows_of_heads_and_of_other_models_do_not_count():
     own = effects({3: EQUAL, 4: EQUAL})
-    others = [effects({3: [9.0] * 4}, head=1), effects({3: [9.0] * 4}, model="m: random weights")]
+    others = [effects({3: [9.0] * 6}, head=1), effects({3: [9.0] * 6}, model="m: random weights")]
     assert chosen(TIED, own, *others).best.causal_effect == pytest.approx(0.1)
 
 
 def test_rows_of_nothing_counted_are_missing_not_zero():
-    lost = effects({3: [np.nan] * 4, 4: EQUAL}).assign(count=lambda rows: rows["value"].notna().astype(int))
+    lost = effects({3: [np.nan] * 6, 4: EQUAL}).assign(count=lambda rows: rows["value"].notna().astype(int))
     found = chosen(TIED, lost)
     assert math.isnan(found.best.causal_effect)
     assert found.best.causal_count == 0
@@ -151,18 +151,18 @@ def test_rows_of_nothing_counted_are_missing_not_zero():
 
 
 def test_effects_change_nothing_else_in_the_selection():
-    plain, edited = chosen(TIED), chosen(TIED, effects({3: [0.5] * 4, 4: EQUAL, 5: EQUAL}))
+    plain, edited = chosen(TIED), chosen(TIED, effects({3: [0.5] * 6, 4: EQUAL, 5: EQUAL}))
     assert (plain.layer, plain.evidence, plain.ties) == (edited.layer, edited.evidence, edited.ties)
     assert (edited.metric, edited.protocol) == (plain.metric, "attention-v1")
 
 
 def test_the_layer_table_has_effect_interval_count_and_cost():
-    scores = pd.concat([table_of(TIED), effects({3: [0.5] * 4, 4: EQUAL})], ignore_index=True)
+    scores = pd.concat([table_of(TIED), effects({3: [0.5] * 6, 4: EQUAL})], ignore_index=True)
     cells = layer_table(scores, select_layer(scores, costs=CHEAP_FIRST)).set_index("layer")
     assert cells["causal_effect"].tolist() == pytest.approx([0.5, 0.1, np.nan], nan_ok=True)
-    assert cells["causal_count"].tolist() == [4, 4, 0]
+    assert cells["causal_count"].tolist() == [6, 6, 0]
     assert cells["cost"].tolist() == [1.0, 2.0, 0.5]
-    assert (cells.loc[4, "causal_low"], cells.loc[4, "causal_high"]) == pytest.approx((0.0925, 0.1075), abs=0.003)
+    assert (cells.loc[4, "causal_low"], cells.loc[4, "causal_high"]) == pytest.approx((0.0926, 0.1074), abs=0.003)
 
 
 def test_cost_is_joint_tokens_squared_times_heads():

@@ -37,7 +37,7 @@ def test_points_land_where_they_are_seen(kind: str | None, size: tuple[int, int]
     assert recording.name == f"hydrant/{SEQUENCE}"
     assert recording.names == tuple(f"frame{index + 1:06d}" for index in range(4))
     assert recording.unit is None
-    torch.testing.assert_close(recording.world_to_cam, world.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, world.world_to_cam, rtol=0, atol=1e-5)
     torch.testing.assert_close(recording.intrinsics, world.intrinsics, rtol=0, atol=1e-4)
     assert_lands(recording, world, colour=JPEG)
 
@@ -103,7 +103,7 @@ def test_evaluation_batches_become_scenes_whose_last_view_is_the_target(tmp_path
 
 def test_what_dust3r_prepared_is_read_too(tmp_path: Path):
     recording = opened(write_prepared(tmp_path, WORLD))
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-5)
     assert_lands(recording, WORLD, colour=JPEG)
     assert find_recordings(Path(f"{tmp_path}#train")).names == (f"hydrant/{SEQUENCE}",)
     with pytest.raises(FileNotFoundError, match=r"selected_seqs_test.json does not exist"):

@@ -37,7 +37,7 @@ def test_points_land_where_they_are_seen(binary: bool, dense: int, tmp_path: Pat
     recording = opened(write_colmap(tmp_path / "room", WORLD, binary=binary, dense=dense))
     assert (recording.name, recording.unit, recording.has_truth) == ("room", None, bool(dense))
     assert recording.names == tuple(f"frame_{index}.png" for index in range(5))
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-5)
     torch.testing.assert_close(recording.intrinsics, WORLD.intrinsics, rtol=0, atol=1e-5)
     assert_lands(recording, WORLD, points=bool(dense))
 
@@ -53,7 +53,7 @@ def test_what_is_read_is_what_pycolmap_reads(binary: bool, tmp_path: Path):
     assert len(known) == len(model.photos) == 5
     for photo in model.photos:
         image = known[photo.name]
-        matrix = torch.from_numpy(image.cam_from_world().matrix()).float()
+        matrix = torch.from_numpy(image.cam_from_world().matrix())
         torch.testing.assert_close(photo.world_to_cam[:3], matrix, rtol=0, atol=1e-6)
         seen = sorted({point.point3D_id for point in image.points2D if point.has_point3D()})
         assert [numbers[place] for place in photo.tracks.tolist()] == seen

@@ -28,7 +28,7 @@ def opened(root: Path) -> Recording:
 
 
 def assert_cameras(recording: Recording, frames: int = 4) -> None:
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam[:frames], rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam[:frames], rtol=0, atol=1e-5)
     torch.testing.assert_close(recording.intrinsics, WORLD.intrinsics[:frames], rtol=0, atol=1e-4)
 
 
@@ -74,7 +74,7 @@ def test_projections_of_either_sign_become_cameras(tmp_path: Path):
     recording = opened(write_idr(tmp_path, WORLD))
     assert (recording.name, recording.names[1], recording.has_truth) == ("scan65", "000001", False)
     assert recording.unit is None
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-4)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-4)
     torch.testing.assert_close(recording.intrinsics, WORLD.intrinsics, rtol=0, atol=1e-3)
     assert_lands(recording, WORLD, points=False)
 

@@ -32,7 +32,7 @@ def opened(root: Path | str) -> Recording:
 
 def grown(recording: Recording) -> Recording:
     """Give the room its own size back."""
-    world_to_cam = recording.world_to_cam.clone()
+    world_to_cam = recording.cameras.clone()
     world_to_cam[:, :3, 3] /= SHRUNK
     depth = recording.depth
     assert depth is not None
@@ -44,7 +44,7 @@ def grown(recording: Recording) -> Recording:
 def test_points_land_where_they_are_seen(scene: str, orientation: int, tmp_path: Path):
     recording = grown(opened(write_navi(tmp_path, WORLD, (scene,), orientation=orientation)))
     assert (recording.name, recording.names, recording.unit) == (scene, ("000", "001", "002", "003", "004"), "m")
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-5)
     torch.testing.assert_close(recording.intrinsics, WORLD.intrinsics, rtol=0, atol=1e-5)
     assert_lands(recording, WORLD, colour=JPEG)
 

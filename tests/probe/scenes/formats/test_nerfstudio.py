@@ -46,7 +46,7 @@ def test_points_land_where_they_are_seen(variant: str, tmp_path: Path):
     recording = opened(write_nerfstudio(tmp_path / "room", WORLD, **VARIANTS[variant]))
     assert recording.names == tuple(f"frame_{index + 1:05d}" for index in range(5))
     assert (recording.unit, recording.name) == ("m", "room")
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-5)
     jpeg = variant == "JPEG"
     assert_lands(recording, WORLD, colour=0.03 if jpeg else 0.004)
 

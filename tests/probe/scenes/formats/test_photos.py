@@ -79,12 +79,12 @@ def test_photos_become_the_cameras_that_took_them(recording: Recording, world: W
     """Up to a similarity: all but the black photo, turned by less than .3 degrees, moved by less than 1 %."""
     assert recording.names == tuple(f"{index + 8}.jpg" for index in range(COUNT))
     assert (recording.name, recording.unit, recording.dropped) == ("room", None, ("99.png",))
-    made, true = camera_centre(recording.world_to_cam).double(), camera_centre(world.world_to_cam).double()
+    made, true = camera_centre(recording.cameras).double(), camera_centre(world.world_to_cam).double()
     scale, rotation, shift = fit_similarity(made, true)
     moved = scale * made @ rotation.mT + shift
     extent = (true - true.mean(0)).norm(dim=-1).max()
     assert (moved - true).norm(dim=-1).max() < 0.01 * extent
-    turned = recording.world_to_cam[:, :3, :3].double() @ rotation.mT
+    turned = recording.cameras[:, :3, :3].double() @ rotation.mT
     full = torch.eye(4, dtype=torch.float64).repeat(COUNT, 1, 1)
     full[:, :3, :3] = turned
     assert rotation_degrees(full, world.world_to_cam.double()).max() < 0.3
@@ -93,7 +93,7 @@ def test_photos_become_the_cameras_that_took_them(recording: Recording, world: W
 
 def test_tracks_lie_on_the_surfaces_that_the_photos_show(recording: Recording, world: World):
     scale, rotation, shift = fit_similarity(
-        camera_centre(recording.world_to_cam).double(), camera_centre(world.world_to_cam).double()
+        camera_centre(recording.cameras).double(), camera_centre(world.world_to_cam).double()
     )
     errors = []
     for index in range(COUNT):

@@ -32,14 +32,14 @@ def test_text_and_frames(late: int, tmp_path: Path):
     recording = opened(write_text(tmp_path, WORLD, late=late))
     assert (recording.name, recording.names) == (KEY, ("0", "1", "2", "3", "4"))
     assert (recording.unit, recording.has_truth, recording.dropped) == (None, False, ())
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-5)
     assert_lands(recording, WORLD, points=False)
 
 
 def test_chunks(tmp_path: Path):
     recording = opened(write_chunks(tmp_path, WORLD))
     assert (recording.name, recording.names) == (KEY, ("0", "1", "2", "3", "4"))
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam, rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-5)
     assert_lands(recording, WORLD, points=False, colour=0.03)
 
 

@@ -40,7 +40,7 @@ def test_points_land_where_they_are_seen(larger: int, tmp_path: Path):
     recording = opened(write_scannet(tmp_path, WORLD, larger=larger))
     assert recording.names == ("15", "75", "105", "1080")
     assert (recording.name, recording.unit) == ("scene0707_00", "m")
-    torch.testing.assert_close(recording.world_to_cam, WORLD.world_to_cam[FRAMES], rtol=0, atol=1e-5)
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam[FRAMES], rtol=0, atol=1e-5)
     assert_lands(recording, WORLD, frames=FRAMES, colour=0.03)
 
 
