@@ -222,7 +222,8 @@ def best_of(run: Evaluation, n_ref: int, name: str) -> Trivial | None:
         name: Of the metric.
     """
     rows = {method: overall(run, n_ref, name, method) for method in TRIVIAL}
-    return best_trivial(name, lambda method: np.nan if rows[method] is None else rows[method]["value"])
+    values = {method: float(row["value"]) for method, row in rows.items() if row is not None}
+    return best_trivial(name, lambda method: values.get(method, np.nan))
 
 
 def view_by_view(run: Evaluation) -> pd.DataFrame:
