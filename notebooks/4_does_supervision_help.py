@@ -158,9 +158,10 @@ gains[gains["metric"].isin(metrics)].round(4)
 # %% [markdown]
 # ## How soon?
 #
-# The paper's claim is about time: half the steps to the same quality. So: at which share of the plain run's steps does
-# each variant reach the plain run's last value? 0.5 is the claim, 1 is no gain; plain's own noisy curve may get there
-# before its end, which is why it stands in the first row.
+# The paper's claim is about time: half the steps to the same quality. So: how many steps does each variant take to the
+# plain run's last value, divided by the steps of the plain run itself? 0.5 is the claim, 1 is no lead. The grey band is
+# what plain runs of different seeds show against one another; the verdict rests on intervals that hold for all
+# comparisons together.
 
 # %%
 show(page, "reach")

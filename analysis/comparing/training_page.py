@@ -9,10 +9,10 @@ from analysis.blocks import Section, SectionPage, Table, chart, csv_link, presen
 from analysis.comparing import run as compare
 from analysis.comparing.page import settings_section
 from analysis.study import figures
-from analysis.study.words import difference_text, panel_title, title, value_text
+from analysis.study.words import best_words, difference_text, panel_title, title, value_text
 from analysis.training import words
 from analysis.training.run import TrainingRun
-from analysis.trivial import BEST, MARK_WORDS, Trivial, beats, best_in_row, best_text, marked
+from analysis.trivial import BEST, MARK_WORDS, Trivial, beats, best_in_row, marked
 from analysis.words import NBSP, interval, listing, number, percent, plural, points
 
 
@@ -58,7 +58,7 @@ def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], 
 def _both(row: Any, best: Trivial | None) -> str:
     """Write both values and the best trivial baseline."""
     a, b = (marked(value_text(row.metric, value), row.metric, value, best) for value in (row.a, row.b))
-    return f"{a} and {b}" + ("" if best is None else f"; {BEST} {best_text(row.metric, best)}")
+    return f"{a} and {b}" + ("" if best is None else f"; {BEST} {best_words(row.metric, best)}")
 
 
 _TRAINING_CAVEATS = (
@@ -129,7 +129,7 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
 def _evaluation_row(row: Any, best: Trivial | None) -> tuple[str, ...]:
     values = (marked(value_text(row.metric, value), row.metric, value, best) for value in (row.a, row.b))
     return (panel_title(row.metric), number(row.step), *values, difference_text(row.metric, row.difference),
-            f"{row.ahead} of {row.evaluations}", best_text(row.metric, best))  # fmt: skip
+            f"{row.ahead} of {row.evaluations}", best_words(row.metric, best))  # fmt: skip
 
 
 def _best(run: TrainingRun, table: pd.DataFrame) -> dict[str, Trivial | None]:

@@ -74,9 +74,9 @@ class Evaluation:
         return int(self.images["scene"].nunique())
 
     @cached_property
-    def units(self) -> int:
-        """Return the number of independent units: recordings, blocks of time of a lone one, or procedural scenes."""
-        return int(self.images["unit" if "unit" in self.images else "scene"].nunique())
+    def units(self) -> list[str]:
+        """Return the independent units: recordings, blocks of time of a lone one, or procedural scenes."""
+        return sorted({str(name) for name in self.images["unit" if "unit" in self.images else "scene"]})
 
     @cached_property
     def views(self) -> pd.DataFrame:
@@ -221,11 +221,9 @@ def best_of(run: Evaluation, n_ref: int, name: str) -> Trivial | None:
         n_ref: Number of references.
         name: Of the metric.
     """
-    def value(method: str) -> float:
-        row = overall(run, n_ref, name, method)
-        return np.nan if row is None else float(row["value"])
-
-    return best_trivial(name, value)
+    rows = {method: overall(run, n_ref, name, method) for method in TRIVIAL}
+    values = {method: float(row["value"]) for method, row in rows.items() if row is not None}
+    return best_trivial(name, lambda method: values.get(method, np.nan))
 
 
 def view_by_view(run: Evaluation) -> pd.DataFrame:

@@ -8,9 +8,10 @@ import pandas as pd
 from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import Evaluation
 from analysis.trivial import BEST, best_text, marked
-from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural
+from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural, units_words
 from probe.records import COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRUTH, better
 from probe.records.intervals import LEAST_UNITS
+from probe.records.names import is_block
 
 SHORT = {MODEL: "", COPY: "copy", MEAN_COLOUR: "mean colour", TRUTH: "true views"}
 
@@ -36,10 +37,11 @@ def counts(run: Evaluation) -> str:
 
 
 def units(run: Evaluation) -> str:
-    """Return how many units are independent: "4 independent scenes", "1 independent unit (recordings, ...)"."""
-    if run.units == run.scenes:
-        return plural(run.units, "independent scene")
-    return f"{plural(run.units, 'independent unit')} (recordings, or blocks of time of a lone one)"
+    """Return how many units are independent: "8 independent scenes", "3 independent recordings", "8 blocks of ..."."""
+    if any(map(is_block, run.units)):
+        return units_words(run.units)
+    noun = "scene" if len(run.units) == run.scenes else "recording"
+    return plural(len(run.units), f"independent {noun}")
 
 
 def source(run: Evaluation) -> str:
@@ -114,20 +116,16 @@ def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
     value = MISSING if row is None else f"{amount(first, row['value'])}{_range(first, row)}"
     texts = [_against(run, n_ref, one) for one in here[here["metric"] == first].to_dict("records")]
     sentence = f"With {reference_words(n_ref)} their {METRICS[first].title} is {value}: {' and '.join(texts)}."
-    return [sentence + _others(here[here["metric"] != first]) + _against_best(here)]
+    return [sentence + _others(here[here["metric"] != first]) + _against_best(run, here)]
 
 
-def _against_best(rows: pd.DataFrame) -> str:
+def _against_best(run: Evaluation, rows: pd.DataFrame) -> str:
     """Say by which measures the model is shown to beat the best trivial baseline, or that nothing can be claimed."""
     if rows["low"].isna().all():
-        count = int(rows["units"].max()) if len(rows) else 0
-        return (
-            f" These are values only: nothing can be claimed from {plural(count, 'independent scene or recording')}; "
-            f"{LEAST_UNITS} are needed."
-        )
+        return f" These are values only: nothing can be claimed from {units(run)}; {LEAST_UNITS} units are needed."
     shown = [METRICS[row["metric"]].title for row in rows[rows["best"]].to_dict("records") if _is_clear(row, 1)]
     every = len(rows["metric"].unique())
-    return f" The {BEST} is clearly beaten by {listing(shown) if shown else 'no measure'} (of {number(every)})."
+    return f" They clearly beat the {BEST} by {listing(shown) or 'none'} ({len(shown)} of {plural(every, 'measure')})."
 
 
 def _range(name: str, row: Any) -> str:
@@ -185,10 +183,11 @@ def _others(rows: pd.DataFrame) -> str:
 def caveats(run: Evaluation) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     sentences = [
-        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps are other "
-        "numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by chance.",
+        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps would "
+        "give other numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by "
+        "chance.",
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
-        "mean colour is a strong answer where views differ much.",
+        "mean colour is hard to beat where views differ much.",
         "The match error compares colours with the references at true matches; it sees 3D consistency only where a "
         "surface looks alike from both sides.",
     ]  # fmt: skip

@@ -282,7 +282,7 @@ def _reach(run: StudyRun) -> Section | None:
     )
     return Section(
         name="reach",
-        title="How soon it is where plain ends",
+        title="How soon it reaches plain's last value",
         charts=(study_chart(run, "reach", svg, caption, shown),),
         tables={"reach": _reach_table(table, order)},
     )

@@ -168,8 +168,8 @@ def _soon(run: StudyRun, variant: str) -> str:
     shown = [row for row in rows if row.metric in (PSNR, HIGH_NOISE)] or rows[:2]
     phrases = "; ".join(f"{title(row.metric)} {pace_words(row)}" for row in shown)
     return (
-        f"How soon {variant} is where {PLAIN} ends, in its steps over {PLAIN}'s to the last value that both reach (1: "
-        f"no lead): {phrases}. {_half_the_steps(rows)}"
+        f"How soon {variant} reaches {PLAIN}'s last value, in its steps divided by those of {PLAIN} itself (1: no "
+        f"lead; to the worse of the two last values, which both reach): {phrases}. {_half_the_steps(rows)}"
     )
 
 

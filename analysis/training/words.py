@@ -267,8 +267,7 @@ def _gap(run: TrainingRun) -> str:
     ]
     ahead = max(readout - attention for readout, attention in gaps.values()) > 0
     texts = (
-        "What the readout has ahead, the loss's own mixing of the heads achieves and not the attention that the model "
-        "uses."
+        "That lead is due to the loss's own mixing of the heads, not the attention that the model uses."
         if ahead
         else "The attention that the model uses is as good as what the loss reads out of it."
     )

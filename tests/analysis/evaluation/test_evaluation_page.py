@@ -226,7 +226,7 @@ def test_one_scene_has_no_intervals_and_claims_none(tmp_path: Path):
     run = make_run(tmp_path / "run", images(scenes=1))
     text = " ".join(words.answer(read_evaluation(run)))
     assert "by value" in text
-    assert "nothing can be claimed from 1 independent scene or recording; 5 are needed." in text
+    assert "nothing can be claimed from 1 independent scene; 5 units are needed." in text
     assert "clearly" not in text
     assert "interval 1" not in text
     report.build_report(run)

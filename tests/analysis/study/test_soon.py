@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.study import words
+from analysis.study.figures import step_ratios
 from analysis.study.run import StudyRun
 from analysis.study.seeds import FinishedRun, study_tables
-from analysis.study.soon import compare_steps, how_soon, in_half
+from analysis.study.soon import compare_steps, how_soon, in_half, seed_ratios
+from benchmarks.how_soon import Benchmark, measure
 
 STEPS = (10, 20, 30)
 Curves = Mapping[str, Sequence[Sequence[float]]]
@@ -163,3 +165,35 @@ def test_more_comparisons_make_wider_joint_intervals():
     ten = row(study(plain=plain, cameo=cameo, **{f"other-{n}": cameo for n in range(9)}))
     assert ten[["low", "high"]].tolist() == one[["low", "high"]].tolist()
     assert ten["joint_low"] < one["joint_low"] == one["low"] < one["high"] == one["joint_high"] < ten["joint_high"]
+
+
+def test_a_figure_draws_open_ends_to_its_edge_and_every_seed():
+    curves = {"plain": [(6, 8, 10), (6, 9, 11), (11, 8, 10)], "cameo": [(11, 12, 13), (8, 12, 14), (6, 8, 9)]}
+    run = study(**curves)
+    named = {"variant": "who", "metric": "panel"}
+    svg = step_ratios(
+        how_soon(run).rename(columns=named), seed_ratios(run).rename(columns=named), titles={"psnr": "PSNR"},
+        order=["cameo"], goal=0.5, alt="ratios",
+    )  # fmt: skip
+    assert 'aria-label="ratios"' in svg
+    assert all(text in svg for text in ("PSNR", "cameo", "½"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["rising", "saturated", "flat"])
+@pytest.mark.parametrize("luck", [0.0, 0.2])
+def test_a_variant_identical_to_plain_is_hardly_ever_called_sooner(shape: str, luck: float):
+    """At most .05 of studies may say anything of any of six metrics; the former rule claimed half the steps in most."""
+    before, after = measure(shape, 5, 1.0, Benchmark(studies=100, luck=luck))
+    assert after.sooner + after.later <= 0.05
+    assert after.half == 0
+    if shape == "flat":
+        assert before.half > 0.5
+
+
+@pytest.mark.slow
+def test_a_variant_that_takes_half_the_steps_is_found():
+    _, after = measure("rising", 5, 2.0, Benchmark(studies=60))
+    assert after.sooner > 0.5
+    assert after.half <= 0.05  # exactly half is not shown to be at most half
+    assert measure("rising", 5, 4.0, Benchmark(studies=40))[1].half > 0.3
