@@ -117,8 +117,27 @@ def test_headings_that_are_linked_to_exist():
             assert heading in headings[Path(other).name or page], f"{page}: {other}#{heading}"
 
 
-def test_the_table_of_models_is_that_of_the_code():
-    assert generate.with_table(PAGES["models.md"]) == PAGES["models.md"], "run python docs/generate.py"
+@pytest.mark.parametrize("path", generate.PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_generated_parts_are_those_of_tables_and_code(path: Path):
+    page = path.read_text(encoding="utf-8")
+    assert generate.with_parts(page) == page, "run python docs/generate.py"
+    assert page.count("<!-- generated") == page.count("<!-- end -->") == len(generate.MARKS.findall(page))
+
+
+MEASURED = re.compile(r"±\s*[\d.]|\d\s*dB\b|(?<![\w.])\.\d{2,3}\b|\d [%] ?\(\d|\d\.\d [%]|(?i:half the steps)")
+"""What only tables may say: an interval, decibels, a share to three digits, a percentage with its interval."""
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/training.md", "docs/reading.md", "reports/reference/README.md"])
+def test_measured_numbers_stand_in_generated_parts_alone(name: str):
+    """So that each is read from a committed table; code, flags and the definition of what is shown aside."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", generate.without_parts((ROOT / name).read_text(encoding="utf-8")), flags=re.S)
+    assert MEASURED.findall(text) == []
+
+
+def test_a_number_outside_of_a_table_would_be_seen():
+    for said in ("reaches 16.74 ± .25", "gains .7 dB", "precision .107", "24 % (18-30 %)", "0.8 % of", "in half the steps"):
+        assert MEASURED.search(said), said
 
 
 def test_every_model_says_what_was_checked():
