@@ -98,7 +98,10 @@ def _at_null(run: ProbeRun) -> list[str]:
 
 
 def _below_same_position(run: ProbeRun) -> list[str]:
-    under = run.layers[run.layers["precision_high"] < run.layers["same_position"]]["layer"]
+    if "lead_high" not in run.layers:
+        return []
+    beaten = (run.layers["null"] == "same position") & (run.layers["lead_high"] < 0)
+    under = run.layers[beaten]["layer"]
     if under.empty:
         return []
     if len(under) == len(run.layers):

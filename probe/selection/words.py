@@ -87,7 +87,7 @@ def weighing_words(chosen: int, contenders: Sequence[int], effects: CausalEffect
         return "Chosen by correspondence alone: no causal effect was measured."
     parts = [_effect_sentence(chosen, effects)]
     if len(contenders) == 1:
-        parts.append("No tie: selected by precision alone.")
+        parts.append("Selected by precision alone.")
     elif any(np.isnan(effects.of(layer)[0]) for layer in contenders):
         parts.append(f"Correspondence cannot separate {listed(contenders)}, and not all of their effects are known.")
     else:

@@ -88,7 +88,7 @@ def test_a_worse_layer_is_not_taken_however_great_its_effect_and_small_its_cost(
     apart = chosen({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, effects({3: STEADY, 4: [9.0] * 5}))
     assert apart.layer == 3
     assert "less than layer 4" in apart.weighing
-    assert "No tie: selected by precision alone." in apart.weighing
+    assert "Selected by precision alone." in apart.weighing
 
 
 def test_a_layer_at_chance_is_not_taken():
