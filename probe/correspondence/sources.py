@@ -1,8 +1,8 @@
 """Where true points come from: the sensor, a network, tracks, or a function of the user's own.
 
-A source is a function: views to the world point of every pixel and where it is known, in the scene's frame and unit.
-:func:`probe.scenes.recordings.with_geometry` puts its answer in place of what the scene has; a scene without depth of
-its own has ``valid`` false everywhere. ``python -m probe.truth_quality`` compares sources.
+A source is a function: views to the world point of every pixel and where it is known, in the world of the views'
+cameras. :func:`probe.scenes.recordings.with_geometry` puts its answer in place of what the scene has; a scene without
+depth of its own has ``valid`` false everywhere. ``python -m probe.truth_quality`` compares sources.
 """
 
 from typing import Any

@@ -97,8 +97,12 @@ def make_scene(
         limits: Thresholds; None for all of the scene's unit.
 
     Raises:
-        ValueError: If an image has fewer pixels along a side than a grid has tokens.
+        ValueError: If there is only one view, or an image has fewer pixels along a side than a grid has tokens.
     """
+    if views.count < 2:
+        raise ValueError(
+            f"make_scene: {views.count} view, expected at least 2: a query is matched in another view; load more views"
+        )
     grids = sorted({layer.grid for layer in layers if layer.grid})
     return Scene(
         views=views,

@@ -29,7 +29,7 @@ from probe.metrics import (
     uniform_chance,
 )
 from probe.scenes.shapes import draw_shapes, make_views
-from probe.views import Views, concatenate
+from probe.views import Views, concatenate, resize
 
 NAN = math.nan
 CLOSE = {"rtol": 1e-5, "atol": 1e-6, "equal_nan": True}
@@ -379,6 +379,18 @@ def test_grid_truth_of_a_room(grid: tuple[int, int]):
     torch.testing.assert_close(truth.token_size, torch.tensor([24 / grid[1], 24 / grid[0]]))
     limit = Threshold(name="t", kind="token", value=math.sqrt(0.5) + 1e-4)
     assert correct(nearest_token(truth, views.size), truth, limit)[:, 0][truth.visible].all()
+
+
+@pytest.mark.parametrize(("height", "width", "side"), [(24, 24, 24.0), (16, 24, math.sqrt(384)), (24, 6, 12.0)])
+def test_the_side_is_the_geometric_mean_of_height_and_width(height: int, width: int, side: float):
+    """Neither the longer nor the shorter one: errors of an upright image are those of the same image laid down."""
+    views = resize(room(), height, width)
+    truth = grid_truth(views, (3, 3))
+    assert isinstance(truth.side, float)
+    assert truth.side == pytest.approx(side)
+    off = errors(same_position(truth), truth, "image")
+    pixels = (truth.centres[:, None] - truth.xy[0]).norm(dim=-1)
+    torch.testing.assert_close(off[0, 0] * side, pixels, **CLOSE)
 
 
 def test_grid_truth_of_two_scenes_is_that_of_each():

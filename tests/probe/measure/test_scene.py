@@ -11,7 +11,7 @@ from probe.layers import Layer
 from probe.measure.scene import direction, make_scene, pair_table, scene_pairs
 from probe.metrics import thresholds
 from probe.scenes import Request, open_scenes
-from probe.views import Views
+from probe.views import TENSORS, Views
 
 NOISE = torch.zeros(1, 3, 1, 1, 1)
 
@@ -45,6 +45,13 @@ def test_thresholds_are_those_of_the_scenes_unit_unless_they_are_chosen():
 def test_a_grid_finer_than_the_image_is_refused():
     with pytest.raises(ValueError, match="choose a coarser grid or larger images"):
         make_scene(room(0), [layer_on((65, 65))], NOISE)
+
+
+def test_one_view_is_refused_in_one_line():
+    """There is no pair to measure; the explorer would divide by the number of other views."""
+    tensors = {name: getattr(room(0), name)[:, :1] for name in TENSORS}
+    with pytest.raises(ValueError, match=r"^make_scene: 1 view, expected at least 2: .*; load more views$"):
+        make_scene(replace(room(0), **tensors), [layer_on((4, 4))], NOISE)
 
 
 def test_a_scene_is_the_same_twice():

@@ -81,6 +81,20 @@ def test_chance_of_a_layer_is_over_its_own_queries_where_it_has_some():
     assert layers["chance"].tolist() == pytest.approx([0.01, 0.12, 0.01])
 
 
+def test_the_share_of_the_ceiling_is_the_ratio_of_means():
+    """Not the mean of the scenes' ratios, which a scene of a low ceiling would rule; so is its interval."""
+    values, limits = [0.05, 0.2, 0.3, 0.4, 0.1], [0.1, 0.9, 0.8, 1.0, 0.6]
+    table = table_of({2: ("16x16", values), 5: ("8x8", times(0.01))})
+    for n, limit in enumerate(limits):
+        here = (table["model"] == CEILING) & (table["grid"] == "16x16") & (table["scene"] == f"s{n}")
+        table.loc[here, "value"] = limit
+    best = select_layer(table, model="m").best
+    assert (best.layer, best.ceiling) == (2, pytest.approx(np.mean(limits)))
+    assert best.share_of_ceiling == pytest.approx(np.mean(values) / np.mean(limits))
+    assert best.share_of_ceiling != pytest.approx(np.mean(np.divide(values, limits)), rel=0.02)
+    assert best.low <= best.share_of_ceiling <= best.high
+
+
 def times(factor: float) -> list[float]:
     return [factor * value for value in STEADY]
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from einops import rearrange
 from training import SUPERVISION
 
 from probe.attention.call import Call
+from probe.capture import AttentionTap
 from probe.correspondence import visible_tokens
 from probe.layers import Layer, find_layers, select_layers
 from probe.metrics import scene_size
@@ -14,7 +16,7 @@ from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel
 from probe.models.schedules import pixel_scheduler
 from probe.scenes.shapes import draw_shapes, make_views
-from probe.views import Views
+from probe.views import Views, concatenate
 from train import objectives
 from train.batches import Batch
 from train.loop import TrainingStep
@@ -58,6 +60,49 @@ def test_visible_truth_counts_what_the_depth_test_sees_and_gated_is_part_of_cycl
     numbers = [int(truth[name].counted.sum()) for name in ("gated", "cycle")]
     assert 0 < numbers[0] < numbers[1]
     assert not bool((truth["visible"].counted & ~visible_tokens(views, grid)).any())
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 30.0])
+def test_gated_truth_is_a_share_of_each_scenes_own_size(factor: float):
+    """Scenes of other units count the same pairs, also side by side in a batch; the limit is 2 % of the size."""
+    views, grid = scenes(1, rotation=70.0), (8, 8)
+    plain = objectives.cycle_truth(views, grid, 1.5)
+    limit = 0.02 * scene_size(views)
+    expected = plain.counted & (plain.distance < limit)
+    assert 0 < expected.sum() < plain.counted.sum()
+    grown = replace(views, point_map=factor * views.point_map, world_to_cam=views.world_to_cam.clone())
+    grown.world_to_cam[..., :3, 3] *= factor
+    both = objectives.gated_truth(concatenate([grown, views]), grid, 1.5)
+    border = ((plain.distance / limit - 1).abs() < 1e-4)[0]  # rounding may decide there
+    assert border.float().mean() < 0.01
+    assert torch.equal(both.counted[0] & ~border, expected[0] & ~border)
+    assert torch.equal(both.counted[1], expected[0])
+
+
+class Recorded(AttentionTap):
+    """A tap that has recorded one call."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def __getitem__(self, layer: Layer | int | str) -> Call:
+        return self.call
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_the_loss_has_the_scale_that_the_layer_has(scale: float, model: MultiViewModel):
+    """Not 1 / sqrt(d): a layer with another factor is supervised as it attends."""
+    (layer,) = select_layers(find_layers(model.network), "10")
+    objective = AttentionSupervision([layer], **{**SUPERVISION, "mixing": "mean"})
+    truth = objective.prepare(scenes(), same)
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, layer.heads, 3 * 64, layer.channels, generator=generator) for _ in range(2))
+    call = Call(name=layer.name, nth=0, step=0, q=q, k=k, v=q, scale=scale, **NO_MASK)
+    matches = truth.matches[8, 8]
+    logits = rearrange(scale * (q @ k.mT).mean(1), "b (fq n) (fk m) -> b fq n fk m", fq=3, fk=3)
+    entropy = -logits.log_softmax(-1).gather(-1, matches.index[..., None])[..., 0]
+    sides = [entropy[:, side][matches.counted[:, side]].mean() for side in (slice(1), slice(1, None))]
+    assert objective(Recorded(call), truth, 1).item() == pytest.approx(float(sum(sides)), rel=1e-4)
 
 
 def test_identical_views_are_matched_with_themselves_under_every_rule():
