@@ -20,9 +20,9 @@ from analysis.study.seeds import PLAIN, half_interval
 from analysis.study.soon import how_soon
 from analysis.study.words import answer, held_out, pace_words, seeds_vary, title, value_text
 from analysis.trivial import MARK_WORDS, best_text, marked
-from analysis.words import MISSING, NBSP, listing, percent, plural, points
+from analysis.words import MISSING, listing, percent, plural, points
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
-from probe.records.names import is_block, is_null
+from probe.records.names import is_null
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 SUPERVISED = {
@@ -57,7 +57,7 @@ def _probe(name: str) -> dict[str, Any]:
 
 def probe_words() -> str:
     """Return what the shipped model's probe shows on procedural rooms and on real frames."""
-    return f"{_on_rooms()} {_on_real_frames()}"
+    return f"*{_on_rooms()}*\n\n*{_on_real_frames()}*"
 
 
 def _on_rooms() -> str:
@@ -71,9 +71,8 @@ def _on_rooms() -> str:
     )
     row = layers.set_index("layer").loc[chosen["layer"]]
     return (
-        f"The small model that ships (7000 steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: {found}. "
-        f"Layer {chosen['layer']} finds {_with_ends(row['precision'], row['precision_low'], row['precision_high'])} of "
-        f"the points; {_matchers(kept)}. {_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
+        f"The small model that ships (7000 steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: "
+        f"{found}. Layer {chosen['layer']} finds {_precision(row)} of the points; {_matchers(kept)}. {_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
     )
 
 
@@ -85,10 +84,14 @@ def _on_real_frames() -> str:
     kept = _probe("probe-kitchen")
     chosen, row = kept["selection"], kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     return (
-        f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} blocks "
-        f"of time): layer {chosen['layer']} finds {_with_ends(row['precision'], row['precision_low'], row['precision_high'])}; "
-        f"{_matchers(kept)}. {_leads(kept['leads'])}"
+        f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} "
+        f"blocks of time) layer {chosen['layer']} finds "
+        f"{_precision(row)}; {_matchers(kept)}. {_leads(kept['leads'])}"
     ).rstrip()
+
+
+def _precision(row: pd.Series) -> str:
+    return _with_ends(row["precision"], row["precision_low"], row["precision_high"])
 
 
 def _with_ends(value: float, low: float, high: float) -> str:
@@ -226,19 +229,20 @@ def noise_words() -> str:
     for variant, name in NOISE.items():
         row = _paired(run, PRECISION_12, variant, "cameo")
         verdict = "worse" if row["value"] + row["half"] < 0 else "nothing can be said"
-        parts.append(f"{name} {value_text(PRECISION_12, row['value'])} ± {value_text(PRECISION_12, row['half'])} ({verdict})")
+        change = f"{value_text(PRECISION_12, row['value'])} ± {value_text(PRECISION_12, row['half'])}"
+        parts.append(f"{name} {change} ({verdict})")
     return (
         f"Exact truth gains {value_text(PRECISION_12, gain['value'])} ± {value_text(PRECISION_12, gain['half'])} in "
-        f"{title(PRECISION_12)} over plain ({plural(gain['seeds'], 'seed')}). Noise on the truth, against exact truth: "
-        f"{'; '.join(parts)}. An interval about as wide as the gain cannot show that noise costs nothing: an equivalence "
-        "needs a margin, and more seeds."
+        f"{title(PRECISION_12)} over plain ({plural(gain['seeds'], 'seed')}). Noise on the truth, against exact "
+        f"truth: {'; '.join(parts)}. An interval about as wide as the gain cannot show that noise costs nothing: an "
+        "equivalence needs a margin, and more seeds."
     )
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "probe": lambda: f"*{probe_words()}*",
+    "probe": probe_words,
     "study-short": lambda: study_table("study", (PLAIN, "cameo", "mean", "shuffled")),
     "study": lambda: study_table("study", tuple(SUPERVISED)),
     "study-words": lambda: f"{study_words('study')} {mixing_words()}",

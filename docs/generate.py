@@ -7,10 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from claims import BLOCKS
+from claims import BLOCKS  # noqa: E402, beside this file
 
-from probe.models import MODELS
-from probe.models.about import ABOUT
+from probe.models import MODELS  # noqa: E402
+from probe.models.about import ABOUT  # noqa: E402
 
 PAGES = (ROOT / "README.md", ROOT / "reports" / "reference" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKS = re.compile(r"(<!-- generated: ([\w-]+) -->\n\n).*?(\n\n<!-- end -->)", re.S)
