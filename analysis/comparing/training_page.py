@@ -13,7 +13,8 @@ from analysis.study.words import best_words, difference_text, panel_title, title
 from analysis.training import words
 from analysis.training.run import TrainingRun
 from analysis.trivial import BEST, MARK_WORDS, Trivial, beats, best_in_row, marked
-from analysis.words import NBSP, interval, listing, number, percent, plural, points
+from analysis.words import METHOD_LABELS, NBSP, interval, listing, number, percent, plural, points
+from probe.records import TRIVIAL, trivial_column
 
 
 def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], rebuild: str) -> SectionPage:
@@ -104,6 +105,12 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
         for metric in table["metric"]
         for name, run in zip(names, (a, b), strict=True)
     ]
+    lines += [
+        pd.DataFrame({"panel": metric, "who": METHOD_LABELS[method], "step": a.evaluation["step"], "value": values})
+        for metric in table["metric"]
+        for method in TRIVIAL
+        if (values := a.evaluation.get(trivial_column(method, str(metric)))) is not None
+    ]
     curves = pd.concat(lines, ignore_index=True).dropna().assign(low=np.nan, high=np.nan)
     titles = {str(metric): panel_title(str(metric)) for metric in table["metric"]}
     phrases = "; ".join(
@@ -113,7 +120,8 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     caption = (
         f"Both runs on the same held-out scenes, as far as each has come: {names[0]} has "
         f"{plural(len(a.evaluation), 'evaluation')}, "
-        f"{names[1]} {len(b.evaluation)}. No intervals: one run each, and means over the scenes only."
+        f"{names[1]} {len(b.evaluation)}. Lines across are trivial baselines, the same for "
+        "both. No intervals: one run each, and means over the scenes only."
     )
     drawn = chart("evaluations", svg, caption, source=words.source(a), table=curves, file="compare_evaluations.csv")
     trivial = _best(a, table)

@@ -180,12 +180,20 @@ def _others(rows: pd.DataFrame) -> str:
 # --- caveats ---------------------------------------------------------------------------------------------------------
 
 
+def _intervals(run: Evaluation) -> str:
+    """Say what intervals are over, or why there are none."""
+    if len(run.units) < LEAST_UNITS:
+        return f"There are no intervals and no claims: {units(run)}, where {LEAST_UNITS} units are needed."
+    return (
+        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps would give "
+        "other numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by chance."
+    )
+
+
 def caveats(run: Evaluation) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     sentences = [
-        f"Intervals are over {units(run)}; other scenes, another seed of the noise or more sampling steps would "
-        "give other numbers. Each comparison has an interval of its own: of many, about one in twenty seems clear by "
-        "chance.",
+        _intervals(run),
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
         "mean colour is hard to beat where views differ much.",
         "The match error compares colours with the references at true matches; it sees 3D consistency only where a "

@@ -105,26 +105,33 @@ def seed_ratios(run: StudyRun) -> pd.DataFrame:
     """
     rows = []
     for metric in run.metrics:
-        curves = _curves(run, metric)
-        for variant, seed in curves.columns:
-            if variant != PLAIN and (PLAIN, seed) in curves:
-                own = compare_steps(curves[variant, seed], curves[PLAIN, seed], higher=better(metric) > 0)
+        steps, curves = _curves(run, metric)
+        for (variant, seed), curve in curves.items():
+            if variant != PLAIN and (plain := curves.get((PLAIN, seed))) is not None:
+                own = compare_steps(steps, curve, plain, higher=better(metric) > 0)
                 rows += [(variant, seed, metric, *own)] if own else []
     return pd.DataFrame(rows, columns=["variant", "seed", "metric", "ratio", "at_most", "at_least"])
 
 
-def _curves(run: StudyRun, metric: str) -> pd.DataFrame:
-    """Return one column per variant and seed in the study's order, one row per step."""
+def _curves(run: StudyRun, metric: str) -> tuple[np.ndarray, dict[tuple[str, int], np.ndarray]]:
+    """Return the steps, and each run's values at them by variant and seed in the study's order; NaN where missing."""
     rows = run.study[run.study["metric"] == metric]
-    curves = rows.set_index(["step", "variant", "seed"])["value"].unstack(["variant", "seed"])  # noqa: PD010
-    return curves.sort_index()[rows[["variant", "seed"]].drop_duplicates().itertuples(index=False, name=None)]
+    steps = np.unique(rows["step"])
+    curves = {}
+    for (variant, seed), part in rows.groupby(["variant", "seed"], sort=False):
+        curves[str(variant), int(seed)] = np.full(len(steps), np.nan)
+        curves[str(variant), int(seed)][np.searchsorted(steps, part["step"])] = part["value"]
+    return steps.astype(float), curves
 
 
-def compare_steps(own: pd.Series, plain: pd.Series, *, higher: bool) -> tuple[float, bool, bool] | None:
+def compare_steps(
+    steps: np.ndarray, own: np.ndarray, plain: np.ndarray, *, higher: bool
+) -> tuple[float, bool, bool] | None:
     """Compare the steps that two curves take to the worse of their last values, which both reach.
 
     Args:
-        own: Values by step.
+        steps: Of the evaluations, rising.
+        own: Values at these steps; NaN where missing.
         plain: The plain run's, likewise.
         higher: Whether higher is better.
 
@@ -132,13 +139,13 @@ def compare_steps(own: pd.Series, plain: pd.Series, *, higher: bool) -> tuple[fl
         Steps of the first over steps of the second; whether the first, and whether the second was there by its first
         evaluation. None where no step has both.
     """
-    both = pd.DataFrame({"own": own, "plain": plain}).dropna()
-    if both.empty:
+    both = np.isfinite(own) & np.isfinite(plain)
+    if not both.any():
         return None
-    goal = float(both.iloc[-1].min() if higher else both.iloc[-1].max())
-    steps = both.index.to_numpy(dtype=float)
-    at, note = first_reach(steps, both["own"].to_numpy(), goal, higher=higher)
-    plain_at, plain_note = first_reach(steps, both["plain"].to_numpy(), goal, higher=higher)
+    ends = float(own[both][-1]), float(plain[both][-1])
+    goal = min(ends) if higher else max(ends)
+    at, note = first_reach(steps[both], own[both], goal, higher=higher)
+    plain_at, plain_note = first_reach(steps[both], plain[both], goal, higher=higher)
     return at / plain_at, note == BY_THE_FIRST, plain_note == BY_THE_FIRST
 
 
@@ -146,20 +153,21 @@ def _plain_against_plain(run: StudyRun) -> pd.DataFrame:
     """Measure what a variant identical to plain gets: columns metric, null_share, null_reached, null_factor."""
     rows = []
     for metric in run.metrics:
-        curves, higher = _curves(run, metric), better(metric) > 0
-        plain = [curves[column] for column in curves.columns if column[0] == PLAIN]
-        pairs = [compare_steps(a, b, higher=higher) for a, b in combinations(plain, 2)]
+        (steps, curves), higher = _curves(run, metric), better(metric) > 0
+        plain = [curve for (variant, _), curve in curves.items() if variant == PLAIN]
+        pairs = [compare_steps(steps, a, b, higher=higher) for a, b in combinations(plain, 2)]
         logs = [np.log(pair[0]) for pair in pairs if pair]
-        shares = [_share(a, b, higher=higher) for a, b in permutations(plain, 2)]
+        shares = [_share(steps, a, b, higher=higher) for a, b in permutations(plain, 2)]
         reached = np.mean([share < np.inf for share in shares]) if shares else np.nan
         share = np.mean([min(share, 1.0) for share in shares]) if shares else np.nan
         rows.append((metric, share, reached, float(np.exp(np.sqrt(np.mean(np.square(logs))))) if logs else np.nan))
     return pd.DataFrame(rows, columns=["metric", "null_share", "null_reached", "null_factor"])
 
 
-def _share(own: pd.Series, plain: pd.Series, *, higher: bool) -> float:
+def _share(steps: np.ndarray, own: np.ndarray, plain: np.ndarray, *, higher: bool) -> float:
     """Return the share of all steps after which a curve is at another's last value; infinity where it never is."""
-    both = pd.DataFrame({"own": own, "plain": plain}).dropna()
-    steps = both.index.to_numpy(dtype=float)
-    step, _ = first_reach(steps, both["own"].to_numpy(), float(both["plain"].iloc[-1]), higher=higher)
-    return float(step / steps[-1]) if np.isfinite(step) else np.inf
+    both = np.isfinite(own) & np.isfinite(plain)
+    if not both.any():
+        return np.inf
+    step, _ = first_reach(steps[both], own[both], float(plain[both][-1]), higher=higher)
+    return float(step / steps[both][-1]) if np.isfinite(step) else np.inf

@@ -207,6 +207,19 @@ def test_a_training_comparison_claims_no_significance(tmp_path: Path, monkeypatc
     assert ("seed", "3", "4") in page.sections[-1].tables["settings"].rows
 
 
+def test_both_trainings_stand_beside_the_best_trivial_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    trivial = {"copy_psnr": 11.7, "mean_colour_psnr": 12.3, "copy_ssim": 0.3, "mean_colour_ssim": 0.4}
+    rows = [{"step": step, "loss": 5 / step, "psnr": 14.0, "ssim": 0.35, **trivial} for step in (10, 20)]
+    folders = [make_training(tmp_path / name, rows=rows) for name in ("a", "b")]
+    page = report.build_comparison(*folders)[1]
+    assert page.answer[-1] == "By SSIM neither run beats the best trivial baseline."
+    cells = {row[0].partition(",")[0]: row[2:4] + row[-1:] for row in page.sections[0].tables["evaluations"].rows}
+    assert cells["PSNR (dB)"] == ("14.00", "14.00", "12.30 (mean colour)")
+    assert cells["SSIM"] == ("0.350\u00a0†", "0.350\u00a0†", "0.400 (mean colour)")
+    assert "mean colour of that reference" in page.sections[0].charts[0].svg
+
+
 def test_two_of_a_kind(run_folder: Path, tmp_path: Path):
     with pytest.raises(RunError, match="only one is a training run"):
         report.build_comparison(run_folder, make_training(tmp_path / "a"))

@@ -44,7 +44,9 @@ def row(run: StudyRun, variant: str = "cameo") -> pd.Series:
 
 
 def pace(own: Sequence[float], plain: Sequence[float], *, higher: bool = True) -> tuple[float, bool, bool]:
-    compared = compare_steps(pd.Series(own, STEPS), pd.Series(plain, STEPS), higher=higher)
+    compared = compare_steps(
+        np.array(STEPS, dtype=float), np.array(own, dtype=float), np.array(plain, dtype=float), higher=higher
+    )
     assert compared is not None
     return compared
 
@@ -180,11 +182,10 @@ def test_a_figure_draws_open_ends_to_its_edge_and_every_seed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["rising", "saturated", "flat"])
-@pytest.mark.parametrize("luck", [0.0, 0.2])
+@pytest.mark.parametrize(("shape", "luck"), [("rising", 0.05), ("saturated", 0.2), ("flat", 0.0)])
 def test_a_variant_identical_to_plain_is_hardly_ever_called_sooner(shape: str, luck: float):
     """At most .05 of studies may say anything of any of six metrics; the former rule claimed half the steps in most."""
-    before, after = measure(shape, 5, 1.0, Benchmark(studies=100, luck=luck))
+    before, after = measure(shape, 5, 1.0, Benchmark(studies=60, luck=luck))
     assert after.sooner + after.later <= 0.05
     assert after.half == 0
     if shape == "flat":
@@ -193,7 +194,7 @@ def test_a_variant_identical_to_plain_is_hardly_ever_called_sooner(shape: str, l
 
 @pytest.mark.slow
 def test_a_variant_that_takes_half_the_steps_is_found():
-    _, after = measure("rising", 5, 2.0, Benchmark(studies=60))
+    _, after = measure("rising", 5, 2.0, Benchmark(studies=30))
     assert after.sooner > 0.5
     assert after.half <= 0.05  # exactly half is not shown to be at most half
-    assert measure("rising", 5, 4.0, Benchmark(studies=40))[1].half > 0.3
+    assert measure("rising", 5, 4.0, Benchmark(studies=30))[1].half > 0.3
