@@ -72,7 +72,8 @@ def _on_rooms() -> str:
     row = layers.set_index("layer").loc[chosen["layer"]]
     return (
         f"The small model that ships (7000 steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: "
-        f"{found}. Layer {chosen['layer']} finds {_precision(row)} of the points; {_matchers(kept)}. {_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
+        f"{found}. Layer {chosen['layer']} finds {_precision(row)} of the points; {_matchers(kept)}. "
+        f"{_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
     )
 
 
