@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from frame_groups import pick_groups
 from hypothesis import given
@@ -12,7 +13,19 @@ from hypothesis import strategies as st
 from small_world import make_world, recording_of
 
 from probe.records import write_json
-from probe.scenes.choosing import Recordings, Scene, ViewList, draw_list, list_record, read_list, share_out
+from probe.records.names import is_block
+from probe.scenes import Request, open_scenes
+from probe.scenes.choosing import (
+    Recordings,
+    Scene,
+    ViewList,
+    draw_list,
+    independent_units,
+    list_record,
+    read_list,
+    share_out,
+)
+from probe.scenes.opening import open_data_set
 from probe.scenes.recordings import Recording, compare_frames, scene_name
 
 WORLD = make_world(12, roll=25.0, turn=8.0, size=(24, 32), focal=(24.0, 24.0))
@@ -151,3 +164,44 @@ def test_edited_and_missing_lists_are_refused(tmp_path: Path):
         read_list(tmp_path / "list.json")
     with pytest.raises(FileNotFoundError, match=r"gone.json does not exist"):
         read_list(tmp_path / "gone.json")
+
+
+# What is independent
+
+
+def scenes_of(*names: tuple[str, int]) -> list[Scene]:
+    """One scene per recording and first frame; its other frame is the next one."""
+    return [
+        Scene(recording=name, frames=(WORLD_NAMES[first], WORLD_NAMES[(first + 1) % 12]), overlap=(0.5,))
+        for name, first in names
+    ]
+
+
+WORLD_NAMES = recording_of(WORLD, "a").names
+
+
+def test_of_several_recordings_each_is_a_unit():
+    chosen = scenes_of(("a", 0), ("b", 3), ("a", 11))
+    assert independent_units(chosen, lambda name: recording_of(WORLD, name)) == ("a", "b", "a")
+
+
+def test_a_lone_recording_is_cut_into_eight_blocks_of_time_by_the_first_frame():
+    chosen = scenes_of(*(("a", first) for first in (0, 1, 2, 6, 11, 0)))
+    units = independent_units(chosen, lambda name: recording_of(WORLD, name))
+    assert units == ("a, block 1", "a, block 1", "a, block 2", "a, block 5", "a, block 8", "a, block 1")
+    assert all(is_block(unit) for unit in units)
+    assert not is_block("a")
+
+
+def test_an_opened_data_set_names_the_unit_of_each_row(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("probe.scenes.opening.find_recordings", lambda name, root: data_set(3))
+    scenes = open_data_set("rgbd", "world", Request(groups=6, views=3, n_ref=1, size=16))
+    rows = scenes.with_units(pd.DataFrame({"scene": [*scenes.names, scenes.names[0]]}))
+    assert rows["unit"].tolist() == [name.partition(":")[0] for name in rows["scene"]]
+    assert len(set(rows["unit"])) > 1
+
+
+def test_every_procedural_scene_is_a_unit():
+    scenes = open_scenes("shapes", Request(groups=3, views=2, n_ref=1, size=16))
+    rows = scenes.with_units(pd.DataFrame({"scene": scenes.names}))
+    assert rows["unit"].tolist() == rows["scene"].tolist()
