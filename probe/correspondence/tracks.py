@@ -102,7 +102,7 @@ def triangulate(tracks: Tracks, views: Views) -> tuple[Float[Tensor, "b p 3"], B
     matrix = reduce(across, "b f p i j -> b p i j", "sum")
     aim = einsum(across, centre, "b f p i j, b f j -> b p i")
     spread = 1 - math.cos(math.radians(PARALLAX_DEGREES))  # the smallest eigenvalue of two rays that far apart
-    apart = (torch.linalg.eigvalsh(matrix)[..., 0] >= spread) & (tracks.seen.sum(1) >= 2)
+    apart = torch.linalg.eigvalsh(matrix)[..., 0] >= spread  # 0 for a single ray
     points = torch.linalg.solve(torch.where(apart[..., None, None], matrix, identity), aim).to(tracks.xy)
     in_all = repeat(points, "b p c -> b f p c", f=views.count)
     xy, _ = project(in_all, views.intrinsics, views.world_to_cam)

@@ -15,7 +15,9 @@ from probe.layers import ViewLayout
 from probe.matching import (
     attention_matches,
     common_grid_matches,
+    cosine_matches,
     image_tokens,
+    pooled_matches,
     ratio_matches,
     upsampling,
 )
@@ -291,6 +293,43 @@ def test_upsampling_is_torchs_own(grid: tuple[int, int], common: tuple[int, int]
 
 
 # Ratios
+
+
+def at_angles(*degrees: float) -> Tensor:
+    """Vectors of one head in the plane, of growing length."""
+    angle = torch.deg2rad(torch.tensor(degrees))
+    return (torch.stack([angle.cos(), angle.sin()], -1) * torch.arange(1, len(degrees) + 1)[:, None])[None, None]
+
+
+def test_cosine_matches_by_hand():
+    """Angles alone count: keys at 10, 20 and 60 degrees, of which the first is not known in the second case."""
+    q, k, layout = at_angles(0.0, 20.0, 60.0), at_angles(10.0, 20.0, 60.0), ViewLayout(1, (1, 3))
+    found = cosine_matches(q, k, layout, torch.ones(1, 1, 3, dtype=torch.bool))
+    away = [1 - math.cos(math.radians(angle)) for angle in (10, 20, 40)]
+    assert found.token[0, 0, :, 0].tolist() == [0, 1, 2]
+    expected = [away[0] / away[1], 1e-9 / away[0], 1e-9 / away[2]]
+    torch.testing.assert_close(found.ratio[0, 0, :, 0], torch.tensor(expected), rtol=1e-4, atol=0)
+    found = cosine_matches(q, k, layout, torch.tensor([[[False, True, True]]]))
+    assert found.token[0, 0, :, 0].tolist() == [1, 1, 2]
+    expected = [away[1] / 0.5, 1e-9 / away[2], 1e-9 / away[2]]
+    torch.testing.assert_close(found.ratio[0, 0, :, 0], torch.tensor(expected), rtol=1e-4, atol=0)
+    same = cosine_matches(q, at_angles(20.0, 20.0, 20.0), layout, torch.ones(1, 1, 3, dtype=torch.bool))
+    assert same.ratio[0, 0, 1, 0] == 1
+
+
+def test_pooled_matches_by_hand():
+    """One reference and two targets of two tokens each, on a line; queries at 0."""
+    k = torch.tensor([0.0, 9, 1, 4, 2, 3])[None, None, :, None]
+    found = pooled_matches(torch.zeros_like(k), k, ViewLayout(3, (1, 2)), 1)
+    assert found.token[0, :, 0].tolist() == [[0, 0, 0]] * 3
+    inf = math.inf
+    assert found.ratio[0, :, 1].tolist() == [
+        [inf, pytest.approx(1 / 4), inf],  # both targets: 1 and 4 against 16 and 9
+        [0, inf, pytest.approx(4 / 9)],  # the reference: 0 against 81; the other target
+        [0, pytest.approx(1 / 16), inf],
+    ]
+    equal = pooled_matches(k * 0, k * 0, ViewLayout(3, (1, 2)), 1)
+    assert (equal.ratio[equal.ratio.isfinite()] == 0).all()  # not 1: the release adds 1e-12 below
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:5])

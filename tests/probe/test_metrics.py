@@ -19,9 +19,12 @@ from probe.metrics import (
     best_share,
     correct,
     counted_mean,
+    drawn_chance,
     errors,
     grid_truth,
+    nearest_projection,
     nearest_token,
+    own_xy,
     precisions,
     same_position,
     scene_size,
@@ -231,6 +234,13 @@ def test_best_share_by_hand():
     assert share_of([1.0, 1.0], valid=[0, 1], coverage=1.0) == [0, 1]  # a tie with what is not valid
 
 
+@pytest.mark.parametrize(("n", "coverage", "kept"), [(100, 0.07, 7), (100, 0.14, 14), (300, 0.09, 27), (100, 0.071, 8)])
+def test_rounding_of_a_share_does_not_add_a_query(n: int, coverage: float, kept: int):
+    """100 * 0.07 is 7.000000000000001 in double precision, and 300 * 0.09 more than 27 in single precision."""
+    ratio = torch.rand(1, 1, n, 1, generator=torch.Generator().manual_seed(0))
+    assert best_share(ratio, torch.ones_like(ratio, dtype=torch.bool), coverage).sum() == kept
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=SEEDS, n=st.integers(1, 400), hundredths=st.integers(1, 100), most=st.none() | st.integers(1, 50))
 def test_best_share_chooses_as_many_as_asked_and_none_better_is_left(
@@ -263,6 +273,19 @@ def test_uniform_chance_is_the_share_of_tokens_that_would_be_right(kind: str, at
     each = [correct(torch.full((1, 1, 2, 12, 2), token), truth, limit) for token in range(12)]
     torch.testing.assert_close(chance, torch.stack(each).float().mean(0), **CLOSE)
     assert 0 < chance.mean() < 1
+
+
+@pytest.mark.parametrize("at_once", [1, 4_000_000])
+def test_a_draw_goes_by_weight_and_draws_nothing_where_no_token_has_any(at_once: int):
+    """By a slow loop; the first query has weights of zero, in the first view as the query's."""
+    truth, limit = some_truth(5), Threshold(name="t", kind="image", value=0.4)
+    weights = torch.rand(1, 12, 2, 12, 2, generator=torch.Generator().manual_seed(1))
+    weights[0, :, 0, 0] = 0
+    chance = drawn_chance(truth, (limit,), lambda chosen: weights[:, chosen], at_once=at_once)["t"]
+    right = torch.stack([correct(torch.full((1, 1, 2, 12, 2), m), truth, limit)[0, 0] for m in range(12)])
+    expected = (right * weights[0]).sum(0) / weights[0].sum(0)
+    assert expected[0, 0].isnan().all()
+    torch.testing.assert_close(chance[0, 0], expected.nan_to_num(nan=0.0), **CLOSE)
 
 
 def test_uniform_chance_by_hand():
@@ -402,6 +425,33 @@ def test_grid_truth_of_two_scenes_is_that_of_each():
             torch.testing.assert_close(getattr(joined, name)[index], getattr(alone, name)[0], **CLOSE)
 
 
+@pytest.mark.parametrize("at_once", [1, 4_000_000])
+def test_the_nearest_projection_is_found_by_a_slow_loop(at_once: int):
+    """Among the tokens that have a point; where a query has none, or no token has one, the first stands in."""
+    truth = some_truth(8)
+    found, own = nearest_projection(truth, at_once=at_once), own_xy(truth)
+    assert own.isnan().any()
+    for query in range(2):
+        for key in range(2):
+            for n in range(12):
+                distance = (own[0, key] - truth.xy[0, query, n, key]).norm(dim=-1)
+                if distance.isfinite().any():
+                    best = min((m for m in range(12) if distance[m].isfinite()), key=lambda m: distance[m].item())
+                    assert found[0, 0, query, n, key] == best
+    error = errors(found, truth, "projection")
+    assert torch.equal(error.isnan(), truth.xy[:, None, ..., 0].isnan())
+
+
+def test_the_error_between_projections_is_zero_where_the_point_itself_is_matched():
+    truth = truth_of(0, (8, 8))
+    itself = same_position(truth)
+    own = torch.arange(3)
+    assert (errors(itself, truth, "projection")[0, 0, own, :, own] == 0).all()
+    between = (own_xy(truth)[0, 0] - truth.xy[0, 1, :, 0]).norm(dim=-1) / truth.side
+    torch.testing.assert_close(errors(itself, truth, "projection")[0, 0, 1, :, 0], between, **CLOSE)
+    assert not torch.allclose(between, errors(itself, truth, "image")[0, 0, 1, :, 0])  # centres are other places
+
+
 # Thresholds
 
 
@@ -419,6 +469,18 @@ def test_precision_leaves_out_an_error_equal_to_the_threshold(kind: str):
     assert others.item() == 5
     assert (value * count).nansum().item() == pytest.approx(5)
     assert (correct(token, truth, limit) & counted).sum().item() == 5
+
+
+def test_thresholds_by_hand():
+    assert {(x.name, x.kind, x.value) for x in thresholds(None)} == {
+        ("precision@2%", "image", 0.02), ("precision@5%", "image", 0.05), ("precision@10%", "image", 0.1),
+        ("precision@1token", "token", 1.0), ("precision@1%scene", "scene", 0.01), ("precision@2%scene", "scene", 0.02),
+        ("precision@5%scene", "scene", 0.05), ("precision@10%scene", "scene", 0.1),
+    }  # fmt: skip
+    assert {(x.name, x.value) for x in thresholds("m") if x.kind == "metric"} == {
+        (f"precision@{metres}m", metres) for metres in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    }
+    assert not any(limit.inclusive for unit in (None, "m") for limit in thresholds(unit))
 
 
 def test_metric_scenes_are_judged_in_metres():

@@ -1,5 +1,6 @@
 """Tracks as truth: matches by hand and against a loop, triangulation, points on pixels, SIFT's half pixel."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from probe.correspondence.tracks import (
     Tracks,
+    _mutual,
     match_tracks,
     sift_tracks,
     track_geometry,
@@ -159,6 +161,16 @@ def test_a_dots_track_lies_on_its_centre():
     for a, b, _ in dots:
         nearest = (tracks.xy[0, 0] - torch.tensor([a + 0.5, b + 0.5])).norm(dim=-1).min()
         assert nearest < 0.2
+
+
+@pytest.mark.parametrize(("second_nearest", "kept"), [(1.2, False), (1.24, False), (1.26, True), (9.0, True)])
+def test_a_match_needs_lowes_ratio_and_the_way_back(second_nearest: float, kept: bool):
+    """The first query's nearest lies 1 away; the last query's nearest is nearer to the one before it."""
+    first = np.array([[0, 0], [50, 0], [50, 3]], dtype=np.float32)
+    second = np.array([[0, 1], [0, second_nearest], [50, 1]], dtype=np.float32)
+    found = {(match.queryIdx, match.trainIdx) for match in _mutual(first, second)}
+    assert found == ({(0, 0), (1, 2)} if kept else {(1, 2)})
+    assert _mutual(first[:1], second) == _mutual(first, second[:1]) == _mutual(None, second) == []
 
 
 def test_triangulated_tracks_are_near_the_true_surface():

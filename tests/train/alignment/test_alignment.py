@@ -457,3 +457,30 @@ def test_heads_shapes_and_references_that_do_not_fit_are_refused():
         nearest(q, k, without, 1)
     with pytest.raises(ValueError, match=r"readout_matches: 6 tokens cannot be divided into 4 views"):
         readout_matches(loss, q, k, 4)
+
+
+# Precision and memory
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_is_computed_in_single_precision_at_least(mixing: str, dtype: torch.dtype):
+    """Also where queries, keys and the mixing itself are of half precision; heads' weights keep its rounding."""
+    torch.manual_seed(0)
+    half = CorrespondenceAlignment(3, mixing=mixing).to(dtype)
+    whole = copy.deepcopy(half).float()
+    q, k = some_heads(1, 1, 3, 24, dtype=dtype)
+    matches = some_matches(1, 1, 2, 12)
+    value = half(q, k, matches, 1)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, whole(q.float(), k.float(), matches, 1), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_a_chunk_holds_no_more_numbers_than_it_may(mixing: str):
+    """Per pair of tokens and head, as many as the mixing says; and no fewer pairs than fit."""
+    q, numbers = torch.zeros(1, 7, 8, 4), MIXINGS[mixing].numbers
+    pairs = alignment.pairs_at_once(MIXINGS[mixing], q)
+    assert pairs * numbers * 7 <= alignment.NUMBERS_AT_ONCE["cpu"] < (pairs + 1) * numbers * 7
+    elsewhere = alignment.pairs_at_once(MIXINGS[mixing], q.to("meta"))
+    assert elsewhere * numbers * 7 <= alignment.NUMBERS_ELSEWHERE < (elsewhere + 1) * numbers * 7

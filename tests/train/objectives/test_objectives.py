@@ -79,6 +79,18 @@ def test_gated_truth_is_a_share_of_each_scenes_own_size(factor: float):
     assert torch.equal(both.counted[1], expected[0])
 
 
+def test_a_match_at_the_gate_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    views, grid = scenes(1, rotation=70.0), (8, 8)
+    plain = objectives.cycle_truth(views, grid, 1.5)
+    middle = plain.distance[plain.counted].median()
+    monkeypatch.setattr(objectives.supervision, "GATE", 1.0)
+    monkeypatch.setattr(objectives.supervision, "scene_size", lambda _: middle[None])
+    counted = objectives.gated_truth(views, grid, 1.5).counted
+    assert torch.equal(counted, plain.counted & (plain.distance < middle))
+    assert not counted[plain.distance == middle].any()
+    assert (plain.counted & (plain.distance == middle)).any()
+
+
 class Recorded(AttentionTap):
     """A tap that has recorded one call."""
 
