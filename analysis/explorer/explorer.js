@@ -225,10 +225,10 @@
     panel.whole.className = "asks";
     panel.canvas.hidden = true;
     panel.marks.replaceChildren(box(at, layer, "query-case"), box(at, layer, "query"));
-    panel.title.textContent = `view ${index} asks`;
+    panel.title.textContent = `query: view ${index}`;
     panel.title.dataset.verdict = ""; // of when it answered
     panel.note.textContent = `${role} · x ${percent(at[0], 0)}, y ${percent(at[1], 0)}`;
-    panel.stage.setAttribute("aria-label", `View ${index}, ${role}: asks. Arrow keys move the query token.`);
+    panel.stage.setAttribute("aria-label", `View ${index}, ${role}: the query view. Arrow keys move the query token.`);
   }
   function drawFound(panel, found) {
     const { index, role } = data.scenes[state.scene].views[found.other], said = verdict(found);

@@ -77,7 +77,7 @@ def _limits(model: Explored, scene: str) -> str:
     ]
     parts = [f"Attention is pooled to at most {CELLS} x {CELLS} cells a view."]
     if thinned:
-        parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can ask, so counts are theirs.")
+        parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can be queries, so counts are theirs.")
     if views < all_views:
         parts.append(f"{views} of {all_views} views are shown.")
     return " ".join(parts)

@@ -36,7 +36,7 @@ def stills(model: Explored, scenes: list[str], start: Start) -> tuple[Still, ...
     grid = tables.layer_grids(model.run)[start.layer]
     asked = _centre(int(model.get("asked", grid, scene)[start.token]), grid)
     first = Still(
-        title=f"view {views[start.view]} asks",
+        title=f"query: view {views[start.view]}",
         note="the token in the square",
         svg=_svg(image_key(number, views[start.view]), aspect, _token(asked, grid, aspect), "the query token"),
     )

@@ -288,7 +288,7 @@ def _worst(run: ProbeRun) -> Table:
 def _pairs(run: ProbeRun) -> Table:
     table = rotation.pair_counts(run)
     return Table(
-        caption="What stands behind each rotation bin. Measured view pairs are ordered, of the direction above, and "
+        caption="What each rotation bin rests on. Measured view pairs are ordered, of the direction above, and "
         "include pairs of views outside the frozen list; matches are counted over all timesteps.",
         columns=("rotation", "listed pairs", "scenes with one", "measured view pairs", "matches counted"),
         rows=tuple(

@@ -175,7 +175,7 @@ def _example_title(example: Any) -> str:
     turn = "" if np.isnan(example.rotation_deg) else f", {example.rotation_deg:.0f}° apart"
     kinds = ["reference" if view < example.n_ref else "target" for view in (example.query_view, example.key_view)]
     return (
-        f"{example.scene}: view {example.query_view} ({kinds[0]}) to view {example.key_view} ({kinds[1]})"
+        f"{example.scene}: view {example.query_view} ({kinds[0]}) into view {example.key_view} ({kinds[1]})"
         f"{turn}, t = {example.timestep}"
     )
 

@@ -29,7 +29,7 @@ def beside_paper(run: ProbeRun) -> Section:
     charts = (_profile(run), _rotation(run), _emergence(run))
     return Section(
         name="paper",
-        title="Beside the paper",
+        title="Compared with the paper",
         text=f"{text} Source: {paper.note()}",
         charts=tuple(drawn for drawn in charts if drawn is not None),
         tables={"paper": _table(run)},

@@ -229,7 +229,7 @@ def panels(run: ProbeRun, example: Example, names: Mapping[int, str]) -> list[Pa
     shown = drawn[drawn["visible"]]
     first = [
         Panel(
-            title=f"view {example.query_view} asks",
+            title=f"query: view {example.query_view}",
             note=f"{seen} of {len(finest)} tokens\nseen in both views",
             svg=_panel(asked, aspect, _hidden(drawn, aspect) + _dots(shown, "query", shown, aspect), "query view"),
         ),

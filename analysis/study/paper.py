@@ -44,7 +44,7 @@ def beside_paper(run: StudyRun) -> Section:
     )
     return Section(
         name="paper",
-        title="Beside the paper",
+        title="Compared with the paper",
         text=words.paper_words(run),
         tables={"paper-reach": soon, "paper-layers": _paper_layers(), "paper-rivals": _paper_rivals()},
     )
