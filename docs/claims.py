@@ -17,7 +17,7 @@ from scipy.stats import ttest_rel
 from analysis.study import tables
 from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import PLAIN, half_interval
-from analysis.study.soon import how_soon
+from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, seeds_vary, title, value_text
 from analysis.trivial import MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
@@ -57,7 +57,7 @@ def _probe(name: str) -> dict[str, Any]:
 
 def probe_words() -> str:
     """Return what the shipped model's probe shows on procedural rooms and on real frames."""
-    return f"*{_on_rooms()}*\n\n*{_on_real_frames()}*"
+    return f"*{_on_rooms()} {_on_real_frames()}*"
 
 
 def _on_rooms() -> str:
@@ -177,7 +177,7 @@ def study_table(name: str, variants: Sequence[str]) -> str:
         psnr = last.loc[variant, PSNR]
         cells.append(marked(with_half(PSNR, psnr), PSNR, psnr["mean"], best))
         rows.append((SUPERVISED.get(variant) or NOISE[variant], *cells))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{MARK_WORDS}."
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def with_half(metric: str, row: pd.Series) -> str:
@@ -196,6 +196,22 @@ def study_words(name: str) -> str:
     run = _study(name)
     vary = seeds_vary(run)
     return " ".join(part for part in (*answer(run), f"{vary[0].upper()}{vary[1:]}; {held_out(run)}.") if part)
+
+
+def short_words(name: str) -> str:
+    """Return what the two supervised variants gain over plain, and whether half the steps are shown."""
+    run = _study(name)
+    gains, soon = tables.differences(run), how_soon(run)
+    parts = []
+    for variant in ("cameo", "mean"):
+        own = gains[(gains["variant"] == variant) & (gains["verdict"] == "better")]
+        better = [title(metric) for metric in own["metric"]]
+        parts.append(f"{SUPERVISED[variant]}, is better than plain by {listing(better) if better else 'nothing'}")
+    half = soon[soon["variant"].isin(["cameo", "mean"])].apply(in_half, axis=1).any()
+    shown = "Half the steps, as the paper claims, are shown." if half else (
+        "Half the steps, as the paper claims, are not shown by any measure of these young models."
+    )  # fmt: skip
+    return f"{MARK_WORDS}. {'; '.join(parts)} (each interval alone). {shown}".replace("layer 12", "Layer 12", 1)
 
 
 def mixing_words() -> str:
@@ -244,11 +260,11 @@ def noise_words() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "probe": probe_words,
-    "study-short": lambda: study_table("study", (PLAIN, "cameo", "mean", "shuffled")),
-    "study": lambda: study_table("study", tuple(SUPERVISED)),
+    "study-short": lambda: f"{study_table('study', (PLAIN, 'cameo', 'mean', 'shuffled'))}\n\n{short_words('study')}",
+    "study": lambda: f"{study_table('study', tuple(SUPERVISED))}\n\n{MARK_WORDS}.",
     "study-words": lambda: f"{study_words('study')} {mixing_words()}",
     "mixing": mixing_words,
-    "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{noise_words()}",
+    "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),
     "causal": causal_words,

@@ -13,8 +13,8 @@ from probe.models import MODELS  # noqa: E402
 from probe.models.about import ABOUT  # noqa: E402
 
 PAGES = (ROOT / "README.md", ROOT / "reports" / "reference" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-MARKS = re.compile(r"(<!-- generated: ([\w-]+) -->\n\n).*?(\n\n<!-- end -->)", re.S)
-"""A generated part: its name, and its text between empty lines."""
+MARKS = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(\s<!-- end -->)", re.S)
+"""A generated part: its name, and its text."""
 
 
 def models_table() -> str:

@@ -190,7 +190,8 @@ def test_keys_move_switch_and_are_heard(runs: tuple[Path, Path], browser: "sync_
     assert live.get_attribute("aria-live") == "polite"
     for name, verdict, *_ in shown.rows:
         assert f"{name} {verdict}" in live.inner_text()
-    assert shown.stage(1).get_attribute("aria-label") == "View 1, target: the query view. Arrow keys move the query token."
+    label = shown.stage(1).get_attribute("aria-label")
+    assert label == "View 1, target: the query view. Arrow keys move the query token."
     shown.stage(2).focus()  # it has answered so far
     shown.page.keyboard.press("Enter")
     shown.settled()
