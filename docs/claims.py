@@ -18,7 +18,7 @@ from analysis.study import tables
 from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import PLAIN, half_interval
 from analysis.study.soon import how_soon, in_half
-from analysis.study.words import answer, held_out, pace_words, seeds_vary, title, value_text
+from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
@@ -36,6 +36,7 @@ SUPERVISED = {
     "shuffled": "negative control: another scene's matches",
     "repa-dsift": "layer 12, DSIFT features in REPA's place",
 }
+SHORT = (PLAIN, "cameo", "mean", "shuffled")
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -72,7 +73,7 @@ def _on_rooms() -> str:
     row = layers.set_index("layer").loc[chosen["layer"]]
     return (
         f"The small model that ships (7000 steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: "
-        f"{found}. Layer {chosen['layer']} finds {_precision(row)} of the points; {_matchers(kept)}. "
+        f"{found}. Layer {chosen['layer']} finds {_precision(row)} of the points. "
         f"{_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
     )
 
@@ -87,7 +88,7 @@ def _on_real_frames() -> str:
     return (
         f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} "
         f"blocks of time) layer {chosen['layer']} finds "
-        f"{_precision(row)}; {_matchers(kept)}. {_leads(kept['leads'])}"
+        f"{_precision(row)}. {_leads(kept['leads'])}"
     ).rstrip()
 
 
@@ -105,15 +106,6 @@ NAMES = {UNIFORM: "a uniform guess", SAME_POSITION: "the same position", "pixels
 
 def _named(model: str) -> str:
     return NAMES[null_label(model) if is_null(model) else model]
-
-
-def _matchers(kept: dict[str, Any]) -> str:
-    best = kept["selection"]["best"]
-    rows = kept["matchers"][kept["matchers"]["grid"] == best["grid"]].set_index("model")
-    own = kept["selection"]["model"]
-    shown = {UNIFORM: best["chance"], SAME_POSITION: best["same_position"]}
-    shown |= {name: row["value"] for name, row in rows.iterrows() if name not in (*shown, own, "ceiling")}
-    return ", ".join(f"{_named(str(name))} {percent(value)}" for name, value in shown.items())
 
 
 def _leads(table: pd.DataFrame) -> str:
@@ -162,7 +154,7 @@ def _study(name: str) -> StudyRun:
     return read_study(REFERENCE / name)
 
 
-def study_table(name: str, variants: Sequence[str]) -> str:
+def study_table(name: str, variants: Sequence[str], *, short: bool = False) -> str:
     """Return a Markdown table of some variants: last values, and steps over plain's with the joint interval."""
     run = _study(name)
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])
@@ -172,7 +164,7 @@ def study_table(name: str, variants: Sequence[str]) -> str:
              f"baseline {best_text(PSNR, best)})"), ("---",) * 5]  # fmt: skip
     for variant in variants:
         cells = [with_half(HIGH_NOISE, last.loc[variant, HIGH_NOISE])]
-        cells.append("1" if variant == PLAIN else _pace(soon, variant))
+        cells.append("1" if variant == PLAIN else _pace(soon, variant, short=short))
         cells.append(with_half(PRECISION_12, last.loc[variant, PRECISION_12]))
         psnr = last.loc[variant, PSNR]
         cells.append(marked(with_half(PSNR, psnr), PSNR, psnr["mean"], best))
@@ -186,9 +178,12 @@ def with_half(metric: str, row: pd.Series) -> str:
     return value_text(metric, row["mean"]) + ("" if np.isnan(half) else f" ± {value_text(metric, half)}")
 
 
-def _pace(soon: pd.DataFrame, variant: str) -> str:
+def _pace(soon: pd.DataFrame, variant: str, *, short: bool) -> str:
     key = (variant, HIGH_NOISE)
-    return pace_words(soon.loc[key]) if key in soon.index else MISSING
+    if key not in soon.index:
+        return MISSING
+    row = soon.loc[key]
+    return f"{ratio_text(row)} ({row['verdict']})" if short else pace_words(row)
 
 
 def study_words(name: str) -> str:
@@ -203,15 +198,15 @@ def short_words(name: str) -> str:
     run = _study(name)
     gains, soon = tables.differences(run), how_soon(run)
     parts = []
-    for variant in ("cameo", "mean"):
+    for variant, mixing in (("cameo", "mlp"), ("mean", "mean")):
         own = gains[(gains["variant"] == variant) & (gains["verdict"] == "better")]
         better = [title(metric) for metric in own["metric"]]
-        parts.append(f"{SUPERVISED[variant]}, is better than plain by {listing(better) if better else 'nothing'}")
+        parts.append(f"`{mixing}` is better than plain by {listing(better) if better else 'nothing'}")
     half = soon[soon["variant"].isin(["cameo", "mean"])].apply(in_half, axis=1).any()
     shown = "Half the steps, as the paper claims, are shown." if half else (
-        "Half the steps, as the paper claims, are not shown by any measure of these young models."
+        "Half the steps, as the paper claims, are not shown."
     )  # fmt: skip
-    return f"{MARK_WORDS}. {'; '.join(parts)} (each interval alone). {shown}".replace("layer 12", "Layer 12", 1)
+    return f"{MARK_WORDS}. {'; '.join(parts)} (each interval alone). {shown}"
 
 
 def mixing_words() -> str:
@@ -260,7 +255,7 @@ def noise_words() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "probe": probe_words,
-    "study-short": lambda: f"{study_table('study', (PLAIN, 'cameo', 'mean', 'shuffled'))}\n\n{short_words('study')}",
+    "study-short": lambda: f"{study_table('study', SHORT, short=True)}\n\n{short_words('study')}",
     "study": lambda: f"{study_table('study', tuple(SUPERVISED))}\n\n{MARK_WORDS}.",
     "study-words": lambda: f"{study_words('study')} {mixing_words()}",
     "mixing": mixing_words,
