@@ -9,7 +9,7 @@ from training import SUPERVISION
 
 from probe.attention.call import Call
 from probe.capture import AttentionTap
-from probe.correspondence import visible_tokens
+from probe.correspondence import token_points, visible_tokens
 from probe.layers import Layer, find_layers, select_layers
 from probe.metrics import scene_size
 from probe.models.cat3d import TINY, load_unet
@@ -21,6 +21,7 @@ from train import objectives
 from train.batches import Batch
 from train.loop import TrainingStep
 from train.objectives import AttentionSupervision, make_competing_objective
+from train.objectives.diffusion import denoising_error
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 2, "norm_num_groups": 4}
 
@@ -233,6 +234,54 @@ def test_encoded_points_are_equal_where_points_are_and_zero_where_there_is_none(
     hidden = replace(views, valid=torch.zeros_like(views.valid).logical_or_(views.valid))
     hidden.valid[0, 0, :4, :4] = False
     assert float(objectives.encode_points(hidden, (4, 4))[0, 0, 0].abs().max()) == 0
+
+
+@pytest.mark.parametrize("factor", [0.25, 8.0])
+def test_encoded_points_do_not_depend_on_the_scenes_unit(factor: float):
+    """Coordinates are those of view 0 over the scene's size; the lowest frequency has a period of two sizes."""
+    views = scenes(1)
+    grown = replace(views, point_map=factor * views.point_map, world_to_cam=views.world_to_cam.clone())
+    grown.world_to_cam[..., :3, 3] *= factor
+    code = objectives.encode_points(views, (4, 4))
+    torch.testing.assert_close(objectives.encode_points(grown, (4, 4)), code, rtol=0, atol=1e-4)
+    points, _ = token_points(views.point_map, views.valid, (4, 4))
+    local = points @ views.world_to_cam[0, 0, :3, :3].T + views.world_to_cam[0, 0, :3, 3]
+    first = code[..., 0]  # the sine of x at the lowest frequency
+    torch.testing.assert_close(first, (torch.pi * local[..., 0] / scene_size(views)).sin(), rtol=0, atol=1e-5)
+
+
+def test_sift_features_are_centred_so_that_a_constant_cannot_match_them():
+    code = objectives.encode_dsift(scenes(1), (4, 4))
+    assert code.shape == (1, 3, 16, 128)
+    torch.testing.assert_close(code.mean(-1), torch.zeros(1, 3, 16), rtol=0, atol=1e-4 * float(code.abs().max()))
+    assert float(code.abs().max()) > 0
+
+
+def test_outputs_are_recorded_with_gradients_or_not_at_all(model: MultiViewModel):
+    """Without gradients an aligned output would train nothing and say nothing; a missing one is an error."""
+    objective = make_competing_objective("geometry", select_layers(find_layers(model.network), "10"))
+    views, noise = scenes(), batch_of(scenes()).noise
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled), objective.watch(model.network) as seen:
+            denoising_error(model, views, torch.tensor([500, 500]), noise)
+        assert set(seen) == ({objective.layers[0].name} if enabled else set())
+        assert all(output.requires_grad for output in seen.values())
+
+
+def test_queries_are_drawn_by_the_generator(model: MultiViewModel):
+    """The same generator draws the same pairs, whatever PyTorch's own did before."""
+    batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10")
+    torch.manual_seed(0)
+    objective = AttentionSupervision(layers, **{**SUPERVISION, "max_queries": 3})
+    truth = objective.prepare(batch.views, same)
+
+    def extra(seed: int, other: int) -> float:
+        torch.manual_seed(other)
+        generator = torch.Generator().manual_seed(seed)
+        return TrainingStep(model, objective)(batch, truth, generator)[1].item()
+
+    assert extra(1, 1) == extra(1, 2)
+    assert len({extra(seed, 1) for seed in range(4)}) > 1
 
 
 NO_MASK = {"mask": None, "causal": False, "gqa": False, "compute_dtype": torch.float32, "kernel": "sdpa"}
