@@ -162,6 +162,22 @@ def test_known_joint_widenings():
     assert few == pytest.approx(np.quantile(largest, 0.95) / student.ppf(0.975, 4), rel=0.05)
 
 
+def test_few_units_are_taken_to_be_less_alike_than_they_look():
+    """Ten equal columns: with five units as if their correlation were .6, with 3000 units they are one."""
+    random = np.random.default_rng(0)
+    found = joint_widening(columns_of(np.repeat(random.standard_normal((5, 1)), 10, axis=1)))
+    shared, own = random.standard_normal((100_000, 1)), random.standard_normal((100_000, 10))
+    largest = np.abs(0.6**0.5 * shared + 0.4**0.5 * own).max(1)
+    assert found == pytest.approx(np.quantile(largest, 0.95) / norm.ppf(0.975), rel=0.03)
+
+
+def test_a_difference_has_the_freedom_of_the_less_even_side():
+    even, odd = (ratios(HITS[:, None], part[:, None]) for part in (np.full(6, 30.0), COUNTS))
+    assert even.freedom == pytest.approx(5)
+    assert odd.freedom < 5
+    assert (even - odd).freedom == (odd - even).freedom == odd.freedom
+
+
 def test_columns_join_as_they_are():
     left, right = (ratios(part[:, None], COUNTS[:, None]) for part in (HITS, HITS / 2))
     both = join_columns([left, right])
