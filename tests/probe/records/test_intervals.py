@@ -222,6 +222,12 @@ def test_means_of_anything_are_bounded_on_their_own_scale():
     )
 
 
+def test_rows_that_counted_nothing_name_no_scene_and_no_unit():
+    rows = [("a", "s", "u", 0.5, 4), ("a", "t", "v", 0.7, 0), ("b", "s", "u", 0.9, 0)]
+    sums = unit_sums(table_of(rows), ["group"])
+    assert sums[["group", "unit", "hits", "count", "scenes"]].to_numpy().tolist() == [["a", "u", 2.0, 4, 1]]
+
+
 def test_sums_are_laid_out_in_the_order_that_was_named():
     sums = unit_sums(table_of([("a", "s", "u", 0.5, 4), ("b", "s", "v", 1.0, 2)]), ["group"])
     hits, counts = wide(sums, "group", ["b", "a", "b", "c"], ["v", "w", "u"])

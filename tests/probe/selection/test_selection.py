@@ -188,6 +188,18 @@ def test_claims_hold_for_all_layers_at_once():
     assert two.best.lead_low > found.best.lead_low
 
 
+def test_ties_hold_for_all_pairs_of_layers_at_once():
+    """A layer that is worse by an interval of its own ties where twelve are compared."""
+    noise = np.random.default_rng(5).normal(0, 0.03, (12, 8))
+    noise -= noise.mean(1, keepdims=True)
+    values = 0.4 + noise - np.array([0.0, *[0.06] * 11])[:, None]
+    layers = {index: ("16x16", list(row)) for index, row in enumerate(values)}
+    many = select_layer(table_of(layers))
+    assert many.layer == 0
+    alone = [k for k in range(1, 12) if not select_layer(table_of({0: layers[0], k: layers[k]})).ties]
+    assert set(alone) & set(many.ties)
+
+
 def test_the_null_to_beat_is_the_strongest_that_was_measured():
     scores = table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))})
     assert select_layer(scores).best.null == "same position"
