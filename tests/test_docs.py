@@ -102,12 +102,8 @@ def test_what_is_named_exists(page: str):
 @pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS])
 def test_flags_are_those_of_a_command(page: str):
     known = {"help"} | {field.name for settings in SETTINGS for field in fields(settings)}
-<<<<<<< HEAD
-    text = re.sub(rf"`({OTHER_PROGRAMS}) [^`]*`|python benchmarks/.*", "", (PAGES | NOTEBOOKS)[page])
-=======
     text = re.sub(rf"`({OTHER_PROGRAMS}) [^`]*`", "", (PAGES | NOTEBOOKS)[page])
     text = re.sub(r"^python benchmarks/.*$", "", text, flags=re.M)
->>>>>>> h13-b
     for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text):
         assert flag.replace("-", "_") in known, flag
 
