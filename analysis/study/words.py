@@ -142,7 +142,7 @@ def _sum_up(table: pd.DataFrame, variant: str) -> str:
         parts += [f"{verdict} than {PLAIN} by {listing(found)}"] if found else []
     open_ = [title(row.metric) for row in rows if row.verdict not in ("better", "worse")]
     rest = f" Not separated: {listing(open_)}." if open_ else ""
-    clear = f"{variant} is clearly {', and '.join(parts)}" if parts else f"Nothing separates {variant} from {PLAIN}"
+    clear = f"{variant} is {', and '.join(parts)}" if parts else f"Nothing separates {variant} from {PLAIN}"
     return f"{clear}, at the last step, seed by seed, each by an interval of its own.{rest}"
 
 
