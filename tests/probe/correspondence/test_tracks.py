@@ -1,5 +1,7 @@
 """Tracks as truth: matches by hand and against a loop, triangulation, points on pixels, SIFT's half pixel."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,38 @@ def test_what_cannot_be_triangulated_is_not_good():
     assert bool(found[0, 1:].isnan().all())
     still = views.reorder([0, 0], 1)
     assert not triangulate(tracks_of((places[0], places[0])), still)[1].any()  # rays without parallax
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(0.0, False), (0.5, False), (0.99, False), (1.01, True), (20.0, True)]
+)
+def test_rays_must_differ_by_a_degree(degrees: float | int, expected: bool):
+    """Two cameras look along z at a point 10 away, as far apart as makes the angle."""
+    world_to_cam = torch.eye(4).repeat(1, 2, 1, 1)
+    world_to_cam[0, 1, 0, 3] = -10 * math.tan(math.radians(degrees))
+    intrinsics = torch.tensor([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]]).expand(1, 2, 3, 3)
+    image, valid = torch.zeros(1, 2, 3, 100, 100), torch.ones(1, 2, 100, 100).bool()
+    views = Views(image, intrinsics, world_to_cam, image, valid, 1)
+    point = torch.tensor([0.0, 0, 10]).expand(1, 2, 1, 3)
+    xy, _ = project(point, intrinsics, world_to_cam)
+    found, good = triangulate(Tracks(xy=xy, seen=torch.ones(1, 2, 1).bool()), views)
+    assert good.item() == expected
+    if expected:
+        torch.testing.assert_close(found, point[:, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(0.0, True), (1.0, True), (6.0, False)])
+def test_a_track_must_fit_in_every_view_that_sees_it(pixels: float, expected: bool):
+    """One of four positions is off, across its rays; the three others would still agree."""
+    views = scene(views=4)
+    point = views.point_map[0, 0, :, 32, 32]
+    xy, _ = project(point.expand(1, 4, 1, 3), views.intrinsics, views.world_to_cam)
+    moved = xy.clone()
+    moved[0, 3, 0, 1] += pixels
+    _, good = triangulate(Tracks(xy=moved, seen=torch.ones(1, 4, 1).bool()), views)
+    assert good.item() == expected
+    unseen = Tracks(xy=moved, seen=torch.tensor([True, True, True, False]).reshape(1, 4, 1))
+    assert triangulate(unseen, views)[1].item()
 
 
 def test_a_point_behind_the_cameras_is_not_good():
