@@ -9,7 +9,6 @@ import pandas as pd
 
 from probe.protocols import PROTOCOLS
 from probe.records import CAMERAS_ONLY, COMMON_GRID, INTERVENTIONS, REFERENCES, SAME_POSITION, UNIFORM
-from probe.records.intervals import LEAST_UNITS
 from probe.records.names import is_null
 from probe.selection.candidate import Candidate
 from probe.selection.evidence import NULL_LABELS, Evidence, layers_of, weigh_evidence
@@ -36,7 +35,8 @@ class Selection:
         ties: Indexes of layers that are not shown to be worse: the interval of the difference, paired by unit and
             covering the differences of all layers at once with 95 %, has zero in it, or there are fewer than five
             units.
-        ahead: Whether every other layer is shown to be worse; of one layer alone that cannot be said.
+        ahead: Whether every other layer is shown to be worse (below five units all tie); of one layer alone that cannot be
+            said.
         runners_up: All other layers, best first; those without a counted match come last.
         above_chance: Whether the best layer is shown to be above uniform chance, with intervals that cover all layers.
         above_null: Whether it is shown to be above the strongest null: uniform chance, same position, and cameras only
@@ -132,7 +132,7 @@ def select_layer(
         units=units,
         best=best,
         ties=ties,
-        ahead=units >= LEAST_UNITS and measured_layers > 1 and not ties,
+        ahead=measured_layers > 1 and not ties,
         runners_up=tuple(candidates[k] for k in order[1:]),
         above_chance=best.above_chance,
         above_null=best.above_null,

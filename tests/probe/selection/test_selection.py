@@ -125,6 +125,18 @@ def test_layers_not_above_chance_come_last():
     assert found.ties == (3,)
 
 
+def test_a_layer_above_the_strongest_null_comes_before_one_above_chance_alone():
+    """The coarse layer has the greater share of its ceiling, .6, but same position explains its precision of .06."""
+    scores = table_of({3: ("4x4", [0.05, 0.06, 0.07, 0.06, 0.06]), 4: ("16x16", times(1.0))})
+    still = (scores["model"] == SAME_POSITION) & (scores["grid"] == "4x4")
+    scores.loc[still, "value"] = [0.06, 0.05, 0.06, 0.07, 0.06]
+    found = select_layer(scores)
+    coarse = found.runners_up[0]
+    assert (found.layer, coarse.layer) == (4, 3)
+    assert coarse.share_of_ceiling > found.best.share_of_ceiling
+    assert (coarse.above_chance, coarse.above_null) == (True, False)
+
+
 def test_no_layer_above_chance_is_said():
     found = select_layer(table_of({3: ("16x16", times(1)), 4: ("16x16", times(0.5))}, chance=0.4))
     assert found.layer == 3
