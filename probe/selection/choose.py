@@ -35,8 +35,7 @@ class Selection:
         ties: Indexes of layers that are not shown to be worse: the interval of the difference, paired by unit and
             covering the differences of all layers at once with 95 %, has zero in it, or there are fewer than five
             units.
-        ahead: Whether every other layer is shown to be worse (below five units all tie); of one layer alone that cannot be
-            said.
+        ahead: Whether every other layer is shown to be worse (below five units all tie); never of one layer alone.
         runners_up: All other layers, best first; those without a counted match come last.
         above_chance: Whether the best layer is shown to be above uniform chance, with intervals that cover all layers.
         above_null: Whether it is shown to be above the strongest null: uniform chance, same position, and cameras only
