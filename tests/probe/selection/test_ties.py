@@ -11,7 +11,7 @@ from test_selection import STEADY, row, table_of, times
 from probe.layers import Layer
 from probe.records import EFFECT, INTERVENTIONS
 from probe.selection import Selection, layer_table, select_layer
-from probe.selection.ties import causal_effects, supervision_costs
+from probe.selection.ties import causal_effects, compared, supervision_costs
 
 BEST = np.array([0.4, 0.5, 0.6, 0.7, 0.45, 0.55])
 TIED = {
@@ -119,6 +119,20 @@ def test_one_scene_separates_no_effects():
     assert math.isnan(found.best.causal_low)
     assert "not separable from layer 4" in found.weighing
     assert "interval" not in found.weighing
+
+
+def test_effects_are_compared_for_all_layers_at_once():
+    """An effect that is greater than one other's by an interval of its own is not where twelve are compared."""
+    noise = np.random.default_rng(5).normal(0, 0.03, (12, 8))
+    noise -= noise.mean(1, keepdims=True)
+    values = 0.4 + noise - np.array([0.0, *[0.06] * 11])[:, None]
+    everything = {layer: list(row) for layer, row in enumerate(values)}
+    among = compared(causal_effects(effects(everything), list(everything)), 0)
+    alone = {
+        layer: compared(causal_effects(effects({0: everything[0], layer: everything[layer]}), [0, layer]), 0)[layer]
+        for layer in range(1, 12)
+    }
+    assert any(alone[layer] == 1 and among[layer] == 0 for layer in alone)
 
 
 # Reading the table
