@@ -9,7 +9,7 @@ import pytest
 from test_selection import STEADY, row, table_of, times
 
 from probe.layers import Layer
-from probe.records import EFFECT, INTERVENTIONS
+from probe.records import EFFECT, INTERVENTIONS, SAME_POSITION
 from probe.selection import Selection, layer_table, select_layer
 from probe.selection.ties import causal_effects, compared, supervision_costs
 
@@ -99,10 +99,24 @@ def test_a_layer_at_chance_is_not_taken():
 
 
 def test_a_tie_outside_the_leaders_interval_is_not_taken():
-    """A layer that goes up and down ties; far below the leader's interval it is still not a contender."""
-    wild = {3: ("16x16", [0.5, 0.52, 0.48, 0.5, 0.51, 0.49]), 4: ("16x16", [0.1, 0.7, 0.1, 0.75, 0.1, 0.72])}
+    """A layer that goes up and down ties and is above its nulls; below the leader's interval it is no contender."""
+    wild = {3: ("16x16", [0.5, 0.52, 0.48, 0.5, 0.51, 0.49]), 4: ("16x16", [0.25, 0.55, 0.25, 0.55, 0.25, 0.55])}
     found = chosen(wild, effects({3: EQUAL, 4: [9.0] * 6}))
     assert (found.layer, found.ties) == (3, (4,))
+    assert found.runners_up[0].above_null
+    assert found.runners_up[0].share_of_ceiling < found.best.low
+
+
+def test_a_tie_that_is_above_chance_alone_is_not_taken():
+    """The coarse layer ties and breaks everything, but the same position scores as much."""
+    layers = {3: ("16x16", [0.3, 0.5, 0.4, 0.45, 0.35, 0.4]), 4: ("8x8", [0.2, 0.21, 0.19, 0.2, 0.21, 0.19])}
+    scores = pd.concat([table_of(layers), effects({3: EQUAL, 4: [9.0] * 6})], ignore_index=True)
+    still = (scores["model"] == SAME_POSITION) & (scores["grid"] == "8x8")
+    scores.loc[still, "value"] = [0.21, 0.2, 0.2, 0.19, 0.2, 0.2]
+    found = select_layer(scores)
+    assert (found.layer, found.ties) == (3, (4,))
+    assert (found.runners_up[0].above_chance, found.runners_up[0].above_null) == (True, False)
+    assert found.best.low < found.runners_up[0].share_of_ceiling
 
 
 def test_an_unknown_effect_of_a_contender_weighs_nothing():
