@@ -27,7 +27,7 @@ def caveats(run: ProbeRun) -> list[str]:
         "The layer was chosen on the same scenes on which its score is shown, so on new scenes it is likely to score a "
         "little lower."
     )
-    return [*found, chosen]
+    return [*found, chosen] if len(run.layers) > 1 else found
 
 
 def _other_truth(run: ProbeRun) -> list[str]:

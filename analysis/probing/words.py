@@ -78,7 +78,9 @@ def _place(run: ProbeRun) -> str:
     leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
     if not (leads or not run.selection.get("rule")):
         return "was chosen"
-    sure = best_row(run)["above_null"] and not run.selection.get("ties") and len(run.layers) > 1
+    if len(run.layers) == 1:
+        return "was the only layer measured"
+    sure = best_row(run)["above_null"] and not run.selection.get("ties")
     return "finds the corresponding point best" if sure else "scores highest"
 
 

@@ -336,3 +336,21 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     assert "The true points come from" not in " ".join(caveats.caveats(run))
     assert "No layer is shown to be above the strongest null" in " ".join(caveats.caveats(run))
     assert "So no layer was shown to find correspondence" in " ".join(answer(run))
+
+
+def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
+    """Best only where it is above its nulls and no layer ties; one layer alone is compared with none."""
+    run = read_run(run_folder)
+    sure = replace(run, selection={**run.selection, "ties": [], "rule": "by correspondence"})
+    assert "finds the corresponding point best" in answer(sure)[0]
+    tied = replace(sure, selection={**sure.selection, "ties": [2]})
+    doubted = replace(sure, layers=sure.layers.assign(above_null=False, lead_low=-0.1, lead_high=0.2))
+    for unsure in (tied, doubted):
+        assert "scores highest" in answer(unsure)[0]
+    assert "That is not shown to be more than same position gives" in answer(doubted)[1]
+    alone = replace(sure, layers=sure.layers[sure.layers["layer"] == 10])
+    assert "was the only layer measured" in answer(alone)[0]
+    assert "chosen on the same scenes" not in " ".join(caveats.caveats(alone))
+    few = replace(doubted, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1"])])
+    assert answer(few)[1] == "Nothing can be claimed: it rests on 2 independent units, and an interval needs 5."
+    assert "No layer can be shown to be better than another." in answer(replace(few, selection=tied.selection))
