@@ -141,7 +141,7 @@ def make_trainer(
     optimizers = make_optimizers(module, optimizer, learning_rate)
     lengths = {"num_warmup_steps": warmup, "num_training_steps": steps}
     schedules = [get_scheduler(schedule, one, **lengths) for one in optimizers]
-    ema = EMAModel(model.network.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(model.network.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     ema.to(model.alpha_bar.device)
     module, *prepared = accelerator.prepare(module, *optimizers)
     return Trainer(
@@ -180,7 +180,7 @@ def make_optimizers(module: TrainingStep, name: OptimizerName, learning_rate: fl
         hidden = {id(weight) for weight in matrices}
         optimizers.append(BatchedMuon(matrices, lr=MUON_RATE * learning_rate, weight_decay=0.01))
     rest = [weight for weight in parameters if id(weight) not in hidden]
-    return [torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01), *optimizers]
+    return [torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True), *optimizers]
 
 
 def weight_at(step: int, *, weight: float, schedule: WeightSchedule, until: int) -> float:
