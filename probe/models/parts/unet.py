@@ -223,7 +223,8 @@ def _leave_out(hooks: ExitStack, blocks: nn.ModuleList, views: int, count: int) 
         skipped = tuple(drop_image(x) for x in inputs["res_hidden_states_tuple"])
         return args, inputs | {"temb": drop(inputs["temb"]), "res_hidden_states_tuple": skipped}
 
-    hooks.enter_context(blocks[-2].upsamplers[0].register_forward_pre_hook(before_upsampler))
+    upsampler = blocks[-2].get_submodule("upsamplers.0")
+    hooks.enter_context(upsampler.register_forward_pre_hook(before_upsampler))
     hooks.enter_context(blocks[-1].register_forward_pre_hook(before_block, with_kwargs=True))
 
 
