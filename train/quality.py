@@ -20,6 +20,7 @@ from probe.correspondence import project_tokens
 from probe.geometry import rotation_degrees
 from probe.image_quality import Lpips, Measured, image_metrics, match_error, missing_weights
 from probe.models.model import MultiViewModel
+from probe.models.parts.unet import targets_only
 from probe.models.sampling import sample_views
 from probe.records import (
     ALL_ROTATIONS,
@@ -93,7 +94,8 @@ def evaluate_quality(
     device = model.alpha_bar.device
     views = views.to(device)
     small = resize(views, model.size, model.size)
-    drawn = sample_views(model, small, noise.to(device), steps=steps, guidance=guidance)
+    with targets_only(model.network, small.n_ref):
+        drawn = sample_views(model, small, noise.to(device), steps=steps, guidance=guidance)
     images = {MODEL: drawn, **trivial_baselines(small), TRUTH: small.image}
     seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
     rows: list[dict[str, object]] = []

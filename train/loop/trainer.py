@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from probe.models.model import MultiViewModel
 from train.batches import Batch, Batches
+from train.loop.muon import BatchedMuon
 from train.objectives import Objective
 from train.objectives.diffusion import denoising_error
 from train.objectives.truth import TruthTransform, keep_truth
@@ -140,7 +141,7 @@ def make_trainer(
     optimizers = make_optimizers(module, optimizer, learning_rate)
     lengths = {"num_warmup_steps": warmup, "num_training_steps": steps}
     schedules = [get_scheduler(schedule, one, **lengths) for one in optimizers]
-    ema = EMAModel(model.network.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(model.network.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     ema.to(model.alpha_bar.device)
     module, *prepared = accelerator.prepare(module, *optimizers)
     return Trainer(
@@ -177,10 +178,9 @@ def make_optimizers(module: TrainingStep, name: OptimizerName, learning_rate: fl
         named = module.network.named_parameters()
         matrices = [weight for name, weight in named if weight.ndim == 2 and "emb" not in name]
         hidden = {id(weight) for weight in matrices}
-        rate = {"lr": MUON_RATE * learning_rate, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(matrices, weight_decay=0.01, **rate))  # type: ignore[arg-type]
+        optimizers.append(BatchedMuon(matrices, lr=MUON_RATE * learning_rate, weight_decay=0.01))
     rest = [weight for weight in parameters if id(weight) not in hidden]
-    return [torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01), *optimizers]
+    return [torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True), *optimizers]
 
 
 def weight_at(step: int, *, weight: float, schedule: WeightSchedule, until: int) -> float:

@@ -6,7 +6,8 @@ release: network".
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -57,10 +58,12 @@ class MultiViewUNet(UNet2DConditionModel):
 
     Attributes:
         INPUTS: Channels of the conditioning at image resolution: the mask, the rays.
+        left_out: Views, from the first, that the last block does not compute: see :func:`targets_only`.
     """
 
     _skip_layerwise_casting_patterns = None
     INPUTS: ClassVar[int] = 7
+    left_out = 0
 
     @register_to_config
     def __init__(
@@ -141,7 +144,10 @@ class MultiViewUNet(UNet2DConditionModel):
             )
         flat = {name: rearrange(x, "b f c h w -> (b f) c h w") for name, x in {"inputs": inputs, **more}.items()}
         condition = self.add_conv_in(**flat)
-        with self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition):
+        with ExitStack() as hooks:
+            hooks.enter_context(self.conv_in.register_forward_hook(lambda _module, _args, output: output + condition))
+            if self.left_out:
+                _leave_out(hooks, self.up_blocks, views, self.left_out)
             out = super().forward(
                 rearrange(latents, "b f c h w -> (b f) c h w"),
                 rearrange(self._times(t, inputs), "b f -> (b f)"),
@@ -150,7 +156,8 @@ class MultiViewUNet(UNet2DConditionModel):
                 cross_attention_kwargs={"views": views},
                 return_dict=False,
             )[0]
-        return rearrange(out, "(b f) c h w -> b f c h w", f=views)
+        out = rearrange(out, "(b f) c h w -> b f c h w", f=views - self.left_out)
+        return torch.cat([out.new_zeros(len(out), self.left_out, *out.shape[2:]), out], dim=1) if self.left_out else out
 
     def _times(self, t: Tensor, inputs: Tensor) -> Tensor:
         """Return each view's timestep: the scene's, or 0 for references where ``clean_references`` is set.
@@ -177,6 +184,48 @@ class MultiViewUNet(UNet2DConditionModel):
             "inputs": torch.zeros(1, views, self.INPUTS, side * stride, side * stride, **like),
             "domain": torch.zeros(1, dtype=torch.long, device=self.device),
         }
+
+
+@contextmanager
+def targets_only(network: nn.Module, n_ref: int) -> Iterator[None]:
+    """Compute the last block for target views only while the context is open; references are predicted as zeros.
+
+    That block keeps to one view, so the targets' prediction and its gradients are the same to rounding. Do not look at
+    the last block's layers meanwhile.
+
+    Args:
+        network: A :class:`MultiViewUNet`; others compute all views as ever.
+        n_ref: Reference views; they come first.
+    """
+    if not isinstance(network, MultiViewUNet):
+        yield
+        return
+    network.left_out = n_ref
+    try:
+        yield
+    finally:
+        del network.left_out
+
+
+def _leave_out(hooks: ExitStack, blocks: nn.ModuleList, views: int, count: int) -> None:
+    """Drop the first views of each scene between the last two blocks, from all that enters what follows."""
+
+    def drop(x: Tensor) -> Tensor:
+        return rearrange(rearrange(x, "(b f) ... -> b f ...", f=views)[:, count:], "b f ... -> (b f) ...")
+
+    def drop_image(x: Tensor) -> Tensor:
+        return rearrange(drop(rearrange(x, "b c h w -> b h w c")), "b h w c -> b c h w")  # stays in channels_last
+
+    def before_upsampler(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return drop_image(args[0]), *args[1:]
+
+    def before_block(_module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        skipped = tuple(drop_image(x) for x in inputs["res_hidden_states_tuple"])
+        return args, inputs | {"temb": drop(inputs["temb"]), "res_hidden_states_tuple": skipped}
+
+    upsampler = blocks[-2].get_submodule("upsamplers.0")
+    hooks.enter_context(upsampler.register_forward_pre_hook(before_upsampler))
+    hooks.enter_context(blocks[-1].register_forward_pre_hook(before_block, with_kwargs=True))
 
 
 def _remove_text(unet: nn.Module) -> None:

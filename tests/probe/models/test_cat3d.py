@@ -16,7 +16,7 @@ from probe.models import load_folder
 from probe.models.cat3d import DOMAINS, SD21, TINY, load_unet, settings_of
 from probe.models.parts.encoders import InputEncoder
 from probe.models.parts.files import fill
-from probe.models.parts.unet import SETTINGS, MultiViewUNet
+from probe.models.parts.unet import SETTINGS, MultiViewUNet, targets_only
 
 SMALL: dict[str, Any] = {
     "sample_size": 8,
@@ -471,3 +471,31 @@ def test_a_cut_file_and_a_missing_one_are_refused(unet: MultiViewUNet, tmp_path:
         load_unet(path, SMALL)
     with pytest.raises(ValueError, match=r"none.safetensors' does not exist; give a file, a folder, or a hub id"):
         load_unet(tmp_path / "none.safetensors", SMALL)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("n_ref", [1, 2])
+def test_the_last_block_can_leave_references_out_and_nothing_changes_for_targets(
+    n_ref: int, memory_format: torch.memory_format
+):
+    unet = make().to(memory_format=memory_format)
+    inputs = {name: x.repeat(2, *[1] * (x.ndim - 1)) for name, x in unet.probe_inputs(3).items()}
+    inputs |= {name: torch.randn(inputs[name].shape, generator=generator(5)) for name in ("latents", "inputs")}
+    predicted, gradients = [], []
+    for count in (0, n_ref):
+        with targets_only(unet, count):
+            predicted.append(unet(**inputs))
+        unet.zero_grad()
+        predicted[-1][:, n_ref:].square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in unet.parameters() if weight.grad is not None])
+    assert predicted[1][:, :n_ref].abs().max() == 0
+    torch.testing.assert_close(predicted[1][:, n_ref:], predicted[0][:, n_ref:], **CLOSE)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-3)
+    assert unet.left_out == 0
+    torch.testing.assert_close(unet(**inputs), predicted[0], rtol=0, atol=0)
+
+
+def test_other_networks_compute_all_views_where_references_are_left_out():
+    network = nn.Linear(2, 2)
+    with targets_only(network, 1):
+        assert not hasattr(network, "left_out")

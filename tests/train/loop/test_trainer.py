@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from training import SETTINGS, small_model, small_trainer, supervision
 
 from train import loop
@@ -17,6 +18,18 @@ def test_muon_takes_the_hidden_matrices_and_adamw_all_the_rest():
     assert "up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q.weight" in of_muon
     total = len(list(model.network.parameters())) + len(list(supervision(model).parameters()))
     assert len(adamw.param_groups[0]["params"]) + len(of_muon) == total
+
+
+def test_the_fused_adamw_updates_convolutions_in_channels_last_like_pytorchs_plain_one():
+    updated = []
+    for fused in (True, False):
+        trainer = small_trainer(replace(SETTINGS, warmup=0))
+        trainer.network.to(memory_format=torch.channels_last)
+        trainer.optimizers[0].param_groups[0]["fused"] = fused
+        loop.take_step(trainer, 0)
+        updated.append([weight.detach() for weight in trainer.optimizers[0].param_groups[0]["params"]])
+    assert any(not weight.is_contiguous() for weight in updated[0])
+    torch.testing.assert_close(updated[0], updated[1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
