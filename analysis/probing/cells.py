@@ -171,6 +171,7 @@ def _timesteps(run: ProbeRun) -> Table:
 
 def _matchers(run: ProbeRun) -> Table:
     table = tables.matchers(run)
+    nothing = (MISSING, MISSING)
     ahead = {row.model: (points(row.value), _ends(row.low, row.high)) for row in tables.leads(run).itertuples()}
     rows = [
         (
@@ -179,7 +180,7 @@ def _matchers(run: ProbeRun) -> Table:
             row.grid,
             percent(row.value),
             interval(row.low, row.high),
-            *ahead.get(row.model, (MISSING, MISSING)),
+            *(ahead.get(row.model, nothing) if row.grid == run.grid else nothing),
             *map(number, (row.scenes, row.units, row.count)),
         )
         for row in table.itertuples()
@@ -204,6 +205,7 @@ def _matchers(run: ProbeRun) -> Table:
         ),
         rows=tuple(rows),
         marked=tuple(n for n, row in enumerate(rows) if row[0] == run.model),
+        wide=True,
     )
 
 

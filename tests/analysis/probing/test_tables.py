@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.probing import rotation, tables
+from analysis.probing.cells import text_tables
 from analysis.probing.tables import ProbeRun, RunError, read_run
 from analysis.probing.words import answer
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
@@ -284,3 +285,29 @@ def test_pair_counts_add_up(run: ProbeRun):
     assert table["measured"].sum() == 6 * 2  # scenes times target views, each looked up in the one reference
     mine = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
     assert table["count"].sum() == mine["count"].sum()
+
+
+def test_leads_are_over_what_stands_on_the_layers_grid_paired_by_unit(run: ProbeRun):
+    """Over pixels on its own grid, at its own timesteps; cameras only at those that it was scored at."""
+    table = tables.leads(run).set_index("model")
+    assert {UNIFORM, SAME_POSITION, "pixels", "dsift", "tiny: cameras only"} <= set(table.index)
+    assert CEILING not in table.index
+    mine = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
+    pixels = run.headline[(run.headline["model"] == "pixels") & (run.headline["grid"] == run.grid)]
+    expected = np.average(mine["value"], weights=mine["count"]) - np.average(pixels["value"], weights=pixels["count"])
+    assert table.loc["pixels", "value"] == pytest.approx(expected)
+    assert (table["low"] < table["value"]).all()
+    once = run.scores[(run.scores["model"] != "tiny: cameras only") | (run.scores["timestep"] == 500)]
+    lead = tables.leads(replace(run, scores=once)).set_index("model").loc["tiny: cameras only", "value"]
+    blind = once[(once["model"] == "tiny: cameras only") & (once["layer"] == 10) & (once["metric"] == run.metric)]
+    blind = blind[(blind["direction"] == "tgt-ref") & (blind["protocol"] == run.protocol)]
+    then = mine[mine["timestep"] == 500]
+    expected = np.average(then["value"], weights=then["count"]) - np.average(blind["value"], weights=blind["count"])
+    assert lead == pytest.approx(expected)
+
+
+def test_the_table_of_matchers_shows_leads_on_the_layers_grid_alone(run: ProbeRun):
+    table = text_tables(run)["matchers"]
+    lead = table.columns.index("lead of the layer")
+    assert {row[lead] == "–" for row in table.rows if row[0] == "pixels" and row[2] == run.grid} == {False}
+    assert {row[lead] == "–" for row in table.rows if row[0] == "pixels" and row[2] != run.grid} == {True}
