@@ -22,7 +22,7 @@ from probe.records import (
     split_coverage,
     trivial_column,
 )
-from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
+from probe.records.intervals import joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 EVALUATED_ALIKE = ("scenes", "evaluate_scenes", "sampling_steps", "views", "max_rotation", "model_size", "probe_groups")
@@ -143,7 +143,7 @@ def _compare(parts: Sequence[pd.DataFrame], by: str, order: Sequence[object], si
     both = (a_count > 0) & (b_count > 0)
     a, b = ratios(a_hits * both, a_count * both), ratios(b_hits * both, b_count * both)
     change = b - a
-    single, joint = mean_bounds(change), mean_bounds(change, joint_widening(change))
+    single, joint = (change.low, change.high), change.widened(joint_widening(change))
     scenes = parts[0][parts[0]["unit"].isin(units)].groupby(by, observed=True)["scene"].nunique()
     return [
         {"key": key, "a": a.value[n], "b": b.value[n], "difference": change.value[n],

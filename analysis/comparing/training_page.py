@@ -85,9 +85,9 @@ def _training_answer(
     clear = probed[probed["verdict"] != "not separable"]
     phrases = [f"layer {row.layer} {points(row.difference)} points ({row.verdict})" for row in clear.itertuples()]
     if phrases:
-        sentences.append(f"Precision whose intervals over scenes lie apart: {listing(phrases)}.")
+        sentences.append(f"Precision whose intervals lie apart: {listing(phrases)}.")
     elif len(probed):
-        sentences.append("No layer's precision differs by more than its intervals over scenes.")
+        sentences.append("No layer's precision differs by more than its intervals.")
     lost = [title(row.metric) for row in table.itertuples() if not _beaten(row, trivial[row.metric])]
     if lost:
         sentences.append(f"By {listing(lost)} neither run beats the {BEST}.")

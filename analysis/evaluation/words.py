@@ -125,7 +125,7 @@ def _against_best(run: Evaluation, rows: pd.DataFrame) -> str:
         return f" These are values only: nothing can be claimed from {units(run)}; {LEAST_UNITS} units are needed."
     shown = [METRICS[row["metric"]].title for row in rows[rows["best"]].to_dict("records") if _is_clear(row, 1)]
     every = len(rows["metric"].unique())
-    return f" They clearly beat the {BEST} by {listing(shown) or 'none'} ({len(shown)} of {plural(every, 'measure')})."
+    return f" They beat the {BEST} by {listing(shown) or 'none'} ({len(shown)} of {plural(every, 'measure')})."
 
 
 def _range(name: str, row: Any) -> str:
@@ -153,7 +153,7 @@ def verdict(row: Any) -> str:
     if not np.isfinite(row["low"]):
         lead = better(row["metric"]) * row["value"]
         return "by value better than" if lead > 0 else "by value worse than" if lead < 0 else "by value equal to"
-    return "clearly better than" if _is_clear(row, 1) else "clearly worse than" if _is_clear(row, -1) else (
+    return "better than" if _is_clear(row, 1) else "worse than" if _is_clear(row, -1) else (
         "not separable from"
     )  # fmt: skip
 
@@ -164,7 +164,7 @@ def _is_clear(row: Any, sign: int) -> bool:
 
 
 def _others(rows: pd.DataFrame) -> str:
-    """Return what the model beats by each other metric: " SSIM: clearly worse than the copy..."."""
+    """Return what the model beats by each other metric: " SSIM: worse than the copy..."."""
     texts = ""
     for name in [name for name in IMAGE_METRICS if name in set(rows["metric"])]:
         found: dict[str, list[str]] = {}

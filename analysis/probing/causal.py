@@ -26,7 +26,7 @@ from probe.records import (
     split_effect,
     summarise,
 )
-from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
+from probe.records.intervals import all_pairs, joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 KINDS = {
@@ -71,7 +71,7 @@ def beside_selected(run: ProbeRun) -> pd.DataFrame:
 
     Returns:
         Columns measure, intervention, layer (the other one), value (selected minus other), low, high (95 %, for all
-        layers of a measure at once), scenes, units, count.
+        pairs of layers at once), scenes, units, count.
     """
     parts = [_beside(run, str(metric), rows) for metric, rows in _rows(run).groupby("metric", observed=True)]
     kept = [part for part in parts if len(part)]
@@ -85,9 +85,9 @@ def _beside(run: ProbeRun, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
     if run.layer not in set(sums["layer"]) or not others:
         return pd.DataFrame()
     units = sorted(sums["unit"].unique())
-    mine, theirs = (ratios(*wide(sums, "layer", layers, units)) for layers in ([run.layer], others))
-    ahead = mine - theirs
-    low, high = mean_bounds(ahead, joint_widening(ahead))
+    every = ratios(*wide(sums, "layer", [run.layer, *others], units), shares=False)
+    ahead = every.columns([0]) - every.columns(range(1, 1 + len(others)))
+    low, high = ahead.widened(joint_widening(all_pairs(every)))
     counted = rows[rows["value"].notna() & (rows["count"] > 0)].groupby("layer")
     return pd.DataFrame(
         {

@@ -9,7 +9,7 @@ from analysis.probing.rotation import pair_counts
 from analysis.probing.tables import ProbeRun, layer_grids, leads, profile, rivals
 from analysis.probing.words import best_row
 from analysis.words import bin_words, listing, percent, plural, points, with_interval
-from probe.records import null_label
+from probe.records import CAMERAS_ONLY, null_label
 from probe.records.intervals import LEAST_UNITS
 from probe.records.names import is_block
 
@@ -127,13 +127,16 @@ def _order_changes(run: ProbeRun) -> list[str]:
     if int(best["layer"]) == run.layer:
         return []
     here = best_row(run)
+    apart = best["common_grid_low"] > here["common_grid_high"]
+    verdict = "the choice depends on how grids are compared" if apart else "these scenes do not tell the two apart"
     return [
-        f"With all maps resampled to one grid, layer {int(best['layer'])} leads "
-        f"({with_interval(best['common_grid_precision'], best['common_grid_low'], best['common_grid_high'])}; layer "
-        f"{run.layer}: "
-        f"{with_interval(here['common_grid_precision'], here['common_grid_low'], here['common_grid_high'])}): the "
-        "choice depends on how grids are compared."
+        f"With all maps resampled to one grid, layer {int(best['layer'])} scores highest "
+        f"({_on_common_grid(best)}; layer {run.layer}: {_on_common_grid(here)}): {verdict}."
     ]
+
+
+def _on_common_grid(row: pd.Series) -> str:
+    return with_interval(row["common_grid_precision"], row["common_grid_low"], row["common_grid_high"])
 
 
 def _rivals_close(run: ProbeRun) -> list[str]:
@@ -146,6 +149,8 @@ def _rivals_close(run: ProbeRun) -> list[str]:
     mine = common[common["model"] == run.model]
     texts = []
     for name in rivals(run):
+        if name == run.model + CAMERAS_ONLY and name not in ahead.index:
+            continue  # beaten: it is no stronger than the strongest null
         if name in ahead.index:
             row = ahead.loc[name]
             if not row["low"] > 0:

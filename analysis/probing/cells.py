@@ -189,8 +189,8 @@ def _matchers(run: ProbeRun) -> Table:
         caption="The selected layer beside its own nulls (the same layer of another model), other matchers, and the "
         "references on each grid; the same scenes and pairs"
         + ("; each matcher counts the points of its own choice" if run.choosing else ", and the same points")
-        + ". Lead: of the layer over each that stands on its "
-        "grid, in points, paired by unit and at the same timesteps; the intervals hold for all of them at once.",
+        + ". Lead: of the layer over its strongest null and over each matcher on its grid, in points, paired by unit "
+        "and at the same timesteps; intervals hold for all layers, or all matchers, at once.",
         columns=(
             "matcher",
             "layer",

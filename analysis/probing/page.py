@@ -362,12 +362,19 @@ def _emergence(run: ProbeRun) -> Chart | None:
     mine = table[table["layer"] == run.layer].sort_values("step")
     caption = (
         "Precision of each layer while this model was trained, always on the scenes "
-        f"\u201c{_names(table['scenes'])}\u201d; bands: 95\u00a0% intervals over independent units. "
+        f"\u201c{_names(table['scenes'])}\u201d; {_emergence_bands(table)}. "
         "Dotted: a uniform guess on the selected layer's grid."
     )
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
     svg = figures.emergence_curve(table, highlighted=shown, alt=alt)
     return chart("emergence", svg, caption, source=words.probe_source(table), table=table)
+
+
+def _emergence_bands(table: pd.DataFrame) -> str:
+    """Return what the bands are; tables of older trainings hold a bootstrap over scenes, which is too narrow."""
+    if "units" in table:
+        return f"bands: 95{NBSP}% intervals over independent units"
+    return f"bands: 95{NBSP}% by bootstrap over scenes, as they were made then: too narrow"
 
 
 def _coverage(run: ProbeRun) -> Chart | None:

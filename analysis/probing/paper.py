@@ -77,7 +77,7 @@ def _profile(run: ProbeRun) -> Chart:
         if _shares_indexes(run)
         else "Layer indexes do not mean the same place: this model has another layout."
     )
-    caption = f"Precision layer by layer. {known} Bars on the right: 95{NBSP}% intervals over scenes."
+    caption = f"Precision layer by layer. {known} Bars on the right: 95{NBSP}% intervals."
     return _beside(run, "profile", _published("layer_profile"), shown, "layer", caption)
 
 
@@ -92,7 +92,7 @@ def _rotation(run: ProbeRun) -> Chart:
     caption = (
         f"Precision by rotation between the cameras in degrees; here of layer {run.layer}. On both sides it should "
         f"fall to the right: the published claim is that the signal is fragile. Bars on the right: 95{NBSP}% "
-        "intervals over scenes."
+        "intervals."
     )
     return _beside(run, "rotation", _published("viewpoint"), shown, "rotation in degrees", caption)
 
@@ -105,7 +105,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     published = _published("emergence")
     caption = (
         f"Precision over training iterations; here of layer {run.layer}. Iterations do not compare: batch, size and "
-        f"data differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals over scenes."
+        f"data differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals."
     )
     return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption,
                    basis=words.probe_source(own))  # fmt: skip

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.probing.tables import ProbeRun, named, reference_rows, shown
 from probe.records import SAME_POSITION, UNIFORM, rotation_bin, rotation_bin_names, summarise
-from probe.records.intervals import joint_widening, mean_bounds, ratios, wide
+from probe.records.intervals import joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 
@@ -49,7 +49,7 @@ def verdicts(run: ProbeRun) -> pd.DataFrame:
     Returns:
         Columns rotation_bin, value, same_position, chance, difference, low, high (95 % interval of the difference, for
         all bins at once; NaN below five units), scenes, units, count, pairs, verdict ("above", "below", "not separable
-        from", "not measured").
+        from", "too few units to compare with", "not measured").
     """
     rows = with_bins(run.headline)
     here = rows[(rows["layer"] == run.layer) & (rows["model"] == run.model)]
@@ -81,8 +81,8 @@ def _gap(here: pd.DataFrame, there: pd.DataFrame, names: list[str]) -> pd.DataFr
     units = sorted(sums[0]["unit"].unique())
     (a_hits, a_count), (b_hits, b_count) = (wide(part, "rotation_bin", names, units) for part in sums)
     both = (a_count > 0) & (b_count > 0)
-    ahead = ratios(a_hits * both, a_count * both) - ratios(b_hits * both, b_count * both)
-    low, high = mean_bounds(ahead, joint_widening(ahead))
+    ahead = ratios(a_hits * both, a_count * both).ahead_of(ratios(b_hits * both, b_count * both))
+    low, high = ahead.widened(joint_widening(ahead))
     return pd.DataFrame({"value": ahead.value, "low": low, "high": high, "units": ahead.units}, index=names)
 
 
@@ -94,6 +94,8 @@ def _view_pairs(rows: pd.DataFrame) -> pd.Series:
 def _verdict(difference: float, low: float, high: float) -> str:
     if math.isnan(difference):
         return "not measured"
+    if math.isnan(low):
+        return "too few units to compare with"
     if low > 0:
         return "above"
     return "below" if high < 0 else "not separable from"

@@ -80,7 +80,8 @@ def _place(run: ProbeRun) -> str:
         return "was chosen"
     if len(run.layers) == 1:
         return "was the only layer measured"
-    sure = best_row(run)["above_null"] and not run.selection.get("ties")
+    ahead = run.selection.get("ahead", not run.selection.get("ties"))
+    sure = best_row(run)["above_null"] and ahead
     return "finds the corresponding point best" if sure else "scores highest"
 
 

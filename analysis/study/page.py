@@ -223,8 +223,8 @@ def _compared(run: StudyRun) -> Section | None:
     )  # fmt: skip
     caption = (
         f"Each variant's value at step {number(run.step)} minus that of the plain run of the same seed (which has the "
-        f"same first weights, scenes and noise); bars: 95{NBSP}% intervals over seeds. Filled green: clearly better "
-        "than plain; filled vermilion: clearly worse; open: not separable, or fewer than "
+        f"same first weights, scenes and noise); bars: 95{NBSP}% intervals over seeds. Filled green: better "
+        "than plain; filled vermilion: worse; open: not separable, or fewer than "
         f"{LEAST_SEEDS} seeds. A control is given false truth: if it helps as much, what helps is not the truth. "
         f"Seeds: {counts(run)}."
     )

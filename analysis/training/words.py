@@ -68,7 +68,7 @@ def emergence_caption(run: TrainingRun, table: pd.DataFrame, layers: Sequence[in
     return (
         "The share of query points of generated views for which a layer's strongest attention in a reference view "
         f"lies at the corresponding point. {probed}In colour: {who} {layer_words(run, layers)}; grey: the other 3D "
-        f"layers; bands: 95{NBSP}% intervals over scenes; dotted: a uniform guess on the grid of layer {layers[0]}. "
+        f"layers; bands: 95{NBSP}% intervals; dotted: a uniform guess on the grid of layer {layers[0]}. "
         "Coarser grids have another chance level: see the table."
     )
 
@@ -100,11 +100,11 @@ def probe_source(table: pd.DataFrame) -> str:
         return (
             f"Protocol {listing(sorted(set(known['protocol'])))}, {listing(sorted(set(known['metric'])))}, pair list "
             f"{listing(sorted(set(known['pair_list'])))} ({plural(int(known['scene_count'].max()), 'scene')} "
-            f"\u201c{listing(scenes)}\u201d), intervals over scenes; counted points per layer: "
+            f"\u201c{listing(scenes)}\u201d), intervals; counted points per layer: "
             f"{least if least == most else f'{least} to {most}'}."
         )
     return (
-        f"Protocol attention-v1, scenes \u201c{listing(scenes)}\u201d, intervals over scenes; emergence.csv does "
+        f"Protocol attention-v1, scenes \u201c{listing(scenes)}\u201d, intervals; emergence.csv does "
         "not record the pair list or how many points were counted."
     )
 

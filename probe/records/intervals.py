@@ -10,22 +10,25 @@ the jackknife's standard error :math:`s`. Three rules make it a 95 % interval wi
 (``python benchmarks/intervals.py`` measures that):
 
 - Student's quantile with :math:`1 / \sum w_i^2 - 1` degrees of freedom: unequal units count as fewer;
-- :math:`s` grows by :math:`1 + 0.75 |g|`, where :math:`g = \sum e_i^3 / (\sum e_i^2)^{3/2}`: a skewed sample shows too
+- :math:`s` grows by :math:`1 + |g|`, where :math:`g = \sum e_i^3 / (\sum e_i^2)^{3/2}`: a skewed sample shows too
   little spread as long as its rare units are not in it;
 - shares are bounded on the binomial's scale (Korn and Graubard 1998): as many independent trials as give :math:`s`.
   Where no unit has a hit, or none a miss, their spread is that of an intraclass correlation of 0.05.
+
+No rule sees what is not in the sample: where one unit in ten holds most hits, few units cover too seldom.
 
 In arrays rows are units and columns are what is estimated; a unit in which nothing was counted has count 0 there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta, chi2
+from scipy.stats import beta
 from scipy.stats import t as student
 
 from probe.records.table import unit_sums
@@ -34,9 +37,9 @@ LEVEL = 0.95
 UPPER = (1 + LEVEL) / 2
 LEAST_UNITS = 5
 """Units that an interval needs at least."""
-SKEW = 0.75
+SKEW = 1.0
 INTRACLASS = 0.05
-SHRINKAGE = 2.0
+OWN_VARIANCE = 0.75
 DRAWS = 4000
 
 
@@ -54,44 +57,91 @@ class Ratios:
 
     Attributes:
         value: Sum of values over sum of counts; NaN where nothing was counted.
+        low: Lower end of each column's own 95 % interval; NaN below :data:`LEAST_UNITS` units.
+        high: Upper end.
         influence: [units, columns], :math:`e_i`; 0 where nothing was counted.
         units: In which something was counted.
         freedom: Degrees of freedom; NaN below :data:`LEAST_UNITS` units.
+        trials: Sum of counts where the ratio is a share, else infinite.
     """
 
     value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     influence: np.ndarray
     units: np.ndarray
     freedom: np.ndarray
+    trials: np.ndarray
 
     def __sub__(self, other: "Ratios") -> "Ratios":
-        """Return the differences, paired by unit; one column stands beside each of the other's."""
+        """Return the differences, paired by unit; one column stands beside each of the other's.
+
+        Student's t, with a standard error that is at least that of the trials that must differ (McNemar 1947): two
+        shares that differ by d of n trials differ in n d of them at least.
+        """
+        change = self._beside(other)
+        floor = np.sqrt(np.abs(change.value) / np.minimum(self.trials, other.trials))
+        half = student.ppf(UPPER, change.freedom) * np.fmax(spread(change.influence, change.units), floor)
+        return replace(change, low=change.value - half, high=change.value + half)
+
+    def ahead_of(self, other: "Ratios") -> "Ratios":
+        """Return the differences to nulls and rivals, paired by unit, with ends recovered from those of both sides.
+
+        So they keep the skewness of each share: a null may score high in rare units alone.
+
+        Source:
+            Zou and Donner, Statistics in Medicine 27 (2008): confidence limits of differences (MOVER).
+        """
+        change, correlation = self._beside(other), _correlation(self.influence, other.influence)
+        down = _recovered(self.value - self.low, other.high - other.value, correlation)
+        up = _recovered(self.high - self.value, other.value - other.low, correlation)
+        return replace(change, low=change.value - down, high=change.value + up)
+
+    def _beside(self, other: "Ratios") -> "Ratios":
         shape = np.broadcast_shapes(self.value.shape, other.value.shape)
+        unknown = np.full(shape, np.nan)
         return Ratios(
             value=self.value - other.value,
+            low=unknown,
+            high=unknown,
             influence=self.influence - other.influence,
             units=np.broadcast_to(np.minimum(self.units, other.units), shape),
             freedom=np.broadcast_to(np.minimum(self.freedom, other.freedom), shape),
+            trials=np.full(shape, np.inf),
         )
 
     def columns(self, chosen: Sequence[int] | np.ndarray) -> "Ratios":
         """Return some of the columns, in this order."""
-        return Ratios(
-            value=self.value[chosen],
-            influence=self.influence[:, chosen],
-            units=self.units[chosen],
-            freedom=self.freedom[chosen],
-        )
+        return Ratios(**{name: part[..., chosen] for name, part in vars(self).items()})
+
+    def widened(self, factor: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ends, further from the value by one factor.
+
+        Args:
+            factor: From :func:`joint_widening`, for intervals that hold all at once.
+        """
+        return self.value - factor * (self.value - self.low), self.value + factor * (self.high - self.value)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Correlate what the units contribute to two sides, column by column; 0 where one side does not vary."""
+    size = np.sqrt((one**2).sum(0) * (other**2).sum(0))
+    return np.clip(divide((one * other).sum(0), size, otherwise=0.0), -1, 1)
+
+
+def _recovered(one: np.ndarray, other: np.ndarray, correlation: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(one**2 + other**2 - 2 * correlation * one * other, 0))
 
 
 def join_columns(parts: Sequence[Ratios]) -> Ratios:
     """Put ratios of the same units side by side."""
-    return Ratios(
-        value=np.concatenate([part.value for part in parts]),
-        influence=np.concatenate([part.influence for part in parts], axis=1),
-        units=np.concatenate([part.units for part in parts]),
-        freedom=np.concatenate([part.freedom for part in parts]),
-    )
+    return Ratios(**{name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in vars(parts[0])})
+
+
+def all_pairs(estimate: Ratios) -> Ratios:
+    """Return the differences of each two columns: first minus second, in the order of itertools.combinations."""
+    pairs = np.array(list(combinations(range(len(estimate.value)), 2)), dtype=int).reshape(-1, 2)
+    return estimate.columns(pairs[:, 0]) - estimate.columns(pairs[:, 1])
 
 
 # --- one ratio, many ratios ------------------------------------------------------------------------------------------
@@ -101,8 +151,7 @@ def interval(values: np.ndarray, counts: np.ndarray, units: np.ndarray) -> Inter
     """Return the ratio of two sums with its 95 % interval over independent units.
 
     Equal rows have equal intervals, in whatever order they stand. Where every value lies between 0 and its count, the
-    ratio is a share and its interval lies in [0, 1]; if the values are whole numbers besides, the interval is not
-    narrower than that of as many independent trials.
+    ratio is a share: its interval lies in [0, 1] and is not narrower than that of as many independent trials.
 
     Args:
         values: [rows], hits; or sums of anything else. What is NaN is left out with its count.
@@ -120,16 +169,17 @@ def interval(values: np.ndarray, counts: np.ndarray, units: np.ndarray) -> Inter
     frame = pd.DataFrame({"unit": np.asarray(units), "value": np.asarray(values, dtype=float), "count": counts})
     sums = frame[frame["value"].notna() & (frame["count"] > 0)].groupby("unit", sort=True)[["value", "count"]].sum()
     hits, of = (sums[[name]].to_numpy(dtype=float) for name in ("value", "count"))
-    low, high = bounds(hits, of)
-    return Interval(float(ratios(hits, of).value[0]), float(low[0]), float(high[0]))
+    found = ratios(hits, of)
+    return Interval(*(float(part[0]) for part in (found.value, found.low, found.high)))
 
 
-def ratios(values: np.ndarray, counts: np.ndarray) -> Ratios:
+def ratios(values: np.ndarray, counts: np.ndarray, *, shares: bool = True) -> Ratios:
     """Divide sums over units.
 
     Args:
         values: [units, columns].
         counts: [units, columns]; where one is 0 its value must be 0.
+        shares: Whether columns whose values all lie between 0 and their counts are shares.
     """
     total = counts.sum(0)
     value = divide(values.sum(0), total)
@@ -137,68 +187,50 @@ def ratios(values: np.ndarray, counts: np.ndarray) -> Ratios:
     influence = divide(values - np.nan_to_num(value) * counts, (1 - weight) * total, otherwise=0.0)
     units = (counts > 0).sum(0)
     effective = divide(np.ones_like(total), (weight**2).sum(0))
+    freedom = np.where(units >= LEAST_UNITS, np.maximum(effective - 1, 1), np.nan)
+    error = spread(influence, units)
+    half = student.ppf(UPPER, freedom) * error
+    low, high = value - half, value + half
+    slack = 1e-9 * counts
+    share = ((values >= -slack) & (values <= counts + slack)).all(0) & shares
+    share_low, share_high = _share_ends(value, error, freedom, _most_trials(value, units, total))
     return Ratios(
         value=value,
+        low=np.where(share, share_low, low),
+        high=np.where(share, share_high, high),
         influence=influence,
         units=units,
-        freedom=np.where(units >= LEAST_UNITS, np.maximum(effective - 1, 1), np.nan),
+        freedom=freedom,
+        trials=np.where(share, total, np.inf),
     )
 
 
-def bounds(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 95 % interval of each column's ratio of sums: see :func:`interval`.
-
-    Args:
-        values: [units, columns].
-        counts: [units, columns]; where one is 0 its value must be 0.
-    """
-    found = ratios(values, counts)
-    low, high = mean_bounds(found)
-    slack = 1e-9 * counts
-    share = ((values >= -slack) & (values <= counts + slack)).all(0)
-    whole = (np.abs(values - np.rint(values)) <= 1e-6 * np.maximum(counts, 1)).all(0)
-    share_low, share_high = _share_bounds(found, np.where(whole, _most_trials(found, counts), np.inf))
-    return np.where(share, share_low, low), np.where(share, share_high, high)
-
-
-def mean_bounds(estimate: Ratios, widening: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval of each column on its own scale: for differences and means.
-
-    Args:
-        estimate: Of ratios, or of their differences.
-        widening: From :func:`joint_widening`, for intervals that hold all at once.
-    """
-    half = widening * student.ppf(UPPER, estimate.freedom) * spread(estimate)
-    return estimate.value - half, estimate.value + half
-
-
-def spread(estimate: Ratios) -> np.ndarray:
+def spread(influence: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Return the standard error of each column, grown with the skewness of what the units contribute."""
-    squares = (estimate.influence**2).sum(0)
-    skewness = divide((estimate.influence**3).sum(0), squares**1.5, otherwise=0.0)
-    jackknife = np.sqrt(squares * divide(estimate.units - 1.0, estimate.units.astype(float)))
+    squares = (influence**2).sum(0)
+    skewness = divide((influence**3).sum(0), squares**1.5, otherwise=0.0)
+    jackknife = np.sqrt(squares * divide(units - 1.0, units.astype(float)))
     return jackknife * (1 + SKEW * np.abs(skewness))
 
 
-def _most_trials(estimate: Ratios, counts: np.ndarray) -> np.ndarray:
-    """Return how many independent trials whole hits are at most; fewer where all units agree that none or all hit."""
-    total = counts.sum(0)
-    agreed = 1 + INTRACLASS * np.maximum(divide(total, estimate.units, otherwise=1.0) - 1, 0)
-    return np.where((estimate.value <= 0) | (estimate.value >= 1), total / agreed, total)
+def _most_trials(share: np.ndarray, units: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Return how many independent trials the counts are at most; fewer where all units agree that none or all hit."""
+    agreed = 1 + INTRACLASS * np.maximum(divide(total, units, otherwise=1.0) - 1, 0)
+    return np.where((share <= 0) | (share >= 1), total / agreed, total)
 
 
-def _share_bounds(estimate: Ratios, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _share_ends(
+    share: np.ndarray, error: np.ndarray, freedom: np.ndarray, most: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Bound shares as those of a binomial with as many trials as give their standard error, at most ``most``."""
-    share, quantile = np.clip(estimate.value, 0, 1), student.ppf(UPPER, estimate.freedom)
-    trials = divide(share * (1 - share), spread(estimate) ** 2, otherwise=np.inf)
-    trials = np.minimum(trials * (student.ppf(UPPER, np.inf) / quantile) ** 2, most)
-    sure = np.isinf(trials)  # all units agree on something that was not counted in whole hits
-    trials = np.where(sure, 1, trials)
+    share, quantile = np.clip(share, 0, 1), student.ppf(UPPER, freedom)
+    trials = divide(share * (1 - share), error**2, otherwise=np.inf) * (student.ppf(UPPER, np.inf) / quantile) ** 2
+    trials = np.fmin(trials, most)
     hits = share * trials
     low = np.where(hits > 0, beta.ppf(1 - UPPER, np.maximum(hits, 1e-12), trials - hits + 1), 0)
     high = np.where(hits < trials, beta.ppf(UPPER, hits + 1, np.maximum(trials - hits, 1e-12)), 1)
-    known = np.isfinite(estimate.freedom)
-    return tuple(np.where(known, np.where(sure, share, end), np.nan) for end in (low, high))  # type: ignore[return-value]
+    unknown = np.isnan(freedom) | np.isnan(share)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
 # --- jointly ---------------------------------------------------------------------------------------------------------
@@ -208,8 +240,8 @@ def joint_widening(estimate: Ratios) -> float:
     r"""Return by how much intervals must widen so that with 95 % all columns' hold at once.
 
     The largest of the columns' :math:`|t|` under a multivariate t with their correlation over units, by draws of
-    normal multipliers of the units; at least 1, and 1 where nothing varies. Few units show too much correlation: it is
-    shrunk towards none by 2 / units.
+    normal multipliers of the units; at least 1, and 1 where nothing varies. The columns' variance estimates are taken
+    to be alike in part: chi-squares of their own to the power 0.75, times a common one to the power 0.25.
 
     Source:
         Hothorn, Bretz and Westfall, Biometrical Journal 50 (2008), "Simultaneous inference in general parametric
@@ -220,21 +252,19 @@ def joint_widening(estimate: Ratios) -> float:
     if moving.sum() < 2:
         return 1.0
     freedom = float(estimate.freedom[moving].min())
-    units = len(estimate.influence)
-    normal, alone, chance = _multipliers(units, int(moving.sum()))
-    shrunk = min(1.0, SHRINKAGE / units)
+    normal, variance = _multipliers(len(estimate.influence), int(moving.sum()), freedom)
     together = normal @ (estimate.influence[:, moving] / size[moving])
-    largest = np.abs((1 - shrunk) ** 0.5 * together + shrunk**0.5 * alone).max(1)
-    largest = largest / np.sqrt(chi2.ppf(chance, freedom) / freedom)
+    largest = (np.abs(together) / variance**0.5).max(1)
     return max(1.0, float(np.quantile(largest, LEVEL)) / float(student.ppf(UPPER, freedom)))
 
 
 @cache
-def _multipliers(units: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw normal numbers per unit and per column, [draws, ...], and uniform ones, [draws]: always the same."""
+def _multipliers(units: int, columns: int, freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw normal numbers per unit, and variances per column, [draws, ...]: always the same."""
     generator = np.random.default_rng(0)
-    chance, normal = generator.random(DRAWS), generator.standard_normal((DRAWS, units))
-    return normal, generator.standard_normal((DRAWS, columns)), chance
+    normal = generator.standard_normal((DRAWS, units))
+    own, common = (generator.chisquare(freedom, (DRAWS, size)) / freedom for size in (columns, 1))
+    return normal, own**OWN_VARIANCE * common ** (1 - OWN_VARIANCE)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -260,10 +290,8 @@ def summarise(scores: pd.DataFrame, by: Sequence[str], *, shares: bool = True) -
     table = groups[["scenes"]].sum().reset_index()
     table = table.astype({name: table[name].cat.categories.dtype for name in by if hasattr(table[name], "cat")})
     hits, counts = wide(sums.assign(group=groups.ngroup()), "group", range(len(table)))
-    found = ratios(hits, counts)
-    low, high = bounds(hits, counts) if shares else mean_bounds(found)
-    total = np.rint(counts.sum(0)).astype(int)
-    return table.assign(value=found.value, low=low, high=high, units=found.units, count=total)[columns]
+    found, total = ratios(hits, counts, shares=shares), np.rint(counts.sum(0)).astype(int)
+    return table.assign(value=found.value, low=found.low, high=found.high, units=found.units, count=total)[columns]
 
 
 def wide(

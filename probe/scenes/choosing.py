@@ -7,7 +7,7 @@ that was written to a file is read back to the same scenes.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,9 @@ def _visit(
     names, visited = recordings.names, list[tuple[Recording, Pairs]]()
     if len(names) == 1:
         recording = recordings.open(names[0])
-        return [(recording, compare_frames(recording, most=MOST_FRAMES))]
+        pairs = compare_frames(recording, most=MOST_FRAMES)
+        frames = len(recording.names)
+        return [(recording, within_blocks(pairs, frames, count=count, views=views, min_overlap=min_overlap))]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(derive("visits", seed))).tolist()
     share = -(-count // (len(BINS) - 1))
     each = -(-share // min(len(names), max(count, 1)))
@@ -214,7 +216,8 @@ def independent_units(scenes: Sequence[Scene], open_recording: Callable[[str], R
     """Name the independent unit that each scene belongs to: its recording.
 
     Groups of views of one recording show the same place and are no independent evidence. Of a lone recording the units
-    are :data:`BLOCKS` blocks of time, by a scene's first frame: less alike than neighbours in time, not independent.
+    are :data:`BLOCKS` blocks of time, by a scene's first frame; blocks whose scenes share a frame are one. They still
+    show the same place: less alike than neighbours in time, not independent.
 
     Args:
         scenes: In order.
@@ -224,8 +227,49 @@ def independent_units(scenes: Sequence[Scene], open_recording: Callable[[str], R
     if len(recordings) > 1:
         return tuple(scene.recording for scene in scenes)
     recording = open_recording(scenes[0].recording)
-    starts = [frame_index(recording, scene.frames[0]) for scene in scenes]
-    return tuple(block_name(recording.name, BLOCKS * start // len(recording.names) + 1) for start in starts)
+    blocks = [block_of(frame_index(recording, scene.frames[0]), len(recording.names)) for scene in scenes]
+    joined = _join_blocks(blocks, [scene.frames for scene in scenes])
+    return tuple(block_name(recording.name, joined[block] + 1) for block in blocks)
+
+
+def block_of(frame: int, frames: int) -> int:
+    """Return the block of time that a frame of a recording lies in, from 0."""
+    return BLOCKS * frame // frames
+
+
+def _join_blocks(blocks: Sequence[int], frames: Sequence[Sequence[str]]) -> dict[int, int]:
+    """Return for each block the first of those that its scenes share frames with, directly or over others."""
+    first = {block: block for block in blocks}
+    owner: dict[str, int] = {}
+    for block, names in zip(blocks, frames, strict=True):
+        for name in names:
+            one, other = sorted((first[block], first[owner.setdefault(name, block)]))
+            first = {key: one if root == other else root for key, root in first.items()}
+    return first
+
+
+def within_blocks(pairs: Pairs, frames: int, *, count: int, views: int, min_overlap: float) -> Pairs:
+    """Keep the pairs of a lone recording that lie in one block of time, in rotation bins that have enough of them.
+
+    Then scenes of two blocks share no frame. A bin whose blocks cannot give the scenes that it owes keeps all pairs.
+
+    Args:
+        pairs: Of the recording.
+        frames: Number of its frames.
+        count: Scenes of all bins together.
+        views: Frames per scene.
+        min_overlap: What each further frame must share with the anchor, from 0 to 1.
+    """
+    block = torch.tensor([block_of(index, frames) for index in pairs.frames])
+    inside = replace(pairs, overlap=torch.where(block[:, None] == block, pairs.overlap, 0.0))
+    supplies = count_groups(inside, views=views, min_overlap=min_overlap)
+    share = -(-count // len(supplies))
+    overlap = pairs.overlap
+    for supply in supplies:
+        low, high = supply.bin
+        here = (pairs.rotation_deg >= low) & (pairs.rotation_deg < high)
+        overlap = torch.where(here & (supply.groups >= share), inside.overlap, overlap)
+    return replace(pairs, overlap=overlap)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from probe.records import ALL_HEADS, CAMERAS_ONLY, CEILING, NO_LAYER, SAME_POSITION, UNIFORM
-from probe.records.intervals import Ratios, bounds, divide, joint_widening, mean_bounds, ratios, wide
+from probe.records.intervals import Ratios, all_pairs, divide, joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 NULL_LABELS = {UNIFORM: "uniform chance", SAME_POSITION: "same position", CAMERAS_ONLY: "cameras only"}
@@ -78,8 +78,12 @@ class Evidence:
         return np.logical_and.reduce(shown) if shown else np.zeros(len(self.layers), bool)
 
     def strongest(self, position: int) -> str:
-        """Return the null that a layer leads by least; empty where none is known."""
-        known = {null: lead.value[position] for null, lead in self.leads.items() if np.isfinite(lead.value[position])}
+        """Return the null that a layer is shown to lead by least, or leads by least; empty where none is known."""
+        known = {
+            null: (-np.inf if np.isnan(lead.low[position]) else lead.low[position], lead.value[position])
+            for null, lead in self.leads.items()
+            if np.isfinite(lead.value[position])
+        }
         return min(known, key=known.__getitem__) if known else ""
 
     def worse(self, position: int) -> np.ndarray:
@@ -108,18 +112,17 @@ def weigh_evidence(rows: pd.DataFrame, own: pd.DataFrame, model: str) -> Evidenc
     precision, limit = ratios(hits, counts), ratios(best, counts).value
     by_share = not (np.isnan(limit) & ~np.isnan(precision.value)).any()
     ranked = ratios(hits, best) if by_share else precision
-    low, high = bounds(hits, best if by_share else counts)
     pairs = np.array(list(combinations(range(len(layers)), 2)), dtype=int).reshape(-1, 2)
-    gap = ranked.columns(pairs[:, 0]) - ranked.columns(pairs[:, 1])
-    gap_low, gap_high = mean_bounds(gap, joint_widening(gap))
+    gap = all_pairs(ranked)
+    gap_low, gap_high = gap.widened(joint_widening(gap))
     return Evidence(
         layers=layers,
         precision=precision,
         ceiling=limit,
         share=ranked.value if by_share else np.full(len(layers), np.nan),
         ranked=ranked.value,
-        low=low,
-        high=high,
+        low=ranked.low,
+        high=ranked.high,
         leads=dict(_leads(rows, own, model, grids, units)),
         pairs=pairs,
         gap=gap.value,
@@ -135,8 +138,10 @@ def _leads(
     hits, counts = wide(unit_sums(own, ["layer"]), "layer", list(grids.index), units)
     for null in (UNIFORM, SAME_POSITION):
         guessed = _reference_hits(rows, null, grids, counts, units)
-        if not np.isnan(guessed).all():
-            yield null, _lead(ratios(hits, counts), ratios(guessed, counts))
+        known = np.isfinite(guessed) & (counts > 0)
+        if known.any():
+            shown = np.where(known, counts, 0)
+            yield null, _lead(ratios(np.where(known, hits, 0), shown), ratios(np.where(known, guessed, 0), shown))
     blind = rows[(rows["model"] == model + CAMERAS_ONLY) & rows["layer"].isin(grids.index) & (rows["head"] < 0)]
     if len(blind):
         alike = own[own["timestep"].isin(blind["timestep"].unique())]
@@ -146,8 +151,8 @@ def _leads(
 
 
 def _lead(layers: Ratios, null: Ratios) -> Lead:
-    ahead = layers - null
-    low, high = mean_bounds(ahead, joint_widening(ahead))
+    ahead = layers.ahead_of(null)
+    low, high = ahead.widened(joint_widening(ahead))
     return Lead(null=null.value, value=ahead.value, low=low, high=high)
 
 

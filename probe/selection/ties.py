@@ -9,7 +9,7 @@ import pandas as pd
 from probe.interventions import INTERVENTIONS
 from probe.layers import Layer, joint_layout
 from probe.records import EFFECT, summarise
-from probe.records.intervals import Ratios, joint_widening, mean_bounds, ratios, wide
+from probe.records.intervals import Ratios, all_pairs, joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 DESTRUCTIVE = tuple(name for name in INTERVENTIONS if name != "true_match")  # that one repairs
@@ -46,6 +46,10 @@ class CausalEffects:
         row = self.table.loc[layer]
         return float(row["value"]), float(row["low"]), float(row["high"]), int(row["scenes"])
 
+    def units_of(self, layer: int) -> int:
+        """Return the number of independent units that a layer's effect was measured on."""
+        return int(self.table["units"].get(layer, 0))
+
 
 def causal_effects(rows: pd.DataFrame, layers: Sequence[int]) -> CausalEffects:
     """Read the causal effect off the rows of a model's layers: of the identity, or else of the first that breaks.
@@ -61,7 +65,7 @@ def causal_effects(rows: pd.DataFrame, layers: Sequence[int]) -> CausalEffects:
         layers=tuple(layers),
         intervention=name,
         table=summarise(chosen, ["layer"], shares=False).set_index("layer"),
-        means=ratios(*wide(unit_sums(chosen, ["layer"]), "layer", list(layers))),
+        means=ratios(*wide(unit_sums(chosen, ["layer"]), "layer", list(layers)), shares=False),
         timesteps=tuple(sorted(int(t) for t in chosen["timestep"].unique())),
     )
 
@@ -69,10 +73,11 @@ def causal_effects(rows: pd.DataFrame, layers: Sequence[int]) -> CausalEffects:
 def compared(effects: CausalEffects, layer: int) -> dict[int, int]:
     """Compare a layer's effect with every other's: 1 if shown to be greater, -1 smaller, else 0.
 
-    Paired by unit; the intervals of all differences hold at once.
+    Paired by unit; the intervals of the differences of all pairs of layers hold at once, since the layer may have been
+    chosen for its effect.
     """
     difference = effects.means.columns([effects.layers.index(layer)]) - effects.means
-    low, high = mean_bounds(difference, joint_widening(difference))
+    low, high = difference.widened(joint_widening(all_pairs(effects.means)))
     sign = (low > 0).astype(int) - (high < 0)
     return dict(zip(effects.layers, sign.tolist(), strict=True))
 

@@ -99,10 +99,15 @@ def weighing_words(chosen: int, contenders: Sequence[int], effects: CausalEffect
 
 
 def _effect_sentence(chosen: int, effects: CausalEffects) -> str:
-    value, low, high, scenes = effects.of(chosen)
+    value, low, high, _ = effects.of(chosen)
     if np.isnan(value):
         return f"The causal effect of layer {chosen} was not measured."
-    spread = f" (95 % interval {low:+.1%} to {high:+.1%} over {scenes} scenes)" if np.isfinite(low) else ""
+    spread = f" (95 % interval {low:+.1%} to {high:+.1%} over {counted(effects.units_of(chosen))})"
+    if np.isnan(low):
+        return (
+            f"Breaking layer {chosen} ({effects.intervention}) changes the error of the denoised prediction by "
+            f"{value:+.1%}; {counted(effects.units_of(chosen))}, too few to compare layers."
+        )
     others = [(k, sign) for k, sign in compared(effects, chosen).items() if k != chosen and k in effects.table.index]
     words = {1: "more than breaking", -1: "less than", 0: "not separable from"}
     groups = {words[kind]: [k for k, sign in others if sign == kind] for kind in words}

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from scipy.stats import beta, chi2, norm
 from scipy.stats import t as student
 
-from benchmarks.intervals import coverage, family_error, shapes
+from benchmarks.intervals import above_same_position, coverage, family_error, shapes
 from probe.records import summarise
 from probe.records.intervals import (
     INTRACLASS,
+    OWN_VARIANCE,
     SKEW,
     Ratios,
-    bounds,
+    all_pairs,
     half_width,
     interval,
     join_columns,
     joint_widening,
-    mean_bounds,
     ratios,
     wide,
 )
@@ -107,11 +107,13 @@ def test_no_hit_at_all_does_not_prove_a_zero():
     assert interval(np.full(6, 30), np.full(6, 30), UNITS) == pytest.approx((1, 0.025 ** (1 / trials), 1))
 
 
-def test_whole_hits_are_never_surer_than_independent_trials():
-    """All units agree: whole hits are bounded as 6 x 30 trials, means that were not counted not at all."""
-    found = interval(np.full(6, 12), np.full(6, 30), UNITS)
+def test_shares_are_never_surer_than_independent_trials():
+    """All units agree: bounded as 6 x 30 trials, whole hits or not."""
+    found = interval(np.full(6, 12.0), np.full(6, 30), UNITS)
     assert found == pytest.approx((0.4, beta.ppf(0.025, 72, 109), beta.ppf(0.975, 73, 108)))
-    assert interval(np.full(6, 12.5), np.full(6, 30), UNITS) == pytest.approx((12.5 / 30,) * 3)
+    half = interval(np.full(6, 12.5), np.full(6, 30), UNITS)
+    assert half == pytest.approx((75 / 180, beta.ppf(0.025, 75, 106), beta.ppf(0.975, 76, 105)))
+    assert interval(np.full(6, -1.0), np.full(6, 30), UNITS) == pytest.approx((-1 / 30,) * 3)  # no share
 
 
 def test_half_a_width_is_students():
@@ -124,51 +126,78 @@ def test_half_a_width_is_students():
 
 def test_a_difference_is_paired():
     """What all units share does not widen the difference; of equal columns it is zero without any width."""
-    other = np.stack([HITS, HITS + 1], 1)
-    found = ratios(other, np.stack([COUNTS] * 2, 1))
-    change = found.columns([1]) - found
-    low, high = mean_bounds(change)
+    found = ratios(np.stack([HITS, HITS + 1], 1), np.stack([COUNTS] * 2, 1), shares=False)
+    change = found.columns([1, 0]) - found.columns([0, 0])
     assert change.value == pytest.approx([6 / 145, 0])
-    assert (low[1], high[1]) == (0, 0)
-    plus = slow_interval([1.0] * 6, list(COUNTS), share=False)
-    assert (low[0], high[0]) == pytest.approx(plus[1:])
+    assert (change.low[1], change.high[1]) == (0, 0)
+    assert (change.low[0], change.high[0]) == pytest.approx(slow_interval([1.0] * 6, list(COUNTS), share=False)[1:])
+
+
+def test_a_difference_of_shares_is_no_surer_than_the_trials_that_differ():
+    """One hit more of 30 in each of six units: six of 180 trials differ, and all units agree."""
+    one, other = (ratios(np.full((6, 1), hits), np.full((6, 1), 30.0)) for hits in (4.0, 3.0))
+    half = student.ppf(0.975, 5) * math.sqrt((1 / 30) / 180)
+    change = one - other
+    assert (change.low[0], change.high[0]) == pytest.approx((1 / 30 - half, 1 / 30 + half))
+
+
+def test_a_difference_keeps_the_ends_of_both_sides():
+    """Zou and Donner: where nothing is shared the squared distances add; a side that is known adds nothing."""
+    one, other = (ratios(part[:, None], np.full((4, 1), 20.0).repeat(2, 0)) for part in (
+        np.array([2.0, 4, 2, 4, 2, 4, 2, 4]), np.array([1.0, 1, 3, 3, 1, 1, 3, 3])))  # fmt: skip
+    change = one.ahead_of(other)
+    down = math.hypot(one.value[0] - one.low[0], other.high[0] - other.value[0])
+    up = math.hypot(one.high[0] - one.value[0], other.value[0] - other.low[0])
+    assert (change.low[0], change.high[0]) == pytest.approx((change.value[0] - down, change.value[0] + up))
+    low, high = change.widened(1.5)
+    assert (low[0], high[0]) == pytest.approx((change.value[0] - 1.5 * down, change.value[0] + 1.5 * up))
+
+
+def test_a_difference_is_no_surer_than_its_hits():
+    """Five units of ten queries, one hit each against none, do not show a lead, though all units agree."""
+    one, none = (ratios(np.full((5, 1), hits), np.full((5, 1), 10.0)) for hits in (1.0, 0.0))
+    assert (one - none).low[0] < 0
+    assert one.ahead_of(none).low[0] < 0
+
+
+def test_pairs_of_columns_stand_in_order():
+    found = ratios(np.stack([HITS, HITS + 1, HITS / 2], 1), np.stack([COUNTS] * 3, 1))
+    assert all_pairs(found).value == pytest.approx(
+        [found.value[a] - found.value[b] for a, b in ((0, 1), (0, 2), (1, 2))]
+    )
+    assert all_pairs(found.columns([0])).value.shape == (0,)
 
 
 def test_a_column_has_its_interval_whatever_stands_beside_it():
     beside = np.random.default_rng(0).integers(0, 10, (6, 3)).astype(float)
-    hits, counts = np.column_stack([beside, HITS]), np.column_stack([np.full((6, 3), 10.0), COUNTS])
-    low, high = bounds(hits, counts)
-    assert (low[3], high[3]) == interval(HITS, COUNTS, UNITS)[1:]
+    found = ratios(np.column_stack([beside, HITS]), np.column_stack([np.full((6, 3), 10.0), COUNTS]))
+    assert (found.low[3], found.high[3]) == interval(HITS, COUNTS, UNITS)[1:]
 
 
 def columns_of(influence: np.ndarray, freedom: float = 1e6) -> Ratios:
     size = influence.shape[1]
-    return Ratios(value=np.zeros(size), influence=influence, units=np.full(size, len(influence)),
-                  freedom=np.full(size, freedom))  # fmt: skip
+    nothing = np.zeros(size)
+    return Ratios(value=nothing, low=nothing, high=nothing, influence=influence, units=np.full(size, len(influence)),
+                  freedom=np.full(size, freedom), trials=np.full(size, np.inf))  # fmt: skip
 
 
 def test_known_joint_widenings():
-    """Nothing to join; ten independent columns (Sidak); equal columns are one but for the shrinkage of 2 / units."""
+    """Nothing to join; ten independent columns (Sidak); equal columns are one, but for their variance estimates."""
     random = np.random.default_rng(0)
     assert joint_widening(columns_of(random.standard_normal((50, 1)))) == 1
     assert joint_widening(columns_of(np.zeros((50, 4)))) == 1
     sidak = norm.ppf((1 + 0.95**0.1) / 2) / norm.ppf(0.975)
     assert joint_widening(columns_of(random.standard_normal((3000, 10)))) == pytest.approx(sidak, abs=0.03)
     same = np.repeat(random.standard_normal((3000, 1)), 10, axis=1)
-    assert joint_widening(columns_of(same)) == pytest.approx(1, abs=0.07)
-    few = joint_widening(columns_of(random.standard_normal((3000, 10)), freedom=4))
-    spread = np.sqrt(chi2.rvs(4, size=200_000, random_state=1) / 4)
-    largest = np.abs(random.standard_normal((200_000, 10))).max(1) / spread
-    assert few == pytest.approx(np.quantile(largest, 0.95) / student.ppf(0.975, 4), rel=0.05)
-
-
-def test_few_units_are_taken_to_be_less_alike_than_they_look():
-    """Ten equal columns: with five units as if their correlation were .6, with 3000 units they are one."""
-    random = np.random.default_rng(0)
-    found = joint_widening(columns_of(np.repeat(random.standard_normal((5, 1)), 10, axis=1)))
-    shared, own = random.standard_normal((100_000, 1)), random.standard_normal((100_000, 10))
-    largest = np.abs(0.6**0.5 * shared + 0.4**0.5 * own).max(1)
-    assert found == pytest.approx(np.quantile(largest, 0.95) / norm.ppf(0.975), rel=0.03)
+    assert joint_widening(columns_of(same)) == pytest.approx(1, abs=0.03)
+    own, common = (chi2.rvs(4, size=(200_000, size), random_state=1) / 4 for size in (10, 1))
+    spread = np.sqrt(own**OWN_VARIANCE * common ** (1 - OWN_VARIANCE))
+    for columns, drawn in (
+        (random.standard_normal((3000, 10)), random.standard_normal((200_000, 10))),
+        (same, random.standard_normal((200_000, 1))),
+    ):
+        expected = np.quantile((np.abs(drawn) / spread).max(1), 0.95) / student.ppf(0.975, 4)
+        assert joint_widening(columns_of(columns, freedom=4.0)) == pytest.approx(expected, rel=0.05)
 
 
 def test_a_difference_has_the_freedom_of_the_less_even_side():
@@ -182,7 +211,7 @@ def test_columns_join_as_they_are():
     left, right = (ratios(part[:, None], COUNTS[:, None]) for part in (HITS, HITS / 2))
     both = join_columns([left, right])
     together = ratios(np.column_stack([HITS, HITS / 2]), np.column_stack([COUNTS] * 2))
-    for name in ("value", "influence", "units", "freedom"):
+    for name in ("value", "low", "high", "influence", "units", "freedom"):
         assert getattr(both, name) == pytest.approx(getattr(together, name))
 
 
@@ -256,3 +285,9 @@ def test_coverage_is_at_least_93_percent(units: int):
 def test_equal_layers_are_rarely_told_apart(units: int):
     found = family_error(units=units, runs=400)
     assert max(found.values()) < 0.05 + 0.022, found  # two standard errors of the simulation
+
+
+@pytest.mark.slow
+def test_a_same_position_that_differs_between_bins_is_rarely_beaten_by_luck():
+    """Not wholly cured (docs/log.md): its rare good scenes may be missing from few."""
+    assert above_same_position(units=16, runs=400, rho=0.1) < 0.07

@@ -19,6 +19,7 @@ from probe.scenes.choosing import (
     Recordings,
     Scene,
     ViewList,
+    block_of,
     draw_list,
     independent_units,
     list_record,
@@ -186,11 +187,32 @@ def test_of_several_recordings_each_is_a_unit():
 
 
 def test_a_lone_recording_is_cut_into_eight_blocks_of_time_by_the_first_frame():
-    chosen = scenes_of(*(("a", first) for first in (0, 1, 2, 6, 11, 0)))
+    chosen = scenes_of(*(("a", first) for first in (0, 3, 6, 8, 10)))
     units = independent_units(chosen, lambda name: recording_of(WORLD, name))
-    assert units == ("a, block 1", "a, block 1", "a, block 2", "a, block 5", "a, block 8", "a, block 1")
+    assert units == ("a, block 1", "a, block 3", "a, block 5", "a, block 6", "a, block 7")
     assert all(is_block(unit) for unit in units)
     assert not is_block("a")
+
+
+def test_blocks_whose_scenes_share_a_frame_are_one_unit():
+    """Frames 2-3 and 3-4, then 4-5: blocks 2, 3 and 3 of time hang together over frames 3 and 4; 8-9 stands apart."""
+    chosen = scenes_of(*(("a", first) for first in (2, 3, 4, 8)))
+    assert independent_units(chosen, lambda name: recording_of(WORLD, name)) == (*["a, block 2"] * 3, "a, block 6")
+    later = scenes_of(("a", 8), ("a", 4), ("a", 3))  # in whatever order
+    assert independent_units(later, lambda name: recording_of(WORLD, name)) == ("a, block 6", *["a, block 3"] * 2)
+
+
+def test_scenes_of_a_long_lone_recording_lie_within_blocks():
+    """48 frames in a slow turn: each block gives groups, so no frame is in two units; a short one draws from all."""
+    world = make_world(48, roll=5.0, turn=2.0, size=(24, 32), focal=(24.0, 24.0))
+    recordings = Recordings(root=Path("world"), names=("a",), open=lambda name: recording_of(world, name))
+    drawn = draw_list(recordings, count=4, views=3, min_overlap=0.2, seed=0)
+    names = recording_of(world, "a").names
+    blocks = [{block_of(names.index(frame), 48) for frame in scene.frames} for scene in drawn.scenes]
+    assert {len(one) for one in blocks} == {1}
+    assert len({min(one) for one in blocks}) > 1
+    short = draw(data_set(1), 4)
+    assert any(len({block_of(WORLD_NAMES.index(frame), 12) for frame in scene.frames}) > 1 for scene in short.scenes)
 
 
 def test_an_opened_data_set_names_the_unit_of_each_row(monkeypatch: pytest.MonkeyPatch):
