@@ -87,7 +87,7 @@ def _on_real_frames() -> str:
     chosen, row = kept["selection"], kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     return (
         f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} "
-        f"blocks of time) layer {chosen['layer']} finds "
+        f"blocks of time of one place) layer {chosen['layer']} finds "
         f"{_precision(row)}. {_leads(kept['leads'])}"
     ).rstrip()
 
@@ -202,8 +202,10 @@ def short_words(name: str) -> str:
         own = gains[(gains["variant"] == variant) & (gains["verdict"] == "better")]
         better = [title(metric) for metric in own["metric"]]
         parts.append(f"`{mixing}` is better than plain by {listing(better) if better else 'nothing'}")
-    half = soon[soon["variant"].isin(["cameo", "mean"])].apply(in_half, axis=1).any()
-    shown = "Half the steps, as the paper claims, are shown." if half else (
+    half = [
+        f"`{row.variant}` by {title(row.metric)}" for row in soon.itertuples() if row.variant in SHORT and in_half(row)
+    ]
+    shown = f"In half the steps, as the paper claims: {listing(half)}." if half else (
         "Half the steps, as the paper claims, are not shown."
     )  # fmt: skip
     return f"{MARK_WORDS}. {'; '.join(parts)} (each interval alone). {shown}"
