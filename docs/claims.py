@@ -87,7 +87,7 @@ def _on_real_frames() -> str:
     chosen, row = kept["selection"], kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     return (
         f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} "
-        f"blocks of time of one place) layer {chosen['layer']} finds "
+        f"blocks of time) layer {chosen['layer']} finds "
         f"{_precision(row)}. {_leads(kept['leads'])}"
     ).rstrip()
 

@@ -358,7 +358,7 @@ def test_the_curve_of_precision_carries_its_pair_list_and_counts(tmp_path: Path)
     known = {"protocol": "attention-v1", "metric": "precision@5%", "pair_list": "0123456789ab", "scene_count": 4}
     table.assign(**known, count=[900, 1200] * len(STEPS)).to_csv(run / "emergence.csv", index=False)
     assert (
-        "Protocol attention-v1, precision@5%, pair list 0123456789ab (4 scenes “shapes”), intervals over scenes; "
+        "Protocol attention-v1, precision@5%, pair list 0123456789ab (4 scenes “shapes”), intervals; "
         "counted points per layer: 900 to 1 200." in Reader(build(run).replace("\u202f", " ")).text
     )
 
