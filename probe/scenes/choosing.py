@@ -119,7 +119,11 @@ def draw_list(recordings: Recordings, *, count: int, views: int, min_overlap: fl
     if not scenes:
         raise ValueError(_why_none(recordings, visited, views, min_overlap))
     ordered = tuple(scene for _, scene in sorted(scenes, key=lambda pair: pair[0]))  # a stable sort: by bin
-    return ViewList(protocol=DRAWN, scenes=ordered, note=_note(supplies, len(ordered), count, views, len(visited)))
+    notes = [
+        _note(supplies, len(ordered), count, views, len(visited)),
+        _near_note(visited[0][0], ordered) if lone else "",
+    ]
+    return ViewList(protocol=DRAWN, scenes=ordered, note="; ".join(note for note in notes if note))
 
 
 def share_out(supplies: Sequence[Sequence[int]], count: int) -> list[list[int]]:
@@ -197,6 +201,18 @@ def _note(supplies: Sequence[Sequence[BinSupply]], drawn: int, count: int, views
     lacking = f"no group of {views} views overlaps enough at {', '.join(empty)} degrees" if empty else ""
     fewer = f"{drawn} of {count} scenes found in {visited} recordings" if drawn < count else ""
     return "; ".join(part for part in (lacking, fewer) if part)
+
+
+def _near_note(recording: Recording, scenes: Sequence[Scene]) -> str:
+    """Say that views of a scene were drawn near each other in time, where they were."""
+    frames = len(recording.names)
+    blocks = [{block_of(frame_index(recording, name), frames) for name in scene.frames} for scene in scenes]
+    near = all(len(one) == 1 for one in blocks)
+    return (
+        f"the views of each scene lie within one of {BLOCKS} blocks of time, so that blocks share no frame"
+        if near
+        else ""
+    )
 
 
 def _why_none(

@@ -211,7 +211,9 @@ def test_scenes_of_a_long_lone_recording_lie_within_blocks():
     blocks = [{block_of(names.index(frame), 48) for frame in scene.frames} for scene in drawn.scenes]
     assert {len(one) for one in blocks} == {1}
     assert len({min(one) for one in blocks}) > 1
+    assert "the views of each scene lie within one of 8 blocks of time" in drawn.note
     short = draw(data_set(1), 4)
+    assert "blocks of time" not in short.note
     assert any(len({block_of(WORLD_NAMES.index(frame), 12) for frame in scene.frames}) > 1 for scene in short.scenes)
 
 
