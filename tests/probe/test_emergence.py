@@ -20,24 +20,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in (3, 20):
         torch.manual_seed(step)
         load_unet(None, SMALL).save_pretrained(folder / f"step-{step:06d}")
-    emergence.cli([str(folder), "--groups", "4", "--timesteps", "300,900", "--seed", "5"])
+    emergence.cli([str(folder), "--groups", "8", "--timesteps", "300,900", "--seed", "5"])
     return folder
 
 
 @pytest.mark.slow
 def test_it_has_the_numbers_of_a_probe_run_of_the_same_scenes_and_noise(checkpoints: Path, tmp_path: Path):
-    shared = ["--pairs", "8", "--timesteps", "300,900", "--seed", "5", "--baselines", "none", "--no-report"]
+    shared = ["--pairs", "16", "--timesteps", "300,900", "--seed", "5", "--baselines", "none", "--no-report"]
     table = pd.read_csv(checkpoints / "emergence.csv")
     assert sorted(table["step"].unique()) == [3, 20]
     assert set(table["scenes"]) == {"shapes"}
     assert set(table["protocol"]) == {"attention-v1"}
-    assert set(table["scene_count"]) == {4}
+    assert set(table["scene_count"]) == set(table["units"]) == {8}
     for step in (3, 20):
         out = tmp_path / str(step)
         run.cli(["--model", f"cat3d-tiny:{checkpoints / f'step-{step:06d}'}", *shared, "--out", str(out)])
         layers = pd.read_csv(out / "layers.csv").sort_values("layer")
         mine = table[table["step"] == step].sort_values("layer")
         assert mine["layer"].tolist() == layers["layer"].tolist()
+        assert mine["low"].notna().all()
         pairs = {"value": "precision", "low": "precision_low", "high": "precision_high", "chance": "chance"}
         for here, there in pairs.items():
             assert mine[here].tolist() == pytest.approx(layers[there].tolist(), abs=1e-6), here
