@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.probing import tables
 from analysis.probing.causal import effects
+from analysis.probing.leads import leads
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 COPIED = ("layers.csv", "selection.json", "config.json", "pairs.csv", "timesteps.csv")
@@ -30,8 +31,8 @@ def keep(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> No
     noisy = replace(probed, scores=probed.scores[probed.scores["timestep"].isin([-1, last])])
     kept = {
         "matchers": tables.matchers(probed),
-        "leads": tables.leads(probed),
-        "leads_noisy": tables.leads(noisy).assign(timestep=last),
+        "leads": leads(probed),
+        "leads_noisy": leads(noisy).assign(timestep=last),
         "effects": effects(probed),
     }
     for file, table in kept.items():

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.probing.leads import leads
 from analysis.probing.rotation import pair_counts
-from analysis.probing.tables import ProbeRun, layer_grids, leads, profile, rivals
+from analysis.probing.tables import ProbeRun, layer_grids, profile, rivals
 from analysis.probing.words import best_row
 from analysis.words import bin_words, listing, percent, plural, points, with_interval
 from probe.records import CAMERAS_ONLY, null_label

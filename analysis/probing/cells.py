@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.blocks import Table, csv_link
 from analysis.probing import causal, rotation, tables
+from analysis.probing.leads import leads
 from analysis.probing.tables import ProbeRun
 from analysis.words import (
     INTERVALS,
@@ -172,7 +173,7 @@ def _timesteps(run: ProbeRun) -> Table:
 def _matchers(run: ProbeRun) -> Table:
     table = tables.matchers(run)
     nothing = (MISSING, MISSING)
-    ahead = {row.model: (points(row.value), _ends(row.low, row.high)) for row in tables.leads(run).itertuples()}
+    ahead = {row.model: (points(row.value), _ends(row.low, row.high)) for row in leads(run).itertuples()}
     rows = [
         (
             row.model,

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.probing import rotation, tables
 from analysis.probing.cells import text_tables
+from analysis.probing.leads import leads
 from analysis.probing.tables import ProbeRun, RunError, read_run
 from analysis.probing.words import answer
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
@@ -291,7 +292,7 @@ def test_pair_counts_add_up(run: ProbeRun):
 
 def test_leads_are_over_the_strongest_null_and_the_matchers_of_the_layers_grid(run: ProbeRun):
     """Over pixels at all its timesteps; over random weights at those that these were scored at."""
-    table = tables.leads(run).set_index("model")
+    table = leads(run).set_index("model")
     assert list(table.index) == [SAME_POSITION, "tiny: random weights", "pixels", "dsift"]
     assert table.loc[SAME_POSITION, "value"] == run.layers.set_index("layer").loc[10, "lead"]
     mine = run.headline[(run.headline["model"] == "tiny") & (run.headline["layer"] == 10)]
@@ -304,7 +305,7 @@ def test_leads_are_over_the_strongest_null_and_the_matchers_of_the_layers_grid(r
     random = once.headline[(once.headline["model"] == name) & (once.headline["layer"] == 10)]
     then = mine[mine["timestep"] == 500]
     expected = np.average(then["value"], weights=then["count"]) - np.average(random["value"], weights=random["count"])
-    assert tables.leads(once).set_index("model").loc[name, "value"] == pytest.approx(expected)
+    assert leads(once).set_index("model").loc[name, "value"] == pytest.approx(expected)
 
 
 def test_the_table_of_matchers_shows_leads_on_the_layers_grid_alone(run: ProbeRun):
