@@ -129,10 +129,11 @@ def plural(count: int, noun: str) -> str:
 
 
 INTERVALS = (
-    f"95{NBSP}%, over independent units (recordings, or procedural scenes): sum of hits over sum of counts, bounded as "
-    "a binomial of as many trials as its standard error over units is worth, with Student's quantile and widened where "
-    f"the units are skewed; none below {LEAST_UNITS} units. A claim about several layers, bins or rivals rests on "
-    "intervals that hold for all of them at once."
+    f"95{NBSP}%, over independent units (recordings, or procedural scenes). Every average is a sum of hits over a sum "
+    "of counts; its standard error is that of the jackknife over units, grown where units are skewed, with Student's "
+    "quantile; shares are bounded as those of a binomial (Korn and Graubard 1998). There is no interval below "
+    f"{LEAST_UNITS} units. A claim about several layers, bins or matchers rests on intervals that hold for all of them "
+    "at once."
 )
 
 

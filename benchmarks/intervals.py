@@ -7,12 +7,11 @@ beta-binomial units with shares near 0 and 1.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import tyro
 
-from probe.records.intervals import Ratios, all_pairs, joint_widening, ratios
+from probe.records.intervals import against_all, joint_widening, ratios
 
 COUNTS = (1750, 1145, 1310, 745, 1920, 1515, 825, 940, 2010, 1710, 835, 740, 1895, 1425, 1120, 620)
 COARSE = (440, 300, 335, 205, 490, 380, 230, 235, 530, 420, 215, 160, 475, 360, 280, 140)
@@ -29,7 +28,6 @@ HARD = ((0.95, 0.2), (0.02, 0.1), (0.1, 0.3))
 SAME_POSITION = (0.1, 0.035, 0.01, 0.003)
 """Precision of the same position by rotation bin."""
 LAYERS = 11
-PAIRS = np.array(list(combinations(range(LAYERS), 2)))
 RESAMPLES = 1000
 Ends = tuple[np.ndarray, np.ndarray]
 
@@ -163,21 +161,12 @@ def _claims(drawn: tuple[np.ndarray, np.ndarray], chance: float, asked: int | No
     layers = ratios(*drawn)
     ahead = layers.ahead_of(ratios(chance * drawn[1], drawn[1]))
     above = ahead.widened(joint_widening(ahead))[0] > 0
-    worse = _worse(layers, int(np.nanargmax(layers.value)) if asked is None else asked)
+    worse = against_all(layers, int(np.nanargmax(layers.value)) if asked is None else asked).low > 0
     return {
         "above chance": bool(above.any() if asked is None else above[asked]),
         "ahead of every other": bool(worse.sum() == LAYERS - 1),
         "worse than the best": bool(worse.any()),
     }
-
-
-def _worse(layers: Ratios, best: int) -> np.ndarray:
-    gap = all_pairs(layers)
-    low, high = gap.widened(joint_widening(gap))
-    worse = np.zeros(LAYERS, bool)
-    worse[PAIRS[(PAIRS[:, 0] == best) & (low > 0), 1]] = True
-    worse[PAIRS[(PAIRS[:, 1] == best) & (high < 0), 0]] = True
-    return worse
 
 
 def before(*, units: int, runs: int) -> dict[str, float]:

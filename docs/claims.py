@@ -25,6 +25,7 @@ from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UN
 from probe.records.names import is_null
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
+CARD = Path(__file__).parents[1] / "probe" / "models" / "weights" / "cat3d-tiny" / "card.json"
 SUPERVISED = {
     PLAIN: "nothing (plain)",
     "cameo": "layer 12, the paper's mixing of heads (`mlp`)",
@@ -53,7 +54,9 @@ def _probe(name: str) -> dict[str, Any]:
     folder = REFERENCE / name
     files = ("layers", "matchers", "leads", "leads_noisy", "effects")
     kept = {file: pd.read_csv(folder / f"{file}.csv") for file in files}
-    return kept | {"selection": json.loads((folder / "selection.json").read_text())}
+    bins = sorted(pd.read_csv(folder / "pairs.csv")["rotation_bin"].unique(), key=lambda name: int(name.split("-")[0]))
+    ends = f"{bins[0].split('-')[0]} to {bins[-1].split('-')[-1]}"
+    return kept | {"selection": json.loads((folder / "selection.json").read_text()), "bins": ends}
 
 
 def probe_words() -> str:
@@ -71,8 +74,9 @@ def _on_rooms() -> str:
         else f"of {len(layers)} 3D layers none is shown to be above the strongest null"
     )
     row = layers.set_index("layer").loc[chosen["layer"]]
+    steps = json.loads(CARD.read_text(encoding="utf-8"))["steps"]
     return (
-        f"The small model that ships (7000 steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: "
+        f"The small model that ships ({steps} steps on procedural rooms, no supervision), on {chosen['scenes']} rooms: "
         f"{found}. Layer {chosen['layer']} finds {_precision(row)} of the points. "
         f"{_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
     )
@@ -86,8 +90,8 @@ def _on_real_frames() -> str:
     kept = _probe("probe-kitchen")
     chosen, row = kept["selection"], kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     return (
-        f"On real frames that it never saw (one 7-Scenes recording, cameras 0 to 30 degrees apart, {chosen['units']} "
-        f"blocks of time) layer {chosen['layer']} finds "
+        f"On real frames that it never saw (one 7-Scenes recording, cameras {kept['bins']} degrees apart, "
+        f"{chosen['units']} blocks of time) layer {chosen['layer']} finds "
         f"{_precision(row)}. {_leads(kept['leads'])}"
     ).rstrip()
 
@@ -260,7 +264,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study-short": lambda: f"{study_table('study', SHORT, short=True)}\n\n{short_words('study')}",
     "study": lambda: f"{study_table('study', tuple(SUPERVISED))}\n\n{MARK_WORDS}.",
     "study-words": lambda: f"{study_words('study')} {mixing_words()}",
-    "mixing": mixing_words,
     "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),

@@ -125,6 +125,11 @@ def test_generated_parts_are_those_of_tables_and_code(path: Path):
     assert page.count("<!-- generated") == page.count("<!-- end -->") == len(generate.MARKS.findall(page))
 
 
+def test_every_generated_part_stands_on_a_page():
+    placed = {part[2] for path in generate.PAGES for part in generate.MARKS.finditer(path.read_text(encoding="utf-8"))}
+    assert placed == set(generate.WRITERS)
+
+
 MEASURED = re.compile(r"±\s*[\d.]|\d\s*dB\b|(?<![\w.])\.\d{2,3}\b|\d [%] ?\(\d|\d\.\d [%]|(?i:half the steps)")
 """What only tables may say: an interval, decibels, a share to three digits, a percentage with its interval."""
 

@@ -120,7 +120,7 @@ def _one(run: Evaluation, table: pd.DataFrame, n_ref: int) -> list[str]:
 
 
 def _against_best(run: Evaluation, rows: pd.DataFrame) -> str:
-    """Say by which measures the model is shown to beat the best trivial baseline, or that nothing can be claimed."""
+    """Return by which measures the model is shown to beat the best trivial baseline, or that none can be claimed."""
     if rows["low"].isna().all():
         return f" These are values only: nothing can be claimed from {units(run)}; {LEAST_UNITS} units are needed."
     shown = [METRICS[row["metric"]].title for row in rows[rows["best"]].to_dict("records") if _is_clear(row, 1)]
@@ -181,7 +181,7 @@ def _others(rows: pd.DataFrame) -> str:
 
 
 def _intervals(run: Evaluation) -> str:
-    """Say what intervals are over, or why there are none."""
+    """Return what intervals are over, or why there are none."""
     if len(run.units) < LEAST_UNITS:
         return f"There are no intervals and no claims: {units(run)}, where {LEAST_UNITS} units are needed."
     return (

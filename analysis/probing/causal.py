@@ -26,7 +26,7 @@ from probe.records import (
     split_effect,
     summarise,
 )
-from probe.records.intervals import all_pairs, joint_widening, ratios, wide
+from probe.records.intervals import against_all, ratios, wide
 from probe.records.table import unit_sums
 
 KINDS = {
@@ -86,16 +86,15 @@ def _beside(run: ProbeRun, metric: str, rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     units = sorted(sums["unit"].unique())
     every = ratios(*wide(sums, "layer", [run.layer, *others], units), shares=False)
-    ahead = every.columns([0]) - every.columns(range(1, 1 + len(others)))
-    low, high = ahead.widened(joint_widening(all_pairs(every)))
+    ahead = against_all(every, 0).columns(range(1, 1 + len(others)))
     counted = rows[rows["value"].notna() & (rows["count"] > 0)].groupby("layer")
     return pd.DataFrame(
         {
             "metric": metric,
             "layer": others,
             "value": ahead.value,
-            "low": low,
-            "high": high,
+            "low": ahead.low,
+            "high": ahead.high,
             "scenes": counted["scene"].nunique().reindex(others).fillna(0).astype(int).to_numpy(),
             "units": ahead.units,
             "count": counted["count"].sum().reindex(others).fillna(0).astype(int).to_numpy(),

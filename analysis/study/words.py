@@ -174,7 +174,7 @@ def _soon(run: StudyRun, variant: str) -> str:
 
 
 def _half_the_steps(rows: list[Any]) -> str:
-    """Say which measures support the paper's claim: sooner, and the whole interval at most half."""
+    """Return which measures support the paper's claim: sooner, and the whole interval at most half."""
     proven = [title(row.metric) for row in rows if in_half(row)]
     if proven:
         return f"In half the steps or less, as the paper claims, by the whole joint interval: {listing(proven)}."
@@ -287,7 +287,7 @@ def caveats(run: StudyRun) -> list[str]:
 
 
 def _tests(run: StudyRun) -> list[str]:
-    """Say how many comparisons are made, and which verdicts hold for all of them together."""
+    """Return how many comparisons are made, and which verdicts hold for all of them together."""
     if PLAIN not in run.names or not (count := len(tables.differences(run))):
         return []
     return [

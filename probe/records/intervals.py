@@ -144,6 +144,16 @@ def all_pairs(estimate: Ratios) -> Ratios:
     return estimate.columns(pairs[:, 0]) - estimate.columns(pairs[:, 1])
 
 
+def against_all(estimate: Ratios, column: int) -> Ratios:
+    """Return one column minus every column, with ends that hold for all pairs of columns at once.
+
+    For all pairs, because the column may have been chosen for its value.
+    """
+    change = estimate.columns([column]) - estimate
+    low, high = change.widened(joint_widening(all_pairs(estimate)))
+    return replace(change, low=low, high=high)
+
+
 # --- one ratio, many ratios ------------------------------------------------------------------------------------------
 
 

@@ -204,7 +204,7 @@ def _note(supplies: Sequence[Sequence[BinSupply]], drawn: int, count: int, views
 
 
 def _near_note(recording: Recording, scenes: Sequence[Scene]) -> str:
-    """Say that views of a scene were drawn near each other in time, where they were."""
+    """Return that views of a scene were drawn near each other in time, where they were; else nothing."""
     frames = len(recording.names)
     blocks = [{block_of(frame_index(recording, name), frames) for name in scene.frames} for scene in scenes]
     near = all(len(one) == 1 for one in blocks)

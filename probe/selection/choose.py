@@ -149,9 +149,9 @@ def _edited(scores: pd.DataFrame, model: str) -> pd.DataFrame:
 
 def _weighed(candidates: list[Candidate], evidence: Evidence, effects: CausalEffects) -> tuple[list[int], list[int]]:
     """Rank the candidates, the chosen one first; return with them the layers that it was chosen from."""
-    order = _order(candidates, evidence.ranked)
+    order = _order(candidates, evidence.ranked.value)
     lead, worse = order[0], evidence.worse(order[0])
-    within = evidence.ranked >= candidates[lead].low
+    within = evidence.ranked.value >= candidates[lead].low
     able = candidates[lead].above_null
     near = [k for k in order[1:] if able and candidates[k].above_null and not worse[k] and within[k]]
     contenders = [candidates[k].layer for k in (lead, *near)]
@@ -227,8 +227,8 @@ def _candidates(
             precision=float(evidence.precision.value[k]),
             ceiling=float(evidence.ceiling[k]),
             share_of_ceiling=float(evidence.share[k]),
-            low=float(evidence.low[k]),
-            high=float(evidence.high[k]),
+            low=float(evidence.ranked.low[k]),
+            high=float(evidence.ranked.high[k]),
             above_chance=bool(above_chance[k]),
             above_null=bool(above_null[k]),
             **_nulls(evidence, k),

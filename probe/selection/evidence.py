@@ -6,13 +6,12 @@ layers hold jointly: the intervals behind them cover all of a family at once wit
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from probe.records import ALL_HEADS, CAMERAS_ONLY, CEILING, NO_LAYER, SAME_POSITION, UNIFORM
-from probe.records.intervals import Ratios, all_pairs, divide, joint_widening, ratios, wide
+from probe.records.intervals import Ratios, against_all, divide, joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 NULL_LABELS = {UNIFORM: "uniform chance", SAME_POSITION: "same position", CAMERAS_ONLY: "cameras only"}
@@ -46,27 +45,15 @@ class Evidence:
         ceiling: Of each one's grid, on the same queries; NaN where it was not measured.
         share: Precision over ceiling; NaN unless the ceilings of all layers are known.
         ranked: What layers are ranked by: the share, or the precision.
-        low: Its 95 % interval, one by one.
-        high: Upper end.
         leads: Over each null that was measured, by its name in the score table.
-        pairs: Indexes of each two layers, [pairs, 2].
-        gap: Ranked score of the first minus that of the second, per pair.
-        gap_low: Its interval, which holds for all pairs at once.
-        gap_high: Upper end.
     """
 
     layers: tuple[int, ...]
     precision: Ratios
     ceiling: np.ndarray
     share: np.ndarray
-    ranked: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    ranked: Ratios
     leads: Mapping[str, Lead]
-    pairs: np.ndarray
-    gap: np.ndarray
-    gap_low: np.ndarray
-    gap_high: np.ndarray
 
     def above(self, null: str) -> np.ndarray:
         """Return which layers are shown to be above a null; none where it was not measured."""
@@ -88,11 +75,7 @@ class Evidence:
 
     def worse(self, position: int) -> np.ndarray:
         """Return which layers are shown to be worse than one."""
-        found = np.zeros(len(self.layers), bool)
-        for (first, second), low, high in zip(self.pairs, self.gap_low, self.gap_high, strict=True):
-            found[second] |= first == position and low > 0
-            found[first] |= second == position and high < 0
-        return found
+        return against_all(self.ranked, position).low > 0
 
 
 def weigh_evidence(rows: pd.DataFrame, own: pd.DataFrame, model: str) -> Evidence:
@@ -112,22 +95,13 @@ def weigh_evidence(rows: pd.DataFrame, own: pd.DataFrame, model: str) -> Evidenc
     precision, limit = ratios(hits, counts), ratios(best, counts).value
     by_share = not (np.isnan(limit) & ~np.isnan(precision.value)).any()
     ranked = ratios(hits, best) if by_share else precision
-    pairs = np.array(list(combinations(range(len(layers)), 2)), dtype=int).reshape(-1, 2)
-    gap = all_pairs(ranked)
-    gap_low, gap_high = gap.widened(joint_widening(gap))
     return Evidence(
         layers=layers,
         precision=precision,
         ceiling=limit,
         share=ranked.value if by_share else np.full(len(layers), np.nan),
-        ranked=ranked.value,
-        low=ranked.low,
-        high=ranked.high,
+        ranked=ranked,
         leads=dict(_leads(rows, own, model, grids, units)),
-        pairs=pairs,
-        gap=gap.value,
-        gap_low=gap_low,
-        gap_high=gap_high,
     )
 
 

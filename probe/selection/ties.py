@@ -9,7 +9,7 @@ import pandas as pd
 from probe.interventions import INTERVENTIONS
 from probe.layers import Layer, joint_layout
 from probe.records import EFFECT, summarise
-from probe.records.intervals import Ratios, all_pairs, joint_widening, ratios, wide
+from probe.records.intervals import Ratios, against_all, ratios, wide
 from probe.records.table import unit_sums
 
 DESTRUCTIVE = tuple(name for name in INTERVENTIONS if name != "true_match")  # that one repairs
@@ -76,9 +76,8 @@ def compared(effects: CausalEffects, layer: int) -> dict[int, int]:
     Paired by unit; the intervals of the differences of all pairs of layers hold at once, since the layer may have been
     chosen for its effect.
     """
-    difference = effects.means.columns([effects.layers.index(layer)]) - effects.means
-    low, high = difference.widened(joint_widening(all_pairs(effects.means)))
-    sign = (low > 0).astype(int) - (high < 0)
+    ahead = against_all(effects.means, effects.layers.index(layer))
+    sign = (ahead.low > 0).astype(int) - (ahead.high < 0)
     return dict(zip(effects.layers, sign.tolist(), strict=True))
 
 
