@@ -153,6 +153,21 @@ def test_a_difference_keeps_the_ends_of_both_sides():
     assert (low[0], high[0]) == pytest.approx((change.value[0] - 1.5 * down, change.value[0] + 1.5 * up))
 
 
+def test_what_both_sides_share_narrows_their_lead():
+    """The same ends, less twice the correlation over units times both: by hand, and in the other unit's order wider."""
+    one = ratios(np.array([2.0, 9, 3, 12, 5, 10])[:, None], np.full((6, 1), 20.0))
+    other = ratios(np.array([1.0, 5, 2, 8, 3, 6])[:, None], np.full((6, 1), 20.0))
+    moves = [side.influence[:, 0] for side in (one, other)]
+    correlation = (moves[0] @ moves[1]) / math.sqrt((moves[0] @ moves[0]) * (moves[1] @ moves[1]))
+    assert correlation > 0.9
+    first, second = one.value[0] - one.low[0], other.high[0] - other.value[0]
+    down = math.sqrt(first**2 + second**2 - 2 * correlation * first * second)
+    lead = one.ahead_of(other)
+    assert lead.low[0] == pytest.approx(lead.value[0] - down)
+    against = ratios(np.array([6.0, 3, 8, 2, 5, 1])[:, None], np.full((6, 1), 20.0))
+    assert one.ahead_of(against).low[0] < lead.low[0] - 0.1
+
+
 def test_a_difference_is_no_surer_than_its_hits():
     """Five units of ten queries, one hit each against none, do not show a lead, though all units agree."""
     one, none = (ratios(np.full((5, 1), hits), np.full((5, 1), 10.0)) for hits in (1.0, 0.0))
