@@ -18,6 +18,7 @@ from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
 from probe.records import LPIPS, environment, open_run, write_folder, write_json
+from probe.records.names import FINAL
 from train.batches import Draw, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
 from train.loop import Schedule, Trainer, train
@@ -28,7 +29,6 @@ from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
 from train.supervised import build_trainer, choose_layers, make_objective, read_shares
 
-FINAL = "final"
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
 """Models whose name takes the folder that a training writes."""
 NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker")

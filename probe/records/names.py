@@ -266,11 +266,16 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "model.json",
 )
 
-STEP_LOG, EVALUATION_LOG, FINAL_CARD = "metrics.jsonl", "evaluation.jsonl", "final/card.json"
+STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
+FINAL = "final"
+"""Folder of the last weights of a training."""
+FINAL_CARD = f"{FINAL}/card.json"
 IMAGES = "images.csv"
 
 STUDY_TABLES = ("study", "summary", "reach", "settings")
 STUDY_FIGURE = "study.png"
+SAMPLES_TABLE = "samples.json"
+"""What ``samples.png`` of a study shows, and by which rule it was chosen."""
 
 
 def seed_folder(variant: str, seed: int) -> str:

@@ -66,7 +66,7 @@ class FakeTrainer:
     def __init__(self, fails: Sequence[str] = (), silent: Sequence[str] = ()):
         self.fails, self.silent, self.calls = fails, silent, list[list[str]]()
 
-    def __call__(self, flags: Sequence[str], threads: int) -> tuple[int, str]:
+    def __call__(self, module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
         self.calls.append(list(flags))
         assert threads >= 1
         given = {flag: value for flag, value in pairwise(flags) if flag.startswith("--")}
@@ -172,12 +172,12 @@ def test_a_stopped_study_has_tables_of_what_is_finished_and_names_the_rest(small
     asked = small(seeds="0")
 
     class Stopped(FakeTrainer):
-        def __call__(self, flags: Sequence[str], threads: int) -> tuple[int, str]:
+        def __call__(self, module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
             if self.calls:
                 while not (asked.out / "settings.csv").exists():
                     time.sleep(0.01)
                 raise KeyboardInterrupt
-            return super().__call__(flags, threads)
+            return super().__call__(module, flags, threads)
 
     trainer = Stopped()
     with pytest.raises(SystemExit) as stop:
@@ -301,7 +301,7 @@ def test_more_steps_continue_finished_runs(small):
 
 
 def test_a_real_process_gives_its_exit_code_and_last_words():
-    code, words = running.run_process(["--steps", "none"], 1)
+    code, words = running.run_process("train.cameo", ["--steps", "none"], 1)
     assert code == 2
     assert last_words(words).startswith("python -m train.cameo: ")
     assert last_words("\n \n") == "no output"
@@ -311,9 +311,9 @@ def test_threads_are_shared_out(small, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     seen: list[int] = []
 
-    def trainer(flags: Sequence[str], threads: int) -> tuple[int, str]:
+    def trainer(module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
         seen.append(threads)
-        return FakeTrainer()(flags, threads)
+        return FakeTrainer()(module, flags, threads)
 
     main(small(jobs=3, seeds="0"), trainer)
     assert seen == [5, 5, 5]
