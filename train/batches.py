@@ -156,8 +156,8 @@ def open_training_scenes(
         train, test = open_library(kind, root, **opening, supervised=supervised)  # type: ignore[arg-type]
         return train.draw, test.draw
     real = ", ".join(f"{known}:FOLDER" for known in DATA_SETS)
-    rooms = ", ".join(f"{world}[:{'|'.join(OBJECTS)}]" for world in WORLDS)
-    raise ValueError(f"{name!r} is unknown; choose {rooms} or {real}")
+    versions = ", ".join(f"{world}[:{'|'.join(OBJECTS)}]" for world in WORLDS)
+    raise ValueError(f"{name!r} is unknown; choose {versions} or {real}")
 
 
 def ramp(step: int, length: int) -> float:
