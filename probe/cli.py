@@ -13,6 +13,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import docstring_parser
 import tyro
 
+from probe.scenes.names import GENERATED
+
 Config = TypeVar("Config")
 FRAME = re.compile(r"╭.*?╮|[─│╰╯━┃┏┓┗┛]+")  # the top of tyro's box carries a title that the text repeats
 
@@ -108,7 +110,7 @@ def check_scenes(spec: str) -> None:
         ValueError: If there is no such file or folder.
     """
     name, _, root = spec.partition(":")
-    if name not in ("shapes", "module") and root:
+    if name not in (*GENERATED, "module") and root:
         _check_exists(spec, root.partition("#")[0])
 
 

@@ -114,7 +114,8 @@ def scenes_words(run: TrainingRun) -> str:
     kind, _, root = str(run.settings.get("scenes", "unnamed")).partition(":")
     if kind == "rgbd":
         return f"the recording {root}"
-    return f"{root or 'plain'} scenes" if kind == "shapes" else f"{kind} scenes"
+    rooms = {"shapes": "scenes", "shapes-v1": "scenes of shapes-v1"}
+    return f"{root or 'plain'} {rooms[kind]}" if kind in rooms else f"{kind} scenes"
 
 
 def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ from train import evaluate, evaluation
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 QUICK = ["--groups", "4", "--sampling-steps", "1", "--no-report"]
 FILES = ["config.json", "images.csv", "samples.png", "summary.csv", "worst.csv"]
-NAMES = [f"plain-0-{index:04d}" for index in range(4)]
+NAMES = [f"v2-plain-0-{index:04d}" for index in range(4)]
 
 
 @cache

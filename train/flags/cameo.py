@@ -74,9 +74,9 @@ class Command:
     model_size: int | None = None
     """Side of the views in pixels; default the model's native size."""
     scenes: str = "shapes"
-    """Scenes to train on: shapes[:DIFFICULTY] (procedural, see python -m probe.run), or NAME:FOLDER with a data set of
-    python -m probe.run. Of a single recording the first 70 % of the frames are trained on and the last 25 % tested on;
-    of several recordings the last quarter by name is tested on."""
+    """Scenes to train on: shapes[:DIFFICULTY] or shapes-v1[:DIFFICULTY] (procedural, see python -m probe.run), or
+    NAME:FOLDER with a data set of python -m probe.run. Of a single recording the first 70 % of the frames are trained
+    on and the last 25 % tested on; of several recordings the last quarter by name is tested on."""
     steps: int = 4000
     """Number of optimiser steps."""
     batch_size: int = 6
