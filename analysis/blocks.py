@@ -22,6 +22,7 @@ class Table:
         marked: Positions of rows to set off.
         texts: How many leading columns are text, set left.
         wide: Whether it may be wider than the text.
+        links: Of each row, the section of the page that its first cell links to; empty where there is none.
     """
 
     caption: str
@@ -30,6 +31,7 @@ class Table:
     marked: tuple[int, ...] = ()
     texts: int = 1
     wide: bool = False
+    links: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         """Show the table and its caption in a notebook."""
@@ -67,10 +69,21 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of a page; ``tables`` are by name, ``picture`` is a link that holds a PNG, if there is one."""
+    """A section of a page.
+
+    Attributes:
+        name: Tells it from the page's other sections.
+        title: Above it.
+        claim: What it shows, in a sentence that stands above all else; empty where it claims nothing.
+        text: Below that; what the picture shows, where there is one.
+        picture: A link that holds a PNG, if there is one.
+        charts: Its figures.
+        tables: Its tables, by name.
+    """
 
     name: str
     title: str
+    claim: str = ""
     text: str = ""
     picture: str | None = None
     charts: tuple[Chart, ...] = ()

@@ -129,7 +129,7 @@ def worst_section(run: StudyRun) -> Section | None:
     rows = [
         (row.variant, str(row.seed), title(row.metric),
          marked(value_text(row.metric, row.value), row.metric, row.value, tables.best_of(run, row.metric)),
-         value_text(row.metric, row.plain), difference_text(row.metric, row.difference),
+         value_text(row.metric, row.base), difference_text(row.metric, row.difference),
          best_words(row.metric, tables.best_of(run, row.metric)))
         for row in worst.itertuples()
     ]  # fmt: skip

@@ -19,9 +19,10 @@ from analysis.study.details import (
     worst_section,
 )
 from analysis.study.paper import beside_paper
+from analysis.study.reach import reach_section
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
-from analysis.study.soon import CLAIM, how_soon, seed_ratios
+from analysis.study.soon import how_soon
 from analysis.study.words import best_words, difference_text, is_share, panel_title, title, value_text, with_half
 from analysis.trivial import BEST, MARK_WORDS, Trivial, marked
 from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
@@ -46,7 +47,7 @@ def make_study_page(run: StudyRun) -> SectionPage:
     Args:
         run: The study.
     """
-    makers = (_convergence, _compared, _reach, layers_section, readout_section, worst_section,
+    makers = (_convergence, _compared, reach_section, layers_section, readout_section, worst_section,
               cost_section, beside_paper)  # fmt: skip
     frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants,
               "how_soon.csv": how_soon(run)}  # fmt: skip
@@ -200,17 +201,11 @@ def _final_cell(metric: str, row: Any, best: Trivial | None) -> str:
 # --- variants against plain ------------------------------------------------------------------------------------------
 
 
-def _order(run: StudyRun) -> list[str]:
-    """Order the variants but plain: supervised, another layer, rivals, controls."""
-    role = tables.roles(run)
-    return sorted((name for name in run.names if name != PLAIN), key=lambda name: tables.ROLES.index(role[name]))
-
-
 def _compared(run: StudyRun) -> Section | None:
     if PLAIN not in run.names or len(run.names) < 2:
         return None
     table = tables.differences(run).rename(columns={"variant": "who", "metric": "panel"})
-    order, role = _order(run), tables.roles(run)
+    order, role = tables.ordered(run), tables.roles(run)
     shares = [metric for metric in run.metrics if is_share(metric)]
     labels = {name: f"{name} ({role[name]})" if role[name] != "supervised" else name for name in order}
     svg = figures.forest(
@@ -256,58 +251,3 @@ def _variants(run: StudyRun) -> Table:
         texts=2,
         wide=True,
     )
-
-
-# --- how soon --------------------------------------------------------------------------------------------------------
-
-
-def _reach(run: StudyRun) -> Section | None:
-    table, order = how_soon(run), _order(run)
-    if table.empty:
-        return None
-    named = {"variant": "who", "metric": "panel"}
-    phrases = "; ".join(f"{row.variant}, {title(row.metric)}: {words.pace_words(row)}" for row in table.itertuples())
-    shown = table.rename(columns=named)
-    svg = figures.step_ratios(
-        shown, seed_ratios(run).rename(columns=named), titles={metric: title(metric) for metric in run.metrics},
-        order=order, goal=CLAIM, alt=phrases,
-    )  # fmt: skip
-    caption = (
-        "Steps of each variant over the steps of the plain run of its seed, both to the worse of their two last "
-        "values, which both reach, linear between evaluations. Black line: no lead; dashed: half the steps, as the "
-        f"paper claims; grey: by how much plain runs of different seeds differ. Thick bars: 95{NBSP}% intervals over "
-        "seeds; thin: those that hold for all rows together; points: geometric means, filled where the thin bar "
-        "excludes 1; small marks: seeds, as triangles where a run was there by its first evaluation, so that the ratio "
-        f"is a bound. Seeds: {counts(run)}."
-    )
-    return Section(
-        name="reach",
-        title="How soon it reaches plain's last value",
-        charts=(study_chart(run, "reach", svg, caption, shown),),
-        tables={"reach": _reach_table(table, order)},
-    )
-
-
-def _reach_table(table: pd.DataFrame, order: Sequence[str]) -> Table:
-    rows = [row for name in order for row in table[table["variant"] == name].itertuples()]
-    return Table(
-        caption="Share of the steps: of plain's steps, those after which a run is at the last value of the plain run "
-        "of its seed, the mean over seeds; one that never is counts as 1, so that the mean is at least that (in "
-        "brackets how many are). Plain itself: the same of a plain run against the last value of another seed's, which "
-        "is what a variant without effect gets. Steps over plain's: both runs of a seed to the worse of their last "
-        "values, so that a variant without effect gets 1; its spread counts for no less than that between plain runs. "
-        f"Bounds (≤, ≥, ? on both sides): a run was there by its first evaluation. Joint: 95{NBSP}% for all "
-        f"{number(len(table))} rows together, which the verdict rests on.",
-        columns=("variant", "measure", "verdict", "share of the steps", "plain itself", "steps over plain's",
-                 f"95{NBSP}% interval", f"joint 95{NBSP}% interval"),
-        rows=tuple(_reach_row(row) for row in rows),
-        marked=tuple(n for n, row in enumerate(rows) if row.verdict in ("sooner", "later")),
-        texts=3,
-        wide=True,
-    )  # fmt: skip
-
-
-def _reach_row(row: Any) -> tuple[str, ...]:
-    return (row.variant, title(row.metric), row.verdict, words.share_text(row), words.null_text(row),
-            words.ratio_text(row), words.ends_text(row.low, row.high),
-            words.ends_text(row.joint_low, row.joint_high))  # fmt: skip

@@ -1,12 +1,13 @@
 """What a study's page shows, as small tidy tables. Pure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PLAIN, half_interval
+from analysis.study.seeds import LEAST_SEEDS, PLAIN, half_interval
 from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
 from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer, trivial_column
@@ -30,6 +31,12 @@ def _role(row: dict[Any, str], layer: str) -> str:
     if row.get("objective", "cameo") not in ("cameo", ""):
         return "a rival"
     return "another layer" if layer and row.get("layer", layer) not in (layer, "") else "supervised"
+
+
+def ordered(run: StudyRun) -> list[str]:
+    """Return the variants but plain: supervised, another layer, rivals, controls."""
+    role = roles(run)
+    return sorted((name for name in run.names if name != PLAIN), key=lambda name: ROLES.index(role[name]))
 
 
 def convergence(run: StudyRun, metrics: list[str]) -> pd.DataFrame:
@@ -67,24 +74,41 @@ def best_of(run: StudyRun, metric: str) -> Trivial | None:
     return best_trivial(metric, lambda method: values.get(trivial_column(method, metric), np.nan))
 
 
-def differences(run: StudyRun) -> pd.DataFrame:
-    r"""Compare each variant's last value with that of the plain run of the same seed, metric by metric.
+def differences(run: StudyRun, base: str = PLAIN, variants: Sequence[str] | None = None) -> pd.DataFrame:
+    r"""Compare each variant's last value with that of the run of another variant with the same seed, metric by metric.
 
-    .. math:: \bar d \pm t_{0.975, n - 1} \, s_d / \sqrt n
+    .. math:: \bar d \pm t_{1 - 0.025 / m,\, n - 1} \, s_d / \sqrt n
+
+    Args:
+        run: The study.
+        base: The variant that the others are compared with.
+        variants: Those to compare, by intervals that hold for all m of them together (Bonferroni), metric by metric;
+            None for all, each by an interval of its own (m = 1).
 
     Returns:
         Columns variant, metric, value, low, high (95 %, Student's t over seeds; NaN below three), seeds, gain (value,
         signed so that more is better), verdict ("better", "worse", "not separable", "too few seeds").
     """
-    paired = seed_differences(run)
+    paired = seed_differences(run, base)
+    if variants is not None:
+        paired = paired[paired["variant"].isin(variants)]
     rows = []
-    for (variant, metric), part in paired.groupby(["variant", "metric"], sort=False):
-        difference, n = part["difference"], len(part)
-        half = float(half_interval(difference.std(), n))
-        mean, sign = float(difference.mean()), better(str(metric))
-        rows.append((variant, metric, mean, mean - half, mean + half, n, sign * mean, _verdict(sign * mean, half)))
+    for metric, of_metric in paired.groupby("metric", sort=False):
+        sizes = of_metric.groupby("variant", sort=False).size()
+        tests = 1 if variants is None else max(1, int((sizes >= LEAST_SEEDS).sum()))
+        for variant, part in of_metric.groupby("variant", sort=False):
+            difference, n = part["difference"], len(part)
+            half = float(half_interval(difference.std(), n, tests))
+            mean, sign = float(difference.mean()), better(str(metric))
+            rows.append((variant, metric, mean, mean - half, mean + half, n, sign * mean, _verdict(sign * mean, half)))
     columns = ["variant", "metric", "value", "low", "high", "seeds", "gain", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    return _in_order(paired, pd.DataFrame(rows, columns=columns))
+
+
+def _in_order(paired: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Sort as variants and metrics first stand in the paired rows."""
+    keys = ["variant", "metric"]
+    return paired[keys].drop_duplicates().merge(table, on=keys, how="left")
 
 
 def _verdict(gain: float, half: float) -> str:
@@ -93,19 +117,23 @@ def _verdict(gain: float, half: float) -> str:
     return "better" if gain > half else "worse" if gain < -half else "not separable"
 
 
-def seed_differences(run: StudyRun) -> pd.DataFrame:
-    """Return the difference of each run's last value to the plain run of its seed, the worst first.
+def seed_differences(run: StudyRun, base: str = PLAIN) -> pd.DataFrame:
+    """Return the difference of each run's last value to the run of another variant with its seed.
+
+    Args:
+        run: The study.
+        base: The variant that the others are compared with.
 
     Returns:
-        Columns variant, seed, metric, value, plain, difference, gain (signed so that more is better).
+        Columns variant, seed, metric, value, base, difference, gain (signed so that more is better).
     """
     last = run.study[(run.study["step"] == run.step) & run.study["metric"].isin(run.metrics)].dropna(subset=["value"])
-    plain = last[last["variant"] == PLAIN].set_index(["seed", "metric"])["value"].rename("plain")
-    table = last[last["variant"] != PLAIN].join(plain, on=["seed", "metric"]).dropna(subset=["plain"])
-    difference = table["value"] - table["plain"]
+    compared = last[last["variant"] == base].set_index(["seed", "metric"])["value"].rename("base")
+    table = last[last["variant"] != base].join(compared, on=["seed", "metric"]).dropna(subset=["base"])
+    difference = table["value"] - table["base"]
     gain = difference * table["metric"].map(better).astype(float)
     return table.assign(difference=difference, gain=gain)[
-        ["variant", "seed", "metric", "value", "plain", "difference", "gain"]
+        ["variant", "seed", "metric", "value", "base", "difference", "gain"]
     ]
 
 
