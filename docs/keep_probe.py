@@ -23,8 +23,13 @@ def keep(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> No
         run: Folder of a finished run, with ``--baselines null,pixels,dsift``.
         name: Of the folder.
     """
-    folder, probed = REFERENCE / name, tables.read_run(run)
-    folder.mkdir(exist_ok=True)
+    keep_tables(run, REFERENCE / name)
+
+
+def keep_tables(run: Path, folder: Path) -> None:
+    """Write the small tables of a probe run to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probed = tables.read_run(run)
     for file in COPIED:
         (folder / file).write_bytes((run / file).read_bytes())
     last = int(probed.timesteps["timestep"].max())
