@@ -60,6 +60,7 @@ TINY: dict[str, Any] = {
     "encoder_stride": 1,
     "encoder_norm": False,
     "clean_references": True,
+    "ray_octaves": 4,
     "query_gain": 2.0,  # heads of 16 channels start with logits as large as heads of 64
 }
 

@@ -81,6 +81,7 @@ class MultiViewUNet(UNet2DConditionModel):
         num_class_embeds: int = 3,
         clean_references: bool = False,
         query_gain: float = 1.0,
+        ray_octaves: int = 0,
     ) -> None:
         levels = len(block_out_channels)
         heads = attention_head_dim or [width // PER_HEAD for width in block_out_channels]
@@ -101,7 +102,10 @@ class MultiViewUNet(UNet2DConditionModel):
         _remove_text(self)
         nn.init.zeros_(self.class_embedding.weight)
         self.add_conv_in = self.make_encoder(
-            tuple(encoder_channels), encoder_stride, block_out_channels[0], normalise=encoder_norm
+            tuple(encoder_channels),
+            encoder_stride,
+            block_out_channels[0],
+            normalise=encoder_norm,
         )
         for name, module in self.named_modules():
             if isinstance(module, Attention):
@@ -112,7 +116,8 @@ class MultiViewUNet(UNet2DConditionModel):
 
     def make_encoder(self, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool) -> InputEncoder:
         """Return the encoder of the conditioning."""
-        return InputEncoder(self.INPUTS, channels, stride, outputs, normalise=normalise)
+        octaves = self.config.ray_octaves
+        return InputEncoder(self.INPUTS, channels, stride, outputs, normalise=normalise, octaves=octaves)
 
     def forward(
         self,
