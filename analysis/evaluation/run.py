@@ -21,6 +21,7 @@ from probe.records import (
     MODEL,
     PARTS,
     PSNR,
+    SAMPLE_METRICS,
     SAMPLES,
     SUMMARY,
     TRIVIAL,
@@ -37,7 +38,7 @@ VIEW = ["scene", "view", "n_ref", "rotation_deg"]
 COLUMNS = {
     IMAGES: (*VIEW, "method", "metric", "value", "count"),
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count", "note"),
-    WORST: (*VIEW, *IMAGE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
+    WORST: (*VIEW, *SAMPLE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
 }
 
 

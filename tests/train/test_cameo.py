@@ -47,6 +47,7 @@ def test_a_run_leaves_what_the_page_and_the_probe_read(finished: Path):
     evaluated = rows(finished / "evaluation.jsonl")
     assert [row["step"] for row in evaluated] == [2, 4]
     wanted = {"loss", "loss_t900", "psnr", "ssim", "copy_psnr", "mean_colour_psnr", "match_error", "attention_12"}
+    assert {"psnr_one_step", "copy_psnr_one_step"} <= evaluated[0].keys()
     assert wanted | {"readout_10", "readout_12"} <= evaluated[0].keys()
     assert evaluated[0]["lpips"] is None or evaluated[0]["lpips"] > 0
     assert all(0 <= evaluated[-1][name] <= 1 for name in ("attention_10", "readout_10", "match_error"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probe.models.cat3d import TINY, load_unet
 from probe.models.model import OTHERS, MultiViewModel, condition, to_latents
-from probe.models.sampling import ddim_scheduler, guided_prediction, sample_views
+from probe.models.sampling import ddim_scheduler, guided_prediction, predict_views, sample_views
 from probe.models.schedules import STEPS, cameo_betas, cameo_scheduler, pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
@@ -234,6 +234,21 @@ def test_guided_prediction_known(weight: float):
     rays = condition(views, ray_scale=2.0)[:, :, 1:4]
     v = guided_prediction(model_of(Rays()), views, noise_like(views), 500, weight)
     torch.testing.assert_close(v, 3.0 + weight * rays, **CLOSE)
+
+
+@pytest.mark.parametrize("make", [pixel_scheduler, cameo_scheduler])
+def test_a_single_prediction_is_a_sample_of_one_step(make):
+    views, noise = photograph(), noise_like(photograph())
+    model = model_of(Listener(), make)
+    sampled = sample_views(model, views, noise, steps=1, guidance=2.0)
+    for steps in (1, 7, 50):
+        torch.testing.assert_close(predict_views(model, views, noise, steps=steps, guidance=2.0), sampled, **CLOSE)
+
+
+def test_a_single_prediction_with_leading_timesteps_is_at_the_first_that_the_sampler_visits():
+    listener, views = Listener(), photograph()
+    predict_views(replace(model_of(listener, cameo_scheduler), spacing="leading"), views, noise_like(views), steps=50)
+    assert [int(t[0]) for _, t, _, _ in listener.calls] == [981]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
