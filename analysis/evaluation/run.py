@@ -28,10 +28,14 @@ from probe.records import (
     WORST,
     RunError,
     digest,
+    rotation_bin,
+    rotation_bin_names,
     split_set_metric,
     summarise,
     trivial_column,
 )
+from probe.records.intervals import joint_widening, ratios, wide
+from probe.records.table import unit_sums
 
 ADVICE = "evaluate again"
 VIEW = ["scene", "view", "n_ref", "rotation_deg"]
@@ -186,12 +190,39 @@ def differences(run: Evaluation) -> pd.DataFrame:
         Columns n_ref, method (the trivial baseline), metric, value, low, high (95 % over independent units; NaN below
         five), scenes, units, count, best (whether it is the best trivial baseline by this metric).
     """
-    keys = [*VIEW, *(["unit"] if "unit" in run.images else []), "metric"]
-    wide = run.images.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
-    parts = [wide.assign(method=name, value=wide[MODEL] - wide[name], count=1) for name in TRIVIAL if name in wide]
-    rows = pd.concat(parts, ignore_index=True)
-    table = summarise(rows[rows["metric"].isin(run.measured)], ["n_ref", "method", "metric"], shares=False)
+    rows = _paired(run)
+    table = summarise(rows, ["n_ref", "method", "metric"], shares=False)
     return table.assign(best=[_is_best(run, row) for row in table.to_dict("records")])
+
+
+def _paired(run: Evaluation) -> pd.DataFrame:
+    """Subtract each trivial baseline's value from the model's, view by view."""
+    keys = [*VIEW, *(["unit"] if "unit" in run.images else []), "metric"]
+    table = run.images.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
+    parts = [table.assign(method=name, value=table[MODEL] - table[name], count=1) for name in TRIVIAL if name in table]
+    rows = pd.concat(parts, ignore_index=True)
+    return rows[rows["metric"].isin(run.measured)]
+
+
+def differences_by_rotation(run: Evaluation) -> pd.DataFrame:
+    """Return by how much the model differs from each trivial baseline on the same views, in each rotation bin.
+
+    Returns:
+        Columns n_ref, method (the trivial baseline), metric, rotation_bin, value, low, high (95 % over independent
+        units, for all bins at once; NaN below five), units.
+    """
+    rows = _paired(run)
+    rows = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str))
+    found = []
+    for keys, part in rows.groupby(["n_ref", "method", "metric"], sort=False):
+        sums = unit_sums(part, ["rotation_bin"])
+        bins = [name for name in rotation_bin_names() if name in set(sums["rotation_bin"])]
+        ahead = ratios(*wide(sums, "rotation_bin", bins), shares=False)
+        low, high = ahead.widened(joint_widening(ahead))
+        named = dict(zip(("n_ref", "method", "metric"), keys, strict=True))
+        columns = {"rotation_bin": bins, "value": ahead.value, "low": low, "high": high, "units": ahead.units}
+        found.append(pd.DataFrame(named | columns))
+    return pd.concat(found, ignore_index=True)
 
 
 def _is_best(run: Evaluation, row: dict[Any, Any]) -> bool:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, present
 from analysis.study import figures, tables, words
+from analysis.study.claims.page import claim_sections
 from analysis.study.details import (
     bands,
     cost_section,
@@ -51,6 +52,8 @@ def make_study_page(run: StudyRun) -> SectionPage:
               cost_section, beside_paper)  # fmt: skip
     frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants,
               "how_soon.csv": how_soon(run)}  # fmt: skip
+    claims, usual = claim_sections(run), present([maker(run) for maker in makers])
+    names = {section.name for section in claims}
     return SectionPage(
         kind="study",
         title=f"{plural(len(run.names), 'way')} of training, seed by seed",
@@ -58,7 +61,7 @@ def make_study_page(run: StudyRun) -> SectionPage:
         answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
-        sections=present([maker(run) for maker in makers]),
+        sections=(*claims, *(section for section in usual if section.name not in names)),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=command(_flags(run), "train.study"),
@@ -92,6 +95,8 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
 
 
 def _flags(run: StudyRun) -> dict[str, object]:
+    if run.settings.get("paper"):
+        return run.settings  # its variants and seeds are fixed
     seeds = sorted({int(seed) for seed in run.study["seed"]})
     return {"variants": run.names, "seeds": seeds, **run.settings, "out": f"runs/{run.name}"}
 

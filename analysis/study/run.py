@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.reading import read_config, read_file, whole_lines
+from analysis.study.claims.parts import Parts, read_parts
 from probe.records import (
     CONFIG,
     IMAGE_METRICS,
@@ -46,6 +47,7 @@ class StudyRun:
         reach: When each run reaches the final value of the plain run of its seed.
         variants: A row per variant: the settings in which variants differ, as text.
         seconds: Median seconds per step of each finished run: columns variant, seed, seconds.
+        parts: Probes, evaluations and samples, of a study that has them.
     """
 
     name: str
@@ -56,6 +58,7 @@ class StudyRun:
     reach: pd.DataFrame
     variants: pd.DataFrame
     seconds: pd.DataFrame
+    parts: Parts | None = None
 
     @property
     def names(self) -> list[str]:
@@ -109,15 +112,17 @@ def read_study(folder: Path) -> StudyRun:
     """
     config = read_config(folder, ADVICE) if (folder / CONFIG).is_file() else None
     tables = {name: _table(folder / f"{name}.csv", columns) for name, columns in COLUMNS.items()}
+    settings = config.settings if config else {}
     return StudyRun(
         name=folder.resolve().name,
-        settings=config.settings if config else {},
+        settings=settings,
         environment=config.environment if config else {},
         study=tables["study"],
         summary=tables["summary"],
         reach=tables["reach"].fillna({"note": ""}),
         variants=tables["settings"].fillna("").astype(str),
         seconds=_seconds(folder, tables["study"]),
+        parts=read_parts(folder, settings),
     )
 
 

@@ -131,14 +131,16 @@ def _sum_up(table: pd.DataFrame, variant: str) -> str:
     """Return how a variant differs from plain: the verdict first, then its numbers."""
     rows = list(table[table["variant"] == variant].itertuples())
     if all(row.verdict == "too few seeds" for row in rows):
-        phrases = listing(f"{title(row.metric)} {_difference(row)}" for row in rows)
+        phrases = listing(f"{title(row.metric)} {signed_words(row)}" for row in rows)
         return (
             f"{variant} against {PLAIN}, at the last step: {phrases}. With fewer than {LEAST_SEEDS} seeds none of "
             "this is separated from chance."
         )
     parts = []
     for verdict in ("better", "worse"):
-        found = [f"{title(row.metric)} ({_difference(row)}, {_spread(row)})" for row in rows if row.verdict == verdict]
+        found = [
+            f"{title(row.metric)} ({signed_words(row)}, {spread_words(row)})" for row in rows if row.verdict == verdict
+        ]
         parts += [f"{verdict} than {PLAIN} by {listing(found)}"] if found else []
     open_ = [title(row.metric) for row in rows if row.verdict not in ("better", "worse")]
     rest = f" Not separated: {listing(open_)}." if open_ else ""
@@ -146,7 +148,8 @@ def _sum_up(table: pd.DataFrame, variant: str) -> str:
     return f"{clear}, at the last step, seed by seed, each by an interval of its own.{rest}"
 
 
-def _difference(row: Any) -> str:
+def signed_words(row: Any) -> str:
+    """Write a difference with its sign and unit: "+0.31 dB"."""
     return f"{difference_text(row.metric, row.value)}{_unit(row.metric)}"
 
 
@@ -155,7 +158,8 @@ def _unit(metric: str) -> str:
     return " points" if is_share(metric) else f"{NBSP}{unit}" if unit else ""
 
 
-def _spread(row: Any) -> str:
+def spread_words(row: Any) -> str:
+    """Write the interval of a difference: "95 % interval +0.10 to +0.52"."""
     low, high = (difference_text(row.metric, end) for end in (row.low, row.high))
     return f"95{NBSP}% interval {low} to {high}"
 
@@ -169,11 +173,11 @@ def _soon(run: StudyRun, variant: str) -> str:
     phrases = "; ".join(f"{title(row.metric)} {pace_words(row)}" for row in shown)
     return (
         f"How soon {variant} reaches {PLAIN}'s last value, in its steps divided by those of {PLAIN} itself (1: no "
-        f"lead; to the worse of the two last values, which both reach): {phrases}. {_half_the_steps(rows)}"
+        f"lead; to the worse of the two last values, which both reach): {phrases}. {half_the_steps(rows)}"
     )
 
 
-def _half_the_steps(rows: list[Any]) -> str:
+def half_the_steps(rows: list[Any]) -> str:
     """Return which measures support the paper's claim: sooner, and the whole interval at most half."""
     proven = [title(row.metric) for row in rows if in_half(row)]
     if proven:

@@ -294,6 +294,12 @@ def make() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
+def make_probe() -> Callable[..., Path]:
+    """Give what writes a run folder; other fields of the plan by name."""
+    return lambda folder, **changes: make_run(folder, replace(SMALL, **changes))
+
+
+@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a run folder that tests only read."""
     return make_run(tmp_path_factory.mktemp("runs") / "probe")
