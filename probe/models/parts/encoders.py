@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-WAVE_HEIGHT = 0.3
+WAVES_START = 1 / 3
+"""Scale of what rays with waves add at the start: at full scale their fine pattern drowns the colours."""
 
 
 class InputEncoder(nn.Module):
@@ -55,6 +56,8 @@ class InputEncoder(nn.Module):
             _start_at_zero(last)
         else:
             _start_at_full_scale(self)
+            if octaves:
+                last.weight.data.mul_(WAVES_START)
 
     def forward(self, inputs: Float[Tensor, "bf c H W"]) -> Float[Tensor, "bf channels h w"]:
         """Encode."""
@@ -103,20 +106,20 @@ class PriorEncoder(InputEncoder):
 def ray_waves(rays: Float[Tensor, "b c h w"], octaves: int) -> Float[Tensor, "b waves h w"]:
     r"""Return sines and cosines of rays, of which small differences are plain to linear layers.
 
-    .. math:: a \sin(2^k \pi r), \; a \cos(2^k \pi r), \quad k = 0 .. octaves - 1
+    .. math:: \sin(2^k \pi r), \; \cos(2^k \pi r), \quad k = 0 .. octaves - 1
 
     Args:
         rays: Plücker coordinates, about -1 to 1.
         octaves: Number of frequencies, each twice the one before.
 
     Returns:
-        2 octaves c channels; a is :data:`WAVE_HEIGHT`, so that waves do not drown colours at the start.
+        2 octaves c channels.
 
     Source:
         NeRF, arXiv 2003.08934, equation 4; for rays: Scene Representation Transformer, arXiv 2111.13152.
     """
     angles = [2**k * math.pi * rays for k in range(octaves)]
-    return WAVE_HEIGHT * torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
 
 
 def _start_at_zero(convolution: nn.Conv2d) -> None:
