@@ -219,7 +219,7 @@ class Batches:
         device: Where timesteps and noise lie.
         seed: Of the run; step ``s`` uses (seed, s).
         size: Scenes per step, over all processes.
-        views: Views per scene; 1 to views - 1 of them are references.
+        views: Views per scene; 1 to views - 1 of them are references, and none of a single view.
         rotation_ramp: Steps over which rotations grow from 0 to full.
         timestep_shift: See :func:`shift_timesteps`.
         camera_dropout: Share of scenes whose cameras are blanked, 0 to 1.
@@ -245,7 +245,7 @@ class Batches:
             only: The scenes to keep: those of this process.
         """
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        n_ref = int(torch.randint(1, self.views, (), generator=generator))
+        n_ref = int(torch.randint(1, self.views, (), generator=generator)) if self.views > 1 else 0
         views = self.draw(generator, self.size, n_ref, widest=ramp(step, self.rotation_ramp), only=only)
         shuffled = view_order(self.views, self.shuffle_views, self.seed, step)
         path = views if shuffled else along_rotation(views)

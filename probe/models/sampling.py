@@ -23,7 +23,7 @@ def sample_views(
     Args:
         model: The denoiser, at timesteps 0 (clean) to the last index of its ``alpha_bar`` (pure noise); its ``spacing``
             says which are visited.
-        views: Views at the model's size, 1 to f - 1 of them references. The targets' images are not looked at.
+        views: Views at the model's size, 0 to f - 1 of them references. The targets' images are not looked at.
         noise: Standard normal; that of references is not used.
         steps: Of DDIM.
         guidance: Weight of the prediction with cameras against the one without; 1 needs the former only, which is one
@@ -33,14 +33,14 @@ def sample_views(
         Colours in [0, 1]; references are the given ones, bit for bit.
 
     Raises:
-        ValueError: If there is no reference, or no target, or too few or many steps.
+        ValueError: If there is no target, or too few or many steps.
 
     Source:
         DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: docs/references.md, "CAT3D
         of the release: noise and sampling". Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2;
         leading ones where the model's release takes them (981, 961, ..., 1 for 50 steps).
     """
-    _check_references("sample_views", views)
+    _check_targets("sample_views", views)
     scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)
     clean = model.encode(views.image)
     latents = _after_references(clean, noise, views.n_ref)
@@ -70,9 +70,9 @@ def predict_views(
         Colours in [0, 1]; references are the given ones, bit for bit.
 
     Raises:
-        ValueError: If there is no reference, or no target, or too few or many steps.
+        ValueError: If there is no target, or too few or many steps.
     """
-    _check_references("predict_views", views)
+    _check_targets("predict_views", views)
     first = int(ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)[1][0])
     latents = _after_references(model.encode(views.image), noise, views.n_ref)
     predicted = guided_prediction(model, views, latents, first, guidance)
@@ -80,10 +80,10 @@ def predict_views(
     return _after_references(views.image, model.decode(clean), views.n_ref)
 
 
-def _check_references(caller: str, views: Views) -> None:
-    if not 1 <= views.n_ref < views.count:
+def _check_targets(caller: str, views: Views) -> None:
+    if views.n_ref == views.count:
         raise ValueError(
-            f"{caller}: {views.n_ref} of {views.count} views are references, expected 1 to {views.count - 1}; "
+            f"{caller}: {views.n_ref} of {views.count} views are references, expected 0 to {views.count - 1}; "
             "choose another n_ref"
         )
 

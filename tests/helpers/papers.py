@@ -164,7 +164,11 @@ def _evaluation(folder: Path, gain: float, paper: Paper, random: np.random.Gener
     rows: list[dict[str, Any]] = []
     for scene in range(32):
         turn, own = 10.0 + 30 * (scene % 4), 0.5 * np.sin(7.0 * scene)
-        levels = {"model": 14.5 + gain + luck + own - turn / 60, "copy": 13.5 + own - turn / 40, "mean colour": 12 + own}
+        levels = {
+            "model": 14.5 + gain + luck + own - turn / 60,
+            "copy": 13.5 + own - turn / 40,
+            "mean colour": 12 + own,
+        }
         for method, psnr in levels.items():
             for metric, value in {"psnr": psnr, "ssim": psnr / 50, "match_error": 0.5 - psnr / 50}.items():
                 rows.append({"scene": f"room-{scene}", "view": 1, "rotation_deg": turn, "n_ref": 1, "method": method,

@@ -10,7 +10,8 @@ SHARED: dict[str, Any] = {
     "paper": True,
     "layer": 10,
     "other_layer": 12,
-    "rotation_ramp": 500,
+    "views": 4,
+    "batch_size": 3,
     "sampling_steps": 10,
     "jobs": 2,
 }
@@ -20,10 +21,11 @@ PAPER: dict[str, Any] = {
     "seeds": "0,1,2,3,4",
     "few_seeds": 3,
     "base_steps": 600,
-    "steps": 1000,
-    "evaluate_every": 125,
-    "probe_every": 250,
-    "evaluate_scenes": 32,
+    "steps": 800,
+    "rotation_ramp": 400,
+    "evaluate_every": 100,
+    "probe_every": 200,
+    "evaluate_scenes": 16,
     "out": Path("runs/paper"),
 }
 """The whole study: five seeds of weights for plain, the paper's method and ours, three for the rest."""
