@@ -18,7 +18,6 @@ from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
 from probe.records import LPIPS, environment, open_run, write_folder, write_json
-from probe.records import LPIPS, environment, open_run, write_folder, write_json
 from probe.records.names import FINAL
 from probe.scenes import GENERATED
 from train.batches import Draw, open_training_scenes

@@ -25,7 +25,7 @@ PAPER: dict[str, Any] = {
     "rotation_ramp": 400,
     "evaluate_every": 100,
     "probe_every": 200,
-    "evaluate_scenes": 16,
+    "checkpoint_every": 200,
     "out": Path("runs/paper"),
 }
 """The whole study: five seeds of weights for plain, the paper's method and ours, three for the rest."""
@@ -38,6 +38,7 @@ QUICK: dict[str, Any] = {
     "rotation_ramp": 200,
     "evaluate_every": 100,
     "probe_every": 200,
+    "checkpoint_every": 200,
     "out": Path("runs/paper-quick"),
 }
 """Three runs of the main variants, from the shipped base."""

@@ -35,7 +35,7 @@ from train.studying.runs import is_finished, last_step
 from train.studying.variants import BASE, VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
 from train.supervised import choose_layers
 
-NOT_DECISIVE = ("variants", "seeds", "few_seeds", "jobs", "paper", "quick", "out")
+NOT_DECISIVE = ("variants", "seeds", "few_seeds", "checkpoint_every", "jobs", "paper", "quick", "out")
 POLL = 5.0
 """Seconds between updates of the progress bar."""
 

@@ -74,6 +74,7 @@ PASSED_ON = (
     "evaluate_scenes",
     "sampling_steps",
     "probe_every",
+    "checkpoint_every",
     "device",
 )
 
@@ -130,6 +131,8 @@ class Study:
     """DDIM steps at each evaluation."""
     probe_every: int = 500
     """Steps between probes of every 3D layer; a multiple of --evaluate-every; 0 never probes."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which a stopped run continues."""
     out: Path = Path("runs/study")
     """Folder of the runs, VARIANT-seedN, and of the tables; rejected if it has a study with other settings."""
     jobs: int = 1
