@@ -86,9 +86,7 @@ def run_study(study: Study, runner: Runner = run_process) -> None:
     open_run(study.out, settings, resume=True, may_grow=("steps",))
     with alone(study.out):
         save(study)  # raises on runs that do not belong together now, not after hours
-        missing = train_all(study, bases, runner)
-        missing |= train_all(study, [run for run in runs if has_start(study, run)], runner)
-        missing |= {run.name: "not trained: no base" for run in runs if not has_start(study, run)}
+        missing = train_all(study, [*bases, *runs], runner)
         if study.paper:
             missing |= measure_all(study, runner)
             save_pictures(study)
@@ -138,17 +136,12 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def has_start(study: Study, run: Run) -> bool:
-    """Return whether the base that a run starts from is trained, or needs not be."""
-    return not study.base_steps or _is_finished(study, Run(variant=BASE, seed=run.seed))
-
-
 def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, str]:
     """Train the runs that are not finished, several in parallel, and write the tables after each; stop on Ctrl-C.
 
     Args:
         study: Of the runs.
-        runs: All of them.
+        runs: All of them, bases before what starts from them.
         runner: Trains one run.
 
     Returns:
@@ -157,7 +150,7 @@ def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, st
     left = [run for run in runs if not _is_finished(study, run)]
     missing = {run.name: "not trained: stopped" for run in left}
     with ThreadPoolExecutor(study.jobs) as pool, _bar(study, runs) as bar:
-        started = {pool.submit(runner, TRAINER, arguments(study, run), _threads(study)): run for run in left}
+        started = _start_all(study, left, pool, runner)
         try:
             for future in _as_they_end(study, started, bar):
                 run, (code, words) = started[future], future.result()
@@ -172,6 +165,27 @@ def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, st
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return missing
+
+
+def _start_all(
+    study: Study, runs: Sequence[Run], pool: ThreadPoolExecutor, runner: Runner
+) -> dict[Future[tuple[int, str]], Run]:
+    """Submit runs, bases before those that start from them, which wait for theirs."""
+    bases: dict[int, Future[tuple[int, str]]] = {}
+    started = {}
+    for run in runs:
+        future = pool.submit(_train_after, bases.get(run.seed), runner, study, run)
+        started[future] = run
+        if run.variant == BASE:
+            bases[run.seed] = future
+    return started
+
+
+def _train_after(base: Future[tuple[int, str]] | None, runner: Runner, study: Study, run: Run) -> tuple[int, str]:
+    """Train a run as soon as its base is trained; not without it."""
+    if base is not None and base.result()[0]:
+        return base.result()[0], "its base failed"
+    return runner(TRAINER, arguments(study, run), _threads(study))
 
 
 def _threads(study: Study) -> int:

@@ -283,7 +283,7 @@ def test_without_its_base_no_run_of_a_seed_starts(small, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(study, trainer)
     assert trainer.names == ["base-seed0", "base-seed1", "plain-seed1"]
-    assert "missing: plain-seed0: not trained: no base" in capsys.readouterr().out
+    assert "missing: plain-seed0: failed with exit code 2: its base failed" in capsys.readouterr().out
 
 
 def test_scenes_are_passed_on_where_they_are_named(small):
