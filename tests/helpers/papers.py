@@ -22,8 +22,10 @@ SETTINGS: dict[str, dict[str, str]] = {
     "random": {"layer": "7"}, "worst": {"layer": "12"}, "repa-dsift": {"objective": "repa-dsift"},
     "trd-dsift": {"objective": "trd-dsift"}, "geometry": {"objective": "geometry"}, "shuffled": {"control": "shuffled"},
 }  # fmt: skip
-GAINS = {"plain": 0.0, "cameo": 1.5, "mean": 1.9, "visible": 1.4, "weight-high": 0.4, "early-stop": 1.5, "layer-2": 0.2,
-         "random": 0.1, "worst": -0.3, "repa-dsift": 0.3, "trd-dsift": 0.5, "geometry": 0.4, "shuffled": -0.4}  # fmt: skip
+GAINS = {
+    "plain": 0.0, "cameo": 1.5, "mean": 1.9, "visible": 1.4, "weight-high": 0.4, "early-stop": 1.5, "layer-2": 0.2,
+    "random": 0.1, "worst": -0.3, "repa-dsift": 0.3, "trd-dsift": 0.5, "geometry": 0.4, "shuffled": -0.4,
+}  # fmt: skip
 DEFAULTS = {"layer": "10", "mixing": "mlp", "truth": "cycle", "weight": "0.02", "weight_until": "0",
             "objective": "cameo", "control": "none"}  # fmt: skip
 FIVE = ("plain", "cameo", "mean")
@@ -164,7 +166,11 @@ def _evaluation(folder: Path, gain: float, paper: Paper, random: np.random.Gener
     rows: list[dict[str, Any]] = []
     for scene in range(32):
         turn, own = 10.0 + 30 * (scene % 4), 0.5 * np.sin(7.0 * scene)
-        levels = {"model": 14.5 + gain + luck + own - turn / 60, "copy": 13.5 + own - turn / 40, "mean colour": 12 + own}
+        levels = {
+            "model": 14.5 + gain + luck + own - turn / 60,
+            "copy": 13.5 + own - turn / 40,
+            "mean colour": 12 + own,
+        }
         for method, psnr in levels.items():
             for metric, value in {"psnr": psnr, "ssim": psnr / 50, "match_error": 0.5 - psnr / 50}.items():
                 rows.append({"scene": f"room-{scene}", "view": 1, "rotation_deg": turn, "n_ref": 1, "method": method,
