@@ -22,8 +22,10 @@ SETTINGS: dict[str, dict[str, str]] = {
     "random": {"layer": "7"}, "worst": {"layer": "12"}, "repa-dsift": {"objective": "repa-dsift"},
     "trd-dsift": {"objective": "trd-dsift"}, "geometry": {"objective": "geometry"}, "shuffled": {"control": "shuffled"},
 }  # fmt: skip
-GAINS = {"plain": 0.0, "cameo": 1.5, "mean": 1.9, "visible": 1.4, "weight-high": 0.4, "early-stop": 1.5, "layer-2": 0.2,
-         "random": 0.1, "worst": -0.3, "repa-dsift": 0.3, "trd-dsift": 0.5, "geometry": 0.4, "shuffled": -0.4}  # fmt: skip
+GAINS = {
+    "plain": 0.0, "cameo": 1.5, "mean": 1.9, "visible": 1.4, "weight-high": 0.4, "early-stop": 1.5, "layer-2": 0.2,
+    "random": 0.1, "worst": -0.3, "repa-dsift": 0.3, "trd-dsift": 0.5, "geometry": 0.4, "shuffled": -0.4,
+}  # fmt: skip
 DEFAULTS = {"layer": "10", "mixing": "mlp", "truth": "cycle", "weight": "0.02", "weight_until": "0",
             "objective": "cameo", "control": "none"}  # fmt: skip
 FIVE = ("plain", "cameo", "mean")

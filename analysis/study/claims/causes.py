@@ -47,7 +47,8 @@ def causes_claim(run: StudyRun, parts: Parts) -> Claim | None:
         section=Section(
             name="causes",
             title="What these layers bring matters",
-            claim=f"{_sentence(known, decides)}{_apart(known)}{_truth(run, parts, table)}",
+            claim=_sentence(known, decides),
+            text=f"{_apart(known)}{_truth(run, parts, table)}".strip(),
             charts=(probe_chart(parts, "claim-causes", svg, caption, table),),
         ),
     )
@@ -96,11 +97,14 @@ def _amount(row: pd.Series) -> str:
 def _sentence(known: dict[str, pd.Series], kind: str) -> str:
     if not known:
         return "No trained model was edited."
-    words = {SHOWN: "raises the error", NOT_SHOWN: "is not shown to change the error", AGAINST: "lowers the error"}
-    texts = [f"of {name} (layer {row['x']}) {words[judge(row['low'], row['high'])]} ({_amount(row)})"
+    words = {SHOWN: "raises", NOT_SHOWN: "is not shown to change", AGAINST: "lowers"}
+    texts = [f"in layer {row['x']} of {name} {words[judge(row['low'], row['high'])]} it ({_amount(row)})"
              for name, row in known.items()]  # fmt: skip
     units = plural(int(min(row["units"] for row in known.values())), "scene")
-    return f"The edit {kind} ({KINDS[kind]}) in the layer {listing(texts)}; on {units}, for all layers at once."
+    return (
+        f"The prediction's error under the edit {kind} ({KINDS[kind]}): {listing(texts)}; on {units}, for all layers "
+        "at once."
+    )
 
 
 def _apart(known: dict[str, pd.Series]) -> str:

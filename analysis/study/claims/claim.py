@@ -61,11 +61,10 @@ def panels(run: StudyRun) -> list[str]:
     return [metric for metric in PANELS if metric in run.metrics] or run.metrics[:1]
 
 
-def compare_words(run: StudyRun, rows: pd.DataFrame, base: str) -> str:
+def compare_words(rows: pd.DataFrame, base: str) -> str:
     """Write which variants are ahead of another one, and which are behind it, each with its interval.
 
     Args:
-        run: The study.
         rows: Of one metric of :func:`analysis.study.tables.differences`.
         base: The variant that they are compared with.
     """
@@ -73,7 +72,18 @@ def compare_words(run: StudyRun, rows: pd.DataFrame, base: str) -> str:
     for verdict, phrase in GROUPS.items():
         named = [f"{row.variant} ({interval_words(row)})" for row in rows.itertuples() if row.verdict == verdict]
         groups += [f"{phrase.format(base)}: {listing(named)}"] if named else []
-    return f"{'; '.join(groups)}. {rests(run, rows['seeds'], len(rows))}"
+    return f"{'; '.join(groups)}."
+
+
+def stands(row: Any, than: str) -> str:
+    """Write whether something is above another: "is above plain", "is not shown to differ from plain".
+
+    Args:
+        row: With low and high of the difference.
+        than: What it is compared with.
+    """
+    words = {SHOWN: "is above", NOT_SHOWN: "is not shown to differ from", AGAINST: "is below"}
+    return f"{words[judge(row['low'], row['high'])]} {than}"
 
 
 def interval_words(row: Any) -> str:

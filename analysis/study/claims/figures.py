@@ -76,7 +76,8 @@ def grouped(panels: Sequence[Panel], *, styles: Mapping[str, Any], name: str, al
             handles |= _panel(axes, panel, styles)
         order = [who for who in (*styles, NULL) if who in handles]
         if len(order) > 1:
-            figure.legend([handles[who] for who in order], order, loc="outside upper left", ncols=4, columnspacing=1.4)
+            figure.legend([handles[who] for who in order], order, loc="outside upper left", ncols=min(6, len(order)),
+                          columnspacing=1.4)  # fmt: skip
 
     return chart(name, alt, (WIDTH, 310 * rows + 40), draw)
 
@@ -84,12 +85,13 @@ def grouped(panels: Sequence[Panel], *, styles: Mapping[str, Any], name: str, al
 def _panel(axes: Axes, panel: Panel, styles: Mapping[str, Any]) -> dict[str, Any]:
     table, places = panel.table, {x: n for n, x in enumerate(dict.fromkeys(panel.table["x"]))}
     whos = [who for who in styles if (table["who"] == who).any()]
-    step = 0.8 / max(len(whos), 1)
+    shared = table.groupby("x", sort=False)["who"].nunique().max() > 1
+    step = 0.8 / len(whos) if shared else 0.0
     handles: dict[str, Any] = {}
     for n, who in enumerate(whos):
         part = table[table["who"] == who]
         x = part["x"].map(places) + (n - (len(whos) - 1) / 2) * step
-        handles |= _series(axes, part.assign(at=x), who, styles[who], 0.46 * step)
+        handles |= _series(axes, part.assign(at=x), who, styles[who], 0.46 * (step or 0.8))
     axes.set_xticks(list(places.values()), list(places), linespacing=1.3)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xlim=(-0.6, len(places) - 0.4))
     if panel.signed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,22 @@ from analysis.blocks import Section
 from analysis.study.claims import figures
 from analysis.study.claims.claim import AGAINST, NOT_SHOWN, SHOWN, Claim, judge, together
 from analysis.study.claims.figures import Panel
-from analysis.study.claims.layers import BASE, layer_of, probe_chart, probed_models, supervised_models
+from analysis.study.claims.layers import (
+    BASE,
+    comparable,
+    gain_words,
+    layer_of,
+    probe_chart,
+    probed_models,
+    supervised_models,
+)
 from analysis.study.claims.parts import Parts, Probed
 from analysis.study.claims.units import NULLS, bins_of, in_bins, jointly, lead_in_bins, units_of
 from analysis.study.run import StudyRun
 from analysis.study.seeds import PLAIN
 from analysis.words import MISSING, NBSP, bin_words, listing, percent, points
 from probe.records import MODEL
-from probe.records.intervals import ratios
+from probe.records.intervals import join_columns, ratios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +63,16 @@ def fragility_claim(run: StudyRun, parts: Parts) -> Claim | None:
         f"null of the same queries. Bars: 95{NBSP}% intervals of the lead over it, set about the precision, by "
         "rotation for all bins at once, by difficulty for all layers at once; filled: above every null."
     )
-    fall, gain = _fall(parts, turned, bins), _gain(parts, turned, bins)
-    verdicts = [judge(row["low"], row["high"]) for row in (fall, gain) if row is not None]
-    decides = gain if gain is not None else fall
+    fall, gains = _fall(parts, turned, bins), _gains(parts, turned, bins)
+    judged = [*([] if fall is None else [fall]), *gains]
     return Claim(
-        verdict=together(verdicts),
-        number=MISSING if decides is None else f"{points(decides['value'])} points {_spread(decides)}",
+        verdict=together(judge(row["low"], row["high"]) for row in judged),
+        number="; ".join(f"{row['who']} {points(row['value'])} {_ends(row)}" for row in gains or judged) or MISSING,
         section=Section(
             name="fragility",
             title="It breaks where views are far apart and rooms are hard",
-            claim=" ".join(filter(None, [_fall_words(fall, bins), _gain_words(gain), _hard_words(hard)])),
+            claim=f"{_fall_words(fall)}{gain_words(gains)}".strip(),
+            text=_hard_words(hard),
             charts=(probe_chart(parts, "claim-fragility", svg, caption, table),),
         ),
     )
@@ -131,57 +140,46 @@ def _row(each: Series, probed: Probed, kind: str) -> tuple[object, ...]:
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def _fall(parts: Parts, series: Sequence[Series], bins: Sequence[str]) -> pd.Series | None:
+def _fall(parts: Parts, series: Sequence[Series], bins: Sequence[str]) -> dict[str, Any] | None:
     """Subtract plain's precision at the widest rotations from that at the smallest ones."""
     each = next((one for one in series if one.model == PLAIN), None)
     if each is None or len(bins) < 2:
         return None
     sums = parts.probes[PLAIN].sums
     found = ratios(*in_bins(sums, MODEL, each.layer, bins, units_of([sums])))
-    row = jointly(found.columns([0]) - found.columns([len(bins) - 1])).iloc[0].copy()
-    row["first"], row["last"], row["layer"] = found.value[0], found.value[-1], each.layer
-    return row
+    change = jointly(found.columns([0]) - found.columns([len(bins) - 1])).iloc[0]
+    text = (f"from {percent(found.value[0])} at {bin_words(bins[0])} to {percent(found.value[-1])} at "
+            f"{bin_words(bins[-1])}")  # fmt: skip
+    return {"who": each.name, "text": text, **change}
 
 
-def _gain(parts: Parts, series: Sequence[Series], bins: Sequence[str]) -> pd.Series | None:
-    """Subtract plain's precision from the last supervised model's at the widest rotations, for all bins at once."""
-    own = next((one for one in series[::-1] if one.model != PLAIN), None)
+def _gains(parts: Parts, series: Sequence[Series], bins: Sequence[str]) -> list[dict[str, Any]]:
+    """Subtract plain's precision from each supervised model's at the widest rotations: for all bins and models."""
+    names = comparable(parts)
+    own = [next(one for one in series if one.model == name) for name in names]
     plain = next((one for one in series if one.model == PLAIN), None)
-    if own is None or plain is None:
-        return None
-    probes = [parts.probes[one.model] for one in (own, plain)]
-    if probes[0].selection.get("pair_list") != probes[1].selection.get("pair_list"):
-        return None
-    units = units_of([probed.sums for probed in probes])
-    sides = [ratios(*in_bins(probed.sums, MODEL, one.layer, bins, units))
-             for probed, one in zip(probes, (own, plain), strict=True)]  # fmt: skip
-    row = jointly(sides[0] - sides[1]).iloc[-1].copy()
-    row["own"], row["plain"] = own.name, plain.name
-    return row
+    if plain is None or not own:
+        return []
+    units = units_of([parts.probes[one.model].sums for one in (plain, *own)])
+    base, *others = (ratios(*in_bins(parts.probes[one.model].sums, MODEL, one.layer, bins, units))
+                     for one in (plain, *own))  # fmt: skip
+    ahead = jointly(join_columns([other - base for other in others]))
+    return [{"who": one.name, "where": bin_words(bins[-1]), "than": plain.name, **ahead.iloc[(n + 1) * len(bins) - 1]}
+            for n, one in enumerate(own)]  # fmt: skip
 
 
-def _spread(row: pd.Series, for_all: str = "") -> str:
+def _ends(row: dict[str, Any]) -> str:
     if not np.isfinite(row["low"]):
-        return "(no interval: too few scenes)"
-    return f"(95{NBSP}% interval {points(row['low'])} to {points(row['high'])}{for_all})"
+        return "points (no interval: too few scenes)"
+    return f"points (95{NBSP}% interval {points(row['low'])} to {points(row['high'])})"
 
 
-def _fall_words(row: pd.Series | None, bins: Sequence[str]) -> str:
+def _fall_words(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    word = {SHOWN: "falls", NOT_SHOWN: "is not shown to fall"}.get(judge(row["low"], row["high"]), "rises")
-    return (
-        f"{PLAIN}'s layer {row['layer']:.0f} {word} from {percent(row['first'])} at {bin_words(bins[0])} to "
-        f"{percent(row['last'])} at {bin_words(bins[-1])}: a loss of {points(row['value'])} points {_spread(row)}."
-    )
-
-
-def _gain_words(row: pd.Series | None) -> str:
-    if row is None:
-        return ""
-    words = {SHOWN: "is above", NOT_SHOWN: "is not shown to differ from", AGAINST: "is below"}
-    word, spread = words[judge(row["low"], row["high"])], _spread(row, ", for all bins at once")
-    return f"At the widest rotations {row['own']} {word} {row['plain']}: {points(row['value'])} points {spread}."
+    words = {SHOWN: "falls", NOT_SHOWN: "is not shown to fall", AGAINST: "rises"}
+    word = words[judge(row["low"], row["high"])]
+    return f"The precision of {row['who']}, {word} {row['text']}: a loss of {points(row['value'])} {_ends(row)}."
 
 
 def _hard_words(table: pd.DataFrame) -> str:

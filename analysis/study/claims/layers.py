@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.blocks import Chart, Section
 from analysis.blocks import chart as with_table
 from analysis.study.claims import figures
-from analysis.study.claims.claim import NOT_SHOWN, SHOWN, Claim, judge, together
+from analysis.study.claims.claim import NOT_SHOWN, SHOWN, Claim, judge, stands, together
 from analysis.study.claims.figures import Panel
 from analysis.study.claims.parts import Parts, Probed
 from analysis.study.claims.units import in_bins, jointly, units_of
@@ -16,7 +16,7 @@ from analysis.study.run import StudyRun
 from analysis.study.seeds import PLAIN
 from analysis.words import NBSP, direction_words, listing, metric_words, percent, plural, points
 from probe.records import MODEL, NO_LAYER
-from probe.records.intervals import ratios
+from probe.records.intervals import join_columns, ratios
 
 BASE = "base"
 MODELS = (BASE, PLAIN, "cameo", "mean")
@@ -84,17 +84,17 @@ def profile_claim(run: StudyRun, parts: Parts) -> Claim | None:
         f"layer with all images grey). Bars: the 95{NBSP}% interval of the lead over that null, for all layers at "
         "once, set about the precision; marks are filled where the whole bar lies above the stroke, for every null."
     )
-    gain = _gain(run, parts)
-    plain = models[PLAIN]
-    verdict = SHOWN if plain.layers["above_null"].any() else NOT_SHOWN
-    best = _best(plain)
+    gains = _gains(run, parts)
+    plain, best = models[PLAIN], _best(models[PLAIN])
+    some = SHOWN if plain.layers["above_null"].any() else NOT_SHOWN
     return Claim(
-        verdict=together([verdict, *([judge(gain["low"], gain["high"])] if gain is not None else [])]),
+        verdict=together([some, *(judge(row["low"], row["high"]) for row in gains)]),
         number=f"layer {best['layer']} of {PLAIN}: {_lead(best)}",
         section=Section(
             name="profile",
             title="Some layers find correspondence",
-            claim=f"{_above(models)} {_of_best(best)}{_gain_words(gain)}",
+            claim=f"{_above(models)}{gain_words(gains)}",
+            text=_of_best(best),
             charts=(probe_chart(parts, "claim-profile", svg, caption, table),),
         ),
     )
@@ -140,21 +140,29 @@ def _lead(row: pd.Series) -> str:
     return f"a lead of {points(row['lead'])} points{spread}"
 
 
-def _gain(run: StudyRun, parts: Parts) -> dict[str, Any] | None:
-    """Compare the last supervised model with plain at the supervised layer, on the same scenes, for all layers."""
-    names = supervised_models(parts)
+def comparable(parts: Parts) -> list[str]:
+    """Return the supervised models that were probed on the scenes of plain, with their sums."""
+    plain = parts.probes.get(PLAIN)
+    if plain is None or plain.sums.empty:
+        return []
+    same = plain.selection.get("pair_list")
+    return [name for name in supervised_models(parts)
+            if parts.probes[name].selection.get("pair_list") == same and len(parts.probes[name].sums)]  # fmt: skip
+
+
+def _gains(run: StudyRun, parts: Parts) -> list[dict[str, Any]]:
+    """Subtract plain's precision from each supervised model's at its layer: ends for all layers and models at once."""
+    names = comparable(parts)
     if not names:
-        return None
-    name, plain = names[-1], parts.probes[PLAIN]
-    own = parts.probes[name]
-    layer = layer_of(run, parts, name)
-    both = sorted(set(own.layers["layer"]) & set(plain.layers["layer"]))
-    same = own.selection.get("pair_list") == plain.selection.get("pair_list")
-    if not (same and len(own.sums) and len(plain.sums) and layer in both):
-        return None
-    units = units_of([own.sums, plain.sums])
-    sides = [ratios(*_by_layer(probed.sums, both, units)) for probed in (own, plain)]
-    return {"who": name, "layer": layer, **jointly(sides[0] - sides[1]).iloc[both.index(layer)]}
+        return []
+    probes = [parts.probes[name] for name in (PLAIN, *names)]
+    both = sorted(set.intersection(*(set(probed.sums["layer"]) - {NO_LAYER} for probed in probes)))
+    units = units_of([probed.sums for probed in probes])
+    plain, *others = (ratios(*_by_layer(probed.sums, both, units)) for probed in probes)
+    ahead = jointly(join_columns([other - plain for other in others]))
+    layers = [layer_of(run, parts, name) for name in names]
+    return [{"who": name, "where": f"layer {layer}", "than": PLAIN, **ahead.iloc[n * len(both) + both.index(layer)]}
+            for n, (name, layer) in enumerate(zip(names, layers, strict=True)) if layer in both]  # fmt: skip
 
 
 def _by_layer(sums: pd.DataFrame, layers: list[int], units: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -163,14 +171,18 @@ def _by_layer(sums: pd.DataFrame, layers: list[int], units: list[str]) -> tuple[
     return np.stack([hits.sum(1) for hits, _ in each], axis=1), np.stack([count.sum(1) for _, count in each], axis=1)
 
 
-def _gain_words(gain: dict[str, Any] | None) -> str:
-    if gain is None:
-        return ""
-    word = {SHOWN: "is above", NOT_SHOWN: "is not shown to differ from"}.get(
-        judge(gain["low"], gain["high"]), "is below"
-    )
-    spread = f"95{NBSP}% interval {points(gain['low'])} to {points(gain['high'])}, for all layers at once"
-    return (
-        f" At layer {gain['layer']}, {gain['who']} {word} {PLAIN} on the same scenes: {points(gain['value'])} points "
-        f"({spread})."
-    )
+def gain_words(gains: list[dict[str, Any]]) -> str:
+    """Write which supervised models are above plain, on the same scenes, where it is judged.
+
+    Args:
+        gains: Rows with who, where, than, and the difference with its joint interval.
+    """
+    texts = [f"{row['who']} {stands(row, row['than'])} ({_points(row)})" for row in gains]
+    where = listing(dict.fromkeys(row["where"] for row in gains))
+    return f" At {where}, on the same scenes: {'; '.join(texts)}." if texts else ""
+
+
+def _points(row: dict[str, Any]) -> str:
+    if not np.isfinite(row["low"]):
+        return f"{points(row['value'])} points; too few scenes for an interval"
+    return f"{points(row['value'])} points, 95{NBSP}% interval {points(row['low'])} to {points(row['high'])} jointly"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import fill
 
 from analysis.blocks import Section, Table
 from analysis.study.claims import training
@@ -51,13 +52,15 @@ CLAIMS = (
               find=training.choices_claim, needs="cameo and a variant of it"),
     Published(says="The paper's method is ahead of competing objectives", find=training.rivals_claim,
               needs="cameo and a rival"),
-    Published(says="What helps is the truth: false truth does not, and true truth is ahead of it",
+    Published(says="What helps is the truth: false truth falls behind it",
               find=training.controls_claim, needs="a control"),
     Published(says="Supervised views are better at every rotation", find=quality_claim, needs="evaluations"),
     Published(says="Nothing ends worse with supervision", find=training.worst_claim, needs="plain and cameo"),
     Published(says="Supervision makes a step no longer", find=training.cost_claim, needs="metrics.jsonl of the runs"),
 )  # fmt: skip
 """In the order of the page."""
+TEXT = 58
+"""Characters in a line of the table."""
 
 
 def claim_sections(run: StudyRun) -> list[Section]:
@@ -73,15 +76,14 @@ def claim_sections(run: StudyRun) -> list[Section]:
 
 
 def _overview(found: list[tuple[Published, Claim | None]]) -> Section:
-    rows = [(published.says, claim.verdict, claim.number) if claim else
-            (published.says, ABSENT, f"needs {published.needs}") for published, claim in found]  # fmt: skip
+    rows = [_row(published, claim) for published, claim in found]
     verdicts = [row[1] for row in rows]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in (SHOWN, PART, NOT_SHOWN, AGAINST, ABSENT)
                        if word in verdicts)  # fmt: skip
     table = Table(
         caption=f"Each verdict follows the interval of the figure that it links to. {SHOWN}: all of the claim is "
         f"outside chance, on its side, with 95{NBSP}%; {PART}: some of it is; {NOT_SHOWN}: the interval holds both; "
-        f"{AGAINST}: it is on the other side.",
+        f"{AGAINST}: it is on the other side. {len(rows)} verdicts are read, each by intervals of its own figure.",
         columns=("claim", "verdict", "what decides, with its interval"),
         rows=tuple(rows),
         marked=tuple(n for n, verdict in enumerate(verdicts) if verdict == SHOWN),
@@ -90,3 +92,8 @@ def _overview(found: list[tuple[Published, Claim | None]]) -> Section:
         links=tuple(claim.section.name if claim else "" for _, claim in found),
     )
     return Section(name="claims", title="Claims", claim=f"Of {len(rows)} claims: {counts}.", tables={"claims": table})
+
+
+def _row(published: Published, claim: Claim | None) -> tuple[str, str, str]:
+    number = f"needs {published.needs}" if claim is None else claim.number
+    return fill(published.says, TEXT), ABSENT if claim is None else claim.verdict, fill(number, TEXT)

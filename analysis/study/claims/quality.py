@@ -49,14 +49,15 @@ def quality_claim(run: StudyRun, parts: Parts) -> Claim | None:
         f"python -m train.evaluate of final weights: {each}; "
         f"at least {plural(scenes, 'scene')} in each rotation bin, {plural(int(rows['n_ref'].min()), 'reference')}."
     )
-    gains = _gains(rows, bins)
+    gains = _gains(rows, bins, run.names)
     return Claim(
-        verdict=together(judge(row.low, row.high) for row in gains[gains["first"]].itertuples()),
+        verdict=together(judge(row.low, row.high) for row in gains.itertuples()),
         number=_number(gains),
         section=Section(
             name="quality",
             title="Image quality by rotation",
-            claim=f"{_gain_words(gains)} {_lead_words(parts.leads, rows)}".strip(),
+            claim=_gain_words(gains) or _lead_words(parts.leads, rows),
+            text=_lead_words(parts.leads, rows) if len(gains) else "",
             charts=(with_table("claim-quality", svg, caption, source=source, table=table, file="study_quality.csv"),),
         ),
     )
@@ -90,22 +91,22 @@ def _frame(table: pd.DataFrame, name: str, bins: list[str]) -> pd.DataFrame:
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
-def _gains(rows: pd.DataFrame, bins: list[str]) -> pd.DataFrame:
+def _gains(rows: pd.DataFrame, bins: list[str], names: list[str]) -> pd.DataFrame:
     """Compare PSNR with plain's of the same seed in each bin: ends for all bins and variants at once.
 
-    Columns who, rotation_bin, value, low, high, seeds, first (of the last supervised variant, on which it is judged).
+    Columns who, rotation_bin, value, low, high, seeds.
     """
     own = rows[(rows["method"] == MODEL) & (rows["metric"] == PSNR)]
     wide = own.pivot_table(index=["seed", "rotation_bin"], columns="variant", values="value", sort=False)
-    others = [name for name in wide if name != PLAIN] if PLAIN in wide else []
+    others = [name for name in names if name in wide and name != PLAIN] if PLAIN in wide else []
     found = []
     for name in others:
         for place in bins:
             gap = (wide[name] - wide[PLAIN]).xs(place, level="rotation_bin").dropna() * better(PSNR)
             half = float(half_interval(gap.std(), len(gap), max(1, len(bins) * len(others))))
-            found.append((name, place, gap.mean(), gap.mean() - half, gap.mean() + half, len(gap), name == others[-1]))
-    columns = ["who", "rotation_bin", "value", "low", "high", "seeds", "first"]
-    return pd.DataFrame(found, columns=columns).astype({"first": bool})
+            found.append((name, place, gap.mean(), gap.mean() - half, gap.mean() + half, len(gap)))
+    columns = ["who", "rotation_bin", "value", "low", "high", "seeds"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def _amount(row: pd.Series) -> str:
@@ -120,7 +121,7 @@ def _amount(row: pd.Series) -> str:
 def _number(gains: pd.DataFrame) -> str:
     if gains.empty:
         return MISSING
-    least = gains[gains["first"]].sort_values("value", kind="stable").iloc[0]
+    least = gains.sort_values("value", kind="stable").iloc[0]
     return f"{least['who']}, {bin_words(least['rotation_bin'])}: {_amount(least)}"
 
 
@@ -156,4 +157,5 @@ def _lead_words(leads: pd.DataFrame, rows: pd.DataFrame) -> str:
     surest = each.groupby("rotation_bin")["low"].min()  # above the better of the two only if above both
     beaten = [name for name in rotation_bin_names() if surest.get(name, 0) > 0]
     shown = listing(f"{bin_words(name)} ({_amount(least.loc[name])})" for name in beaten) or "no bin"
-    return f"{PLAIN} is above the {BEST} in {shown}, over scenes, for all bins at once."
+    scenes = plural(int(own["units"].min()), "scene")
+    return f"{PLAIN} is above the {BEST} in {shown}; over at least {scenes} in each bin, for all bins at once."

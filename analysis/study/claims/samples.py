@@ -36,7 +36,7 @@ def samples_claim(run: StudyRun, parts: Parts) -> Claim | None:
         which = word.get(told.verdict, "not shown to be closer to the truth than")
         sentence = (
             f"At step {number(last)}, views by {first} are {which} those by {PLAIN}: PSNR {interval_words(told)}. "
-            f"{rests(run, [told.seeds])} In the picture: {_of_scenes(samples, first, last)}"
+            f"{rests(run, [told.seeds])}"
         )
     return Claim(
         verdict=judge(told.low, told.high) if told is not None else NOT_SHOWN,
@@ -47,7 +47,7 @@ def samples_claim(run: StudyRun, parts: Parts) -> Claim | None:
             claim=sentence,
             text=samples.rule,
             picture=picture,
-            tables={"samples": _table(samples, methods, last)} if len(samples.psnr) else {},
+            tables={"samples": _table(samples, methods, last, _of_scenes(samples, first, last))} if methods else {},
         ),
     )
 
@@ -66,14 +66,15 @@ def _wide(samples: Samples, step: int) -> pd.DataFrame:
     return rows.pivot_table(index=["scene", "rotation_deg"], columns="method", values="value", sort=False)
 
 
-def _table(samples: Samples, methods: list[str], step: int) -> Table:
+def _table(samples: Samples, methods: list[str], step: int, counted: str) -> Table:
     wide = _wide(samples, step)
     rows = tuple(
         (str(scene), f"{turn:.0f}°", *(value_text(PSNR, row.get(name, np.nan)) for name in methods))
         for (scene, turn), row in zip(wide.index, wide.to_dict("records"), strict=True)
     )
     return Table(
-        caption=f"PSNR (dB) of the pictured views at step {number(step)}.",
+        caption=f"PSNR (dB) of the pictured views at step {number(step)}: {counted} The picture illustrates, it "
+        "tests nothing.",
         columns=("scene", "rotation", *methods),
         rows=rows,
     )

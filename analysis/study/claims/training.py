@@ -54,11 +54,12 @@ def soon_claim(run: StudyRun, _: Parts) -> Claim | None:
     sentence = f"{first}: {half_the_steps(rows)} {rests(run, [decides.seeds])}"
     others = [name for name in supervised if name != first and _halved(table, name)]
     texts = [f"{name} by {listing(_halved(table, name))}" for name in others]
-    more = f" In half the steps or less, too: {'; '.join(texts)}." if texts else ""
+    more = f"In half the steps or less, too: {'; '.join(texts)}." if texts else ""
     return Claim(
         verdict=_pace_verdict(rows),
-        number=f"{first}, {title(decides.metric)}: {pace_words(decides)}",
-        section=replace(section, claim=sentence + more),
+        number=f"{len(_halved(table, first))} of {plural(len(rows), 'measure')}; {first}, {title(decides.metric)}: "
+        f"{pace_words(decides)}",
+        section=replace(section, claim=sentence, text=more),
     )  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def which_layer_claim(run: StudyRun, _: Parts) -> Claim | None:
     svg = figures.grouped(
         [Panel(title=panel_title(metric), xlabel="supervised layer", table=table[table["metric"] == metric],
                percent=is_share(metric), signed=True) for metric in shown],
-        styles={who: figures.style_of(who) for who in (PAPERS, "another layer")}, name="claim-layer", columns=1,
+        styles={who: figures.style_of(who) for who in (PAPERS, "another layer")}, name="claim-layer",
+        columns=3 if len(order) < 6 else 1,
         alt="Gain over plain by supervised layer. " + _spoken(table[table["metric"].isin(shown)]),
     )  # fmt: skip
     caption = (
@@ -153,8 +155,8 @@ def rivals_claim(run: StudyRun, _: Parts) -> Claim | None:
     groups = [f"{word} by {listing(rows.loc[rows['verdict'] == verdict, 'variant'])}"
               for verdict, word in (("better", "it is beaten"), ("worse", "it is not reached"))
               if (rows["verdict"] == verdict).any()]  # fmt: skip
-    beside = f" Plain, by {title(metric)}: {'; '.join(groups) or 'not separated from any of them'}."
-    return replace(claim, section=replace(claim.section, claim=claim.section.claim + beside))
+    beside = f"Plain, by {title(metric)}: {'; '.join(groups) or 'not separated from any of them'}. "
+    return replace(claim, section=replace(claim.section, text=beside + claim.section.text))
 
 
 def controls_claim(run: StudyRun, _: Parts) -> Claim | None:
@@ -173,7 +175,7 @@ def controls_claim(run: StudyRun, _: Parts) -> Claim | None:
     word = "helps" if helped else "is not shown to help"
     texts = [f"{PAPERS} minus {name}: {interval_words(next(part.itertuples()))} ({part['verdict'].iloc[0]})"
              for name, part in zip(variants, ahead, strict=bool(ahead)) if len(part)]  # fmt: skip
-    sentence = f"False truth {word} by {title(metric)}: {compare_words(run, rows, PLAIN)}" + (
+    sentence = f"By {title(metric)}, false truth {word}: {compare_words(rows, PLAIN)}" + (
         f" With true matches, {'; '.join(texts)}." if texts else ""
     )
     svg, caption, table = _forest(run, "controls", [Rows.of(run, PLAIN, [*variants, *beside])])
@@ -181,6 +183,7 @@ def controls_claim(run: StudyRun, _: Parts) -> Claim | None:
         verdict=AGAINST if helped else together(leads),
         number=_number(rows.iloc[:1]),
         section=Section(name="controls", title="Controls: false truth must not help", claim=sentence,
+                        text=rests(run, rows["seeds"], len(rows)),
                         charts=(study_chart(run, "claim-controls", svg, caption, table),)),
     )  # fmt: skip
 
@@ -213,7 +216,8 @@ def _compared(
         section=Section(
             name=name,
             title=heading,
-            claim=f"By {title(metric)}, {compare_words(run, rows, base)}" if len(rows) else "",
+            claim=f"By {title(metric)}, {compare_words(rows, base)}" if len(rows) else "",
+            text=rests(run, rows["seeds"], len(rows)) if len(rows) else "",
             charts=(study_chart(run, f"claim-{name}", svg, caption, table),),
         ),
     )
@@ -260,16 +264,18 @@ def worst_claim(run: StudyRun, _: Parts) -> Claim | None:
     own = found[found["variant"].map(lambda name: role[name] == "supervised")]
     if section is None or own.empty:
         return None
-    worse = own[own["verdict"] == "worse"]
+    worse, counted = own[own["verdict"] == "worse"], own["verdict"].value_counts()
     texts = [f"{row.variant} by {title(row.metric)} ({interval_words(row)})" for row in worse.itertuples()]
+    which = f" ({listing(texts)})" if texts else ""
     sentence = (
         f"Of {plural(len(own), 'comparison')} of a supervised variant and a metric with {PLAIN}, each by an interval "
-        f"of its own, {number(len(worse))} end worse" + (f": {listing(texts)}." if texts else ".")
-    )  # fmt: skip
-    few = bool((own["verdict"] == "too few seeds").all())
+        f"of its own, {len(worse)} end worse{which}, {counted.get('better', 0)} better, and "
+        f"{len(own) - len(worse) - counted.get('better', 0)} are not separated."
+    )
+    every = bool((own["verdict"] == "better").all())
     return Claim(
-        verdict=NOT_SHOWN if few else AGAINST if len(worse) else SHOWN,
-        number=f"{len(worse)} of {len(own)} worse",
+        verdict=AGAINST if len(worse) else SHOWN if every else NOT_SHOWN,
+        number=f"{len(worse)} of {len(own)} worse, {counted.get('better', 0)} better",
         section=replace(section, title="What got worse", claim=sentence),
     )
 
