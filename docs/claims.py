@@ -28,22 +28,35 @@ REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 CARD = Path(__file__).parents[1] / "probe" / "models" / "weights" / "cat3d-tiny" / "card.json"
 SUPERVISED = {
     PLAIN: "nothing (plain)",
-    "cameo": "layer 12, the paper's mixing of heads (`mlp`)",
-    "mean": "layer 12, `mean` over heads (default)",
-    "positive": "layer 12, mixing `positive`",
-    "visible": "layer 12, truth `visible`",
-    "gated": "layer 12, truth `gated`",
-    "other-layer": "layer 10 instead",
+    "cameo": "the paper's mixing of heads (`mlp`)",
+    "mean": "`mean` over heads",
+    "positive": "mixing `positive`",
+    "visible": "truth `visible`",
+    "gated": "truth `gated`",
+    "weight-0.1": "five times the paper's weight",
+    "weight-0.004": "a fifth of the paper's weight",
+    "early-stop": "no supervision in the second half",
+    "layer-2": "layer 2 instead",
+    "layer-6": "layer 6 instead (the coarsest grid)",
+    "layer-8": "layer 8 instead",
+    "layer-12": "layer 12 instead",
+    "other-layer": "another layer instead",
+    "layers-10-12": "layers 10 and 12",
+    "random-layer": "a random layer per seed",
+    "repa-dsift": "DSIFT features by REPA",
+    "trd-dsift": "DSIFT relations by TRD",
+    "irepa-dsift": "DSIFT features by iREPA",
+    "geometry": "an encoding of the true points",
     "shuffled": "negative control: another scene's matches",
-    "repa-dsift": "layer 12, DSIFT features in REPA's place",
 }
 SHORT = (PLAIN, "cameo", "mean", "shuffled")
+PAPER = "paper"
+"""Folder of the study of the paper's claims."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
     "noise-holes-70": "70 % of the points missing",
 }
-PRECISION_12 = layer_column(PRECISION, 12)
 
 
 # --- probes ----------------------------------------------------------------------------------------------------------
@@ -160,20 +173,25 @@ def _study(name: str) -> StudyRun:
 
 def study_table(name: str, variants: Sequence[str], *, short: bool = False) -> str:
     """Return a Markdown table of some variants: last values, and steps over plain's with the joint interval."""
-    run = _study(name)
+    run, precision = _study(name), _precision_of(name)
     last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])
     soon = how_soon(run).set_index(["variant", "metric"])
     best = tables.best_of(run, PSNR)
-    rows = [("supervised", title(HIGH_NOISE), "its steps over plain's", title(PRECISION_12), f"PSNR (best trivial "
+    rows = [("supervised", title(HIGH_NOISE), "its steps over plain's", title(precision), f"PSNR (best trivial "
              f"baseline {best_text(PSNR, best)})"), ("---",) * 5]  # fmt: skip
-    for variant in variants:
+    for variant in (name for name in variants if name in run.seeds):
         cells = [with_half(HIGH_NOISE, last.loc[variant, HIGH_NOISE])]
         cells.append("1" if variant == PLAIN else _pace(soon, variant, short=short))
-        cells.append(with_half(PRECISION_12, last.loc[variant, PRECISION_12]))
+        cells.append(with_half(precision, last.loc[variant, precision]))
         psnr = last.loc[variant, PSNR]
         cells.append(marked(with_half(PSNR, psnr), PSNR, psnr["mean"], best))
         rows.append((SUPERVISED.get(variant) or NOISE[variant], *cells))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _precision_of(study: str) -> str:
+    """Return the metric that is the precision of the layer which the study supervises."""
+    return layer_column(PRECISION, int(_study(study).settings["layer"]))
 
 
 def with_half(metric: str, row: pd.Series) -> str:
@@ -215,9 +233,10 @@ def short_words(name: str) -> str:
     return f"{MARK_WORDS}. {'; '.join(parts)} (each interval alone). {shown}"
 
 
-def mixing_words() -> str:
+def mixing_words(name: str) -> str:
     """Return how `mean` compares with the paper's mixing of heads."""
-    rows = [_paired(_study("study"), metric, "mean", "cameo") for metric in (PRECISION_12, HIGH_NOISE, PSNR)]
+    metrics = (_precision_of(name), HIGH_NOISE, PSNR)
+    rows = [_paired(_study(name), metric, "mean", "cameo") for metric in metrics]
     return (
         f"`mean` minus the paper's mixing, paired by seed: {'; '.join(_paired_words(row) for row in rows)}. p is not "
         f"corrected for {len(rows)} tests; the paper's own ablation prefers the MLP."
@@ -241,17 +260,17 @@ def _paired_words(row: dict[str, Any]) -> str:
 
 def noise_words() -> str:
     """Return what noise on the truth costs, beside what exact truth gains: whether anything can be said."""
-    run = _study("noise")
-    gain = _paired(run, PRECISION_12, "cameo", PLAIN)
+    run, precision = _study("noise"), _precision_of("noise")
+    gain = _paired(run, precision, "cameo", PLAIN)
     parts = []
     for variant, name in NOISE.items():
-        row = _paired(run, PRECISION_12, variant, "cameo")
+        row = _paired(run, precision, variant, "cameo")
         verdict = "worse" if row["value"] + row["half"] < 0 else "nothing can be said"
-        change = f"{value_text(PRECISION_12, row['value'])} ± {value_text(PRECISION_12, row['half'])}"
+        change = f"{value_text(precision, row['value'])} ± {value_text(precision, row['half'])}"
         parts.append(f"{name} {change} ({verdict})")
     return (
-        f"Exact truth gains {value_text(PRECISION_12, gain['value'])} ± {value_text(PRECISION_12, gain['half'])} in "
-        f"{title(PRECISION_12)} over plain ({plural(gain['seeds'], 'seed')}). Noise on the truth, against exact "
+        f"Exact truth gains {value_text(precision, gain['value'])} ± {value_text(precision, gain['half'])} in "
+        f"{title(precision)} over plain ({plural(gain['seeds'], 'seed')}). Noise on the truth, against exact "
         f"truth: {'; '.join(parts)}. An interval about as wide as the gain cannot show that noise costs nothing: an "
         "equivalence needs a margin, and more seeds."
     )
@@ -261,9 +280,9 @@ def noise_words() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "probe": probe_words,
-    "study-short": lambda: f"{study_table('study', SHORT, short=True)}\n\n{short_words('study')}",
-    "study": lambda: f"{study_table('study', tuple(SUPERVISED))}\n\n{MARK_WORDS}.",
-    "study-words": lambda: f"{study_words('study')} {mixing_words()}",
+    "paper-short": lambda: f"{study_table(PAPER, SHORT, short=True)}\n\n{short_words(PAPER)}",
+    "paper": lambda: f"{study_table(PAPER, tuple(SUPERVISED))}\n\n{MARK_WORDS}.",
+    "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",
     "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),
