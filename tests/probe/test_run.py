@@ -318,7 +318,7 @@ WRONG = {
     "empty checkpoint": (["--model", f"cat3d-tiny:{HERE.parent}"], f"{HERE.parent} holds no checkpoint"),
     "layer": (["--layers", "99"], "layer '99' is unknown; nearest"),
     "layer name": (["--layers", "6,up_blocks.2"], "'up_blocks.2' means 3 layers"),
-    "scenes": (["--scenes", "moon"], "--scenes 'moon' is unknown; choose one of shapes, rgbd"),
+    "scenes": (["--scenes", "moon"], "--scenes 'moon' is unknown; choose one of shapes, shapes-v1, rgbd"),
     "difficulty": (["--scenes", "shapes:hard"], "choose shapes:plain|cluttered|repetitive|textureless|fine"),
     "no folder": (["--scenes", "rgbd"], "--scenes rgbd needs a folder"),
     "missing folder": (["--scenes", "rgbd:/no/where"], "--scenes rgbd:/no/where: there is no /no/where"),
