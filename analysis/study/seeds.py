@@ -26,6 +26,7 @@ from probe.records import (
     METHODS,
     PRECISION,
     PSNR,
+    PSNR_ONE_STEP,
     READOUT,
     SSIM,
     RunError,
@@ -38,9 +39,10 @@ from probe.records import (
 )
 
 PLAIN, BASE = "plain", "base"
-COMPARED = (LOSS, HIGH_NOISE, PSNR, SSIM, MATCH_ERROR, PRECISION)
+COMPARED = (LOSS, HIGH_NOISE, PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR, PRECISION)
 """Metrics by which variants are compared with the plain run; "precision_12" is one of precision."""
-EVALUATED = {*LOSSES, *(trivial_column(method, name) for method in METHODS for name in (PSNR, SSIM, MATCH_ERROR))}
+OF_IMAGES = (PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR)
+EVALUATED = {*LOSSES, *(trivial_column(method, name) for method in METHODS for name in OF_IMAGES)}
 """Columns of a run's evaluations that a study keeps, beside those of layers."""
 NEVER, BY_THE_FIRST = "never", "by the first evaluation"
 NO_PLAIN, NO_GOAL = "no plain run of this seed", "the plain run has no final value"

@@ -21,13 +21,14 @@ from probe.records import (
     MATCH_ERROR,
     PRECISION,
     PSNR,
+    PSNR_ONE_STEP,
     SSIM,
     TRIVIAL,
     layer_column,
     trivial_column,
 )
 
-DIGITS = {PSNR: 2}
+DIGITS = {PSNR: 2, PSNR_ONE_STEP: 2}
 LEGEND = (
     f"±: half of the 95 % interval over seeds (Student's t); none below {LEAST_SEEDS} seeds",
     "copy, mean colour: of the reference rotated least to the target",
@@ -62,7 +63,8 @@ def shown_metrics(run: StudyRun) -> list[str]:
     """
     keys = ["layer", *(["other_layer"] if "another layer" in tables.roles(run).values() else [])]
     names = [layer_column(PRECISION, run.settings[key]) for key in keys if key in run.settings]
-    return [LOSS, HIGH_NOISE, PSNR, SSIM, MATCH_ERROR, *(name for name in names if name in run.metrics)]
+    every = (LOSS, HIGH_NOISE, PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR, *names)
+    return [name for name in every if name in run.metrics]
 
 
 def final_table(run: StudyRun, metrics: Sequence[str]) -> Table:
