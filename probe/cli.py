@@ -43,7 +43,8 @@ def parse(
     try:
         with contextlib.redirect_stderr(caught):
             described = _with_help(config, choices)
-            parsed = tyro.cli(described, args=arguments, prog=prog, default=described(**defaults or {}))
+            preset = {"default": described(**defaults)} if defaults else {}
+            parsed = tyro.cli(described, args=arguments, prog=prog, **preset)
     except SystemExit as stop:
         if stop.code not in (0, None):
             words = FRAME.sub(" ", re.sub(r"\x1b\[[0-9;]*m", "", caught.getvalue()))
