@@ -19,7 +19,8 @@ def load_tiny(source: str, loading: Loading) -> MultiViewModel:
     """Load the small model: the shipped weights, or those of a folder that the suite saved.
 
     Args:
-        source: Empty or "cameo" for the shipped weights (:data:`SHIPPED`); "random" for none; else a checkpoint folder.
+        source: Empty, "cameo" or "base" for the shipped weights (:data:`SHIPPED`); "random" for none; else a checkpoint
+            folder.
         loading: Not used: this model has its own size, and no autoencoder.
 
     Raises:
