@@ -25,7 +25,7 @@ def parse(
     *,
     prog: str,
     defaults: Mapping[str, Any] | None = None,
-    **choices: str,
+    choices: Mapping[str, str] | None = None,
 ) -> Config:
     """Read the command line into a configuration.
 
@@ -42,7 +42,7 @@ def parse(
     caught = io.StringIO()
     try:
         with contextlib.redirect_stderr(caught):
-            described = _with_help(config, choices)
+            described = _with_help(config, choices or {})
             preset = {"default": described(**defaults)} if defaults else {}
             parsed = tyro.cli(described, args=arguments, prog=prog, **preset)
     except SystemExit as stop:
@@ -62,7 +62,7 @@ def let_idle_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def _with_help(config: type[Any], choices: dict[str, str]) -> type[Any]:
+def _with_help(config: type[Any], choices: Mapping[str, str]) -> type[Any]:
     """Return the configuration with its help as flowing text: tyro keeps the line breaks of the source."""
     texts = {x.arg_name: x.description or "" for kind in config.__mro__[::-1] for x in _documented(kind)}
     hints = get_type_hints(config, include_extras=True)
@@ -72,7 +72,7 @@ def _with_help(config: type[Any], choices: dict[str, str]) -> type[Any]:
     return made
 
 
-def _described(hint: Any, text: str | None, choices: dict[str, str]) -> Any:
+def _described(hint: Any, text: str | None, choices: Mapping[str, str]) -> Any:
     """Add a help text to a type; one without a text below its field has its help in the type already."""
     return hint if text is None else Annotated[hint, tyro.conf.arg(help=_flow(text, choices))]
 
@@ -81,7 +81,7 @@ def _documented(kind: type[Any]) -> list[docstring_parser.DocstringParam]:
     return docstring_parser.parse_from_object(kind).params if "__dataclass_fields__" in vars(kind) else []
 
 
-def _flow(text: str, choices: dict[str, str]) -> str:
+def _flow(text: str, choices: Mapping[str, str]) -> str:
     """Join the lines of a text, and put choices in their places."""
     for name, words in choices.items():
         text = text.replace(f"{{{name}}}", words)

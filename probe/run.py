@@ -54,7 +54,7 @@ def _measure_and_choose(plan, console) -> None:
 
 def cli(arguments: list[str] | None = None) -> None:
     """Parse the command line and run."""
-    command.run(main, command.parse(Settings, arguments, prog=PROG, **choices()), prog=PROG)
+    command.run(main, command.parse(Settings, arguments, prog=PROG, choices=choices()), prog=PROG)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(study: Study) -> None:
 def cli(arguments: list[str] | None = None) -> None:
     """Parse the command line and run."""
     words = sys.argv[1:] if arguments is None else arguments
-    run(main, parse(Study, words, prog=PROG, defaults=preset(words), **choices()), prog=PROG)
+    run(main, parse(Study, words, prog=PROG, defaults=preset(words), choices=choices()), prog=PROG)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,9 @@ class Command:
     """Largest number of random pairs to supervise per scene, for reference and for target queries; None takes all."""
     control: Control = "none"
     """Negative control: shuffled supervises every scene with another scene's matches, which must not help."""
-    model: str = "cat3d-tiny:random"
-    """Model to train: cat3d-tiny:random starts from weights drawn by --seed, cat3d-tiny from the shipped ones,
+    model: str = "cat3d-tiny:base"
+    """Model to train: cat3d-tiny:base has learned to draw single views and not to match, as the paper's start has;
+    cat3d-tiny:random starts from weights drawn by --seed, cat3d-tiny from the plainly trained ones,
     NAME:PATH_OR_HUB_ID from a checkpoint (names as in python -m probe.run)."""
     base: str | None = None
     """Folder or hub id of the base model whose autoencoder is used, for models that need one."""
@@ -79,16 +80,16 @@ class Command:
     on and the last 25 % tested on; of several recordings the last quarter by name is tested on."""
     steps: int = 4000
     """Number of optimiser steps."""
-    batch_size: int = 6
+    batch_size: int = 3
     """Scenes per step, over all processes."""
     accumulate: int = 1
     """Number of parts in which a batch is computed, to save memory."""
-    views: int = 2
+    views: int = 4
     """Views per scene; 1 to views - 1 of them are references, drawn per step. 1, with --layer none, trains on single
     views without any reference: a base to start from."""
     max_rotation: Rotation = 60
     """Largest rotation of a view against view 0, in degrees."""
-    rotation_ramp: int = 1000
+    rotation_ramp: int = 300
     """Steps over which rotations grow from 0 to the largest: matching starts between views that hardly differ."""
     shuffle_views: float = 0.0
     """Share of steps whose views come in random order (0.5 in the paper); the others take references evenly spaced
