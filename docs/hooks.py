@@ -13,7 +13,8 @@ SHOWN = {
     "CHANGELOG.md": "CHANGELOG.md",
     "reports/reference/README.md": "reports/reference/README.md",
     "reports/reference/profile.png": "reports/reference/profile.png",
-    "reports/reference/study/study.png": "reports/reference/study/study.png",
+    "reports/reference/paper/study.png": "reports/reference/paper/study.png",
+    "reports/reference/paper/samples.png": "reports/reference/paper/samples.png",
 }
 """Files of the repository, and where they are in the site, whose root is docs/ as well."""
 

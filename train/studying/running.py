@@ -29,9 +29,9 @@ from probe.records import (
     write,
     write_json,
 )
-from probe.records.names import SAMPLES_TABLE
+from probe.records.names import FINAL, SAMPLES_TABLE
 from train.studying.evidence import Look, plan_looks
-from train.studying.runs import is_finished, last_step
+from train.studying.runs import has_weights, is_finished, last_step
 from train.studying.variants import BASE, VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
 from train.supervised import choose_layers
 
@@ -147,7 +147,7 @@ def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, st
     Returns:
         The names of runs that are missing, and why.
     """
-    left = [run for run in runs if not _is_finished(study, run)]
+    left = _left(study, runs)
     missing = {run.name: "not trained: stopped" for run in left}
     with ThreadPoolExecutor(study.jobs) as pool, _bar(study, runs) as bar:
         started = _start_all(study, left, pool, runner)
@@ -165,6 +165,14 @@ def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, st
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return missing
+
+
+def _left(study: Study, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that are not finished, with the bases that these start from where their weights are missing."""
+    left = [run for run in runs if run.variant != BASE and not _is_finished(study, run)]
+    needed = {run.seed for run in left}
+    bases = [run for run in runs if run.variant == BASE and run.seed in needed]
+    return [run for run in bases if not has_weights(study.out / run.name / FINAL)] + left
 
 
 def _start_all(
@@ -237,7 +245,7 @@ def measure_all(study: Study, runner: Runner) -> dict[str, str]:
     """
     left = [look for look in plan_looks(study) if not look.is_finished]
     missing = {look.name: "not measured: stopped" for look in left}
-    ready = [look for look in left if look.weights.is_dir()]
+    ready = [look for look in left if has_weights(look.weights)]
     missing |= {look.name: f"not measured: no {look.weights}" for look in left if look not in ready}
     with ThreadPoolExecutor(study.jobs) as pool, _count(ready) as bar:
         started = {pool.submit(runner, look.module, look.arguments, _threads(study)): look for look in ready}

@@ -32,3 +32,8 @@ def is_finished(folder: Path, steps: int) -> bool:
         steps: The last step.
     """
     return (folder / FINAL_CARD).is_file() and last_step(folder / EVALUATION_LOG) == steps
+
+
+def has_weights(final: Path) -> bool:
+    """Return whether a folder holds a network's weights: kept studies have cards without them."""
+    return any(final.glob("*.safetensors"))

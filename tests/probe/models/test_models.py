@@ -85,7 +85,9 @@ def test_no_path_means_the_shipped_weights(folder: Path, tmp_path: Path, monkeyp
         assert without_about(model) == {"steps": 500}
 
 
-@pytest.mark.parametrize(("source", "layer", "steps"), [("", "none", 7000), ("cameo", "12", 2000), ("base", "none", 600)])
+@pytest.mark.parametrize(
+    ("source", "layer", "steps"), [("", "none", 7000), ("cameo", "12", 2000), ("base", "none", 600)]
+)
 def test_shipped_weights_load_and_are_no_random_ones(source: str, layer: str, steps: int):
     model = load_model(f"cat3d-tiny:{source}")
     assert model.name == f"cat3d-tiny:{source}".rstrip(":")

@@ -67,6 +67,8 @@ def test_probes_and_evaluations_are_commands_with_enough_scenes(words: tuple[str
 def test_only_what_is_trained_is_measured_and_measured_once(tmp_path: Path):
     study = read("--paper", "--out", str(tmp_path), "--variants", "plain,cameo", "--seeds", "0", "--base-steps", "0")
     (tmp_path / "plain-seed0" / "final").mkdir(parents=True)
+    (tmp_path / "plain-seed0" / "final" / "diffusion_pytorch_model.safetensors").touch()
+    (tmp_path / "cameo-seed0" / "final").mkdir(parents=True)  # as in a kept study: without weights
     calls: list[tuple[str, str]] = []
 
     def runner(module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:

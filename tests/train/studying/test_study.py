@@ -1,6 +1,7 @@
 """The study of variants and seeds, on hand-made run folders: no training."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -264,6 +265,7 @@ class TrainerOfBases(FakeTrainer):
             return super().__call__(module, flags, threads)
         self.calls.append(list(flags))
         make_run(out, (1,), steps=(7,), layer="none", seed=int(out.name.rpartition("-seed")[2]))
+        (out / "final" / "diffusion_pytorch_model.safetensors").touch()
         return 0, ""
 
 
@@ -276,6 +278,20 @@ def test_every_seed_starts_from_a_base_of_its_own(small):
     assert base.batch_size == plain.batch_size * plain.views  # as many views per step
     assert plain.model == f"cat3d-tiny:{study.out}/base-seed1/final"
     assert pd.read_csv(study.out / "study.csv")["variant"].unique().tolist() == ["plain", "cameo"]
+
+
+def test_a_base_is_trained_only_for_runs_that_are_missing(small):
+    study = small(variants="plain", seeds="0,1", base_steps=7)
+    main(study, TrainerOfBases())
+    for seed in (0, 1):  # as in a kept study: no weights
+        (study.out / f"base-seed{seed}" / "final" / "diffusion_pytorch_model.safetensors").unlink()
+    (study.out / "plain-seed1" / "final" / "card.json").unlink()
+    again = TrainerOfBases()
+    again_names = ["base-seed1", "plain-seed1"]
+    for name in again_names:
+        shutil.rmtree(study.out / name)
+    main(study, again)
+    assert again.names == again_names
 
 
 def test_without_its_base_no_run_of_a_seed_starts(small, capsys: pytest.CaptureFixture):
