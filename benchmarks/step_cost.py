@@ -27,6 +27,8 @@ VARIANTS: dict[str, dict] = {
     "mlp, 256 queries": {"mixing": "mlp", "max_queries": 256},
     "mlp, visible truth": {"mixing": "mlp", "truth": "visible"},
     "repa-dsift": {"objective": "repa-dsift"},
+    "irepa-dsift": {"objective": "irepa-dsift"},
+    "trd-dsift": {"objective": "trd-dsift"},
     "geometry": {"objective": "geometry"},
 }
 

@@ -38,6 +38,9 @@ OBJECTIVES = {
     "cameo": "supervised by true matches (CAMEO",
     "repa-dsift": "trained to predict frozen DSIFT features (DSIFT in the place of REPA's encoder",
     "repa-dinov2": "trained to predict frozen DINOv2 features (REPA",
+    "irepa-dsift": "trained to predict frozen DSIFT features, normalised over each view (DSIFT in the place of iREPA's "
+    "encoder",
+    "trd-dsift": "trained to relate tokens as frozen DSIFT features do (DSIFT in the place of VideoREPA's encoder",
     "geometry": "trained to predict an encoding of the true points (geometry",
 }
 

@@ -14,7 +14,7 @@ from probe.models.model import MultiViewModel
 from probe.models.schedules import pixel_scheduler
 from train.batches import Batches, Rooms
 from train.loop import Schedule, Trainer, train
-from train.objectives import AttentionSupervision, Objective
+from train.objectives import AttentionSupervision, Objective, make_competing_objective
 from train.objectives.diffusion import denoising_error
 from train.settings import Settings
 from train.supervised import build_trainer, make_batches
@@ -68,6 +68,14 @@ def supervision(model: MultiViewModel, **changes: object) -> AttentionSupervisio
     return AttentionSupervision(select_layers(find_layers(model.network), "10"), **{**SUPERVISION, **changes})
 
 
+def added(model: MultiViewModel, name: str) -> Objective:
+    """Build an added objective for layer 10, with the same weights every time."""
+    if name == "cameo":
+        return supervision(model)
+    torch.manual_seed(1)
+    return make_competing_objective(name, select_layers(find_layers(model.network), "10"))
+
+
 def small_trainer(
     settings: Settings = SETTINGS,
     model: MultiViewModel | None = None,
@@ -77,9 +85,9 @@ def small_trainer(
     return build_trainer(settings, model or small_model(), rooms(settings).draw, objective, accelerator=accelerator)
 
 
-def supervised_trainer(settings: Settings = SETTINGS, accelerator: Accelerator | None = None) -> Trainer:
+def supervised_trainer(settings: Settings = SETTINGS) -> Trainer:
     model = small_model()
-    return small_trainer(settings, model, supervision(model), accelerator)
+    return small_trainer(settings, model, supervision(model))
 
 
 def step_loss(model: MultiViewModel, step: int, settings: Settings = SETTINGS) -> float:

@@ -1,20 +1,27 @@
 """The trainer's flags: ranges, choices that are those of the registries, refusals in one line."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 
+from analysis.training.words import OBJECTIVES
 from train.alignment import MIXINGS, TARGETS
 from train.cameo import cli
 from train.flags import Command, can_grow, check_command, settings_of
-from train.objectives import ENCODERS, TRUTHS
+from train.objectives import RIVALS, TRUTHS
 from train.settings import CompetingObjective, Mixing, Target, Truth
 
 
 @pytest.mark.parametrize(
     ("choices", "registry"),
-    [(Mixing, MIXINGS), (Target, TARGETS), (Truth, TRUTHS), (CompetingObjective, ENCODERS)],
+    [
+        (Mixing, MIXINGS),
+        (Target, TARGETS),
+        (Truth, TRUTHS),
+        (CompetingObjective, RIVALS),
+        (Literal["cameo", CompetingObjective], OBJECTIVES),
+    ],
 )
 def test_the_choices_of_the_command_line_are_those_of_the_registries(choices: object, registry: dict):
     assert set(get_args(choices)) == set(registry)

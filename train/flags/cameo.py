@@ -36,7 +36,9 @@ class Command:
     """Probe run whose selection.json --layer auto reads."""
     objective: Literal["cameo", CompetingObjective] = "cameo"
     """Objective for the layer: cameo supervises its attention with true matches; repa-dsift and repa-dinov2 align its
-    output with frozen image features, geometry with an encoding of the true points."""
+    output with frozen image features, irepa-dsift through a convolution and with features normalised over each view
+    (iREPA); trd-dsift aligns the similarities of its tokens with those of the features (VideoREPA's token relation
+    distillation); geometry aligns its output with an encoding of the true points."""
     weight: float = 0.02
     """Weight of the added objective (0.02 in the paper)."""
     layer_weights: str | None = None

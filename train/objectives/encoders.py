@@ -14,10 +14,15 @@ from probe.correspondence import token_points
 from probe.metrics import scene_size
 from probe.views import Views
 from train.objectives.base import Grid
-from train.settings import CompetingObjective
+
+Encoder = Callable[[Views, Grid], Tensor]
+"""Return frozen features of the true views on a token grid, [b f n c]."""
 
 OCTAVES = 6
 """Frequencies that a coordinate is encoded by, each twice the one before."""
+
+SHARE_OF_MEAN = 0.8
+"""Share of a feature's mean that :func:`normalise_over_space` subtracts: iREPA's for models that denoise pixels."""
 
 
 def encode_points(views: Views, grid: Grid) -> Float[Tensor, "b f n 36"]:
@@ -53,7 +58,33 @@ def encode_dsift(views: Views, grid: Grid) -> Float[Tensor, "b f n 128"]:
     return described - described.mean(-1, keepdim=True)
 
 
-def dinov2_encoder() -> tuple[Callable[[Views, Grid], Tensor], int]:
+def normalise_over_space(features: Float[Tensor, "b f n c"]) -> Float[Tensor, "b f n c"]:
+    """Subtract most of each feature's mean over the tokens of a view, then divide by its deviation there.
+
+    What all tokens of a view share is weakened, and where they differ counts, for all features alike.
+
+    Args:
+        features: Of the tokens of each view.
+
+    Source:
+        iREPA, arXiv 2512.10794; docs/references.md, "iREPA". The deviation is the population's, the release's the
+        sample's: the same factor for every feature of a token, which no cosine sees.
+    """
+    mean, deviation = features.mean(2, keepdim=True), features.std(2, correction=0, keepdim=True)
+    return (features - SHARE_OF_MEAN * mean) / (deviation + 1e-6)
+
+
+def encode_normalised_dsift(views: Views, grid: Grid) -> Float[Tensor, "b f n 128"]:
+    """Encode each token as :func:`encode_dsift` does, then normalise each entry over the tokens of a view.
+
+    Args:
+        views: The true views.
+        grid: Token rows and columns.
+    """
+    return normalise_over_space(encode_dsift(views, grid))
+
+
+def dinov2_encoder() -> tuple[Encoder, int]:
     """Load DINOv2 from the local cache: the paper's REPA encoder (ViT-B/14 at 518 pixels).
 
     Raises:
@@ -69,11 +100,3 @@ def dinov2_encoder() -> tuple[Callable[[Views, Grid], Tensor], int]:
         return at_tokens(encoder.encode(views.image), grid).to(views.image)
 
     return encode, encoder.width
-
-
-ENCODERS: dict[CompetingObjective, Callable[[], tuple[Callable[[Views, Grid], Tensor], int]]] = {
-    "repa-dsift": lambda: (encode_dsift, 128),
-    "repa-dinov2": dinov2_encoder,
-    "geometry": lambda: (encode_points, 6 * OCTAVES),
-}
-"""Each competing objective's encoder and the number of its features."""

@@ -1,4 +1,4 @@
-"""Competing objectives: a layer's output is pulled, through a small projector, towards frozen features of the truth."""
+"""Feature alignment: a layer's output is pulled, through a small projector, towards frozen features of the truth."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from probe.layers import Layer
 from probe.views import Views
 from train.objectives.base import Average, Grid, Objective, grid_of
-from train.objectives.encoders import ENCODERS
-from train.settings import CompetingObjective
+from train.objectives.encoders import Encoder
+
+Projector = Callable[[Layer, int], nn.Module]
+"""Build what maps a layer's output, [b f n heads*channels], to as many features, [b f n c]."""
+Comparison = Callable[[Tensor, Tensor], Tensor]
+"""Return the loss of projected outputs against features, both [b f n c]."""
+
+MARGIN = 0.1
+"""Difference of two relations that :func:`relation_loss` forgives: VideoREPA's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +41,38 @@ class FeatureTruth:
 
 
 class FeatureAlignment(Objective):
-    """Pull a layer's output, through a small projector, towards frozen features of the true views (REPA's loss).
-
-    Minus the mean cosine over all tokens of all views.
+    """Pull a layer's output, through a small projector, towards frozen features of the true views.
 
     Args:
         layers: Layers that join views on a grid; the outputs of their attention modules are aligned.
-        encode: Frozen features, (views, grid) to [b f n c]; no gradient passes.
+        encode: The features; no gradient passes.
         width: Number of features c.
         shares: Weight of each layer; None for equal ones that add up to 1.
+        projector: Of each layer; trained along and thrown away.
+        compare: The loss, such as :func:`cosine_loss`.
 
     Raises:
         ValueError: If a layer joins no views, or joins them together with text.
 
     Source:
-        REPA, arXiv 2410.06940.
+        REPA, arXiv 2410.06940, which takes the outputs of whole blocks, not of attention modules.
     """
 
     def __init__(
         self,
         layers: Sequence[Layer],
-        encode: Callable[[Views, Grid], Tensor],
+        encode: Encoder,
         width: int,
         shares: Sequence[float] | None = None,
+        *,
+        projector: Projector,
+        compare: Comparison,
     ) -> None:
         super().__init__(layers, shares)
         for layer in layers:
             _check_output(layer)
-        self.encode = encode
-        self.projectors = nn.ModuleList(_projector(layer.heads * layer.channels, width) for layer in layers)
+        self.encode, self.compare = encode, compare
+        self.projectors = nn.ModuleList(projector(layer, width) for layer in layers)
 
     def prepare(self, views: Views, average: Average) -> FeatureTruth:
         """Encode the true views on every grid that the layers have; all scenes weigh alike, so nothing is averaged."""
@@ -87,7 +97,7 @@ class FeatureAlignment(Objective):
         n_ref: int,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """Average minus the mean cosine of projected outputs with features by the layers' shares.
+        """Average the losses of projected outputs against features by the layers' shares.
 
         Args:
             seen: The outputs of a forward pass, by the layers' names.
@@ -96,13 +106,13 @@ class FeatureAlignment(Objective):
             generator: Ignored: nothing is drawn.
 
         Returns:
-            From -1 to 1.
+            In the range of ``compare``.
         """
         losses = []
         for layer, projector in zip(self.layers, self.projectors, strict=True):
             features = truth.features[grid_of(layer)]
             states = rearrange(seen[layer.name], "(b f) n c -> b f n c", b=features.shape[0])
-            losses.append(-F.cosine_similarity(projector(states), features, dim=-1).mean())
+            losses.append(self.compare(projector(states), features))
         return self.weigh(losses)
 
 
@@ -116,14 +126,6 @@ def _check_output(layer: Layer) -> None:
         )
 
 
-def _projector(channels: int, width: int) -> nn.Sequential:
-    """Build REPA's three-layer projector (arXiv 2410.06940, section 3.2), as wide inside as twice its features."""
-    hidden = 2 * width
-    return nn.Sequential(
-        nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width)
-    )
-
-
 def _record_output(module: nn.Module, outputs: dict[str, Tensor], name: str) -> Any:
     def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if torch.is_grad_enabled():  # not in the first pass of a reentrant recomputation
@@ -132,18 +134,109 @@ def _record_output(module: nn.Module, outputs: dict[str, Tensor], name: str) -> 
     return module.register_forward_hook(record)
 
 
-def make_competing_objective(
-    name: CompetingObjective, layers: Sequence[Layer], shares: Sequence[float] | None = None
-) -> FeatureAlignment:
-    """Build a competing objective for layers of a network.
+# Projectors
+
+
+def mlp_projector(layer: Layer, width: int) -> nn.Sequential:
+    """Build REPA's three-layer projector of each token, as wide inside as twice its features.
 
     Args:
-        name: Key of :data:`train.objectives.encoders.ENCODERS`.
-        layers: Layers that join views on a grid.
-        shares: Weight of each layer; None for equal ones that add up to 1.
+        layer: Whose output is projected.
+        width: Number of features.
+
+    Source:
+        REPA, arXiv 2410.06940, section 3.2.
+    """
+    hidden = 2 * width
+    return nn.Sequential(
+        nn.Linear(layer.heads * layer.channels, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, width),
+    )
+
+
+class ConvolutionProjector(nn.Module):
+    """Project each view's tokens by one convolution of 3 x 3 tokens, with zeros around the view.
+
+    Args:
+        layer: Whose output is projected.
+        width: Number of features.
 
     Raises:
-        ValueError: If the weights of its encoder are missing, or a layer does not fit.
+        ValueError: If the layer joins no views, or not on one grid.
+
+    Source:
+        iREPA, arXiv 2512.10794; docs/references.md, "iREPA".
     """
-    encode, width = ENCODERS[name]()
-    return FeatureAlignment(layers, encode, width, shares)
+
+    def __init__(self, layer: Layer, width: int) -> None:
+        super().__init__()
+        self.grid = grid_of(layer)
+        self.convolution = nn.Conv2d(layer.heads * layer.channels, width, kernel_size=3, padding=1)
+
+    def forward(self, states: Float[Tensor, "b f n channels"]) -> Float[Tensor, "b f n c"]:
+        """Return the features of every token.
+
+        Args:
+            states: The layer's output, rows before columns.
+        """
+        height, width = self.grid
+        images = rearrange(states, "b f (h w) c -> (b f) c h w", h=height, w=width)
+        return rearrange(self.convolution(images), "(b f) c h w -> b f (h w) c", b=states.shape[0])
+
+
+# Losses
+
+
+def cosine_loss(projected: Float[Tensor, "b f n c"], features: Float[Tensor, "b f n c"]) -> Float[Tensor, ""]:
+    """Return minus the mean cosine of projected outputs with features, over all tokens of all views.
+
+    Args:
+        projected: Outputs of a layer.
+        features: Of the same tokens.
+
+    Returns:
+        From -1, where every token points as its features do, to 1.
+
+    Source:
+        REPA, arXiv 2410.06940.
+    """
+    return -F.cosine_similarity(projected, features, dim=-1).mean()
+
+
+def relation_loss(projected: Float[Tensor, "b f n d"], features: Float[Tensor, "b f n c"]) -> Float[Tensor, ""]:
+    """Return by how much the relations among projected outputs differ from those among features.
+
+    A relation is the cosine of two tokens of a scene, of one view or of two. Of each difference what exceeds
+    :data:`MARGIN` counts; the mean is over all pairs, a token with itself among them. Holds the relations of a whole
+    batch, (f n)^2 numbers per scene, in float32 at least and outside autocast.
+
+    Args:
+        projected: Outputs of a layer; may have another width.
+        features: Of the same tokens.
+
+    Returns:
+        From 0, where all relations agree to within the margin, to below 1.9.
+
+    Source:
+        VideoREPA, arXiv 2505.23656: token relation distillation; docs/references.md, "VideoREPA".
+    """
+    with torch.autocast(projected.device.type, enabled=False):
+        difference = (relations(projected) - relations(features)).abs()
+    return (difference - MARGIN).clamp(min=0).mean()
+
+
+def relations(tokens: Float[Tensor, "b f n c"]) -> Float[Tensor, "b fn fn"]:
+    """Return the cosine of every two tokens of a scene, view-major.
+
+    Args:
+        tokens: Of all views.
+
+    Returns:
+        From -1 to 1; 0 for a token without length.
+    """
+    exact = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    unit = F.normalize(rearrange(exact, "b f n c -> b (f n) c"), dim=-1)
+    return unit @ unit.mT

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from training import (
     SETTINGS,
+    added,
     evaluate,
     small_model,
     small_trainer,
     step_loss,
-    supervised_trainer,
     supervision,
     weights,
 )
@@ -90,10 +90,13 @@ def test_an_overflow_leaves_the_step_out_for_both_optimisers_and_halves_the_scal
     assert [schedule.last_epoch for schedule in trainer.rate_schedules] == [0, 0]
 
 
-def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole():
+@pytest.mark.parametrize("objective", ["cameo", "irepa-dsift", "trd-dsift"])
+def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(objective: str):
     gradients = []
     for parts in (1, 2, 4):
-        trainer = supervised_trainer(replace(SETTINGS, batch_size=4, weight=0.5, accumulate=parts))
+        model = small_model()
+        settings = replace(SETTINGS, batch_size=4, weight=0.5, accumulate=parts)
+        trainer = small_trainer(settings, model, added(model, objective))
         loop.accumulate_gradients(trainer, 0)
         gradients.append([weight.grad for weight in trainer.module.parameters()])
     for other in gradients[1:]:
@@ -101,13 +104,14 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole():
             torch.testing.assert_close(whole, parted, rtol=1e-3, atol=1e-5)
 
 
-def test_recomputing_activations_changes_no_gradient_of_a_supervised_step():
+@pytest.mark.parametrize("objective", ["cameo", "irepa-dsift", "trd-dsift"])
+def test_recomputing_activations_changes_no_gradient_of_a_supervised_step(objective: str):
     gradients = []
     for recompute in (False, True):
         model = small_model()
         if recompute:
             model.network.enable_gradient_checkpointing()
-        trainer = small_trainer(replace(SETTINGS, weight=0.5), model, supervision(model))
+        trainer = small_trainer(replace(SETTINGS, weight=0.5), model, added(model, objective))
         model.network.train()
         loop.accumulate_gradients(trainer, 0)
         gradients.append([weight.grad for weight in trainer.module.parameters()])
@@ -115,11 +119,12 @@ def test_recomputing_activations_changes_no_gradient_of_a_supervised_step():
         torch.testing.assert_close(kept, recomputed, rtol=0, atol=0)
 
 
-def test_half_precision_is_near_and_leaves_the_weights_in_full():
+@pytest.mark.parametrize("objective", ["cameo", "irepa-dsift", "trd-dsift"])
+def test_half_precision_is_near_and_leaves_the_weights_in_full(objective: str):
     losses = []
     for precision in ("no", "bf16"):
-        accelerator = Accelerator(cpu=True, mixed_precision=precision)
-        trainer = supervised_trainer(replace(SETTINGS, weight=0.5), accelerator)
+        accelerator, model = Accelerator(cpu=True, mixed_precision=precision), small_model()
+        trainer = small_trainer(replace(SETTINGS, weight=0.5), model, added(model, objective), accelerator)
         losses.append(loop.take_step(trainer, 0))
         assert {weight.dtype for weight in trainer.module.parameters()} == {torch.float32}
         AcceleratorState._reset_state(reset_partial_state=True)

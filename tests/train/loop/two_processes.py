@@ -1,4 +1,4 @@
-"""Run by torchrun: write the gradients of one supervised step, averaged over processes, and the losses of three."""
+"""Run by torchrun FILE OBJECTIVE: write the averaged gradients of one step, and the losses of three."""
 
 import sys
 from dataclasses import replace
@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 torch.set_num_threads(1)
 
-from training import SETTINGS, supervised_trainer  # noqa: E402
+from training import SETTINGS, added, small_model, small_trainer  # noqa: E402
 
 from train import loop  # noqa: E402
 
 
-def main(out: Path) -> None:
+def main(out: Path, objective: str) -> None:
     """Take the gradients and save them from the main process."""
-    accelerator = Accelerator(cpu=True)
-    trainer = supervised_trainer(replace(SETTINGS, batch_size=4, weight=0.5), accelerator)
+    accelerator, model = Accelerator(cpu=True), small_model()
+    trainer = small_trainer(replace(SETTINGS, batch_size=4, weight=0.5), model, added(model, objective), accelerator)
     loop.accumulate_gradients(trainer, 0)
     if accelerator.is_main_process:
         named = accelerator.unwrap_model(trainer.module).named_parameters()
@@ -32,4 +32,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

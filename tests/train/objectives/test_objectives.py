@@ -22,6 +22,7 @@ from train.batches import Batch
 from train.loop import TrainingStep
 from train.objectives import AttentionSupervision, make_competing_objective
 from train.objectives.diffusion import denoising_error
+from train.settings import CompetingObjective
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 2, "norm_num_groups": 4}
 
@@ -183,17 +184,16 @@ def test_supervising_a_layer_raises_its_likelihood_of_the_true_match(model: Mult
     assert losses[-1].item() < losses[0].item() - 0.1
 
 
-@pytest.mark.parametrize("name", ["cameo", "geometry"])
+@pytest.mark.parametrize("name", ["cameo", "geometry", "irepa-dsift", "trd-dsift"])
 def test_several_layers_add_up_by_their_shares(name: str, model: MultiViewModel):
     batch, layers = batch_of(scenes()), select_layers(find_layers(model.network), "10,11")
 
     def extra(shares: tuple[float, ...] | None, keep: int | None = None) -> float:
         torch.manual_seed(0)
-        kinds = {
-            "cameo": lambda: AttentionSupervision(layers, **SUPERVISION, shares=shares),
-            "geometry": lambda: make_competing_objective(name, layers, shares),
-        }
-        objective = kinds[name]()
+        if name == "cameo":
+            objective = AttentionSupervision(layers, **SUPERVISION, shares=shares)
+        else:
+            objective = make_competing_objective(name, layers, shares)
         weighed = objective.losses if name == "cameo" else objective.projectors
         if keep is not None:
             objective.layers = [layers[keep]]
@@ -208,7 +208,7 @@ def test_several_layers_add_up_by_their_shares(name: str, model: MultiViewModel)
     assert extra(None) == pytest.approx((first + second) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["repa-dsift", "geometry"])
+@pytest.mark.parametrize("name", ["repa-dsift", "irepa-dsift", "geometry"])
 def test_a_competing_objective_is_minus_one_for_its_own_features_and_trains_the_layers_module(
     name: str, model: MultiViewModel
 ):
@@ -297,9 +297,10 @@ def test_what_a_probe_ranks_can_be_supervised_with_text_left_out():
     assert torch.equal(keys, q[:, :, 3:11] + 1)
 
 
-def test_features_are_not_aligned_with_outputs_that_hold_text():
+@pytest.mark.parametrize("name", ["geometry", "irepa-dsift", "trd-dsift"])
+def test_features_are_not_aligned_with_outputs_that_hold_text(name: CompetingObjective):
     with pytest.raises(ValueError, match="is of kind 'joint' with 4 tokens of text or registers"):
-        make_competing_objective("geometry", [JOINT])
+        make_competing_objective(name, [JOINT])
 
 
 def test_layers_that_join_no_views_are_refused(model: MultiViewModel):
