@@ -125,7 +125,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         settings=config.settings,
         environment=config.environment,
         images=images,
-        summary=summary.fillna({"note": ""}),
+        summary=summary.assign(note=summary["note"].astype(object).fillna("")),
         worst=worst,
         samples=samples.read_bytes() if samples.is_file() else None,
     )

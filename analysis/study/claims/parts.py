@@ -116,7 +116,7 @@ def read_parts(folder: Path, settings: dict[str, Any]) -> Parts | None:
         return None
     evaluations = _evaluations(folder / EVALUATIONS)
     return Parts(
-        probes={path.name: read_probed(path) for path in _folders(folder / PROBES) if (path / SELECTION).is_file()},
+        probes={path.name: read_probed(path) for path in folders(folder / PROBES) if (path / SELECTION).is_file()},
         summaries=_stack([part[0] for part in evaluations], [*RUN, *SUMMARY_COLUMNS]),
         leads=_stack([part[1] for part in evaluations], [*RUN, *LEAD_COLUMNS]),
         samples=_samples(folder) if (folder / SAMPLED).is_file() else None,
@@ -124,7 +124,8 @@ def read_parts(folder: Path, settings: dict[str, Any]) -> Parts | None:
     )
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, by name; none where there is no such folder."""
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
@@ -163,7 +164,7 @@ def read_probed(folder: Path) -> Probed:
 def _evaluations(folder: Path) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Read summary and leads of each finished evaluation whose folder names a variant and a seed."""
     found = []
-    for path in _folders(folder):
+    for path in folders(folder):
         name = split_seed_folder(path.name)
         if name and (path / SUMMARY).is_file() and not (path / PARTS).exists():
             run = dict(zip(RUN, name, strict=True))
