@@ -23,6 +23,12 @@ METHOD_LABELS = {
 """Whose images are measured, as figures and tables name them."""
 ANSWERS = {COPY: "copying the nearest reference", MEAN_COLOUR: "filling in that reference's mean colour"}
 """What the trivial baselines do."""
+ONE_STEP_WORDS = (
+    "PSNR of one step is that of the single prediction from pure noise, which is near the mean of all views that are "
+    "possible; a sample guesses what no view shows, at twice the squared error, so young models look worse by their "
+    "samples than they are."
+)
+"""What the second PSNR is for."""
 THRESHOLDS = {
     "%": "an error below {}\u00a0% of the image side",
     "token": "an error below {} token",

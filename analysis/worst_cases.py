@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.blocks import Table
 from analysis.trivial import BEST, MARK, Trivial, best_trivial, marked
 from analysis.words import ANSWERS, amount, number
-from probe.records import COPY, IMAGE_METRICS, MATCH_ERROR, MEAN_COLOUR, METRICS, PSNR, TRIVIAL, trivial_column
+from probe.records import COPY, MATCH_ERROR, MEAN_COLOUR, METRICS, PSNR, SAMPLE_METRICS, TRIVIAL, trivial_column
 
 SHOWN = 12
 SHORT = {COPY: "a copy", MEAN_COLOUR: "the mean colour"}
@@ -19,7 +19,7 @@ def worst_table(worst: pd.DataFrame) -> Table:
     Args:
         worst: As train.evaluate and the trainer leave it in worst.csv, the lowest PSNR first.
     """
-    columns = [name for name in IMAGE_METRICS if name in worst and worst[name].notna().any()]
+    columns = [name for name in SAMPLE_METRICS if name in worst and worst[name].notna().any()]
     shown = worst.head(SHOWN)
     method = best_method(worst)
     known = all(trivial_column(each, PSNR) in worst for each in TRIVIAL)  # runs of older versions have the copy only

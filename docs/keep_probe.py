@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from analysis.probing import tables
 from analysis.probing.causal import effects
 from analysis.probing.leads import leads
+from analysis.study.claims.units import unit_table
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 COPIED = ("layers.csv", "selection.json", "config.json", "pairs.csv", "timesteps.csv")
@@ -23,8 +24,13 @@ def keep(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> No
         run: Folder of a finished run, with ``--baselines null,pixels,dsift``.
         name: Of the folder.
     """
-    folder, probed = REFERENCE / name, tables.read_run(run)
-    folder.mkdir(exist_ok=True)
+    keep_tables(run, REFERENCE / name)
+
+
+def keep_tables(run: Path, folder: Path) -> None:
+    """Write the small tables of a probe run to a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probed = tables.read_run(run)
     for file in COPIED:
         (folder / file).write_bytes((run / file).read_bytes())
     last = int(probed.timesteps["timestep"].max())
@@ -34,6 +40,7 @@ def keep(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str]) -> No
         "leads": leads(probed),
         "leads_noisy": leads(noisy).assign(timestep=last),
         "effects": effects(probed),
+        "unit_sums": unit_table(probed),
     }
     for file, table in kept.items():
         table.to_csv(folder / f"{file}.csv", index=False)

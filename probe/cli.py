@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -13,11 +13,20 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import docstring_parser
 import tyro
 
+from probe.scenes.names import GENERATED
+
 Config = TypeVar("Config")
 FRAME = re.compile(r"╭.*?╮|[─│╰╯━┃┏┓┗┛]+")  # the top of tyro's box carries a title that the text repeats
 
 
-def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str, **choices: str) -> Config:
+def parse(
+    config: type[Config],
+    arguments: list[str] | None = None,
+    *,
+    prog: str,
+    defaults: Mapping[str, Any] | None = None,
+    **choices: str,
+) -> Config:
     """Read the command line into a configuration.
 
     A parse error becomes one line on stderr and exit code 2; ``--help`` prints and exits with 0.
@@ -26,13 +35,15 @@ def parse(config: type[Config], arguments: list[str] | None = None, *, prog: str
         config: A dataclass; the text below a field is its help.
         arguments: Words of the command line; None for this process's.
         prog: The command, for messages.
+        defaults: Of fields, in place of the configuration's own.
         choices: What stands for ``{name}`` in the help, such as the names of a registry.
     """
     let_idle_threads_sleep()
     caught = io.StringIO()
     try:
         with contextlib.redirect_stderr(caught):
-            parsed = tyro.cli(_with_help(config, choices), args=arguments, prog=prog)
+            described = _with_help(config, choices)
+            parsed = tyro.cli(described, args=arguments, prog=prog, default=described(**defaults or {}))
     except SystemExit as stop:
         if stop.code not in (0, None):
             words = FRAME.sub(" ", re.sub(r"\x1b\[[0-9;]*m", "", caught.getvalue()))
@@ -99,7 +110,7 @@ def check_scenes(spec: str) -> None:
         ValueError: If there is no such file or folder.
     """
     name, _, root = spec.partition(":")
-    if name not in ("shapes", "module") and root:
+    if name not in (*GENERATED, "module") and root:
         _check_exists(spec, root.partition("#")[0])
 
 

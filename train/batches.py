@@ -17,7 +17,16 @@ from torch import Tensor
 from probe.geometry import rotation_degrees
 from probe.models.schedules import STEPS
 from probe.scenes import DATA_SETS
-from probe.scenes.shapes import OBJECTS, ROTATION_BINS, Difficulty, draw_rotations, draw_shapes, make_views
+from probe.scenes.shapes import (
+    OBJECTS,
+    ROTATION_BINS,
+    WORLDS,
+    Difficulty,
+    World,
+    draw_rotations,
+    draw_shapes,
+    make_views,
+)
 from probe.seeds import derive
 from probe.views import TENSORS, Views
 from train.footage import CPU, open_library
@@ -75,6 +84,7 @@ class Rooms:
     """Procedural rooms to draw scenes from.
 
     Attributes:
+        world: Version of the rooms.
         difficulty: Key of :data:`probe.scenes.shapes.OBJECTS`.
         rotation_bins: Bins of 30 degrees that scenes take in turn.
         views: Views per scene.
@@ -82,6 +92,7 @@ class Rooms:
         device: That renders them.
     """
 
+    world: World = WORLDS["shapes"]
     difficulty: Difficulty = "plain"
     rotation_bins: tuple[int, ...]
     views: int
@@ -98,7 +109,7 @@ class Rooms:
         only: slice = slice(None),
     ) -> Views:
         """Draw rooms and render them from rotations in the bins, times ``widest`` (0 to 1)."""
-        shapes = draw_shapes(count, difficulty=self.difficulty, generator=generator)
+        shapes = draw_shapes(count, world=self.world, difficulty=self.difficulty, generator=generator)
         bins = [self.rotation_bins[k % len(self.rotation_bins)] for k in range(count)]
         rotation = widest * draw_rotations(bins, self.views - 1, generator=generator)
         return make_views(
@@ -119,7 +130,8 @@ def open_training_scenes(
     """Open scenes to train on, and scenes to test on.
 
     Args:
-        name: ``shapes[:DIFFICULTY]`` or ``NAME:FOLDER``, NAME a key of :data:`probe.scenes.DATA_SETS`.
+        name: ``shapes[:DIFFICULTY]``, ``shapes-v1[:DIFFICULTY]`` or ``NAME:FOLDER``, NAME a key of
+            :data:`probe.scenes.DATA_SETS`.
         views: Views per scene.
         size: Side of the views, in pixels.
         max_rotation: Largest rotation of a view against view 0, in degrees: one of
@@ -132,17 +144,20 @@ def open_training_scenes(
         FileNotFoundError: If FOLDER is no recording.
     """
     kind, _, root = name.partition(":")
-    if kind == "shapes" and (root or "plain") in OBJECTS:
+    if kind in WORLDS and (root or "plain") in OBJECTS:
         difficulty = cast("Difficulty", root or "plain")
         bins = tuple(range(ROTATION_BINS.index(max_rotation)))
-        rooms = Rooms(difficulty=difficulty, rotation_bins=bins, views=views, size=size, device=device)
+        rooms = Rooms(
+            world=WORLDS[kind], difficulty=difficulty, rotation_bins=bins, views=views, size=size, device=device
+        )
         return rooms.draw, rooms.draw
     if kind in DATA_SETS and root:
         opening = {"size": size, "views": views, "max_rotation": float(max_rotation), "device": device}
         train, test = open_library(kind, root, **opening, supervised=supervised)  # type: ignore[arg-type]
         return train.draw, test.draw
     real = ", ".join(f"{known}:FOLDER" for known in DATA_SETS)
-    raise ValueError(f"{name!r} is unknown; choose shapes[:{'|'.join(OBJECTS)}] or {real}")
+    versions = ", ".join(f"{world}[:{'|'.join(OBJECTS)}]" for world in WORLDS)
+    raise ValueError(f"{name!r} is unknown; choose {versions} or {real}")
 
 
 def ramp(step: int, length: int) -> float:
@@ -204,7 +219,7 @@ class Batches:
         device: Where timesteps and noise lie.
         seed: Of the run; step ``s`` uses (seed, s).
         size: Scenes per step, over all processes.
-        views: Views per scene; 1 to views - 1 of them are references.
+        views: Views per scene; 1 to views - 1 of them are references, and none of a single view.
         rotation_ramp: Steps over which rotations grow from 0 to full.
         timestep_shift: See :func:`shift_timesteps`.
         camera_dropout: Share of scenes whose cameras are blanked, 0 to 1.
@@ -230,7 +245,7 @@ class Batches:
             only: The scenes to keep: those of this process.
         """
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
-        n_ref = int(torch.randint(1, self.views, (), generator=generator))
+        n_ref = int(torch.randint(1, self.views, (), generator=generator)) if self.views > 1 else 0
         views = self.draw(generator, self.size, n_ref, widest=ramp(step, self.rotation_ramp), only=only)
         shuffled = view_order(self.views, self.shuffle_views, self.seed, step)
         path = views if shuffled else along_rotation(views)

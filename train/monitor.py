@@ -19,9 +19,10 @@ from probe.matching import attention_matches
 from probe.measure.emergence import measure_step
 from probe.metrics import GridTruth, correct, grid_truth, thresholds
 from probe.models.model import MultiViewModel, predict
+from probe.models.sampling import sample_views
 from probe.plan.settings import Watch
 from probe.protocols import ATTENTION_V1
-from probe.records import EMERGENCE, SAMPLES, WORST, layer_column, trivial_column, write
+from probe.records import EMERGENCE, MODEL, SAMPLES, TRUTH, WORST, layer_column, trivial_column, write
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
@@ -42,7 +43,7 @@ class HeldOutScenes:
     """Scenes that training never sees.
 
     Attributes:
-        views: With one reference each.
+        views: With one reference each; single views have none.
         noise: That their samples start from.
         sampling_steps: Of DDIM.
         draw: Where more held-out scenes come from.
@@ -57,7 +58,7 @@ class HeldOutScenes:
 
 
 def hold_out(model: MultiViewModel, draw: Draw, scenes: int, sampling_steps: int) -> HeldOutScenes:
-    """Draw the held-out scenes, with one reference each.
+    """Draw the held-out scenes.
 
     Args:
         model: Decides the shape of the noise.
@@ -66,11 +67,17 @@ def hold_out(model: MultiViewModel, draw: Draw, scenes: int, sampling_steps: int
         sampling_steps: Of DDIM.
     """
     generator = torch.Generator().manual_seed(derive("held out"))
-    views = draw(generator, scenes, n_ref=1)
+    views = _draw(draw, generator, scenes)
     noise = torch.randn(model.latent_shape(scenes, views.count), generator=generator).to(views.image)
     views = replace(views, names=tuple(f"held-out-{number:03d}" for number in range(scenes)))
     lpips = load_lpips(noise.device)
     return HeldOutScenes(views=views, noise=noise, sampling_steps=sampling_steps, draw=draw, lpips=lpips)
+
+
+def _draw(draw: Draw, generator: torch.Generator, scenes: int) -> Views:
+    """Draw scenes with one reference each; single views have none."""
+    views = draw(generator, scenes, n_ref=1)
+    return replace(views, n_ref=min(1, views.count - 1))
 
 
 @torch.no_grad()
@@ -82,13 +89,24 @@ def validate(model: MultiViewModel, draw: Draw) -> dict[str, float]:
         draw: Of scenes to test on; :data:`VALIDATION_SCENES` of them.
     """
     generator = torch.Generator().manual_seed(derive("validation"))
-    views = draw(generator, VALIDATION_SCENES, n_ref=1)
+    views = _draw(draw, generator, VALIDATION_SCENES)
     noise = torch.randn(model.latent_shape(len(views.image), views.count), generator=generator).to(views.image)
     row = {}
     for t in VALIDATION_TIMESTEPS:
         index = torch.full((len(noise),), t, device=views.image.device)
         row[f"loss_t{t}"] = float(denoising_error(model, views, index, noise).mean())
     return {"loss": sum(row.values()) / len(row), **row}
+
+
+def sample_single_views(model: MultiViewModel, held_out: HeldOutScenes) -> dict[str, Tensor]:
+    """Sample views of scenes without a reference, from noise and field of view alone; and held-out views beside them.
+
+    Args:
+        model: The denoiser.
+        held_out: Single views.
+    """
+    drawn = sample_views(model, held_out.views, held_out.noise, steps=held_out.sampling_steps)
+    return {TRUTH: held_out.views.image, MODEL: drawn}
 
 
 def measure_quality(model: MultiViewModel, held_out: HeldOutScenes) -> tuple[dict[str, float], Quality]:
@@ -154,6 +172,8 @@ def evaluate(
 ) -> Callable[[MultiViewModel], dict[str, Any]]:
     """Return the function that evaluates the averaged weights, redraws ``samples.png`` and rewrites ``worst.csv``.
 
+    Single views have no true view that a sample could be compared with: of these only the losses are measured.
+
     Args:
         held_out: The scenes.
         objective: The added one; the readout gap is measured of supervised attention.
@@ -161,9 +181,15 @@ def evaluate(
         draw: Of the picture.
     """
 
+    def show(targets: Mapping[str, Tensor]) -> None:
+        write(out / SAMPLES, lambda part: draw(targets).savefig(part, format="png", dpi=110))
+
     def measure(model: MultiViewModel) -> dict[str, Any]:
+        if held_out.views.n_ref == 0:
+            show(sample_single_views(model, held_out))
+            return validate(model, held_out.draw)
         means, quality = measure_quality(model, held_out)
-        write(out / SAMPLES, lambda part: draw(quality.targets).savefig(part, format="png", dpi=110))
+        show(quality.targets)
         worst = worst_cases(quality.rows)
         write(out / WORST, lambda part: worst.to_csv(part, index=False, float_format="%.6f"))
         gap = measure_gap(model, objective, held_out) if isinstance(objective, AttentionSupervision) else {}

@@ -21,19 +21,19 @@ from probe.geometry import rotation_degrees
 from probe.image_quality import Lpips, Measured, image_metrics, match_error, missing_weights
 from probe.models.model import MultiViewModel
 from probe.models.parts.unet import targets_only
-from probe.models.sampling import sample_views
+from probe.models.sampling import predict_views, sample_views
 from probe.records import (
     ALL_ROTATIONS,
     COPY,
     FID,
     KID,
-    LPIPS,
     MATCH_ERROR,
     MEAN_COLOUR,
     METHODS,
     MODEL,
     PSNR,
-    SSIM,
+    PSNR_ONE_STEP,
+    SAMPLE_METRICS,
     TRIVIAL,
     TRUTH,
     rotation_bin,
@@ -83,6 +83,9 @@ def evaluate_quality(
 ) -> Quality:
     """Generate the target views of scenes and measure them beside the trivial baselines.
 
+    The PSNR of one step is that of :func:`probe.models.sampling.predict_views`, from the same noise; a trivial
+    baseline's is its PSNR.
+
     Args:
         model: The denoiser.
         views: The views, with names and point maps, at any size; they are resized to the model's.
@@ -96,14 +99,23 @@ def evaluate_quality(
     small = resize(views, model.size, model.size)
     with targets_only(model.network, small.n_ref):
         drawn = sample_views(model, small, noise.to(device), steps=steps, guidance=guidance)
+        predicted = predict_views(model, small, noise.to(device), steps=steps, guidance=guidance)
     images = {MODEL: drawn, **trivial_baselines(small), TRUTH: small.image}
     seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
     rows: list[dict[str, object]] = []
     for method, image in images.items():
-        metrics = image_metrics(image, small, lpips) if method != TRUTH else {}
+        single = predicted if method == MODEL else image
+        metrics = _compare(image, single, small, lpips) if method != TRUTH else {}
         rows += _rows(small, method, {**metrics, MATCH_ERROR: match_error(image, seen, views.size, views.n_ref)})
     targets = {method: image[:, views.n_ref :] for method, image in images.items()}
     return Quality(rows=pd.DataFrame(rows), targets=targets)
+
+
+def _compare(
+    image: Float[Tensor, "b f 3 h w"], single: Float[Tensor, "b f 3 h w"], views: Views, lpips: Lpips | None
+) -> dict[str, Measured]:
+    """Compare images with the true views, and single predictions from noise by PSNR alone."""
+    return {**image_metrics(image, views, lpips), PSNR_ONE_STEP: image_metrics(single, views, None)[PSNR]}
 
 
 def trivial_baselines(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
@@ -276,7 +288,7 @@ def worst_cases(rows: pd.DataFrame) -> pd.DataFrame:
         chosen = rows[rows["method"] == method]
         return chosen.set_index([*keys, "metric"])["value"].unstack("metric")  # noqa: PD010, pivot_table drops NaN
 
-    own = wide(MODEL).reindex(columns=[PSNR, SSIM, LPIPS, MATCH_ERROR])
+    own = wide(MODEL).reindex(columns=[*SAMPLE_METRICS])
     others = {trivial_column(method, PSNR): wide(method)[PSNR] for method in TRIVIAL}
     others["truth_match_error"] = wide(TRUTH)[MATCH_ERROR]
     return own.assign(**others).reset_index().sort_values([PSNR, *keys], ignore_index=True)

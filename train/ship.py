@@ -33,7 +33,7 @@ def main(settings: Settings) -> None:
 
     from probe.models import load_folder
     from probe.models.cat3d import settings_of
-    from probe.records import write, write_json
+    from probe.records import EMERGENCE, write, write_json
 
     checkpoint = settings.run / "averaged" / f"step-{step:06d}"
     network = load_folder(checkpoint)
@@ -43,12 +43,20 @@ def main(settings: Settings) -> None:
     write(settings.out / "diffusion_pytorch_model.safetensors", lambda part: save_file(half, part))
     sizes = settings_of(dict(network.config))
     write_json(settings.out / "config.json", {"_class_name": type(network).__name__, **sizes})
-    history_file = settings.run / "averaged" / "emergence.csv"
-    if history_file.is_file():
+    history_file = _find_history(settings.run)
+    if history_file is not None:
         history = pd.read_csv(history_file)
-        write(settings.out / "emergence.csv", lambda part: history[history["step"] <= step].to_csv(part, index=False))
+        write(settings.out / EMERGENCE, lambda part: history[history["step"] <= step].to_csv(part, index=False))
     parameters = sum(weight.numel() for weight in weights.values())
     write_json(settings.out / "card.json", card(settings.run, step, parameters))
+
+
+def _find_history(folder: Path) -> Path | None:
+    """Return the precision over training: python -m probe.emergence's, else the trainer's own; None without any."""
+    from probe.records import EMERGENCE
+
+    both = (folder / "averaged" / EMERGENCE, folder / EMERGENCE)
+    return next((path for path in both if path.is_file()), None)
 
 
 def _find_step(folder: Path, step: int | None) -> int:

@@ -1,6 +1,9 @@
-"""Compare ways of training over seeds: ``python -m train.study --seeds 0,1,2``."""
+"""Compare ways of training over seeds: ``python -m train.study --seeds 0,1,2``; ``--paper`` for the paper's claims."""
+
+import sys
 
 from probe.cli import parse, run
+from train.studying.paper import choices, preset
 from train.studying.variants import PROG, Study, check_study
 
 
@@ -14,7 +17,8 @@ def main(study: Study) -> None:
 
 def cli(arguments: list[str] | None = None) -> None:
     """Parse the command line and run."""
-    run(main, parse(Study, arguments, prog=PROG), prog=PROG)
+    words = sys.argv[1:] if arguments is None else arguments
+    run(main, parse(Study, words, prog=PROG, defaults=preset(words), **choices()), prog=PROG)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
 from probe.records import LPIPS, environment, open_run, write_folder, write_json
+from probe.records.names import FINAL
+from probe.scenes import GENERATED
 from train.batches import Draw, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
 from train.loop import Schedule, Trainer, train
@@ -28,7 +30,6 @@ from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
 from train.supervised import build_trainer, choose_layers, make_objective, read_shares
 
-FINAL = "final"
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
 """Models whose name takes the folder that a training writes."""
 NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker")
@@ -162,7 +163,10 @@ def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
         evaluate_every=command.evaluate_every,
         keep=command.keep_checkpoints,
     )
-    watch = Watch(groups=command.probe_groups, timesteps=PROBE_TIMESTEPS)
+    rooms = command.scenes.partition(":")[0]
+    watch = Watch(
+        scenes=rooms if rooms in GENERATED else Watch.scenes, groups=command.probe_groups, timesteps=PROBE_TIMESTEPS
+    )
     accelerator, measure = trainer.accelerator, evaluate(held_out, trainer.objective, command.out, _draw_samples)
 
     def probe_and_measure(averaged: MultiViewModel, step: int) -> dict[str, object]:

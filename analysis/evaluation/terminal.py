@@ -16,6 +16,7 @@ from probe.records import (
     MEAN_COLOUR,
     MODEL,
     PSNR,
+    PSNR_ONE_STEP,
     SSIM,
     TRUTH,
     split_set_metric,
@@ -25,6 +26,7 @@ COLUMNS = (
     ("PSNR", PSNR, MODEL, 2),
     ("copy", PSNR, COPY, 2),
     ("mean", PSNR, MEAN_COLOUR, 2),
+    ("one step", PSNR_ONE_STEP, MODEL, 2),
     ("SSIM", SSIM, MODEL, 3),
     ("copy", SSIM, COPY, 3),
     ("mean", SSIM, MEAN_COLOUR, 3),
@@ -40,6 +42,7 @@ LEGEND = (
     "95 %: of the model's PSNR, over independent units, from five on",
     "copy, mean: of the reference rotated least to the target",
     MARK_WORDS,
+    "one step: PSNR of the single prediction from pure noise",
     "SSIM: gaussian window 11, sigma 1.5. match: colour difference to references at true matches; truth is its floor",
 )
 

@@ -8,8 +8,8 @@ import pandas as pd
 from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import Evaluation
 from analysis.trivial import BEST, best_text, marked
-from analysis.words import ANSWERS, MISSING, NBSP, amount, listing, number, plural, units_words
-from probe.records import COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, TRUTH, better
+from analysis.words import ANSWERS, MISSING, NBSP, ONE_STEP_WORDS, amount, listing, number, plural, units_words
+from probe.records import COPY, IMAGE_METRICS, MEAN_COLOUR, METRICS, MODEL, PSNR_ONE_STEP, TRUTH, better
 from probe.records.intervals import LEAST_UNITS
 from probe.records.names import is_block
 
@@ -196,6 +196,7 @@ def caveats(run: Evaluation) -> list[str]:
         _intervals(run),
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
         "mean colour is hard to beat where views differ much.",
+        *([ONE_STEP_WORDS] if PSNR_ONE_STEP in run.measured else []),
         "The match error compares colours with the references at true matches; it sees 3D consistency only where a "
         "surface looks alike from both sides.",
     ]  # fmt: skip

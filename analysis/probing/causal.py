@@ -20,8 +20,8 @@ from probe.records import (
     EFFECT,
     EFFECT_PREDICTION,
     EFFECT_SAMPLE,
-    IMAGE_METRICS,
     INTERVENTIONS,
+    SAMPLE_METRICS,
     describe,
     split_effect,
     summarise,
@@ -40,7 +40,7 @@ MEASURES = (
     EFFECT,
     EFFECT_PREDICTION,
     EFFECT_SAMPLE,
-    *(f"effect_{name}" for name in IMAGE_METRICS),
+    *(f"effect_{name}" for name in SAMPLE_METRICS),
 )
 """What an edit changes, in the order of the page's tables."""
 COLUMNS = ["measure", "intervention", "layer", "value", "low", "high", "scenes", "units", "count"]

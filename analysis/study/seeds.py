@@ -32,11 +32,12 @@ from probe.records import (
     better,
     family,
     layer_column,
+    seed_folder,
     split_layer,
     trivial_column,
 )
 
-PLAIN = "plain"
+PLAIN, BASE = "plain", "base"
 COMPARED = (LOSS, HIGH_NOISE, PSNR, SSIM, MATCH_ERROR, PRECISION)
 """Metrics by which variants are compared with the plain run; "precision_12" is one of precision."""
 EVALUATED = {*LOSSES, *(trivial_column(method, name) for method in METHODS for name in (PSNR, SSIM, MATCH_ERROR))}
@@ -47,6 +48,7 @@ LEAST_SEEDS = 3
 """Seeds that an interval needs at least."""
 OWN_SETTINGS = ("seed", "out")
 """Settings in which the runs of one variant differ."""
+RANDOM_LAYER = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,7 @@ def settings_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     """
     each: dict[str, dict[str, str]] = {}
     for run in runs:
-        own = {name: _plain_text(value) for name, value in run.settings.items() if name not in OWN_SETTINGS}
+        own = _shared_settings(run)
         differing = _differing([own, each.setdefault(run.variant, own)])
         if differing:
             raise ValueError(
@@ -280,6 +282,19 @@ def settings_table(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     names = _differing(list(each.values()))
     rows = [{"variant": variant, **{name: own.get(name, "") for name in names}} for variant, own in each.items()]
     return pd.DataFrame(rows, columns=["variant", *names])
+
+
+def _shared_settings(run: FinishedRun) -> dict[str, str]:
+    """Return the settings that a run shares with its variant's other seeds, as text.
+
+    A base of the run's own seed is named without the seed; a layer that the seed drew is left out.
+    """
+    own = {name: _plain_text(value) for name, value in run.settings.items() if name not in OWN_SETTINGS}
+    if own.get("layer") == RANDOM_LAYER:
+        own.pop("layers", None)
+    if "model" in own:
+        own["model"] = own["model"].replace(seed_folder(BASE, run.seed), BASE)
+    return own
 
 
 def _differing(settings: Sequence[Mapping[str, str]]) -> list[str]:

@@ -19,6 +19,7 @@ from analysis.words import (
     METHOD_LABELS,
     MISSING,
     NBSP,
+    ONE_STEP_WORDS,
     amount,
     command,
     interval,
@@ -38,6 +39,7 @@ from probe.records import (
     METRICS,
     MODEL,
     PSNR,
+    PSNR_ONE_STEP,
     READOUT,
     TRIVIAL,
     layer_column,
@@ -215,6 +217,7 @@ def _quality(run: TrainingRun) -> Section | None:
         "the better one, the model has not been shown to use its cameras. Match error: difference of colour to the "
         "references at true matches."
     )
+    caption += f" {ONE_STEP_WORDS}" if PSNR_ONE_STEP in training.measured(run) else ""
     titles = {name: METRICS[name].heading for name in IMAGE_METRICS}
     charts = _step_charts(run, "quality", training.quality(run), titles, caption)
     return Section(name="quality", title="Image quality", charts=charts, tables={"quality": _against(run)})

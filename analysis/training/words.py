@@ -114,7 +114,8 @@ def scenes_words(run: TrainingRun) -> str:
     kind, _, root = str(run.settings.get("scenes", "unnamed")).partition(":")
     if kind == "rgbd":
         return f"the recording {root}"
-    return f"{root or 'plain'} scenes" if kind == "shapes" else f"{kind} scenes"
+    rooms = {"shapes": "scenes", "shapes-v1": "scenes of shapes-v1"}
+    return f"{root or 'plain'} {rooms[kind]}" if kind in rooms else f"{kind} scenes"
 
 
 def layer_words(run: TrainingRun, layers: Sequence[int]) -> str:
@@ -158,13 +159,18 @@ def answer(run: TrainingRun) -> list[str]:
 def _trained(run: TrainingRun) -> str:
     began = f"{model_words(run)} was trained on {scenes_words(run)} for {progress(run)}"
     if not run.trains_layers:
-        return f"{began} on the diffusion objective alone; no layer was supervised."
+        single = ", one view at a time," if _single(run) else ""
+        return f"{began}{single} on the diffusion objective alone; no layer was supervised."
     objective = str(run.settings.get("objective", "cameo"))
     layers = layer_words(run, run.supervised) if run.supervised else f"layer {run.settings['layer']}"
     texts = [f"{name} {str(run.settings[name]).replace('_', ' ')}" for name in ("weight", "mixing", "truth", "target")
             if name in run.settings and (name == "weight" or objective == "cameo")]  # fmt: skip
     how = OBJECTIVES.get(objective, f"under an added objective ({objective}")
     return f"{began}, with {layers} {how}{'; ' if texts else ''}{', '.join(texts)}).{_control(run)}"
+
+
+def _single(run: TrainingRun) -> bool:
+    return bool(run.settings.get("views") == 1)
 
 
 def _control(run: TrainingRun) -> str:
@@ -176,6 +182,8 @@ def _control(run: TrainingRun) -> str:
 
 def _quality(run: TrainingRun) -> str:
     names = training.measured(run)
+    if not names and _single(run):
+        return "Single views have no reference, so its samples have no true views to be compared with."
     if not names:
         return "Its samples have not been measured yet." if run.step else "No step has been logged yet."
     first, *others = [(name, row) for name in names if (row := training.last_row(run, name)) is not None]

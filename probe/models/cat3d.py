@@ -54,12 +54,14 @@ TINY: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
     "block_out_channels": (16, 64, 64, 64),
-    "attention_head_dim": (1, 2, 2, 2),
+    "attention_head_dim": (1, 4, 4, 4),
     "norm_num_groups": 1,
     "encoder_channels": (16, 32),
     "encoder_stride": 1,
     "encoder_norm": False,
     "clean_references": True,
+    "ray_octaves": 4,
+    "query_gain": 2.0,  # heads of 16 channels start with logits as large as heads of 64
 }
 
 

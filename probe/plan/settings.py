@@ -29,8 +29,9 @@ class Settings:
     attention."""
     scenes: str = "shapes"
     """NAME or NAME:FOLDER. Names: {scenes}. Details may follow: shapes:DIFFICULTY (plain, cluttered, repetitive,
-    textureless); rgbd:FOLDER#FOCAL (the colour camera's focal length in pixels where colour is not registered to
-    depth: #525 for raw 7-Scenes); co3d:FOLDER#SUBSET/SPLIT; navi:FOLDER#video. See python -m probe.preview."""
+    textureless, fine), shapes-v1 likewise; rgbd:FOLDER#FOCAL (the colour camera's focal length in pixels where colour
+    is not registered to depth: #525 for raw 7-Scenes); co3d:FOLDER#SUBSET/SPLIT; navi:FOLDER#video. See python -m
+    probe.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: ProtocolName = "attention-v1"

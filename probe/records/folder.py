@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,12 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+@cache
 def environment() -> dict[str, str]:
-    """Return what a run was made with: versions, commit, processor."""
+    """Return what a run was made with: versions, commit (as first asked: it may change while a run goes on), processor.
+
+    A program asks first when it opens its run folder, so that a run's card names the commit that it was started from.
+    """
     packages = ("torch", "diffusers", "numpy", "pandas")
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

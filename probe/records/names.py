@@ -42,7 +42,11 @@ def null_label(model: str) -> str:
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 PSNR, SSIM, LPIPS, MATCH_ERROR = "psnr", "ssim", "lpips", "match_error"
-IMAGE_METRICS = (PSNR, SSIM, LPIPS, MATCH_ERROR)
+SAMPLE_METRICS = (PSNR, SSIM, LPIPS, MATCH_ERROR)
+"""Of a sampled view."""
+PSNR_ONE_STEP = "psnr_one_step"
+"""PSNR of the single prediction from pure noise."""
+IMAGE_METRICS = (PSNR, PSNR_ONE_STEP, SSIM, LPIPS, MATCH_ERROR)
 LOSS, HIGH_NOISE = "loss", "loss_t900"
 LOSSES = (LOSS, HIGH_NOISE)
 PRECISION, READOUT, ATTENTION = "precision", "readout", "attention"
@@ -87,6 +91,7 @@ class Metric:
 
 METRICS = {
     PSNR: Metric(title="PSNR", unit="dB", digits=1, fine_digits=2),
+    PSNR_ONE_STEP: Metric(title="PSNR of one step", unit="dB", digits=1, fine_digits=2),
     SSIM: Metric(title="SSIM"),
     LPIPS: Metric(title="LPIPS", better=-1),
     MATCH_ERROR: Metric(title="match error", better=-1),
@@ -266,11 +271,16 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "model.json",
 )
 
-STEP_LOG, EVALUATION_LOG, FINAL_CARD = "metrics.jsonl", "evaluation.jsonl", "final/card.json"
+STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
+FINAL = "final"
+"""Folder of the last weights of a training."""
+FINAL_CARD = f"{FINAL}/card.json"
 IMAGES = "images.csv"
 
 STUDY_TABLES = ("study", "summary", "reach", "settings")
 STUDY_FIGURE = "study.png"
+SAMPLES_TABLE = "samples.json"
+"""What ``samples.png`` of a study shows, and by which rule it was chosen."""
 
 
 def seed_folder(variant: str, seed: int) -> str:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from probe.registry import Choice
 
-Difficulty = Literal["plain", "cluttered", "repetitive", "textureless"]
-"""Of procedural scenes: ``shapes:DIFFICULTY``."""
+Difficulty = Literal["plain", "cluttered", "repetitive", "textureless", "fine"]
+"""Of procedural scenes: ``shapes:DIFFICULTY``, ``shapes-v1:DIFFICULTY``."""
 
 DATA_SETS: dict[str, Callable[..., Any]] = {
     "rgbd": Choice(
@@ -27,6 +27,7 @@ DATA_SETS: dict[str, Callable[..., Any]] = {
 
 GENERATED: dict[str, Callable[..., Any]] = {
     "shapes": Choice("probe.scenes.opening:open_shapes", "procedural rooms with exact truth; needs no folder"),
+    "shapes-v1": Choice("probe.scenes.opening:open_shapes_v1", "their first version, with finer textures"),
 }
 """Scenes made here: from what follows the name, and a request, to the scenes."""
 

@@ -71,21 +71,30 @@ class Request:
 
 def open_shapes(root: str, request: Request) -> SceneList:
     """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn."""
-    difficulty = root or "plain"
+    return _open_rooms("shapes", root, request)
+
+
+def open_shapes_v1(root: str, request: Request) -> SceneList:
+    """Open scenes of the procedural rooms' first version, as :func:`open_shapes`."""
+    return _open_rooms("shapes-v1", root, request)
+
+
+def _open_rooms(name: str, root: str, request: Request) -> SceneList:
+    world, difficulty = shapes.WORLDS[name], root or "plain"
     if difficulty not in shapes.OBJECTS:
-        raise ValueError(f"shapes:{difficulty} is unknown; choose shapes:{'|'.join(shapes.OBJECTS)}")
+        raise ValueError(f"{name}:{difficulty} is unknown; choose {name}:{'|'.join(shapes.OBJECTS)}")
     bins = len(shapes.ROTATION_BINS) - 1
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         generator = torch.Generator().manual_seed(derive("scene", request.seed, index))
-        rooms = shapes.draw_shapes(1, difficulty=difficulty, generator=generator)
+        rooms = shapes.draw_shapes(1, world=world, difficulty=difficulty, generator=generator)
         rotation = shapes.draw_rotations([index % bins], request.views - 1, generator=generator)
         views = shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
         overlap = casting.overlaps(rooms, views)[0]
         named = Views(**{**vars(views), "names": (names[index],)})
         return named, tuple(torch.minimum(overlap[0, 1:], overlap[1:, 0]).tolist())
 
-    names = tuple(f"{difficulty}-{request.seed}-{index:04d}" for index in range(request.groups))
+    names = tuple(f"{world.prefix}{difficulty}-{request.seed}-{index:04d}" for index in range(request.groups))
     return SceneList(names=names, load=load)
 
 

@@ -115,7 +115,7 @@ def _run(name: str, seed: int, gain: float, paper: Paper, random: np.random.Gene
 
 
 def _logs(folder: Path, run: FinishedRun, random: np.random.Generator) -> None:
-    folder.mkdir()
+    (folder / "final").mkdir(parents=True)
     rows = [(STEPS[-1], layer, 0.008) for layer in LAYERS]
     pd.DataFrame(rows, columns=["step", "layer", "chance"]).to_csv(folder / "emergence.csv", index=False)
     seconds = (1.0 if run.variant == "plain" else 1.1) + 0.01 * random.random()
@@ -124,12 +124,12 @@ def _logs(folder: Path, run: FinishedRun, random: np.random.Generator) -> None:
 
 def _probes(folder: Path, probe: Probe, paper: Paper) -> None:
     for name, quality in paper.qualities.items():
-        for kind, share in {"": 1.0, "cluttered": 0.7, "textureless": 0.15}.items():
+        for kind, share in {"": 1.0, "textureless": 0.15}.items():
             if kind and name == "base":
                 continue
             place = folder / (f"{name}-{kind}" if kind else name)
             probe(
-                place, model=name, scenes=tuple(f"room-{number:02d}" for number in range(24)), quality={
+                place, model=name, scenes=tuple(f"room-{number:02d}" for number in range(16)), quality={
                     layer: value * share for layer, value in quality.items()
                 },
                 names={layer: f"{module}.transformer_blocks.0.attn1" for layer, (module, _) in LAYERS.items()},

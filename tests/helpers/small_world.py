@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probe.geometry import camera_centre, pixel_centres, project
 from probe.scenes.recordings import Recording, load_views
-from probe.scenes.shapes import casting, draw_cameras, draw_shapes
+from probe.scenes.shapes import WORLDS, casting, draw_cameras, draw_shapes
 from probe.scenes.shapes.casting import Shapes
 from probe.views import Views
 
@@ -47,7 +47,7 @@ def make_world(
 ) -> World:
     """Draw a room and photograph it from ``count`` places, each turned and rolled against the one before."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = draw_shapes(1, generator=generator)
+    shapes = draw_shapes(1, world=WORLDS["shapes-v1"], generator=generator)  # texture enough for SIFT
     rotation = turn * torch.arange(1, count, dtype=torch.float32)[None]
     world_to_cam = rolled(draw_cameras(rotation, generator=generator)[0][0], roll)
     intrinsics = torch.tensor(

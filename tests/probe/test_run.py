@@ -319,7 +319,7 @@ WRONG = {
     "layer": (["--layers", "99"], "layer '99' is unknown; nearest"),
     "layer name": (["--layers", "6,up_blocks.2"], "'up_blocks.2' means 3 layers"),
     "scenes": (["--scenes", "moon"], "--scenes 'moon' is unknown; choose one of shapes, rgbd"),
-    "difficulty": (["--scenes", "shapes:hard"], "choose shapes:plain|cluttered|repetitive|textureless"),
+    "difficulty": (["--scenes", "shapes:hard"], "choose shapes:plain|cluttered|repetitive|textureless|fine"),
     "no folder": (["--scenes", "rgbd"], "--scenes rgbd needs a folder"),
     "missing folder": (["--scenes", "rgbd:/no/where"], "--scenes rgbd:/no/where: there is no /no/where"),
     "file for folder": (["--scenes", f"rgbd:{HERE}"], f"{HERE} is not a folder"),
@@ -409,7 +409,7 @@ def test_help_names_every_choice():
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
         *MODELS, *SCENES, *BASELINES, *NULLS, *SOURCES, *PROTOCOLS, *EDITS,
-        "cat3d-tiny", "shapes:DIFFICULTY (plain, cluttered, repetitive, textureless)", "rgbd:FOLDER",
+        "cat3d-tiny", "shapes:DIFFICULTY (plain, cluttered, repetitive, textureless, fine)", "rgbd:FOLDER",
         "3d, all",
         "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip

@@ -51,6 +51,12 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole():
     assert part.views.n_ref == whole.views.n_ref
 
 
+def test_single_views_are_targets():
+    batch = small_batches(replace(SETTINGS, views=1)).at(0)
+    assert (batch.views.count, batch.views.n_ref) == (1, 0)
+    assert batch.noise.shape[:2] == (SETTINGS.batch_size, 1)
+
+
 def test_a_share_of_the_steps_shuffles_its_views():
     orders = [batches.view_order(4, 0.5, 3, step) for step in range(200)]
     assert 70 <= sum(order is None for order in orders) <= 130

@@ -47,6 +47,7 @@ def test_a_run_leaves_what_the_page_and_the_probe_read(finished: Path):
     evaluated = rows(finished / "evaluation.jsonl")
     assert [row["step"] for row in evaluated] == [2, 4]
     wanted = {"loss", "loss_t900", "psnr", "ssim", "copy_psnr", "mean_colour_psnr", "match_error", "attention_12"}
+    assert {"psnr_one_step", "copy_psnr_one_step"} <= evaluated[0].keys()
     assert wanted | {"readout_10", "readout_12"} <= evaluated[0].keys()
     assert evaluated[0]["lpips"] is None or evaluated[0]["lpips"] > 0
     assert all(0 <= evaluated[-1][name] <= 1 for name in ("attention_10", "readout_10", "match_error"))
@@ -125,6 +126,8 @@ def test_auto_refuses_the_layer_of_another_model(tmp_path: Path):
         (["--weight", "nan"], "--weight nan: expected 0 or more"),
         (["--control", "shuffled", "--batch-size", "1"], "--control shuffled: expected --batch-size of at least 2"),
         (["--precision", "fp16"], "fp16"),
+        (["--views", "1"], "--views 1 has no other view to match, so it goes with --layer none only"),
+        (["--views", "0"], "--views 0: expected at least 1"),
         (["--max-queries", "0"], "--max-queries 0: expected at least 1"),
     ],
 )
@@ -138,6 +141,29 @@ def test_what_cannot_be_run_is_refused_in_one_line_before_anything_is_written(
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "run").exists()
+
+
+def test_single_views_train_a_base_that_is_probed_but_not_compared(tmp_path: Path):
+    run, page = tmp_path / "run", [flag for flag in QUICK if flag != "--no-report"]
+    cli([*page, *FEW, "--layer", "none", "--views", "1", "--out", str(run)])
+    losses = {f"loss_t{t}" for t in monitor.VALIDATION_TIMESTEPS}
+    for row in rows(run / "evaluation.jsonl"):
+        assert row.keys() == {"step", "loss", *losses}
+    assert not (run / "worst.csv").exists()
+    assert (run / "samples.png").is_file()
+    assert set(pd.read_csv(run / "emergence.csv")["layer"]) == set(range(2, 13))
+    text = (run / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "one view at a time, on the diffusion objective alone" in text
+    assert "Single views have no reference, so its samples have no true views to be compared with." in text
+    assert "PSNR" not in text
+    assert load_model(f"cat3d-tiny:{run / 'final'}").card["views"] == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("scenes", "probed"), [("shapes:fine", "shapes"), ("shapes-v1", "shapes-v1")])
+def test_a_training_is_probed_on_rooms_of_the_version_that_it_trains_on(scenes: str, probed: str, tmp_path: Path):
+    few = ["--steps", "1", "--no-report", *FEW, "--layer", "none", "--out", str(tmp_path / "run")]
+    cli([*few, "--scenes", scenes])
+    assert set(pd.read_csv(tmp_path / "run" / "emergence.csv")["scenes"]) == {probed}
 
 
 def test_layers_share_the_objective_by_their_weights():

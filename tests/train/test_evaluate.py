@@ -14,13 +14,13 @@ from probe.models.cat3d import TINY, load_unet
 from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading
 from probe.models.schedules import pixel_scheduler
-from probe.records import ROTATION_BINS
+from probe.records import IMAGE_METRICS, METHODS, ROTATION_BINS
 from train import evaluate, evaluation
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 QUICK = ["--groups", "4", "--sampling-steps", "1", "--no-report"]
 FILES = ["config.json", "images.csv", "samples.png", "summary.csv", "worst.csv"]
-NAMES = [f"plain-0-{index:04d}" for index in range(4)]
+NAMES = [f"v2-plain-0-{index:04d}" for index in range(4)]
 
 
 @cache
@@ -74,7 +74,7 @@ def test_images_hold_every_target_of_every_method(whole: Path):
     expected = [(scene, view, n_ref) for scene in NAMES for n_ref in (1, 2) for view in range(n_ref, 3)]
     assert sorted(targets.itertuples(index=False, name=None)) == sorted(expected)
     assert rows.groupby(["method", "metric"]).size().to_dict() == {
-        **{(m, k): 12 for m in ("model", "copy", "mean colour") for k in ("psnr", "ssim", "lpips", "match_error")},
+        **{(method, metric): 12 for method in METHODS for metric in IMAGE_METRICS},
         ("truth", "match_error"): 12,
     }
     index = rows["scene"].str[-1].astype(int)
@@ -113,6 +113,7 @@ def test_the_terminal_shows_the_table_and_what_is_absent(capsys: pytest.CaptureF
     evaluate.cli([*QUICK, "--n-ref", "1", "--out", str(tmp_path / "run")])
     shown = capsys.readouterr().out
     assert "PSNR" in shown
+    assert "one step" in shown
     assert sum(line.split()[:1] == ["1"] for line in shown.splitlines()) == 5
     assert "fid[colour-cells] of 8 images, n_ref 1: model" in shown
     assert shown.count("lpips is absent (NaN)") == 1

@@ -59,7 +59,9 @@ def test_a_hub_id_is_not_taken_for_a_folder(tmp_path: Path):
     "wrong",
     [
         {"steps": 0},
+        {"views": 0},
         {"views": 1},
+        {"views": 1, "layer": "none", "model": "mvgenmaster:random"},
         {"camera_dropout": 1.5},
         {"learning_rate": 0.0},
         {"weight": -1.0},

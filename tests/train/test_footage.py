@@ -82,7 +82,7 @@ def test_too_few_frames_are_refused():
         draw(recording(), views=4)
 
 
-@pytest.mark.parametrize("spec", ["rgbd", "shapes:hard", "moon", ""])
+@pytest.mark.parametrize("spec", ["rgbd", "shapes:hard", "shapes-v1:hard", "shapes-v3", "moon", ""])
 def test_unknown_scenes_are_refused(spec: str):
     with pytest.raises(ValueError, match=r"is unknown; choose shapes\[:plain\|"):
         open_small(spec)

@@ -16,7 +16,19 @@ from probe.geometry import rotation_degrees
 from probe.image_quality import LPIPS_WEIGHTS, absence, load_lpips, match_error
 from probe.models.model import MultiViewModel, to_latents
 from probe.models.schedules import pixel_scheduler, velocity
-from probe.records import COPY, LPIPS, MATCH_ERROR, MEAN_COLOUR, METHODS, MODEL, PSNR, SSIM, TRUTH
+from probe.records import (
+    COPY,
+    IMAGE_METRICS,
+    LPIPS,
+    MATCH_ERROR,
+    MEAN_COLOUR,
+    METHODS,
+    MODEL,
+    PSNR,
+    PSNR_ONE_STEP,
+    SSIM,
+    TRUTH,
+)
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views, resize
 from train.quality import (
@@ -173,7 +185,7 @@ def test_a_perfect_model_is_measured_as_perfect(n_ref: int):
     assert np.isnan(value(rows, MODEL, LPIPS)).all()
     assert (rows[rows["metric"] == LPIPS]["count"] == 0).all()
     assert rows.groupby(["method", "metric"]).size().to_dict() == {
-        **{(method, metric): 2 * (3 - n_ref) for method in METHODS for metric in (PSNR, SSIM, LPIPS, MATCH_ERROR)},
+        **{(method, metric): 2 * (3 - n_ref) for method in METHODS for metric in IMAGE_METRICS},
         (TRUTH, MATCH_ERROR): 2 * (3 - n_ref),
     }
     small = resize(views, SIZE, SIZE)
@@ -189,6 +201,22 @@ def test_an_offset_shows_in_psnr_of_the_model_only():
     perfect = evaluate_quality(*oracle(views)[:1], views, noise, steps=2).rows
     for method, metric in ((COPY, PSNR), (MEAN_COLOUR, SSIM), (TRUTH, MATCH_ERROR)):
         assert np.array_equal(value(rows, method, metric), value(perfect, method, metric))
+
+
+def test_the_psnr_of_one_step_is_that_of_a_sample_in_one_step_whatever_the_number_of_steps():
+    class Grey(nn.Module):
+        def forward(self, latents, t, inputs, domain):
+            return 0.9 * latents  # of pure noise: an image of faint noise
+
+    views = photograph()
+    noise = oracle(views)[1]
+    model = replace(oracle(views)[0], network=Grey())
+    one, four = (evaluate_quality(model, views, noise, steps=steps).rows for steps in (1, 4))
+    assert np.array_equal(value(one, MODEL, PSNR), value(one, MODEL, PSNR_ONE_STEP))
+    assert np.array_equal(value(four, MODEL, PSNR_ONE_STEP), value(one, MODEL, PSNR))
+    assert not np.array_equal(value(four, MODEL, PSNR_ONE_STEP), value(four, MODEL, PSNR))
+    for method in (COPY, MEAN_COLOUR):
+        assert np.array_equal(value(four, method, PSNR_ONE_STEP), value(four, method, PSNR))
 
 
 def test_rows_name_scene_view_and_the_rotation_against_view_0():

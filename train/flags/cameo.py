@@ -74,9 +74,9 @@ class Command:
     model_size: int | None = None
     """Side of the views in pixels; default the model's native size."""
     scenes: str = "shapes"
-    """Scenes to train on: shapes[:DIFFICULTY] (procedural, see python -m probe.run), or NAME:FOLDER with a data set of
-    python -m probe.run. Of a single recording the first 70 % of the frames are trained on and the last 25 % tested on;
-    of several recordings the last quarter by name is tested on."""
+    """Scenes to train on: shapes[:DIFFICULTY] or shapes-v1[:DIFFICULTY] (procedural, see python -m probe.run), or
+    NAME:FOLDER with a data set of python -m probe.run. Of a single recording the first 70 % of the frames are trained
+    on and the last 25 % tested on; of several recordings the last quarter by name is tested on."""
     steps: int = 4000
     """Number of optimiser steps."""
     batch_size: int = 6
@@ -84,7 +84,8 @@ class Command:
     accumulate: int = 1
     """Number of parts in which a batch is computed, to save memory."""
     views: int = 2
-    """Views per scene; 1 to views - 1 of them are references, drawn per step."""
+    """Views per scene; 1 to views - 1 of them are references, drawn per step. 1, with --layer none, trains on single
+    views without any reference: a base to start from."""
     max_rotation: Rotation = 60
     """Largest rotation of a view against view 0, in degrees."""
     rotation_ramp: int = 1000
@@ -149,6 +150,7 @@ def settings_of(command: Command) -> Settings:
 AT_LEAST_ONE = (
     "steps",
     "batch_size",
+    "views",
     "accumulate",
     "checkpoint_every",
     "keep_checkpoints",
@@ -185,7 +187,6 @@ def _check_ranges(command: Command) -> None:
         (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
         (POSITIVE, lambda value: value > 0, "above 0"),
         (SHARES, lambda value: 0 <= value <= 1, "from 0 to 1"),
-        (("views",), lambda value: value >= 2, "at least 2"),
     )
     for names, holds, expected in rules:
         for name in names:
@@ -203,6 +204,14 @@ def _check_combinations(command: Command) -> None:
     if command.control == "shuffled" and command.batch_size < 2:
         raise ValueError(
             "--control shuffled: expected --batch-size of at least 2; one scene has no other scene's truth"
+        )
+    if command.views == 1 and command.layer != "none":
+        raise ValueError(
+            "--views 1 has no other view to match, so it goes with --layer none only; supervise with at least 2 views"
+        )
+    if command.views == 1 and command.model.partition(":")[0] == "mvgenmaster":
+        raise ValueError(
+            "--views 1 has no reference, whose depth mvgenmaster takes as an input; train it on at least 2 views"
         )
     if command.layer == "none" and (command.truth_source or command.truth_noise):
         raise ValueError("--layer none supervises nothing: leave --truth-source and --truth-noise out, or name a layer")

@@ -26,8 +26,8 @@ class Settings:
     model_size: int | None = None
     """Side of the views in pixels; default the model's native size."""
     scenes: str = "shapes"
-    """Scenes, NAME or NAME:FOLDER: shapes[:DIFFICULTY] (procedural), or a data set of python -m probe.run, such as
-    rgbd:FOLDER."""
+    """Scenes, NAME or NAME:FOLDER: shapes[:DIFFICULTY] or shapes-v1[:DIFFICULTY] (procedural), or a data set of
+    python -m probe.run, such as rgbd:FOLDER."""
     groups: int = 8
     """Number of scenes; procedural ones take the four 30-degree rotation bins in turn."""
     views: int = 3

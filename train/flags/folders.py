@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from probe.scenes.names import GENERATED
+
 
 def check_scenes(spec: str) -> None:
     """Check that the folder of ``NAME:FOLDER[#PART]`` exists.
@@ -10,7 +12,7 @@ def check_scenes(spec: str) -> None:
         FileNotFoundError: If it does not.
     """
     name, _, root = spec.partition(":")
-    if name != "shapes" and root and not (Path(root).exists() or Path(root.partition("#")[0]).exists()):
+    if name not in GENERATED and root and not (Path(root).exists() or Path(root.partition("#")[0]).exists()):
         raise FileNotFoundError(f"--scenes {spec}: {root.partition('#')[0]} does not exist; name an existing folder")
 
 

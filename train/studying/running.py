@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,31 +18,45 @@ from tqdm import tqdm
 from probe.cli import flag
 from probe.models import fresh_tiny
 from probe.models.model import model_layers
-from probe.records import REPORT, STEP_LOG, STUDY_FIGURE, STUDY_TABLES, open_run, split_seed_folder, write
+from probe.records import (
+    REPORT,
+    SAMPLES,
+    STEP_LOG,
+    STUDY_FIGURE,
+    STUDY_TABLES,
+    open_run,
+    split_seed_folder,
+    write,
+    write_json,
+)
+from probe.records.names import SAMPLES_TABLE
+from train.studying.evidence import Look, plan_looks
 from train.studying.runs import is_finished, last_step
-from train.studying.variants import VARIANTS, Run, Study, arguments, command_of, plan
+from train.studying.variants import BASE, VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
 from train.supervised import choose_layers
 
-NOT_DECISIVE = ("variants", "seeds", "jobs", "out")
+NOT_DECISIVE = ("variants", "seeds", "few_seeds", "checkpoint_every", "jobs", "paper", "quick", "out")
 POLL = 5.0
 """Seconds between updates of the progress bar."""
 
-Runner = Callable[[Sequence[str], int], tuple[int, str]]
-"""Train with some flags on some number of threads; return the exit code and stderr."""
+Runner = Callable[[str, Sequence[str], int], tuple[int, str]]
+"""Run a command with some flags on some number of threads; return the exit code and stderr."""
+TRAINER = "train.cameo"
 
 
-def run_process(arguments: Sequence[str], threads: int) -> tuple[int, str]:
-    """Train in a process of its own, which holds the study's lock while it runs.
+def run_process(module: str, arguments: Sequence[str], threads: int) -> tuple[int, str]:
+    """Run a command in a process of its own, which holds the study's lock while it runs.
 
     Args:
-        arguments: Flags of python -m train.cameo.
+        module: Of the command, as in python -m MODULE.
+        arguments: Its flags.
         threads: Of the process.
 
     Returns:
         The exit code and stderr.
     """
     process = subprocess.run(
-        [sys.executable, "-m", "train.cameo", *arguments],
+        [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -66,21 +80,24 @@ def run_study(study: Study, runner: Runner = run_process) -> None:
         SystemExit: With code 1, if a run is missing.
         ValueError: If a layer cannot be supervised, or the folder has another study; before anything is trained.
     """
-    runs = plan(study)
+    bases, runs = plan_bases(study), plan(study)
     check_layers(study, runs)
     settings = {name: value for name, value in asdict(study).items() if name not in NOT_DECISIVE}
     open_run(study.out, settings, resume=True, may_grow=("steps",))
     with alone(study.out):
         save(study)  # raises on runs that do not belong together now, not after hours
-        missing = train_all(study, runs, runner)
+        missing = train_all(study, [*bases, *runs], runner)
+        if study.paper:
+            missing |= measure_all(study, runner)
+            save_pictures(study)
         finished = save(study)
         if finished:
             save_figure(study)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if finished:
         show(console, study)
-    for run, reason in missing.items():
-        console.print(f"missing: {run.name}: {reason}", markup=False, soft_wrap=True)
+    for name, reason in missing.items():
+        console.print(f"missing: {name}: {reason}", markup=False, soft_wrap=True)
     if missing:
         raise SystemExit(1)
 
@@ -119,29 +136,29 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[Run, str]:
+def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, str]:
     """Train the runs that are not finished, several in parallel, and write the tables after each; stop on Ctrl-C.
 
     Args:
         study: Of the runs.
-        runs: All of them.
+        runs: All of them, bases before what starts from them.
         runner: Trains one run.
 
     Returns:
-        The runs that are missing, and why.
+        The names of runs that are missing, and why.
     """
-    left = [run for run in runs if not is_finished(study.out / run.name, study.steps)]
-    missing, threads = dict.fromkeys(left, "not trained: stopped"), max(1, torch.get_num_threads() // study.jobs)
+    left = [run for run in runs if not _is_finished(study, run)]
+    missing = {run.name: "not trained: stopped" for run in left}
     with ThreadPoolExecutor(study.jobs) as pool, _bar(study, runs) as bar:
-        started = {pool.submit(runner, arguments(study, run), threads): run for run in left}
+        started = _start_all(study, left, pool, runner)
         try:
             for future in _as_they_end(study, started, bar):
                 run, (code, words) = started[future], future.result()
-                missing[run] = f"failed with exit code {code}: {last_words(words)}"
-                if not code and is_finished(study.out / run.name, study.steps):
-                    del missing[run]
+                missing[run.name] = f"failed with exit code {code}: {last_words(words)}"
+                if not code and _is_finished(study, run):
+                    del missing[run.name]
                 else:
-                    bar.write(f"{run.name} {missing[run]}", file=sys.stderr)
+                    bar.write(f"{run.name} {missing[run.name]}", file=sys.stderr)
                 save(study)
         except KeyboardInterrupt:
             bar.write("stopped; the same command continues", file=sys.stderr)
@@ -150,9 +167,38 @@ def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[Run, st
     return missing
 
 
+def _start_all(
+    study: Study, runs: Sequence[Run], pool: ThreadPoolExecutor, runner: Runner
+) -> dict[Future[tuple[int, str]], Run]:
+    """Submit runs, bases before those that start from them, which wait for theirs."""
+    bases: dict[int, Future[tuple[int, str]]] = {}
+    started = {}
+    for run in runs:
+        future = pool.submit(_train_after, bases.get(run.seed), runner, study, run)
+        started[future] = run
+        if run.variant == BASE:
+            bases[run.seed] = future
+    return started
+
+
+def _train_after(base: Future[tuple[int, str]] | None, runner: Runner, study: Study, run: Run) -> tuple[int, str]:
+    """Train a run as soon as its base is trained; not without it."""
+    if base is not None and base.result()[0]:
+        return base.result()[0], "its base failed"
+    return runner(TRAINER, arguments(study, run), _threads(study))
+
+
+def _threads(study: Study) -> int:
+    return max(1, torch.get_num_threads() // study.jobs)
+
+
+def _is_finished(study: Study, run: Run) -> bool:
+    return is_finished(study.out / run.name, steps_of(study, run))
+
+
 def _bar(study: Study, runs: Sequence[Run]) -> tqdm:
-    done = sum(_steps_done(study, run) for run in runs)
-    return tqdm(desc=f"{len(runs)} runs", total=len(runs) * study.steps, initial=done, unit="step")
+    done, total = (sum(count(study, run) for run in runs) for count in (_steps_done, steps_of))
+    return tqdm(desc=f"{len(runs)} runs", total=total, initial=done, unit="step", disable=not runs)
 
 
 def _as_they_end(
@@ -176,6 +222,43 @@ def last_words(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
 
 
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def measure_all(study: Study, runner: Runner) -> dict[str, str]:
+    """Probe and evaluate what was trained and is not measured yet, several in parallel; stop on Ctrl-C.
+
+    Args:
+        study: The study.
+        runner: Runs one command.
+
+    Returns:
+        The names of measurements that are missing, and why.
+    """
+    left = [look for look in plan_looks(study) if not look.is_finished]
+    missing = {look.name: "not measured: stopped" for look in left}
+    ready = [look for look in left if look.weights.is_dir()]
+    missing |= {look.name: f"not measured: no {look.weights}" for look in left if look not in ready}
+    with ThreadPoolExecutor(study.jobs) as pool, _count(ready) as bar:
+        started = {pool.submit(runner, look.module, look.arguments, _threads(study)): look for look in ready}
+        try:
+            for future in as_completed(started):
+                look, (code, words) = started[future], future.result()
+                missing[look.name] = f"failed with exit code {code}: {last_words(words)}"
+                if not code and look.is_finished:
+                    del missing[look.name]
+                bar.update()
+        except KeyboardInterrupt:
+            bar.write("stopped; the same command continues", file=sys.stderr)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return missing
+
+
+def _count(looks: Sequence[Look]) -> tqdm:
+    return tqdm(desc="probes and evaluations", total=len(looks), unit="measurement", disable=not looks)
+
+
 # --- tables and figure -----------------------------------------------------------------------------------------------
 
 
@@ -184,7 +267,7 @@ def finished_runs(study: Study) -> list[Run]:
     named = [split_seed_folder(path.name) for path in study.out.iterdir()]
     runs = [Run(variant=name[0], seed=name[1]) for name in named if name is not None and name[0] in VARIANTS]
     order = sorted(runs, key=lambda run: (list(VARIANTS).index(run.variant), run.seed))
-    return [run for run in order if is_finished(study.out / run.name, study.steps)]
+    return [run for run in order if _is_finished(study, run)]
 
 
 def save(study: Study) -> bool:
@@ -213,6 +296,17 @@ def save_figure(study: Study) -> None:
 
     drawn = picture(read_study(study.out), list(VARIANTS))
     write(study.out / STUDY_FIGURE, lambda part: part.write_bytes(drawn))
+
+
+def save_pictures(study: Study) -> None:
+    """Draw samples of plain and ours at equal steps, where both are trained."""
+    from train.studying.pictures import draw_samples_at_steps
+
+    drawn = draw_samples_at_steps(study)
+    if drawn is not None:
+        picture, words = drawn
+        write(study.out / SAMPLES, lambda part: part.write_bytes(picture))
+        write_json(study.out / SAMPLES_TABLE, words)
 
 
 def show(console: Console, study: Study) -> None:

@@ -80,6 +80,8 @@ class MultiViewUNet(UNet2DConditionModel):
         encoder_norm: bool = True,
         num_class_embeds: int = 3,
         clean_references: bool = False,
+        query_gain: float = 1.0,
+        ray_octaves: int = 0,
     ) -> None:
         levels = len(block_out_channels)
         heads = attention_head_dim or [width // PER_HEAD for width in block_out_channels]
@@ -100,18 +102,22 @@ class MultiViewUNet(UNet2DConditionModel):
         _remove_text(self)
         nn.init.zeros_(self.class_embedding.weight)
         self.add_conv_in = self.make_encoder(
-            tuple(encoder_channels), encoder_stride, block_out_channels[0], normalise=encoder_norm
+            tuple(encoder_channels),
+            encoder_stride,
+            block_out_channels[0],
+            normalise=encoder_norm,
         )
         for name, module in self.named_modules():
             if isinstance(module, Attention):
-                _normalise_queries_and_keys(module)
+                _normalise_queries_and_keys(module, query_gain)
                 first_level = name.startswith(("down_blocks.0.", f"up_blocks.{levels - 1}."))
                 within = first_level or module.inner_dim == PER_VIEW_WIDTH
                 module.set_processor(ViewProcessor() if within else JointViewProcessor())
 
     def make_encoder(self, channels: tuple[int, ...], stride: int, outputs: int, *, normalise: bool) -> InputEncoder:
         """Return the encoder of the conditioning."""
-        return InputEncoder(self.INPUTS, channels, stride, outputs, normalise=normalise)
+        octaves = self.config.ray_octaves
+        return InputEncoder(self.INPUTS, channels, stride, outputs, normalise=normalise, octaves=octaves)
 
     def forward(
         self,
@@ -235,10 +241,12 @@ def _remove_text(unet: nn.Module) -> None:
             block.norm2 = None
 
 
-def _normalise_queries_and_keys(attention: Attention) -> None:
+def _normalise_queries_and_keys(attention: Attention, gain: float) -> None:
+    """Add LayerNorm to each head's queries and keys, with which no logit exceeds gain times the root of the width."""
     width = attention.inner_dim // attention.heads
     attention.norm_q = nn.LayerNorm(width, eps=1e-5)
     attention.norm_k = nn.LayerNorm(width, eps=1e-5)
+    nn.init.constant_(attention.norm_q.weight, gain)
 
 
 SETTINGS = frozenset(inspect.signature(MultiViewUNet.__init__).parameters) - {"self"}

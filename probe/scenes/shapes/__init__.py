@@ -1,12 +1,14 @@
 """Procedural rooms of textured solids, ray cast in closed form: exact depth, point maps and visibility, from a seed."""
 
 from probe.scenes.shapes.rooms import (
+    FINE_OCTAVES,
     OBJECTS,
-    OCTAVES,
     ROTATION_BINS,
     TILE,
     WAVES,
+    WORLDS,
     Difficulty,
+    World,
     draw_cameras,
     draw_rotations,
     draw_shapes,
@@ -15,12 +17,14 @@ from probe.scenes.shapes.rooms import (
 )
 
 __all__ = [
+    "FINE_OCTAVES",
     "OBJECTS",
-    "OCTAVES",
     "ROTATION_BINS",
     "TILE",
     "WAVES",
+    "WORLDS",
     "Difficulty",
+    "World",
     "draw_cameras",
     "draw_rotations",
     "draw_shapes",

@@ -4,6 +4,8 @@ Every ray hits something, so point maps have no holes. Lengths are scene units (
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -19,7 +21,6 @@ from probe.views import Views
 
 ROTATION_BINS = (0.0, 30.0, 60.0, 90.0, 120.0)
 WAVES = 4  # cosines per octave
-OCTAVES = {1.0: 0.2, 3.0: 0.2, 8.0: 0.1}  # spatial frequency, in coarse ones, to the colour amplitude of each cosine
 MARGIN = 0.05  # scene units: from the wall to a camera that was moved inside
 TILE = 0.5  # scene units: side of the repeated cube of texture in "repetitive"
 # spheres, boxes, cylinders, bars; ring on which they stand (scene units)
@@ -28,7 +29,48 @@ OBJECTS: dict[Difficulty, tuple[int, int, int, int]] = {
     "cluttered": (4, 5, 4, 5),
     "repetitive": (2, 2, 1, 1),
     "textureless": (2, 2, 1, 1),
+    "fine": (2, 2, 1, 1),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Which textures a version of the rooms draws; all else is the same in every version.
+
+    Attributes:
+        prefix: Start of its scenes' names, so that no two versions share a name.
+        octaves: Spatial frequency, in coarse ones, to the largest colour amplitude of each cosine.
+        wall_colours: Range of the base colours of walls, in [0, 1].
+        object_colours: Range of the base colours of objects, in [0, 1].
+        one_wall_colour: Whether the six walls of a room share one base colour, so that unseen ones can be guessed.
+    """
+
+    prefix: str
+    octaves: Mapping[float, float]
+    wall_colours: tuple[float, float]
+    object_colours: tuple[float, float]
+    one_wall_colour: bool
+
+
+FINE_OCTAVES = {1.0: 0.2, 3.0: 0.2, 8.0: 0.1}
+"""Of "fine", and of "repetitive", whose tiles are too small for a coarse wave."""
+WORLDS = {
+    "shapes": World(
+        prefix="v2-",
+        octaves={1.0: 0.3},
+        wall_colours=(0.25, 0.75),
+        object_colours=(0.05, 0.95),
+        one_wall_colour=True,
+    ),
+    "shapes-v1": World(
+        prefix="",
+        octaves=FINE_OCTAVES,
+        wall_colours=(0.25, 0.75),
+        object_colours=(0.25, 0.75),
+        one_wall_colour=False,
+    ),
+}
+"""Versions of the rooms by the name that ``--scenes`` takes; in shapes-v1 "fine" equals "plain"."""
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -56,17 +98,29 @@ def _turns(generator: torch.Generator, b: int, count: int, tilt: float) -> Float
     return rearrange(about_x, matrix, row=3) @ rearrange(about_z, matrix, row=3)
 
 
-def _textures(generator: torch.Generator, b: int, objects: int, difficulty: Difficulty) -> dict[str, Tensor]:
-    """Draw a solid texture per surface: a base colour and cosines at three scales, so that points can be told apart."""
+def _base_colours(generator: torch.Generator, b: int, objects: int, world: World) -> Float[Tensor, "b surfaces 3"]:
+    ranges = torch.tensor([world.wall_colours] * ROOM_FACES + [world.object_colours] * objects)
+    low, high = ranges[:, :1], ranges[:, 1:]
+    base = low + (high - low) * torch.rand(b, ROOM_FACES + objects, 3, generator=generator)
+    if world.one_wall_colour:
+        base[:, :ROOM_FACES] = base[:, :1].clone()
+    return base
+
+
+def _textures(
+    generator: torch.Generator, b: int, objects: int, difficulty: Difficulty, world: World
+) -> dict[str, Tensor]:
+    """Draw a solid texture per surface: a base colour and cosines per octave, so that points can be told apart."""
     surfaces = ROOM_FACES + objects
+    octaves = FINE_OCTAVES if difficulty in ("fine", "repetitive") else world.octaves
     coarse = torch.tensor([1.25] * ROOM_FACES + [2.5] * objects)  # rad per unit, standard deviation
-    scale = torch.stack([factor * coarse for factor in OCTAVES for _ in range(WAVES)], dim=-1)
-    strength = torch.tensor([height for height in OCTAVES.values() for _ in range(WAVES)])
-    count = len(OCTAVES) * WAVES
+    scale = torch.stack([factor * coarse for factor in octaves for _ in range(WAVES)], dim=-1)
+    strength = torch.tensor([height for height in octaves.values() for _ in range(WAVES)])
+    count = len(octaves) * WAVES
     wave = torch.randn(b, surfaces, count, 3, generator=generator) * scale[..., None]
     amplitude = strength[:, None] * _uniform(generator, -1, 1, b, surfaces, count, 3)
     texture = {
-        "base": _uniform(generator, 0.25, 0.75, b, surfaces, 3),
+        "base": _base_colours(generator, b, objects, world),
         "wave": wave,
         "phase": _uniform(generator, 0, 2 * math.pi, b, surfaces, count),
         "amplitude": amplitude,
@@ -82,12 +136,16 @@ def _textures(generator: torch.Generator, b: int, objects: int, difficulty: Diff
     return texture
 
 
-def draw_shapes(b: int, *, difficulty: Difficulty = "plain", generator: torch.Generator) -> Shapes:
+def draw_shapes(
+    b: int, *, world: World = WORLDS["shapes"], difficulty: Difficulty = "plain", generator: torch.Generator
+) -> Shapes:
     """Draw rooms with objects on a ring around their middle.
 
     Args:
         b: Number of rooms.
-        difficulty: plain; cluttered (many occlusions); repetitive (one tiled texture); textureless (shading only).
+        world: Version of the rooms, a value of :data:`WORLDS`.
+        difficulty: plain; cluttered (many occlusions); repetitive (one tiled texture); textureless (shading only); fine
+            (texture in three octaves).
         generator: On the CPU, so that a seed gives the same rooms on every device.
 
     Raises:
@@ -125,7 +183,7 @@ def draw_shapes(b: int, *, difficulty: Difficulty = "plain", generator: torch.Ge
         cylinder_half=can_half,
         light=light,
         tile=TILE if difficulty == "repetitive" else None,
-        **_textures(generator, b, spheres + boxes + cylinders + bars, difficulty),
+        **_textures(generator, b, spheres + boxes + cylinders + bars, difficulty, world),
     )
 
 

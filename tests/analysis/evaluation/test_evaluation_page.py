@@ -25,6 +25,7 @@ PIXEL = base64.b64decode(
 )
 SETTINGS = {"model": "tiny", "scenes": "shapes", "groups": 4, "views": 3, "n_ref": [1, 2], "sampling_steps": 10,
             "guidance": 1.0, "features": ["colour-cells"], "seed": 5, "out": "runs/evaluate"}  # fmt: skip
+ONE_STEP = {("model", "psnr_one_step"): 17.0, ("copy", "psnr_one_step"): 11.0, ("mean colour", "psnr_one_step"): 15.1}
 LEVELS = {("model", "psnr"): 15.0, ("copy", "psnr"): 11.0, ("mean colour", "psnr"): 15.1,
           ("model", "ssim"): 0.2, ("copy", "ssim"): 0.5, ("mean colour", "ssim"): 0.1,
           ("model", "match_error"): 0.1, ("copy", "match_error"): 0.2, ("mean colour", "match_error"): 0.3,
@@ -285,3 +286,16 @@ def test_values_that_are_missing_in_part_leave_the_others(tmp_path: Path):
     table = evaluation.differences(run).set_index(["n_ref", "method", "metric"])
     assert table.loc[(1, "copy", "match_error"), "scenes"] == 7
     assert table.loc[(1, "copy", "psnr"), "scenes"] == 8
+
+
+def test_the_single_predictions_psnr_stands_beside_that_of_samples_and_is_explained_where_it_was_measured(
+    tmp_path: Path,
+):
+    old, new = make_run(tmp_path / "old"), make_run(tmp_path / "new", images({**LEVELS, **ONE_STEP}))
+    for folder, known in ((old, False), (new, True)):
+        run = read_evaluation(folder)
+        assert ("psnr_one_step" in run.measured) == known
+        assert (words.ONE_STEP_WORDS in words.caveats(run)) == known
+        page = report.refresh(folder).read_text(encoding="utf-8")
+        assert ("PSNR of one step" in page) == known
+    assert words.fact(read_evaluation(new), 1, "psnr_one_step")[1] == "best trivial baseline 15.3\u00a0dB (mean colour)"

@@ -517,3 +517,11 @@ def test_the_command_writes_a_training_page(
     assert report.main([]) == 0
     assert (tmp_path / "runs" / "one" / "report.html").is_file()
     assert capsys.readouterr().out.split("\n")[0] == "runs/one/report.html"
+
+
+def test_the_single_predictions_psnr_is_judged_beside_that_of_samples(tmp_path: Path):
+    one = {"psnr_one_step": 13.0, "copy_psnr_one_step": 11.7, "mean_colour_psnr_one_step": 12.3}
+    folder = make_run(tmp_path / "run", rows=[evaluated(step, **one) for step in STEPS])
+    page = report.refresh(folder).read_text(encoding="utf-8")
+    assert "PSNR of one step 13.0 dB (best trivial baseline 12.3 dB, mean colour)" in said(folder)
+    assert "PSNR of one step is that of the single prediction" in page

@@ -35,7 +35,7 @@ def tracks_of(*positions: tuple[tuple[float, float] | None, ...]) -> Tracks:
 
 
 def scene(seed: int = 0, views: int = 2, size: int = 64) -> Views:
-    return open_scenes("shapes", Request(groups=4, views=views, n_ref=1, size=size, seed=seed)).load(0)[0]
+    return open_scenes("shapes-v1", Request(groups=4, views=views, n_ref=1, size=size, seed=seed)).load(0)[0]
 
 
 def test_the_track_nearest_to_the_tokens_centre_leads():

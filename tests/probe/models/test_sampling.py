@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probe.models.cat3d import TINY, load_unet
 from probe.models.model import OTHERS, MultiViewModel, condition, to_latents
-from probe.models.sampling import ddim_scheduler, guided_prediction, sample_views
+from probe.models.sampling import ddim_scheduler, guided_prediction, predict_views, sample_views
 from probe.models.schedules import STEPS, cameo_betas, cameo_scheduler, pixel_scheduler, velocity
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views
@@ -236,14 +236,37 @@ def test_guided_prediction_known(weight: float):
     torch.testing.assert_close(v, 3.0 + weight * rays, **CLOSE)
 
 
+@pytest.mark.parametrize("make", [pixel_scheduler, cameo_scheduler])
+def test_a_single_prediction_is_a_sample_of_one_step(make):
+    views, noise = photograph(), noise_like(photograph())
+    model = model_of(Listener(), make)
+    sampled = sample_views(model, views, noise, steps=1, guidance=2.0)
+    for steps in (1, 7, 50):
+        torch.testing.assert_close(predict_views(model, views, noise, steps=steps, guidance=2.0), sampled, **CLOSE)
+
+
+def test_a_single_prediction_with_leading_timesteps_is_at_the_first_that_the_sampler_visits():
+    listener, views = Listener(), photograph()
+    predict_views(replace(model_of(listener, cameo_scheduler), spacing="leading"), views, noise_like(views), steps=50)
+    assert [int(t[0]) for _, t, _, _ in listener.calls] == [981]
+
+
+def test_without_a_reference_a_sample_depends_on_noise_and_cameras_alone():
+    views, other = photograph(0, f=1), photograph(0, f=1, seed=1)
+    noise, model = noise_like(views), model_of(Listener())
+    drawn = sample_views(model, views, noise, steps=3)
+    torch.testing.assert_close(sample_views(model, replace(views, image=other.image), noise, steps=3), drawn, **EXACT)
+    assert not torch.equal(sample_views(model, other, noise, steps=3), drawn)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_ref", [0, 3])
-def test_views_without_reference_or_target_are_refused(n_ref: int):
-    views = photograph(n_ref)
-    with pytest.raises(ValueError, match=f"sample_views: {n_ref} of 3 views are references, expected 1 to 2"):
-        sample_views(model_of(Listener()), views, noise_like(views))
+@pytest.mark.parametrize("draw", [sample_views, predict_views])
+def test_views_without_a_target_are_refused(draw):
+    views = photograph(3)
+    with pytest.raises(ValueError, match=f"{draw.__name__}: 3 of 3 views are references, expected 0 to 2"):
+        draw(model_of(Listener()), views, noise_like(views))
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from probe.geometry import rotation_degrees
-from probe.scenes import SCENES, Request, open_scenes
-from probe.scenes.shapes import OBJECTS, ROTATION_BINS
+from probe.scenes import GENERATED, SCENES, Request, open_scenes
+from probe.scenes.shapes import OBJECTS, ROTATION_BINS, WORLDS
 from probe.views import Views
 
 TENSORS = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
@@ -23,11 +23,11 @@ def assert_same(first: Views, second: Views) -> None:
 
 def test_shapes_known():
     scenes = open_scenes("shapes", request(2, views=4, n_ref=2))
-    assert scenes.names == ("plain-0-0000", "plain-0-0001")
+    assert scenes.names == ("v2-plain-0-0000", "v2-plain-0-0001")
     assert scenes.note == ""
     views, overlap = scenes.load(1)
     assert views.image.shape == (1, 4, 3, 16, 16)
-    assert (views.n_ref, views.unit, views.names) == (2, None, ("plain-0-0001",))
+    assert (views.n_ref, views.unit, views.names) == (2, None, ("v2-plain-0-0001",))
     assert len(overlap) == 3
     assert all(0 <= share <= 1 for share in overlap)
 
@@ -37,9 +37,9 @@ def test_size_is_128_unless_asked():
     assert views.size == (128, 128)
 
 
-@pytest.mark.parametrize("difficulty", OBJECTS)
-def test_a_scene_is_the_same_whatever_the_number_of_groups_and_the_order(difficulty: str):
-    few, many = (open_scenes(f"shapes:{difficulty}", request(groups)) for groups in (3, 20))
+@pytest.mark.parametrize("spec", [*(f"shapes:{difficulty}" for difficulty in OBJECTS), "shapes-v1"])
+def test_a_scene_is_the_same_whatever_the_number_of_groups_and_the_order(spec: str):
+    few, many = (open_scenes(spec, request(groups)) for groups in (3, 20))
     assert few.names == many.names[:3]
     backwards = [few.load(index) for index in (2, 1, 0)][::-1]
     for index, (views, overlap) in enumerate(backwards):
@@ -47,6 +47,12 @@ def test_a_scene_is_the_same_whatever_the_number_of_groups_and_the_order(difficu
         assert_same(views, again)
         assert overlap == again_overlap
     assert not torch.equal(backwards[0][0].image, backwards[1][0].image)
+
+
+def test_versions_of_the_rooms_are_scenes_that_can_be_named():
+    assert set(WORLDS) == set(GENERATED)
+    first, now = (open_scenes(name, request()).load(0)[0] for name in ("shapes-v1", "shapes"))
+    assert not torch.equal(first.image, now.image)
 
 
 def test_difficulty_and_seed_make_other_scenes():
@@ -61,8 +67,8 @@ def test_difficulty_and_seed_make_other_scenes():
 
 
 def test_names_are_unique():
-    specs = [(difficulty, seed) for difficulty in OBJECTS for seed in (0, 1, 12)]
-    names = [n for kind, seed in specs for n in open_scenes(f"shapes:{kind}", request(12_000, seed=seed)).names]
+    specs = [(f"{world}:{kind}", seed) for world in WORLDS for kind in OBJECTS for seed in (0, 1, 12)]
+    names = [n for spec, seed in specs for n in open_scenes(spec, request(12_000, seed=seed)).names]
     assert len(set(names)) == len(names) == 12_000 * len(specs)
 
 
@@ -107,9 +113,10 @@ def test_unknown_scenes_are_refused_with_the_choice():
 
 
 def test_unknown_difficulties_are_refused_with_the_choice():
-    choice = r"choose shapes:plain\|cluttered\|repetitive\|textureless"
-    with pytest.raises(ValueError, match=f"shapes:hard is unknown; {choice}"):
-        open_scenes("shapes:hard", request())
+    for world in WORLDS:
+        choice = rf"choose {world}:plain\|cluttered\|repetitive\|textureless\|fine"
+        with pytest.raises(ValueError, match=f"{world}:hard is unknown; {choice}"):
+            open_scenes(f"{world}:hard", request())
 
 
 def test_real_scenes_need_a_folder(tmp_path: Path):

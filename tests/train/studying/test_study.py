@@ -20,7 +20,7 @@ from train.studying import running
 from train.studying.running import last_words
 from train.studying.running import run_study as main
 from train.studying.runs import is_finished, last_step
-from train.studying.variants import NOISE, VARIANTS, Run, Study, arguments, plan
+from train.studying.variants import NOISE, RIVALS, VARIANTS, Run, Study, arguments, plan
 
 # --- when a curve reaches a goal -------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class FakeTrainer:
     def __init__(self, fails: Sequence[str] = (), silent: Sequence[str] = ()):
         self.fails, self.silent, self.calls = fails, silent, list[list[str]]()
 
-    def __call__(self, flags: Sequence[str], threads: int) -> tuple[int, str]:
+    def __call__(self, module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
         self.calls.append(list(flags))
         assert threads >= 1
         given = {flag: value for flag, value in pairwise(flags) if flag.startswith("--")}
@@ -172,12 +172,12 @@ def test_a_stopped_study_has_tables_of_what_is_finished_and_names_the_rest(small
     asked = small(seeds="0")
 
     class Stopped(FakeTrainer):
-        def __call__(self, flags: Sequence[str], threads: int) -> tuple[int, str]:
+        def __call__(self, module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
             if self.calls:
                 while not (asked.out / "settings.csv").exists():
                     time.sleep(0.01)
                 raise KeyboardInterrupt
-            return super().__call__(flags, threads)
+            return super().__call__(module, flags, threads)
 
     trainer = Stopped()
     with pytest.raises(SystemExit) as stop:
@@ -223,8 +223,17 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         found[variant] = (asked.layer, asked.mixing, asked.truth, asked.control, asked.objective)
         assert asked.truth_noise == NOISE.get(variant)
         assert variant not in NOISE or any(vars(read_noise(asked.truth_noise)).values())
-        assert asked.weight == (0.5 if variant in ("repa-dsift", "geometry") else 0.02)
+        weights = {**dict.fromkeys(("repa-dsift", "geometry", *RIVALS), 0.5), "weight-0.1": 0.1, "weight-0.004": 0.004}
+        assert asked.weight == weights.get(variant, 0.02)
+        assert (asked.weight_schedule, asked.weight_until) == (
+            ("off", 15) if variant == "early-stop" else ("constant", 0)
+        )
     assert found == {
+        **{name: ("11", "mlp", "cycle", "none", name) for name in RIVALS},
+        **dict.fromkeys(("weight-0.1", "weight-0.004", "early-stop"), ("11", "mlp", "cycle", "none", "cameo")),
+        **{f"layer-{n}": (str(n), "mlp", "cycle", "none", "cameo") for n in (2, 6, 8, 12)},
+        "layers-10-12": ("10,12", "mlp", "cycle", "none", "cameo"),
+        "random-layer": ("random", "mlp", "cycle", "none", "cameo"),
         **dict.fromkeys(NOISE, ("11", "mlp", "cycle", "none", "cameo")),
         "plain": ("none", "mlp", "cycle", "none", "cameo"),
         "cameo": ("11", "mlp", "cycle", "none", "cameo"),
@@ -237,6 +246,44 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         "repa-dsift": ("11", "mlp", "cycle", "none", "repa-dsift"),
         "geometry": ("11", "mlp", "cycle", "none", "geometry"),
     }
+
+
+def test_variants_but_the_main_ones_may_have_fewer_seeds_and_come_last(small):
+    study = small(variants="shuffled,plain,visible,mean", seeds="4,5,6", few_seeds=2)
+    main_runs = [f"{variant}-seed{seed}" for seed in (4, 5, 6) for variant in ("plain", "mean")]
+    others = [f"{variant}-seed{seed}" for seed in (4, 5) for variant in ("shuffled", "visible")]
+    assert [run.name for run in plan(study)] == main_runs + others
+
+
+class TrainerOfBases(FakeTrainer):
+    """Write a base as well; its evaluations hold a loss."""
+
+    def __call__(self, module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
+        out = Path(flags[flags.index("--out") + 1])
+        if not out.name.startswith("base") or out.name in self.fails:
+            return super().__call__(module, flags, threads)
+        self.calls.append(list(flags))
+        make_run(out, (1,), steps=(7,), layer="none", seed=int(out.name.rpartition("-seed")[2]))
+        return 0, ""
+
+
+def test_every_seed_starts_from_a_base_of_its_own(small):
+    study, trainer = small(variants="plain,cameo", seeds="0,1", base_steps=7), TrainerOfBases()
+    main(study, trainer)
+    assert trainer.names == ["base-seed0", "base-seed1", "plain-seed0", "cameo-seed0", "plain-seed1", "cameo-seed1"]
+    base, plain = (parse(Command, words, prog="test") for words in (trainer.calls[0], trainer.calls[4]))
+    assert (base.views, base.layer, base.steps, base.model) == (1, "none", 7, "cat3d-tiny:random")
+    assert base.batch_size == plain.batch_size * plain.views  # as many views per step
+    assert plain.model == f"cat3d-tiny:{study.out}/base-seed1/final"
+    assert pd.read_csv(study.out / "study.csv")["variant"].unique().tolist() == ["plain", "cameo"]
+
+
+def test_without_its_base_no_run_of_a_seed_starts(small, capsys: pytest.CaptureFixture):
+    study, trainer = small(variants="plain", seeds="0,1", base_steps=7), TrainerOfBases(fails=["base-seed0"])
+    with pytest.raises(SystemExit):
+        main(study, trainer)
+    assert trainer.names == ["base-seed0", "base-seed1", "plain-seed1"]
+    assert "missing: plain-seed0: failed with exit code 2: its base failed" in capsys.readouterr().out
 
 
 def test_scenes_are_passed_on_where_they_are_named(small):
@@ -258,6 +305,9 @@ def test_scenes_are_passed_on_where_they_are_named(small):
         (("--steps", "0"), "--steps 0: expected at least 1"),
         (("--layer", "10"), "--other-layer 10: is --layer too"),
         (("--probe-every", "3"), "--probe-every 3: expected a multiple of --evaluate-every"),
+        (("--quick",), "--quick: goes with --paper"),
+        (("--few-seeds", "-1"), "--few-seeds -1"),
+        (("--base-steps", "-1"), "--base-steps -1: expected 0 or more"),
         (("--device", "tpu"), "tpu"),
     ],
 )
@@ -301,7 +351,7 @@ def test_more_steps_continue_finished_runs(small):
 
 
 def test_a_real_process_gives_its_exit_code_and_last_words():
-    code, words = running.run_process(["--steps", "none"], 1)
+    code, words = running.run_process("train.cameo", ["--steps", "none"], 1)
     assert code == 2
     assert last_words(words).startswith("python -m train.cameo: ")
     assert last_words("\n \n") == "no output"
@@ -311,9 +361,9 @@ def test_threads_are_shared_out(small, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     seen: list[int] = []
 
-    def trainer(flags: Sequence[str], threads: int) -> tuple[int, str]:
+    def trainer(module: str, flags: Sequence[str], threads: int) -> tuple[int, str]:
         seen.append(threads)
-        return FakeTrainer()(flags, threads)
+        return FakeTrainer()(module, flags, threads)
 
     main(small(jobs=3, seeds="0"), trainer)
     assert seen == [5, 5, 5]

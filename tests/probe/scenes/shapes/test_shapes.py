@@ -10,10 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.geometry import camera_centre, pixel_centres, point_map_to_depth, project, ray_directions, rotation_degrees
+from probe.scenes import Request, open_scenes
 from probe.scenes.shapes import (
+    FINE_OCTAVES,
     OBJECTS,
     ROTATION_BINS,
     TILE,
+    WAVES,
+    WORLDS,
     Difficulty,
     draw_cameras,
     draw_rotations,
@@ -25,7 +29,7 @@ from probe.scenes.shapes.casting import ROOM_FACES, Shapes, cast, first_distance
 from probe.views import Views
 
 SEEDS = st.integers(0, 2**31 - 1)
-DIFFICULTIES: tuple[Difficulty, ...] = ("plain", "cluttered", "repetitive", "textureless")
+DIFFICULTIES: tuple[Difficulty, ...] = ("plain", "cluttered", "repetitive", "textureless", "fine")
 laws = settings(max_examples=12, deadline=None)
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}  # single precision, lengths of a few units
 SPHERE, BOX, BAR, CYLINDER = ROOM_FACES, ROOM_FACES + 1, ROOM_FACES + 2, ROOM_FACES + 3  # surfaces of hand_made()
@@ -361,6 +365,62 @@ def test_drawing_leaves_the_global_random_state():
 def test_unknown_difficulty_is_refused():
     with pytest.raises(ValueError, match="unknown difficulty 'hard'; choose one of plain, cluttered, repetitive"):
         draw_shapes.__wrapped__(1, difficulty="hard", generator=generator(0))  # type: ignore[attr-defined]
+
+
+# --- versions of the rooms -------------------------------------------------------------------------------------------
+
+FIRST = {  # of the rooms before they had versions: base colour of a wall, means of |wave|, amplitude, and of an image
+    "plain": ([0.564615, 0.620173, 0.275816], 6.117642, 0.006057, 0.443464),
+    "cluttered": ([0.493887, 0.536443, 0.379295], 7.037235, -0.000171, 0.423556),
+    "repetitive": ([0.564615, 0.620173, 0.275816], 13.788100, 0.019110, 0.395529),
+    "textureless": ([0.564615, 0.620173, 0.275816], 6.117642, 0.0, 0.417351),
+    "fine": ([0.564615, 0.620173, 0.275816], 6.117642, 0.006057, 0.443464),
+}
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_the_first_version_is_what_it_was(difficulty: Difficulty):
+    shapes = draw_shapes(2, world=WORLDS["shapes-v1"], difficulty=difficulty, generator=generator(7))
+    base, wave, amplitude, image = FIRST[difficulty]
+    torch.testing.assert_close(shapes.base[0, 0], torch.tensor(base), rtol=0, atol=1e-6)
+    assert float(shapes.wave.abs().mean()) == pytest.approx(wave, abs=1e-5)
+    assert float(shapes.amplitude.mean()) == pytest.approx(amplitude, abs=1e-6)
+    request = Request(groups=1, views=2, n_ref=1, size=16)
+    views, _ = open_scenes(f"shapes-v1:{difficulty}", request).load(0)
+    assert views.names == (f"{difficulty}-0-0000",)
+    assert float(views.image.mean()) == pytest.approx(image, abs=1e-5)
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+@pytest.mark.parametrize("name", WORLDS)
+def test_base_colours_keep_to_their_ranges_and_walls_share_one_where_the_version_says_so(
+    name: str, difficulty: Difficulty
+):
+    world = WORLDS[name]
+    base = draw_shapes(500, world=world, difficulty=difficulty, generator=generator(0)).base
+    walls, objects = base[:, :ROOM_FACES], base[:, ROOM_FACES:]
+    ranges = [(walls, world.wall_colours), (objects, world.object_colours)]
+    if difficulty == "repetitive":  # the colour of a wall everywhere
+        ranges = [(base, world.wall_colours)]
+    for colours, (low, high) in ranges:
+        assert float(colours.min()) == pytest.approx(low, abs=0.01)
+        assert float(colours.max()) == pytest.approx(high, abs=0.01)
+    shared = world.one_wall_colour or difficulty == "repetitive"
+    assert torch.equal(walls, walls[:, :1].expand_as(walls)) == shared
+
+
+@pytest.mark.parametrize("difficulty", ["plain", "cluttered", "fine"])
+@pytest.mark.parametrize("name", WORLDS)
+def test_waves_have_the_frequencies_and_amplitudes_of_their_octaves(name: str, difficulty: Difficulty):
+    octaves = FINE_OCTAVES if difficulty == "fine" else WORLDS[name].octaves
+    shapes = draw_shapes(2000, world=WORLDS[name], difficulty=difficulty, generator=generator(0))
+    assert shapes.wave.shape[2] == WAVES * len(octaves)
+    for k, (frequency, height) in enumerate(octaves.items()):
+        here = slice(k * WAVES, (k + 1) * WAVES)
+        walls, objects = shapes.wave[:, :ROOM_FACES, here], shapes.wave[:, ROOM_FACES:, here]
+        assert float(walls.std()) == pytest.approx(1.25 * frequency, rel=0.02)
+        assert float(objects.std()) == pytest.approx(2.5 * frequency, rel=0.02)
+        assert float(shapes.amplitude[:, :, here].abs().max()) == pytest.approx(height, rel=0.01)
 
 
 # --- views -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""Samples of plain training and ours at equal steps beside the truth, of scenes that plain alone chooses."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.models import load_folder, load_model
+from probe.models.model import MultiViewModel
+from probe.models.parts.files import Loading
+from probe.records import COPY, MODEL, PSNR, TRUTH
+from train.monitor import HeldOutScenes, hold_out
+from train.quality import Quality, evaluate_quality
+from train.studying.variants import Run, Study, command_of, seeds_of
+from train.training import scenes_of
+
+SHOWN = ("plain", "mean")
+"""Plain and ours."""
+ROOMS = 64
+"""Held-out rooms among which those to show are chosen."""
+RANKS = (0.2, 0.4, 0.6, 0.8)
+RULE = (
+    f"of {ROOMS} held-out scenes those at the {', '.join(f'{rank:.0%}' for rank in RANKS)} ranks of the plain run's "
+    "PSNR at its last step, whatever the other has there"
+)
+
+
+def draw_samples_at_steps(study: Study) -> tuple[bytes, dict[str, Any]] | None:
+    """Draw samples of the first seed's plain and supervised weights at the steps that both saved.
+
+    Args:
+        study: With runs in its folder.
+
+    Returns:
+        The picture as PNG, and what it shows: rule, steps, methods, scenes with their PSNR by method and step; None
+        where a run has no saved weights.
+    """
+    folders = {name: _saved(study, name) for name in SHOWN}
+    steps = sorted(set.intersection(*(set(saved) for saved in folders.values())))
+    if not steps:
+        return None
+    held_out, model = _held_out(study)
+    drawn = {name: [_sample(model, folders[name][step], held_out) for step in steps] for name in SHOWN}
+    order = _psnr(drawn[SHOWN[0]][-1]).argsort()
+    chosen = [int(order[round(rank * (len(order) - 1))]) for rank in RANKS]
+    words = {
+        "rule": RULE, "steps": steps, "methods": list(SHOWN), "scenes": [_scene(drawn, index) for index in chosen],
+    }  # fmt: skip
+    return _draw(drawn, steps, chosen), words
+
+
+def _saved(study: Study, variant: str) -> dict[int, Path]:
+    """Return the folders of a run's averaged weights by their steps."""
+    run = Run(variant=variant, seed=seeds_of(study)[0])
+    folders = (study.out / run.name / "averaged").glob("step-*")
+    return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+
+
+def _held_out(study: Study) -> tuple[HeldOutScenes, MultiViewModel]:
+    command = command_of(study, Run(variant=SHOWN[0], seed=seeds_of(study)[0]))
+    model = load_model("cat3d-tiny:random", Loading())
+    _, draw = scenes_of(command, model)
+    return hold_out(model, draw, ROOMS, study.sampling_steps), model
+
+
+def _sample(model: MultiViewModel, weights: Path, held_out: HeldOutScenes) -> Quality:
+    model.network.load_state_dict(load_folder(weights).state_dict())
+    return evaluate_quality(model, held_out.views, held_out.noise, steps=held_out.sampling_steps)
+
+
+def _psnr(quality: Quality) -> Float[Tensor, " b"]:
+    """Return each scene's PSNR, the mean over its targets."""
+    rows = quality.rows[(quality.rows["method"] == MODEL) & (quality.rows["metric"] == PSNR)]
+    return torch.tensor(rows.groupby("scene", sort=False)["value"].mean().to_numpy())
+
+
+def _scene(drawn: dict[str, list[Quality]], index: int) -> dict[str, Any]:
+    rows = drawn[SHOWN[0]][-1].rows
+    name = list(dict.fromkeys(rows["scene"]))[index]
+    rotation = float(rows.loc[rows["scene"] == name, "rotation_deg"].iloc[0])
+    psnr = {method: [float(_psnr(one)[index]) for one in qualities] for method, qualities in drawn.items()}
+    return {"name": name, "rotation_deg": rotation, "psnr": psnr}
+
+
+def _draw(drawn: dict[str, list[Quality]], steps: Sequence[int], chosen: Sequence[int]) -> bytes:
+    """Draw a row per scene: reference, truth, then both methods at each step."""
+    from analysis.study.samples import draw_rows
+
+    first = drawn[SHOWN[0]][-1].targets
+    columns = [("reference", first[COPY]), ("truth", first[TRUTH])]
+    columns += [
+        (f"{name}\nstep {step}", drawn[name][at].targets[MODEL]) for at, step in enumerate(steps) for name in SHOWN
+    ]
+    figure = draw_rows([(title, images[list(chosen), 0].cpu().numpy()) for title, images in columns])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
