@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from analysis.probing import tables
 from analysis.probing.causal import effects
 from analysis.probing.leads import leads
+from analysis.study.claims.units import unit_table
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 COPIED = ("layers.csv", "selection.json", "config.json", "pairs.csv", "timesteps.csv")
@@ -39,6 +40,7 @@ def keep_tables(run: Path, folder: Path) -> None:
         "leads": leads(probed),
         "leads_noisy": leads(noisy).assign(timestep=last),
         "effects": effects(probed),
+        "unit_sums": unit_table(probed),
     }
     for file, table in kept.items():
         table.to_csv(folder / f"{file}.csv", index=False)

@@ -126,7 +126,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         settings=config.settings,
         environment=config.environment,
         images=images,
-        summary=summary.fillna({"note": ""}),
+        summary=summary.assign(note=summary["note"].astype(object).fillna("")),
         worst=worst,
         samples=samples.read_bytes() if samples.is_file() else None,
     )
@@ -190,28 +190,31 @@ def differences(run: Evaluation) -> pd.DataFrame:
         Columns n_ref, method (the trivial baseline), metric, value, low, high (95 % over independent units; NaN below
         five), scenes, units, count, best (whether it is the best trivial baseline by this metric).
     """
-    rows = _paired(run)
+    rows = _paired(run.images)
+    rows = rows[rows["metric"].isin(run.measured)]
     table = summarise(rows, ["n_ref", "method", "metric"], shares=False)
     return table.assign(best=[_is_best(run, row) for row in table.to_dict("records")])
 
 
-def _paired(run: Evaluation) -> pd.DataFrame:
+def _paired(images: pd.DataFrame) -> pd.DataFrame:
     """Subtract each trivial baseline's value from the model's, view by view."""
-    keys = [*VIEW, *(["unit"] if "unit" in run.images else []), "metric"]
-    table = run.images.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
+    keys = [*VIEW, *(["unit"] if "unit" in images else []), "metric"]
+    table = images.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
     parts = [table.assign(method=name, value=table[MODEL] - table[name], count=1) for name in TRIVIAL if name in table]
-    rows = pd.concat(parts, ignore_index=True)
-    return rows[rows["metric"].isin(run.measured)]
+    return pd.concat(parts, ignore_index=True)
 
 
-def differences_by_rotation(run: Evaluation) -> pd.DataFrame:
+def differences_by_rotation(images: pd.DataFrame) -> pd.DataFrame:
     """Return by how much the model differs from each trivial baseline on the same views, in each rotation bin.
+
+    Args:
+        images: Of an evaluation.
 
     Returns:
         Columns n_ref, method (the trivial baseline), metric, rotation_bin, value, low, high (95 % over independent
         units, for all bins at once; NaN below five), units.
     """
-    rows = _paired(run)
+    rows = _paired(images).dropna(subset=["value"])
     rows = rows.assign(rotation_bin=rotation_bin(rows["rotation_deg"]).astype(str))
     found = []
     for keys, part in rows.groupby(["n_ref", "method", "metric"], sort=False):

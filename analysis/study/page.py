@@ -95,10 +95,9 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
 
 
 def _flags(run: StudyRun) -> dict[str, object]:
-    if run.settings.get("paper"):
-        return run.settings  # its variants and seeds are fixed
     seeds = sorted({int(seed) for seed in run.study["seed"]})
-    return {"variants": run.names, "seeds": seeds, **run.settings, "out": f"runs/{run.name}"}
+    paper = {"paper": run.parts is not None}
+    return {**paper, "variants": run.names, "seeds": seeds, **run.settings, "out": f"runs/{run.name}"}
 
 
 def _texts(facts: dict[str, object]) -> tuple[tuple[str, str], ...]:

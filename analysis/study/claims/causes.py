@@ -12,7 +12,7 @@ from analysis.study.claims.figures import Panel
 from analysis.study.claims.layers import layer_of, probe_chart, probed_models
 from analysis.study.claims.parts import Parts
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PLAIN
+from analysis.study.seeds import BASE, PLAIN
 from analysis.words import MISSING, NBSP, listing, plural
 from probe.records import EFFECT
 
@@ -38,7 +38,7 @@ def causes_claim(run: StudyRun, parts: Parts) -> Claim | None:
         "once (Bonferroni); filled: the whole bar lies on one side of zero."
     )
     decides = next((kind for kind in BREAKING if kind in kinds), kinds[0])
-    rows = {name: _at(table, name, decides, layer_of(run, parts, name)) for name in models if name != "base"}
+    rows = {name: _at(table, name, decides, layer_of(run, parts, name)) for name in models if name != BASE}
     known = {name: row for name, row in rows.items() if row is not None}
     last = list(known.values())[-1] if known else None
     return Claim(

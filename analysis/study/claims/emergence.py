@@ -16,7 +16,7 @@ from analysis.words import NBSP, listing, number, percent, plural
 from probe.records import MATCH_ERROR, PRECISION, PSNR, better, split_layer
 from probe.records.intervals import Interval
 
-LEAST_CHECKPOINTS = 4
+LEAST_CHECKPOINTS = 3
 """Checkpoints that a rank correlation needs at least."""
 COLOURED = 3
 
@@ -100,13 +100,15 @@ def _points(run: StudyRun, rows: pd.DataFrame, layer: int, metric: str) -> pd.Da
 def _correlation(points: pd.DataFrame, metric: str) -> tuple[Interval, int]:
     """Return the mean of Spearman's correlations within seeds with its interval over seeds, and how many seeds.
 
-    Positive where more precision goes with better quality.
+    Positive where more precision goes with better quality. Few checkpoints make equal correlations likely, so their
+    spread counts for no less than that of unrelated ranks, 1 / sqrt(checkpoints - 1).
     """
     each = [part[["precision", "quality"]] for _, part in points.groupby("seed") if len(part) >= LEAST_CHECKPOINTS]
     varying = [part for part in each if (part.max() > part.min()).all()]
     sign = better(metric)
     found = pd.Series([sign * spearmanr(part["precision"], part["quality"]).statistic for part in varying], dtype=float)
-    mean, half = float(found.mean()), float(half_interval(found.std(), len(found)))
+    luck = np.sqrt(np.mean([1 / (len(part) - 1) for part in varying])) if varying else np.nan
+    mean, half = float(found.mean()), float(half_interval(np.fmax(found.std(), luck), len(found)))
     return Interval(mean, float(np.maximum(mean - half, -1)), float(np.minimum(mean + half, 1))), len(found)
 
 

@@ -12,7 +12,6 @@ from analysis.study.claims import figures
 from analysis.study.claims.claim import AGAINST, NOT_SHOWN, SHOWN, Claim, judge, together
 from analysis.study.claims.figures import Panel
 from analysis.study.claims.layers import (
-    BASE,
     comparable,
     gain_words,
     layer_of,
@@ -23,7 +22,7 @@ from analysis.study.claims.layers import (
 from analysis.study.claims.parts import Parts, Probed
 from analysis.study.claims.units import NULLS, bins_of, in_bins, jointly, lead_in_bins, units_of
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PLAIN
+from analysis.study.seeds import BASE, PLAIN
 from analysis.words import MISSING, NBSP, bin_words, listing, percent, points
 from probe.records import MODEL
 from probe.records.intervals import join_columns, ratios

@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.evaluation.run import differences_by_rotation, read_evaluation
+from analysis.evaluation.run import COLUMNS as EVALUATION_COLUMNS
+from analysis.evaluation.run import differences_by_rotation
 from analysis.probing import tables
 from analysis.probing.causal import COLUMNS as EFFECT_COLUMNS
 from analysis.probing.causal import effects
 from analysis.reading import read_file, read_json
 from analysis.study.claims.units import SUM_COLUMNS, unit_table
+from analysis.study.seeds import PLAIN
 from probe.records import (
     EMERGENCE,
     IMAGES,
@@ -31,8 +33,8 @@ from probe.records import (
 )
 
 PROBES, EVALUATIONS, SAMPLED = "probes", "evaluations", "samples.json"
-EFFECTS, SUMS, LEADS = "effects.csv", "unit_sums.csv", "leads_by_rotation.csv"
-"""Tables that are kept of a probe and of an evaluation in place of their large files."""
+EFFECTS, SUMS = "effects.csv", "unit_sums.csv"
+"""Tables that are kept of a probe in place of its large files."""
 ADVICE = "start the study again, which makes it"
 LEAD_COLUMNS = ["n_ref", "method", "metric", "rotation_bin", "value", "low", "high", "units"]
 SUMMARY_COLUMNS = ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes")
@@ -172,9 +174,10 @@ def _evaluations(folder: Path) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
 
 
 def _leads(folder: Path) -> pd.DataFrame:
-    if (folder / IMAGES).is_file():
-        return differences_by_rotation(read_evaluation(folder))
-    return _csv(folder / LEADS, LEAD_COLUMNS) if (folder / LEADS).is_file() else pd.DataFrame(columns=LEAD_COLUMNS)
+    path = folder / IMAGES
+    if not path.is_file():
+        return pd.DataFrame(columns=LEAD_COLUMNS)
+    return differences_by_rotation(_csv(path, EVALUATION_COLUMNS[IMAGES]))
 
 
 def _samples(folder: Path) -> Samples:
@@ -198,7 +201,7 @@ def _samples(folder: Path) -> Samples:
 
 def _chance(folder: Path) -> pd.DataFrame:
     """Read what a uniform guess scores where the trainer probes, of the first plain run that has it."""
-    path = folder / seed_folder("plain", 0) / EMERGENCE
+    path = folder / seed_folder(PLAIN, 0) / EMERGENCE
     paths = [path, *sorted(folder.glob(f"*-seed*/{EMERGENCE}"))]
     table = next((_csv(each, ("layer",)) for each in paths if each.is_file()), pd.DataFrame())
     if "chance" not in table:
