@@ -34,17 +34,17 @@ QUICK: dict[str, Any] = {
     "quick": True,
     "variants": ",".join(MAIN),
     "model": "cat3d-tiny:base",
-    "steps": 400,
-    "rotation_ramp": 200,
-    "evaluate_every": 100,
-    "probe_every": 200,
-    "checkpoint_every": 200,
+    "steps": 300,
+    "rotation_ramp": 150,
+    "evaluate_every": 75,
+    "probe_every": 150,
+    "checkpoint_every": 150,
     "out": Path("runs/paper-quick"),
 }
 """Three runs of the main variants, from the shipped base."""
 COST = "About TODO hours on two idle cores; a stopped study continues by the same command."
 LACKS = (
-    "about 30 minutes on two idle cores, three seeds of 400 steps from one base: it cannot show ablations, rivals and "
+    "about 30 minutes on two idle cores, three seeds of 300 steps from one base: it cannot show ablations, rivals and "
     "controls, harder rooms, seeds of first weights, or where training leads."
 )
 
