@@ -9,9 +9,9 @@ from analysis.blocks import Section, Table
 from analysis.study import figures, tables, words
 from analysis.study.details import counts, study_chart
 from analysis.study.run import StudyRun
-from analysis.study.soon import CLAIM, how_soon, seed_ratios
+from analysis.study.soon import CLAIM, family_words, how_soon, seed_ratios
 from analysis.study.words import title
-from analysis.words import NBSP, number
+from analysis.words import NBSP
 
 
 def reach_section(run: StudyRun) -> Section | None:
@@ -30,7 +30,8 @@ def reach_section(run: StudyRun) -> Section | None:
         "Steps of each variant over the steps of the plain run of its seed, both to the worse of their two last "
         "values, which both reach, linear between evaluations. Black line: no lead; dashed: half the steps, as the "
         f"paper claims; grey: by how much plain runs of different seeds differ. Thick bars: 95{NBSP}% intervals over "
-        "seeds; thin: those that hold for all rows together; points: geometric means, filled where the thin bar "
+        "seeds; thin: those that hold together for all rows of a family (see the table); points: geometric means, "
+        "filled where the thin bar "
         "excludes 1; small marks: seeds, as triangles where a run was there by its first evaluation, so that the ratio "
         f"is a bound. Seeds: {counts(run)}."
     )
@@ -50,8 +51,8 @@ def _reach_table(table: pd.DataFrame, order: Sequence[str]) -> Table:
         "brackets how many are). Plain itself: the same of a plain run against the last value of another seed's, which "
         "is what a variant without effect gets. Steps over plain's: both runs of a seed to the worse of their last "
         "values, so that a variant without effect gets 1; its spread counts for no less than that between plain runs. "
-        f"Bounds (≤, ≥, ? on both sides): a run was there by its first evaluation. Joint: 95{NBSP}% for all "
-        f"{number(len(table))} rows together, which the verdict rests on.",
+        f"Bounds (≤, ≥, ? on both sides): a run was there by its first evaluation. Joint: 95{NBSP}% together "
+        f"for {family_words(table)}; the verdict rests on it.",
         columns=("variant", "measure", "verdict", "share of the steps", "plain itself", "steps over plain's",
                  f"95{NBSP}% interval", f"joint 95{NBSP}% interval"),
         rows=tuple(_reach_row(row) for row in rows),

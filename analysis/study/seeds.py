@@ -38,7 +38,8 @@ from probe.records import (
     trivial_column,
 )
 
-PLAIN, BASE = "plain", "base"
+PLAIN, BASE, PAPERS = "plain", "base", "cameo"
+"""What others are compared with, what all start from, and the paper's method."""
 COMPARED = (LOSS, HIGH_NOISE, PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR, PRECISION)
 """Metrics by which variants are compared with the plain run; "precision_12" is one of precision."""
 OF_IMAGES = (PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR)

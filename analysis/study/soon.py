@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PLAIN, average_reach, first_reach, half_interval
+from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PAPERS, PLAIN, average_reach, first_reach, half_interval
+from analysis.words import number
 from probe.records import better
 
 CLAIM = 0.5
@@ -47,20 +48,50 @@ def how_soon(run: StudyRun) -> pd.DataFrame:
         - ratio: geometric mean over seeds of steps over plain's steps.
         - at_most, at_least: whether a run, or its plain run, was at the goal by its first evaluation, so that the
           ratio is a bound.
-        - low, high: 95 %, Student's t on the logarithm; joint_low, joint_high: 95 % for all m comparisons of the study
-          together (Bonferroni). 0 and infinity where that end is open.
+        - low, high: 95 %, Student's t on the logarithm; joint_low, joint_high: 95 % for all m comparisons of a family
+          together (:func:`family_sizes`; Bonferroni). 0 and infinity where that end is open.
         - null_factor: the exponential of s_0.
         - verdict: "sooner" or "later" where the joint interval excludes 1; "not separated"; "too few seeds".
     """
     ratios, nulls = seed_ratios(run), _plain_against_plain(run)
     groups = ratios.groupby(["variant", "metric"], sort=False)
-    tests = max(1, int((groups.size() >= LEAST_SEEDS).sum()))
+    sizes = family_sizes(ratios)
     floors = np.log(nulls.set_index("metric")["null_factor"])
-    rows = [{"variant": key[0], "metric": key[1], **_interval(part, tests, floors[key[1]])} for key, part in groups]
+    rows = [
+        {"variant": key[0], "metric": key[1], **_interval(part, sizes[key[0]], floors[key[1]])} for key, part in groups
+    ]
     table = pd.DataFrame(rows, columns=["variant", "metric", *INTERVAL])
     known = run.reach[run.reach["goal"].notna() & run.reach["metric"].isin(run.metrics)]
     shares = average_reach(known).rename(columns={"ratio": "share", "at_most": "share_at_most"}).drop(columns="seeds")
     return table.merge(shares, on=["variant", "metric"], how="left").merge(nulls, on="metric", how="left")[COLUMNS]
+
+
+def family_sizes(table: pd.DataFrame) -> dict[str, int]:
+    """Return how many comparisons each variant's verdicts hold for together.
+
+    The paper's method, which a study is about, has its own measures for a family; all other variants share one.
+
+    Args:
+        table: Rows of variant, metric and seeds: of :func:`seed_ratios` or :func:`how_soon`.
+    """
+    if "seeds" not in table:
+        table = table.groupby(["variant", "metric"], sort=False).size().reset_index(name="seeds")
+    known = table[table["seeds"] >= LEAST_SEEDS]
+    own, others = int((known["variant"] == PAPERS).sum()), int((known["variant"] != PAPERS).sum())
+    return {name: max(1, own if name == PAPERS else others) for name in dict.fromkeys(table["variant"])}
+
+
+def family_words(table: pd.DataFrame) -> str:
+    """Return for how many comparisons verdicts hold together.
+
+    Args:
+        table: Of :func:`how_soon`.
+    """
+    sizes = family_sizes(table)
+    parts = [f"the {number(sizes[PAPERS])} measures of {PAPERS}"] if PAPERS in sizes else []
+    others = [size for name, size in sizes.items() if name != PAPERS]
+    parts += [f"the {number(others[0])} comparisons of the other variants"] if others else []
+    return ", and for ".join(parts)
 
 
 def _interval(part: pd.DataFrame, tests: int, floor: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ LEGEND = (
     "steps over plain's: both to the worse of their last values, which both reach; 1 is no lead. ≤, ≥: bounds, since a "
     "run was there by its first evaluation (?: on both sides)",
     "plain, other seeds: by how much plain runs of different seeds are sooner or later than one another",
-    "sooner, later: the 95 % interval over seeds, for all comparisons together, excludes 1",
+    "sooner, later: the 95 % interval over seeds excludes 1, together for all measures of cameo, and of the others",
 )
 
 

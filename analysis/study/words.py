@@ -10,7 +10,7 @@ from analysis import paper
 from analysis.study import tables
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS, PLAIN
-from analysis.study.soon import CLAIM, how_soon, in_half
+from analysis.study.soon import CLAIM, family_words, how_soon, in_half
 from analysis.trivial import BEST, Trivial, beats
 from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
 from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, describe, split_layer
@@ -296,8 +296,8 @@ def _tests(run: StudyRun) -> list[str]:
         return []
     return [
         f"{number(count)} differences of last values are tested, each by an interval of its own; about "
-        f"{max(1, round(count / 20))} of them would seem clear by chance alone. The verdicts on how soon hold for all "
-        f"{number(len(how_soon(run)))} comparisons together, with 95{NBSP}% confidence (Bonferroni)."
+        f"{max(1, round(count / 20))} of them would seem clear by chance alone. The verdicts on how soon hold together "
+        f"for {family_words(how_soon(run))}, with 95{NBSP}% confidence (Bonferroni)."
     ]
 
 

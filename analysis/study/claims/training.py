@@ -28,14 +28,12 @@ from analysis.study.claims.parts import Parts
 from analysis.study.details import cost_section, counts, study_chart, worst_section
 from analysis.study.reach import reach_section
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PLAIN, half_interval
+from analysis.study.seeds import PAPERS, PLAIN, half_interval
 from analysis.study.soon import how_soon, in_half
 from analysis.study.words import difference_text, half_the_steps, is_share, pace_words, panel_title, title
 from analysis.words import MISSING, NBSP, listing, number, plural
 from probe.records import PSNR
 
-PAPERS = "cameo"
-"""The paper's method: its mixing of heads, its truth, its weight, at the layer that the probe selects."""
 LEADS = {"better": AGAINST, "worse": SHOWN}
 """What a verdict on another variant says of the claim that the paper's method is the better one."""
 

@@ -13,7 +13,7 @@ from analysis.study import words
 from analysis.study.figures import step_ratios
 from analysis.study.run import StudyRun
 from analysis.study.seeds import FinishedRun, study_tables
-from analysis.study.soon import compare_steps, how_soon, in_half, seed_ratios
+from analysis.study.soon import compare_steps, family_words, how_soon, in_half, seed_ratios
 from benchmarks.how_soon import Benchmark, measure
 
 STEPS = (10, 20, 30)
@@ -77,20 +77,21 @@ def test_two_runs_that_change_places_have_the_inverse_ratio(pairs: list[tuple[in
     assert (1 / ratio, at_least, at_most) == pytest.approx(inverse)
 
 
-def test_the_interval_is_students_t_on_logarithms_and_joint_over_all_rows():
+def test_the_interval_is_students_t_on_logarithms_and_joint_over_a_family():
     plain = [(0, 10, 20, 30)] * 4
     fast = [(0, a, 30, 31) for a in (10, 12, 14, 16)]
     run = study(steps=(10, 20, 30, 40), plain=plain, cameo=fast, mean=fast)
     logs = np.log([(20 + 10 * (30 - a) / (30 - a)) / 40 for a in (10, 12, 14, 16)])
     assert row(run)["ratio"] == pytest.approx(np.exp(logs.mean()))
     bent = [(0, a, 28 + a / 10, 31) for a in (10, 12, 24, 28)]
-    run = study(steps=(10, 20, 30, 40), plain=plain, cameo=bent, mean=bent)
+    run = study(steps=(10, 20, 30, 40), plain=plain, cameo=bent, mean=bent, visible=bent)
     logs = np.log([(30 + 10 * (30 - c) / (31 - c)) / 40 if c < 30 else (20 + 10 * (30 - a) / (c - a)) / 40
                    for _, a, c, _ in bent])  # fmt: skip
-    found = row(run)
-    for level, low, high in ((0.95, "low", "high"), (1 - 0.05 / 2, "joint_low", "joint_high")):
-        ends = stats.ttest_1samp(logs, 0).confidence_interval(level)
-        assert found[[low, high]].tolist() == pytest.approx(np.exp([ends.low, ends.high]).tolist())
+    for variant, compared in (("cameo", 1), ("mean", 2)):  # the paper's method by itself, all others together
+        found = row(run, variant)
+        for level, low, high in ((0.95, "low", "high"), (1 - 0.05 / compared, "joint_low", "joint_high")):
+            ends = stats.ttest_1samp(logs, 0).confidence_interval(level)
+            assert found[[low, high]].tolist() == pytest.approx(np.exp([ends.low, ends.high]).tolist())
 
 
 def test_the_spread_is_at_least_that_of_plain_against_plain():
@@ -163,8 +164,11 @@ def test_two_seeds_give_a_ratio_and_no_verdict():
 def test_more_comparisons_make_wider_joint_intervals():
     plain = [(6, 8, 10), (6, 8, 10.1), (6, 8, 10.2)]
     cameo = [(8, 12, 14), (8, 12.5, 14), (8, 12.2, 14)]
-    one = row(study(plain=plain, cameo=cameo))
-    ten = row(study(plain=plain, cameo=cameo, **{f"other-{n}": cameo for n in range(9)}))
+    one = row(study(plain=plain, mean=cameo), "mean")
+    run = study(plain=plain, cameo=cameo, mean=cameo, **{f"other-{n}": cameo for n in range(9)})
+    ten, papers = row(run, "mean"), row(run)
+    assert papers[["joint_low", "joint_high"]].tolist() == one[["low", "high"]].tolist()
+    assert family_words(how_soon(run)) == "the 1 measures of cameo, and for the 10 comparisons of the other variants"
     assert ten[["low", "high"]].tolist() == one[["low", "high"]].tolist()
     assert ten["joint_low"] < one["joint_low"] == one["low"] < one["high"] == one["joint_high"] < ten["joint_high"]
 
