@@ -1,5 +1,6 @@
 """The picture of samples at equal steps: a row per scene, a column per method and step."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,8 @@ SIDE = 1.25
 """Of one image, in inches."""
 
 
-def draw_rows(columns: Sequence[tuple[str, Float[np.ndarray, "rows 3 h w"]]]) -> Figure:
-    """Draw images in rows.
+def draw_rows(columns: Sequence[tuple[str, Float[np.ndarray, "rows 3 h w"]]]) -> bytes:
+    """Draw images in rows, as a PNG file.
 
     Args:
         columns: A title and the images from above, per column.
@@ -25,4 +26,6 @@ def draw_rows(columns: Sequence[tuple[str, Float[np.ndarray, "rows 3 h w"]]]) ->
             axis.imshow(rearrange(image, "c h w -> h w c").clip(0, 1), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         line[0].set_title(title, fontsize=9)
-    return figure
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

@@ -191,7 +191,7 @@ def test_bare_the_identity_is_tested_on_predictions(whole: Path):
     assert (set(edited["timestep"]), set(edited["model"])) == ({500}, {"cat3d-tiny:random"})
     assert len(edited) == 4 * 2 * 2  # scenes, layers, metrics
     assert layers["causal_count"].tolist() == [4, 4]
-    assert layers["cost"].tolist() == [2 * (2 * 16) ** 2, 2 * (2 * 64) ** 2]
+    assert layers["cost"].tolist() == [4 * (2 * 16) ** 2, 4 * (2 * 64) ** 2]
 
 
 @pytest.mark.slow

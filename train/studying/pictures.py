@@ -1,10 +1,10 @@
 """Samples of plain training and ours at equal steps beside the truth, of scenes that plain alone chooses."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,15 +29,18 @@ RULE = (
 )
 
 
-def draw_samples_at_steps(study: Study) -> tuple[bytes, dict[str, Any]] | None:
-    """Draw samples of the first seed's plain and supervised weights at the steps that both saved.
+Column = tuple[str, Float[np.ndarray, "rows 3 h w"]]
+
+
+def samples_at_steps(study: Study) -> tuple[list[Column], dict[str, Any]] | None:
+    """Sample with the first seed's plain and supervised weights at the steps that both saved.
 
     Args:
         study: With runs in its folder.
 
     Returns:
-        The picture as PNG, and what it shows: rule, steps, methods, scenes with their PSNR by method and step; None
-        where a run has no saved weights.
+        The columns of a picture (reference, truth, then both methods at each step), and what it shows: rule, steps,
+        methods, scenes with their PSNR by method and step; None where a run has no saved weights.
     """
     folders = {name: _saved(study, name) for name in SHOWN}
     steps = sorted(set.intersection(*(set(saved) for saved in folders.values())))
@@ -50,7 +53,7 @@ def draw_samples_at_steps(study: Study) -> tuple[bytes, dict[str, Any]] | None:
     words = {
         "rule": RULE, "steps": steps, "methods": list(SHOWN), "scenes": [_scene(drawn, index) for index in chosen],
     }  # fmt: skip
-    return _draw(drawn, steps, chosen), words
+    return _columns(drawn, steps, chosen), words
 
 
 def _saved(study: Study, variant: str) -> dict[int, Path]:
@@ -86,16 +89,10 @@ def _scene(drawn: dict[str, list[Quality]], index: int) -> dict[str, Any]:
     return {"name": name, "rotation_deg": rotation, "psnr": psnr}
 
 
-def _draw(drawn: dict[str, list[Quality]], steps: Sequence[int], chosen: Sequence[int]) -> bytes:
-    """Draw a row per scene: reference, truth, then both methods at each step."""
-    from analysis.study.samples import draw_rows
-
+def _columns(drawn: dict[str, list[Quality]], steps: Sequence[int], chosen: Sequence[int]) -> list[Column]:
     first = drawn[SHOWN[0]][-1].targets
     columns = [("reference", first[COPY]), ("truth", first[TRUTH])]
     columns += [
         (f"{name}\nstep {step}", drawn[name][at].targets[MODEL]) for at, step in enumerate(steps) for name in SHOWN
     ]
-    figure = draw_rows([(title, images[list(chosen), 0].cpu().numpy()) for title, images in columns])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return [(title, images[list(chosen), 0].cpu().numpy()) for title, images in columns]

@@ -31,6 +31,7 @@ from probe.records import (
 )
 from probe.records.names import FINAL, SAMPLES_TABLE
 from train.studying.evidence import Look, plan_looks
+from train.studying.pictures import samples_at_steps
 from train.studying.runs import has_weights, is_finished, last_step
 from train.studying.variants import BASE, VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
 from train.supervised import choose_layers
@@ -308,11 +309,12 @@ def save_figure(study: Study) -> None:
 
 def save_pictures(study: Study) -> None:
     """Draw samples of plain and ours at equal steps, where both are trained."""
-    from train.studying.pictures import draw_samples_at_steps
+    from analysis.study.samples import draw_rows
 
-    drawn = draw_samples_at_steps(study)
-    if drawn is not None:
-        picture, words = drawn
+    sampled = samples_at_steps(study)
+    if sampled is not None:
+        columns, words = sampled
+        picture = draw_rows(columns)
         write(study.out / SAMPLES, lambda part: part.write_bytes(picture))
         write_json(study.out / SAMPLES_TABLE, words)
 
