@@ -28,6 +28,7 @@ GAINS = {
 }  # fmt: skip
 DEFAULTS = {"layer": "10", "mixing": "mlp", "truth": "cycle", "weight": "0.02", "weight_until": "0",
             "objective": "cameo", "control": "none"}  # fmt: skip
+PLAIN_QUALITY = {2: 0.08, 7: 0.05, 10: 0.35, 12: 0.4}
 FIVE = ("plain", "cameo", "mean")
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -57,7 +58,7 @@ class Paper:
     qualities: Mapping[str, Mapping[int, float]] = field(
         default_factory=lambda: {
             "base": {2: 0.05, 7: 0.05, 10: 0.08, 12: 0.06},
-            "plain": {2: 0.08, 7: 0.05, 10: 0.35, 12: 0.4},
+            "plain": PLAIN_QUALITY,
             "cameo": {2: 0.1, 7: 0.05, 10: 0.7, 12: 0.6},
             "mean": {2: 0.1, 7: 0.05, 10: 0.75, 12: 0.6},
         }

@@ -2,16 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from papers import GAINS, Paper, make_paper
+from papers import GAINS, PLAIN_QUALITY, Paper, make_paper
 from scipy import stats
 
 from analysis import report
+from analysis.blocks import Section
 from analysis.evaluation.run import differences, differences_by_rotation, read_evaluation
 from analysis.probing.rotation import rotation, verdicts
 from analysis.probing.tables import read_run
@@ -20,7 +21,7 @@ from analysis.study.claims.claim import ABSENT, AGAINST, NOT_SHOWN, PART, SHOWN,
 from analysis.study.claims.emergence import _correlation
 from analysis.study.claims.page import CLAIMS, claim_sections
 from analysis.study.claims.units import in_bins, lead_in_bins, unit_table, units_of
-from analysis.study.run import StudyRun, read_study
+from analysis.study.run import read_study
 from docs import keep_study
 from probe.records import MODEL, SAME_POSITION, RunError
 from probe.records.intervals import ratios
@@ -32,14 +33,18 @@ NAMES = ["samples", "emergence", "profile", "fragility", "causes", "reach", "whi
 Probe = Callable[..., Path]
 
 
-def overview(run: StudyRun) -> dict[str, tuple[str, str]]:
+def look(folder: Path) -> list[Section]:
+    return claim_sections(read_study(folder))
+
+
+def overview(sections: Sequence[Section]) -> dict[str, tuple[str, str]]:
     """Return verdict and number of each claim, by its section's name."""
-    rows = claim_sections(run)[0].tables["claims"].rows
+    rows = sections[0].tables["claims"].rows
     return {name: (row[1], " ".join(row[2].split())) for name, row in zip(NAMES, rows, strict=True)}
 
 
-def sentence(run: StudyRun, name: str) -> str:
-    return next(section.claim for section in claim_sections(run) if section.name == name).replace("\u00a0", " ")
+def sentence(sections: Sequence[Section], name: str) -> str:
+    return next(section.claim for section in sections if section.name == name).replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_probe: Probe) -> Path:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> str:
     return report.build_report(folder).read_text(encoding="utf-8").replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[Section]:
+    return look(folder)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -69,25 +79,23 @@ def test_claims_come_first_each_with_a_figure_below_its_sentence(page: str):
     assert len(set(re.findall(r'<figure id="([\w-]+)"', page))) == page.count("<figure id=")
 
 
-def test_where_supervision_leads_it_is_said(folder: Path):
-    run = read_study(folder)
-    found = overview(run)
-    assert [found[name][0] for name in NAMES[:5]] == [SHOWN] * 5
-    assert found["which-layer"] == (SHOWN, found["which-layer"][1])
-    assert found["rivals"][0] == found["controls"][0] == found["quality"][0] == SHOWN
-    assert "views by mean are closer to the truth than those by plain: PSNR +1.7" in sentence(run, "samples")
-    assert "(5 seeds), on the same 64 held-out scenes" in sentence(run, "samples")
-    assert "plain 2 of 4 (10 and 12)" in sentence(run, "profile")
-    assert "mean is above plain (+" in sentence(run, "profile")
-    assert "in layer 10 of mean raises it (+10." in sentence(run, "causes")
-    assert "behind cameo: layer-2 (" in sentence(run, "which-layer")
-    assert sentence(run, "choices").startswith("By PSNR, ahead of cameo: mean (+0.")
-    assert "false truth is not shown to help" in sentence(run, "controls")
-    assert found["cost"][0] == AGAINST  # a step takes longer
+def test_where_supervision_leads_it_is_said(found: list[Section]):
+    verdict = {name: verdict for name, (verdict, _) in overview(found).items()}
+    assert [verdict[name] for name in NAMES[:5]] == [SHOWN] * 5
+    assert {verdict[name] for name in ("which-layer", "rivals", "controls", "quality")} == {SHOWN}
+    assert "views by mean are closer to the truth than those by plain: PSNR +1.7" in sentence(found, "samples")
+    assert "(5 seeds), on the same 64 held-out scenes" in sentence(found, "samples")
+    assert "plain 2 of 4 (10 and 12)" in sentence(found, "profile")
+    assert "mean is above plain (+" in sentence(found, "profile")
+    assert "in layer 10 of mean raises it (+10." in sentence(found, "causes")
+    assert "behind cameo: layer-2 (" in sentence(found, "which-layer")
+    assert sentence(found, "choices").startswith("By PSNR, ahead of cameo: mean (+0.")
+    assert "false truth is not shown to help" in sentence(found, "controls")
+    assert verdict["cost"] == AGAINST  # a step takes longer
 
 
-def test_half_the_steps_is_shown_only_for_what_is_below_half(folder: Path):
-    verdict, number = overview(read_study(folder))["reach"]
+def test_half_the_steps_is_shown_only_for_what_is_below_half(found: list[Section]):
+    verdict, number = overview(found)["reach"]
     assert verdict == PART
     assert number.startswith("1 of 7 measures; cameo, PSNR: 0.39")
 
@@ -95,38 +103,38 @@ def test_half_the_steps_is_shown_only_for_what_is_below_half(folder: Path):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_where_nothing_differs_nothing_is_shown(tmp_path: Path, seed: int):
     """Runs of one and the same method under several names, with luck of their own."""
-    paper = Paper(gains=EQUAL, noise=0.3, parts=("evaluations", "samples"), draw=seed)
-    found = overview(read_study(make_paper(tmp_path / "paper", paper=paper)))
-    wrong = {name: verdict for name in ("samples", "reach", "which-layer", "choices", "rivals", "controls", "quality")
-             if (verdict := found[name][0]) != NOT_SHOWN}  # fmt: skip
-    assert not wrong
-    assert "are not shown to be closer to the truth" in sentence(read_study(tmp_path / "paper"), "samples")
+    paper = Paper(gains=EQUAL, noise=0.3, parts=("evaluations", "samples"), draw=seed,
+                  qualities={"plain": PLAIN_QUALITY})  # fmt: skip
+    found = look(make_paper(tmp_path / "paper", paper=paper))
+    decided = ("samples", "reach", "which-layer", "choices", "rivals", "controls", "quality")
+    assert {name: overview(found)[name][0] for name in decided} == dict.fromkeys(decided, NOT_SHOWN)
+    assert "are not shown to be closer to the truth" in sentence(found, "samples")
 
 
 def test_where_supervision_is_worse_it_is_said(tmp_path: Path):
     gains = {name: 0.0 if name == "plain" else -1.0 for name in GAINS} | {"cameo": -2.0}
-    run = read_study(make_paper(tmp_path / "paper", paper=Paper(gains=gains, parts=("evaluations", "samples"))))
-    found = overview(run)
+    worse = {layer: value / 2 for layer, value in PLAIN_QUALITY.items()}
+    paper = Paper(gains=gains, parts=("evaluations", "samples"), qualities={"plain": PLAIN_QUALITY, "cameo": worse})
+    found = look(make_paper(tmp_path / "paper", paper=paper))
     against = ("samples", "reach", "which-layer", "rivals", "controls", "quality", "worst")
-    assert {name: found[name][0] for name in against} == dict.fromkeys(against, AGAINST)
-    assert "further from the truth than those by plain: PSNR −1.0" in sentence(run, "samples")
-    assert "half the steps, as the paper claims, is not shown" in sentence(run, "reach")
-    assert "ahead of cameo: layer-2" in sentence(run, "which-layer")
+    assert {name: overview(found)[name][0] for name in against} == dict.fromkeys(against, AGAINST)
+    assert "further from the truth than those by plain: PSNR −0.9" in sentence(found, "samples")
+    assert "half the steps, as the paper claims, is not shown" in sentence(found, "reach")
+    assert "ahead of cameo: layer-2" in sentence(found, "which-layer")
 
 
 def test_two_seeds_claim_nothing(tmp_path: Path):
-    run = read_study(make_paper(tmp_path / "paper", paper=Paper(seeds=2, parts=("evaluations", "samples"))))
-    found = overview(run)
-    assert {verdict for verdict, _ in found.values()} == {NOT_SHOWN, ABSENT}
-    assert "2 seeds cannot separate that from chance" in sentence(run, "emergence")
-    assert "with too few seeds to be compared with cameo" in sentence(run, "rivals")
+    found = look(make_paper(tmp_path / "paper", paper=Paper(seeds=2, parts=("evaluations", "samples"))))
+    assert {verdict for verdict, _ in overview(found).values()} == {NOT_SHOWN, ABSENT}
+    assert "2 seeds cannot separate that from chance" in sentence(found, "emergence")
+    assert "with too few seeds to be compared with cameo" in sentence(found, "rivals")
 
 
-def test_unequal_seeds_are_paired_where_both_are_there(folder: Path):
-    run = read_study(folder)
-    found = tables.differences(run, "cameo", ["mean", "visible"]).set_index(["variant", "metric"])["seeds"]
-    assert (found["mean", "psnr"], found["visible", "psnr"]) == (5, 3)
-    texts = {section.name: section.text for section in claim_sections(run)}
+def test_unequal_seeds_are_paired_where_both_are_there(folder: Path, found: list[Section]):
+    rows = tables.differences(read_study(folder), "cameo", ["mean", "visible"])
+    seeds = rows.set_index(["variant", "metric"])["seeds"]
+    assert (seeds["mean", "psnr"], seeds["visible", "psnr"]) == (5, 3)
+    texts = {section.name: section.text for section in found}
     assert "(3 to 5 seeds, intervals jointly for all 4)" in texts["choices"]
     assert "(3 seeds, intervals jointly for all 3)" in texts["rivals"]
 
@@ -136,9 +144,9 @@ def test_unequal_seeds_are_paired_where_both_are_there(folder: Path):
 
 @pytest.mark.parametrize("parts", [(), ("samples",), ("evaluations",)])
 def test_what_is_absent_is_said_in_one_line(tmp_path: Path, parts: tuple[str, ...]):
-    folder = make_paper(tmp_path / "paper", paper=Paper(parts=parts))
-    run = read_study(folder)
-    found, present = overview(run), [section.name for section in claim_sections(run)[1:]]
+    folder = make_paper(tmp_path / "paper", paper=Paper(parts=parts, gains={"plain": 0.0, "cameo": 1.0, "mean": 1.0}))
+    sections = look(folder)
+    found, present = overview(sections), [section.name for section in sections[1:]]
     absent = [name for name, (verdict, _) in found.items() if verdict == ABSENT]
     assert absent == [name for name in NAMES if name not in present]
     assert set(absent) >= {"profile", "fragility", "causes"}
@@ -150,7 +158,7 @@ def test_what_is_absent_is_said_in_one_line(tmp_path: Path, parts: tuple[str, ..
 
 def test_only_plain_makes_no_claim_of_supervision(tmp_path: Path):
     paper = Paper(gains={"plain": 0.0}, parts=("evaluations", "samples"))
-    found = overview(read_study(make_paper(tmp_path / "paper", paper=paper)))
+    found = overview(look(make_paper(tmp_path / "paper", paper=paper)))
     assert {found[name][0] for name in NAMES if name not in ("emergence", "samples", "quality")} == {ABSENT}
     assert (found["samples"][0], found["quality"][0]) == (NOT_SHOWN, NOT_SHOWN)
 
@@ -160,7 +168,7 @@ def test_a_study_without_parts_has_no_claims(tmp_path: Path):
     config = json.loads((folder / "config.json").read_text())
     del config["settings"]["paper"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert claim_sections(read_study(folder)) == []
+    assert look(folder) == []
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path):
@@ -187,28 +195,27 @@ def test_names_and_rules_are_text(tmp_path: Path):
 # --- probes ----------------------------------------------------------------------------------------------------------
 
 
-def probed(tmp_path: Path, make_probe: Probe, mean: dict[int, float], effect: float = 0.05) -> StudyRun:
-    """Read a study of plain and mean, whose layers have some quality."""
-    plain = {2: 0.08, 7: 0.05, 10: 0.35, 12: 0.4}
-    paper = Paper(gains={"plain": 0.0, "mean": 1.0}, qualities={"plain": plain, "mean": mean}, parts=("probes",),
-                  effect=effect)  # fmt: skip
-    return read_study(make_paper(tmp_path / "paper", make_probe, paper))
+def probed(tmp_path: Path, make_probe: Probe, mean: dict[int, float], effect: float = 0.05) -> list[Section]:
+    """Look at a study of plain and mean, whose layers have some quality."""
+    paper = Paper(gains={"plain": 0.0, "mean": 1.0}, qualities={"plain": PLAIN_QUALITY, "mean": mean},
+                  parts=("probes",), effect=effect)  # fmt: skip
+    return look(make_paper(tmp_path / "paper", make_probe, paper))
 
 
 def test_equal_models_are_not_told_apart_by_their_probes(tmp_path: Path, make_probe: Probe):
-    run = probed(tmp_path, make_probe, {2: 0.08, 7: 0.05, 10: 0.35, 12: 0.4}, effect=0.0)
-    assert "mean is not shown to differ from plain (" in sentence(run, "profile")
-    assert overview(run)["profile"][0] == PART  # plain's layers are above their nulls
-    assert overview(run)["causes"][0] == NOT_SHOWN
-    assert "is not shown to change it" in sentence(run, "causes")
+    found = probed(tmp_path, make_probe, PLAIN_QUALITY, effect=0.0)
+    assert "mean is not shown to differ from plain (" in sentence(found, "profile")
+    assert overview(found)["profile"][0] == PART  # plain's layers are above their nulls
+    assert overview(found)["causes"][0] == NOT_SHOWN
+    assert "is not shown to change it" in sentence(found, "causes")
 
 
 def test_a_model_that_lost_its_matches_is_said_to_be_below(tmp_path: Path, make_probe: Probe):
-    run = probed(tmp_path, make_probe, {2: 0.05, 7: 0.05, 10: 0.06, 12: 0.05}, effect=-0.05)
-    assert "mean is below plain (−" in sentence(run, "profile")
-    assert "mean, layer 10 is below plain, layer 12 (−" in sentence(run, "fragility")
-    assert overview(run)["causes"][0] == AGAINST
-    assert "lowers it" in sentence(run, "causes")
+    found = probed(tmp_path, make_probe, {2: 0.05, 7: 0.05, 10: 0.06, 12: 0.05}, effect=-0.05)
+    assert "mean is below plain (−" in sentence(found, "profile")
+    assert "mean, layer 10 is below plain, layer 12 (−" in sentence(found, "fragility")
+    assert overview(found)["causes"][0] == AGAINST
+    assert "lowers it" in sentence(found, "causes")
 
 
 def test_sums_by_unit_give_what_the_probes_page_shows(folder: Path):
