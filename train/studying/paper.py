@@ -42,7 +42,7 @@ QUICK: dict[str, Any] = {
     "out": Path("runs/paper-quick"),
 }
 """Three runs of the main variants, from the shipped base."""
-COST = "About TODO hours on two idle cores; a stopped study continues by the same command."
+COST = "About 8 hours on two cores, a quarter of an hour a run; a stopped study continues by the same command."
 LACKS = (
     "about 30 minutes on two idle cores, three seeds of 300 steps from one base: it cannot show ablations, rivals and "
     "controls, harder rooms, seeds of first weights, or where training leads."

@@ -20,7 +20,7 @@ from train.training import scenes_of
 
 SHOWN = ("plain", "mean")
 """Plain and ours."""
-ROOMS = 64
+ROOMS = 32
 """Held-out rooms among which those to show are chosen."""
 RANKS = (0.2, 0.4, 0.6, 0.8)
 RULE = (
