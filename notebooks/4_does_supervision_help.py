@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -41,13 +46,13 @@ from analysis.training.run import read_training
 # %%
 REPOSITORY = Path(analysis.__file__).parents[1]
 REFERENCE = REPOSITORY / "reports/reference"  # or Path("runs")
-STUDY = REFERENCE / "study"  # made by python -m train.study: variants times seeds
-RUN = REFERENCE / "cameo"  # made by python -m train.cameo
-EMERGENCE = {  # made by python -m probe.emergence, on the same scenes for both
-    "plain": REPOSITORY / "probe/models/weights/cat3d-tiny/emergence.csv",
-    "supervised": RUN / "emergence-equal-scenes.csv",
+STUDY = REFERENCE / "paper"  # made by python -m train.study --paper: variants times seeds
+RUN = STUDY / "cameo-seed0"  # made by python -m train.cameo
+PLAIN, SUPERVISED = STUDY / "plain-seed0", RUN  # two runs of one study, of equal seed
+EMERGENCE = {  # measured on the same scenes for both
+    "plain": PLAIN / "emergence.csv",
+    "supervised": SUPERVISED / "emergence.csv",
 }
-PLAIN, SUPERVISED = STUDY / "plain-seed0", STUDY / "cameo-seed0"  # two runs of one study, of equal seed
 
 # %% [markdown]
 # ## One supervised run
@@ -88,7 +93,7 @@ curves = figures.curves(
 words = (
     "How soon the attention finds the corresponding point, with and without supervision; read across at equal height."
 )
-chart("emergence", curves, words, source="python -m probe.emergence", table=both)
+chart("emergence", curves, words, source="python -m train.study --paper", table=both)
 
 # %% [markdown]
 # Attention is only half of it. The loss reads matches through a small mixing of the heads that is thrown away after

@@ -49,8 +49,8 @@ class Command:
     weight_until: int = 0
     """Step at which the schedule of the weight ends; 0 means --steps."""
     mixing: Mixing = "mean"
-    """How the logits of the heads are combined: mean times a learned scale (better than the paper's in all three seeds
-    of reports/reference/study), mlp (the paper), positive learned weights."""
+    """How the logits of the heads are combined: mean times a learned scale, mlp (the paper; can satisfy the loss by
+    weighing heads negatively), positive learned weights."""
     target: Target = "per_pair"
     """per_pair: one match per key view (the paper); global_nearest: one over all key views (the release)."""
     truth: Truth = "cycle"

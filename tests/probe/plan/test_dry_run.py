@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from probe.models.cat3d import TINY, load_unet
+from probe.models import load_model
 from probe.plan.dry_run import MIB, duration, estimate, key_of, lines
 from probe.plan.plan import make_plan
 from probe.plan.settings import Settings
@@ -20,7 +20,7 @@ def test_an_estimate_counts_passes_and_says_what_they_take():
     found = estimate(plan, torch.device("cpu"), examples=3)
     assert found.passes == 4 * (2 + 2) + 3
     assert set(found.scoring) == {key_of(layer) for layer in plan.layers}
-    assert found.weights == sum(weight.numel() for weight in load_unet(None, TINY).parameters()) * FLOATS
+    assert found.weights == sum(weight.numel() for weight in load_model("cat3d-tiny").network.parameters()) * FLOATS
     assert found.libraries > 100 * MIB
     assert found.edited == 4 * (1 + 2)  # unedited and two layers, at the middle timestep
     assert found.total == pytest.approx(found.passes * found.probed + found.edited * found.forward + found.other)
