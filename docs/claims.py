@@ -16,13 +16,13 @@ from scipy.stats import ttest_rel
 
 from analysis.study import tables
 from analysis.study.run import StudyRun, read_study
-from analysis.study.seeds import PLAIN, half_interval
+from analysis.study.seeds import half_interval
 from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
-from probe.records.names import is_null
+from probe.records.names import PLAIN, is_null
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 CARD = Path(__file__).parents[1] / "probe" / "models" / "weights" / "cat3d-tiny" / "card.json"

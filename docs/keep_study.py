@@ -10,8 +10,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from keep_probe import REFERENCE, keep_tables  # noqa: E402, beside this file
 
-from probe.records.names import split_seed_folder  # noqa: E402
-from train.studying.evidence import EVALUATIONS, PROBES  # noqa: E402
+from probe.records.names import EVALUATIONS, PROBES, split_seed_folder  # noqa: E402
 
 OWN = (
     "config.json",

@@ -5,10 +5,11 @@ import pandas as pd
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.study import figures, tables, words
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.study.seeds import LEAST_SEEDS
 from analysis.study.words import best_words, difference_text, title, value_text
 from analysis.trivial import BEST, MARK_WORDS, marked
 from analysis.words import MISSING, NBSP, listing, number
+from probe.records.names import PLAIN
 
 WORST = 12
 """Rows of the table of the worst cases at most."""

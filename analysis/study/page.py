@@ -22,12 +22,13 @@ from analysis.study.details import (
 from analysis.study.paper import beside_paper
 from analysis.study.reach import reach_section
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.study.seeds import LEAST_SEEDS
 from analysis.study.soon import how_soon
 from analysis.study.words import best_words, difference_text, is_share, panel_title, title, value_text, with_half
 from analysis.trivial import BEST, MARK_WORDS, Trivial, marked
 from analysis.words import METHOD_LABELS, MISSING, NBSP, command, listing, number, plural, rebuild
 from probe.records import HIGH_NOISE, PSNR, SSIM, TRIVIAL
+from probe.records.names import PLAIN
 
 
 @dataclass(frozen=True, kw_only=True)

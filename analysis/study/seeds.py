@@ -37,9 +37,8 @@ from probe.records import (
     split_layer,
     trivial_column,
 )
+from probe.records.names import BASE, PLAIN
 
-PLAIN, BASE, PAPERS = "plain", "base", "cameo"
-"""What others are compared with, what all start from, and the paper's method."""
 COMPARED = (LOSS, HIGH_NOISE, PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR, PRECISION)
 """Metrics by which variants are compared with the plain run; "precision_12" is one of precision."""
 OF_IMAGES = (PSNR, PSNR_ONE_STEP, SSIM, MATCH_ERROR)

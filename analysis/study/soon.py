@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, PAPERS, PLAIN, average_reach, first_reach, half_interval
-from analysis.words import number
+from analysis.study.seeds import BY_THE_FIRST, LEAST_SEEDS, average_reach, first_reach, half_interval
+from analysis.words import plural
 from probe.records import better
+from probe.records.names import PAPERS, PLAIN
 
 CLAIM = 0.5
 """The paper's claim: CAMEO needs half the steps."""
@@ -88,9 +89,9 @@ def family_words(table: pd.DataFrame) -> str:
         table: Of :func:`how_soon`.
     """
     sizes = family_sizes(table)
-    parts = [f"the {number(sizes[PAPERS])} measures of {PAPERS}"] if PAPERS in sizes else []
+    parts = [f"{plural(sizes[PAPERS], 'measure')} of {PAPERS}"] if PAPERS in sizes else []
     others = [size for name, size in sizes.items() if name != PAPERS]
-    parts += [f"the {number(others[0])} comparisons of the other variants"] if others else []
+    parts += [f"{plural(others[0], 'comparison')} of the other variants"] if others else []
     return ", and for ".join(parts)
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, PLAIN, half_interval
+from analysis.study.seeds import LEAST_SEEDS, half_interval
 from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
 from probe.records import ATTENTION, PRECISION, PREFIXES, READOUT, TRIVIAL, better, split_layer, trivial_column
+from probe.records.names import PLAIN
 
 ROLES = ("plain", "supervised", "another layer", "a rival", "a control")
 

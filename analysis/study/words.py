@@ -9,11 +9,12 @@ import pandas as pd
 from analysis import paper
 from analysis.study import tables
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, PLAIN
+from analysis.study.seeds import LEAST_SEEDS
 from analysis.study.soon import CLAIM, family_words, how_soon, in_half
 from analysis.trivial import BEST, Trivial, beats
 from analysis.words import MISSING, NBSP, listing, number, percent, plural, points
 from probe.records import HIGH_NOISE, IMAGE_METRICS, PSNR, describe, split_layer
+from probe.records.names import PLAIN
 
 VERDICTS = {
     "sooner": f"sooner than {PLAIN}", "later": f"later than {PLAIN}", "not separated": f"not separated from {PLAIN}",

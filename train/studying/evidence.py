@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe.records.names import FINAL, SUMMARY
-from train.studying.variants import BASE, MAIN, Run, Study, plan, seeds_of, start_of
+from probe.records.names import BASE, EVALUATIONS, FINAL, PROBES, SELECTION, SUMMARY
+from train.studying.variants import MAIN, Run, Study, plan, seeds_of, start_of
 
-PROBES, EVALUATIONS = "probes", "evaluations"
 HARDER = ("fine", "cluttered", "repetitive", "textureless")
 """Difficulties of the procedural rooms that plain and ours are probed on as well."""
 COMPARED_ON_HARDER = ("plain", "mean")
-SELECTION = "selection.json"
 
 
 @dataclass(frozen=True, kw_only=True)

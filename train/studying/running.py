@@ -29,11 +29,11 @@ from probe.records import (
     write,
     write_json,
 )
-from probe.records.names import FINAL, SAMPLES_TABLE
+from probe.records.names import BASE, FINAL, SAMPLES_TABLE
 from train.studying.evidence import Look, plan_looks
 from train.studying.pictures import samples_at_steps
 from train.studying.runs import has_weights, is_finished, last_step
-from train.studying.variants import BASE, VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
+from train.studying.variants import VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
 from train.supervised import choose_layers
 
 NOT_DECISIVE = ("variants", "seeds", "few_seeds", "checkpoint_every", "jobs", "paper", "quick", "out")

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from probe.cli import parse
-from probe.records.names import FINAL, seed_folder
+from probe.records.names import BASE, FINAL, PAPERS, PLAIN, seed_folder
 from train.flags import Command, check_command
 from train.settings import Device
 
@@ -22,7 +22,7 @@ NOISE = {
 """Variants supervised by noisy truth (--truth-noise of the trainer)."""
 PAPERS_MIXING = ("--mixing", "mlp")
 """How heads are combined in all variants that do not name another way."""
-MAIN = ("plain", "cameo", "mean")
+MAIN = (PLAIN, PAPERS, "mean")
 """The baseline, the paper's method and ours: what the others are compared with, so with more seeds."""
 COMMON: dict[str, tuple[str, ...]] = {
     "plain": ("--layer", "none"),
@@ -62,8 +62,6 @@ steps.
 
 Competing objectives have the weight of REPA (Yu et al. 2024, section 4: lambda = .5)."""
 OTHER_LAYER = "other-layer"
-BASE = "base"
-"""The run on single views that the runs of a seed start from, where a study trains one."""
 PASSED_ON = (
     "scenes",
     "steps",

@@ -12,9 +12,9 @@ from analysis.study.claims.figures import Panel
 from analysis.study.claims.layers import layer_of, probe_chart, probed_models
 from analysis.study.claims.parts import Parts
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BASE, PLAIN
 from analysis.words import MISSING, NBSP, listing, plural
 from probe.records import EFFECT
+from probe.records.names import BASE, PLAIN
 
 BREAKING = ("within_view", "identity", "uniform", "shuffled_views")
 """Edits that take the other views away; the first that was made decides."""
@@ -108,7 +108,7 @@ def _sentence(known: dict[str, pd.Series], kind: str) -> str:
 
 
 def _apart(known: dict[str, pd.Series]) -> str:
-    """Say which supervised models depend on their layer more than plain on its own: intervals that do not meet."""
+    """Return which supervised models depend on their layer more than plain on its own: intervals that do not meet."""
     plain = known.get(PLAIN)
     if plain is None:
         return ""
@@ -119,7 +119,7 @@ def _apart(known: dict[str, pd.Series]) -> str:
 
 
 def _truth(run: StudyRun, parts: Parts, table: pd.DataFrame) -> str:
-    """Say what putting the true match in does to each model's layer."""
+    """Return what putting the true match in does to each model's layer."""
     texts = []
     for name in probed_models(parts):
         row = _at(table, name, TRUE_MATCH, layer_of(run, parts, name))

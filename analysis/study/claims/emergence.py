@@ -10,11 +10,12 @@ from analysis.study.claims.claim import NOT_SHOWN, SHOWN, Claim, judge, together
 from analysis.study.claims.parts import Parts
 from analysis.study.details import bands, study_chart
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, PLAIN, half_interval
+from analysis.study.seeds import LEAST_SEEDS, half_interval
 from analysis.study.words import panel_title, title
 from analysis.words import NBSP, listing, number, percent, plural
 from probe.records import MATCH_ERROR, PRECISION, PSNR, better, split_layer
 from probe.records.intervals import Interval
+from probe.records.names import PLAIN
 
 LEAST_CHECKPOINTS = 3
 """Checkpoints that a rank correlation needs at least."""

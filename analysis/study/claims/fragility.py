@@ -22,10 +22,10 @@ from analysis.study.claims.layers import (
 from analysis.study.claims.parts import Parts, Probed
 from analysis.study.claims.units import NULLS, bins_of, in_bins, jointly, lead_in_bins, units_of
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BASE, PLAIN
 from analysis.words import MISSING, NBSP, bin_words, listing, percent, points
 from probe.records import MODEL
 from probe.records.intervals import join_columns, ratios
+from probe.records.names import BASE, PLAIN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from analysis.study.claims.figures import Panel
 from analysis.study.claims.parts import Parts, Probed
 from analysis.study.claims.units import in_bins, jointly, units_of
 from analysis.study.run import StudyRun
-from analysis.study.seeds import BASE, PLAIN
 from analysis.words import NBSP, direction_words, listing, metric_words, percent, plural, points
 from probe.records import MODEL, NO_LAYER
 from probe.records.intervals import join_columns, ratios
+from probe.records.names import BASE, PLAIN
 
 MODELS = (BASE, PLAIN, "cameo", "mean")
 """Whose final weights are probed, in order; base is what every run starts from."""

@@ -18,7 +18,6 @@ from analysis.probing.causal import COLUMNS as EFFECT_COLUMNS
 from analysis.probing.causal import effects
 from analysis.reading import read_file, read_json
 from analysis.study.claims.units import SUM_COLUMNS, unit_table
-from analysis.study.seeds import PLAIN
 from probe.records import (
     EMERGENCE,
     IMAGES,
@@ -31,8 +30,8 @@ from probe.records import (
     seed_folder,
     split_seed_folder,
 )
+from probe.records.names import EVALUATIONS, PLAIN, PROBES, SAMPLES_TABLE
 
-PROBES, EVALUATIONS, SAMPLED = "probes", "evaluations", "samples.json"
 EFFECTS, SUMS = "effects.csv", "unit_sums.csv"
 """Tables that are kept of a probe in place of its large files."""
 ADVICE = "start the study again, which makes it"
@@ -114,14 +113,14 @@ def read_parts(folder: Path, settings: dict[str, Any]) -> Parts | None:
     Raises:
         RunError: If a file of a part cannot be used.
     """
-    if not (settings.get("paper") or any((folder / name).exists() for name in (PROBES, EVALUATIONS, SAMPLED))):
+    if not (settings.get("paper") or any((folder / name).exists() for name in (PROBES, EVALUATIONS, SAMPLES_TABLE))):
         return None
     evaluations = _evaluations(folder / EVALUATIONS)
     return Parts(
         probes={path.name: read_probed(path) for path in _folders(folder / PROBES) if (path / SELECTION).is_file()},
         summaries=_stack([part[0] for part in evaluations], [*RUN, *SUMMARY_COLUMNS]),
         leads=_stack([part[1] for part in evaluations], [*RUN, *LEAD_COLUMNS]),
-        samples=_samples(folder) if (folder / SAMPLED).is_file() else None,
+        samples=_samples(folder) if (folder / SAMPLES_TABLE).is_file() else None,
         chance=_chance(folder),
     )
 
@@ -181,7 +180,7 @@ def _leads(folder: Path) -> pd.DataFrame:
 
 
 def _samples(folder: Path) -> Samples:
-    path, picture = folder / SAMPLED, folder / SAMPLES
+    path, picture = folder / SAMPLES_TABLE, folder / SAMPLES
     content = read_file(path, read_json, ADVICE, ("rule", "steps", "scenes"))
     try:
         rows = [

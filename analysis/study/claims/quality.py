@@ -10,11 +10,12 @@ from analysis.study.claims.claim import NOT_SHOWN, SHOWN, Claim, judge, together
 from analysis.study.claims.figures import Panel
 from analysis.study.claims.parts import Parts
 from analysis.study.run import StudyRun
-from analysis.study.seeds import LEAST_SEEDS, PLAIN, half_interval
+from analysis.study.seeds import LEAST_SEEDS, half_interval
 from analysis.study.words import difference_text
 from analysis.trivial import BEST
 from analysis.words import METHOD_LABELS, MISSING, NBSP, bin_words, listing, number, plural
 from probe.records import ALL_ROTATIONS, MATCH_ERROR, METRICS, MODEL, PSNR, SSIM, TRIVIAL, better, rotation_bin_names
+from probe.records.names import PLAIN
 
 SHOWN_METRICS = (PSNR, SSIM, MATCH_ERROR)
 

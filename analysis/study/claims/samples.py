@@ -10,10 +10,10 @@ from analysis.study import tables
 from analysis.study.claims.claim import NOT_SHOWN, Claim, interval_words, judge, rests
 from analysis.study.claims.parts import Parts, Samples
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PLAIN
 from analysis.study.words import value_text
 from analysis.words import MISSING, number, plural
 from probe.records import PSNR
+from probe.records.names import PLAIN
 
 
 def samples_claim(run: StudyRun, parts: Parts) -> Claim | None:

@@ -28,18 +28,19 @@ from analysis.study.claims.parts import Parts
 from analysis.study.details import cost_section, counts, study_chart, worst_section
 from analysis.study.reach import reach_section
 from analysis.study.run import StudyRun
-from analysis.study.seeds import PAPERS, PLAIN, half_interval
+from analysis.study.seeds import half_interval
 from analysis.study.soon import how_soon, in_half
 from analysis.study.words import difference_text, half_the_steps, is_share, pace_words, panel_title, title
 from analysis.words import MISSING, NBSP, listing, number, plural
 from probe.records import PSNR
+from probe.records.names import PAPERS, PLAIN
 
 LEADS = {"better": AGAINST, "worse": SHOWN}
 """What a verdict on another variant says of the claim that the paper's method is the better one."""
 
 
 def soon_claim(run: StudyRun, _: Parts) -> Claim | None:
-    """Say by which measures a supervised run is where plain ends in half the steps."""
+    """Return by which measures a supervised run is where plain ends in half the steps."""
     section = reach_section(run)
     table = how_soon(run)
     role = tables.roles(run)
@@ -256,7 +257,7 @@ def _spoken(table: pd.DataFrame) -> str:
 
 
 def worst_claim(run: StudyRun, _: Parts) -> Claim | None:
-    """Say which metrics of which supervised variants end worse than plain."""
+    """Return which metrics of which supervised variants end worse than plain."""
     section, found = worst_section(run), tables.differences(run)
     role = tables.roles(run)
     own = found[found["variant"].map(lambda name: role[name] == "supervised")]
@@ -279,7 +280,7 @@ def worst_claim(run: StudyRun, _: Parts) -> Claim | None:
 
 
 def cost_claim(run: StudyRun, _: Parts) -> Claim | None:
-    """Say by how much supervision makes a step longer."""
+    """Return by how much supervision makes a step longer."""
     section = cost_section(run)
     wide = run.seconds.pivot_table(index="seed", columns="variant", values="seconds")
     if section is None or PLAIN not in wide or PAPERS not in wide:

@@ -168,7 +168,7 @@ def test_more_comparisons_make_wider_joint_intervals():
     run = study(plain=plain, cameo=cameo, mean=cameo, **{f"other-{n}": cameo for n in range(9)})
     ten, papers = row(run, "mean"), row(run)
     assert papers[["joint_low", "joint_high"]].tolist() == one[["low", "high"]].tolist()
-    assert family_words(how_soon(run)) == "the 1 measures of cameo, and for the 10 comparisons of the other variants"
+    assert family_words(how_soon(run)) == "1 measure of cameo, and for 10 comparisons of the other variants"
     assert ten[["low", "high"]].tolist() == one[["low", "high"]].tolist()
     assert ten["joint_low"] < one["joint_low"] == one["low"] < one["high"] == one["joint_high"] < ten["joint_high"]
 

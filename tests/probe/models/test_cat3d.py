@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from probe.layers import Layer, find_layers
 from probe.models import load_folder
 from probe.models.cat3d import DOMAINS, SD21, TINY, load_unet, settings_of
-from probe.models.parts.encoders import InputEncoder
+from probe.models.parts.encoders import WAVES_START, InputEncoder, ray_waves
 from probe.models.parts.files import fill
 from probe.models.parts.unet import SETTINGS, MultiViewUNet, targets_only
 
@@ -192,6 +192,43 @@ def test_encoder_normalises_its_stages_if_asked(normalise: bool):
     expected = F.silu(F.group_norm(stage, 1, eps=1e-6) if normalise else stage)
     torch.testing.assert_close(encoder.conv1(inputs), expected, **CLOSE)
     assert ("conv1.1.weight" in encoder.state_dict()) is normalise
+
+
+def test_rays_enter_as_sines_and_cosines_of_doubling_frequencies():
+    waves = ray_waves(torch.tensor([0.0, 0.5, 0.25]).view(1, 3, 1, 1), 2).flatten()
+    half = 0.5**0.5
+    expected = torch.tensor([0, 1, half, 1, 0, half, 0, 0, 1, 1, -1, 0])  # sin, cos of pi r; sin, cos of 2 pi r
+    torch.testing.assert_close(waves, expected, **CLOSE)
+
+
+def test_encoder_takes_waves_of_the_rays_but_not_of_the_mask():
+    encoder = InputEncoder(7, (4, 8), 1, 5, normalise=False, octaves=2)
+    inputs = torch.randn(2, 7, 6, 6, generator=generator(0))
+    seen: list[Tensor] = []
+    encoder.conv1.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    encoder(inputs)
+    assert torch.equal(seen[0], torch.cat([inputs, ray_waves(inputs[:, 1:], 2)], dim=1))
+    assert seen[0].shape[1] == 7 + 2 * 2 * 6
+
+
+def test_waves_lower_what_the_condition_adds_at_the_start():
+    built = []
+    for octaves in (0, 1):
+        torch.manual_seed(0)
+        built.append(
+            InputEncoder(7, (256, 256), 1, 256, normalise=False, octaves=octaves).conv_out.weight.detach().std()
+        )
+    assert float(built[1] / built[0]) == pytest.approx(WAVES_START, rel=0.02)
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.0])
+def test_queries_start_at_their_gain_and_keys_at_one(gain: float):
+    norms = dict(load_unet(None, {**SMALL, "query_gain": gain}).named_parameters())
+    queries = [weight for name, weight in norms.items() if name.endswith("norm_q.weight")]
+    keys = [weight for name, weight in norms.items() if name.endswith("norm_k.weight")]
+    assert len(queries) == len(keys) > 0
+    assert all((weight == gain).all() for weight in queries)
+    assert all((weight == 1).all() for weight in keys)
 
 
 @pytest.mark.parametrize("stride", [3, 8])
