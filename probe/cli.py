@@ -66,7 +66,9 @@ def _with_help(config: type[Any], choices: Mapping[str, str]) -> type[Any]:
     """Return the configuration with its help as flowing text: tyro keeps the line breaks of the source."""
     texts = {x.arg_name: x.description or "" for kind in config.__mro__[::-1] for x in _documented(kind)}
     hints = get_type_hints(config, include_extras=True)
-    described = [(x.name, _described(hints[x.name], texts.get(x.name), choices), x) for x in fields(config)]
+    shared = {name for kind in config.__mro__[1:] for name in getattr(kind, "__dataclass_fields__", ())}
+    ordered = sorted(fields(config), key=lambda field: field.name in shared)  # what commands share comes last
+    described = [(x.name, _described(hints[x.name], texts.get(x.name), choices), x) for x in ordered]
     made = make_dataclass(config.__name__, described, frozen=True, kw_only=True)
     made.__doc__ = _flow((config.__doc__ or "").split("\n\n")[0], choices)
     return made

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe import cli as command
+from probe.scenes.reading import Reading
 
 if TYPE_CHECKING:
     from probe.scenes import Request
@@ -15,7 +16,7 @@ PROG = "python -m probe.preview"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Reading):
     """Draw scenes as a picture: a row per scene, its views side by side, lines between true matches with view 0."""
 
     scenes: str = "shapes"
@@ -59,6 +60,7 @@ def main(settings: Settings) -> None:
         size=settings.image_size,
         view_list=settings.view_list,
         needs_truth=False,
+        reading=settings.reading,
     )
     with command.flag("--scenes"):
         scenes = open_scenes(settings.scenes, request)
@@ -82,7 +84,7 @@ def _freeze(spec: str, request: Request, path: Path) -> None:
     name, _, root = spec.partition(":")
     if name not in DATA_SETS:
         raise ValueError(f"--freeze: {spec} is drawn anew from its seed and needs no list; choose real scenes")
-    chosen = choose(find_recordings(name, root), request)
+    chosen = choose(find_recordings(name, root, request.reading), request)
     write_json(path, list_record(chosen))
     print(f"{path}: {chosen.protocol}, {len(chosen.scenes)} scenes, digest {chosen.digest}")
 

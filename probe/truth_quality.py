@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe import cli as command
+from probe.scenes.reading import Reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,7 @@ PROG = "python -m probe.truth_quality"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Reading):
     """Measure sources of geometry on the same scenes, beside the scenes' own depth where there is some."""
 
     scenes: str = "shapes"
@@ -91,6 +92,7 @@ def _measure(settings: Settings) -> tuple[pd.DataFrame, str]:
         seed=settings.seed,
         min_overlap=settings.min_overlap,
         size=settings.image_size,
+        reading=settings.reading,
     )
     with command.flag("--scenes"):
         scenes = open_scenes(settings.scenes, request)

@@ -17,6 +17,7 @@ from torch import Tensor
 from probe.geometry import rotation_degrees
 from probe.models.schedules import STEPS
 from probe.scenes import DATA_SETS
+from probe.scenes.reading import DEFAULT, Reading
 from probe.scenes.shapes import (
     OBJECTS,
     ROTATION_BINS,
@@ -125,7 +126,14 @@ class Rooms:
 
 
 def open_training_scenes(
-    name: str, *, views: int, size: int, max_rotation: int, device: torch.device = CPU, supervised: bool = False
+    name: str,
+    *,
+    views: int,
+    size: int,
+    max_rotation: int,
+    device: torch.device = CPU,
+    supervised: bool = False,
+    reading: Reading = DEFAULT,
 ) -> tuple[Draw, Draw]:
     """Open scenes to train on, and scenes to test on.
 
@@ -138,6 +146,7 @@ def open_training_scenes(
             :data:`probe.scenes.shapes.ROTATION_BINS`.
         device: Where the views lie.
         supervised: Whether the scenes need correspondence, which those without depth do not have.
+        reading: How the files of real scenes are read.
 
     Raises:
         ValueError: If the name is unknown, a recording is broken, or its scenes have no truth to supervise with.
@@ -153,7 +162,7 @@ def open_training_scenes(
         return rooms.draw, rooms.draw
     if kind in DATA_SETS and root:
         opening = {"size": size, "views": views, "max_rotation": float(max_rotation), "device": device}
-        train, test = open_library(kind, root, **opening, supervised=supervised)  # type: ignore[arg-type]
+        train, test = open_library(kind, root, **opening, supervised=supervised, reading=reading)  # type: ignore[arg-type]
         return train.draw, test.draw
     real = ", ".join(f"{known}:FOLDER" for known in DATA_SETS)
     versions = ", ".join(f"{world}[:{'|'.join(OBJECTS)}]" for world in WORLDS)

@@ -110,7 +110,12 @@ class Plan:
         if settings.sampling_steps > timesteps:
             raise ValueError(f"--sampling-steps {settings.sampling_steps}: expected 1 to {timesteps}")
         request = Request(
-            groups=settings.groups, views=settings.views, n_ref=max(references), seed=settings.seed, needs_truth=False
+            groups=settings.groups,
+            views=settings.views,
+            n_ref=max(references),
+            seed=settings.seed,
+            needs_truth=False,
+            reading=settings.reading,
         )
         with flag("--scenes"):
             scenes = open_scenes(settings.scenes, request)

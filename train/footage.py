@@ -1,5 +1,6 @@
 """Training on real scenes: groups of frames, drawn per step from any data set and read when they are needed."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
@@ -13,15 +14,26 @@ from torch import Tensor
 from probe.scenes import find_recordings
 from probe.scenes.choosing import Recordings
 from probe.scenes.grouping import Pairs
-from probe.scenes.recordings import Recording, compare_frames, load_views
+from probe.scenes.reading import DEFAULT, Reading, left_out
+from probe.scenes.recordings import (
+    Recording,
+    UnreadableFramesError,
+    check_frames,
+    compare_frames,
+    load_views,
+)
 from probe.views import TENSORS, Views
 
+Check = Callable[[Recording], None]
+"""Raises ValueError of a recording that does not serve."""
 CPU = torch.device("cpu")
 MIN_OVERLAP = 0.2
 TRAIN, GAP = 0.7, 0.05
 """Shares of a recording, in order of time: trained on, then left out so that test frames have no near neighbours."""
 MOST_FRAMES, SOME_FRAMES = 1000, 100
 """Frames that are drawn from: of a lone recording, and of each of several; longer ones are thinned evenly."""
+SEARCHED = 32
+"""Recordings that are opened to find one with depth."""
 MEMORY = 2**31
 """Bytes of frames, at the model's size, that are kept once read."""
 FRAME_VALUES = 25
@@ -80,6 +92,14 @@ class Footage:
             near = rotation[anchor].topk(needed, largest=False).indices
         others = near[torch.randperm(len(near), generator=generator)[:needed]]
         return torch.cat([rearrange(anchor, "-> 1"), others]).tolist()
+
+
+def _no_frame(frame: int) -> Views:
+    raise IndexError(f"a recording that was left out has no frame {frame}")
+
+
+NO_FOOTAGE = Footage(read=_no_frame, rotation_deg=torch.zeros(0, 0), overlap=torch.zeros(0, 0))
+"""Of a recording that was left out: no frame is drawn from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +179,7 @@ def open_library(
     max_rotation: float,
     device: torch.device = CPU,
     supervised: bool = False,
+    reading: Reading = DEFAULT,
 ) -> tuple[Library, Library]:
     """Open a data set of real scenes: frames to train on, and frames to test on.
 
@@ -172,13 +193,16 @@ def open_library(
         max_rotation: Largest rotation of a view against the anchor, in degrees.
         device: Where the views lie.
         supervised: Whether the scenes need correspondence.
+        reading: How its files are read: broken frames and recordings are left out with a warning, or refused.
 
     Raises:
-        FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If a file is broken, or scenes without depth are to be supervised.
+        FileNotFoundError: If the folder is missing.
+        ValueError: If no frame can be read, one is broken and reading is strict, or scenes without depth are to be
+            supervised.
     """
-    recordings = find_recordings(name, root)
-    if supervised and not recordings.open(recordings.names[0]).has_truth:
+    recordings = find_recordings(name, root, reading)
+    check = _check_depth if supervised else None
+    if supervised and not any(_has_depth(recordings, one) for one in recordings.names[:SEARCHED]):
         raise ValueError(
             f"{name} carries no depth to supervise attention with; train without supervision, or on other scenes"
         )
@@ -186,8 +210,7 @@ def open_library(
     kept = MEMORY // (FRAME_VALUES * size * size) // count
     library = partial(Library, views=views, max_rotation=max_rotation, device=device)
     if count == 1:
-        recording = recordings.open(recordings.names[0])
-        pairs = compare_frames(recording, most=MOST_FRAMES)
+        recording, pairs = _readable(recordings, recordings.names[0], MOST_FRAMES, reading, check)
         first, second = round(TRAIN * len(pairs.frames)), round((TRAIN + GAP) * len(pairs.frames))
         whole = footage(recording, pairs, size, kept)
         parts = slice(0, first), slice(second, None)
@@ -195,7 +218,9 @@ def open_library(
         return train, test
     first = min(round((TRAIN + GAP) * count), count - 1)
     names = recordings.names[:first], recordings.names[first:]
-    train, test = (library(count=len(part), open=_opener(recordings, part, size, kept)) for part in names)
+    train, test = (
+        library(count=len(part), open=_opener(recordings, part, size, kept, reading, check)) for part in names
+    )
     return train, test
 
 
@@ -220,10 +245,56 @@ def _constant(part: Footage) -> Callable[[int], Footage]:
     return lambda _: part
 
 
-def _opener(recordings: Recordings, names: Sequence[str], size: int, kept: int) -> Callable[[int], Footage]:
+def _opener(
+    recordings: Recordings, names: Sequence[str], size: int, kept: int, reading: Reading, check: Check | None
+) -> Callable[[int], Footage]:
     @cache  # cameras and overlaps are small; comparing frames again is slow
     def open_footage(index: int) -> Footage:
-        recording = recordings.open(names[index])
-        return footage(recording, compare_frames(recording, most=SOME_FRAMES), size, kept)
+        try:
+            recording, pairs = _readable(recordings, names[index], SOME_FRAMES, reading, check)
+        except (ValueError, OSError) as error:
+            if reading.strict:
+                raise
+            warnings.warn(f"recording {names[index]} left out: {error}", stacklevel=2)
+            return NO_FOOTAGE
+        return footage(recording, pairs, size, kept)
 
     return open_footage
+
+
+def _check_depth(recording: Recording) -> None:
+    if not recording.has_truth:
+        raise ValueError("it carries no depth to supervise attention with")
+
+
+def _has_depth(recordings: Recordings, name: str) -> bool:
+    try:
+        return recordings.open(name).has_truth
+    except (ValueError, OSError):
+        return len(recordings.names) == 1  # its own fault is told when it is opened again
+
+
+def _readable(
+    recordings: Recordings, name: str, most: int, reading: Reading, check: Check | None
+) -> tuple[Recording, Pairs]:
+    """Open a recording and compare its frames; those that cannot be read are left out, and it is done anew."""
+    broken = dict[str, str]()
+    while True:
+        recording = recordings.open(name).without(broken)
+        if check is not None:
+            check(recording)
+        try:
+            pairs = compare_frames(recording, most=most)
+            reasons = check_frames(recording, [recording.names[index] for index in pairs.frames])
+            if reasons:
+                raise UnreadableFramesError({name: reasons})
+        except UnreadableFramesError as fault:
+            if reading.strict:
+                raise
+            broken |= fault.reasons[name]
+        else:
+            break
+    if recording.dropped:
+        number = len(recording.names) + len(recording.dropped)
+        warnings.warn(left_out(recording.dropped, number, f"frames of {name}"), stacklevel=3)
+    return recording, pairs

@@ -124,6 +124,7 @@ def scenes_of(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
             max_rotation=command.max_rotation,
             device=model.alpha_bar.device,
             supervised=command.layer != "none" and not command.truth_source,
+            reading=command.reading,
         )
 
 

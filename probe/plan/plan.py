@@ -129,6 +129,7 @@ def _scenes(settings: Settings, groups: int, device: torch.device) -> SceneList:
         size=settings.image_size,
         view_list=settings.view_list,
         geometry=_source_of_points(settings, device),
+        reading=settings.reading,
     )
     with flag("--scenes"):
         return open_scenes(settings.scenes, request)

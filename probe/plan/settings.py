@@ -10,13 +10,14 @@ from probe.models.names import MODELS
 from probe.records.names import Intervention, ProtocolName
 from probe.registry import listing
 from probe.scenes.names import SCENES
+from probe.scenes.reading import Reading
 
 BINS = 4
 SEEDS = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Reading):
     """Measure, layer by layer, how well 3D attention finds the true corresponding point in another view."""
 
     model: str = "cat3d-tiny"

@@ -15,7 +15,15 @@ import torch
 
 from probe.records.names import block_name
 from probe.scenes.grouping import BINS, BinSupply, Group, Pairs, count_groups, draw_groups
-from probe.scenes.recordings import Recording, compare_frames, frame_index, scene_name
+from probe.scenes.reading import Dropped, left_out
+from probe.scenes.recordings import (
+    Recording,
+    UnreadableFramesError,
+    check_frames,
+    compare_frames,
+    frame_index,
+    scene_name,
+)
 from probe.seeds import derive
 
 DRAWN = "rotation-v1"  # the protocol of lists that are drawn here
@@ -55,11 +63,13 @@ class ViewList:
         protocol: With its version, such as "rotation-v1".
         scenes: In order.
         note: What the reader should know of how many there are.
+        broken: By recording and frame, why frames were left out when the list was made.
     """
 
     protocol: str
     scenes: tuple[Scene, ...]
     note: str = ""
+    broken: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -86,11 +96,85 @@ class Recordings:
     lists: Mapping[str, Callable[[Path | None], ViewList]] = field(default_factory=dict)
     note: str = ""
 
+    def without(self, broken: Mapping[str, Mapping[str, str]]) -> "Recordings":
+        """Return the recordings without some of their frames.
+
+        Args:
+            broken: By recording and frame, why the frame is left out.
+        """
+        return replace(self, open=lambda name: self.open(name).without(broken.get(name, {})))
+
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw_list(recordings: Recordings, *, count: int, views: int, min_overlap: float, seed: int) -> ViewList:
+def draw_readable(
+    recordings: Recordings,
+    *,
+    count: int,
+    views: int,
+    min_overlap: float,
+    seed: int,
+    strict: bool = False,
+    usable: Callable[[Recording], None] | None = None,
+) -> ViewList:
+    """Draw scenes as :func:`draw_list`, all of whose frames can be read.
+
+    When some cannot, they are left out of their recordings and the list is drawn anew.
+
+    Args:
+        recordings: The data set.
+        count: Scenes.
+        views: Frames per scene.
+        min_overlap: What each further frame must share with the anchor, from 0 to 1.
+        seed: Equal seeds give equal lists.
+        strict: Whether broken frames and recordings are refused instead of left out.
+        usable: Raises ValueError of a recording that does not serve.
+
+    Raises:
+        ValueError: If no recording can give a group; if a file is broken and ``strict``.
+    """
+    broken: dict[str, dict[str, str]] = {}
+    while True:
+        readable = recordings.without(broken)
+        try:
+            drawn = draw_list(
+                readable, count=count, views=views, min_overlap=min_overlap, seed=seed, strict=strict, usable=usable
+            )
+            check_scenes(readable, drawn.scenes)
+        except UnreadableFramesError as fault:
+            if strict:
+                raise
+            for name, reasons in fault.reasons.items():
+                broken.setdefault(name, {}).update(reasons)
+        else:
+            return replace(drawn, broken=broken)
+
+
+def check_scenes(recordings: Recordings, scenes: Sequence[Scene]) -> None:
+    """Read the frames of scenes to see whether they are whole.
+
+    Raises:
+        UnreadableFramesError: If some are not.
+    """
+    frames: dict[str, dict[str, None]] = {}
+    for scene in scenes:
+        frames.setdefault(scene.recording, {}).update(dict.fromkeys(scene.frames))
+    checked = {name: check_frames(recordings.open(name), names) for name, names in frames.items()}
+    if any(checked.values()):
+        raise UnreadableFramesError({name: reasons for name, reasons in checked.items() if reasons})
+
+
+def draw_list(
+    recordings: Recordings,
+    *,
+    count: int,
+    views: int,
+    min_overlap: float,
+    seed: int,
+    strict: bool = False,
+    usable: Callable[[Recording], None] | None = None,
+) -> ViewList:
     """Draw scenes evenly over rotation bins, and over recordings as far as needed.
 
     Recordings are visited in random order, and only until each bin can be filled; of several, each gives few groups per
@@ -102,11 +186,14 @@ def draw_list(recordings: Recordings, *, count: int, views: int, min_overlap: fl
         views: Frames per scene.
         min_overlap: What each further frame must share with the anchor, from 0 to 1.
         seed: Equal seeds give equal lists.
+        strict: Whether a broken recording among others is refused instead of left out.
+        usable: Raises ValueError of a recording that does not serve.
 
     Raises:
-        ValueError: If no recording can give a group, or a file is broken.
+        UnreadableFramesError: If depth maps that are compared cannot be read.
+        ValueError: If no recording can give a group; if one is broken and ``strict`` or alone.
     """
-    visited = _visit(recordings, count, views, min_overlap, seed)
+    visited, dropped = _visit(recordings, count, views, min_overlap, seed, usable, strict=strict)
     supplies = [count_groups(pairs, views=views, min_overlap=min_overlap) for _, pairs in visited]
     owed = share_out([[bin.groups for bin in supply] for supply in supplies], count)
     lone = len(recordings.names) == 1
@@ -122,6 +209,8 @@ def draw_list(recordings: Recordings, *, count: int, views: int, min_overlap: fl
     notes = [
         _note(supplies, len(ordered), count, views, len(visited)),
         _near_note(visited[0][0], ordered) if lone else "",
+        left_out(dropped, len(visited) + len(dropped), "recordings"),
+        _frames_note([recording for recording, _ in visited]),
     ]
     return ViewList(protocol=DRAWN, scenes=ordered, note="; ".join(note for note in notes if note))
 
@@ -154,28 +243,64 @@ def _in_turns(supply: Sequence[int], share: int) -> list[int]:
 
 
 def _visit(
-    recordings: Recordings, count: int, views: int, min_overlap: float, seed: int
-) -> list[tuple[Recording, Pairs]]:
-    """Open and compare recordings until each bin can be filled."""
-    names, visited = recordings.names, list[tuple[Recording, Pairs]]()
+    recordings: Recordings,
+    count: int,
+    views: int,
+    min_overlap: float,
+    seed: int,
+    usable: Callable[[Recording], None] | None,
+    *,
+    strict: bool,
+) -> tuple[list[tuple[Recording, Pairs]], list[Dropped]]:
+    """Open and compare recordings until each bin can be filled; return them, and those left out."""
+    names, visited, dropped = recordings.names, list[tuple[Recording, Pairs]](), list[Dropped]()
     if len(names) == 1:
-        recording = recordings.open(names[0])
+        recording = _open(recordings, names[0], usable)
         pairs = compare_frames(recording, most=MOST_FRAMES)
         frames = len(recording.names)
-        return [(recording, within_blocks(pairs, frames, count=count, views=views, min_overlap=min_overlap))]
+        return [(recording, within_blocks(pairs, frames, count=count, views=views, min_overlap=min_overlap))], []
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(derive("visits", seed))).tolist()
     share = -(-count // (len(BINS) - 1))
     each = -(-share // min(len(names), max(count, 1)))
     supplied = [0] * (len(BINS) - 1)
-    for index in order[: max(MOST_VISITS, count)]:
-        recording = recordings.open(names[index])
+    for index in order:
+        try:
+            recording = _open(recordings, names[index], usable)
+        except (ValueError, OSError) as error:
+            if strict:
+                raise
+            dropped.append(Dropped(names[index], str(error)))
+            continue
         pairs = compare_frames(recording, most=FEW_FRAMES)
         visited.append((recording, pairs))
         supply = count_groups(pairs, views=views, min_overlap=min_overlap)
         supplied = [total + min(bin.groups, each) for total, bin in zip(supplied, supply, strict=True)]
-        if min(supplied) >= share:
+        if min(supplied) >= share or len(visited) == max(MOST_VISITS, count):
             break
-    return visited
+    _check_any(visited, dropped, recordings)
+    return visited, dropped
+
+
+def _open(recordings: Recordings, name: str, usable: Callable[[Recording], None] | None) -> Recording:
+    recording = recordings.open(name)
+    if usable is not None:
+        usable(recording)
+    return recording
+
+
+def _reasons(dropped: Sequence[Dropped]) -> str:
+    """Return the first reason, and how many others there are."""
+    others = len({one.reason for one in dropped}) - 1
+    return f"the first: {dropped[0].name}: {dropped[0].reason}" + (f"; and {others} other reasons" if others else "")
+
+
+def _check_any(visited: Sequence[object], dropped: Sequence[Dropped], recordings: Recordings) -> None:
+    """Refuse recordings of which none can be used, by their reason where they share one."""
+    if visited:
+        return
+    if len({one.reason for one in dropped}) == 1:
+        raise ValueError(dropped[0].reason)
+    raise ValueError(f"none of {len(dropped)} recordings of {recordings.root} can be used; {_reasons(dropped)}")
 
 
 def _draw(
@@ -213,6 +338,16 @@ def _near_note(recording: Recording, scenes: Sequence[Scene]) -> str:
         if near
         else ""
     )
+
+
+def _frames_note(visited: Sequence[Recording]) -> str:
+    """Return which frames of the recordings were left out."""
+    kept = sum(len(recording.names) for recording in visited)
+    if len(visited) == 1:
+        dropped = list(visited[0].dropped)
+        return left_out(dropped, kept + len(dropped), f"frames of {visited[0].name}")
+    dropped = [Dropped(f"{one.name}:{frame.name}", frame.reason) for one in visited for frame in one.dropped]
+    return left_out(dropped, kept + len(dropped), f"frames of {len(visited)} recordings")
 
 
 def _why_none(

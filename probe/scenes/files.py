@@ -18,24 +18,10 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-
-def inside(path: Path, root: Path) -> Path:
-    """Resolve a file of a folder, refusing one that a link or ``..`` leads out of it.
-
-    Raises:
-        FileNotFoundError: If there is no such file or the link is broken.
-        ValueError: If it lies outside the folder.
-    """
-    try:
-        resolved = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise FileNotFoundError(f"inside: {path} does not exist or is a broken link") from None
-    if not resolved.is_relative_to(root.resolve()):
-        raise ValueError(f"inside: {path} leads outside {root}, to {resolved}; only files inside the folder are read")
-    return resolved
+from probe.scenes.reading import Folder, inside
 
 
-def read_matrix(path: Path, root: Path) -> Float[Tensor, "rows columns"]:
+def read_matrix(path: Path, root: Folder) -> Float[Tensor, "rows columns"]:
     """Read a text file of numbers, one row a line, in double precision; NaN and infinities are kept.
 
     Raises:
@@ -53,7 +39,7 @@ def read_matrix(path: Path, root: Path) -> Float[Tensor, "rows columns"]:
 
 
 @contextmanager
-def open_image(path: Path, root: Path) -> Iterator[Image.Image]:
+def open_image(path: Path, root: Folder) -> Iterator[Image.Image]:
     """Open a PNG or JPEG image; decode it inside the ``with``, so that a fault found late becomes one line too.
 
     Raises:
@@ -86,7 +72,7 @@ def open_bytes(data: bytes, origin: str) -> Iterator[Image.Image]:
         raise ValueError(f"open_bytes: {origin} is not a whole PNG or JPEG image: {error}") from None
 
 
-def image_size(path: Path, root: Path) -> tuple[int, int]:
+def image_size(path: Path, root: Folder) -> tuple[int, int]:
     """Return (height, width) of an image by its header.
 
     Raises:
@@ -109,7 +95,7 @@ def decode_rgb(image: Image.Image) -> Float[Tensor, "3 height width"]:
     return rearrange(torch.from_numpy(np.array(image.convert("RGB"))), "height width c -> c height width") / 255
 
 
-def read_rgb(path: Path, root: Path) -> Float[Tensor, "3 height width"]:
+def read_rgb(path: Path, root: Folder) -> Float[Tensor, "3 height width"]:
     """Read an 8-bit colour image.
 
     Raises:
@@ -119,7 +105,7 @@ def read_rgb(path: Path, root: Path) -> Float[Tensor, "3 height width"]:
         return decode_rgb(image)
 
 
-def read_sixteen(path: Path, root: Path) -> np.ndarray:
+def read_sixteen(path: Path, root: Folder) -> np.ndarray:
     """Read a 16-bit single-channel PNG as unsigned integers [height width].
 
     Raises:
@@ -131,7 +117,7 @@ def read_sixteen(path: Path, root: Path) -> np.ndarray:
         return np.array(image).astype(np.uint16)
 
 
-def read_mask(path: Path, root: Path, *, above: int = 0) -> Bool[Tensor, "height width"]:
+def read_mask(path: Path, root: Folder, *, above: int = 0) -> Bool[Tensor, "height width"]:
     """Read a mask image: true where a pixel's grey value lies above a number (0: where it is not black).
 
     Raises:
@@ -141,7 +127,7 @@ def read_mask(path: Path, root: Path, *, above: int = 0) -> Bool[Tensor, "height
         return torch.from_numpy(np.array(image.convert("L"))) > above
 
 
-def read_arrays(path: Path, root: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, root: Folder) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` file; objects, which would need pickle, are rejected.
 
     Raises:
@@ -156,7 +142,7 @@ def read_arrays(path: Path, root: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None
 
 
-def read_json(path: Path, root: Path) -> Any:
+def read_json(path: Path, root: Folder) -> Any:
     """Read JSON, unpacking ``.jgz`` and ``.gz``.
 
     Raises:

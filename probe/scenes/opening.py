@@ -1,17 +1,25 @@
 """Scenes by name: drawn or chosen from a list, and loaded one at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from probe.registry import Choice
 from probe.scenes import shapes
-from probe.scenes.choosing import Recordings, ViewList, draw_list, independent_units, read_list
+from probe.scenes.choosing import Recordings, Scene, ViewList, check_scenes, draw_readable, independent_units, read_list
 from probe.scenes.names import DATA_SETS, GENERATED, SCENES
-from probe.scenes.recordings import GeometrySource, frame_index, load_views, with_geometry
+from probe.scenes.reading import DEFAULT, Reading
+from probe.scenes.recordings import (
+    GeometrySource,
+    Recording,
+    frame_index,
+    load_views,
+    with_geometry,
+)
 from probe.scenes.shapes import casting
 from probe.seeds import derive
 from probe.views import Views
@@ -56,6 +64,7 @@ class Request:
         view_list: Real scenes: a published list (PROTOCOL or PROTOCOL:FILE), or FILE.json, in place of drawing.
         geometry: Where truth comes from, in place of the scenes' own points.
         needs_truth: Whether scenes without any truth are rejected.
+        reading: How files are read.
     """
 
     groups: int
@@ -67,6 +76,7 @@ class Request:
     view_list: str | None = None
     geometry: GeometrySource | None = None
     needs_truth: bool = True
+    reading: Reading = DEFAULT
 
 
 def open_shapes(root: str, request: Request) -> SceneList:
@@ -100,18 +110,14 @@ def _open_rooms(name: str, root: str, request: Request) -> SceneList:
 
 def open_data_set(name: str, root: str, request: Request) -> SceneList:
     """Open a data set of real scenes and choose some: drawn by rotation bin and overlap, or named by a view list."""
-    recordings = find_recordings(name, root)
-    chosen = choose(recordings, request)
-    opened = lru_cache(maxsize=OPENED)(recordings.open)
+    recordings = find_recordings(name, root, request.reading)
+    chosen = choose(recordings, request, partial(check_truth, name, request))
+    opened = lru_cache(maxsize=OPENED)(recordings.without(chosen.broken).open)
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         scene = chosen.scenes[index]
         recording = opened(scene.recording)
-        if not recording.has_truth and request.needs_truth and request.geometry is None:
-            raise ValueError(
-                f"{name} has no depth, so there is no truth to compare with; name a source of true points, such as "
-                "tracks or vggt, or choose scenes with depth"
-            )
+        check_truth(name, request, recording)
         frames = [frame_index(recording, frame) for frame in scene.frames]
         views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
         return views, scene.overlap
@@ -124,12 +130,26 @@ def open_data_set(name: str, root: str, request: Request) -> SceneList:
     )
 
 
-def find_recordings(name: str, root: str) -> Recordings:
+def check_truth(name: str, request: Request, recording: Recording) -> None:
+    """Refuse a recording without truth, where truth is needed and no other source of it is named.
+
+    Raises:
+        ValueError: If that is so.
+    """
+    if not recording.has_truth and request.needs_truth and request.geometry is None:
+        raise ValueError(
+            f"{name} has no depth, so there is no truth to compare with; name a source of true points, such "
+            "as tracks or vggt, or choose scenes with depth"
+        )
+
+
+def find_recordings(name: str, root: str, reading: Reading = DEFAULT) -> Recordings:
     """Find the recordings of a data set.
 
     Args:
         name: A key of :data:`DATA_SETS`.
         root: Its folder.
+        reading: How its files are read; a loader of your own takes the folder alone.
 
     Raises:
         ValueError: If no folder is named, or a file is broken.
@@ -137,12 +157,18 @@ def find_recordings(name: str, root: str) -> Recordings:
     """
     if not root:
         raise ValueError(f"{name} needs a folder: {name}:PATH")
-    recordings: Recordings = DATA_SETS[name](Path(root))
+    loader = DATA_SETS[name]
+    recordings: Recordings = loader(Path(root), reading) if isinstance(loader, Choice) else loader(Path(root))
     return recordings
 
 
-def choose(recordings: Recordings, request: Request) -> ViewList:
+def choose(recordings: Recordings, request: Request, usable: Callable[[Recording], None] | None = None) -> ViewList:
     """Draw the requested scenes, or read them from a list: a published protocol's, or a file of your own.
+
+    Args:
+        recordings: The data set.
+        request: Which scenes.
+        usable: Raises ValueError of a recording that none is to be drawn from.
 
     Raises:
         ValueError: If the list is unknown or broken, prescribes other numbers of views or references, or nothing can
@@ -150,12 +176,14 @@ def choose(recordings: Recordings, request: Request) -> ViewList:
         FileNotFoundError: If the list's file does not exist.
     """
     if request.view_list is None:
-        drawn = draw_list(
+        drawn = draw_readable(
             recordings,
             count=request.groups,
             views=request.views,
             min_overlap=request.min_overlap,
             seed=request.seed,
+            strict=request.reading.strict,
+            usable=usable,
         )
         return replace(drawn, note="; ".join(part for part in (recordings.note, drawn.note) if part))
     protocol, _, path = request.view_list.partition(":")
@@ -185,9 +213,27 @@ def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> View
         raise ValueError(
             f"view list {chosen.protocol} prescribes {prescribed}, not {request.views} with {request.n_ref}"
         )
-    counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {len(chosen.scenes) - len(present)} not on the disk"
+    scenes, broken = _readable_scenes(scenes, recordings, request)
+    missing = len(chosen.scenes) - len(present)
+    counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {missing} not on the disk{broken}"
     note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"
     return replace(chosen, scenes=scenes, note="; ".join(part for part in (recordings.note, note) if part))
+
+
+def _readable_scenes(
+    scenes: Sequence[Scene], recordings: Recordings, request: Request
+) -> tuple[tuple[Scene, ...], str]:
+    """Keep the scenes whose frames can be read, and tell how many cannot."""
+    broken: dict[str, str] = {}
+    for scene in scenes:
+        try:
+            check_scenes(recordings, [scene])
+        except (ValueError, OSError) as error:
+            if request.reading.strict or len(broken) + 1 == len(scenes):
+                raise
+            broken[scene.name] = str(error)
+    why = f", {len(broken)} cannot be read (the first: {next(iter(broken.values()))})" if broken else ""
+    return tuple(scene for scene in scenes if scene.name not in broken), why
 
 
 def open_scenes(spec: str, request: Request) -> SceneList:

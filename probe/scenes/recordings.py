@@ -4,7 +4,7 @@ A loader finds the files and turns the format's cameras and depth into a :class:
 (comparing frames, drawing groups, cutting the square, resizing, point maps) is the same for all of them, and is here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from probe.geometry import camera_centre, crop_intrinsics, depth_to_point_map, project, resize_intrinsics
 from probe.scenes.grouping import Pairs, compare_views
+from probe.scenes.reading import Dropped
 from probe.views import Views, resample
 
 COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
@@ -26,6 +27,19 @@ SUPPOSED = (0.5, 1.0, 2.0)  # distances at which a scene without depth is suppos
 Geometry = tuple[Float[Tensor, "b f 3 height width"], Bool[Tensor, "b f height width"]]
 GeometrySource = Callable[[Views], Geometry]
 """Gives the world point of each pixel, in the frame and scale of the views' cameras, and where it is to be trusted."""
+
+
+class UnreadableFramesError(ValueError):
+    """Frames whose pixels cannot be read.
+
+    Attributes:
+        reasons: By recording and frame, why, in one line.
+    """
+
+    def __init__(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
+        """Take the reasons; the message is the first one."""
+        self.reasons = reasons
+        super().__init__(next(reason for frames in reasons.values() for reason in frames.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +74,7 @@ class Recording:
         supposed: Distances at which the scene is supposed to lie, in ``unit``, for overlaps where nothing tells them;
             None takes them from where the cameras look.
         unit: "m" for metric scenes; None for scenes without a unit.
-        dropped: Names of frames that were left out, such as those whose tracking was lost.
+        dropped: Frames that were left out, such as those whose tracking was lost.
     """
 
     name: str
@@ -75,7 +89,7 @@ class Recording:
     windows: tuple[Window, ...] | None = None
     supposed: tuple[float, ...] | None = None
     unit: str | None = None
-    dropped: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -117,6 +131,35 @@ class Recording:
         """Return whether some pixels' world points are known."""
         return self.depth is not None or self.points is not None
 
+    def without(self, reasons: Mapping[str, str]) -> "Recording":
+        """Return the recording without some frames.
+
+        Args:
+            reasons: Names of frames, and why each is left out; others' are ignored.
+
+        Raises:
+            ValueError: If no frame is left.
+        """
+        kept = [index for index, name in enumerate(self.names) if name not in reasons]
+        dropped = tuple(Dropped(name, reasons[name]) for name in self.names if name in reasons)
+        if not dropped:
+            return self
+        if not kept:
+            raise ValueError(f"none of {len(dropped)} frames of {self.name} can be read: {dropped[0].reason}")
+        return replace(
+            self,
+            names=tuple(self.names[index] for index in kept),
+            sizes=tuple(self.sizes[index] for index in kept),
+            world_to_cam=self.world_to_cam[kept],
+            intrinsics=self.intrinsics[kept],
+            colour=_at(self.colour, kept),
+            depth=None if self.depth is None else _at(self.depth, kept),
+            points=None if self.points is None else _at(self.points, kept),
+            shared=None if self.shared is None else self.shared[kept][:, kept],
+            windows=None if self.windows is None else tuple(self.windows[index] for index in kept),
+            dropped=self.dropped + dropped,
+        )
+
     def window(self, index: int) -> Window:
         """Return the square of a frame that becomes the view."""
         if self.windows is not None:
@@ -132,6 +175,11 @@ class Recording:
         return resize_intrinsics(moved, (window.side, window.side), (size, size))
 
 
+def _at(read: Callable[[int], Tensor], kept: Sequence[int]) -> Callable[[int], Tensor]:
+    """Return a reader of some frames, by their places among those kept."""
+    return lambda index: read(kept[index])
+
+
 # --- comparing and drawing -------------------------------------------------------------------------------------------
 
 
@@ -145,6 +193,9 @@ def compare_frames(recording: Recording, *, most: int = 200) -> Pairs:
         recording: The recording.
         most: The number of frames compared; a longer recording is thinned to evenly spaced ones, as the time grows with
             the square of it.
+
+    Raises:
+        UnreadableFramesError: If depth maps cannot be read.
     """
     count = len(recording.names)
     chosen = [index * count // min(most, count) for index in range(min(most, count))]
@@ -156,12 +207,24 @@ def compare_frames(recording: Recording, *, most: int = 200) -> Pairs:
         return compare_views(depth, intrinsics, cameras, frames=tuple(chosen), step=step, tolerance=tolerance)
 
     if recording.shared is None and recording.depth is not None:
-        return compare(torch.stack([read_depth(recording, index, coarse) for index in chosen]))
+        return compare(torch.stack(_coarse_depths(recording, chosen, coarse)))
     supposed = recording.supposed or supposed_distances(cameras)
     guesses = [compare(torch.full((len(chosen), coarse, coarse), far), torch.inf) for far in supposed]
     if recording.shared is not None:
         return replace(guesses[0], overlap=recording.shared[chosen][:, chosen])
     return replace(guesses[0], overlap=torch.stack([guess.overlap for guess in guesses]).mean(0))
+
+
+def _coarse_depths(recording: Recording, frames: Sequence[int], size: int) -> list[Float[Tensor, "{size} {size}"]]:
+    depths, reasons = list[Tensor](), dict[str, str]()
+    for index in frames:
+        try:
+            depths.append(read_depth(recording, index, size))
+        except (ValueError, OSError) as error:
+            reasons[recording.names[index]] = str(error)
+    if reasons:
+        raise UnreadableFramesError({recording.name: reasons})
+    return depths
 
 
 def supposed_distances(world_to_cam: Float[Tensor, "n 4 4"]) -> tuple[float, ...]:
@@ -214,6 +277,27 @@ def load_views(recording: Recording, frames: Sequence[int], *, size: int, n_ref:
         unit=recording.unit,
         names=(scene_name(recording.name, [recording.names[index] for index in chosen]),),
     )
+
+
+def check_frames(recording: Recording, frames: Iterable[str]) -> dict[str, str]:
+    """Read frames of a recording to see whether they are whole.
+
+    Args:
+        recording: The recording.
+        frames: Their names.
+
+    Returns:
+        Those that cannot be read, with the reason.
+    """
+    reasons = {}
+    for frame in frames:
+        try:
+            index = frame_index(recording, frame)
+            read_colour(recording, index, COARSE)
+            read_depth(recording, index, COARSE)
+        except (ValueError, OSError) as error:
+            reasons[frame] = str(error)
+    return reasons
 
 
 def scene_name(recording: str, frames: Sequence[str]) -> str:

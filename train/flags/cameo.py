@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from probe.scenes.reading import Reading
 from train.flags.folders import check_model, check_scenes
 from train.settings import (
     CompetingObjective,
@@ -26,7 +27,7 @@ DEFAULT = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(Reading):
     """Train a multi-view diffusion model with one layer's attention supervised by true matches."""
 
     layer: str = DEFAULT

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from probe.scenes.reading import Reading
 from train.flags.folders import check_model, check_scenes
 from train.settings import EXTRACTORS, Device
 
@@ -15,7 +16,7 @@ NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Reading):
     """Generate views of scenes that the model has not seen; measure PSNR, SSIM, LPIPS, FID, KID and 3D consistency."""
 
     model: str = "cat3d-tiny"

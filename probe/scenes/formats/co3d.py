@@ -31,13 +31,15 @@ from torch import Tensor
 
 from probe.scenes.cameras import from_cam_to_world, from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
-from probe.scenes.files import image_size, inside, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
+from probe.scenes.files import image_size, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside, split_detail
 from probe.scenes.recordings import Recording
 
 ANNOTATIONS = ("frame_annotations.jgz", "sequence_annotations.jgz")
 FORMATS = ("ndc_isotropic", "ndc_norm_image_bounds")
 TO_OPENCV = (-1.0, -1.0, 1.0)
 """Signs of x, y, z from PyTorch3D's camera axes (left, up, forward) to OpenCV's."""
+HIDDEN = "the annotations hide its camera or depth"
 EVALUATION = "co3d-eval-v2"
 PREPARED = "selected_seqs_*.json"
 DEPTH_BITS = 65535
@@ -54,20 +56,20 @@ class Frame:
     depth_mask: Path | None
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the sequences of all categories; ``root`` may end in ``#SUBSET/SPLIT``.
 
     Raises:
         FileNotFoundError: If it is no CO3D folder.
         ValueError: If annotations are broken, or the subset or split is unknown.
     """
-    name, _, subset = str(root).partition("#")
-    folder = Path(name)
-    if not folder.is_dir():
+    name, subset = split_detail(path)
+    folder = Folder(name, reading)
+    if not folder.path.is_dir():
         raise FileNotFoundError(f"co3d: {folder} is not a folder; expected categories with {' and '.join(ANNOTATIONS)}")
-    if list(folder.glob(PREPARED)):
+    if list(folder.path.glob(PREPARED)):
         return _find_prepared(folder, subset)
-    categories = sorted(path.parent.name for path in folder.glob(f"*/{ANNOTATIONS[0]}"))
+    categories = sorted(path.parent.name for path in folder.path.glob(f"*/{ANNOTATIONS[0]}"))
     if not categories:
         raise FileNotFoundError(f"co3d: {folder} holds no CATEGORY/{ANNOTATIONS[0]}; name the folder of the categories")
     kept = _subset(folder, categories, subset) if subset else None
@@ -85,7 +87,7 @@ def find_recordings(root: Path) -> Recordings:
 
     absent = len(wanted) - len(present)
     return Recordings(
-        root=folder,
+        root=folder.path,
         names=tuple(sorted(present, key=natural)),
         open=open_sequence,
         lists={EVALUATION: partial(_evaluation_list, folder)},
@@ -93,7 +95,7 @@ def find_recordings(root: Path) -> Recordings:
     )
 
 
-def load_recording(root: Path, sequence: str, records: Sequence[dict[str, Any]]) -> Recording:
+def load_recording(root: Folder, sequence: str, records: Sequence[dict[str, Any]]) -> Recording:
     """Turn a sequence's frame annotations into a recording, without reading pixels.
 
     Args:
@@ -121,20 +123,20 @@ def load_recording(root: Path, sequence: str, records: Sequence[dict[str, Any]])
         intrinsics=torch.stack([_intrinsics(*each) for each in zip(views, sizes, origins, strict=True)]),
         colour=partial(_read_colour, root, files),
         depth=partial(_read_depth, root, files),
-        dropped=tuple(str(_number(one)) for one in hidden),
+        dropped=tuple(Dropped(str(_number(one)), HIDDEN) for one in hidden),
     )
 
 
 # --- annotations -----------------------------------------------------------------------------------------------------
 
 
-def _sequences(root: Path, category: str) -> list[str]:
+def _sequences(root: Folder, category: str) -> list[str]:
     path = root / category / ANNOTATIONS[1]
     records = take({"sequences": read_json(path, root)}, "sequences", list, str(path))
     return [f"{category}/{take(one, 'sequence_name', str, f'a sequence of {path}')}" for one in records]
 
 
-def _frames_of(root: Path, category: str) -> dict[str, list[dict[str, Any]]]:
+def _frames_of(root: Folder, category: str) -> dict[str, list[dict[str, Any]]]:
     path = root / category / ANNOTATIONS[0]
     records = take({"frames": read_json(path, root)}, "frames", list, str(path))
     grouped: dict[str, list[dict[str, Any]]] = {}
@@ -149,13 +151,15 @@ def _number(record: dict[str, Any]) -> int:
     return int(record["frame_number"])
 
 
-def _subset(root: Path, categories: Sequence[str], subset: str) -> set[tuple[str, int]]:
+def _subset(root: Folder, categories: Sequence[str], subset: str) -> set[tuple[str, int]]:
     """List (CATEGORY/SEQUENCE, frame number) of one split of the categories' set lists."""
     name, _, split = subset.partition("/")
     candidates = [(one, root / one / "set_lists" / f"set_lists_{name}.json") for one in categories]
     present = [(category, path) for category, path in candidates if path.exists()]
     if not present:
-        known = sorted({path.stem.removeprefix("set_lists_") for path in root.glob("*/set_lists/set_lists_*.json")})
+        known = sorted(
+            {path.stem.removeprefix("set_lists_") for path in root.path.glob("*/set_lists/set_lists_*.json")}
+        )
         raise ValueError(
             f"co3d: no category of {root} has the subset {name!r}; choose from {', '.join(known) or 'none'}"
         )
@@ -175,11 +179,11 @@ def _triple(entry: Any, path: Path) -> tuple[str, int, str]:
     raise ValueError(f"co3d: {path} holds {str(entry)[:60]!r}, expected [sequence, frame number, image path]")
 
 
-def _evaluation_list(root: Path, file: Path | None) -> ViewList:
+def _evaluation_list(root: Folder, file: Path | None) -> ViewList:
     """Read a category's evaluation batches: the known frames become references, the first one the last view."""
     if file is None:
         raise ValueError(f"view list {EVALUATION} needs a file: {EVALUATION}:CATEGORY/eval_batches/eval_batches_X.json")
-    batches = take({"batches": read_json(file, file.parent)}, "batches", list, str(file))
+    batches = take({"batches": read_json(file, Folder(file.parent))}, "batches", list, str(file))
     scenes = []
     for batch in batches:
         target, *known = [_triple(entry, file) for entry in batch]
@@ -196,7 +200,7 @@ def _evaluation_list(root: Path, file: Path | None) -> ViewList:
 # --- cameras and files -----------------------------------------------------------------------------------------------
 
 
-def _files(root: Path, record: dict[str, Any], origin: str) -> Frame:
+def _files(root: Folder, record: dict[str, Any], origin: str) -> Frame:
     image, depth = (take(record, kind, dict, origin) for kind in ("image", "depth"))
     mask = depth.get("mask_path")
     frame = Frame(
@@ -248,11 +252,11 @@ def _intrinsics(view: dict[str, Any], size: tuple[int, int], origin: str) -> Flo
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _read_colour(root: Path, files: tuple[Frame, ...], index: int) -> Float[Tensor, "3 height width"]:
+def _read_colour(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Tensor, "3 height width"]:
     return read_rgb(files[index].image, root)
 
 
-def _read_depth(root: Path, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
+def _read_depth(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
     frame = files[index]
     half = read_sixteen(frame.depth, root).view(np.float16)
     depth = torch.from_numpy(half.astype(np.float32)) * frame.scale
@@ -269,8 +273,8 @@ def _read_depth(root: Path, files: tuple[Frame, ...], index: int) -> Float[Tenso
 # --- as DUSt3R prepares it -------------------------------------------------------------------------------------------
 
 
-def _find_prepared(root: Path, split: str) -> Recordings:
-    lists = sorted(root.glob(PREPARED)) if not split else [root / f"selected_seqs_{split}.json"]
+def _find_prepared(root: Folder, split: str) -> Recordings:
+    lists = sorted(root.path.glob(PREPARED)) if not split else [root / f"selected_seqs_{split}.json"]
     numbers_of: dict[str, list[int]] = {}
     for path in lists:
         for category, sequences in _entries(read_json(path, root), path):
@@ -281,7 +285,7 @@ def _find_prepared(root: Path, split: str) -> Recordings:
     if not numbers_of:
         raise FileNotFoundError(f"co3d: {', '.join(path.name for path in lists)} of {root} name no sequences")
     return Recordings(
-        root=root,
+        root=root.path,
         names=tuple(sorted(numbers_of, key=natural)),
         open=lambda name: _load_prepared(root, name, numbers_of[name]),
     )
@@ -293,7 +297,7 @@ def _entries(record: Any, path: Path) -> list[tuple[str, Any]]:
     return list(record.items())
 
 
-def _load_prepared(root: Path, sequence: str, frames: list[int]) -> Recording:
+def _load_prepared(root: Folder, sequence: str, frames: list[int]) -> Recording:
     stems = [f"frame{number:06d}" for number in sorted(frames)]
     images = tuple(root / sequence / "images" / f"{stem}.jpg" for stem in stems)
     depths = tuple(root / sequence / "depths" / f"{stem}.jpg.geometric.png" for stem in stems)
@@ -329,11 +333,11 @@ def _prepared_intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], or
     return pinhole((fx, fy), (cx, cy), size, origin)
 
 
-def _read_prepared_depth(root: Path, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
+def _read_prepared_depth(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
     return torch.from_numpy(read_sixteen(files[index].depth, root).astype(np.float32)) * files[index].scale
 
 
-def _metadata(path: Path, root: Path) -> dict[str, Tensor]:
+def _metadata(path: Path, root: Folder) -> dict[str, Tensor]:
     shapes = {"camera_pose": (4, 4), "camera_intrinsics": (3, 3), "maximum_depth": ()}
     try:
         with np.load(inside(path, root), allow_pickle=False) as arrays:

@@ -25,15 +25,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.scenes.choosing import Recordings
-from probe.scenes.files import inside, natural, read_rgb
+from probe.scenes.files import natural, read_rgb
 from probe.scenes.formats.colmap_model import Model, has_model, read_model
 from probe.scenes.lenses import Lens, straight, straighten
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside
 from probe.scenes.recordings import Recording
 
 PLACES = ("", "sparse", "sparse/*", "colmap/sparse", "colmap/sparse/*")
 DEEPEST = 3  # folders between the data set's and a scene's
 EXPECTED = "expected images/ beside sparse/0/cameras.bin, images.bin and points3D.bin (or .txt)"
 DEPTHS = "stereo/depth_maps"
+NO_MAP = f"it has no map in {DEPTHS}"
 HEADER = re.compile(rb"([1-9]\d{0,5})&([1-9]\d{0,5})&1&")
 
 
@@ -47,26 +49,27 @@ class Frame:
     lens: Lens | None
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the sparse models of a folder, or of those inside it.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    if not root.is_dir():
+    root = Folder(path, reading)
+    if not root.path.is_dir():
         raise FileNotFoundError(f"colmap: {root} is not a folder; {EXPECTED}")
-    models = dict(_scenes(root, root, DEEPEST))
+    models = dict(_scenes(root.path, root, DEEPEST))
     if not models:
         raise FileNotFoundError(f"colmap: {root} holds no sparse model, down to {DEEPEST} folders deep; {EXPECTED}")
     names = tuple(sorted(models, key=natural))
-    return Recordings(root=root, names=names, open=lambda name: load_recording(*models[name], root, name))
+    return Recordings(root=root.path, names=names, open=lambda name: load_recording(*models[name], root, name))
 
 
-def _scenes(folder: Path, root: Path, deepest: int) -> Iterator[tuple[str, tuple[Path, Path]]]:
+def _scenes(folder: Path, root: Folder, deepest: int) -> Iterator[tuple[str, tuple[Path, Path]]]:
     """Return each model's name, its own folder and that of its scene."""
     models = [path for place in PLACES for path in (sorted(folder.glob(place)) if place else [folder])]
     here = [path for path in models if has_model(path)]
-    name = root.resolve().name if folder == root else folder.relative_to(root).as_posix()
+    name = root.path.resolve().name if folder == root.path else folder.relative_to(root.path).as_posix()
     for model in here:
         yield (name if len(here) == 1 else f"{name}/{model.relative_to(folder).as_posix()}"), (model, folder)
     if not here and deepest:
@@ -74,7 +77,7 @@ def _scenes(folder: Path, root: Path, deepest: int) -> Iterator[tuple[str, tuple
             yield from _scenes(inner, root, deepest - 1)
 
 
-def load_recording(sparse: Path, folder: Path, root: Path, name: str) -> Recording:
+def load_recording(sparse: Path, folder: Path, root: Folder, name: str) -> Recording:
     """Read a sparse model and find its images, without reading pixels.
 
     Args:
@@ -107,7 +110,7 @@ def load_recording(sparse: Path, folder: Path, root: Path, name: str) -> Recordi
         depth=partial(_read_depth, frames, root) if dense else None,
         points=partial(_read_tracks, model.points, tracks) if sparse_truth else None,
         shared=shared_tracks(tracks, len(model.points)) if sparse_truth else None,
-        dropped=tuple(photo.name for place, photo in enumerate(photos) if place not in set(kept)),
+        dropped=tuple(Dropped(photo.name, NO_MAP) for place, photo in enumerate(photos) if place not in set(kept)),
     )
 
 
@@ -129,7 +132,7 @@ def shared_tracks(tracks: Sequence[Int[Tensor, "..."]], points: int) -> Float[Te
     return torch.minimum(share, share.mT)
 
 
-def _frame(folder: Path, model: Model, name: str, camera: int, root: Path) -> Frame:
+def _frame(folder: Path, model: Model, name: str, camera: int, root: Folder) -> Frame:
     image = folder / "images" / name
     inside(image, root)
     seen = model.cameras[camera]
@@ -144,7 +147,7 @@ def _intrinsics(model: Model, camera: int) -> Float[Tensor, "3 3"]:
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _read_colour(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Tensor, "3 height width"]:
+def _read_colour(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
     frame = frames[index]
     image = read_rgb(frame.image, root)
     return (
@@ -158,7 +161,7 @@ def _read_tracks(
     return points[tracks[index]]
 
 
-def _read_depth(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Tensor, "height width"]:
+def _read_depth(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "height width"]:
     path = frames[index].depth
     data = inside(path, root).read_bytes()
     header = HEADER.match(data)

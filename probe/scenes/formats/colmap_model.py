@@ -23,8 +23,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from probe.scenes.cameras import from_world_to_cam, pinhole
-from probe.scenes.files import inside
 from probe.scenes.lenses import Lens
+from probe.scenes.reading import Folder, inside
 
 PARTS = ("cameras", "images", "points3D")
 NO_POINT = 2**64 - 1  # a keypoint that belongs to no track; -1 in text
@@ -104,7 +104,7 @@ def has_model(folder: Path) -> bool:
     return any((folder / f"cameras{suffix}").exists() for suffix in (".bin", ".txt"))
 
 
-def read_model(folder: Path, root: Path) -> Model:
+def read_model(folder: Path, root: Folder) -> Model:
     """Read the sparse model of a folder; of a binary and a text one the binary one.
 
     Raises:
@@ -199,7 +199,7 @@ def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...],
 class Bytes:
     """Read a file's little-endian values one after the other; reject reading past its end, and a rest."""
 
-    def __init__(self, path: Path, root: Path) -> None:
+    def __init__(self, path: Path, root: Folder) -> None:
         self.path, self.data, self.place = path, inside(path, root).read_bytes(), 0
 
     def values(self, layout: str) -> tuple[Any, ...]:
@@ -233,7 +233,7 @@ KEYPOINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])
 TRACK = np.dtype([("image", "<u4"), ("keypoint", "<u4")])
 
 
-def _binary_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
+def _binary_cameras(path: Path, root: Folder) -> Iterator[tuple[int, Camera]]:
     data = Bytes(path, root)
     names = {kind.number: name for name, kind in KINDS.items()}
     (count,) = data.values("Q")
@@ -246,7 +246,7 @@ def _binary_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
     data.end()
 
 
-def _binary_images(path: Path, root: Path) -> Iterator[Listed]:
+def _binary_images(path: Path, root: Folder) -> Iterator[Listed]:
     data = Bytes(path, root)
     (count,) = data.values("Q")
     for _ in range(count):
@@ -258,7 +258,7 @@ def _binary_images(path: Path, root: Path) -> Iterator[Listed]:
     data.end()
 
 
-def _binary_points(path: Path, root: Path) -> Iterator[tuple[int, tuple[float, ...]]]:
+def _binary_points(path: Path, root: Folder) -> Iterator[tuple[int, tuple[float, ...]]]:
     data = Bytes(path, root)
     (count,) = data.values("Q")
     for _ in range(count):
@@ -275,7 +275,7 @@ def _seen(points: np.ndarray) -> Int[Tensor, " t"]:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path, root: Path) -> list[str]:
+def _lines(path: Path, root: Folder) -> list[str]:
     try:
         return [line for line in inside(path, root).read_text().split("\n") if not line.startswith("#")]
     except UnicodeDecodeError as error:
@@ -289,7 +289,7 @@ def _numbers(words: list[str], path: Path, origin: str) -> tuple[float, ...]:
         raise ValueError(f"colmap: {origin} of {path} is {' '.join(words)[:60]!r}, expected numbers") from None
 
 
-def _text_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
+def _text_cameras(path: Path, root: Folder) -> Iterator[tuple[int, Camera]]:
     for line in filter(str.strip, _lines(path, root)):
         words = line.split()
         if len(words) < 4:
@@ -299,7 +299,7 @@ def _text_cameras(path: Path, root: Path) -> Iterator[tuple[int, Camera]]:
         yield int(number), make_camera(words[1], (int(height), int(width)), tuple(parameters), origin)
 
 
-def _text_images(path: Path, root: Path) -> Iterator[Listed]:
+def _text_images(path: Path, root: Folder) -> Iterator[Listed]:
     """Read two lines per image; the second, of its keypoints, may be empty."""
     lines = iter(_lines(path, root))
     for line in lines:
@@ -316,7 +316,7 @@ def _text_images(path: Path, root: Path) -> Iterator[Listed]:
         yield words[9].strip(), int(numbers[7]), numbers[:4], numbers[4:7], _seen(points[points >= 0])
 
 
-def _text_points(path: Path, root: Path) -> Iterator[tuple[int, tuple[float, ...]]]:
+def _text_points(path: Path, root: Folder) -> Iterator[tuple[int, tuple[float, ...]]]:
     for line in filter(str.strip, _lines(path, root)):
         words = line.split()
         if len(words) < 8 or len(words) % 2:

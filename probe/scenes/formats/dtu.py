@@ -32,7 +32,8 @@ from torch import Tensor
 from probe.geometry import crop_intrinsics
 from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings
-from probe.scenes.files import image_size, inside, natural, numbers, read_arrays, read_mask, read_rgb
+from probe.scenes.files import image_size, natural, numbers, read_arrays, read_mask, read_rgb
+from probe.scenes.reading import DEFAULT, Folder, Reading, inside
 from probe.scenes.recordings import Recording
 
 LIGHT = 3  # of 0 to 6; MVSNet is evaluated under it
@@ -58,31 +59,32 @@ class Frame:
     grid: int
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the scans of a folder, in any of the layouts.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    if not root.is_dir():
+    root = Folder(path, reading)
+    if not root.path.is_dir():
         raise FileNotFoundError(f"dtu: {root} is not a folder; {EXPECTED}")
     openers = dict((*_mvsnet_scans(root), *_idr_scans(root)))
     if not openers:
         raise FileNotFoundError(f"dtu: {root} holds no scans; {EXPECTED}")
-    return Recordings(root=root, names=tuple(sorted(openers, key=natural)), open=lambda name: openers[name]())
+    return Recordings(root=root.path, names=tuple(sorted(openers, key=natural)), open=lambda name: openers[name]())
 
 
 # --- MVSNet ----------------------------------------------------------------------------------------------------------
 
 
-def _mvsnet_scans(root: Path) -> Iterator[tuple[str, Callable[[], Recording]]]:
-    for folder in root.glob("Rectified/scan*"):
+def _mvsnet_scans(root: Folder) -> Iterator[tuple[str, Callable[[], Recording]]]:
+    for folder in root.path.glob("Rectified/scan*"):
         yield folder.name.removesuffix("_train"), partial(_load_mvsnet, root, folder, _training_frames)
-    for folder in root.glob("*/cams"):
+    for folder in root.path.glob("*/cams"):
         yield folder.parent.name, partial(_load_mvsnet, root, folder.parent, _test_frames)
 
 
-def _training_frames(root: Path, folder: Path) -> Iterator[Frame]:
+def _training_frames(root: Folder, folder: Path) -> Iterator[Frame]:
     """List the frames of a folder of rectified images, small (``_train``) or in full size."""
     small = folder.name.endswith("_train")
     cameras = root / "Cameras" / "train" if small else root / "Cameras"
@@ -101,13 +103,13 @@ def _training_frames(root: Path, folder: Path) -> Iterator[Frame]:
             )
 
 
-def _test_frames(root: Path, folder: Path) -> Iterator[Frame]:
+def _test_frames(root: Folder, folder: Path) -> Iterator[Frame]:
     for image in (*folder.glob("images/*.jpg"), *folder.glob("images/*.png")):
         camera = folder / "cams" / f"{image.stem}_cam.txt"
         yield Frame(name=image.stem, image=image, camera=camera, depth=None, mask=None, grid=1)
 
 
-def _load_mvsnet(root: Path, folder: Path, list_frames: Callable[[Path, Path], Iterator[Frame]]) -> Recording:
+def _load_mvsnet(root: Folder, folder: Path, list_frames: Callable[[Folder, Path], Iterator[Frame]]) -> Recording:
     frames = tuple(sorted(list_frames(root, folder), key=lambda frame: natural(frame.name)))
     if not frames:
         raise FileNotFoundError(f"dtu: {folder} holds no images of light {LIGHT}; {EXPECTED}")
@@ -128,7 +130,7 @@ def _load_mvsnet(root: Path, folder: Path, list_frames: Callable[[Path, Path], I
     )
 
 
-def _camera(frame: Frame, size: tuple[int, int], root: Path) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
+def _camera(frame: Frame, size: tuple[int, int], root: Folder) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
     """Read a camera file: "extrinsic", 16 numbers in millimetres, "intrinsic", 9 numbers, the range of depth."""
     path = inside(frame.camera, root)
     words = path.read_text(encoding="utf-8", errors="replace").split()
@@ -156,7 +158,7 @@ def _intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], origin: str
 
 
 def _read_depth(
-    frames: tuple[Frame, ...], sizes: tuple[tuple[int, int], ...], root: Path, index: int
+    frames: tuple[Frame, ...], sizes: tuple[tuple[int, int], ...], root: Folder, index: int
 ) -> Float[Tensor, "height width"]:
     frame, size = frames[index], sizes[index]
     assert frame.depth is not None  # a recording with depth has it for every frame
@@ -173,7 +175,7 @@ def _read_depth(
     return depth[rows[:, None], columns]
 
 
-def read_pfm(path: Path, root: Path) -> Float[Tensor, "height width"]:
+def read_pfm(path: Path, root: Folder) -> Float[Tensor, "height width"]:
     """Read a portable float map of one channel, whose rows go upwards.
 
     Raises:
@@ -196,13 +198,13 @@ def read_pfm(path: Path, root: Path) -> Float[Tensor, "height width"]:
 # --- IDR and pixelNeRF -----------------------------------------------------------------------------------------------
 
 
-def _idr_scans(root: Path) -> Iterator[tuple[str, Callable[[], Recording]]]:
-    for path in (*root.glob("cameras.npz"), *root.glob("*/cameras.npz"), *root.glob("*/*/cameras.npz")):
-        name = root.resolve().name if path.parent == root else path.parent.relative_to(root).as_posix()
+def _idr_scans(root: Folder) -> Iterator[tuple[str, Callable[[], Recording]]]:
+    for path in (*root.path.glob("cameras.npz"), *root.path.glob("*/cameras.npz"), *root.path.glob("*/*/cameras.npz")):
+        name = root.path.resolve().name if path.parent == root.path else path.parent.relative_to(root.path).as_posix()
         yield name, partial(_load_idr, root, path, name)
 
 
-def _load_idr(root: Path, path: Path, name: str) -> Recording:
+def _load_idr(root: Folder, path: Path, name: str) -> Recording:
     images = sorted(path.parent.glob("image/*.png"), key=lambda image: natural(image.name))
     if not images:
         raise FileNotFoundError(f"dtu: {path.parent} holds no image/000000.png beside its cameras.npz")

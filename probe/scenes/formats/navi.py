@@ -34,7 +34,8 @@ from torch import Tensor
 from probe.geometry import rotation_degrees
 from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
-from probe.scenes.files import decode_rgb, inside, natural, numbers, open_image, read_json, read_sixteen, take
+from probe.scenes.files import decode_rgb, natural, numbers, open_image, read_json, read_sixteen, take
+from probe.scenes.reading import DEFAULT, Folder, Reading, inside, split_detail
 from probe.scenes.recordings import Recording, Window
 
 SETS = ("multiview", "video", "wild_set")
@@ -56,18 +57,18 @@ class Frame:
     size: tuple[int, int]
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the scenes of one kind; ``root`` may end in ``#SET``, one of :data:`SETS`.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If the kind is unknown.
     """
-    name, _, chosen = str(root).partition("#")
-    folder, kind = Path(name), chosen or SETS[0]
+    name, chosen = split_detail(path)
+    folder, kind = Folder(name, reading), chosen or SETS[0]
     if kind not in SETS:
         raise ValueError(f"navi: {kind!r} is no kind of scene; choose {' or '.join(f'ROOT#{one}' for one in SETS)}")
-    if not folder.is_dir():
+    if not folder.path.is_dir():
         raise FileNotFoundError(f"navi: {folder} is not a folder; {EXPECTED}")
     scenes = _scenes(folder, kind)
     if not scenes:
@@ -78,16 +79,16 @@ def find_recordings(root: Path) -> Recordings:
         "wild_set": {PROBE3D: partial(_probe3d_pairs, folder)},
     }
     return Recordings(
-        root=folder, names=tuple(scenes), open=lambda scene: load_recording(folder, scene), lists=lists[kind]
+        root=folder.path, names=tuple(scenes), open=lambda scene: load_recording(folder, scene), lists=lists[kind]
     )
 
 
-def _scenes(root: Path, kind: str) -> list[str]:
-    scenes = [path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{kind}*/{ANNOTATIONS}")]
+def _scenes(root: Folder, kind: str) -> list[str]:
+    scenes = [path.parent.relative_to(root.path).as_posix() for path in root.path.glob(f"*/{kind}*/{ANNOTATIONS}")]
     return sorted(scenes, key=natural)
 
 
-def load_recording(root: Path, scene: str) -> Recording:
+def load_recording(root: Folder, scene: str) -> Recording:
     """Read a scene's cameras, and where each depth map shows the object.
 
     Args:
@@ -116,7 +117,7 @@ def load_recording(root: Path, scene: str) -> Recording:
 # --- annotations -----------------------------------------------------------------------------------------------------
 
 
-def _annotations(root: Path, scene: str) -> dict[str, dict[str, Any]]:
+def _annotations(root: Folder, scene: str) -> dict[str, dict[str, Any]]:
     """Return a scene's annotations, in the order of their files, by what an error calls them."""
     path = root / scene / ANNOTATIONS
     listed = take({"images": read_json(path, root)}, "images", list, str(path))
@@ -131,7 +132,7 @@ def _size(record: dict[str, Any], origin: str) -> tuple[int, int]:
     return height, width
 
 
-def _frame(folder: Path, record: dict[str, Any], root: Path, origin: str) -> Frame:
+def _frame(folder: Path, record: dict[str, Any], root: Folder, origin: str) -> Frame:
     name = Path(record["filename"])
     frame = Frame(
         image=folder / "images" / name, depth=folder / "depth" / name.with_suffix(".png"), size=_size(record, origin)
@@ -160,19 +161,19 @@ def _intrinsics(record: dict[str, Any], origin: str) -> Float[Tensor, "3 3"]:
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _read_colour(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Tensor, "3 height width"]:
+def _read_colour(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
     with open_image(frames[index].image, root) as image:
         return decode_rgb(ImageOps.exif_transpose(image))
 
 
-def _read_values(frame: Frame, root: Path) -> np.ndarray:
+def _read_values(frame: Frame, root: Folder) -> np.ndarray:
     values = read_sixteen(frame.depth, root)
     if values.shape != frame.size:
         raise ValueError(f"navi: {frame.depth} is {values.shape}, expected {frame.size}, as the upright image")
     return values
 
 
-def _read_depth(frames: tuple[Frame, ...], root: Path, index: int) -> Float[Tensor, "height width"]:
+def _read_depth(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "height width"]:
     values = torch.from_numpy(_read_values(frames[index], root).astype(np.float32))
     return torch.where(values > 0, DISPARITY / values.clamp(min=1), 0)
 
@@ -194,7 +195,7 @@ def _object_window(seen: np.ndarray) -> Window:
 # --- published pairs -------------------------------------------------------------------------------------------------
 
 
-def _own_pairs(root: Path, file: Path | None) -> ViewList:
+def _own_pairs(root: Folder, file: Path | None) -> ViewList:
     path = file or root / OWN_FILE
     if not path.is_file():
         raise FileNotFoundError(f"view list {OWN_PAIRS}: {path} does not exist; name it: {OWN_PAIRS}:FILE")
@@ -214,7 +215,7 @@ def _pair(words: list[str], path: Path) -> Scene:
     return Scene(recording=scenes[0], frames=frames, overlap=(float("nan"),))
 
 
-def _probe3d_pairs(root: Path, file: Path | None) -> ViewList:
+def _probe3d_pairs(root: Folder, file: Path | None) -> ViewList:
     if file is not None:
         raise ValueError(f"view list {PROBE3D} draws its pairs from the annotations and takes no file, not {file}")
     generator = torch.Generator().manual_seed(SEED)
@@ -222,7 +223,7 @@ def _probe3d_pairs(root: Path, file: Path | None) -> ViewList:
     return ViewList(protocol=PROBE3D, scenes=tuple(pair for pair in drawn[::EVERY] if pair is not None))
 
 
-def _partners(root: Path, scene: str, generator: torch.Generator) -> list[Scene | None]:
+def _partners(root: Folder, scene: str, generator: torch.Generator) -> list[Scene | None]:
     """Draw a partner for each image of a set; none where no image is near enough, or the object has no other scene."""
     if len(list((root / scene).parent.glob(f"*/{ANNOTATIONS}"))) < 2:
         return []

@@ -26,8 +26,9 @@ from torch.nn import functional as F
 
 from probe.scenes.cameras import from_opengl, pinhole
 from probe.scenes.choosing import Recordings
-from probe.scenes.files import image_size, inside, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
+from probe.scenes.files import image_size, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
 from probe.scenes.lenses import Lens, straight, straighten
+from probe.scenes.reading import DEFAULT, Folder, Reading, inside
 from probe.scenes.recordings import Recording
 
 FILES = ("transforms.json", "transforms_train.json")
@@ -44,7 +45,7 @@ ASPECT = 0.02  # relative difference of image shape and w, h up to which the ima
 class Frame:
     """One frame's files, and the lens if it distorts."""
 
-    root: Path
+    root: Folder
     image: Path
     depth: Path | None
     depth_unit: float
@@ -52,19 +53,20 @@ class Frame:
     lens: Lens | None
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the folders with a ``transforms.json``: this one, or those inside it.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    if not root.is_dir():
+    root = Folder(path, reading)
+    if not root.path.is_dir():
         raise FileNotFoundError(f"nerfstudio: {root} is not a folder; expected one with a transforms.json")
-    files = {_name(root, path.parent): path for path in _transforms(root, DEEPEST)}
+    files = {_name(root, path.parent): path for path in _transforms(root.path, DEEPEST)}
     if not files:
         raise FileNotFoundError(f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep")
     names = tuple(sorted(files, key=natural))
-    return Recordings(root=root, names=names, open=lambda name: load_recording(files[name], name))
+    return Recordings(root=root.path, names=names, open=lambda name: load_recording(files[name], name, root))
 
 
 def _transforms(folder: Path, deepest: int) -> Iterator[Path]:
@@ -76,22 +78,22 @@ def _transforms(folder: Path, deepest: int) -> Iterator[Path]:
             yield from _transforms(inner, deepest - 1)
 
 
-def _name(root: Path, folder: Path) -> str:
-    return root.resolve().name if folder == root else folder.relative_to(root).as_posix()
+def _name(root: Folder, folder: Path) -> str:
+    return root.path.resolve().name if folder == root.path else folder.relative_to(root.path).as_posix()
 
 
-def load_recording(path: Path, name: str) -> Recording:
+def load_recording(path: Path, name: str, root: Folder) -> Recording:
     """Read a ``transforms.json``: cameras and files, no pixels.
 
     Args:
-        path: The file; everything that it names lies inside its folder.
+        path: The file; what it names starts from its folder.
         name: Of the recording.
+        root: Every file lies inside this.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If the file, or one that it names, does not hold what it should.
     """
-    root = path.parent
     whole = read_json(path, root)
     listed = take(whole, "frames", list, str(path))
     if not listed:
@@ -99,7 +101,7 @@ def load_recording(path: Path, name: str) -> Recording:
     records = [{**whole, **take({"frame": one}, "frame", dict, f"frame {i} of {path}")} for i, one in enumerate(listed)]
     named = [(str(take(record, "file_path", str, f"frame {i} of {path}")), record) for i, record in enumerate(records)]
     named.sort(key=lambda pair: natural(pair[0]))
-    made = [_frame(root, record, f"frame {file} of {path}") for file, record in named]
+    made = [_frame(path.parent, root, record, f"frame {file} of {path}") for file, record in named]
     depths = {frame.depth is not None for frame, _, _, _ in made}
     if len(depths) > 1:
         raise ValueError(f"{path} names a depth_file_path for some frames only; expected one for all or none")
@@ -125,15 +127,15 @@ def _unique_names(files: list[str], path: Path) -> tuple[str, ...]:
 
 
 def _frame(
-    root: Path, record: dict[str, Any], origin: str
+    base: Path, root: Folder, record: dict[str, Any], origin: str
 ) -> tuple[Frame, tuple[int, int], Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
-    image = _image(root, record["file_path"], origin)
+    image = _image(base, root, record["file_path"], origin)
     size = image_size(image, root)
     matrix = take(record, "transform_matrix", list, origin)
     camera = from_opengl(numbers(matrix, (4, 4), f"transform_matrix of {origin}"), f"transform_matrix of {origin}")
     intrinsics = _intrinsics(record, size, origin)
     lens = _lens(record, intrinsics, size, origin)
-    optional = {key: _optional(root, record, key, origin) for key in ("depth_file_path", "mask_path")}
+    optional = {key: _optional(base, root, record, key, origin) for key in ("depth_file_path", "mask_path")}
     frame = Frame(
         root=root,
         image=image,
@@ -145,13 +147,13 @@ def _frame(
     return frame, size, camera, straight(lens) if lens else intrinsics
 
 
-def _image(root: Path, file: str, origin: str) -> Path:
+def _image(base: Path, root: Folder, file: str, origin: str) -> Path:
     """Find an image: as named, with a suffix, or in the folder of the smaller ones."""
     named = Path(file)
     folders = [
         named.parent.with_name(named.parent.name + end) if named.parent.name else named.parent for end in SMALLER
     ]
-    candidates = [root / folder / (named.name + suffix) for folder in folders for suffix in SUFFIXES]
+    candidates = [base / folder / (named.name + suffix) for folder in folders for suffix in SUFFIXES]
     existing = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
     if existing is None:
         raise FileNotFoundError(f"{origin} has no image; expected {candidates[0]}")
@@ -159,10 +161,10 @@ def _image(root: Path, file: str, origin: str) -> Path:
     return existing
 
 
-def _optional(root: Path, record: dict[str, Any], key: str, origin: str) -> Path | None:
+def _optional(base: Path, root: Folder, record: dict[str, Any], key: str, origin: str) -> Path | None:
     if record.get(key) is None:
         return None
-    path = root / str(take(record, key, str, origin))
+    path = base / str(take(record, key, str, origin))
     inside(path, root)
     return path
 
@@ -247,7 +249,7 @@ def _read_depth(frames: tuple[Frame, ...], index: int) -> Float[Tensor, "height 
     return straighten(_like(depth, frame.lens.size)[None], frame.lens, nearest=True)[0]
 
 
-def _depth_file(path: Path, root: Path) -> np.ndarray:
+def _depth_file(path: Path, root: Folder) -> np.ndarray:
     if path.suffix != ".npy":
         return read_sixteen(path, root)
     try:

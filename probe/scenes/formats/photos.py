@@ -24,8 +24,9 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from probe.scenes.choosing import Recordings
-from probe.scenes.files import inside, natural, open_image
+from probe.scenes.files import natural, open_image
 from probe.scenes.formats import colmap
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FEWEST = 3  # photos; two have no track that a third one confirms
@@ -33,18 +34,22 @@ EXHAUSTIVE = 100  # photos up to which all pairs are matched
 RECIPE = "1"  # changes when a reconstruction would come out otherwise
 ORIENTATION = 0x0112  # EXIF
 SEED = 0
+UNFIT = "it does not fit into the reconstruction"
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Reconstruct the photos of a folder, unless that was done before.
 
     Raises:
         FileNotFoundError: If it is no folder.
         ValueError: If there are too few photos, one is broken, pycolmap is not installed or cannot reconstruct them.
     """
-    if not root.is_dir():
+    root = Folder(path, reading)
+    if not root.path.is_dir():
         raise FileNotFoundError(f"photos: {root} is not a folder; expected one with PNG or JPEG photos of one scene")
-    photos = sorted((path for path in root.iterdir() if path.suffix.lower() in SUFFIXES), key=lambda p: natural(p.name))
+    photos = sorted(
+        (path for path in root.path.iterdir() if path.suffix.lower() in SUFFIXES), key=lambda p: natural(p.name)
+    )
     if len(photos) < FEWEST:
         raise ValueError(
             f"photos: {root} holds {len(photos)} PNG or JPEG files, expected {FEWEST} or more of one scene"
@@ -52,9 +57,9 @@ def find_recordings(root: Path) -> Recordings:
     workspace = cache_folder() / _digest(photos, root)
     if not workspace.is_dir():
         _fill(workspace, photos, root)
-    name = root.resolve().name
-    recording = colmap.load_recording(workspace / "sparse", workspace, workspace, name)
-    left_out = tuple(photo.name for photo in photos if photo.name not in recording.names)
+    name = root.path.resolve().name
+    recording = colmap.load_recording(workspace / "sparse", workspace, Folder(workspace), name)
+    left_out = tuple(Dropped(photo.name, UNFIT) for photo in photos if photo.name not in recording.names)
     note = f"{len(recording.names)} of {len(photos)} photos reconstructed, in {workspace}"
     return Recordings(root=workspace, names=(name,), open=lambda _: replace(recording, dropped=left_out), note=note)
 
@@ -64,7 +69,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-probing" / "photos"
 
 
-def _digest(photos: Sequence[Path], root: Path) -> str:
+def _digest(photos: Sequence[Path], root: Folder) -> str:
     digest = hashlib.sha256(RECIPE.encode())
     for photo in photos:
         digest.update(photo.name.encode("utf-8", "surrogateescape") + b"\0")
@@ -72,7 +77,7 @@ def _digest(photos: Sequence[Path], root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fill(workspace: Path, photos: Sequence[Path], root: Path) -> None:
+def _fill(workspace: Path, photos: Sequence[Path], root: Folder) -> None:
     """Make the workspace beside its place and put it there when it is whole."""
     pycolmap = _pycolmap()
     workspace.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +107,7 @@ def _quiet(pycolmap: Any) -> Iterator[None]:
         pycolmap.logging.minloglevel = before
 
 
-def _copy_upright(photo: Path, root: Path, target: Path) -> tuple[int, int]:
+def _copy_upright(photo: Path, root: Folder, target: Path) -> tuple[int, int]:
     """Copy a photo, turned as its EXIF orientation says; its EXIF focal length stays, which COLMAP starts from."""
     with open_image(photo, root) as image:
         image.load()

@@ -27,10 +27,12 @@ from torch import Tensor
 
 from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
-from probe.scenes.files import decode_rgb, image_size, inside, numbers, open_bytes, read_json, read_rgb, take
+from probe.scenes.files import decode_rgb, image_size, numbers, open_bytes, read_json, read_rgb, take
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside
 from probe.scenes.recordings import Recording
 
 EVALUATION = "re10k-pixelsplat-v1"
+NO_FRAME = "no frame lies near its timestamp"
 TOLERANCE = 8000  # microseconds between a camera's timestamp and its frame's; a quarter of a frame
 CAMERA = 18  # numbers of a camera: fx fy cx cy 0 0 and 3 x 4
 SPLITS = ("", "train", "test")
@@ -39,14 +41,15 @@ CHUNKS_OPEN = 4
 EXPECTED = "expected <16 hexadecimal digits>.txt with frames, or 000000.torch, here or in train and test"
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find camera files or chunks.
 
     Raises:
         FileNotFoundError: If there are neither.
         ValueError: If an index is broken.
     """
-    if not root.is_dir():
+    root = Folder(path, reading)
+    if not root.path.is_dir():
         raise FileNotFoundError(f"re10k: {root} is not a folder; {EXPECTED}")
     chunks = _chunks(root)
     texts = {
@@ -64,7 +67,7 @@ def find_recordings(root: Path) -> Recordings:
         )
 
     names = tuple(sorted({*chunks, *texts}))
-    return Recordings(root=root, names=names, open=open_recording, lists={EVALUATION: read_evaluation_index})
+    return Recordings(root=root.path, names=names, open=open_recording, lists={EVALUATION: read_evaluation_index})
 
 
 def read_evaluation_index(file: Path | None) -> ViewList:
@@ -76,7 +79,7 @@ def read_evaluation_index(file: Path | None) -> ViewList:
     """
     if file is None:
         raise ValueError(f"view list {EVALUATION} needs pixelSplat's file: {EVALUATION}:evaluation_index_re10k.json")
-    index = take({"index": read_json(file, file.parent)}, "index", dict, str(file))
+    index = take({"index": read_json(file, Folder(file.parent))}, "index", dict, str(file))
     scenes = []
     for key, entry in index.items():
         if entry is None:  # pixelSplat found no views of it that overlap enough
@@ -106,7 +109,7 @@ def _cameras(
 # --- camera files and frames -----------------------------------------------------------------------------------------
 
 
-def load_text(path: Path, root: Path) -> Recording:
+def load_text(path: Path, root: Folder) -> Recording:
     """Read a camera file and find its frames.
 
     Args:
@@ -133,11 +136,11 @@ def load_text(path: Path, root: Path) -> Recording:
         world_to_cam=world_to_cam,
         intrinsics=intrinsics,
         colour=partial(_read_frame, files, root),
-        dropped=tuple(str(place) for place in range(len(rows)) if place not in set(kept)),
+        dropped=tuple(Dropped(str(place), NO_FRAME) for place in range(len(rows)) if place not in set(kept)),
     )
 
 
-def _rows(path: Path, root: Path) -> Float[Tensor, "n 19"]:
+def _rows(path: Path, root: Folder) -> Float[Tensor, "n 19"]:
     try:
         lines = [line.split() for line in inside(path, root).read_text().splitlines()[1:] if line.strip()]
         values = [[float(word) for word in line] for line in lines]
@@ -151,7 +154,7 @@ def _rows(path: Path, root: Path) -> Float[Tensor, "n 19"]:
     return numbers(values, (len(values), CAMERA + 1), str(path))
 
 
-def _frames(path: Path, root: Path) -> dict[int, Path]:
+def _frames(path: Path, root: Folder) -> dict[int, Path]:
     """Find the frames of a camera file by their timestamps."""
     candidates = [
         folder / path.stem for folder in (path.parent, root, root / "frames", root / "frames" / path.parent.name)
@@ -171,14 +174,14 @@ def _nearest(timestamp: int, images: Mapping[int, Path]) -> Path | None:
     return images[nearest] if nearest is not None and abs(nearest - timestamp) <= TOLERANCE else None
 
 
-def _read_frame(images: tuple[Path, ...], root: Path, index: int) -> Float[Tensor, "3 height width"]:
+def _read_frame(images: tuple[Path, ...], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
     return read_rgb(images[index], root)
 
 
 # --- chunks ----------------------------------------------------------------------------------------------------------
 
 
-def _chunks(root: Path) -> dict[str, Path]:
+def _chunks(root: Folder) -> dict[str, Path]:
     """Map each recording to its chunk: by ``index.json``, or else by looking into the chunks."""
     files: dict[str, Path] = {}
     for folder in (root / split for split in SPLITS):
@@ -190,7 +193,7 @@ def _chunks(root: Path) -> dict[str, Path]:
     return files
 
 
-def _read_chunk(root: Path, path: Path) -> dict[str, dict[str, Any]]:
+def _read_chunk(root: Folder, path: Path) -> dict[str, dict[str, Any]]:
     """Read a chunk's recordings by their keys; images stay on the disk until they are decoded."""
     file = inside(path, root)
     try:

@@ -37,8 +37,10 @@ from probe.geometry import pixel_centres
 from probe.scenes.cameras import from_cam_to_world, pinhole
 from probe.scenes.choosing import Recordings
 from probe.scenes.files import open_image, read_matrix
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, split_detail
 from probe.scenes.recordings import Recording
 
+LOST = "tracking was lost: its pose is infinite"
 MISSING = 65535  # a depth that 7-Scenes writes for "missing"; so is 0
 MODES = {
     "colour": (("RGB", "RGBA", "L", "P"), "an 8-bit colour image"),
@@ -96,10 +98,10 @@ class Frames:
         colour_intrinsics: In pixels of ``colour_size``.
         size: (height, width) of the depth images, and of the views that are made.
         colour_size: (height, width) of the colour images.
-        dropped: Numbers of the frames whose tracking was lost.
+        dropped: Frames that were left out, such as those whose tracking was lost.
     """
 
-    root: Path
+    root: Folder
     names: tuple[str, ...]
     colour: tuple[Path, ...]
     depth: tuple[Path, ...]
@@ -108,7 +110,7 @@ class Frames:
     colour_intrinsics: Float[Tensor, "3 3"]
     size: tuple[int, int]
     colour_size: tuple[int, int]
-    dropped: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
     @property
     def registered(self) -> bool:
@@ -116,20 +118,21 @@ class Frames:
         return self.colour_size == self.size and torch.equal(self.colour_intrinsics, self.intrinsics)
 
 
-def load_frames(root: Path, *, colour_focal: float | None = None) -> Frames:
+def load_frames(path: Path, *, colour_focal: float | None = None, reading: Reading = DEFAULT) -> Frames:
     """Find a recording's frames and read their poses, intrinsics and sizes, but no pixels.
 
     Args:
-        root: A folder in one of the two layouts.
+        path: A folder in one of the two layouts.
         colour_focal: Focal length of the colour camera of a 7-Scenes-like folder, in pixels of the colour image; None:
             colour is registered to depth.
+        reading: How its files are read.
 
     Raises:
         FileNotFoundError: If the folder, its frames, one of a frame's three files or the intrinsics are missing.
         ValueError: If a file cannot be read, lies outside the folder or does not hold what it should; if sizes
             differ, the focal length is not positive, or colour sees less than half of what depth does.
     """
-    root = Path(root)
+    root = Folder(Path(path), reading)
     layout, names = _find_layout(root)
     files = {kind: [_frame_file(root, layout, kind, name) for name in names] for kind in ("colour", "depth", "pose")}
     poses = [_read_pose(path, root, may_be_lost=layout.loses_tracking) for path in files["pose"]]
@@ -150,7 +153,7 @@ def load_frames(root: Path, *, colour_focal: float | None = None) -> Frames:
         colour_intrinsics=colour_intrinsics,
         size=size,
         colour_size=colour_size,
-        dropped=tuple(name for name, pose in zip(names, poses, strict=True) if pose is None),
+        dropped=tuple(Dropped(name, LOST) for name, pose in zip(names, poses, strict=True) if pose is None),
     )
 
 
@@ -158,7 +161,7 @@ def to_recording(frames: Frames) -> Recording:
     """Turn the files into a recording, in metres; a pixel that the colour camera does not see has no depth."""
     count = len(frames.names)
     return Recording(
-        name=frames.root.resolve().name,
+        name=frames.root.path.resolve().name,
         names=frames.names,
         sizes=(frames.size,) * count,
         world_to_cam=frames.world_to_cam,
@@ -170,22 +173,21 @@ def to_recording(frames: Frames) -> Recording:
     )
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the one recording of a folder; ``root`` may end in ``#FOCAL``, the colour camera's focal length in pixels.
 
     Raises:
         FileNotFoundError: If the folder holds no frames.
         ValueError: If FOCAL is no positive number.
     """
-    path, _, focal_text = str(root).partition("#")
-    folder = Path(path)
+    folder, focal_text = split_detail(path)
     colour_focal = _read_focal(focal_text, folder) if focal_text else None
-    layout, _ = _find_layout(folder)
+    layout, _ = _find_layout(Folder(folder, reading))
     taken = colour_focal is None and layout.colour_intrinsics is None
     return Recordings(
         root=folder,
         names=(folder.resolve().name,),
-        open=lambda _: to_recording(load_frames(folder, colour_focal=colour_focal)),
+        open=lambda _: to_recording(load_frames(folder, colour_focal=colour_focal, reading=reading)),
         note="colour is taken as registered to depth; if it is not (raw 7-Scenes: #525), name FOLDER#FOCAL"
         if taken
         else "",
@@ -202,8 +204,8 @@ def _read_focal(text: str, folder: Path) -> float:
     return focal
 
 
-def _find_layout(root: Path) -> tuple[Layout, list[str]]:
-    if not root.is_dir():
+def _find_layout(root: Folder) -> tuple[Layout, list[str]]:
+    if not root.path.is_dir():
         raise FileNotFoundError(f"load_frames: {root} is not a folder; {EXPECTED}")
     for layout in LAYOUTS.values():
         templates = layout.colour + layout.depth + layout.pose
@@ -213,7 +215,7 @@ def _find_layout(root: Path) -> tuple[Layout, list[str]]:
     raise FileNotFoundError(f"load_frames: {root} holds no frames; {EXPECTED}")
 
 
-def _numbers(root: Path, template: str) -> Iterator[str]:
+def _numbers(root: Folder, template: str) -> Iterator[str]:
     folder, (prefix, suffix) = (root / template).parent, Path(template).name.split("{}")
     for path in folder.iterdir() if folder.is_dir() else ():
         number = path.name.removeprefix(prefix).removesuffix(suffix)
@@ -221,7 +223,7 @@ def _numbers(root: Path, template: str) -> Iterator[str]:
             yield number
 
 
-def _frame_file(root: Path, layout: Layout, kind: str, name: str) -> Path:
+def _frame_file(root: Folder, layout: Layout, kind: str, name: str) -> Path:
     candidates = [root / template.format(name) for template in getattr(layout, kind)]
     present = [path for path in candidates if path.exists() or path.is_symlink()]
     if not present:
@@ -233,7 +235,7 @@ def _frame_file(root: Path, layout: Layout, kind: str, name: str) -> Path:
     return present[0]
 
 
-def _read_pose(path: Path, root: Path, *, may_be_lost: bool) -> Float[Tensor, "4 4"] | None:
+def _read_pose(path: Path, root: Folder, *, may_be_lost: bool) -> Float[Tensor, "4 4"] | None:
     cam_to_world = read_matrix(path, root)
     lost = may_be_lost and cam_to_world.isinf().any() and not cam_to_world.isnan().any()
     return None if lost and len(cam_to_world) == 4 else _from_pose(cam_to_world, path)
@@ -246,7 +248,7 @@ def _from_pose(cam_to_world: Float[Tensor, "rows columns"], path: Path) -> Float
 
 
 def _both_intrinsics(
-    root: Path, layout: Layout, size: tuple[int, int], colour_size: tuple[int, int], colour_focal: float | None
+    root: Folder, layout: Layout, size: tuple[int, int], colour_size: tuple[int, int], colour_focal: float | None
 ) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
     intrinsics, own = _read_intrinsics(root / layout.intrinsics, root, size), layout.colour_intrinsics
     if colour_focal is not None:
@@ -278,7 +280,7 @@ def _colour_camera(
     return pinhole((focal, focal), centre, colour_size, f"load_frames: #{focal:g}")
 
 
-def _read_intrinsics(path: Path, root: Path, size: tuple[int, int]) -> Float[Tensor, "3 3"]:
+def _read_intrinsics(path: Path, root: Folder, size: tuple[int, int]) -> Float[Tensor, "3 3"]:
     if not path.exists():
         raise FileNotFoundError(f"load_frames: intrinsics {path} are missing; {EXPECTED}")
     matrix = read_matrix(path, root)
@@ -293,7 +295,7 @@ def _read_intrinsics(path: Path, root: Path, size: tuple[int, int]) -> Float[Ten
     return pinhole((fx, fy), (cx, cy), size, f"load_frames: {path}")
 
 
-def _common_size(root: Path, paths: list[Path], kind: str) -> tuple[int, int]:
+def _common_size(root: Folder, paths: list[Path], kind: str) -> tuple[int, int]:
     headers = [_header(path, root) for path in paths]
     modes, wanted = MODES[kind]
     for path, (size, mode) in zip(paths, headers, strict=True):
@@ -305,7 +307,7 @@ def _common_size(root: Path, paths: list[Path], kind: str) -> tuple[int, int]:
     return headers[0][0]
 
 
-def _header(path: Path, root: Path) -> tuple[tuple[int, int], str]:
+def _header(path: Path, root: Folder) -> tuple[tuple[int, int], str]:
     with open_image(path, root) as image:
         return (image.height, image.width), image.mode
 

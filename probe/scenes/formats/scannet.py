@@ -21,37 +21,40 @@ from torch import Tensor
 
 from probe.scenes.cameras import from_cam_to_world, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
-from probe.scenes.files import inside, natural, numbers, read_arrays, read_matrix, read_rgb, read_sixteen
+from probe.scenes.files import natural, numbers, read_arrays, read_matrix, read_rgb, read_sixteen
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside
 from probe.scenes.recordings import Recording
 from probe.views import resample
 
 PAIRS = "scannet-1500-v1"
 SIZE = (480, 640)
+LOST = "tracking was lost: its pose is infinite"
 EXPECTED = "expected intrinsics.npz, test.npz and scene0707_00/{color/15.jpg,depth/15.png,pose/15.txt}"
 
 
-def find_recordings(root: Path) -> Recordings:
+def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     """Find the scenes that lie in a folder.
 
     Raises:
         FileNotFoundError: If it is no such folder.
         ValueError: If ``intrinsics.npz`` is broken.
     """
-    if not root.is_dir():
+    root = Folder(path, reading)
+    if not root.path.is_dir():
         raise FileNotFoundError(f"scannet: {root} is not a folder; {EXPECTED}")
-    names = sorted((path.name for path in root.glob("scene*_*") if (path / "pose").is_dir()), key=natural)
+    names = sorted((path.name for path in root.path.glob("scene*_*") if (path / "pose").is_dir()), key=natural)
     if not names:
         raise FileNotFoundError(f"scannet: {root} holds no scenes; {EXPECTED}")
     matrices = read_arrays(root / "intrinsics.npz", root)
     return Recordings(
-        root=root,
+        root=root.path,
         names=tuple(names),
         open=lambda name: load_recording(root, name, matrices),
         lists={PAIRS: partial(_read_pairs, root)},
     )
 
 
-def load_recording(root: Path, name: str, matrices: dict[str, np.ndarray]) -> Recording:
+def load_recording(root: Folder, name: str, matrices: dict[str, np.ndarray]) -> Recording:
     """Read a scene's cameras and find its files, without reading pixels.
 
     Args:
@@ -81,11 +84,11 @@ def load_recording(root: Path, name: str, matrices: dict[str, np.ndarray]) -> Re
         colour=partial(_read_colour, root, folder, kept),
         depth=partial(_read_depth, root, folder, kept),
         unit="m",
-        dropped=tuple(frame for frame in frames if cameras[frame] is None),
+        dropped=tuple(Dropped(frame, LOST) for frame in frames if cameras[frame] is None),
     )
 
 
-def _camera(path: Path, root: Path) -> Float[Tensor, "4 4"] | None:
+def _camera(path: Path, root: Folder) -> Float[Tensor, "4 4"] | None:
     """Read a camera, None where tracking was lost."""
     cam_to_world = numbers(read_matrix(path, root).tolist(), (4, 4), f"scannet: {path}")
     return None if cam_to_world.isinf().any() else from_cam_to_world(cam_to_world, f"scannet: {path}")
@@ -99,9 +102,9 @@ def _intrinsics(matrices: dict[str, np.ndarray], name: str, path: Path) -> Float
     return pinhole((fx, fy), (cx, cy), SIZE, f"{name} of {path}")
 
 
-def _read_pairs(root: Path, file: Path | None) -> ViewList:
+def _read_pairs(root: Folder, file: Path | None) -> ViewList:
     path = file or root / "test.npz"
-    arrays = read_arrays(path, path.parent)
+    arrays = read_arrays(path, Folder(path.parent))
     rows = arrays.get("name", np.zeros(0))
     if rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iu":
         raise ValueError(f"scannet: 'name' of {path} is {rows.dtype} {rows.shape}, expected whole numbers (pairs, 4)")
@@ -112,10 +115,10 @@ def _read_pairs(root: Path, file: Path | None) -> ViewList:
     return ViewList(protocol=PAIRS, scenes=scenes)
 
 
-def _read_colour(root: Path, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "3 height width"]:
+def _read_colour(root: Folder, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "3 height width"]:
     return resample(read_rgb(folder / "color" / f"{frames[index]}.jpg", root)[None], *SIZE)[0]
 
 
-def _read_depth(root: Path, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "height width"]:
+def _read_depth(root: Folder, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "height width"]:
     millimetres = read_sixteen(folder / "depth" / f"{frames[index]}.png", root).astype(np.float32)
     return torch.from_numpy(millimetres) / 1000

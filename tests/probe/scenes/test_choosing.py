@@ -218,7 +218,7 @@ def test_scenes_of_a_long_lone_recording_lie_within_blocks():
 
 
 def test_an_opened_data_set_names_the_unit_of_each_row(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("probe.scenes.opening.find_recordings", lambda name, root: data_set(3))
+    monkeypatch.setattr("probe.scenes.opening.find_recordings", lambda name, root, reading: data_set(3))
     scenes = open_data_set("rgbd", "world", Request(groups=6, views=3, n_ref=1, size=16))
     rows = scenes.with_units(pd.DataFrame({"scene": [*scenes.names, scenes.names[0]]}))
     assert rows["unit"].tolist() == [name.partition(":")[0] for name in rows["scene"]]

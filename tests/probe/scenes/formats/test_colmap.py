@@ -20,6 +20,7 @@ from probe.geometry import depth_to_point_map, point_map_to_depth, project
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.colmap import find_recordings, shared_tracks
 from probe.scenes.formats.colmap_model import KINDS, read_model
+from probe.scenes.reading import Folder
 from probe.scenes.recordings import Recording, compare_frames, load_views
 
 WORLD = make_world(5)
@@ -45,7 +46,10 @@ def test_points_land_where_they_are_seen(binary: bool, dense: int, tmp_path: Pat
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
 def test_what_is_read_is_what_pycolmap_reads(binary: bool, tmp_path: Path):
     write_colmap(tmp_path, WORLD, binary=binary, tracks=TRACKS)
-    model, reference = read_model(tmp_path / "sparse/0", tmp_path), pycolmap.Reconstruction(tmp_path / "sparse/0")
+    model, reference = (
+        read_model(tmp_path / "sparse/0", Folder(tmp_path)),
+        pycolmap.Reconstruction(tmp_path / "sparse/0"),
+    )
     numbers = sorted(reference.points3D)
     expected = torch.tensor([reference.points3D[number].xyz.tolist() for number in numbers])
     torch.testing.assert_close(model.points, expected.double(), rtol=0, atol=1e-6)
@@ -194,7 +198,11 @@ def test_images_without_a_depth_map_are_dropped_where_others_have_one(tmp_path: 
     write_colmap(tmp_path, WORLD, dense=1, tracks=TRACKS)
     (tmp_path / "stereo/depth_maps/frame_1.png.geometric.bin").unlink()
     recording = opened(tmp_path)
-    assert (len(recording.names), recording.dropped, recording.shared) == (4, ("frame_1.png",), None)
+    assert (len(recording.names), tuple(one.name for one in recording.dropped), recording.shared) == (
+        4,
+        ("frame_1.png",),
+        None,
+    )
     assert_lands(recording, WORLD, frames=(0, 2, 3, 4))
 
 

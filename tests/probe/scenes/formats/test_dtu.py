@@ -17,6 +17,7 @@ from small_world import assert_lands, landings, make_world, true_views
 
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.dtu import find_recordings, read_pfm
+from probe.scenes.reading import Folder
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(4)
@@ -113,7 +114,7 @@ def test_float_maps_come_back(height: int, width: int, little: bool, seed: int):
     values = torch.randn(height, width, generator=torch.Generator().manual_seed(seed))
     with tempfile.TemporaryDirectory() as folder:
         save_pfm(Path(folder) / "a.pfm", values, little=little)
-        assert torch.equal(read_pfm(Path(folder) / "a.pfm", Path(folder)), values)
+        assert torch.equal(read_pfm(Path(folder) / "a.pfm", Folder(Path(folder))), values)
 
 
 BROKEN_MAPS: dict[str, bytes] = {
