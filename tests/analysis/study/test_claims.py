@@ -68,13 +68,13 @@ def found(folder: Path) -> list[Section]:
 def test_claims_come_first_each_with_a_figure_below_its_sentence(page: str):
     sections = re.findall(r'<section id="([\w-]+)"(.*?)</section>', page, flags=re.S)
     names = [name for name, _ in sections]
-    assert names == ["answer", "claims", *NAMES, "convergence", "variants", "layers", "paper", "method"]
-    for name, body in sections[2:15]:
+    assert names == ["samples", "answer", "claims", *NAMES[1:], "convergence", "variants", "layers", "paper", "method"]
+    for name, body in (sections[0], *sections[3:15]):
         assert re.search(r"<p><strong>[^<]+</strong></p>", body), name
         drawn = body.count("<figure") + body.count('<img class="samples"')
         assert drawn == (0 if name == "worst" else 1), name
         assert body.index("<strong>") < body.index("<img" if name == "samples" else "<figure" if drawn else "<table")
-    assert all(f'<a href="#{name}">' in sections[1][1] for name in NAMES)
+    assert all(f'<a href="#{name}">' in sections[2][1] for name in NAMES)
     assert len(re.findall(r'aria-label="[^"]{20,}"', page)) >= 12
     assert len(set(re.findall(r'<figure id="([\w-]+)"', page))) == page.count("<figure id=")
 
