@@ -64,7 +64,10 @@ def make_study_page(run: StudyRun) -> SectionPage:
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
         lead=lead,
-        sections=(*(one for one in claims if one is not lead), *(section for section in usual if section.name not in names)),
+        sections=(
+            *(one for one in claims if one is not lead),
+            *(section for section in usual if section.name not in names),
+        ),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=command(_flags(run), "train.study"),
