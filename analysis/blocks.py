@@ -96,6 +96,7 @@ class SectionPage:
 
     Attributes:
         kind: What it is the page of.
+        lead: What stands above the answer: a picture.
         rebuild: The command that makes the page again.
         command: The command that makes what the page shows; empty where there is no single one.
     """
@@ -112,6 +113,7 @@ class SectionPage:
     command: str
     rebuild: str
     downloads: tuple[tuple[str, str], ...]
+    lead: Section | None = None
 
 
 def chart(name: str, svg: str, caption: str, *, source: str, table: pd.DataFrame, file: str = "") -> Chart:

@@ -55,6 +55,7 @@ def make_study_page(run: StudyRun) -> SectionPage:
               "how_soon.csv": how_soon(run)}  # fmt: skip
     claims, usual = claim_sections(run), present([maker(run) for maker in makers])
     names = {section.name for section in claims}
+    lead = next((section for section in claims if section.picture), None)
     return SectionPage(
         kind="study",
         title=f"{plural(len(run.names), 'way')} of training, seed by seed",
@@ -62,7 +63,11 @@ def make_study_page(run: StudyRun) -> SectionPage:
         answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
-        sections=(*claims, *(section for section in usual if section.name not in names)),
+        lead=lead,
+        sections=(
+            *(one for one in claims if one is not lead),
+            *(section for section in usual if section.name not in names),
+        ),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=command(_flags(run), "train.study"),

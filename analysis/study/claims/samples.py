@@ -45,7 +45,7 @@ def samples_claim(run: StudyRun, parts: Parts) -> Claim | None:
             name="samples",
             title="Samples at equal steps",
             claim=sentence,
-            text=samples.rule,
+            text=f"Shown: {samples.rule}.",
             picture=picture,
             tables={"samples": _table(samples, methods, last, _of_scenes(samples, first, last))} if methods else {},
         ),
