@@ -18,10 +18,10 @@ at 525, 2.4 and 6.4 at 505. Depth reprojected into a colour camera 2.5 cm to eit
 
 Depths of 0 and 65535 are missing; others are divided by ``--depth-scale``, 1000 or the layout's own. Poses are
 cam-to-world, in metres (or ``--unit``), with OpenCV axes. Intrinsics in a user's file are taken as written, for a first
-pixel whose centre is (0.5, 0.5). A broken frame is left out and named in ``Frames.dropped``, or refused by ``--strict``;
-so is, but never refused, a frame that the data set does not have: its tracking was lost (ScanNet writes -inf), or no
-depth or pose is near in time. Where the frames' depths do not agree by the cameras but would at another scale, the note
-says so (:mod:`.agreement`).
+pixel whose centre is (0.5, 0.5). A broken frame is left out and named in ``Frames.dropped``, or refused by
+``--strict``. A frame that the data set does not have (its tracking was lost: ScanNet writes -inf; no depth or pose is
+near in time) is left out by both. Where the frames' depths do not agree by the cameras but would at another scale, the
+note says so (:mod:`.agreement`).
 """
 
 import math

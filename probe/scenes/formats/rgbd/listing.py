@@ -222,9 +222,7 @@ def _which_camera(listing: Listing, sizes: Sizes) -> str:
     return f"load_frames: {apart}, {ask}; #{focal:g} if both show the same field of view (one camera, or registered)"
 
 
-def _lens(
-    listing: Listing, sizes: Sizes, intrinsics: Float[Tensor, "3 3"], colour_focal: float | None
-) -> Lens | None:
+def _lens(listing: Listing, sizes: Sizes, intrinsics: Float[Tensor, "3 3"], colour_focal: float | None) -> Lens | None:
     if not listing.camera.distortion or colour_focal is not None or sizes[0] != sizes[1]:
         return None
     return Lens(intrinsics=intrinsics, coefficients=listing.camera.distortion, fisheye=False, size=sizes[1])

@@ -149,7 +149,7 @@ def _read_scannet(root: Folder) -> Listing:
 
 
 def _of_scannet(folders: Mapping[str, Path], kind: str, name: str) -> str:
-    return f"{folders[kind].name}/{name}{ {'colour': '.jpg', 'depth': '.png', 'pose': '.txt'}[kind]}"
+    return f"{folders[kind].name}/{name}{ {'colour': '.jpg', 'depth': '.png', 'pose': '.txt'}[kind] }"
 
 
 def _scannet_camera(root: Folder, kind: str) -> Written:

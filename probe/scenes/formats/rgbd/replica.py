@@ -86,7 +86,7 @@ def _camera(root: Folder) -> tuple[Written, float, tuple[str, ...]]:
         size=(int(values["h"]), int(values["w"])),
         origin=f"load_frames: {origin}",
     )
-    note = f"{root} has no {PARAMETERS}, there or in the folder above: Replica's published camera and depth scale are taken"
+    note = f"{root} has no {PARAMETERS}, there or above: Replica's published camera and depth scale are taken"
     return from_first_centre(camera), values["scale"], (note,) if file is None else ()
 
 

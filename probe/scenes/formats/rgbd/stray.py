@@ -76,7 +76,8 @@ def _read_frame(root: Folder, name: str, row: Mapping[str, str], files: Mapping[
     world_to_cam = from_quaternion(numbers, origin)
     colour, depth = files["rgb"], files["depth"]
     if colour is None or depth is None:
-        raise FileNotFoundError(f"load_frames: frame {name} of {root} has no {'rgb' if colour is None else 'depth'} file")
+        missing = "rgb" if colour is None else "depth"
+        raise FileNotFoundError(f"load_frames: frame {name} of {root} has no {missing} file")
     return Posed(name=name, colour=colour, depth=depth, world_to_cam=world_to_cam)
 
 

@@ -47,7 +47,7 @@ PUBLISHED = {
 """Focal lengths, principal point (pixels from 0 at the first one's centre) and distortion, of 640 x 480 pixels."""
 ICL = re.compile(r"icl[-_ ]?nuim|traj\d+n?_(frei|loop)", re.IGNORECASE)
 SEQUENCE = re.compile(r"(?:freiburg|(?<![a-z])fr)([123])(?!\d)", re.IGNORECASE)
-EXPECTED = "rgb.txt, depth.txt and groundtruth.txt (TUM), or rgb/, depth/, associations.txt and *.gt.freiburg (ICL-NUIM)"
+EXPECTED = "rgb.txt, depth.txt, groundtruth.txt (TUM), or rgb/, depth/, associations.txt, *.gt.freiburg (ICL-NUIM)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +157,9 @@ def _read_frame(
         numbers = [float(word) for word in pose]
     except ValueError:
         raise ValueError(f"{origin} is {' '.join(pose)[:60]!r}, expected tx ty tz qx qy qz qw") from None
-    world_to_cam = from_quaternion(numbers, origin)
+    world_to_cam = _upright(from_quaternion(numbers, origin)) if mirrored else from_quaternion(numbers, origin)
     colour, depth = (_image(root, file, name) for file in named)
-    return Posed(name=name, colour=colour, depth=depth, world_to_cam=_upright(world_to_cam) if mirrored else world_to_cam)
+    return Posed(name=name, colour=colour, depth=depth, world_to_cam=world_to_cam)
 
 
 def _upright(world_to_cam: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:

@@ -63,7 +63,7 @@ class Written:
     def _check_size(self, size: tuple[int, int]) -> None:
         """Refuse a principal point in the outer quarter of both axes: that of an image of another size."""
         shares = (self.centre[0] / size[1], self.centre[1] / size[0])
-        if 0 < min(shares) and max(shares) < 1 and (min(shares) > 0.75 or max(shares) < 0.3):
+        if min(shares) > 0 and max(shares) < 1 and (min(shares) > 0.75 or max(shares) < 0.3):
             raise ValueError(
                 f"{self.origin} puts the principal point at {self.centre} of the {by(size)} image, as that of an image "
                 f"{sum(shares):.2g} times as large; write the intrinsics of these images"
