@@ -92,6 +92,8 @@ def read_frames(listing: Listing, colour_focal: float | None) -> Frames:
         ValueError: If a file is broken and reading is strict, or no frame is left; if the cameras do not serve.
     """
     root = listing.root
+    if not listing.frames:
+        raise FileNotFoundError(f"load_frames: the files of {root} list no frames")
     readers = [(name, partial(_measured, root, read)) for name, read in listing.frames]
     read, broken = read_all(readers, root, str(root))
     lost = [frame for frame in read if isinstance(frame, Dropped)]

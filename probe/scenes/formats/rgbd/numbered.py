@@ -1,10 +1,10 @@
-"""Layouts with three files per frame, found by its number: 7-Scenes, 3DMatch, BundleFusion, 3RScan and ScanNet.
+"""Layouts with three files per frame, found by its number: 7-Scenes, 3DMatch, BundleFusion and ScanNet.
 
 7-Scenes: ``frame-000000.color.png``, ``.depth.png`` and ``.pose.txt`` with one ``camera-intrinsics.txt``, the depth
 camera's (3DMatch writes it in the folder above). The raw release has none; its published depth camera is taken then.
-BundleFusion, and ScanNet's ``.sens`` files as their tool extracts them, name frames alike and write ``info.txt`` (or
-``_info.txt``) with the cameras and ``m_depthShift``. ScanNet: ``color/0.jpg``, ``depth/0.png``, ``pose/0.txt`` and
-``intrinsic/intrinsic_depth.txt``; numbers may be padded differently, folders called ``rgb``, ``poses``, ``intrinsics``.
+BundleFusion names frames alike and writes ``info.txt`` (or ``_info.txt``) with the cameras and ``m_depthShift``.
+ScanNet: ``color/0.jpg``, ``depth/0.png``, ``pose/0.txt`` and ``intrinsic/intrinsic_depth.txt``; numbers may be padded
+differently, folders called ``rgb``, ``poses``, ``intrinsics``.
 
 Source:
     docs/references.md, "RGB-D recordings".
@@ -42,7 +42,7 @@ Files = Mapping[str, Mapping[int, Sequence[tuple[str, Path]]]]
 """By kind (colour, depth, pose) and number: a frame's files, each with the number as written."""
 
 
-# --- 7-Scenes, 3DMatch, BundleFusion, 3RScan -------------------------------------------------------------------------
+# --- 7-Scenes, 3DMatch, BundleFusion -------------------------------------------------------------------------
 
 
 def _seven_scenes(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from probe.scenes.formats.rgbd.frames import by
 from probe.scenes.reading import Folder, find_file
 
 SKEW = 1e-2  # of the focal length: less is taken as none
+ALIKE = 1.3  # shares of a principal point on both axes that point to an image of another size
 ASPECT = 0.02  # relative difference of two shapes that are taken as one
 SHAPES = {
     (3, 3): "3 x 3",
@@ -61,9 +62,10 @@ class Written:
         return pinhole(focal, centre, size, self.origin)
 
     def _check_size(self, size: tuple[int, int]) -> None:
-        """Refuse a principal point in the outer quarter of both axes: that of an image of another size."""
+        """Refuse a principal point as far off the middle on both axes as that of an image of another size."""
         shares = (self.centre[0] / size[1], self.centre[1] / size[0])
-        if min(shares) > 0 and max(shares) < 1 and (min(shares) > 0.75 or max(shares) < 0.3):
+        alike = min(shares) > 0 and max(shares) < ALIKE * min(shares)
+        if alike and not 0.3 < sum(shares) / 2 < 0.75:
             raise ValueError(
                 f"{self.origin} puts the principal point at {self.centre} of the {by(size)} image, as that of an image "
                 f"{sum(shares):.2g} times as large; write the intrinsics of these images"

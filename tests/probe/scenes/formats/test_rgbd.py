@@ -449,6 +449,10 @@ UNREADABLE = {
     ),
     "other size": (
         put("camera-intrinsics.txt", b"585 0 320\n0 585 240\n0 0 1"),
+        r"principal point at \(320.0, 240.0\) of the 24 x 32 image, as that of an image 20 times as large",
+    ),
+    "principal point outside": (
+        put("camera-intrinsics.txt", b"28 0 33\n0 30 12\n0 0 1"),
         "principal point at .* outside the 24 x 32",
     ),
     "twice the size": (

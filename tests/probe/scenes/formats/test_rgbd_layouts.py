@@ -200,6 +200,31 @@ def test_bundle_fusion_reads_its_info(larger: int, shift: float, name: str, tmp_
         torch.testing.assert_close(views.intrinsics, plain.intrinsics, rtol=1e-4, atol=1e-4)
 
 
+def write_scans(root: Path, folders: tuple[str, str, str, str]) -> Path:
+    """Write ScanNet's folders by other names, with numbers padded differently."""
+    colour, depth, pose, intrinsic = folders
+    for index in range(4):
+        save_rgb(root / colour / f"{index + 8}.jpg", WORLD.image[index])
+        save_sixteen(root / depth / f"{index + 8:06d}.png", WORLD.depth[index] * 1000)
+        save_matrix(root / pose / f"{index + 8:03d}.txt", torch.linalg.inv(WORLD.world_to_cam[index].double()))
+    save_matrix(root / intrinsic, WORLD.intrinsics[0])
+    return root
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("color", "depth", "pose", "intrinsic/intrinsic_depth.txt"),
+        ("rgb", "depth", "poses", "intrinsics/intrinsic_depth.txt"),
+        ("color", "depth", "pose", "intrinsics_depth.txt"),
+    ],
+)
+def test_scannet_folders_have_other_names_and_padding(folders: tuple[str, str, str, str], tmp_path: Path):
+    recording = opened(write_scans(tmp_path, folders), STRICT)
+    assert recording.names == ("8", "9", "10", "11")
+    assert_lands(recording, WORLD, colour=0.03)
+
+
 # --- Stray Scanner ---------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +261,14 @@ def test_depths_of_another_scale_are_recognised_and_said(times: float, scale: st
     right = find_recordings(root, Reading(depth_scale=1000 * times))
     assert "WARNING" not in right.note
     torch.testing.assert_close(right.open("room").depth(0), ORBIT.depth[0], rtol=0, atol=6e-3)
+
+
+def test_cameras_that_only_turn_tell_no_scale(tmp_path: Path):
+    root = write_seven_scenes(tmp_path / "room", ORBIT, intrinsics=True)
+    for index in range(6):
+        save_sixteen(root / f"frame-{index:06d}.depth.png", torch.full((72, 96), 5000.0))
+        save_matrix(root / f"frame-{index:06d}.pose.txt", torch.eye(4))
+    assert "WARNING" not in find_recordings(root).note
 
 
 def test_poses_in_millimetres_are_recognised_and_read_by_their_unit(tmp_path: Path):
@@ -283,6 +316,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "TUM is for images of 480 x 640, the",
     ),
     "short pairs": ("icl", put("associations.txt", "0 rgb/0.png"), "line '0 rgb/0.png', expected TIME FILE TIME FILE"),
+    "no pairs": ("icl", put("associations.txt", ""), "the files of .* list no frames"),
     "no rotation": ("icl", put("a.gt.freiburg", "1 0 0 0 0 0 0 0"), "none of the 4 frames|quaternion .* length 1"),
     "no numbers": (
         "replica",

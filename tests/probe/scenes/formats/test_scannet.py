@@ -151,7 +151,7 @@ def test_images_of_another_ending_and_depth_of_another_scale_are_read(tmp_path: 
     path = root / "scene0707_00/color/15.jpg"
     path.rename(path.with_suffix(".JPEG"))
     assert_lands(opened(root), WORLD, frames=FRAMES, colour=0.03)
-    half = opened(root, Reading(depth_scale=2000)).depth
+    half = opened(root, Reading(depth_scale=2000.0)).depth
     assert half is not None
     torch.testing.assert_close(half(0), WORLD.depth[FRAMES[0]] / 2, rtol=0, atol=1e-3)
 
