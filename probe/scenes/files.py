@@ -1,5 +1,6 @@
 """Reading a user's files: inside the folder that was named, and with one line where something is wrong with them."""
 
+import codecs
 import gzip
 import io
 import json
@@ -21,6 +22,31 @@ from torch import Tensor
 from probe.scenes.reading import Folder, inside
 
 
+def read_text(path: Path, root: Folder) -> str:
+    """Read a text file in UTF-8, or in the Unicode form that its byte-order mark names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it lies outside the folder or is no text.
+    """
+    file = inside(path, root)
+    try:
+        data = file.read_bytes()
+        return data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"read_text: {path} is not a text file: {error}") from None
+
+
+def read_rows(path: Path, root: Folder) -> list[list[str]]:
+    """Read the words of a text file by lines; commas and semicolons count as blanks, lines with # are comments.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`read_text`.
+    """
+    lines = (line.strip() for line in read_text(path, root).splitlines())
+    return [row for line in lines if not line.startswith("#") and (row := re.findall(r"[^\s,;]+", line))]
+
+
 def read_matrix(path: Path, root: Folder) -> Float[Tensor, "rows columns"]:
     """Read a text file of numbers, one row a line, in double precision; NaN and infinities are kept.
 
@@ -28,13 +54,14 @@ def read_matrix(path: Path, root: Folder) -> Float[Tensor, "rows columns"]:
         FileNotFoundError: If there is no such file.
         ValueError: If it lies outside the folder or holds something else than rows of equal length.
     """
-    file = inside(path, root)
+    words = read_rows(path, root)
     try:
-        rows = [[float(word) for word in line.split()] for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        rows = [[float(word) for word in row] for row in words]
+    except ValueError as error:
         raise ValueError(f"read_matrix: {path} is not a text file of numbers: {error}") from None
     if not rows or len({len(row) for row in rows}) > 1:
-        raise ValueError(f"read_matrix: {path} has rows of {[len(row) for row in rows]} numbers, expected equal rows")
+        lengths = [len(row) for row in rows[:5]]
+        raise ValueError(f"read_matrix: {path} has rows of {lengths} numbers, expected equal rows")
     return torch.tensor(rows, dtype=torch.float64)
 
 

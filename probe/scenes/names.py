@@ -11,7 +11,8 @@ Difficulty = Literal["plain", "cluttered", "repetitive", "textureless", "fine"]
 
 DATA_SETS: dict[str, Callable[..., Any]] = {
     "rgbd": Choice(
-        "probe.scenes.formats.rgbd:find_recordings", "colour frames, 16-bit depth in mm, a pose file per frame"
+        "probe.scenes.formats.rgbd:find_recordings",
+        "colour, 16-bit depth, poses: 7-Scenes, ScanNet, TUM, Replica, your own",
     ),
     "re10k": Choice("probe.scenes.formats.re10k:find_recordings", "RealEstate10K: posed video frames without depth"),
     "co3d": Choice("probe.scenes.formats.co3d:find_recordings", "CO3Dv2: objects filmed around, with depth"),

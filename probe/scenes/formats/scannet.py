@@ -3,14 +3,15 @@
 The folder (``scannet_test_1500``) holds ``scene0707_00/{color/15.jpg,depth/15.png,pose/15.txt}``. Depth is in
 millimetres, 0 where it is missing; poses are camera-to-world with OpenCV axes, in metres. ``intrinsics.npz`` has a
 matrix per scene for 640 x 480 pixels, which colour, of another size, is resampled to: the two are taken as registered,
-as the evaluation takes them. A frame whose tracking was lost (infinite pose) is dropped. The view list
-``scannet-1500-v1`` takes the pairs of ``test.npz`` (or of another file) in order.
+as the evaluation takes them. A frame whose tracking was lost (infinite pose) is dropped; one whose pose or images are
+missing or broken is left out and counted, or refused by ``--strict``. The view list ``scannet-1500-v1`` takes the pairs
+of ``test.npz`` (or of another file) in order.
 
 Source:
     LoFTR and probe3d, evals/datasets/scannet_pairs.py (docs/references.md, "ScanNet").
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,14 +23,25 @@ from torch import Tensor
 from probe.scenes.cameras import from_cam_to_world, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
 from probe.scenes.files import natural, numbers, read_arrays, read_matrix, read_rgb, read_sixteen
-from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, find_file, inside, read_all
 from probe.scenes.recordings import Recording
 from probe.views import resample
 
 PAIRS = "scannet-1500-v1"
 SIZE = (480, 640)
 LOST = "tracking was lost: its pose is infinite"
+IMAGE_KINDS = (("color", ".jpg"), ("depth", ".png"))
 EXPECTED = "expected intrinsics.npz, test.npz and scene0707_00/{color/15.jpg,depth/15.png,pose/15.txt}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A frame's files and camera."""
+
+    name: str
+    colour: Path
+    depth: Path
+    world_to_cam: Float[Tensor, "4 4"]
 
 
 def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
@@ -63,35 +75,45 @@ def load_recording(root: Folder, name: str, matrices: dict[str, np.ndarray]) -> 
         matrices: Intrinsics by scene, for 640 x 480 pixels.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a camera is broken, or tracking was lost in all frames.
+        FileNotFoundError: If no frame is whole; if a file is missing and reading is strict.
+        ValueError: If no frame is whole or its intrinsics are broken; if a file is and reading is strict.
     """
     folder = root / name
-    frames = sorted((path.stem for path in (folder / "pose").glob("*.txt")), key=natural)
-    cameras = {frame: _camera(folder / "pose" / f"{frame}.txt", root) for frame in frames}
-    kept = [frame for frame in frames if cameras[frame] is not None]
+    frames = sorted((path.stem for path in (folder / "pose").glob("[!.]*.txt")), key=natural)
+    read, broken = read_all([(frame, partial(_read_frame, root, folder, frame)) for frame in frames], root, str(folder))
+    kept = [frame for frame in read if not isinstance(frame, Dropped)]
     if not kept:
-        raise ValueError(f"scannet: tracking was lost in all {len(frames)} frames of {folder}; none is left")
-    for path in (folder / kind for frame in kept for kind in (f"color/{frame}.jpg", f"depth/{frame}.png")):
-        inside(path, root)
+        raise ValueError(f"scannet: tracking was lost in all {len(read)} frames of {folder}; none is left")
     intrinsics = _intrinsics(matrices, name, root / "intrinsics.npz")
     return Recording(
         name=name,
-        names=tuple(kept),
+        names=tuple(frame.name for frame in kept),
         sizes=(SIZE,) * len(kept),
-        world_to_cam=torch.stack([camera for camera in cameras.values() if camera is not None]),
+        world_to_cam=torch.stack([frame.world_to_cam for frame in kept]),
         intrinsics=intrinsics.expand(len(kept), 3, 3),
-        colour=partial(_read_colour, root, folder, kept),
-        depth=partial(_read_depth, root, folder, kept),
+        colour=lambda index: resample(read_rgb(kept[index].colour, root)[None], *SIZE)[0],
+        depth=lambda index: _read_depth(kept[index].depth, root),
         unit="m",
-        dropped=tuple(Dropped(frame, LOST) for frame in frames if cameras[frame] is None),
+        dropped=(*(frame for frame in read if isinstance(frame, Dropped)), *broken),
     )
 
 
-def _camera(path: Path, root: Folder) -> Float[Tensor, "4 4"] | None:
-    """Read a camera, None where tracking was lost."""
+def _read_frame(root: Folder, folder: Path, name: str) -> Frame | Dropped:
+    """Find a frame's files and read its pose, unless tracking was lost."""
+    path = folder / "pose" / f"{name}.txt"
     cam_to_world = numbers(read_matrix(path, root).tolist(), (4, 4), f"scannet: {path}")
-    return None if cam_to_world.isinf().any() else from_cam_to_world(cam_to_world, f"scannet: {path}")
+    if cam_to_world.isinf().any():
+        return Dropped(name, LOST)
+    colour, depth = (_image(root, folder / kind, f"{name}{suffix}") for kind, suffix in IMAGE_KINDS)
+    return Frame(
+        name=name, colour=colour, depth=depth, world_to_cam=from_cam_to_world(cam_to_world, f"scannet: {path}")
+    )
+
+
+def _image(root: Folder, folder: Path, named: str) -> Path:
+    path = find_file(named, folder)
+    inside(folder / named if path is None else path, root)
+    return folder / named if path is None else path
 
 
 def _intrinsics(matrices: dict[str, np.ndarray], name: str, path: Path) -> Float[Tensor, "3 3"]:
@@ -115,10 +137,6 @@ def _read_pairs(root: Folder, file: Path | None) -> ViewList:
     return ViewList(protocol=PAIRS, scenes=scenes)
 
 
-def _read_colour(root: Folder, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "3 height width"]:
-    return resample(read_rgb(folder / "color" / f"{frames[index]}.jpg", root)[None], *SIZE)[0]
-
-
-def _read_depth(root: Folder, folder: Path, frames: Sequence[str], index: int) -> Float[Tensor, "height width"]:
-    millimetres = read_sixteen(folder / "depth" / f"{frames[index]}.png", root).astype(np.float32)
-    return torch.from_numpy(millimetres) / 1000
+def _read_depth(path: Path, root: Folder) -> Float[Tensor, "height width"]:
+    scale = root.reading.depth_scale or 1000
+    return torch.from_numpy(read_sixteen(path, root).astype(np.float32)) / scale

@@ -16,9 +16,11 @@ from small_world import assert_lands, make_world
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats import scannet
 from probe.scenes.formats.scannet import PAIRS, find_recordings
+from probe.scenes.reading import DEFAULT, Reading
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(4)
+RELEASED = scannet.SIZE
 ORDER = [sorted(NUMBERS[:4]).index(number) for number in NUMBERS[:4]]  # place of each of the world's frames
 FRAMES = [ORDER.index(place) for place in range(4)]  # the world's frame at each place
 SCENES = ("scene0707_00", "scene0708_01")
@@ -30,8 +32,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scannet, "SIZE", WORLD.size)
 
 
-def opened(root: Path) -> Recording:
-    found = find_recordings(root)
+def opened(root: Path, reading: Reading = DEFAULT) -> Recording:
+    found = find_recordings(root, reading)
     return found.open(found.names[0])
 
 
@@ -45,9 +47,7 @@ def test_points_land_where_they_are_seen(larger: int, tmp_path: Path):
 
 
 def test_the_released_size():
-    from importlib import reload
-
-    assert reload(scannet).SIZE == (480, 640)
+    assert RELEASED == (480, 640)
 
 
 def test_pairs_are_those_of_the_file_in_order(tmp_path: Path):
@@ -112,6 +112,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "focal": (matrices(scene0707_00=camera(-1.0)), "expected positive pixels"),
     "NaN": (matrices(scene0707_00=camera(math.nan)), "holds a NaN or infinite focal length"),
     "principal point": (matrices(scene0707_00=camera(40.0, 900.0)), "outside the 36 x 48 image"),
+}
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN pose": (pose(np.full((4, 4), math.nan)), "15.txt holds a NaN"),
     "short pose": (pose(np.eye(3)), "15.txt has 3 x 3 numbers, expected 4 x 4"),
     "scaled pose": (pose(3 * np.eye(4)), "15.txt is not a rigid pose"),
@@ -128,6 +130,30 @@ def test_broken_folders_are_refused(case: str, tmp_path: Path):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         opened(root)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_frame_is_left_out_or_refused_by_strict_reading(case: str, tmp_path: Path):
+    root = write_scannet(tmp_path, WORLD)
+    change, message = BROKEN[case]
+    change(root)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        opened(root, Reading(strict=True))
+    assert "\n" not in str(caught.value)
+    recording = opened(root)
+    (dropped,) = recording.dropped
+    kept = [FRAMES[place] for place, name in enumerate(("15", "75", "105", "1080")) if name != dropped.name]
+    assert_lands(recording, WORLD, frames=kept, colour=0.03)
+
+
+def test_images_of_another_ending_and_depth_of_another_scale_are_read(tmp_path: Path):
+    root = write_scannet(tmp_path, WORLD)
+    path = root / "scene0707_00/color/15.jpg"
+    path.rename(path.with_suffix(".JPEG"))
+    assert_lands(opened(root), WORLD, frames=FRAMES, colour=0.03)
+    half = opened(root, Reading(depth_scale=2000.0)).depth
+    assert half is not None
+    torch.testing.assert_close(half(0), WORLD.depth[FRAMES[0]] / 2, rtol=0, atol=1e-3)
 
 
 def test_frames_whose_tracking_was_lost_are_dropped_and_named(tmp_path: Path):
