@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from probe.geometry import pixel_centres
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.nerfstudio import find_recordings
+from probe.scenes.reading import Reading
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(5)
@@ -184,16 +186,12 @@ def outside(root: Path) -> None:
     first(file_path="../outside.png")(root)
 
 
-REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated JSON": (lambda r: (r / "transforms.json").write_text('{"frames": ['), "is not whole JSON"),
-    "a list": (lambda r: (r / "transforms.json").write_text("[]"), "has no 'frames'"),
-    "no frames": (top(frames=[]), "lists no frames"),
-    "frames of another type": (top(frames=3), "has frames = '3', expected list"),
-    "a frame that is none": (top(frames=[3]), "frame = '3', expected dict"),
+LEFT_OUT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a frame that is none": (edit(lambda w: w["frames"].__setitem__(0, 3)), "frame 0 of .* has no 'file_path'"),
     "no file_path": (edit(lambda w: w["frames"][0].pop("file_path")), "frame 0 of .* has no 'file_path'"),
     "no image": (first(file_path="images/gone.png"), "frame images/gone.png of .* has no image; expected"),
     "image outside": (outside, "outside.png leads outside"),
-    "image twice": (first(file_path="images/frame_00001.png"), "names a file twice"),
+    "image twice": (first(file_path="images/frame_00001.png"), "is listed 2 times, with different cameras"),
     "no matrix": (edit(lambda w: w["frames"][0].pop("transform_matrix")), "has no 'transform_matrix'"),
     "3 x 3 matrix": (
         first(transform_matrix=[[1, 0, 0]] * 3),
@@ -202,18 +200,43 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "words": (first(transform_matrix=[["a"]]), r"transform_matrix of .* expected 4 x 4 numbers"),
     "NaN camera": (matrix(0, 0, math.nan), "holds a NaN or infinite number"),
     "scaled camera": (matrix(0, 0, 9.0), "is not a rigid pose"),
+    "depth for some": (edit(lambda w: w["frames"][0].pop("depth_file_path")), "names no depth file, as others do"),
+    "no depth file": (lambda r: (r / "depth/frame_00002.png").unlink(), "frame_00002.png does not exist"),
+}
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated JSON": (lambda r: (r / "transforms.json").write_text('{"frames": ['), "is not whole JSON"),
+    "a list": (lambda r: (r / "transforms.json").write_text("[]"), "has no 'frames'"),
+    "no frames": (top(frames=[]), "lists no frames"),
+    "frames of another type": (top(frames=3), "has frames = '3', expected list"),
     "no focal": (edit(lambda w: [w.pop("fl_x")]), "has neither fl_x nor camera_angle_x"),
     "NaN focal": (top(fl_x=math.nan), "has fl_x = nan, expected a finite number"),
     "negative focal": (top(fl_x=-3), "expected positive pixels"),
     "focal of another type": (top(fl_x="wide"), "has fl_x = 'wide', expected int or float"),
     "principal point": (top(cx=900), "outside the 36 x 48 image"),
     "another shape": (top(w=100), "is 36 x 48, expected the shape of h 36 x w 100"),
-    "camera model": (top(camera_model="EQUIRECTANGULAR"), "has camera_model EQUIRECTANGULAR, expected one of"),
-    "depth for some": (edit(lambda w: w["frames"][0].pop("depth_file_path")), "for some frames only"),
-    "no depth file": (lambda r: (r / "depth/frame_00002.png").unlink(), "frame_00002.png does not exist"),
+    "camera model": (
+        top(camera_model="EQUIRECTANGULAR"),
+        "has the camera model EQUIRECTANGULAR: images of 360 degrees",
+    ),
     "applied transform": (top(applied_transform=(2 * APPLIED).tolist()), "is not a rotation and a translation"),
     "applied scale": (top(applied_scale=0), "has applied_scale = 0.0, expected a positive number"),
 }
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_broken_frames_are_left_out_and_counted(case: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path / "room", make_world(4), unit=2e-4)
+    change, message = LEFT_OUT[case]
+    change(root)
+    recording = opened(root)
+    assert 2 <= len(recording.names) < 4
+    assert len(recording.names) + len(recording.dropped) == 4
+    assert re.search(message, recording.dropped[0].reason)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        find_recordings(root, Reading(strict=True)).open("room")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", REFUSED)
