@@ -339,8 +339,8 @@ def _text_images(path: Path, root: Folder) -> Iterator[ListedPhoto]:
 
 def _is_image(line: str) -> bool:
     """Return whether a line is an image's and not of keypoints, which are three numbers each."""
-    words = line.split(maxsplit=10)
-    return len(words) == 10 or (len(words) > 10 and not _is_number(words[9]))
+    words = line.split()
+    return len(words) == 10 or (len(words) > 10 and not (_is_number(words[9]) and _is_number(words[-1])))
 
 
 def _is_number(word: str) -> bool:

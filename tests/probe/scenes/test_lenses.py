@@ -59,7 +59,7 @@ def test_models_are_pycolmaps(model: str):
     x, y = np.random.default_rng(0).uniform(-0.7, 0.7, (2, 50))
     distort = MODELS[model].distort
     assert distort is not None
-    lens = Lens(focal=(100, 100), centre=(160, 120), model=model, coefficients=COEFFICIENTS[model], size=SIZE)
+    lens = Lens(focal=(100.0, 100.0), centre=(160.0, 120.0), model=model, coefficients=COEFFICIENTS[model], size=SIZE)
     expected = reference(lens).img_from_cam(np.stack([x, y, np.ones(50)], -1))
     u, v = distort(x, y, *COEFFICIENTS[model])
     np.testing.assert_allclose(np.stack([100 * u + 160, 100 * v + 120], -1), expected, atol=1e-9)
