@@ -103,10 +103,14 @@ def check_unit(recording: Recording, advice: str) -> None:
         overlap = compare_views(depth * factor, intrinsics, cameras).overlap
         return float((overlap.sum() - overlap.diagonal().sum()) / (len(frames) * (len(frames) - 1)))
 
-    own, best = agreeing(1.0), max(FACTORS, key=agreeing)
-    if agreeing(best) > LEAST and agreeing(best) > CLEARLY * own:
+    own = agreeing(1.0)
+    if own * CLEARLY >= 1:
+        return
+    shares = {factor: agreeing(factor) for factor in FACTORS}
+    best = max(FACTORS, key=shares.__getitem__)
+    if shares[best] > max(LEAST, own * CLEARLY):
         middle = float(depth[depth > 0].median())
-        raise ValueError(_wrong_unit(recording, middle, best, (own, agreeing(best)), advice))
+        raise ValueError(_wrong_unit(recording, middle, best, (own, shares[best]), advice))
 
 
 def _wrong_unit(recording: Recording, middle: float, factor: float, shares: Sequence[float], advice: str) -> str:

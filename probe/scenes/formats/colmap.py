@@ -232,8 +232,9 @@ def _frame(photo: Photo, image: Path | None, uses: int, folder: Path, root: Fold
 def _read_colour(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
     frame = frames[index]
     image = read_rgb(frame.image, root)
-    straightened = frame.lens is None or image.shape[1:] != frame.camera.size
-    return image if straightened else straighten(image, frame.lens, nearest=False)
+    if frame.lens is None or image.shape[1:] != frame.camera.size:  # another size is refused when it is cut
+        return image
+    return straighten(image, frame.lens, nearest=False)
 
 
 def _read_tracks(
