@@ -13,6 +13,9 @@ from probe.geometry import invert_rigid
 
 RIGID = 1e-2
 """The largest deviation of R R^T from the identity; 7-Scenes' own cameras reach 3e-4."""
+FOCAL = (0.05, 100.0)
+"""The least and the largest focal length, in multiples of an image's longer side; the fields of view are 169 and 0.6
+degrees. Failed reconstructions lie beyond."""
 OPENGL_TO_OPENCV = (1.0, -1.0, -1.0, 1.0)
 """Signs of camera x, y, z and the origin: OpenGL looks along -z with y up."""
 
@@ -59,6 +62,19 @@ def from_world_to_cam(world_to_cam: Float[Tensor, "rows 4"], origin: str) -> Flo
     return rigid
 
 
+def without_scale(transform: Float[Tensor, "rows 4"]) -> Float[Tensor, "rows 4"]:
+    """Divide the axes of a camera-to-world matrix by their common length, where they have one.
+
+    Metashape's chunks and Blender's objects have a scale, which the axes of their cameras inherit; the camera's place
+    and direction are the same without it. Axes of different lengths stay, for :func:`read_rigid` to reject.
+    """
+    lengths = torch.linalg.vector_norm(transform[:3, :3], dim=0)
+    if not (lengths.min() > 0 and lengths.max() < lengths.min() * (1 + RIGID)):
+        return transform
+    axes = torch.cat([transform[:3, :3] / lengths.mean(), transform[:3, 3:]], -1)
+    return torch.cat([axes, transform[3:]])
+
+
 def from_opengl(cam_to_world: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor, "4 4"]:
     """Turn a camera-to-world matrix with OpenGL axes (x right, y up, z backwards) into world_to_cam with OpenCV axes.
 
@@ -81,12 +97,18 @@ def pinhole(
         origin: Where the numbers stand, for the error.
 
     Raises:
-        ValueError: If a number is NaN or infinite, a focal length not positive or the principal point outside.
+        ValueError: If a number is NaN or infinite, a focal length not positive or beyond :data:`FOCAL`, or the
+            principal point outside.
     """
     if not all(math.isfinite(value) for value in (*focal, *centre)):
         raise ValueError(f"{origin} holds a NaN or infinite focal length or principal point, expected pixels")
     if min(focal) <= 0:
         raise ValueError(f"{origin} has focal lengths {focal}, expected positive pixels")
+    if not (FOCAL[0] * max(size) <= min(focal) and max(focal) <= FOCAL[1] * max(size)):
+        raise ValueError(
+            f"{origin} has focal lengths {focal} for an image of {size[0]} x {size[1]}, expected {FOCAL[0]:g} to "
+            f"{FOCAL[1]:g} times its longer side; a failed reconstruction has such lenses"
+        )
     if not (0 < centre[0] < size[1] and 0 < centre[1] < size[0]):
         shape = f"{size[0]} x {size[1]}"
         raise ValueError(f"{origin} puts the principal point at ({centre[0]}, {centre[1]}), outside the {shape} image")

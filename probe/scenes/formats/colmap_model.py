@@ -1,4 +1,7 @@
-"""COLMAP's sparse models, binary and text: cameras, images and the tracks of points. Read whole or rejected.
+"""COLMAP's sparse models, binary and text: cameras, images and the tracks of points.
+
+A broken file is refused whole; an image whose camera or pose makes no sense is left out. Points may be missing, as
+where poses are known from elsewhere, or lie in a ``points3D.ply``, which has no tracks: there are none then.
 
 pycolmap, which makes the reconstruction of photos, reads such files too; but version 4.2.1 takes a truncated
 ``cameras.bin`` or ``images.bin`` for a whole one, and an empty ``points3D.bin`` ends its process. Its reading is the
@@ -10,52 +13,46 @@ Source:
 """
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from probe.scenes.camera_models import MODELS, PANORAMA, PANORAMA_NUMBER, model_named
 from probe.scenes.cameras import from_world_to_cam, pinhole
-from probe.scenes.lenses import Lens
-from probe.scenes.reading import Folder, inside
+from probe.scenes.lenses import Lens, make_lens, resized, straight
+from probe.scenes.reading import Dropped, Folder, inside, read_all
 
 PARTS = ("cameras", "images", "points3D")
 NO_POINT = 2**64 - 1  # a keypoint that belongs to no track; -1 in text
 
 
-Listed = tuple[str, int, Any, Any, Any]
-"""An image's name, camera, quaternion, shift and the numbers of the points it sees."""
+@dataclass(frozen=True, kw_only=True)
+class ListedCamera:
+    """A camera as a file lists it."""
+
+    model: str
+    size: tuple[int, int]
+    parameters: tuple[float, ...]
+    origin: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """The order of a camera model's parameters: focal lengths, principal point, coefficients of the lens."""
+class ListedPhoto:
+    """An image as a file lists it; the quaternion is w x y z, the points are those that it sees, by their numbers."""
 
-    number: int
-    focals: int
-    coefficients: int = 0
-    fisheye: bool = False
-
-
-KINDS = {
-    "SIMPLE_PINHOLE": Kind(number=0, focals=1),
-    "PINHOLE": Kind(number=1, focals=2),
-    "SIMPLE_RADIAL": Kind(number=2, focals=1, coefficients=1),
-    "RADIAL": Kind(number=3, focals=1, coefficients=2),
-    "OPENCV": Kind(number=4, focals=2, coefficients=4),
-    "OPENCV_FISHEYE": Kind(number=5, focals=2, coefficients=4, fisheye=True),
-    "FULL_OPENCV": Kind(number=6, focals=2, coefficients=8),
-    "SIMPLE_RADIAL_FISHEYE": Kind(number=8, focals=1, coefficients=1, fisheye=True),
-    "RADIAL_FISHEYE": Kind(number=9, focals=1, coefficients=2, fisheye=True),
-}
-"""Models that OpenCV has too, with the same coefficients in the same order."""
+    name: str
+    camera: int
+    turn: tuple[float, ...]
+    shift: tuple[float, ...]
+    points: Int[Tensor, " t"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +69,20 @@ class Camera:
     intrinsics: Float[Tensor, "3 3"]
     lens: Lens | None
 
+    @property
+    def straight(self) -> Float[Tensor, "3 3"]:
+        """Return the intrinsics of its straightened images."""
+        return self.intrinsics if self.lens is None else straight(self.lens)
+
+    def resized(self, size: tuple[int, int]) -> "Camera":
+        """Return the camera of the same images at another size."""
+        if size == self.size:
+            return self
+        across, down = size[1] / self.size[1], size[0] / self.size[0]
+        intrinsics = self.intrinsics * torch.tensor([[across], [down], [1.0]])
+        lens = None if self.lens is None else resized(self.lens, size)
+        return Camera(size=size, intrinsics=intrinsics, lens=lens)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
@@ -79,24 +90,24 @@ class Photo:
 
     Attributes:
         name: Of its file, relative to the folder of images.
-        camera: Number of its camera.
+        camera: Of it.
         world_to_cam: OpenCV axes, in the model's own unit.
         tracks: Places, in the model's points, of those it sees; ascending.
     """
 
     name: str
-    camera: int
+    camera: Camera
     world_to_cam: Float[Tensor, "4 4"] = field(repr=False)
     tracks: Int[Tensor, " t"] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A sparse model: cameras by number, registered images as listed, and the tracks' points."""
+    """A sparse model: registered images as listed, those left out, and the tracks' points."""
 
-    cameras: dict[int, Camera]
     photos: tuple[Photo, ...]
     points: Float[Tensor, "p 3"] = field(repr=False)
+    dropped: tuple[Dropped, ...] = ()
 
 
 def has_model(folder: Path) -> bool:
@@ -108,26 +119,31 @@ def read_model(folder: Path, root: Folder) -> Model:
     """Read the sparse model of a folder; of a binary and a text one the binary one.
 
     Raises:
-        FileNotFoundError: If a part is missing.
-        ValueError: If a file is truncated, longer than it says, names something that is not there, or has a camera that
-            this suite cannot undistort.
+        FileNotFoundError: If cameras or images are missing.
+        ValueError: If a file is truncated, longer than it says, names something that is not there, or no image has a
+            camera and a pose that make sense.
     """
     binary = (folder / "cameras.bin").exists()
     cameras, images, points = (folder / f"{part}{'.bin' if binary else '.txt'}" for part in PARTS)
-    numbers, places = _points(_binary_points(points, root) if binary else _text_points(points, root), points)
+    numbers, places = _read_points(points, root, binary)
     by_number = dict(_binary_cameras(cameras, root) if binary else _text_cameras(cameras, root))
-    listed = _binary_images(images, root) if binary else _text_images(images, root)
-    photos = tuple(_photo(*entry, numbers, by_number, images) for entry in listed)
-    if not photos:
+    listed = list(_binary_images(images, root) if binary else _text_images(images, root))
+    if not listed:
         raise ValueError(f"colmap: {images} names no image; the reconstruction is empty")
-    return Model(cameras=by_number, photos=photos, points=places)
+    known = [_with_places(photo, numbers, by_number, images) for photo in listed]
+    build = lru_cache(maxsize=None)(lambda number: make_camera(by_number[number]))
+    named = [(photo.name, partial(_photo, photo, build, images)) for photo in known]
+    photos, dropped = read_all(named, root, str(images))
+    return Model(photos=tuple(photos), points=places, dropped=dropped)
 
 
-def _points(
-    entries: Iterator[tuple[int, tuple[float, ...]]], path: Path
-) -> tuple[Int[Tensor, " p"], Float[Tensor, "p 3"]]:
-    """Order the points by their numbers."""
-    listed = sorted(entries)
+def _read_points(path: Path, root: Folder, binary: bool) -> tuple[Int[Tensor, " p"] | None, Float[Tensor, "p 3"]]:
+    """Return the points and their numbers, ascending; None for numbers that nothing tells."""
+    if not path.exists() and not path.is_symlink():
+        return None, torch.zeros(0, 3, dtype=torch.float64)
+    listed = sorted(_binary_points(path, root) if binary else _text_points(path, root))
+    if any(not -(2**63) <= number < 2**63 for number, _ in listed):
+        raise ValueError(f"colmap: {path} has a point whose number is beyond 64 bits")
     numbers = torch.tensor([number for number, _ in listed], dtype=torch.int64)
     places = torch.tensor([place for _, place in listed], dtype=torch.float64).reshape(-1, 3)
     if not places.isfinite().all() or (numbers.diff() == 0).any():
@@ -135,23 +151,30 @@ def _points(
     return numbers, places
 
 
-def _photo(
-    name: str,
-    camera: int,
-    turn: tuple[float, ...],
-    shift: tuple[float, ...],
-    seen: Int[Tensor, " t"],
-    numbers: Int[Tensor, " p"],
-    cameras: dict[int, Camera],
-    path: Path,
-) -> Photo:
-    origin = f"image {name} of {path}"
-    if camera not in cameras:
-        raise ValueError(f"{origin} has camera {camera}, which {path.parent} does not have")
+def _with_places(
+    photo: ListedPhoto, numbers: Int[Tensor, " p"] | None, cameras: Mapping[int, ListedCamera], path: Path
+) -> ListedPhoto:
+    """Replace the points' numbers by their places; refuse files that are not of one model."""
+    origin = f"image {photo.name} of {path}"
+    if photo.camera not in cameras:
+        raise ValueError(f"{origin} has camera {photo.camera}, which {path.parent} does not have")
+    seen = photo.points
+    if numbers is None:
+        return replace(photo, points=seen[:0])
     tracks = torch.searchsorted(numbers, seen).clamp(max=len(numbers) - 1) if len(numbers) else seen[:0]
     if len(tracks) != len(seen) or not torch.equal(numbers[tracks], seen):
         raise ValueError(f"{origin} sees points that {path.parent} does not have; are the files of one model?")
-    return Photo(name=name, camera=camera, world_to_cam=_world_to_cam(turn, shift, origin), tracks=tracks)
+    return replace(photo, points=tracks)
+
+
+def _photo(photo: ListedPhoto, build: Any, path: Path) -> Photo:
+    origin = f"image {photo.name} of {path}"
+    return Photo(
+        name=photo.name,
+        camera=build(photo.camera),
+        world_to_cam=_world_to_cam(photo.turn, photo.shift, origin),
+        tracks=photo.points,
+    )
 
 
 def _world_to_cam(turn: tuple[float, ...], shift: tuple[float, ...], origin: str) -> Float[Tensor, "4 4"]:
@@ -163,34 +186,19 @@ def _world_to_cam(turn: tuple[float, ...], shift: tuple[float, ...], origin: str
     return from_world_to_cam(torch.cat([rotation, torch.tensor(shift, dtype=torch.float64)[:, None]], -1), origin)
 
 
-def make_camera(name: str, size: tuple[int, int], parameters: tuple[float, ...], origin: str) -> Camera:
+def make_camera(camera: ListedCamera) -> Camera:
     """Turn a model's parameters into intrinsics and a lens.
 
-    Args:
-        name: Of COLMAP's camera model.
-        size: (height, width) in pixels.
-        parameters: In COLMAP's order.
-        origin: Where it stands, for the error.
-
     Raises:
-        ValueError: If the model is none of :data:`KINDS`, or a parameter makes no sense.
+        ValueError: If the model is none of :data:`probe.scenes.camera_models.MODELS`, or a parameter makes no sense.
     """
-    if name not in KINDS:
-        raise ValueError(
-            f"{origin} has the camera model {name}, expected one of {', '.join(KINDS)}; COLMAP's image_undistorter "
-            "turns it into a pinhole: name the folder that it writes"
-        )
-    kind = KINDS[name]
-    if len(parameters) != kind.focals + 2 + kind.coefficients or not np.isfinite(parameters).all():
-        raise ValueError(
-            f"{origin} has parameters {parameters}, expected {kind.focals + 2 + kind.coefficients} numbers"
-        )
-    focals, rest = parameters[: kind.focals], parameters[kind.focals :]
-    intrinsics = pinhole((focals[0], focals[-1]), (rest[0], rest[1]), size, origin)
-    coefficients = rest[2:] + (0.0,) * (4 - len(rest[2:]))
-    bent = kind.fisheye or any(coefficients)
-    lens = Lens(intrinsics=intrinsics, coefficients=coefficients, fisheye=kind.fisheye, size=size) if bent else None
-    return Camera(size=size, intrinsics=intrinsics, lens=lens)
+    kind, parameters = model_named(camera.model, camera.origin), camera.parameters
+    if len(parameters) != kind.parameters or not np.isfinite(parameters).all():
+        raise ValueError(f"{camera.origin} has parameters {parameters}, expected {kind.parameters} numbers")
+    focals, centre = parameters[: kind.focals], parameters[kind.focals : kind.focals + 2]
+    intrinsics = pinhole((focals[0], focals[-1]), (centre[0], centre[1]), camera.size, camera.origin)
+    lens = make_lens(camera.model, intrinsics, parameters[kind.focals + 2 :], camera.size, camera.origin)
+    return Camera(size=camera.size, intrinsics=intrinsics, lens=lens)
 
 
 # --- binary ----------------------------------------------------------------------------------------------------------
@@ -233,20 +241,20 @@ KEYPOINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<u8")])
 TRACK = np.dtype([("image", "<u4"), ("keypoint", "<u4")])
 
 
-def _binary_cameras(path: Path, root: Folder) -> Iterator[tuple[int, Camera]]:
+def _binary_cameras(path: Path, root: Folder) -> Iterator[tuple[int, ListedCamera]]:
     data = Bytes(path, root)
-    names = {kind.number: name for name, kind in KINDS.items()}
+    names = {model.number: name for name, model in MODELS.items()} | {PANORAMA_NUMBER: PANORAMA}
     (count,) = data.values("Q")
     for _ in range(count):
         number, kind, width, height = data.values("IiQQ")
         origin = f"camera {number} of {path}"
-        name = names.get(kind, f"number {kind}")
-        wanted = KINDS[name].focals + 2 + KINDS[name].coefficients if name in KINDS else 0
-        yield number, make_camera(name, (height, width), data.values(f"{wanted}d"), origin)
+        model = model_named(names.get(kind, f"number {kind}"), origin)  # without it the rest cannot be read
+        parameters = data.values(f"{model.parameters}d")
+        yield number, ListedCamera(model=names[kind], size=(height, width), parameters=parameters, origin=origin)
     data.end()
 
 
-def _binary_images(path: Path, root: Folder) -> Iterator[Listed]:
+def _binary_images(path: Path, root: Folder) -> Iterator[ListedPhoto]:
     data = Bytes(path, root)
     (count,) = data.values("Q")
     for _ in range(count):
@@ -254,7 +262,8 @@ def _binary_images(path: Path, root: Folder) -> Iterator[Listed]:
         name = data.word()
         (keypoints,) = data.values("Q")
         points = data.rows(KEYPOINT, keypoints)["point"]
-        yield name, camera, tuple(numbers[:4]), tuple(numbers[4:]), _seen(points[points != NO_POINT].astype(np.int64))
+        seen = _seen(points[points != NO_POINT].astype(np.int64))
+        yield ListedPhoto(name=name, camera=camera, turn=tuple(numbers[:4]), shift=tuple(numbers[4:]), points=seen)
     data.end()
 
 
@@ -277,9 +286,10 @@ def _seen(points: np.ndarray) -> Int[Tensor, " t"]:
 
 def _lines(path: Path, root: Folder) -> list[str]:
     try:
-        return [line for line in inside(path, root).read_text().split("\n") if not line.startswith("#")]
+        text = inside(path, root).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"colmap: {path} is no text: {error}") from None
+    return [line for line in text.split("\n") if not line.startswith("#")]
 
 
 def _numbers(words: list[str], path: Path, origin: str) -> tuple[float, ...]:
@@ -289,31 +299,66 @@ def _numbers(words: list[str], path: Path, origin: str) -> tuple[float, ...]:
         raise ValueError(f"colmap: {origin} of {path} is {' '.join(words)[:60]!r}, expected numbers") from None
 
 
-def _text_cameras(path: Path, root: Folder) -> Iterator[tuple[int, Camera]]:
+def _whole(words: list[str], path: Path, origin: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise ValueError(f"colmap: {origin} of {path} is {' '.join(words)[:60]!r}, expected whole numbers") from None
+
+
+def _text_cameras(path: Path, root: Folder) -> Iterator[tuple[int, ListedCamera]]:
     for line in filter(str.strip, _lines(path, root)):
         words = line.split()
         if len(words) < 4:
             raise ValueError(f"colmap: {path} has the line {line[:60]!r}, expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS")
-        number, width, height, *parameters = _numbers([words[0], *words[2:]], path, "a camera")
-        origin = f"camera {int(number)} of {path}"
-        yield int(number), make_camera(words[1], (int(height), int(width)), tuple(parameters), origin)
+        number, width, height = _whole([words[0], *words[2:4]], path, "a camera")
+        parameters = _numbers(words[4:], path, "a camera")
+        origin = f"camera {number} of {path}"
+        yield number, ListedCamera(model=words[1], size=(height, width), parameters=parameters, origin=origin)
 
 
-def _text_images(path: Path, root: Folder) -> Iterator[Listed]:
-    """Read two lines per image; the second, of its keypoints, may be empty."""
-    lines = iter(_lines(path, root))
-    for line in lines:
+def _text_images(path: Path, root: Folder) -> Iterator[ListedPhoto]:
+    """Read two lines per image; the second, of its keypoints, may be empty or left out."""
+    lines = _lines(path, root)
+    place = 0
+    while place < len(lines):
+        line, after = lines[place], lines[place + 1] if place + 1 < len(lines) else ""
+        place += 1
         if not line.strip():
             continue
         words = line.split(maxsplit=9)
         if len(words) != 10:
             raise ValueError(f"colmap: {path} has the line {line[:60]!r}, expected ID, 7 numbers, CAMERA_ID and NAME")
-        numbers = _numbers(words[1:9], path, f"image {words[9]}")
-        keypoints = _numbers(next(lines, "").split(), path, f"the keypoints of {words[9]}")
-        if len(keypoints) % 3:
-            raise ValueError(f"colmap: the keypoints of {words[9]} in {path} are not whole, expected X Y POINT3D_ID")
-        points = rearrange(np.array(keypoints), "(n c) -> n c", c=3)[:, 2].astype(np.int64)
-        yield words[9].strip(), int(numbers[7]), numbers[:4], numbers[4:7], _seen(points[points >= 0])
+        numbers = _numbers(words[1:8], path, f"image {words[9]}")
+        (camera,) = _whole(words[8:9], path, f"the camera of {words[9]}")
+        keypoints = "" if _is_image(after) else after
+        place += not _is_image(after)
+        seen = _text_keypoints(keypoints, path, words[9])
+        yield ListedPhoto(name=words[9].strip(), camera=camera, turn=numbers[:4], shift=numbers[4:], points=seen)
+
+
+def _is_image(line: str) -> bool:
+    """Return whether a line is an image's and not of keypoints, which are three numbers each."""
+    words = line.split()
+    return len(words) == 10 or (len(words) > 10 and not (_is_number(words[9]) and _is_number(words[-1])))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _text_keypoints(line: str, path: Path, name: str) -> Int[Tensor, " t"]:
+    words = line.split()
+    if len(words) % 3:
+        raise ValueError(f"colmap: the keypoints of {name} in {path} are not whole, expected X Y POINT3D_ID")
+    points = np.array(_numbers(words, path, f"the keypoints of {name}")).reshape(-1, 3)[:, 2]
+    if not (np.abs(points) < 2**53).all():
+        raise ValueError(f"colmap: the keypoints of {name} in {path} have a POINT3D_ID that is no whole number")
+    return _seen(points[points >= 0].astype(np.int64))
 
 
 def _text_points(path: Path, root: Folder) -> Iterator[tuple[int, tuple[float, ...]]]:
@@ -321,5 +366,5 @@ def _text_points(path: Path, root: Folder) -> Iterator[tuple[int, tuple[float, .
         words = line.split()
         if len(words) < 8 or len(words) % 2:
             raise ValueError(f"colmap: {path} has the line {line[:60]!r}, expected ID X Y Z R G B ERROR and a track")
-        number, *place = _numbers(words[:4], path, "a point")
-        yield int(number), tuple(place)
+        (number,) = _whole(words[:1], path, "a point")
+        yield number, _numbers(words[1:4], path, "a point")

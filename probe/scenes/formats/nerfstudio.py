@@ -1,269 +1,236 @@
 """Folders of nerfstudio and instant-ngp (``transforms.json``), and DL3DV-10K, which is many of them without depth.
 
+Read as one recording: ``transforms.json``; without it all of ``transforms_train.json``, ``_val``, ``_test`` and the
+like together; without these a raw export of Polycam or Record3D (:mod:`probe.scenes.formats.captures`).
+
 Cameras are camera-to-world with OpenGL axes, for a first pixel whose centre is (0.5, 0.5). What nerfstudio did to the
-cameras is undone: ``applied_transform`` by its inverse, ``applied_scale`` by dividing the translations. Values of a
-frame override those of the file. Images of another size than ``w`` and ``h`` say (images_4 beside cameras of the full
-size) scale the intrinsics. Distorted images are resampled to a pinhole camera. Depth is a 16-bit PNG or an .npy, times
-``depth_unit_scale_factor`` (0.001 unless the file says otherwise), in metres; masks say 0 for pixels to ignore.
+cameras is undone: ``applied_transform`` by its inverse, ``applied_scale`` by dividing the translations; a scale of the
+axes is taken off. Values of a frame override those of the file. Images of another size than ``w`` and ``h`` say
+(images_4 beside cameras of the full size) scale the intrinsics. Distorted images are resampled to a pinhole camera.
+Depth is in metres: a map's numbers times ``depth_unit_scale_factor``, instant-ngp's ``integer_depth_scale``, or 0.001;
+``--depth-scale`` overrides them. Without the flag depth maps are compared over the cameras, and refused where another
+unit clearly fits. Masks say 0 for pixels to ignore.
 
 Source:
     docs.nerf.studio, data conventions; nerfstudio's depth reader scales .npy depth like PNG depth, and divides what
-    applied_scale did by multiplying depth with it (docs/references.md, "nerfstudio").
+    applied_scale did by multiplying depth with it; instant-ngp's nerf_loader (docs/references.md, "nerfstudio").
 """
 
-import math
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from probe.scenes.cameras import from_opengl, pinhole
 from probe.scenes.choosing import Recordings
-from probe.scenes.files import image_size, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
-from probe.scenes.lenses import Lens, straight, straighten
-from probe.scenes.reading import DEFAULT, Folder, Reading, inside
+from probe.scenes.depth_files import check_unit
+from probe.scenes.files import natural, read_json, take
+from probe.scenes.formats import captures
+from probe.scenes.formats.captures import Record
+from probe.scenes.formats.nerfstudio_frame import Posed, find_image, read_colour, read_depth, read_frame
+from probe.scenes.reading import DEFAULT, Folder, Reading, read_all
 from probe.scenes.recordings import Recording
 
-FILES = ("transforms.json", "transforms_train.json")
-SUFFIXES = ("", ".png", ".jpg", ".jpeg")  # Blender's files leave the suffix out
-SMALLER = ("", "_2", "_4", "_8")  # images, images_2, ...: the same images, smaller
+WHOLE = "transforms.json"
 DEEPEST = 3  # folders between the data set's and a recording's; DL3DV has two
-UNIT = 1e-3
-FISHEYE = "OPENCV_FISHEYE"
-PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
-ASPECT = 0.02  # relative difference of image shape and w, h up to which the images are the same ones, resized
+EXPECTED = "expected one with a transforms.json, or a raw export of Polycam or Record3D"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One frame's files, and the lens if it distorts."""
+class Listed:
+    """A frame as a file lists it.
 
-    root: Folder
-    image: Path
-    depth: Path | None
-    depth_unit: float
-    mask: Path | None
-    lens: Lens | None
+    Attributes:
+        file: The file that lists it.
+        base: Folder that its paths start from.
+        name: Of the image, as written.
+        record: Its values, with those of the file where it has none; or why there are none.
+    """
+
+    file: str
+    base: Path
+    name: str
+    record: Record | str
+
+    @property
+    def origin(self) -> str:
+        """Return where the frame stands, for errors."""
+        return f"frame {self.name} of {self.file}"
 
 
 def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
-    """Find the folders with a ``transforms.json``: this one, or those inside it.
+    """Find the folders with a ``transforms.json``, or a raw export: this one, or those inside it.
+
+    Args:
+        path: The folder, or one ``transforms*.json``.
+        reading: How its files are read.
 
     Raises:
         FileNotFoundError: If there is none.
     """
+    if path.is_file():
+        root = Folder(path.absolute().parent, reading)
+        name = path.stem if path.name != WHOLE else root.path.resolve().name
+        return Recordings(root=root.path, names=(name,), open=lambda name: load_recording((path,), name, root))
     root = Folder(path, reading)
     if not root.path.is_dir():
-        raise FileNotFoundError(f"nerfstudio: {root} is not a folder; expected one with a transforms.json")
-    files = {_name(root, path.parent): path for path in _transforms(root.path, DEEPEST)}
+        raise FileNotFoundError(f"nerfstudio: {root} is not a folder; {EXPECTED}")
+    files = {_name(root, folder): found for folder, found in _sources(root.path, DEEPEST)}
     if not files:
-        raise FileNotFoundError(f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep")
+        raise FileNotFoundError(
+            f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep; {EXPECTED}"
+        )
     names = tuple(sorted(files, key=natural))
     return Recordings(root=root.path, names=names, open=lambda name: load_recording(files[name], name, root))
 
 
-def _transforms(folder: Path, deepest: int) -> Iterator[Path]:
-    here = [folder / name for name in FILES if (folder / name).exists()]
-    if here:
-        yield here[0]
+def _sources(folder: Path, deepest: int) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+    """Return each recording's folder and the files that list its frames."""
+    if here := _files(folder):
+        yield folder, here
     elif deepest:
         for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-            yield from _transforms(inner, deepest - 1)
+            yield from _sources(inner, deepest - 1)
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    if (folder / WHOLE).exists():
+        return (folder / WHOLE,)
+    if splits := tuple(sorted(folder.glob("transforms*.json"))):
+        return splits
+    raw = captures.find_polycam(folder) or captures.find_record3d(folder)
+    return () if raw is None else (raw,)
 
 
 def _name(root: Folder, folder: Path) -> str:
     return root.path.resolve().name if folder == root.path else folder.relative_to(root.path).as_posix()
 
 
-def load_recording(path: Path, name: str, root: Folder) -> Recording:
-    """Read a ``transforms.json``: cameras and files, no pixels.
+def load_recording(files: Sequence[Path], name: str, root: Folder) -> Recording:
+    """Read the cameras of a recording, and find its files; no pixels but of some depth maps, to check their unit.
 
     Args:
-        path: The file; what it names starts from its folder.
+        files: What lists its frames.
         name: Of the recording.
         root: Every file lies inside this.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If the file, or one that it names, does not hold what it should.
+        ValueError: If no frame can be read; of strict reading, if one cannot.
     """
-    whole = read_json(path, root)
-    listed = take(whole, "frames", list, str(path))
-    if not listed:
-        raise ValueError(f"{path} lists no frames")
-    records = [{**whole, **take({"frame": one}, "frame", dict, f"frame {i} of {path}")} for i, one in enumerate(listed)]
-    named = [(str(take(record, "file_path", str, f"frame {i} of {path}")), record) for i, record in enumerate(records)]
-    named.sort(key=lambda pair: natural(pair[0]))
-    made = [_frame(path.parent, root, record, f"frame {file} of {path}") for file, record in named]
-    depths = {frame.depth is not None for frame, _, _, _ in made}
-    if len(depths) > 1:
-        raise ValueError(f"{path} names a depth_file_path for some frames only; expected one for all or none")
-    frames = tuple(frame for frame, _, _, _ in made)
-    return Recording(
+    listed = sorted((frame for file in files for frame in _list_frames(file, root)), key=lambda one: natural(one.name))
+    images = [_image_of(frame, root) for frame in listed]
+    repeated = _repeated(listed, images)
+    has_depth = any(isinstance(one.record, dict) and _depth_key(one.record) for one in listed)
+
+    def read(place: int) -> tuple[str, Posed]:
+        frame, record = listed[place], listed[place].record
+        if place in repeated:
+            raise ValueError(repeated[place])
+        if not isinstance(record, dict):
+            raise ValueError(record)
+        if has_depth and not _depth_key(record):
+            raise ValueError(f"{frame.origin} names no depth file, as others do")
+        return frame.name, read_frame(frame.base, root, record, frame.origin)
+
+    named = [(frame.name, partial(read, place)) for place, frame in enumerate(listed)]
+    made, dropped = read_all(named, root, ", ".join(map(str, files)))
+    frames = tuple(frame for _, frame in made)
+    recording = Recording(
         name=name,
-        names=_unique_names([file for file, _ in named], path),
-        sizes=tuple(size for _, size, _, _ in made),
-        world_to_cam=_undo(torch.stack([camera for _, _, camera, _ in made]), whole, path),
-        intrinsics=torch.stack([intrinsics for _, _, _, intrinsics in made]),
+        names=_names([file for file, _ in made]),
+        sizes=tuple(frame.size for frame in frames),
+        world_to_cam=_in_metres(torch.stack([frame.world_to_cam for frame in frames]), root.reading.unit),
+        intrinsics=torch.stack([frame.intrinsics for frame in frames]),
         colour=partial(_read_colour, frames),
-        depth=partial(_read_depth, frames) if depths == {True} else None,
-        unit="m" if depths == {True} else None,
+        depth=partial(_read_depth, frames) if has_depth else None,
+        unit="m" if has_depth or root.reading.unit else None,
+        dropped=dropped,
     )
+    if has_depth and root.reading.depth_scale is None:
+        check_unit(recording, f"in the unit of {files[0]}")
+    return recording
 
 
-def _unique_names(files: list[str], path: Path) -> tuple[str, ...]:
-    stems = [Path(file).stem for file in files]
-    names = tuple(stems if len(set(stems)) == len(stems) else files)
-    if len(set(names)) != len(names):
-        raise ValueError(f"{path} names a file twice; expected each image once")
-    return names
+def _depth_key(record: Record) -> str | None:
+    return next((key for key in ("depth_file_path", "depth_path") if record.get(key)), None)
 
 
-def _frame(
-    base: Path, root: Folder, record: dict[str, Any], origin: str
-) -> tuple[Frame, tuple[int, int], Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:
-    image = _image(base, root, record["file_path"], origin)
-    size = image_size(image, root)
-    matrix = take(record, "transform_matrix", list, origin)
-    camera = from_opengl(numbers(matrix, (4, 4), f"transform_matrix of {origin}"), f"transform_matrix of {origin}")
-    intrinsics = _intrinsics(record, size, origin)
-    lens = _lens(record, intrinsics, size, origin)
-    optional = {key: _optional(base, root, record, key, origin) for key in ("depth_file_path", "mask_path")}
-    frame = Frame(
-        root=root,
-        image=image,
-        depth=optional["depth_file_path"],
-        depth_unit=_number(record, "depth_unit_scale_factor", UNIT, origin),
-        mask=optional["mask_path"],
-        lens=lens,
-    )
-    return frame, size, camera, straight(lens) if lens else intrinsics
+def _in_metres(world_to_cam: Float[Tensor, "frames 4 4"], unit: float | None) -> Float[Tensor, "frames 4 4"]:
+    scale = world_to_cam.new_tensor([[1, 1, 1, unit or 1.0]] * 3 + [[1, 1, 1, 1]])
+    return world_to_cam * scale
 
 
-def _image(base: Path, root: Folder, file: str, origin: str) -> Path:
-    """Find an image: as named, with a suffix, or in the folder of the smaller ones."""
-    named = Path(file)
-    folders = [
-        named.parent.with_name(named.parent.name + end) if named.parent.name else named.parent for end in SMALLER
-    ]
-    candidates = [base / folder / (named.name + suffix) for folder in folders for suffix in SUFFIXES]
-    existing = next((path for path in candidates if path.is_file() or path.is_symlink()), None)
-    if existing is None:
-        raise FileNotFoundError(f"{origin} has no image; expected {candidates[0]}")
-    inside(existing, root)
-    return existing
+# --- what the files list ---------------------------------------------------------------------------------------------
 
 
-def _optional(base: Path, root: Folder, record: dict[str, Any], key: str, origin: str) -> Path | None:
-    if record.get(key) is None:
+def _list_frames(file: Path, root: Folder) -> Iterator[Listed]:
+    if file.is_dir():
+        raw, base = captures.read_polycam(file, root), file.parent
+    elif file.name in captures.RECORD3D:
+        raw, base = captures.read_record3d(file, root), file.parent
+    else:
+        yield from _list_transforms(file, root)
+        return
+    for where, record in raw:
+        name = record["file_path"] if isinstance(record, dict) else Path(where).name
+        yield Listed(file=where, base=base, name=name, record=record)
+
+
+def _list_transforms(file: Path, root: Folder) -> Iterator[Listed]:
+    whole = read_json(file, root)
+    frames = take(whole, "frames", list, str(file))
+    if not frames:
+        raise ValueError(f"{file} lists no frames")
+    shared = {key: value for key, value in whole.items() if key != "frames"}
+    for place, one in enumerate(frames):
+        if not isinstance(one, dict) or not isinstance(one.get("file_path"), str):
+            number = f"frame {place}"
+            yield Listed(file=str(file), base=file.parent, name=number, record=f"{number} of {file} has no 'file_path'")
+        else:
+            name = one["file_path"].replace("\\", "/")
+            yield Listed(file=str(file), base=file.parent, name=name, record={**shared, **one})
+
+
+def _image_of(frame: Listed, root: Folder) -> Path | None:
+    try:
+        return find_image(frame.base, root, frame.name, frame.origin).resolve()
+    except (OSError, ValueError, RuntimeError):  # told where the frame is read
         return None
-    path = base / str(take(record, key, str, origin))
-    inside(path, root)
-    return path
 
 
-def _number(record: dict[str, Any], key: str, default: float | int, origin: str) -> float:
-    value = float(take(record, key, (int, float), origin)) if key in record else float(default)
-    if not math.isfinite(value):
-        raise ValueError(f"{origin} has {key} = {value}, expected a finite number")
-    return value
+def _repeated(listed: Sequence[Listed], images: Sequence[Path | None]) -> dict[int, str]:
+    """Return which frames are listed more than once: all where their cameras differ, else all but the first."""
+    places = defaultdict[Path, list[int]](list)
+    for place, image in enumerate(images):
+        if image is not None:
+            places[image].append(place)
+    reasons = {}
+    for image, same in places.items():
+        cameras = [
+            one.record.get("transform_matrix") for place in same if isinstance((one := listed[place]).record, dict)
+        ]
+        differ = any(camera != cameras[0] for camera in cameras)
+        why = "with different cameras; name the one file that lists them rightly" if differ else "with the same camera"
+        for place in same if differ else same[1:]:
+            reasons[place] = f"{listed[place].origin}: {image} is listed {len(same)} times, {why}"
+    return reasons
 
 
-def _intrinsics(record: dict[str, Any], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
-    """Return the intrinsics in pixels of the image as it is."""
-    height, width = _number(record, "h", size[0], origin), _number(record, "w", size[1], origin)
-    if min(height, width) <= 0 or abs(width / height * size[0] / size[1] - 1) > ASPECT:
-        raise ValueError(f"{origin} is {size[0]} x {size[1]}, expected the shape of h {height:g} x w {width:g}")
-    scale = size[1] / width, size[0] / height
-    focal = _focal(record, "x", width, origin), _focal(record, "y", height, origin)
-    centre = _number(record, "cx", width / 2, origin), _number(record, "cy", height / 2, origin)
-    if focal[0] is None:
-        raise ValueError(f"{origin} has neither fl_x nor camera_angle_x; one is needed")
-    focal = focal[0], focal[1] if focal[1] is not None else focal[0]
-    return pinhole(
-        (focal[0] * scale[0], focal[1] * scale[1]), (centre[0] * scale[0], centre[1] * scale[1]), size, origin
-    )
-
-
-def _focal(record: dict[str, Any], axis: str, side: float | int, origin: str) -> float | None:
-    if f"fl_{axis}" in record:
-        return _number(record, f"fl_{axis}", 0, origin)
-    if f"camera_angle_{axis}" in record:
-        return side / 2 / math.tan(_number(record, f"camera_angle_{axis}", 0, origin) / 2)
-    return None
-
-
-def _lens(record: dict[str, Any], intrinsics: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Lens | None:
-    """Return the lens, unless its coefficients are all zero."""
-    model = str(record.get("camera_model", "OPENCV")).upper()
-    if model not in (*PINHOLES, FISHEYE):
-        raise ValueError(f"{origin} has camera_model {model}, expected one of {', '.join((*PINHOLES, FISHEYE))}")
-    fisheye = model == FISHEYE or bool(record.get("is_fisheye", False))
-    keys = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2", "k3")
-    coefficients = tuple(_number(record, key, 0.0, origin) for key in keys)
-    if not fisheye and not any(coefficients):
-        return None
-    return Lens(intrinsics=intrinsics, coefficients=coefficients, fisheye=fisheye, size=size)
-
-
-def _undo(world_to_cam: Float[Tensor, "frames 4 4"], whole: dict[str, Any], path: Path) -> Float[Tensor, "frames 4 4"]:
-    """Go back to the world before ``applied_transform`` and ``applied_scale``."""
-    scale = _number(whole, "applied_scale", 1.0, str(path))
-    if scale <= 0:
-        raise ValueError(f"{path} has applied_scale = {scale}, expected a positive number")
-    rotation, translation = torch.eye(3, dtype=torch.float64), torch.zeros(3, 1, dtype=torch.float64)
-    if "applied_transform" in whole:
-        applied = numbers(whole["applied_transform"], (3, 4), f"applied_transform of {path}")
-        rotation, translation = applied[:, :3], applied[:, 3:]
-    if (rotation @ rotation.mT - torch.eye(3, dtype=torch.float64)).abs().max() > 1e-4 or rotation.det() < 0:
-        raise ValueError(f"applied_transform of {path} is not a rotation and a translation")
-    turned = world_to_cam[:, :3, :3] @ rotation
-    shifted = world_to_cam[:, :3, :3] @ translation + world_to_cam[:, :3, 3:] / scale
-    return torch.cat([torch.cat([turned, shifted], -1), world_to_cam[:, 3:]], dim=1)
+def _names(files: Sequence[str]) -> tuple[str, ...]:
+    stems = tuple(Path(file).stem for file in files)
+    return stems if len(set(stems)) == len(stems) else tuple(files)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _read_colour(frames: tuple[Frame, ...], index: int) -> Float[Tensor, "3 height width"]:
-    frame = frames[index]
-    image = read_rgb(frame.image, frame.root)
-    return image if frame.lens is None else straighten(image, frame.lens, nearest=False)
+def _read_colour(frames: Sequence[Posed], index: int) -> Float[Tensor, "3 height width"]:
+    return read_colour(frames[index])
 
 
-def _read_depth(frames: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
-    frame = frames[index]
-    assert frame.depth is not None  # a recording with depth has it for every frame
-    depth = torch.from_numpy(_depth_file(frame.depth, frame.root).astype(np.float32) * np.float32(frame.depth_unit))
-    if frame.mask is not None:
-        depth = depth * _like(read_mask(frame.mask, frame.root).float(), (depth.shape[0], depth.shape[1]))
-    if frame.lens is None:
-        return depth
-    return straighten(_like(depth, frame.lens.size)[None], frame.lens, nearest=True)[0]
-
-
-def _depth_file(path: Path, root: Folder) -> np.ndarray:
-    if path.suffix != ".npy":
-        return read_sixteen(path, root)
-    try:
-        depth = np.load(inside(path, root), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"nerfstudio: {path} is not a whole .npy of numbers: {error}") from None
-    depth = depth.squeeze(-1) if depth.ndim == 3 and depth.shape[-1] == 1 else depth
-    if depth.ndim != 2 or depth.dtype.kind not in "fui":
-        raise ValueError(f"nerfstudio: {path} holds {depth.dtype} {depth.shape}, expected numbers (height, width)")
-    return depth
-
-
-def _like(values: Float[Tensor, "height width"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
-    """Bring a map to another size; each pixel takes the nearest one."""
-    if tuple(values.shape) == size:
-        return values
-    return F.interpolate(values[None, None], size, mode="nearest-exact")[0, 0]
+def _read_depth(frames: Sequence[Posed], index: int) -> Float[Tensor, "height width"]:
+    return read_depth(frames[index])

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,16 @@ import pytest
 import torch
 from jaxtyping import Float
 from PIL import Image
-from small_nerfstudio import APPLIED, save_rgb, write_nerfstudio
+from scipy.spatial.transform import Rotation
+from small_nerfstudio import APPLIED, save_rgb, to_opengl, write_nerfstudio
 from small_world import World, assert_lands, make_world, photograph, rays
 from torch import Tensor
 
-from probe.geometry import pixel_centres
+from probe.geometry import pixel_centres, point_map_to_depth
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.nerfstudio import find_recordings
+from probe.scenes.grouping import compare_views
+from probe.scenes.reading import Reading
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(5)
@@ -155,6 +160,196 @@ def test_it_runs_from_the_command_lines_door(tmp_path: Path):
     assert min(overlap) >= 0.2
 
 
+def write_again(root: Path, change: Callable[[dict[str, Any]], object], name: str = "transforms.json") -> None:
+    whole = json.loads((root / "transforms.json").read_text())
+    change(whole)
+    (root / name).write_text(json.dumps(whole))
+
+
+def each_frame(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda whole: [change(frame) for frame in whole["frames"]]
+
+
+def scaled_axes(frame: dict[str, Any]) -> None:
+    frame["transform_matrix"] = [[1.7 * value for value in row[:3]] + row[3:] for row in frame["transform_matrix"]]
+
+
+def swap_depth_key(whole: dict[str, Any]) -> None:
+    for frame in whole["frames"]:
+        frame["depth_path"] = frame.pop("depth_file_path")
+    whole["integer_depth_scale"] = whole.pop("depth_unit_scale_factor")
+
+
+def mirror(whole: dict[str, Any]) -> None:
+    """Write the cameras of a world that applied_transform mirrors."""
+    flip = np.diag([1.0, 1.0, -1.0, 1.0])
+    whole["applied_transform"] = (flip[:3] @ np.array([*whole["applied_transform"], [0, 0, 0, 1]])).tolist()
+    for frame in whole["frames"]:
+        frame["transform_matrix"] = (flip @ np.array(frame["transform_matrix"])).tolist()
+
+
+AS_PEOPLE_WRITE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "back-slashes": each_frame(lambda f: f.update(file_path=f["file_path"].replace("/", "\\"))),
+    "letter case": each_frame(lambda f: f.update(file_path=f["file_path"].upper())),
+    "another ending": each_frame(lambda f: f.update(file_path=f["file_path"].replace(".png", ".jpg"))),
+    "another machine": each_frame(
+        lambda f: f.update(file_path=f"/home/me/{f['file_path']}", depth_file_path=f"C:\\me\\{f['depth_file_path']}")
+    ),
+    "inside the folder by dots": each_frame(lambda f: f.update(file_path=f"images/../{f['file_path']}")),
+    "3 x 4 poses": each_frame(lambda f: f.update(transform_matrix=f["transform_matrix"][:3])),
+    "scaled axes": each_frame(scaled_axes),
+    "4 x 4 applied_transform": lambda w: w["applied_transform"].append([0, 0, 0, 1]),
+    "mirrored": mirror,
+    "numbers as text": lambda w: w.update({key: str(w[key]) for key in ("w", "h", "fl_x", "cx")}),
+    "depth of instant-ngp": swap_depth_key,
+    "lower case model": lambda w: w.update(camera_model="simple_pinhole"),
+}
+
+
+@pytest.mark.parametrize("case", AS_PEOPLE_WRITE)
+def test_points_land_as_people_write_the_file(case: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    write_again(root, AS_PEOPLE_WRITE[case])
+    recording = opened(root)
+    assert len(recording.dropped) == 0
+    assert_lands(recording, WORLD)
+
+
+def test_a_byte_order_mark_and_the_file_named(tmp_path: Path):
+    path = write_nerfstudio(tmp_path, WORLD, unit=2e-4) / "transforms.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    found = find_recordings(path)
+    assert found.names == (tmp_path.name,)
+    assert_lands(found.open(tmp_path.name), WORLD)
+
+
+def test_images_beside_the_file_and_in_the_folder_that_the_user_names(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    for path in sorted((root / "images").iterdir()):
+        path.rename(root / path.name)
+    assert_lands(opened(root), WORLD)
+    (root / "other").mkdir()
+    for path in sorted(root.glob("*.png")):
+        path.rename(root / "other" / path.name)
+    with pytest.raises(ValueError, match=r"has no image; expected .*images/frame_00001.png, or .* --images"):
+        opened(root)
+    assert_lands(find_recordings(root, Reading(images="other")).open(tmp_path.name), WORLD)
+
+
+def test_splits_are_read_together(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    for part, frames in (("train", slice(0, 3)), ("test", slice(2, 5))):  # one is in both
+        write_again(root, lambda w, frames=frames: w.update(frames=w["frames"][frames]), f"transforms_{part}.json")
+    (root / "transforms.json").unlink()
+    recording = opened(root)
+    assert recording.names == tuple(f"frame_{index + 1:05d}" for index in range(5))
+    assert [one.reason.split(" is listed ")[1] for one in recording.dropped] == ["2 times, with the same camera"]
+    assert_lands(recording, WORLD)
+
+
+def test_blenders_splits_have_the_same_names(tmp_path: Path):
+    world = make_world(4, centre=(0.0, 0.0), focal=(40.0, 40.0))
+    for part in ("train", "test"):
+        write_nerfstudio(tmp_path, world, depth=None, applied=None, named=part, folder=part, suffix="")
+        (tmp_path / "transforms.json").rename(tmp_path / f"transforms_{part}.json")
+    recording = opened(tmp_path)
+    assert len(set(recording.names)) == len(recording.names) == 8
+    assert_lands(recording, world, frames=(0, 1, 2, 3, 0, 1, 2, 3), points=False)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tiff"])
+def test_depth_in_metres_without_a_unit_is_recognised(suffix: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, depth="npy", unit=1.0)
+    if suffix == "tiff":
+        for path in sorted((root / "depth").iterdir()):
+            Image.fromarray(np.load(path)).save(path.with_suffix(".tiff"))
+            path.unlink()
+    assert_lands(opened(root), WORLD)
+    write_again(root, lambda w: w.pop("depth_unit_scale_factor"))
+    with pytest.raises(ValueError, match=r"m at the median .* 0% of it agree .* times 1000 .* --depth-scale"):
+        opened(root)
+    assert_lands(find_recordings(root, Reading(depth_scale=1.0)).open(tmp_path.name), WORLD)
+
+
+def test_cameras_in_another_unit(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4, scale=1.0)
+    centimetres = each_frame(
+        lambda f: f.update(transform_matrix=[[*row[:3], row[3] * 100] for row in f["transform_matrix"][:3]])
+    )
+    write_again(root, lambda w: (w.pop("applied_transform"), centimetres(w)))
+    with pytest.raises(ValueError, match=r"times 100 it is"):
+        opened(root)
+    recording = find_recordings(root, Reading(unit=0.01)).open(tmp_path.name)
+    views = load_views(recording, range(5), size=36, n_ref=1)
+    assert overlap_of(views) > 0.5
+
+
+def overlap_of(views: Any) -> float:
+    pairs = compare_views(
+        point_map_to_depth(views.point_map, views.world_to_cam)[0], views.intrinsics[0], views.world_to_cam[0]
+    )
+    return float(pairs.overlap.mean())
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_polycams_raw_export(corrected: bool, tmp_path: Path):
+    write_nerfstudio(tmp_path / "room", WORLD, applied=None)
+    keyframes, start = tmp_path / "room/keyframes", "corrected_" if corrected else ""
+    (keyframes / f"{start}cameras").mkdir(parents=True)
+    whole = json.loads((tmp_path / "room/transforms.json").read_text())
+    for frame in whole["frames"]:
+        pose = {f"t_{i}{j}": frame["transform_matrix"][i][j] for i in range(3) for j in range(4)}
+        lens = {
+            "fx": whole["fl_x"],
+            "fy": whole["fl_y"],
+            "cx": whole["cx"],
+            "cy": whole["cy"],
+            "width": 48,
+            "height": 36,
+        }
+        path = keyframes / f"{start}cameras/{Path(frame['file_path']).stem}.json"
+        path.write_text(json.dumps({**pose, **lens, "blur_score": 90.0}))
+    (tmp_path / "room/images").rename(keyframes / f"{start}images")
+    (tmp_path / "room/depth").rename(keyframes / "depth")
+    (tmp_path / "room/transforms.json").unlink()
+    recording = opened(tmp_path / "room")
+    assert (recording.name, recording.unit) == ("room", "m")
+    assert_lands(recording, WORLD)
+    broken = keyframes / f"{start}cameras/frame_00003.json"
+    broken.write_text("{}")
+    recording = opened(tmp_path)
+    assert len(recording.names) == 4
+    assert "has no 't_00'" in recording.dropped[0].reason
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_record3ds_raw_export(own: bool, tmp_path: Path):
+    root = tmp_path / "EXR_RGBD"
+    for index, image in enumerate(WORLD.image):
+        save_rgb(root / f"rgb/{index * 5}.png", image)  # 5 before 10: by number
+    poses = [torch.tensor(to_opengl(one)) for one in WORLD.world_to_cam]
+    turns = [Rotation.from_matrix(pose[:3, :3].numpy()).as_quat().tolist() for pose in poses]
+    (fx, _, cx), (_, fy, cy), _ = WORLD.intrinsics[0].tolist()
+    rows = [[*turn, *pose[:3, 3].tolist()] for turn, pose in zip(turns, poses, strict=True)]
+    metadata = {"poses": rows, "K": [fx, 0, 0, 0, fy, 0, cx, cy, 1], "w": 48, "h": 36}
+    if own:
+        metadata |= {"K": [1.0] * 9, "perFrameIntrinsicCoeffs": [[fx, fy, cx, cy]] * 5}
+    (root / "metadata").write_text(json.dumps(metadata))
+    recording = opened(tmp_path)
+    assert recording.names == ("0", "5", "10", "15", "20")
+    assert_lands(recording, WORLD, points=False)
+    (root / "rgb/20.png").unlink()
+    with pytest.raises(ValueError, match=r"poses of .*metadata, one per image, has 5 x 7 numbers, expected 4 x 7"):
+        opened(tmp_path)
+
+
+def test_an_absolute_path_that_leads_elsewhere_is_the_copy_below_the_folder(tmp_path: Path):
+    first = write_nerfstudio(tmp_path / "first", WORLD, unit=2e-4)
+    write_again(first, each_frame(lambda f: f.update(file_path=str(first / f["file_path"]))))
+    shutil.copytree(first, tmp_path / "copy")
+    assert_lands(opened(tmp_path / "copy"), WORLD)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -184,16 +379,12 @@ def outside(root: Path) -> None:
     first(file_path="../outside.png")(root)
 
 
-REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated JSON": (lambda r: (r / "transforms.json").write_text('{"frames": ['), "is not whole JSON"),
-    "a list": (lambda r: (r / "transforms.json").write_text("[]"), "has no 'frames'"),
-    "no frames": (top(frames=[]), "lists no frames"),
-    "frames of another type": (top(frames=3), "has frames = '3', expected list"),
-    "a frame that is none": (top(frames=[3]), "frame = '3', expected dict"),
+LEFT_OUT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a frame that is none": (edit(lambda w: w["frames"].__setitem__(0, 3)), "frame 0 of .* has no 'file_path'"),
     "no file_path": (edit(lambda w: w["frames"][0].pop("file_path")), "frame 0 of .* has no 'file_path'"),
     "no image": (first(file_path="images/gone.png"), "frame images/gone.png of .* has no image; expected"),
     "image outside": (outside, "outside.png leads outside"),
-    "image twice": (first(file_path="images/frame_00001.png"), "names a file twice"),
+    "image twice": (first(file_path="images/frame_00001.png"), "is listed 2 times, with different cameras"),
     "no matrix": (edit(lambda w: w["frames"][0].pop("transform_matrix")), "has no 'transform_matrix'"),
     "3 x 3 matrix": (
         first(transform_matrix=[[1, 0, 0]] * 3),
@@ -202,18 +393,56 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "words": (first(transform_matrix=[["a"]]), r"transform_matrix of .* expected 4 x 4 numbers"),
     "NaN camera": (matrix(0, 0, math.nan), "holds a NaN or infinite number"),
     "scaled camera": (matrix(0, 0, 9.0), "is not a rigid pose"),
+    "depth for some": (edit(lambda w: w["frames"][0].pop("depth_file_path")), "names no depth file, as others do"),
+    "no depth file": (lambda r: (r / "depth/frame_00002.png").unlink(), "frame_00002.png does not exist"),
+}
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated JSON": (lambda r: (r / "transforms.json").write_text('{"frames": ['), "is not whole JSON"),
+    "a list": (lambda r: (r / "transforms.json").write_text("[]"), "has no 'frames'"),
+    "no frames": (top(frames=[]), "lists no frames"),
+    "frames of another type": (top(frames=3), "has frames = '3', expected list"),
     "no focal": (edit(lambda w: [w.pop("fl_x")]), "has neither fl_x nor camera_angle_x"),
     "NaN focal": (top(fl_x=math.nan), "has fl_x = nan, expected a finite number"),
     "negative focal": (top(fl_x=-3), "expected positive pixels"),
     "focal of another type": (top(fl_x="wide"), "has fl_x = 'wide', expected int or float"),
     "principal point": (top(cx=900), "outside the 36 x 48 image"),
     "another shape": (top(w=100), "is 36 x 48, expected the shape of h 36 x w 100"),
-    "camera model": (top(camera_model="EQUIRECTANGULAR"), "has camera_model EQUIRECTANGULAR, expected one of"),
-    "depth for some": (edit(lambda w: w["frames"][0].pop("depth_file_path")), "for some frames only"),
-    "no depth file": (lambda r: (r / "depth/frame_00002.png").unlink(), "frame_00002.png does not exist"),
+    "k4 of OPENCV": (top(k4=0.2), r"has k4 = 0.2, which camera_model OPENCV does not have.*FULL_OPENCV"),
+    "tangential fisheye": (
+        top(camera_model="OPENCV_FISHEYE", p1=0.1),
+        "has p1 = 0.1, which camera_model OPENCV_FISHEYE",
+    ),
+    "instant-ngp's panorama": (top(equirectangular=True), "has equirectangular, a lens of instant-ngp"),
+    "failed lens": (top(fl_x=2752345), "expected 0.05 to 100 times its longer side"),
+    "angle": (edit(lambda w: (w.pop("fl_x"), w.update(camera_angle_x=7))), "expected radians between 0 and pi"),
+    "mirror": (
+        top(applied_transform=[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]),
+        "mirrors the world, but its cameras",
+    ),
+    "depth unit": (top(depth_unit_scale_factor=0), "has a depth unit of 0.0, expected a positive number"),
+    "camera model": (
+        top(camera_model="EQUIRECTANGULAR"),
+        "has the camera model EQUIRECTANGULAR: images of 360 degrees",
+    ),
     "applied transform": (top(applied_transform=(2 * APPLIED).tolist()), "is not a rotation and a translation"),
     "applied scale": (top(applied_scale=0), "has applied_scale = 0.0, expected a positive number"),
 }
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_broken_frames_are_left_out_and_counted(case: str, tmp_path: Path):
+    root = write_nerfstudio(tmp_path / "room", make_world(4), unit=2e-4)
+    change, message = LEFT_OUT[case]
+    change(root)
+    recording = opened(root)
+    assert 2 <= len(recording.names) < 4
+    assert len(recording.names) + len(recording.dropped) == 4
+    assert re.search(message, recording.dropped[0].reason)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        find_recordings(root, Reading(strict=True)).open("room")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -1,0 +1,122 @@
+"""Depth maps as files hold them: 16-bit PNG, .npy, and TIFF of whole or floating numbers; and whether their unit fits.
+
+What a file is, its first bytes say, not its name.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from probe.scenes.files import read_sixteen
+from probe.scenes.grouping import compare_views
+from probe.scenes.reading import Folder, flag_of, inside
+from probe.scenes.recordings import COARSE, Recording, read_depth
+
+EXR, TIFFS, NPY = b"\x76\x2f\x31\x01", (b"II*\0", b"MM\0*"), b"\x93NUMPY"
+LARGEST = 2**28  # numbers of a map: a gibibyte of single precision
+COMPARED = 6  # frames whose depth is compared
+FACTORS = (1000.0, 100.0, 10.0, 5.0, 0.2, 0.1, 0.01, 0.001)  # by which a unit may be off; 5000 counts are TUM's metre
+CLEARLY = 2.0
+"""How many times as much of the depth must agree in another unit."""
+LEAST = 0.1  # share of the depth that agrees in another unit
+
+
+def read_depth_map(path: Path, root: Folder) -> Float[Tensor, "height width"]:
+    """Read a depth map's numbers, as they are.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is none of these files, or broken.
+    """
+    with inside(path, root).open("rb") as stream:
+        start = stream.read(len(NPY))
+    if start.startswith(EXR):
+        raise ValueError(
+            f"{path} is an OpenEXR image, which is not read here; convert it to a TIFF or an .npy of numbers"
+        )
+    if start.startswith(TIFFS):
+        values = _read_tiff(path, root)
+    elif start == NPY:
+        values = _read_npy(path, root)
+    elif path.suffix.lower() == ".npy":
+        raise ValueError(f"{path} is not a whole .npy of numbers")
+    else:
+        values = read_sixteen(path, root)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _read_npy(path: Path, root: Folder) -> np.ndarray:
+    try:
+        depth = np.load(inside(path, root), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{path} is not a whole .npy of numbers: {' '.join(str(error).split())}") from None
+    return _as_map(depth, path)
+
+
+def _read_tiff(path: Path, root: Folder) -> np.ndarray:
+    try:
+        with Image.open(inside(path, root), formats=("TIFF",)) as image:
+            if image.width * image.height > LARGEST:
+                raise ValueError(f"it has {image.height} x {image.width} pixels")
+            return _as_map(np.array(image), path)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a whole TIFF of depth: {' '.join(str(error).split())}") from None
+
+
+def _as_map(depth: np.ndarray, path: Path) -> np.ndarray:
+    squeezed = depth.reshape([side for side in depth.shape if side != 1]) if depth.ndim == 3 else depth
+    if squeezed.ndim != 2 or squeezed.dtype.kind not in "fui" or not 0 < squeezed.size <= LARGEST:
+        raise ValueError(f"{path} holds {depth.dtype} {depth.shape}, expected numbers (height, width)")
+    return np.asarray(squeezed)
+
+
+def check_unit(recording: Recording, advice: str) -> None:
+    """Compare depth maps with each other over the cameras, in their unit and in others that are often meant.
+
+    Args:
+        recording: With depth.
+        advice: Where its unit comes from, for the error.
+
+    Raises:
+        ValueError: If far more of the depth agrees in another unit.
+    """
+    count = len(recording.names)
+    chosen = sorted({index * count // COMPARED for index in range(COMPARED)})
+    depths, frames = list[Tensor](), list[int]()
+    for index in chosen:
+        try:
+            depths.append(read_depth(recording, index, COARSE))
+            frames.append(index)
+        except (ValueError, OSError):  # left out when it is drawn
+            continue
+    if len(frames) < 2:
+        return
+    depth, cameras = torch.stack(depths), recording.cameras[frames]
+    intrinsics = torch.stack([recording.camera(index, COARSE) for index in frames])
+
+    def agreeing(factor: float) -> float:
+        overlap = compare_views(depth * factor, intrinsics, cameras).overlap
+        return float((overlap.sum() - overlap.diagonal().sum()) / (len(frames) * (len(frames) - 1)))
+
+    own = agreeing(1.0)
+    if own * CLEARLY >= 1:
+        return
+    shares = {factor: agreeing(factor) for factor in FACTORS}
+    best = max(FACTORS, key=shares.__getitem__)
+    if shares[best] > max(LEAST, own * CLEARLY):
+        middle = float(depth[depth > 0].median())
+        raise ValueError(_wrong_unit(recording, middle, best, (own, shares[best]), advice))
+
+
+def _wrong_unit(recording: Recording, middle: float, factor: float, shares: Sequence[float], advice: str) -> str:
+    unit = recording.unit or "units"
+    return (
+        f"the depth of {recording.name} is {middle:.3g} {unit} at the median ({advice}), where {shares[0]:.0%} of it "
+        f"agree between the cameras; times {factor:g} it is {shares[1]:.0%}. Name what counts as one metre by "
+        f"{flag_of('depth_scale')}"
+    )
