@@ -85,7 +85,18 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
             f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep; {EXPECTED}"
         )
     names = tuple(sorted(files, key=natural))
-    return Recordings(root=root.path, names=names, open=lambda name: load_recording(files[name], name, root))
+    return Recordings(
+        root=root.path,
+        names=names,
+        open=lambda name: load_recording(files[name], name, root),
+        note=_joined(files[names[0]], len(names)),
+    )
+
+
+def _joined(files: Sequence[Path], recordings: int) -> str:
+    """Return which files of the first recording are read together, where there are several."""
+    others = f", as in {recordings} recordings" if recordings > 1 else ""
+    return f"read together: {', '.join(file.name for file in files)}{others}" if len(files) > 1 else ""
 
 
 def _sources(folder: Path, deepest: int) -> Iterator[tuple[Path, tuple[Path, ...]]]:
