@@ -17,7 +17,7 @@ Source:
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,14 +89,17 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
         root=root.path,
         names=names,
         open=lambda name: load_recording(files[name], name, root),
-        note=_joined(files[names[0]], len(names)),
+        note=_joined(files.values()),
     )
 
 
-def _joined(files: Sequence[Path], recordings: int) -> str:
-    """Return which files of the first recording are read together, where there are several."""
-    others = f", as in {recordings} recordings" if recordings > 1 else ""
-    return f"read together: {', '.join(file.name for file in files)}{others}" if len(files) > 1 else ""
+def _joined(recordings: Collection[Sequence[Path]]) -> str:
+    """Return which files are read together, and in how many recordings."""
+    several = [files for files in recordings if len(files) > 1]
+    if not several:
+        return ""
+    where = f" in {len(several)} of {len(recordings)} recordings" if len(recordings) > 1 else ""
+    return f"read together{where}: {', '.join(file.name for file in several[0])}"
 
 
 def _sources(folder: Path, deepest: int) -> Iterator[tuple[Path, tuple[Path, ...]]]:
