@@ -18,7 +18,7 @@ from probe.scenes.reading import Folder, flag_of, inside
 from probe.scenes.recordings import COARSE, Recording, read_depth
 
 EXR, TIFFS, NPY = b"\x76\x2f\x31\x01", (b"II*\0", b"MM\0*"), b"\x93NUMPY"
-LARGEST = 2**28  # numbers of a map: a gibibyte of single precision
+LARGEST = 2**26  # numbers of a map: a quarter of a gibibyte in single precision
 COMPARED = 6  # frames whose depth is compared
 FACTORS = (1000.0, 100.0, 10.0, 5.0, 0.2, 0.1, 0.01, 0.001)  # by which a unit may be off; 5000 counts are TUM's metre
 CLEARLY = 2.0

@@ -17,7 +17,7 @@ Source:
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,21 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
             f"nerfstudio: {root} holds no transforms.json, down to {DEEPEST} folders deep; {EXPECTED}"
         )
     names = tuple(sorted(files, key=natural))
-    return Recordings(root=root.path, names=names, open=lambda name: load_recording(files[name], name, root))
+    return Recordings(
+        root=root.path,
+        names=names,
+        open=lambda name: load_recording(files[name], name, root),
+        note=_joined(files.values()),
+    )
+
+
+def _joined(recordings: Collection[Sequence[Path]]) -> str:
+    """Return which files are read together, and in how many recordings."""
+    several = [files for files in recordings if len(files) > 1]
+    if not several:
+        return ""
+    where = f" in {len(several)} of {len(recordings)} recordings" if len(recordings) > 1 else ""
+    return f"read together{where}: {', '.join(file.name for file in several[0])}"
 
 
 def _sources(folder: Path, deepest: int) -> Iterator[tuple[Path, tuple[Path, ...]]]:

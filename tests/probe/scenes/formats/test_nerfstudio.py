@@ -241,6 +241,7 @@ def test_splits_are_read_together(tmp_path: Path):
     for part, frames in (("train", slice(0, 3)), ("test", slice(2, 5))):  # one is in both
         write_again(root, lambda w, frames=frames: w.update(frames=w["frames"][frames]), f"transforms_{part}.json")
     (root / "transforms.json").unlink()
+    assert find_recordings(root).note == "read together: transforms_test.json, transforms_train.json"
     recording = opened(root)
     assert recording.names == tuple(f"frame_{index + 1:05d}" for index in range(5))
     assert [one.reason.split(" is listed ")[1] for one in recording.dropped] == ["2 times, with the same camera"]
