@@ -110,7 +110,8 @@ def scale_note(name: str, recording: Recording, depth_scale: float) -> str:
 
 
 def _times(factor: float) -> str:
-    return f"{1 / factor:.3g} times too large" if factor < 1 else f"{factor:.3g} times too small"
+    times = max(factor, 1 / factor)
+    return f"{times:.{0 if times > 100 else 1}f} times too {'large' if factor < 1 else 'small'}".replace(".0 ", " ")
 
 
 def said(notes: Sequence[str]) -> str:

@@ -278,7 +278,7 @@ def test_poses_in_millimetres_are_recognised_and_read_by_their_unit(tmp_path: Pa
         pose[:3, 3] *= 1000
         np.savetxt(root / f"frame-{index:06d}.pose.txt", pose)
     note = find_recordings(root).note
-    assert "1e+03 times too small" in note
+    assert "1000 times too small" in note
     assert "--unit 0.001" in note
     right = find_recordings(root, Reading(unit=0.001))
     assert "WARNING" not in right.note
