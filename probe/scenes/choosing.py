@@ -194,6 +194,30 @@ def draw_list(
         ValueError: If no recording can give a group; if one is broken and ``strict`` or alone.
     """
     visited, dropped = _visit(recordings, count, views, min_overlap, seed, usable, strict=strict)
+    missing = (left_out(dropped, len(visited) + len(dropped), "recordings"), _frames_note([one for one, _ in visited]))
+    try:
+        scenes, supplies = _draw_all(recordings, visited, count, views, min_overlap, seed)
+    except ValueError as error:
+        raise ValueError("; ".join(filter(None, (str(error), *missing)))) from None
+    ordered = tuple(scene for _, scene in sorted(scenes, key=lambda pair: pair[0]))  # a stable sort: by bin
+    lone = len(recordings.names) == 1
+    notes = (
+        _note(supplies, len(ordered), count, views, len(visited)),
+        _near_note(visited[0][0], ordered) if lone else "",
+        *missing,
+    )
+    return ViewList(protocol=DRAWN, scenes=ordered, note="; ".join(filter(None, notes)))
+
+
+def _draw_all(
+    recordings: Recordings,
+    visited: Sequence[tuple[Recording, Pairs]],
+    count: int,
+    views: int,
+    min_overlap: float,
+    seed: int,
+) -> tuple[list[tuple[float, Scene]], list[list[BinSupply]]]:
+    """Draw from the recordings visited; return the scenes, each with its bin, and what each recording could give."""
     supplies = [count_groups(pairs, views=views, min_overlap=min_overlap) for _, pairs in visited]
     owed = share_out([[bin.groups for bin in supply] for supply in supplies], count)
     lone = len(recordings.names) == 1
@@ -205,14 +229,7 @@ def draw_list(
             scenes += [(group.bin[0], _scene(recording, group)) for group in groups]
     if not scenes:
         raise ValueError(_why_none(recordings, visited, views, min_overlap))
-    ordered = tuple(scene for _, scene in sorted(scenes, key=lambda pair: pair[0]))  # a stable sort: by bin
-    notes = [
-        _note(supplies, len(ordered), count, views, len(visited)),
-        _near_note(visited[0][0], ordered) if lone else "",
-        left_out(dropped, len(visited) + len(dropped), "recordings"),
-        _frames_note([recording for recording, _ in visited]),
-    ]
-    return ViewList(protocol=DRAWN, scenes=ordered, note="; ".join(note for note in notes if note))
+    return scenes, supplies
 
 
 def share_out(supplies: Sequence[Sequence[int]], count: int) -> list[list[int]]:

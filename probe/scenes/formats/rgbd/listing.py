@@ -13,7 +13,7 @@ from torch import Tensor
 from probe.scenes.files import image_size, open_image
 from probe.scenes.formats.rgbd.frames import Frames, by, colour_box
 from probe.scenes.formats.rgbd.written import Written, colour_camera
-from probe.scenes.lenses import Lens
+from probe.scenes.lenses import Lens, make_lens
 from probe.scenes.reading import Dropped, Folder, read_all
 
 SIXTEEN = ("I;16", "I;16B", "I")
@@ -227,7 +227,8 @@ def _which_camera(listing: Listing, sizes: Sizes) -> str:
 def _lens(listing: Listing, sizes: Sizes, intrinsics: Float[Tensor, "3 3"], colour_focal: float | None) -> Lens | None:
     if not listing.camera.distortion or colour_focal is not None or sizes[0] != sizes[1]:
         return None
-    return Lens(intrinsics=intrinsics, coefficients=listing.camera.distortion, fisheye=False, size=sizes[1])
+    coefficients = (*listing.camera.distortion, 0.0, 0.0, 0.0)  # no denominator
+    return make_lens("FULL_OPENCV", intrinsics, coefficients, sizes[1], str(listing.root))
 
 
 def _notes(listing: Listing, colour_focal: float | None) -> tuple[str, ...]:
