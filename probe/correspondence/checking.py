@@ -35,7 +35,7 @@ SCENES = 8
 """That are checked, spread evenly over those of a run."""
 VIEWS = 4
 """Of each scene: the first ones, each two of which are a pair."""
-FAR = 1 / 8
+FAR = 1 / 6
 """Of the view's side: a pair whose matches move less hides wrong cameras and points, since their error grows with the
 motion (on raw 7-Scenes read as registered it is a seventh of it); it counts only where no pair moves more."""
 TOLERATED = 0.25

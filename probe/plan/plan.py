@@ -184,3 +184,21 @@ def _try_first_scene(scenes: SceneList, layers: list[Layer], protocol: Protocol,
     names = protocol.metrics(scene.thresholds)
     if select_by not in names:
         raise ValueError(f"--select-by {select_by!r} is unknown; choose from {', '.join(names)}")
+    with flag("--scenes"):
+        _check_any_match(scenes, layers, scene)
+
+
+def _check_any_match(scenes: SceneList, layers: list[Layer], first: Scene) -> None:
+    """Refuse scenes none of which has a true match; mostly the first one has, and no other is loaded."""
+    count, scene = len(scenes.names), first
+    for index in range(count):
+        if index:
+            views, _ = scenes.load(index)
+            scene = make_scene(views, layers, torch.zeros(1, views.count, 1, 1, 1))
+        if any(truth.visible.any() for truth in scene.truths.values()):
+            return
+    raise ValueError(
+        f"has no true match in {count} {'scene' if count == 1 else 'scenes'}: no view sees a point that another one "
+        "shows; draw them (python -m probe.preview), and look at cameras, depth and its scale (--depth-scale, --unit), "
+        "or name another source of true points (--truth-source)"
+    )

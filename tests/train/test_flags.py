@@ -48,8 +48,8 @@ def test_a_run_may_grow_unless_the_number_of_steps_schedules_something(changes: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scenes": "rgbd:/nowhere#525"}, "--scenes rgbd:/nowhere#525: /nowhere does not exist"),
-        ({"model": "cat3d:./nowhere"}, "--model cat3d:./nowhere: ./nowhere does not exist"),
+        ({"scenes": "rgbd:/nowhere#525"}, "--scenes rgbd:/nowhere#525: there is no /nowhere; give one"),
+        ({"model": "cat3d:./nowhere"}, "--model cat3d:./nowhere: there is no nowhere; give one"),
         ({"layer": "auto", "probe": Path("/nowhere")}, "--probe /nowhere: it has no selection.json; run python -m"),
     ],
 )
