@@ -41,7 +41,9 @@ motion (on raw 7-Scenes read as registered it is a seventh of it); it counts onl
 TOLERATED = 0.25
 """Share of the pairs that may lie above half of what is allowed."""
 
-Points = Float[np.ndarray, "n 2"]
+Points = Float[np.ndarray, "_ 2"]
+Described = tuple[Points, Float[np.ndarray, "_ 128"]]
+"""Keypoints of an image, and a descriptor of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +220,7 @@ def _check_pair(views: Views, a: int, b: int, first: Points, second: Points) -> 
 # --- matches ---------------------------------------------------------------------------------------------------------
 
 
-def describe(image: Float[Tensor, "3 height width"]) -> tuple[Points, Float[np.ndarray, "n 128"]]:
+def describe(image: Float[Tensor, "3 height width"]) -> Described:
     """Return SIFT's keypoints in pixels (the first pixel's centre is (0.5, 0.5)) and their descriptors.
 
     Source:
@@ -231,9 +233,7 @@ def describe(image: Float[Tensor, "3 height width"]) -> tuple[Points, Float[np.n
     return np.array([point.pt for point in points], np.float32) + np.float32(0.5), descriptors
 
 
-def match(
-    first: tuple[Points, Float[np.ndarray, "n 128"]], second: tuple[Points, Float[np.ndarray, "m 128"]]
-) -> tuple[Points, Points]:
+def match(first: Described, second: Described) -> tuple[Points, Points]:
     """Return matched points of two images: nearest to each other, and by the ratio test both ways; each pair once."""
     nearest, back = _nearest(first[1], second[1]), _nearest(second[1], first[1])
     mutual = [(one, other) for one, other in nearest.items() if back.get(other) == one]
@@ -249,7 +249,7 @@ def _nearest(queries: np.ndarray, keys: np.ndarray) -> dict[int, int]:
     return {best.queryIdx: best.trainIdx for best, second in pairs if best.distance < RATIO * second.distance}
 
 
-def agreeing(first: Points, second: Points, within: float) -> Bool[np.ndarray, " n"]:
+def agreeing(first: Points, second: Points, within: float) -> Bool[np.ndarray, " _"]:
     """Return which matches lie on one fundamental matrix that is fitted to them alone, whatever the cameras say.
 
     Args:
