@@ -54,7 +54,7 @@ def test_a_run_may_grow_unless_the_number_of_steps_schedules_something(changes: 
     ],
 )
 def test_missing_folders_are_named(changes: dict, message: str):
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         check_command(Command(**changes))
 
 
