@@ -14,6 +14,7 @@ import docstring_parser
 import tyro
 
 from probe.scenes.names import GENERATED
+from probe.scenes.reading import split_detail
 
 Config = TypeVar("Config")
 FRAME = re.compile(r"╭.*?╮|[─│╰╯━┃┏┓┗┛]+")  # the top of tyro's box carries a title that the text repeats
@@ -114,7 +115,7 @@ def check_scenes(spec: str) -> None:
     """
     name, _, root = spec.partition(":")
     if name not in (*GENERATED, "module") and root:
-        _check_exists(spec, root.partition("#")[0])
+        _check_exists(spec, split_detail(Path(root))[0])
 
 
 def check_model(spec: str) -> None:
@@ -126,11 +127,10 @@ def check_model(spec: str) -> None:
     name, _, source = spec.partition(":")
     is_path = source.startswith((".", "~", "/")) or source.count("/") > 1
     if name != "module" and is_path:
-        _check_exists(spec, source)
+        _check_exists(spec, Path(source).expanduser())
 
 
-def _check_exists(spec: str, folder: str) -> None:
-    path = Path(folder).expanduser()
+def _check_exists(spec: str, path: Path) -> None:
     if not path.exists():
         raise ValueError(f"{spec}: there is no {path}; give one that exists (now in {Path.cwd()})")
 

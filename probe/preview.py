@@ -47,8 +47,10 @@ def main(settings: Settings) -> None:
     """Load scenes, draw them, print how much of them is known."""
     with command.flag("--scenes"):
         command.check_scenes(settings.scenes)
+    from probe.correspondence.checking import check_truth
+    from probe.plan.truth import allowed_share, way_out
     from probe.records import write
-    from probe.scenes import Request, open_scenes
+    from probe.scenes import GENERATED, Request, open_scenes
     from probe.scenes.drawing import draw_scenes
 
     request = Request(
@@ -69,6 +71,9 @@ def main(settings: Settings) -> None:
     write(settings.out, lambda part: figure.savefig(part, format="png", dpi=100))
     if scenes.note:
         print(scenes.note)
+    if settings.scenes.partition(":")[0] not in GENERATED:
+        check = check_truth(lambda index: (loaded[index], None), len(loaded), allowed_share() * settings.image_size)
+        print("\n".join(filter(None, (check.words, check.warning(way_out(settings.scenes))))))
     for views in loaded:
         print(f"{views.names[0]}: {views.valid.float().mean():.1%} of pixels have a point, unit {views.unit or 'none'}")
     print(settings.out)

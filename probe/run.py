@@ -19,6 +19,7 @@ def main(settings: Settings) -> None:
 
     from probe.plan.dry_run import rehearse_run
     from probe.plan.plan import make_plan
+    from probe.plan.truth import check_plan, record_truth
     from probe.records import open_run
 
     plan, console = make_plan(settings), Console(width=None if sys.stdout.isatty() else 120)
@@ -26,11 +27,11 @@ def main(settings: Settings) -> None:
         rehearse_run(plan, console)
         return
     open_run(settings.out, plan.record, resume=settings.resume)
-    for note in filter(None, (plan.scenes.note, plan.experiment.note)):
-        console.print(note)
     if (settings.out / "selection.json").exists() and not (settings.out / "parts").exists():
         console.print(f"{settings.out} is complete already")
     else:
+        for note in filter(None, (*record_truth(plan, check_plan(plan)), plan.experiment.note)):
+            console.print(note, markup=False, soft_wrap=True)
         _measure_and_choose(plan, console)
     if settings.report:
         from analysis.report import refresh

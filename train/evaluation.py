@@ -33,6 +33,7 @@ from probe.records import (
     METHODS,
     PARTS,
     SAMPLES,
+    SCENES_NOTE,
     SSIM,
     SUMMARY,
     TRUTH,
@@ -40,6 +41,7 @@ from probe.records import (
     open_run,
     set_metric,
     write,
+    write_json,
 )
 from probe.scenes import Request, SceneList, open_scenes
 from probe.seeds import derive
@@ -68,6 +70,8 @@ def evaluate_model(settings: Settings) -> None:
     """
     plan = Plan.make(settings)
     open_run(settings.out, plan.record, resume=settings.resume)
+    if plan.scenes.note:
+        write_json(settings.out / SCENES_NOTE, {"note": plan.scenes.note})
     console = Console(width=None if sys.stdout.isatty() else 120)
     parts = settings.out / PARTS
     if (settings.out / SUMMARY).exists() and not parts.exists():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reading import read_config, read_file
+from analysis.reading import read_config, read_file, read_json
 from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
 from probe.records import (
@@ -23,6 +23,7 @@ from probe.records import (
     PSNR,
     SAMPLE_METRICS,
     SAMPLES,
+    SCENES_NOTE,
     SUMMARY,
     TRIVIAL,
     WORST,
@@ -58,6 +59,7 @@ class Evaluation:
         summary: Their means per number of references, rotation bin, method and metric, and the distances of sets.
         worst: One row per generated view, the lowest PSNR first.
         samples: A picture of the worst and of median cases, as PNG, if there is one.
+        note: What was left out of real scenes, and other notes on them.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Evaluation:
     summary: pd.DataFrame
     worst: pd.DataFrame
     samples: bytes | None = None
+    note: str = ""
 
     @cached_property
     def references(self) -> list[int]:
@@ -120,7 +123,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     config = read_config(folder, ADVICE)
     images, summary, worst = (_table(folder / name, columns) for name, columns in COLUMNS.items())
-    samples = folder / SAMPLES
+    samples, note = folder / SAMPLES, folder / SCENES_NOTE
     return Evaluation(
         name=folder.resolve().name,
         settings=config.settings,
@@ -129,6 +132,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         summary=summary.assign(note=summary["note"].astype(object).fillna("")),
         worst=worst,
         samples=samples.read_bytes() if samples.is_file() else None,
+        note=str(read_file(note, read_json, ADVICE, ("note",))["note"]) if note.is_file() else "",
     )
 
 

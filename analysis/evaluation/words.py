@@ -193,6 +193,7 @@ def _intervals(run: Evaluation) -> str:
 def caveats(run: Evaluation) -> list[str]:
     """Return the limits of the numbers, in sentences."""
     sentences = [
+        *([f"Of the scenes: {run.note}."] if run.note else []),
         _intervals(run),
         "PSNR and SSIM compare pixel by pixel: a sharp view that is a little off scores below a blurred one, and the "
         "mean colour is hard to beat where views differ much.",

@@ -16,12 +16,14 @@ from probe.records.names import is_block
 
 FEW_PAIRS = 10
 LOW_CEILING = 0.5
+UNCHECKED = "the truth is unchecked"
+"""What the check of the truth says where it found no match."""
 
 
 def caveats(run: ProbeRun) -> list[str]:
     """Return the limits of the numbers in sentences, as far as the tables tell."""
     found = [
-        *_other_truth(run), *_few_units(run), *_thin_bins(run), *_coarse_grids(run),
+        *_doubtful_truth(run), *_other_truth(run), *_few_units(run), *_thin_bins(run), *_coarse_grids(run),
         *_at_null(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
     ]  # fmt: skip
     chosen = (
@@ -29,6 +31,12 @@ def caveats(run: ProbeRun) -> list[str]:
         "little lower."
     )
     return [*found, chosen] if len(run.layers) > 1 else found
+
+
+def _doubtful_truth(run: ProbeRun) -> list[str]:
+    """Return the warning that the truth does not fit the images, or that nothing could be checked."""
+    warning, truth = (str(run.notes.get(name) or "") for name in ("warning", "truth"))
+    return [warning] if warning else [f"{truth[:1].upper()}{truth[1:]}."] if UNCHECKED in truth else []
 
 
 def _other_truth(run: ProbeRun) -> list[str]:

@@ -25,7 +25,7 @@ from analysis.words import (
     units_words,
     with_interval,
 )
-from probe.records import CEILING, EFFECT, NO_LAYER, SAME_POSITION, UNIFORM, grid_name, split_threshold
+from probe.records import CEILING, EFFECT, NO_LAYER, SAME_POSITION, TRUTH_CHECK, UNIFORM, grid_name, split_threshold
 
 PROTOCOL_WORDS = {
     "attention-v1": "The match of a query token is the token of the key view with the highest attention weight, as "
@@ -59,7 +59,7 @@ def text_tables(run: ProbeRun) -> dict[str, Table]:
     makers: dict[str, Callable[[ProbeRun], Table]] = {
         "layers": _layers, "rotation": _rotation, "timesteps": _timesteps, "matchers": _matchers,
         "thresholds": _thresholds, "effects": _effects, "edits": _edits, "worst": _worst, "pairs": _pairs,
-        "missing": _missing,
+        "missing": _missing, "truth": _truth_check,
     }  # fmt: skip
     written = {name: maker(run) for name, maker in makers.items()}
     return {name: table for name, table in written.items() if table.rows}
@@ -314,6 +314,27 @@ def _missing(run: ProbeRun) -> Table:
     )
 
 
+def _truth_check(run: ProbeRun) -> Table:
+    rows = [] if run.truth_check is None else list(run.truth_check.itertuples())
+    return Table(
+        caption="Check of the truth: SIFT matches between the views as loaded, against where the views' points are "
+        "seen, or, where few pixels have a point, the epipolar lines of the cameras alone. Medians over matches, in "
+        "pixels of the views; matches that move little tell little.",
+        columns=("scene", "views", "matches", "moved by", "compared with", "distance", "from epipolar lines"),
+        rows=tuple(
+            (str(row.scene), str(row.pair), number(row.matches), _pixels(row.moved_px), str(row.kind),
+             _pixels(row.median_px), _pixels(row.epipolar_px))
+            for row in rows
+        ),
+        texts=2,
+        wide=True,
+    )  # fmt: skip
+
+
+def _pixels(value: float) -> str:
+    return MISSING if np.isnan(value) else f"{value:.1f}{NBSP}px"
+
+
 # --- facts and files -------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +354,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "Direction": direction_words(str(run.selection["direction"])),
         "Pair list": f"{plural(len(run.pairs), 'pair')}, digest {listing(digests)}",
         "Scenes": f"{plural(run.scores['scene'].nunique(), 'scene')} of {run.settings.get('scenes', MISSING)}",
+        **_scene_notes(run),
         "Independent units": units_words(run.units),
         "Intervals": INTERVALS,
         "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them "
@@ -345,6 +367,12 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "Machine": str(run.environment.get("machine", MISSING)),
     }
     return tuple(facts.items())
+
+
+def _scene_notes(run: ProbeRun) -> dict[str, str]:
+    """Return what was left out of real scenes, and what the check of their truth found; nothing of others."""
+    titles = {"note": "Left out, and other notes on the scenes", "truth": "Check of the truth"}
+    return {title: str(run.notes[name]) for name, title in titles.items() if run.notes.get(name)}
 
 
 def model_words(card: dict[str, Any] | None) -> str:
@@ -383,5 +411,6 @@ def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "effects.csv": causal.effects(run), "effects_beside_selected.csv": causal.beside_selected(run),
         "effects_by_head.csv": causal.effects_by_head(run),
         "worst_pairs.csv": tables.worst_pairs(run), "pairs.csv": run.pairs, "missing.csv": tables.missing(run),
+        **({} if run.truth_check is None else {TRUTH_CHECK: run.truth_check}),
     }  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))

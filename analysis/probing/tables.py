@@ -30,10 +30,12 @@ from probe.records import (
     PROBE_FILES,
     REFERENCES,
     SAME_POSITION,
+    SCENES_NOTE,
     SCORE_COLUMNS,
     SCORES,
     SELECTION,
     TIMESTEPS,
+    TRUTH_CHECK,
     UNIFORM,
     RunError,
     grid_name,
@@ -75,6 +77,8 @@ class ProbeRun:
         edited: uint8 [targets 3 H W]: sampled views of the first scenes, by "scene/intervention/layer", beside
             "scene/unedited" and "scene/truth"; empty if none were sampled.
         explorer: What the match explorer shows (:mod:`probe.measure.explored`), by "what/part/scene".
+        notes: Of real scenes: what was left out (note), what the check of the truth found (truth, warning).
+        truth_check: Of real scenes, one row per pair of views that SIFT matches were compared in.
     """
 
     name: str
@@ -91,6 +95,8 @@ class ProbeRun:
     card: dict[str, Any] | None = None
     edited: dict[str, np.ndarray]
     explorer: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    truth_check: pd.DataFrame | None = None
 
     @property
     def layer(self) -> int:
@@ -195,6 +201,8 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         card=_optional(folder / MODEL_CARD, read_json),
         edited=_optional(folder / EDITED, load_file) or {},
         explorer=_optional(folder / EXPLORER, load_file) or {},
+        notes=_optional(folder / SCENES_NOTE, read_json) or {},
+        truth_check=_optional(folder / TRUTH_CHECK, pd.read_csv),
     )
 
 

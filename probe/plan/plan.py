@@ -80,7 +80,7 @@ def make_plan(settings: Settings) -> Plan:
         layers = select_layers(model_layers(model), settings.layers or model.default_layers)
     scenes, protocol = _scenes(settings, groups, device), PROTOCOLS[settings.protocol]
     select_by = settings.select_by or protocol.select_by
-    _try_first_scene(scenes, layers, protocol, select_by)
+    _try_first_scene(settings.scenes, scenes, layers, protocol, select_by)
     experiment = _experiment(settings, layers, timesteps)
     with flag("--baselines"):
         matchers = open_matchers(baselines, device)
@@ -175,7 +175,7 @@ def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experime
     return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
 
 
-def _try_first_scene(scenes: SceneList, layers: list[Layer], protocol: Protocol, select_by: str) -> None:
+def _try_first_scene(spec: str, scenes: SceneList, layers: list[Layer], protocol: Protocol, select_by: str) -> None:
     """Refuse what only a scene can tell: images smaller than a token grid, layers on no grid, an unknown metric."""
     views, _ = scenes.load(0)
     scene = make_scene(views, layers, torch.zeros(1, views.count, 1, 1, 1))
@@ -184,3 +184,26 @@ def _try_first_scene(scenes: SceneList, layers: list[Layer], protocol: Protocol,
     names = protocol.metrics(scene.thresholds)
     if select_by not in names:
         raise ValueError(f"--select-by {select_by!r} is unknown; choose from {', '.join(names)}")
+    with flag("--scenes"):
+        _check_any_match(spec, scenes, layers, scene)
+
+
+def _any_match(scene: Scene) -> bool:
+    return any(bool(truth.visible.any()) for truth in scene.truths.values())
+
+
+def _check_any_match(spec: str, scenes: SceneList, layers: list[Layer], first: Scene) -> None:
+    """Refuse scenes none of which has a true match; mostly the first one has, and no other is loaded."""
+    count, scene = len(scenes.names), first
+    for index in range(count):
+        if index:
+            views, _ = scenes.load(index)
+            scene = make_scene(views, layers, torch.zeros(1, views.count, 1, 1, 1))
+        if _any_match(scene):
+            return
+    scenes_words = "1 scene" if count == 1 else f"{count} scenes"
+    raise ValueError(
+        f"{spec}: no true match in {scenes_words}: no view sees a point that another one shows; draw them (python -m "
+        "probe.preview), look at cameras, depth and its scale (--depth-scale, --unit), or name another source of true "
+        "points (--truth-source)"
+    )

@@ -263,6 +263,8 @@ SCORES, LAYERS, SELECTION, PAIRS, TIMESTEPS = (
 )
 PROBE_FILES = (CONFIG, SCORES, LAYERS, SELECTION, PAIRS, TIMESTEPS)
 """What every finished probe run has."""
+SCENES_NOTE, TRUTH_CHECK = "scenes.json", "truth_check.csv"
+"""Of real scenes: what was left out and what the truth check found, in words; the check's pairs of views."""
 EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "examples.safetensors",
     "matches.parquet",

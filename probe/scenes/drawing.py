@@ -18,6 +18,7 @@ from probe.views import Views
 
 GRID = 32  # tokens a side, of which some are drawn
 GAP = 0.04  # between views, in their width
+LETTERS = 44  # of a title that fit over a view
 
 
 def draw_scenes(scenes: list[Views], matches: int) -> Figure:
@@ -45,13 +46,22 @@ def _draw_scene(axis: Axes, views: Views, matches: int) -> None:
         axis.imshow(pixels, extent=(view * step, view * step + width, height, 0))
     axis.set(xlim=(0, views.count * step - width * GAP), ylim=(height, 0))
     axis.set_axis_off()
-    axis.set_title(views.names[0] if views.valid.any() else f"{views.names[0]} (no depth: epipolar lines)", fontsize=8)
+    ending = "" if views.valid.any() else " (no depth: epipolar lines)"
+    axis.set_title(shorten(views.names[0], LETTERS * views.count - len(ending)) + ending, fontsize=8, parse_math=False)
     for view in range(1, views.count):
         known = _matches(views, view, matches) if views.valid.any() else _epipolar_lines(views, view, matches)
         for rank, (start, end) in enumerate(known):
             moved = end + torch.tensor([view * step, 0.0])
             line = torch.cat([start, moved]) if views.valid.any() else moved
             _draw_line(axis, line, start, colormaps["hsv"](rank / matches))
+
+
+def shorten(text: str, letters: int) -> str:
+    """Cut the middle out of a text that is too long: a scene's recording and its last frames stay readable."""
+    if len(text) <= letters:
+        return text
+    first = (letters - 1) // 2
+    return f"{text[:first]}\u2026{text[len(text) - (letters - 1 - first) :]}"
 
 
 def _draw_line(

@@ -157,8 +157,8 @@ def find_recordings(name: str, root: str, reading: Reading = DEFAULT) -> Recordi
     """
     if not root:
         raise ValueError(f"{name} needs a folder: {name}:PATH")
-    loader = DATA_SETS[name]
-    recordings: Recordings = loader(Path(root), reading) if isinstance(loader, Choice) else loader(Path(root))
+    loader, path = DATA_SETS[name], Path(root).expanduser()
+    recordings: Recordings = loader(path, reading) if isinstance(loader, Choice) else loader(path)
     return recordings
 
 

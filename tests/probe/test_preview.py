@@ -41,3 +41,11 @@ def test_procedural_scenes_need_no_list(capsys: pytest.CaptureFixture[str], tmp_
         cli([*out, "--freeze", str(tmp_path / "x.json")])
     assert stop.value.code == 2
     assert "--freeze: shapes is drawn anew from its seed" in capsys.readouterr().err
+
+
+def test_the_check_of_the_truth_is_told_of_real_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    cli(arguments(tmp_path, "--freeze", str(tmp_path / "list.json")))
+    assert "no SIFT match anywhere: the truth is unchecked" in capsys.readouterr().out
+    cli(["--out", str(tmp_path / "q.png"), "--image-size", "16", "--groups", "1"])
+    assert "SIFT" not in capsys.readouterr().out

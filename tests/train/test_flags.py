@@ -48,13 +48,13 @@ def test_a_run_may_grow_unless_the_number_of_steps_schedules_something(changes: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scenes": "rgbd:/nowhere#525"}, "--scenes rgbd:/nowhere#525: /nowhere does not exist"),
-        ({"model": "cat3d:./nowhere"}, "--model cat3d:./nowhere: ./nowhere does not exist"),
+        ({"scenes": "rgbd:/nowhere#525"}, "--scenes rgbd:/nowhere#525: there is no /nowhere; give one"),
+        ({"model": "cat3d:./nowhere"}, "--model cat3d:./nowhere: there is no nowhere; give one"),
         ({"layer": "auto", "probe": Path("/nowhere")}, "--probe /nowhere: it has no selection.json; run python -m"),
     ],
 )
 def test_missing_folders_are_named(changes: dict, message: str):
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         check_command(Command(**changes))
 
 

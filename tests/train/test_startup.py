@@ -35,9 +35,9 @@ def test_help_imports_nothing_heavy(command: str):
         ("cameo", ("--nonsense", "1"), "--nonsense"),
         ("cameo", ("--steps", "0"), "--steps 0: expected at least 1"),
         ("cameo", ("--layer", "auto", "--probe", "/nowhere"), "/nowhere"),
-        ("evaluate", ("--scenes", "rgbd:/nowhere"), "/nowhere does not exist"),
+        ("evaluate", ("--scenes", "rgbd:/nowhere"), "there is no /nowhere"),
         ("study", ("--variants", "camel"), "camel is unknown"),
-        ("study", ("--scenes", "rgbd:/nowhere"), "/nowhere does not exist"),
+        ("study", ("--scenes", "rgbd:/nowhere"), "there is no /nowhere"),
         ("ship", ("/nowhere", "/nowhere/out"), "/nowhere has no averaged checkpoint"),
     ],
 )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from probe.cli import check_model, check_scenes, flag
 from probe.scenes.reading import Reading
-from train.flags.folders import check_model, check_scenes
 from train.settings import (
     CompetingObjective,
     Control,
@@ -177,8 +177,10 @@ def check_command(command: Command) -> None:
     """
     _check_ranges(command)
     _check_combinations(command)
-    check_scenes(command.scenes)
-    check_model(command.model)
+    with flag("--scenes"):
+        check_scenes(command.scenes)
+    with flag("--model"):
+        check_model(command.model)
     if command.layer == "auto" and not (command.probe / "selection.json").is_file():
         raise FileNotFoundError(
             f"--probe {command.probe}: it has no selection.json; run python -m probe.run --out {command.probe} first"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from probe.cli import check_model, check_scenes, flag
 from probe.scenes.reading import Reading
-from train.flags.folders import check_model, check_scenes
 from train.settings import EXTRACTORS, Device
 
 SEEDS = 2**32
@@ -78,8 +78,10 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"--guidance {settings.guidance}: expected a number of at least 0; 1 is no guidance")
     if not 0 <= settings.seed < SEEDS:
         raise ValueError(f"--seed {settings.seed}: expected 0 to {SEEDS - 1}")
-    check_scenes(settings.scenes)
-    check_model(settings.model)
+    with flag("--scenes"):
+        check_scenes(settings.scenes)
+    with flag("--model"):
+        check_model(settings.model)
 
 
 def read_references(settings: Settings) -> tuple[int, ...]:
