@@ -196,7 +196,7 @@ def test_truncated_frames_are_refused_when_they_are_read(tmp_path: Path):
     root = write_text(tmp_path, make_world(2))
     path = root / "test" / KEY / "1000000.png"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"1000000.png is not a whole PNG or JPEG image"):
+    with pytest.raises(ValueError, match=r"1000000.png is not a whole (PNG|JPEG) image"):
         load_views(opened(root), [0], size=12, n_ref=1)
 
 
@@ -225,7 +225,7 @@ REFUSED_CHUNKS: dict[str, tuple[Any, str]] = {
     "fewer images": (scene(images=[encode(torch.zeros(3, 4, 4))]), "has 1 images and 2 cameras"),
     "NaN camera": (scene(cameras=torch.full((2, 18), math.nan)), "frame 0 of .* nan"),
     "no image": (scene(images=["a", "b"]), "image 0 of .* is 'a', expected a row of bytes"),
-    "broken image": (scene(images=[torch.zeros(9, dtype=torch.uint8)] * 2), "image 0 of .* is not a whole PNG or JPEG"),
+    "broken image": (scene(images=[torch.zeros(9, dtype=torch.uint8)] * 2), "image 0 of .* is no image"),
 }
 
 
