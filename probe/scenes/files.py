@@ -139,7 +139,12 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return how EXIF says that a stored image is turned, from 1 (upright) to 8; 1 where it says nothing sound."""
+    """Return how EXIF says that a stored image is turned, from 1 (upright) to 8; 1 where it says nothing sound.
+
+    It is 1 of TIFF files, which Pillow turns itself when it decodes them.
+    """
+    if image.format == "TIFF":
+        return 1
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except DAMAGE:
