@@ -312,7 +312,7 @@ def numbers(value: Any, shape: tuple[int, ...], origin: str) -> Float[Tensor, ".
     """
     try:
         matrix = torch.tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"{origin} is {str(value)[:40]!r}, expected {_by(shape)} numbers") from None
     if tuple(matrix.shape) != shape:
         raise ValueError(f"{origin} has {_by(tuple(matrix.shape)) or 'one'} numbers, expected {_by(shape)}")
