@@ -9,7 +9,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -326,3 +326,15 @@ def _by(shape: tuple[int, ...]) -> str:
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a key that sorts names as people do: frame_9 before frame_10."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", name))
+
+
+def image_numbers(stems: Sequence[str]) -> list[int] | None:
+    """Return the numbers of files by the digits of their names that differ; None if several groups of digits do."""
+    groups = [[int(part) for part in re.findall(r"[0-9]+", stem)] for stem in stems]
+    if len({len(group) for group in groups}) != 1:
+        return None
+    differing = [column for column in zip(*groups, strict=True) if len(set(column)) == len(stems)]
+    changing = [column for column in zip(*groups, strict=True) if len(set(column)) > 1]
+    if len(stems) == 1:
+        return groups[0][-1:] or None
+    return list(differing[0]) if len(differing) == len(changing) == 1 else None

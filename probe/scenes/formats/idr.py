@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.scenes.cameras import from_world_to_cam
-from probe.scenes.files import image_size, images_in, numbers, read_arrays, read_rgb
+from probe.scenes.files import image_numbers, image_size, images_in, numbers, read_arrays, read_rgb
 from probe.scenes.formats.mvsnet import centred_intrinsics, scene_folders, scene_name
 from probe.scenes.reading import Dropped, Folder, read_all
 from probe.scenes.recordings import Recording
@@ -123,18 +123,6 @@ def match_numbers(
 
 def _span(values: Sequence[int]) -> str:
     return f" ({min(values)} to {max(values)})" if values else ""
-
-
-def image_numbers(stems: Sequence[str]) -> list[int] | None:
-    """Return the numbers of files by the digits of their names that differ; None if several groups of digits do."""
-    groups = [[int(part) for part in re.findall(r"[0-9]+", stem)] for stem in stems]
-    if len({len(group) for group in groups}) != 1:
-        return None
-    differing = [column for column in zip(*groups, strict=True) if len(set(column)) == len(stems)]
-    changing = [column for column in zip(*groups, strict=True) if len(set(column)) > 1]
-    if len(stems) == 1:
-        return groups[0][-1:] or None
-    return list(differing[0]) if len(differing) == len(changing) == 1 else None
 
 
 # --- projections -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from probe.scenes.files import (
     TURNS,
     UnfitPixelsError,
     decode_rgb,
+    image_numbers,
     image_size,
     images_in,
     open_bytes,
@@ -192,3 +193,12 @@ def test_listing_leaves_hidden_files_out_and_counts_as_people_do(tmp_path: Path)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     assert [path.name for path in images_in(tmp_path)] == ["IMG_9.webp", "IMG_10.JPG"]
+
+
+def test_the_number_of_a_name_is_what_differs():
+    assert image_numbers(["rect_001_3", "rect_010_3"]) == [1, 10]
+    assert image_numbers(["7"]) == [7]
+    assert image_numbers(["a", "b"]) is None
+    assert image_numbers(["1_1", "2_2"]) is None
+    assert image_numbers(["1", "2_2"]) is None
+    assert image_numbers(["1_1", "1_2", "2_3"]) is None

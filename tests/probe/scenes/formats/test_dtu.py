@@ -17,7 +17,7 @@ from small_world import assert_lands, landings, make_world, true_views
 
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.dtu import find_recordings
-from probe.scenes.formats.idr import image_numbers, match_numbers
+from probe.scenes.formats.idr import match_numbers
 from probe.scenes.formats.mvsnet import read_pfm
 from probe.scenes.reading import Folder, Reading
 from probe.scenes.recordings import Recording, load_views
@@ -150,15 +150,6 @@ def test_numbers_of_images_and_projections():
     for images, places in ((paths(1, 2, 3), [0, 1]), (letters, [0, 1, 2]), (paths(1, 2), [])):
         with pytest.raises(ValueError, match=r"which belongs to which cannot be told; name the images by their proj"):
             match_numbers(images, places, file)
-
-
-def test_the_number_of_a_name_is_what_differs():
-    assert image_numbers(["rect_001_3", "rect_010_3"]) == [1, 10]
-    assert image_numbers(["7"]) == [7]
-    assert image_numbers(["a", "b"]) is None
-    assert image_numbers(["1_1", "2_2"]) is None
-    assert image_numbers(["1", "2_2"]) is None
-    assert image_numbers(["1_1", "1_2", "2_3"]) is None
 
 
 def test_broken_frames_are_left_out_and_named(tmp_path: Path):
