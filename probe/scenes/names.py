@@ -21,7 +21,8 @@ DATA_SETS: dict[str, Callable[..., Any]] = {
     "colmap": Choice("probe.scenes.formats.colmap:find_recordings", "COLMAP reconstructions, sparse or dense"),
     "photos": Choice("probe.scenes.formats.photos:find_recordings", "plain photographs, reconstructed first"),
     "navi": Choice("probe.scenes.formats.navi:find_recordings", "NAVI: photographed objects, with depth"),
-    "dtu": Choice("probe.scenes.formats.dtu:find_recordings", "DTU: objects on a table, with depth"),
+    "dtu": Choice("probe.scenes.formats.dtu:find_recordings", "DTU and others as MVSNet or IDR lay them out"),
+    "llff": Choice("probe.scenes.formats.llff:find_recordings", "LLFF: photos from the front, poses_bounds.npy"),
     "scannet": Choice("probe.scenes.formats.scannet:find_recordings", "ScanNet: rooms scanned with depth"),
 }
 """Data sets of real scenes: from a folder to its recordings (:class:`probe.scenes.choosing.Recordings`)."""

@@ -14,10 +14,10 @@ from torch import Tensor
 HALF = torch.tensor([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])  # DTU counts from the first pixel's centre
 
 
-def camera_text(world_to_cam: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"]) -> str:
-    """Give a camera file: millimetres, and intrinsics as they are given."""
+def camera_text(world_to_cam: Float[Tensor, "4 4"], intrinsics: Float[Tensor, "3 3"], *, per_unit: float = 1000) -> str:
+    """Give a camera file: millimetres (or others), and intrinsics as they are given."""
     moved = world_to_cam.double().clone()
-    moved[:3, 3] *= 1000
+    moved[:3, 3] *= per_unit
     lines = [" ".join(map(repr, row)) for row in moved.tolist()]
     rows = [" ".join(map(repr, row)) for row in intrinsics.double().tolist()]
     return "\n".join(["extrinsic", *lines, "", "intrinsic", *rows, "", "425.0 2.5", ""])
@@ -49,25 +49,38 @@ def write_training(root: Path, world: World, scan: str = "scan4", *, grid: int =
     return root
 
 
-def write_test_set(root: Path, world: World, scan: str = "scan1") -> Path:
-    """Write MVSNet's test set: no depth."""
+def write_test_set(
+    root: Path,
+    world: World,
+    scan: str = "scan1",
+    *,
+    images: str = "images",
+    cameras: str = "cams",
+    per_unit: float = 1000,
+    depths: str | None = None,
+) -> Path:
+    """Write MVSNet's test set: without depth, or BlendedMVS's folder of it."""
+    (root / scan / cameras).mkdir(parents=True, exist_ok=True)
+    (root / scan / cameras / "pair.txt").write_text("0\n")
     for view in range(len(world.image)):
-        save_rgb(root / scan / f"images/{view:08d}.jpg", world.image[view])
-        (root / scan / "cams").mkdir(exist_ok=True)
-        text = camera_text(world.world_to_cam[view], world.intrinsics[view] - HALF)
-        (root / scan / f"cams/{view:08d}_cam.txt").write_text(text)
+        save_rgb(root / scan / images / f"{view:08d}.jpg", world.image[view])
+        text = camera_text(world.world_to_cam[view], world.intrinsics[view] - HALF, per_unit=per_unit)
+        (root / scan / cameras / f"{view:08d}_cam.txt").write_text(text)
+        if depths is not None:
+            save_pfm(root / scan / depths / f"{view:08d}.pfm", world.depth[view] * per_unit)
     return root
 
 
-def write_idr(root: Path, world: World, scan: str = "scan65") -> Path:
+def write_idr(
+    root: Path, world: World, scan: str = "scan65", *, file: str = "cameras.npz", image: str = "image/{:06d}.png"
+) -> Path:
     """Write IDR's layout; each projection is known up to a factor, every second one's is negative."""
     arrays = {}
     for view in range(len(world.image)):
-        save_rgb(root / scan / f"image/{view:06d}.png", world.image[view])
-        save_rgb(root / scan / f"mask/{view:06d}.png", torch.ones_like(world.image[view]))
+        save_rgb(root / scan / image.format(view), world.image[view])
         projection = np.eye(4)
         product = (world.intrinsics[view] - HALF).double() @ world.world_to_cam[view, :3].double()
         projection[:3] = product.numpy() * (1.7 if view % 2 else -0.3)
         arrays |= {f"world_mat_{view}": projection, f"scale_mat_{view}": np.diag([2.0, 2.0, 2.0, 1.0])}
-    np.savez(root / scan / "cameras.npz", **arrays)
+    np.savez(root / scan / file, **arrays)
     return root

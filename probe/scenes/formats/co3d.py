@@ -1,18 +1,21 @@
 """CO3D version 2: object videos with cameras and depth maps by COLMAP, in PyTorch3D's conventions.
 
 The folder holds categories; ``CATEGORY/frame_annotations.jgz`` and ``sequence_annotations.jgz`` say what lies in
-``CATEGORY/SEQUENCE/{images,depths,depth_masks}``. ``co3d:ROOT#SUBSET/SPLIT`` (such as ``#fewview_dev/train``) keeps the
-frames of ``CATEGORY/set_lists/set_lists_SUBSET.json``; ``--view-list co3d-eval-v2:FILE`` takes the batches of an
-``eval_batches_SUBSET.json``, whose first frame is the target. Sequences that are not on the disk are left out and
-counted; a frame without a camera or depth (the challenge's hidden ones) is dropped.
+``CATEGORY/SEQUENCE/{images,depths,depth_masks}``. A category's or a sequence's folder may be named instead.
+``co3d:ROOT#SUBSET/SPLIT`` (such as ``#fewview_dev/train``) keeps the frames of
+``CATEGORY/set_lists/set_lists_SUBSET.json``; ``--view-list co3d-eval-v2:FILE`` takes the batches of an
+``eval_batches_SUBSET.json``, whose first frame is the target.
+
+Sequences that are not on the disk are left out and counted, as are frames without a camera or depth (the challenge's
+hidden ones), with a file missing, or redacted: black, with depth 0. A sequence none of whose frames has depth is one
+without truth.
 
 A camera moves row vectors, X R + T, with x left and y up. Intrinsics are in units of half the image: of its shorter
 side ("ndc_isotropic") or of each side ("ndc_norm_image_bounds"), the principal point counted from the middle, left and
 up. Depth PNGs hold the bits of half-precision numbers, times ``scale_adjustment``; where the depth mask is black or the
 number is not finite there is none. Lengths have no unit. Masks of the object are not read: the background is static.
 
-The set as DUSt3R prepares it is read too: ``CATEGORY/SEQUENCE/images/frame000001.{jpg,npz}`` and
-``selected_seqs_SPLIT.json``.
+The set as DUSt3R prepares it is read too (:mod:`probe.scenes.formats.co3d_prepared`).
 
 Source:
     pytorch3d, renderer/camera_conversions.py, and its implicitron, which reads CO3D (docs/references.md, "CO3D").
@@ -29,10 +32,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.scenes.cameras import from_cam_to_world, from_world_to_cam, pinhole
+from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
-from probe.scenes.files import image_size, natural, numbers, read_json, read_mask, read_rgb, read_sixteen, take
-from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, inside, split_detail
+from probe.scenes.files import (
+    natural,
+    numbers,
+    read_json,
+    read_mask,
+    read_rgb,
+    read_sixteen,
+    take,
+)
+from probe.scenes.formats import co3d_prepared
+from probe.scenes.kinds import is_hidden
+from probe.scenes.reading import (
+    DEFAULT,
+    Dropped,
+    Folder,
+    Reading,
+    find_file,
+    inside,
+    left_out,
+    read_all,
+    split_detail,
+)
 from probe.scenes.recordings import Recording
 
 ANNOTATIONS = ("frame_annotations.jgz", "sequence_annotations.jgz")
@@ -41,19 +64,21 @@ TO_OPENCV = (-1.0, -1.0, 1.0)
 """Signs of x, y, z from PyTorch3D's camera axes (left, up, forward) to OpenCV's."""
 HIDDEN = "the annotations hide its camera or depth"
 EVALUATION = "co3d-eval-v2"
-PREPARED = "selected_seqs_*.json"
-DEPTH_BITS = 65535
+BLACK = 8 / 255  # the brightest pixel of a redacted frame, as JPEG leaves it
 CATEGORIES_KEPT = 4  # annotations of a category take some 100 MB in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One frame's files."""
+    """One frame's files, (height, width) and camera; ``depth`` is None in a sequence without any."""
 
     image: Path
-    depth: Path
+    depth: Path | None
     scale: float
     depth_mask: Path | None
+    size: tuple[int, int]
+    world_to_cam: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "3 3"]
 
 
 def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
@@ -64,20 +89,23 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
         ValueError: If annotations are broken, or the subset or split is unknown.
     """
     name, subset = split_detail(path)
-    folder = Folder(name, reading)
-    if not folder.path.is_dir():
-        raise FileNotFoundError(f"co3d: {folder} is not a folder; expected categories with {' and '.join(ANNOTATIONS)}")
-    if list(folder.path.glob(PREPARED)):
-        return _find_prepared(folder, subset)
-    categories = sorted(path.parent.name for path in folder.path.glob(f"*/{ANNOTATIONS[0]}"))
+    if not name.is_dir():
+        raise FileNotFoundError(f"co3d: {name} is not a folder; expected categories with {' and '.join(ANNOTATIONS)}")
+    if co3d_prepared.lists_of(name):
+        return co3d_prepared.find_recordings(Folder(name, reading), subset)
+    top, within = _top(name)
+    folder = Folder(top, reading)
+    categories = sorted(path.parent.name for path in top.glob(f"*/{ANNOTATIONS[0]}") if not is_hidden(path.parent))
     if not categories:
         raise FileNotFoundError(f"co3d: {folder} holds no CATEGORY/{ANNOTATIONS[0]}; name the folder of the categories")
-    kept = _subset(folder, categories, subset) if subset else None
-    annotated = [sequence for category in categories for sequence in _sequences(folder, category)]
+    chosen = [category for category in categories if within is None or category == within.partition("/")[0]]
+    kept = _subset(folder, chosen, subset) if subset else None
+    listed, broken = read_all(((one, partial(_sequences, folder, one)) for one in chosen), folder, str(folder))
+    annotated = [sequence for sequences in listed for sequence in sequences if _lies_in(sequence, within)]
     wanted = [one for one in annotated if kept is None or any(key[0] == one for key in kept)]
     present = [sequence for sequence in wanted if (folder / sequence).is_dir()]
     if not present:
-        raise FileNotFoundError(f"co3d: none of {len(wanted)} annotated sequences of {folder} is on the disk")
+        raise FileNotFoundError(f"co3d: none of {len(wanted)} annotated sequences of {name} is on the disk")
     frames = lru_cache(maxsize=CATEGORIES_KEPT)(partial(_frames_of, folder))
 
     def open_sequence(sequence: str) -> Recording:
@@ -86,17 +114,35 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
         return load_recording(folder, sequence, chosen)
 
     absent = len(wanted) - len(present)
+    missing = f"{absent} of {len(wanted)} annotated sequences are not on the disk" if absent else ""
+    notes = (missing, left_out(broken, len(chosen), "categories"))
     return Recordings(
         root=folder.path,
         names=tuple(sorted(present, key=natural)),
         open=open_sequence,
         lists={EVALUATION: partial(_evaluation_list, folder)},
-        note=f"{absent} of {len(wanted)} annotated sequences are not on the disk" if absent else "",
+        note="; ".join(note for note in notes if note),
     )
+
+
+def _top(folder: Path) -> tuple[Path, str | None]:
+    """Return the folder of the categories, and what of it was named: all (None), CATEGORY or CATEGORY/SEQUENCE."""
+    whole = folder.resolve()
+    if (whole / ANNOTATIONS[0]).is_file():
+        return whole.parent, whole.name
+    if (whole.parent / ANNOTATIONS[0]).is_file():
+        return whole.parent.parent, f"{whole.parent.name}/{whole.name}"
+    return folder, None
+
+
+def _lies_in(sequence: str, within: str | None) -> bool:
+    return within is None or within in (sequence, sequence.partition("/")[0])
 
 
 def load_recording(root: Folder, sequence: str, records: Sequence[dict[str, Any]]) -> Recording:
     """Turn a sequence's frame annotations into a recording, without reading pixels.
+
+    Frames without a camera are left out, as are those without depth where others have it.
 
     Args:
         root: The data set's folder, which all paths are relative to.
@@ -104,26 +150,25 @@ def load_recording(root: Folder, sequence: str, records: Sequence[dict[str, Any]
         records: Its frame annotations.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If no frame has a camera and depth, or an annotation does not hold what it should.
+        FileNotFoundError, ValueError: If no frame can be read; of the first frame, if reading is strict.
     """
-    known = sorted((one for one in records if one.get("viewpoint") and one.get("depth")), key=_number)
+    ordered = sorted(records, key=_number)
+    posed = [one for one in ordered if one.get("viewpoint")]
+    known = [one for one in posed if one.get("depth")] or posed
     if not known:
-        raise ValueError(f"co3d: none of {len(records)} frames of {sequence} has a camera and depth")
-    origins = [f"frame {_number(one)} of {sequence}" for one in known]
-    files = tuple(_files(root, one, origin) for one, origin in zip(known, origins, strict=True))
-    sizes = [_size(one, origin) for one, origin in zip(known, origins, strict=True)]
-    views = [take(one, "viewpoint", dict, origin) for one, origin in zip(known, origins, strict=True)]
-    hidden = [one for one in records if not (one.get("viewpoint") and one.get("depth"))]
+        raise ValueError(f"co3d: none of {len(records)} frames of {sequence} has a camera")
+    named = ((str(_number(one)), partial(_frame, root, sequence, one)) for one in known)
+    files, broken = read_all(named, root, sequence)
+    hidden = [Dropped(str(_number(one)), HIDDEN) for one in ordered if one not in known]
     return Recording(
         name=sequence,
         names=tuple(file.image.stem for file in files),
-        sizes=tuple(sizes),
-        world_to_cam=torch.stack([_camera(view, origin) for view, origin in zip(views, origins, strict=True)]),
-        intrinsics=torch.stack([_intrinsics(*each) for each in zip(views, sizes, origins, strict=True)]),
+        sizes=tuple(file.size for file in files),
+        world_to_cam=torch.stack([file.world_to_cam for file in files]),
+        intrinsics=torch.stack([file.intrinsics for file in files]),
         colour=partial(_read_colour, root, files),
-        depth=partial(_read_depth, root, files),
-        dropped=tuple(Dropped(str(_number(one)), HIDDEN) for one in hidden),
+        depth=None if files[0].depth is None else partial(_read_depth, root, files),
+        dropped=(*hidden, *broken),
     )
 
 
@@ -200,21 +245,36 @@ def _evaluation_list(root: Folder, file: Path | None) -> ViewList:
 # --- cameras and files -----------------------------------------------------------------------------------------------
 
 
-def _files(root: Folder, record: dict[str, Any], origin: str) -> Frame:
-    image, depth = (take(record, kind, dict, origin) for kind in ("image", "depth"))
-    mask = depth.get("mask_path")
-    frame = Frame(
-        image=root / take(image, "path", str, f"image of {origin}"),
-        depth=root / take(depth, "path", str, f"depth of {origin}"),
-        scale=float(take(depth, "scale_adjustment", (int, float), f"depth of {origin}")),
-        depth_mask=root / str(mask) if mask else None,
+def _frame(root: Folder, sequence: str, record: dict[str, Any]) -> Frame:
+    """Read a frame's annotation; its files must be there."""
+    origin = f"frame {_number(record)} of {sequence}"
+    category = root / sequence.partition("/")[0]
+    image, view = take(record, "image", dict, origin), take(record, "viewpoint", dict, origin)
+    depth = take(record, "depth", dict, origin) if record.get("depth") else None
+    size = _size(record, origin)
+    return Frame(
+        image=_file(take(image, "path", str, f"image of {origin}"), category, root),
+        depth=None if depth is None else _file(take(depth, "path", str, f"depth of {origin}"), category, root),
+        scale=1.0 if depth is None else _scale(depth, f"depth of {origin}"),
+        depth_mask=_file(str(depth["mask_path"]), category, root) if depth and depth.get("mask_path") else None,
+        size=size,
+        world_to_cam=_camera(view, origin),
+        intrinsics=_intrinsics(view, size, origin),
     )
-    for path in (frame.image, frame.depth, frame.depth_mask):
-        if path is not None:
-            inside(path, root)
-    if not 0 < frame.scale < float("inf"):
-        raise ValueError(f"depth of {origin} has scale_adjustment = {frame.scale}, expected a positive number")
-    return frame
+
+
+def _file(named: str, category: Path, root: Folder) -> Path:
+    """Find a file by the path that the annotation gives it, from the data set's folder."""
+    path = find_file(named, root.path) or find_file(named, category) or root / named
+    inside(path, root)
+    return path
+
+
+def _scale(depth: dict[str, Any], origin: str) -> float:
+    scale = float(numbers(take(depth, "scale_adjustment", (int, float), origin), (), f"scale_adjustment of {origin}"))
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"{origin} has scale_adjustment = {scale}, expected a positive number")
+    return scale
 
 
 def _size(record: dict[str, Any], origin: str) -> tuple[int, int]:
@@ -252,14 +312,20 @@ def _intrinsics(view: dict[str, Any], size: tuple[int, int], origin: str) -> Flo
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _read_colour(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Tensor, "3 height width"]:
-    return read_rgb(files[index].image, root)
+def _read_colour(root: Folder, files: Sequence[Frame], index: int) -> Float[Tensor, "3 height width"]:
+    image = read_rgb(files[index].image, root, files[index].size)
+    if image.max() <= BLACK:
+        raise ValueError(f"co3d: {files[index].image} is black: a redacted frame")
+    return image
 
 
-def _read_depth(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
+def _read_depth(root: Folder, files: Sequence[Frame], index: int) -> Float[Tensor, "height width"]:
     frame = files[index]
+    assert frame.depth is not None  # a recording with depth has it for every frame
     half = read_sixteen(frame.depth, root).view(np.float16)
     depth = torch.from_numpy(half.astype(np.float32)) * frame.scale
+    if not depth.any():
+        _read_colour(root, files, index)  # refuses a frame that is redacted
     if frame.depth_mask is None:
         return depth
     mask = read_mask(frame.depth_mask, root)
@@ -268,79 +334,3 @@ def _read_depth(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Ten
             f"co3d: {frame.depth_mask} is {tuple(mask.shape)}, expected {tuple(depth.shape)}, as the depth"
         )
     return torch.where(mask, depth, 0)
-
-
-# --- as DUSt3R prepares it -------------------------------------------------------------------------------------------
-
-
-def _find_prepared(root: Folder, split: str) -> Recordings:
-    lists = sorted(root.path.glob(PREPARED)) if not split else [root / f"selected_seqs_{split}.json"]
-    numbers_of: dict[str, list[int]] = {}
-    for path in lists:
-        for category, sequences in _entries(read_json(path, root), path):
-            for sequence, frames in _entries(sequences, path):
-                numbers_of[f"{category}/{sequence}"] = (
-                    numbers(frames, (len(frames),), f"{sequence} of {path}").long().tolist()
-                )
-    if not numbers_of:
-        raise FileNotFoundError(f"co3d: {', '.join(path.name for path in lists)} of {root} name no sequences")
-    return Recordings(
-        root=root.path,
-        names=tuple(sorted(numbers_of, key=natural)),
-        open=lambda name: _load_prepared(root, name, numbers_of[name]),
-    )
-
-
-def _entries(record: Any, path: Path) -> list[tuple[str, Any]]:
-    if not isinstance(record, dict):
-        raise ValueError(f"co3d: {path} holds {str(record)[:40]!r}, expected {{category: {{sequence: [frames]}}}}")
-    return list(record.items())
-
-
-def _load_prepared(root: Folder, sequence: str, frames: list[int]) -> Recording:
-    stems = [f"frame{number:06d}" for number in sorted(frames)]
-    images = tuple(root / sequence / "images" / f"{stem}.jpg" for stem in stems)
-    depths = tuple(root / sequence / "depths" / f"{stem}.jpg.geometric.png" for stem in stems)
-    for path in (*images, *depths):
-        inside(path, root)
-    sizes = tuple(image_size(path, root) for path in images)
-    metadata = [_metadata(path.with_suffix(".npz"), root) for path in images]
-    cameras = [
-        from_cam_to_world(one["camera_pose"], f"camera_pose of {sequence}/{stem}")
-        for one, stem in zip(metadata, stems, strict=True)
-    ]
-    lenses = [
-        _prepared_intrinsics(one["camera_intrinsics"], size, f"camera_intrinsics of {sequence}/{stem}")
-        for one, size, stem in zip(metadata, sizes, stems, strict=True)
-    ]
-    files = tuple(
-        Frame(image=image, depth=depth, scale=float(one["maximum_depth"]) / DEPTH_BITS, depth_mask=None)
-        for image, depth, one in zip(images, depths, metadata, strict=True)
-    )
-    return Recording(
-        name=sequence,
-        names=tuple(stems),
-        sizes=sizes,
-        world_to_cam=torch.stack(cameras),
-        intrinsics=torch.stack(lenses),
-        colour=partial(_read_colour, root, files),
-        depth=partial(_read_prepared_depth, root, files),
-    )
-
-
-def _prepared_intrinsics(matrix: Float[Tensor, "3 3"], size: tuple[int, int], origin: str) -> Float[Tensor, "3 3"]:
-    fx, fy, cx, cy = (float(matrix[row, column]) for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    return pinhole((fx, fy), (cx, cy), size, origin)
-
-
-def _read_prepared_depth(root: Folder, files: tuple[Frame, ...], index: int) -> Float[Tensor, "height width"]:
-    return torch.from_numpy(read_sixteen(files[index].depth, root).astype(np.float32)) * files[index].scale
-
-
-def _metadata(path: Path, root: Folder) -> dict[str, Tensor]:
-    shapes = {"camera_pose": (4, 4), "camera_intrinsics": (3, 3), "maximum_depth": ()}
-    try:
-        with np.load(inside(path, root), allow_pickle=False) as arrays:
-            return {key: numbers(arrays[key].tolist(), shape, f"{key} of {path}") for key, shape in shapes.items()}
-    except (OSError, KeyError, EOFError, ValueError) as error:
-        raise ValueError(f"co3d: {path} is not a whole .npz of {', '.join(shapes)}: {error}") from None

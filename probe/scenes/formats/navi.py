@@ -6,7 +6,8 @@ different places, whose background is never the same. Each holds ``annotations.j
 ``depth/000.png``. The world is the object's frame; a camera has a quaternion (w, x, y, z) and a translation in
 millimetres, which become metres. The principal point is (width // 2, height // 2) of the upright image: EXIF says how
 a stored one is turned. Depth files hold 655350 / (depth in millimetres), 0 off the object. What hides the object
-(``occluded``) is not in the depth; such frames are kept, as in the published protocols.
+(``occluded``) is not in the depth; such frames are kept, as in the published protocols. Frames that cannot be read are
+left out.
 
 A view is the smallest square around the object, inside the largest centred square (probe3d cuts the same, after
 resizing). The view list ``navi-multiview-v1`` takes NAVI's own pairs, of the folder's
@@ -19,6 +20,7 @@ Source:
     google/navi, README.md and data_util.py; mbanani/probe3d, evals/datasets/navi.py (docs/references.md, "NAVI").
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,15 +29,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import ImageOps
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from probe.geometry import rotation_degrees
 from probe.scenes.cameras import from_world_to_cam, pinhole
 from probe.scenes.choosing import Recordings, Scene, ViewList
-from probe.scenes.files import decode_rgb, natural, numbers, open_image, read_json, read_sixteen, take
-from probe.scenes.reading import DEFAULT, Folder, Reading, inside, split_detail
+from probe.scenes.files import decode_rgb, natural, numbers, open_image, read_json, read_sixteen, take, upright
+from probe.scenes.kinds import is_hidden
+from probe.scenes.reading import DEFAULT, Folder, Reading, inside, read_all, split_detail
 from probe.scenes.recordings import Recording, Window
 
 SETS = ("multiview", "video", "wild_set")
@@ -50,11 +52,14 @@ SEED, MOST_DEGREES, EVERY = 8, 120.0, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One frame's files and upright (height, width)."""
+    """One frame's files, upright (height, width), camera and the square around the object."""
 
     image: Path
     depth: Path
     size: tuple[int, int]
+    world_to_cam: Float[Tensor, "4 4"]
+    intrinsics: Float[Tensor, "3 3"]
+    window: Window
 
 
 def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
@@ -84,7 +89,8 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
 
 
 def _scenes(root: Folder, kind: str) -> list[str]:
-    scenes = [path.parent.relative_to(root.path).as_posix() for path in root.path.glob(f"*/{kind}*/{ANNOTATIONS}")]
+    found = (path.parent for path in root.path.glob(f"*/{kind}*/{ANNOTATIONS}"))
+    scenes = [folder.relative_to(root.path).as_posix() for folder in found if not is_hidden(folder.parent)]
     return sorted(scenes, key=natural)
 
 
@@ -96,21 +102,29 @@ def load_recording(root: Folder, scene: str) -> Recording:
         scene: OBJECT/SCENE.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If an annotation or a depth map is broken.
+        FileNotFoundError, ValueError: If the annotations are broken or no frame can be read; of the first frame, if
+            reading is strict.
     """
     records = _annotations(root, scene)
-    frames = tuple(_frame(root / scene, record, root, origin) for origin, record in records.items())
+    frames, dropped = read_all(
+        (
+            (Path(record["filename"]).stem, partial(_frame, root / scene, record, root, origin))
+            for origin, record in records.items()
+        ),
+        root,
+        scene,
+    )
     return Recording(
         name=scene,
         names=tuple(frame.image.stem for frame in frames),
         sizes=tuple(frame.size for frame in frames),
-        world_to_cam=torch.stack([_camera(record, origin) for origin, record in records.items()]),
-        intrinsics=torch.stack([_intrinsics(record, origin) for origin, record in records.items()]),
+        world_to_cam=torch.stack([frame.world_to_cam for frame in frames]),
+        intrinsics=torch.stack([frame.intrinsics for frame in frames]),
         colour=partial(_read_colour, frames, root),
         depth=partial(_read_depth, frames, root),
-        windows=tuple(_object_window(_read_values(frame, root) > 0) for frame in frames),
+        windows=tuple(frame.window for frame in frames),
         unit="m",
+        dropped=dropped,
     )
 
 
@@ -133,13 +147,12 @@ def _size(record: dict[str, Any], origin: str) -> tuple[int, int]:
 
 
 def _frame(folder: Path, record: dict[str, Any], root: Folder, origin: str) -> Frame:
-    name = Path(record["filename"])
-    frame = Frame(
-        image=folder / "images" / name, depth=folder / "depth" / name.with_suffix(".png"), size=_size(record, origin)
-    )
-    for path in (frame.image, frame.depth):
-        inside(path, root)
-    return frame
+    name, size = Path(record["filename"]), _size(record, origin)
+    image, depth = folder / "images" / name, folder / "depth" / name.with_suffix(".png")
+    camera, intrinsics = _camera(record, origin), _intrinsics(record, origin)
+    inside(image, root)
+    window = _object_window(_read_values(depth, size, root) > 0)
+    return Frame(image=image, depth=depth, size=size, world_to_cam=camera, intrinsics=intrinsics, window=window)
 
 
 def _camera(record: dict[str, Any], origin: str) -> Float[Tensor, "4 4"]:
@@ -154,27 +167,29 @@ def _camera(record: dict[str, Any], origin: str) -> Float[Tensor, "4 4"]:
 
 def _intrinsics(record: dict[str, Any], origin: str) -> Float[Tensor, "3 3"]:
     height, width = _size(record, origin)
-    focal = float(take(take(record, "camera", dict, origin), "focal_length", (int, float), origin))
+    length = take(take(record, "camera", dict, origin), "focal_length", (int, float), origin)
+    focal = float(numbers(length, (), f"focal_length of {origin}"))
     return pinhole((focal, focal), (float(width // 2), float(height // 2)), (height, width), origin)
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _read_colour(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
+def _read_colour(frames: Sequence[Frame], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
     with open_image(frames[index].image, root) as image:
-        return decode_rgb(ImageOps.exif_transpose(image))
+        return decode_rgb(upright(image))
 
 
-def _read_values(frame: Frame, root: Folder) -> np.ndarray:
-    values = read_sixteen(frame.depth, root)
-    if values.shape != frame.size:
-        raise ValueError(f"navi: {frame.depth} is {values.shape}, expected {frame.size}, as the upright image")
+def _read_values(depth: Path, size: tuple[int, int], root: Folder) -> np.ndarray:
+    values = read_sixteen(depth, root)
+    if values.shape != size:
+        raise ValueError(f"navi: {depth} is {values.shape}, expected {size}, as the upright image")
     return values
 
 
-def _read_depth(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "height width"]:
-    values = torch.from_numpy(_read_values(frames[index], root).astype(np.float32))
+def _read_depth(frames: Sequence[Frame], root: Folder, index: int) -> Float[Tensor, "height width"]:
+    frame = frames[index]
+    values = torch.from_numpy(_read_values(frame.depth, frame.size, root).astype(np.float32))
     return torch.where(values > 0, DISPARITY / values.clamp(min=1), 0)
 
 

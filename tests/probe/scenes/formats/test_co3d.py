@@ -17,6 +17,7 @@ from small_world import assert_lands, make_world
 
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.co3d import EVALUATION, find_recordings
+from probe.scenes.reading import Reading
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(5)
@@ -24,8 +25,8 @@ SEQUENCE = "106_12648_23157"
 JPEG = 0.03  # loss of colour
 
 
-def opened(root: Path | str) -> Recording:
-    found = find_recordings(Path(root))
+def opened(root: Path | str, **reading: Any) -> Recording:
+    found = find_recordings(Path(root), Reading(**reading))
     return found.open(found.names[0])
 
 
@@ -111,10 +112,17 @@ def test_what_dust3r_prepared_is_read_too(tmp_path: Path):
     npz = tmp_path / f"hydrant/{SEQUENCE}/images/frame000001.npz"
     np.savez(npz, camera_pose=np.eye(4))
     with pytest.raises(ValueError, match=r"frame000001.npz is not a whole .npz of camera_pose"):
-        opened(tmp_path)
+        opened(tmp_path, strict=True)
+    left = opened(tmp_path)
+    assert [one.name for one in left.dropped] == ["frame000001"]
+    assert_lands(left, WORLD, frames=(1, 2, 3, 4), colour=JPEG)
     npz.write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"frame000001.npz is not a whole .npz"):
-        opened(tmp_path)
+        opened(tmp_path, strict=True)
+    for broken in ('{"hydrant": {"1_1": 3}}', '{"hydrant": {"1_1": []}}'):
+        (tmp_path / "selected_seqs_train.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"1_1"):
+            opened(tmp_path)
 
 
 def test_it_runs_from_the_command_lines_door(tmp_path: Path):
@@ -184,7 +192,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN focal": (first("viewpoint", focal_length=[math.nan, 1]), "holds a NaN or infinite focal length"),
     "principal point": (first("viewpoint", principal_point=[3, 0]), "outside the 36 x 48 image"),
     "scale": (first("depth", scale_adjustment=-1), "has scale_adjustment = -1.0, expected a positive number"),
-    "no cameras": (edit(hide), "none of 2 frames of .* has a camera and depth"),
+    "no cameras": (edit(hide), "none of 2 frames of .* has a camera"),
 }
 
 
@@ -194,7 +202,7 @@ def test_broken_annotations_are_refused(case: str, tmp_path: Path):
     change, message = REFUSED[case]
     change(root)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        opened(root)
+        opened(root, strict=True)
     assert "\n" not in str(caught.value)
 
 
@@ -205,12 +213,93 @@ def test_frames_without_a_camera_are_dropped_and_named(tmp_path: Path):
     assert (len(recording.names), tuple(one.name for one in recording.dropped)) == (4, ("4",))
 
 
+LEFT_OUT: dict[str, Callable[[Path], object]] = {
+    "no image": lambda r: (r / f"hydrant/{SEQUENCE}/images/frame000002.jpg").unlink(),
+    "no depth": lambda r: (r / f"hydrant/{SEQUENCE}/depths/frame000002.jpg.geometric.png").unlink(),
+    "no mask": lambda r: next((r / f"hydrant/{SEQUENCE}/depth_masks").glob("*2.*")).unlink(),
+    "NaN focal": edit(lambda frames: second(frames)["viewpoint"].update(focal_length=[math.nan, 1])),
+    "negative focal": edit(lambda frames: second(frames)["viewpoint"].update(focal_length=[-2, -2])),
+    "scale": edit(lambda frames: second(frames)["depth"].update(scale_adjustment=0)),
+    "huge scale": edit(lambda frames: second(frames)["depth"].update(scale_adjustment=10**400)),
+    "no depth annotated": edit(lambda frames: second(frames).update(depth=None)),
+}
+
+
+def second(records: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(one for one in records if one["frame_number"] == 1)
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_a_broken_frame_is_left_out(case: str, tmp_path: Path):
+    root = write_co3d(tmp_path, WORLD)
+    LEFT_OUT[case](root)
+    recording = opened(root)
+    assert [one.name for one in recording.dropped] == ["1"]
+    assert_lands(recording, WORLD, frames=(0, 2, 3, 4), colour=JPEG)
+
+
+def test_a_sequence_without_depth_is_left_out_among_others_and_says_so_alone(tmp_path: Path):
+    world = make_world(10, roll=12.0)
+    root = write_co3d(tmp_path, world, ("1_1_1", "2_2_2", "3_3_3"))
+
+    def bare(records: list[dict[str, Any]]) -> None:
+        for one in records:
+            one.update(depth=None) if one["sequence_name"] == "2_2_2" else None
+        records[:] = [one for one in records if one["sequence_name"] != "3_3_3"]  # which then has no frames at all
+
+    edit(bare)(root)
+    request = Request(groups=4, views=2, n_ref=1, size=12)
+    note = open_scenes(f"co3d:{root}", request).note
+    assert "2 of 3 recordings left out" in note
+    assert "hydrant/2_2_2 (co3d has no depth" in note
+    assert "hydrant/3_3_3 (co3d: none of 0 frames of hydrant/3_3_3 has a camera)" in note
+    with pytest.raises(ValueError, match=r"co3d has no depth, so there is no truth"):
+        open_scenes(f"co3d:{root}/hydrant/2_2_2", request)
+    recording = find_recordings(root).open("hydrant/2_2_2")
+    assert not recording.has_truth
+    assert_lands(recording, world, points=False, colour=JPEG)
+
+
+def test_a_category_or_a_sequence_may_be_named(tmp_path: Path):
+    write_co3d(tmp_path, WORLD, ("1_1_1", "2_2_2"))
+    write_co3d(tmp_path, make_world(2), ("7_7_7",), category="apple")
+    assert find_recordings(tmp_path / "hydrant").names == ("hydrant/1_1_1", "hydrant/2_2_2")
+    assert find_recordings(tmp_path / "hydrant/2_2_2").names == ("hydrant/2_2_2",)
+    assert_lands(opened(tmp_path / "hydrant/2_2_2"), WORLD, colour=JPEG)
+    (tmp_path / "hydrant").rename(tmp_path / "hydrants")
+    assert_lands(opened(tmp_path / "hydrants"), WORLD, colour=JPEG)
+
+
+def test_a_broken_category_is_left_out_among_others(tmp_path: Path):
+    write_co3d(tmp_path, WORLD, ("1_1_1",))
+    write_co3d(tmp_path, make_world(2), ("7_7_7",), category="apple")
+    (tmp_path / "apple/sequence_annotations.jgz").write_bytes(b"")
+    found = find_recordings(tmp_path)
+    assert found.names == ("hydrant/1_1_1",)
+    assert "1 of 2 categories left out: apple (read_json: " in found.note
+    with pytest.raises(ValueError, match=r"apple/sequence_annotations.jgz is not whole JSON"):
+        find_recordings(tmp_path, Reading(strict=True))
+
+
+def test_redacted_frames_are_left_out_when_scenes_are_drawn(tmp_path: Path):
+    """They are annotated like others: black, with depth 0."""
+    root = write_co3d(tmp_path, make_world(10, roll=12.0))
+    folder = root / f"hydrant/{SEQUENCE}"
+    for frame in ("frame000003", "frame000006"):
+        save_rgb(folder / f"images/{frame}.jpg", torch.zeros(3, 36, 48))
+        Image.fromarray(np.zeros((36, 48), np.uint16)).save(folder / f"depths/{frame}.jpg.geometric.png")
+    scenes = open_scenes(f"co3d:{root}", Request(groups=4, views=3, n_ref=1, size=12))
+    assert f"2 of 10 frames of hydrant/{SEQUENCE} left out: frame000003 (co3d: " in scenes.note
+    assert "is black: a redacted frame" in scenes.note
+    assert not any(frame in name for name in scenes.names for frame in ("frame000003", "frame000006"))
+
+
 @pytest.mark.parametrize("kind", ["images", "depths", "depth_masks"])
 def test_truncated_images_are_refused_when_they_are_read(kind: str, tmp_path: Path):
     root = write_co3d(tmp_path, make_world(2))
     path = sorted((root / f"hydrant/{SEQUENCE}/{kind}").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(ValueError, match=f"{path.name} is not a whole PNG or JPEG image"):
+    with pytest.raises(ValueError, match=f"{path.name} is not a whole (PNG|JPEG) image"):
         load_views(opened(root), [0], size=12, n_ref=1)
 
 
@@ -223,7 +312,7 @@ def test_images_of_another_kind_or_size_are_refused(tmp_path: Path):
     Image.fromarray(np.zeros((18, 24), np.uint8)).save(folder / "depth_masks/frame000002.png")
     with pytest.raises(ValueError, match=r"frame000002.png is \(18, 24\), expected \(36, 48\), as the depth"):
         load_views(opened(root), [1], size=12, n_ref=1)
-    save_rgb(folder / "images/frame000002.jpg", torch.zeros(3, 24, 48))
+    save_rgb(folder / "images/frame000002.jpg", torch.ones(3, 24, 48))
     with pytest.raises(ValueError, match=r"frame frame000002 of hydrant/.* is 24 x 48, expected 36 x 48"):
         load_views(opened(root), [1], size=12, n_ref=1)
 

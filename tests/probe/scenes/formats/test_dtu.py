@@ -16,15 +16,17 @@ from small_nerfstudio import save_rgb
 from small_world import assert_lands, landings, make_world, true_views
 
 from probe.scenes import Request, open_scenes
-from probe.scenes.formats.dtu import find_recordings, read_pfm
-from probe.scenes.reading import Folder
+from probe.scenes.formats.dtu import find_recordings
+from probe.scenes.formats.idr import match_numbers
+from probe.scenes.formats.mvsnet import read_pfm
+from probe.scenes.reading import Folder, Reading
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(4)
 
 
-def opened(root: Path) -> Recording:
-    found = find_recordings(root)
+def opened(root: Path, **reading: Any) -> Recording:
+    found = find_recordings(root, Reading(**reading))
     return found.open(found.names[0])
 
 
@@ -80,6 +82,113 @@ def test_projections_of_either_sign_become_cameras(tmp_path: Path):
     assert_lands(recording, WORLD, points=False)
 
 
+def test_blended_mvs_has_depth_of_full_size_and_no_unit(tmp_path: Path):
+    write_test_set(tmp_path, WORLD, "5a3ca9cb", images="blended_images", per_unit=1, depths="rendered_depth_maps")
+    save_rgb(tmp_path / "5a3ca9cb/blended_images/00000000_masked.jpg", torch.zeros(3, *WORLD.size))
+    recording = opened(tmp_path)
+    assert (recording.name, recording.unit, len(recording.names)) == ("5a3ca9cb", None, 4)
+    assert_cameras(recording)
+    assert_lands(recording, WORLD, colour=0.03)
+
+
+def test_only_dtu_is_in_millimetres_and_the_unit_may_be_said(tmp_path: Path):
+    """A scan's thousands are metres; the same numbers of another scene stay, unless --unit says what they are."""
+    for scan, cameras in (("scan1", "cams"), ("Family", "cams"), ("scan2", "cams_1")):
+        write_test_set(tmp_path / scan, WORLD, scan, cameras=cameras)
+    recording = opened(tmp_path / "scan1")
+    assert recording.unit == "m"
+    assert_cameras(recording)
+    for scan in ("Family", "scan2"):
+        left = opened(tmp_path / scan)
+        assert left.unit is None
+        assert torch.equal(left.world_to_cam[:, :3, :3], recording.world_to_cam[:, :3, :3])
+        torch.testing.assert_close(left.world_to_cam[:, :3, 3], 1000 * recording.world_to_cam[:, :3, 3])
+        said = opened(tmp_path / scan, unit=0.001)
+        assert said.unit == "m"
+        assert_cameras(said)
+    other = opened(tmp_path / "scan1", unit=0.01)
+    torch.testing.assert_close(other.world_to_cam[:, :3, 3], 10 * recording.world_to_cam[:, :3, 3])
+    write_test_set(tmp_path / "b", WORLD, "b", images="blended_images", depths="rendered_depth_maps")
+    assert_lands(opened(tmp_path / "b", unit=0.001), WORLD, colour=0.03)
+
+
+@pytest.mark.parametrize("file", ["cameras.npz", "cameras_sphere.npz"])
+@pytest.mark.parametrize("image", ["image/{:03d}.jpg", "images/rgb_{:06d}.png", "image/v1_{}.png"])
+def test_neus_volsdf_and_h3d_net(file: str, image: str, tmp_path: Path):
+    recording = opened(write_idr(tmp_path, WORLD, file=file, image=image))
+    torch.testing.assert_close(recording.cameras, WORLD.world_to_cam, rtol=0, atol=1e-4)
+    assert_lands(recording, WORLD, points=False, colour=0.03)
+    metric = opened(tmp_path, unit=2.0)
+    assert metric.unit == "m"
+    torch.testing.assert_close(metric.world_to_cam[:, :3, 3], 2 * recording.world_to_cam[:, :3, 3])
+
+
+def test_an_image_takes_the_projection_of_its_number(tmp_path: Path):
+    root = write_idr(tmp_path, WORLD)
+    (root / "scan65/image/000001.png").unlink()
+    recording = opened(root)
+    assert recording.names == ("000000", "000002", "000003")
+    assert_lands(recording, WORLD, frames=(0, 2, 3), points=False)
+
+
+def paths(*numbers: int, name: str = "{:03d}.png") -> list[Path]:
+    return [Path("image") / name.format(number) for number in numbers]
+
+
+def test_numbers_of_images_and_projections():
+    """By number where they agree; by order where others are as many; else what has no projection is left out."""
+    file = Path("cameras.npz")
+    assert match_numbers(paths(0, 2), [0, 1, 2], file)[0] == list(zip(paths(0, 2), (0, 2), strict=True))
+    assert match_numbers(paths(1, 2), [0, 1], file)[0] == list(zip(paths(1, 2), (0, 1), strict=True))
+    letters = [Path("image/a.png"), Path("image/b.png")]
+    assert match_numbers(letters, [0, 1], file)[0] == list(zip(letters, (0, 1), strict=True))
+    matched, without = match_numbers(paths(0, 1, 2, 3), [0, 1], file)
+    assert [place for _, place in matched] == [0, 1]
+    assert [(one.name, one.reason) for one in without] == [
+        (name, f"has no projection world_mat_{place} in cameras.npz") for name, place in (("002", 2), ("003", 3))
+    ]
+    for images, places in ((paths(1, 2, 3), [0, 1]), (letters, [0, 1, 2]), (paths(1, 2), [])):
+        with pytest.raises(ValueError, match=r"which belongs to which cannot be told; name the images by their proj"):
+            match_numbers(images, places, file)
+
+
+def test_broken_frames_are_left_out_and_named(tmp_path: Path):
+    root = write_test_set(tmp_path / "a", WORLD)
+    (root / "scan1/cams/00000001_cam.txt").unlink()
+    (root / "scan1/images/00000002.jpg").write_bytes(b"")
+    recording = opened(root)
+    assert (recording.names, [one.name for one in recording.dropped]) == (
+        ("00000000", "00000003"),
+        ["00000001", "00000002"],
+    )
+    assert "00000001_cam.txt does not exist" in recording.dropped[0].reason
+    assert_lands(recording, WORLD, frames=(0, 3), points=False, colour=0.03)
+    with pytest.raises(FileNotFoundError, match=r"00000001_cam.txt does not exist"):
+        opened(root, strict=True)
+    root = write_idr(tmp_path / "b", WORLD)
+    arrays = dict(np.load(root / "scan65/cameras.npz"))
+    np.savez(root / "scan65/cameras.npz", **arrays | {"world_mat_2": np.full((4, 4), math.nan)})
+    recording = opened(root)
+    assert recording.names == ("000000", "000001", "000003")
+    assert_lands(recording, WORLD, frames=(0, 1, 3), points=False)
+
+
+def test_cameras_of_smaller_images_are_refused(tmp_path: Path):
+    """A camera file of a quarter of the size, beside images in full: silently wrong, were it read."""
+    root = write_test_set(tmp_path, WORLD)
+    for view in range(4):
+        save_rgb(root / f"scan1/images/{view:08d}.jpg", torch.zeros(3, 4 * WORLD.size[0], 4 * WORLD.size[1]))
+    with pytest.raises(ValueError, match=r"which is that of a smaller image than the 144 x 192 one; .* --images"):
+        opened(root)
+
+
+def test_a_byte_order_mark_and_windows_lines(tmp_path: Path):
+    root = write_test_set(tmp_path, WORLD)
+    for path in (root / "scan1/cams").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert_cameras(opened(root))
+
+
 def test_scans_are_found_in_every_layout(tmp_path: Path):
     for scan in ("scan10", "scan9"):
         write_training(tmp_path / "mvsnet", make_world(2), scan)
@@ -91,6 +200,8 @@ def test_scans_are_found_in_every_layout(tmp_path: Path):
     assert find_recordings(tmp_path / "idr/DTU").names == ("scan9", "scan10")
     found = find_recordings(tmp_path / "idr/DTU/scan9")
     assert (found.names, found.open("scan9").name) == (("scan9",), "scan9")
+    found = find_recordings(tmp_path / "test/scan9")
+    assert (found.names, found.open("scan9").unit) == (("scan9",), "m")
 
 
 def test_masked_and_zero_depths_are_not_valid(tmp_path: Path):
@@ -171,7 +282,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no depth": (lambda r: (r / "Depths/scan4_train/depth_map_0001.pfm").unlink(), "depth_map_0001.pfm does not exist"),
     "other lights": (
         lambda r: [path.unlink() for path in r.glob("Rectified/scan4_train/*_3_*")],
-        "holds no images of light 3",
+        "holds no images of scan4 .* of light 3",
     ),
 }
 
@@ -182,22 +293,23 @@ def test_broken_folders_are_refused(case: str, tmp_path: Path):
     change, message = REFUSED[case]
     change(root)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        opened(root)
+        opened(root, strict=True)
     assert "\n" not in str(caught.value)
 
 
 def projection(change: Any) -> Callable[[Path], object]:
-    return lambda root: np.savez(root / "scan65/cameras.npz", world_mat_0=np.array(change, np.float64))
+    matrix = np.array(change, np.float64)
+    return lambda root: np.savez(root / "scan65/cameras.npz", world_mat_0=matrix, world_mat_1=matrix)
 
 
 REFUSED_IDR: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes": (lambda r: (r / "scan65/cameras.npz").write_bytes(b"PK"), "cameras.npz is not a whole .npz of arrays"),
-    "no projection": (lambda r: np.savez(r / "scan65/cameras.npz"), "has no world_mat_0, of image 0"),
+    "no projection": (lambda r: np.savez(r / "scan65/cameras.npz"), "has 0 projections, .* 2 images .* cannot be told"),
     "3 x 3": (projection(np.eye(3)), "world_mat_0 of .* has 3 x 3 numbers, expected 4 x 4"),
     "singular": (projection(np.zeros((4, 4))), "world_mat_0 of .* is no projection"),
     "NaN": (projection(np.full((4, 4), math.nan)), "world_mat_0 of .* is no projection"),
     "principal point": (projection(np.eye(4) * 40), "outside the 36 x 48 image|expected positive"),
-    "no images": (lambda r: (r / "scan65/image").rename(r / "gone"), "holds no image/000000.png"),
+    "no images": (lambda r: (r / "scan65/image").rename(r / "gone"), "holds no image/000000.png or .jpg"),
 }
 
 
@@ -211,7 +323,7 @@ def test_broken_projections_are_refused(case: str, tmp_path: Path):
     ):  # K is the identity: its principal point lies half a pixel from the corner, so move it
         projection([[1, 0, -9, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])(root)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        opened(root)
+        opened(root, strict=True)
     assert "\n" not in str(caught.value)
 
 

@@ -18,6 +18,7 @@ from small_world import assert_lands, landings, make_world, photograph, rays
 from probe.geometry import rotation_degrees
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.navi import OWN_FILE, OWN_PAIRS, PROBE3D, find_recordings
+from probe.scenes.reading import Reading
 from probe.scenes.recordings import Recording, Window, load_views
 
 WORLD = make_world(5, focal=(40.0, 40.0), centre=(0.0, 0.0))
@@ -25,8 +26,8 @@ SCENE = "bowl/multiview-00-pixel_5"
 JPEG = 0.03  # loss of colour
 
 
-def opened(root: Path | str) -> Recording:
-    found = find_recordings(Path(root))
+def opened(root: Path | str, **reading: Any) -> Recording:
+    found = find_recordings(Path(root), Reading(**reading))
     return found.open(found.names[0])
 
 
@@ -229,8 +230,16 @@ def test_broken_folders_are_refused(case: str, tmp_path: Path):
     change, message = REFUSED[case]
     change(root)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        opened(root)
+        opened(root, strict=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_broken_frame_is_left_out(tmp_path: Path):
+    root = write_navi(tmp_path, make_world(3, focal=(40.0, 40.0), centre=(0.0, 0.0)))
+    (root / SCENE / "depth/001.png").write_bytes(b"")
+    recording = opened(root)
+    assert (recording.names, [one.name for one in recording.dropped]) == (("000", "002"), ["001"])
+    assert len(recording.windows or ()) == len(recording.sizes) == 2
 
 
 def test_images_of_another_size_or_orientation_are_refused_when_they_are_read(tmp_path: Path):
@@ -241,7 +250,7 @@ def test_images_of_another_size_or_orientation_are_refused_when_they_are_read(tm
         load_views(recording, [0], size=12, n_ref=1)
     path = root / SCENE / "images/001.jpg"
     path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(ValueError, match=r"001.jpg is not a whole PNG or JPEG image"):
+    with pytest.raises(ValueError, match=r"001.jpg is not a whole (PNG|JPEG) image"):
         load_views(recording, [1], size=12, n_ref=1)
 
 

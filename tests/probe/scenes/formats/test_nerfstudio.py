@@ -459,13 +459,13 @@ def test_broken_folders_are_refused(case: str, tmp_path: Path):
 BROKEN_PIXELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated image": (
         lambda r: cut(r / "images/frame_00001.png"),
-        "frame_00001.png is not a whole PNG or JPEG image",
+        "frame_00001.png is not a whole (PNG|JPEG) image",
     ),
-    "16-bit colour": (
-        lambda r: Image.fromarray(np.zeros((36, 48), np.uint16)).save(r / "images/frame_00001.png"),
-        "frame_00001.png .* mode I;16, expected an 8-bit colour image",
+    "numbers as colour": (
+        lambda r: Image.fromarray(np.zeros((36, 48), np.float32)).save(r / "images/frame_00001.png", "TIFF"),
+        r"frame_00001.png .* 32-bit numbers \(mode F\), expected colours",
     ),
-    "truncated depth": (lambda r: cut(r / "depth/frame_00001.png"), "frame_00001.png is not a whole PNG or JPEG image"),
+    "truncated depth": (lambda r: cut(r / "depth/frame_00001.png"), "frame_00001.png is not a whole (PNG|JPEG) image"),
     "8-bit depth": (
         lambda r: Image.fromarray(np.zeros((36, 48), np.uint8)).save(r / "depth/frame_00001.png"),
         "frame_00001.png .* mode L, expected a 16-bit",

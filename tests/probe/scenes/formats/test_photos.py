@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from probe.geometry import camera_centre, depth_to_point_map, project, rotation_
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats import photos
 from probe.scenes.formats.photos import find_recordings
+from probe.scenes.reading import Folder, Reading
 from probe.scenes.recordings import Recording
 
 COUNT = 7
@@ -54,7 +56,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of the room, the fourth stored on its side, and a black one that shows nothing."""
+    """Photos of the room of all kinds: the fourth stored on its side, and beside them what is left out."""
     root = tmp_path_factory.mktemp("photos") / "room"
     for index in range(COUNT):
         save_rgb(root / f"{index + 8}.jpg", world.image[index])
@@ -63,8 +65,23 @@ def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     exif[0x0112] = 6
     with Image.open(path) as image:
         image.transpose(Image.Transpose.ROTATE_90).save(path, quality=99, subsampling=0, exif=exif)
+    for name, kind in (("8.webp", {"quality": 99}), ("9.tif", {}), ("10.png", {})):
+        with Image.open(root / name.replace(name.split(".")[1], "jpg")) as image:
+            (image.convert("RGBA") if name == "10.png" else image).save(root / name, **kind)
+        (root / name).with_suffix(".jpg").unlink()
     save_rgb(root / "99.png", torch.zeros(3, *SIZE))
+    shutil.copy(root / "12.jpg", root / "copy of 12.jpg")
+    (root / "13 again.jpg").write_bytes((root / "13.jpg").read_bytes()[:2000])
+    (root / "._12.jpg").write_bytes(b"\0\x05\x16\x07")
     return root
+
+
+LEFT_OUT = {
+    "13 again.jpg": "13 again.jpg is not a whole JPEG image: ",
+    "99.png": "it does not fit into the reconstruction",
+    "copy of 12.jpg": "it is the same file as 12.jpg",
+}
+NAMES = ("8.webp", "9.tif", "10.png", "11.jpg", "12.jpg", "13.jpg", "14.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +94,10 @@ def recording(folder: Path, tmp_path_factory: pytest.TempPathFactory):
 
 def test_photos_become_the_cameras_that_took_them(recording: Recording, world: World):
     """Up to a similarity: all but the black photo, turned by less than .3 degrees, moved by less than 1 %."""
-    assert recording.names == tuple(f"{index + 8}.jpg" for index in range(COUNT))
-    assert (recording.name, recording.unit, tuple(one.name for one in recording.dropped)) == ("room", None, ("99.png",))
+    assert recording.names == NAMES
+    assert (recording.name, recording.unit) == ("room", None)
+    assert [one.name for one in recording.dropped] == list(LEFT_OUT)
+    assert all(LEFT_OUT[one.name] in one.reason for one in recording.dropped)
     made, true = camera_centre(recording.cameras).double(), camera_centre(world.world_to_cam).double()
     scale, rotation, shift = fit_similarity(made, true)
     moved = scale * made @ rotation.mT + shift
@@ -112,11 +131,11 @@ def test_they_run_from_the_command_lines_door_and_are_reconstructed_once(
 ):
     monkeypatch.setattr(photos, "_reconstruct", None)  # it would fail if it were called again
     workspaces = list(photos.cache_folder().iterdir())
-    assert [sorted(path.name for path in one.iterdir()) for one in workspaces] == [["images", "sparse"]]
+    assert [sorted(path.name for path in one.iterdir()) for one in workspaces] == [["images", "photos.json", "sparse"]]
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     scenes = open_scenes(f"photos:{copy}", Request(groups=2, views=2, n_ref=1, size=64))
-    assert scenes.note.startswith(f"{COUNT} of {COUNT + 1} photos reconstructed, in {workspaces[0]}")
+    assert scenes.note.startswith(f"{COUNT} of {COUNT + 3} photos reconstructed, in {workspaces[0]}; 1 of them turned")
     views, overlap = scenes.load(0)
     assert views.names[0].startswith("copy:")
     assert 0.001 < views.valid.float().mean() < 0.5
@@ -130,11 +149,97 @@ def test_they_run_from_the_command_lines_door_and_are_reconstructed_once(
 def test_photos_that_show_nothing_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for index in range(3):
-        save_rgb(tmp_path / f"room/{index}.png", torch.full((3, 48, 64), 0.5))
-    with pytest.raises(ValueError, match=r"pycolmap cannot reconstruct these 3 photos; take more") as caught:
+        save_rgb(tmp_path / f"room/{index}.png", torch.full((3, 48, 64), 0.1 * index))
+    with pytest.raises(
+        ValueError, match=r"cannot reconstruct these 3 photos \(0 of 3 pairs match\); take more"
+    ) as caught:
         find_recordings(tmp_path / "room")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache/attention-probing/photos").iterdir())
+
+
+def test_photos_from_one_place_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They match, and show no depth: crops of one picture, a camera that only turns."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    picture = torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(0))
+    large = torch.nn.functional.interpolate(picture[None], scale_factor=4, mode="bilinear")[0]
+    for index in range(3):
+        save_rgb(tmp_path / f"room/{index}.png", large[:, :, 4 * index : 4 * index + 300])
+    with pytest.raises(ValueError, match=r"\(3 of 3 pairs match\); they match but may be taken from nearly one place"):
+        find_recordings(tmp_path / "room")
+
+
+@dataclass
+class Model:
+    """What is asked of a pycolmap reconstruction."""
+
+    photos: int = 5
+    points: int = 100
+    strange: bool = False
+
+    @property
+    def cameras(self) -> dict[int, "Model"]:
+        return {1: self}
+
+    def has_bogus_params(self, *limits: float) -> bool:
+        return self.strange
+
+    def num_reg_images(self) -> int:
+        return self.photos
+
+    def num_points3D(self) -> int:  # noqa: N802 - pycolmap's name
+        return self.points
+
+
+def test_unsound_reconstructions_are_not_taken():
+    assert photos._is_sound(Model())
+    assert not any(photos._is_sound(one) for one in (Model(photos=2), Model(points=0), Model(strange=True)))
+
+
+def folder_of(root: Path, names: Sequence[str]) -> Path:
+    for place, name in enumerate(names):
+        save_rgb(root / name, torch.full((3, 24, 32), 0.1 * place))
+    return root
+
+
+def test_photos_are_found_in_the_folder_below(tmp_path: Path):
+    root = folder_of(tmp_path / "a", [f"images/{k}.png" for k in range(3)] + ["logo.png", "__MACOSX/images/9.png"])
+    assert [path.name for path in photos._photos(Folder(root))] == ["0.png", "1.png", "2.png"]
+    folder_of(root, [f"images_4/{k}.png" for k in range(4)])
+    assert len(photos._photos(Folder(root))) == 3  # images comes first
+    assert len(photos._photos(Folder(root, Reading(images="images_4")))) == 4
+    other = folder_of(tmp_path / "b", [f"{folder}/{k}.png" for folder in ("left", "right") for k in range(3)])
+    with pytest.raises(ValueError, match=r"in 2 folders \(left, right\); name one, or use --images"):
+        photos._photos(Folder(other))
+    with pytest.raises(ValueError, match=r"none holds 0 photos, expected 3 or more"):
+        photos._photos(Folder(other, Reading(images="none")))
+
+
+def test_a_bad_photo_is_found_before_the_reconstruction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(photos, "_reconstruct", None)  # it would fail if it were called
+    root = folder_of(tmp_path / "room", ["0.png", "1.png", "2.png"])
+    (root / "1.png").write_bytes((root / "1.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"2 different photos that can be read, expected 3 or more; .*1.png is not a"):
+        find_recordings(root)
+    with pytest.raises(ValueError, match=r"^\S*1.png is not a whole PNG"):
+        find_recordings(root, Reading(strict=True))
+    shutil.copy(root / "0.png", root / "1.png")
+    with pytest.raises(ValueError, match=r"2 different photos that can be read"):
+        find_recordings(root)
+
+
+def test_the_focal_length_of_converted_photos_stays(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    exif.get_ifd(0x8769)[0xA405] = 26  # focal length in 35 mm
+    for name in ("a.webp", "a.tif", "a.jpg"):
+        Image.new("RGB", (30, 20)).save(tmp_path / name, exif=exif)
+        made = photos._copy_upright(tmp_path / name, root=Folder(tmp_path), folder=tmp_path)
+        with Image.open(tmp_path / made.copy) as image:
+            assert (image.size, made.size, made.turned) == ((20, 30), (30, 20), name != "a.tif")
+            assert name == "a.tif" or image.getexif().get_ifd(0x8769)[0xA405] == 26
+            assert image.getexif().get(0x0112) == 1
 
 
 def test_without_pycolmap_one_line_says_what_to_install(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -146,17 +251,15 @@ def test_without_pycolmap_one_line_says_what_to_install(folder: Path, tmp_path: 
 
 def test_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match=r"is not a folder; expected one with PNG or JPEG photos"):
+    with pytest.raises(FileNotFoundError, match=r"is not a folder; expected one with photos"):
         find_recordings(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds 0 PNG or JPEG files, expected 3 or more"):
+    with pytest.raises(ValueError, match=r"holds 0 photos, expected 3 or more"):
         find_recordings(tmp_path)
-    for index in range(3):
-        save_rgb(tmp_path / f"room/{index}.png", torch.zeros(3, 24, 32))
-    (tmp_path / "room/1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"1.png is not a whole PNG or JPEG image"):
-        find_recordings(tmp_path / "room")
-    outside = tmp_path / "outside.png"
-    (tmp_path / "room/1.png").rename(outside)
-    (tmp_path / "room/1.png").symlink_to(outside)
-    with pytest.raises(ValueError, match=r"1.png leads outside"):
-        find_recordings(tmp_path / "room")
+    (tmp_path / "a.dng").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds 0 photos, expected 3 .*; it holds .dng"):
+        find_recordings(tmp_path)
+    root = folder_of(tmp_path / "room", ["0.png", "1.png", "2.png"])
+    (root / "1.png").rename(tmp_path / "outside.png")
+    (root / "1.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(ValueError, match=r"1.png leads outside .*--follow-links"):
+        find_recordings(root, Reading(strict=True))

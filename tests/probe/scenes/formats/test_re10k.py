@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probe.scenes import Request, open_scenes
 from probe.scenes.formats.re10k import EVALUATION, find_recordings
+from probe.scenes.reading import Reading
 from probe.scenes.recordings import Recording, compare_frames, load_views
 from probe.views import Views
 
@@ -22,8 +23,8 @@ WORLD = make_world(5)
 KEYS = tuple(f"{number:016x}" for number in range(5))
 
 
-def opened(root: Path) -> Recording:
-    found = find_recordings(root)
+def opened(root: Path, **reading: Any) -> Recording:
+    found = find_recordings(root, Reading(**reading))
     return found.open(found.names[0])
 
 
@@ -61,7 +62,7 @@ def test_frames_too_far_in_time_are_dropped_and_named(tmp_path: Path):
     assert (recording.names, tuple(one.name for one in recording.dropped)) == (("0", "1", "3", "4"), ("2",))
     assert_lands(recording, WORLD, frames=(0, 1, 3, 4), points=False)
     for path in frame.parent.iterdir():
-        path.unlink()
+        path.rename(path.with_name(f"{int(path.stem) + 9_000_000}.png"))
     with pytest.raises(ValueError, match=r"no frame of .* lies within 8000 microseconds"):
         opened(tmp_path)
 
@@ -73,6 +74,77 @@ def test_a_frame_serves_one_camera(tmp_path: Path):
     (tmp_path / f"test/{KEY}.txt").write_text("\n".join(lines))
     recording = opened(tmp_path)
     assert (recording.names, tuple(one.name for one in recording.dropped)) == (("0", "2", "3", "4", "5"), ("1",))
+
+
+@pytest.mark.parametrize("name", ["{:05d}.png", "frame_{:04d}.PNG"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_numbered_in_a_row_are_taken_in_order_if_there_are_as_many(name: str, first: int, tmp_path: Path):
+    write_text(tmp_path, WORLD)
+    folder = tmp_path / "test" / KEY
+    for place, path in enumerate(sorted(folder.iterdir())):
+        path.rename(folder / name.format(place + first))
+    found = find_recordings(tmp_path)
+    assert found.note == "frames of 1 recordings bear numbers, not timestamps: taken in order"
+    assert_lands(found.open(KEY), WORLD, points=False)
+    (folder / name.format(4 + first)).unlink()
+    with pytest.raises(ValueError, match=r"has 4 frames, numbered .* and .*txt 5 cameras: .* cannot be told"):
+        opened(tmp_path)
+
+
+def test_upper_case_endings_and_hidden_files(tmp_path: Path):
+    write_text(tmp_path, WORLD, suffix=".PNG")
+    (tmp_path / "test" / KEY / "._1000000.PNG").write_bytes(b"")
+    assert_lands(opened(tmp_path), WORLD, points=False)
+
+
+def test_camera_files_whose_videos_are_gone_are_left_out_and_counted(tmp_path: Path):
+    for key in KEYS[:4]:
+        write_text(tmp_path, make_world(2), key)
+    for key in KEYS[1:3]:
+        (tmp_path / "test" / key).rename(tmp_path / f"gone {key}")
+    for path in (tmp_path / "test" / KEYS[3]).iterdir():
+        path.unlink()
+    found = find_recordings(tmp_path)
+    assert found.names == KEYS[:1]
+    assert found.note.startswith("3 of 4 camera files left out: ")
+    assert "has no folder of frames; expected" in found.note
+    with pytest.raises(FileNotFoundError, match=r"has no folder of frames"):
+        find_recordings(tmp_path, Reading(strict=True))
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_chunks_that_are_missing_or_broken_are_left_out_among_good_ones(index: bool, tmp_path: Path):
+    write_chunks(tmp_path, make_world(2), (KEYS[:2], KEYS[2:3], KEYS[3:4]), index=index)
+    chunk = tmp_path / "test/000001.torch"
+    chunk.unlink() if index else chunk.write_bytes(chunk.read_bytes()[:500])
+    found = find_recordings(tmp_path)
+    assert found.names == (*KEYS[:2], KEYS[3])
+    assert found.note.startswith("1 of 3 chunks left out: 000001.torch (")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"000001.torch"):
+        find_recordings(tmp_path, Reading(strict=True))
+
+
+def test_broken_lines_and_frames_are_left_out(tmp_path: Path):
+    write_text(tmp_path, WORLD)
+    lines = (tmp_path / f"test/{KEY}.txt").read_text().splitlines()
+    lines[2], lines[5] = lines[2].replace(" 0 0 ", " 0 nan ", 1), lines[5][:60]  # cut off, as by a full disk
+    (tmp_path / f"test/{KEY}.txt").write_text("\n".join(lines))
+    (tmp_path / "test" / KEY / f"{1_000_000 + 2 * STEP}.png").write_bytes(b"")
+    recording = opened(tmp_path)
+    assert sorted(one.name for one in recording.dropped) == ["1", "2", "4"]
+    assert_lands(recording, WORLD, frames=(0, 3), points=False)
+
+
+def test_broken_frames_of_a_chunk_are_left_out(tmp_path: Path):
+    write_chunks(tmp_path, WORLD)
+    path = tmp_path / "test/000000.torch"
+    scenes = torch.load(path, weights_only=True)
+    scenes[0]["cameras"][1, 8] = math.nan
+    scenes[0]["images"][3] = torch.zeros(9, dtype=torch.uint8)
+    torch.save(scenes, path)
+    recording = opened(tmp_path)
+    assert (recording.names, [one.name for one in recording.dropped]) == (("0", "2", "4"), ["1", "3"])
+    assert_lands(recording, WORLD, frames=(0, 2, 4), points=False, colour=0.03)
 
 
 def test_the_evaluation_index_names_context_and_target(tmp_path: Path):
@@ -188,7 +260,7 @@ def test_broken_text_is_refused(case: str, tmp_path: Path):
     change, message = REFUSED_TEXT[case]
     change(root)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        opened(root)
+        opened(root, strict=True)
     assert "\n" not in str(caught.value)
 
 
@@ -196,7 +268,7 @@ def test_truncated_frames_are_refused_when_they_are_read(tmp_path: Path):
     root = write_text(tmp_path, make_world(2))
     path = root / "test" / KEY / "1000000.png"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"1000000.png is not a whole PNG or JPEG image"):
+    with pytest.raises(ValueError, match=r"1000000.png is not a whole (PNG|JPEG) image"):
         load_views(opened(root), [0], size=12, n_ref=1)
 
 
@@ -225,7 +297,7 @@ REFUSED_CHUNKS: dict[str, tuple[Any, str]] = {
     "fewer images": (scene(images=[encode(torch.zeros(3, 4, 4))]), "has 1 images and 2 cameras"),
     "NaN camera": (scene(cameras=torch.full((2, 18), math.nan)), "frame 0 of .* nan"),
     "no image": (scene(images=["a", "b"]), "image 0 of .* is 'a', expected a row of bytes"),
-    "broken image": (scene(images=[torch.zeros(9, dtype=torch.uint8)] * 2), "image 0 of .* is not a whole PNG or JPEG"),
+    "broken image": (scene(images=[torch.zeros(9, dtype=torch.uint8)] * 2), "image 0 of .* is no image"),
 }
 
 
