@@ -308,7 +308,10 @@ REFUSED_IDR: dict[str, tuple[Callable[[Path], object], str]] = {
     "3 x 3": (projection(np.eye(3)), "world_mat_0 of .* has 3 x 3 numbers, expected 4 x 4"),
     "singular": (projection(np.zeros((4, 4))), "world_mat_0 of .* is no projection"),
     "NaN": (projection(np.full((4, 4), math.nan)), "world_mat_0 of .* is no projection"),
-    "principal point": (projection(np.eye(4) * 40), "outside the 36 x 48 image|expected positive|failed reconstruction"),
+    "principal point": (
+        projection(np.eye(4) * 40),
+        "outside the 36 x 48 image|expected positive|failed reconstruction",
+    ),
     "no images": (lambda r: (r / "scan65/image").rename(r / "gone"), "holds no image/000000.png or .jpg"),
 }
 
