@@ -4,6 +4,7 @@ import gzip
 import importlib
 import io
 import json
+import pickle
 import re
 import struct
 import warnings
@@ -59,8 +60,9 @@ COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YC
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError, MemoryError),
     *(RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError),
 )
-"""What Pillow raises on damaged files."""
+"""What Pillow, NumPy and PyTorch raise on damaged files."""
 
 
 class UnfitPixelsError(ValueError):
@@ -258,7 +260,7 @@ def read_arrays(path: Path, root: Folder) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
-    except (*DAMAGE, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None
 
 
