@@ -5,6 +5,7 @@ import gzip
 import importlib
 import io
 import json
+import pickle
 import re
 import struct
 import warnings
@@ -42,10 +43,9 @@ COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YC
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError, MemoryError),
     *(RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError),
 )
-"""What Pillow raises on damaged files."""
-ARCHIVE_DAMAGE: tuple[type[Exception], ...] = (*DAMAGE, zipfile.BadZipFile)
-"""What is raised on damaged archives."""
+"""What Pillow, NumPy and PyTorch raise on damaged files."""
 
 
 def read_text(path: Path, root: Folder) -> str:
@@ -156,7 +156,7 @@ def _register_heic(origin: str) -> None:
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError as error:
-        advice = "install it with: python -m pip install pillow-heif"
+        advice = "install it with: python -m pip install 'attention-probing[heic]'"
         raise ValueError(f"{origin} is a HEIC photo, which needs pillow-heif ({error}); {advice}") from None
 
 
@@ -286,7 +286,7 @@ def read_arrays(path: Path, root: Folder) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
-    except ARCHIVE_DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None
 
 

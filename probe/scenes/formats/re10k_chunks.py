@@ -4,7 +4,6 @@ Source:
     pixelsplat, src/dataset/dataset_re10k.py (docs/references.md, "RealEstate10K").
 """
 
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,14 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.scenes.files import ARCHIVE_DAMAGE, decode_rgb, open_bytes, read_json, take
+from probe.scenes.files import DAMAGE, decode_rgb, open_bytes, read_json, take
 from probe.scenes.formats.re10k_cameras import CAMERA, Posed, posed_row, recording_of
 from probe.scenes.kinds import is_hidden
 from probe.scenes.reading import Dropped, Folder, inside, read_all
 from probe.scenes.recordings import Recording
-
-CHUNK_DAMAGE: tuple[type[Exception], ...] = (*ARCHIVE_DAMAGE, pickle.UnpicklingError)
-"""What is raised on damaged chunks."""
 
 
 def chunks_of(root: Folder, splits: Sequence[str]) -> tuple[dict[str, Path], list[Dropped]]:
@@ -75,7 +71,7 @@ def read_chunk(root: Folder, path: Path) -> dict[str, dict[str, Any]]:
     file = inside(path, root)
     try:
         scenes = torch.load(file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file))
-    except CHUNK_DAMAGE as error:
+    except DAMAGE as error:
         why = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"re10k: {path} is not a whole chunk of tensors: {why}") from None
     listed = take({"scenes": scenes}, "scenes", list, str(path))
