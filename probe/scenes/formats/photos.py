@@ -9,10 +9,10 @@ the incremental mapping are computed once, on the processor, and kept in ``$XDG_
 from one each. Photos that did not fit into the largest reconstruction are dropped and counted; the reconstruction has
 no unit.
 
-A reconstruction of fewer than three photos or few points, or with a lens that no camera has, is refused: on frames of 7-Scenes such
-ones were wrong (of 5 photos, 2 were placed with a focal length of 6 image widths, 3 with one of 1.4 and a distortion of
--.5; the true ones are .8 and about 0). COLMAP's thresholds stay as they
-are: lower ones place five photos taken within 24 mm, with errors as large as their extent.
+A reconstruction of fewer than three photos or few points, or with a lens that no camera has, is refused: on frames of
+7-Scenes such ones were wrong (of 5 photos, 2 were placed with a focal length of 6 image widths, 3 with one of 1.4 and a
+distortion of -.5; the true ones are .8 and about 0). COLMAP's thresholds stay as they are: lower ones place five photos
+taken within 24 mm, with errors as large as their extent.
 
 Truth is the sparse tracks, as :mod:`probe.scenes.formats.colmap` says.
 """
@@ -286,7 +286,8 @@ def _why_none(pycolmap: Any, database: Path, photos: int) -> str:
     opened.close()
     matched, pairs = sum(number >= FEWEST_MATCHES for number in inliers), photos * (photos - 1) // 2
     advice = (
-        "they match but may be taken from nearly one place, which shows no depth: walk sideways between photos"
+        "they match but may be taken from nearly one place, which shows no depth, or share too little: walk sideways "
+        "and take more photos"
         if matched >= pairs / 2
         else "take more, from places nearer to each other, of a scene with texture that does not move"
     )
