@@ -9,9 +9,10 @@ the incremental mapping are computed once, on the processor, and kept in ``$XDG_
 from one each. Photos that did not fit into the largest reconstruction are dropped and counted; the reconstruction has
 no unit.
 
-A reconstruction of fewer than three photos, or with a lens that no camera has, is refused: on frames of 7-Scenes such
-ones were wrong (of 5 photos, 2 were placed with a focal length of 6 image widths; the true one is .8). COLMAP's
-thresholds stay as they are: lower ones place five photos taken within 24 mm, with errors as large as their extent.
+A reconstruction of fewer than three photos or few points, or with a lens that no camera has, is refused: on frames of
+7-Scenes such ones were wrong (of 5 photos, 2 were placed with a focal length of 6 image widths, 3 with one of 1.4 and a
+distortion of -.5; the true ones are .8 and about 0). COLMAP's thresholds stay as they are: lower ones place five photos
+taken within 24 mm, with errors as large as their extent.
 
 Truth is the sparse tracks, as :mod:`probe.scenes.formats.colmap` says.
 """
@@ -41,9 +42,10 @@ from probe.scenes.kinds import is_hidden
 from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, flag_of, inside, read_all
 
 FEWEST = 3  # photos; two have no track that a third one confirms
+FEWEST_POINTS = 100  # wrong reconstructions had 33 to 65, right ones of 5 photos 222 and more
 FEWEST_MATCHES = 15  # of a pair, as COLMAP takes it
 EXHAUSTIVE = 100  # photos up to which all pairs are matched
-RECIPE = "2"  # changes when a reconstruction would come out otherwise
+RECIPE = "3"  # changes when a reconstruction would come out otherwise
 SEED = 0
 DEEPEST = 2  # folders between the one named and that of the photos
 UNFIT = "it does not fit into the reconstruction"
@@ -53,7 +55,7 @@ LOSSY = ("JPEG", "MPO", "WEBP", "HEIF")
 PLAIN = ("L", "RGB")
 HEIC = (".heic", ".heif")
 RATIOS = 0.1, 10.0  # of the focal length to the image's longer side, as COLMAP bounds it while mapping
-MOST_DISTORTION = 1.0
+MOST_DISTORTION = 0.4  # of SIMPLE_RADIAL; action cameras reach .3, a wrong model of 3 photos had .5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +276,7 @@ def _reconstruct(pycolmap: Any, workspace: Path, photos: int, *, one_camera: boo
 def _is_sound(model: Any) -> bool:
     """Return whether a reconstruction has photos and points enough, and cameras as they are made."""
     strange = any(camera.has_bogus_params(*RATIOS, MOST_DISTORTION) for camera in model.cameras.values())
-    return model.num_reg_images() >= FEWEST and model.num_points3D() > 0 and not strange
+    return model.num_reg_images() >= FEWEST and model.num_points3D() >= FEWEST_POINTS and not strange
 
 
 def _why_none(pycolmap: Any, database: Path, photos: int) -> str:
@@ -284,7 +286,8 @@ def _why_none(pycolmap: Any, database: Path, photos: int) -> str:
     opened.close()
     matched, pairs = sum(number >= FEWEST_MATCHES for number in inliers), photos * (photos - 1) // 2
     advice = (
-        "they match but may be taken from nearly one place, which shows no depth: walk sideways between photos"
+        "they match but may be taken from nearly one place, which shows no depth, or share too little: walk sideways "
+        "and take more photos"
         if matched >= pairs / 2
         else "take more, from places nearer to each other, of a scene with texture that does not move"
     )
