@@ -44,6 +44,7 @@ from probe.records import (
     write_json,
 )
 from probe.scenes import Request, SceneList, open_scenes
+from probe.scenes.reading import record_reading
 from probe.seeds import derive
 from probe.views import Views
 from train.flags.evaluate import Settings, read_features, read_references
@@ -140,7 +141,8 @@ class Plan:
 
 def _record(settings: Settings, references: tuple[int, ...], extractors: tuple[str, ...]) -> dict[str, object]:
     """Return what decides the numbers, as plain values."""
-    resolved = {**asdict(settings), "n_ref": list(references), "features": list(extractors), "out": str(settings.out)}
+    said = record_reading(asdict(settings))
+    resolved = {**said, "n_ref": list(references), "features": list(extractors), "out": str(settings.out)}
     return {name: value for name, value in resolved.items() if name not in NOT_DECISIVE}
 
 

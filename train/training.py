@@ -20,6 +20,7 @@ from probe.plan.settings import Watch
 from probe.records import LPIPS, environment, open_run, write_folder, write_json
 from probe.records.names import FINAL
 from probe.scenes import GENERATED
+from probe.scenes.reading import record_reading
 from train.batches import Draw, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
 from train.loop import Schedule, Trainer, train
@@ -69,7 +70,7 @@ def train_model(command: Command) -> None:
         transform_truth=transform_truth,
     )
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
-    record = {name: value for name, value in asdict(command).items() if name not in NOT_DECISIVE}
+    record = {name: value for name, value in record_reading(asdict(command)).items() if name not in NOT_DECISIVE}
     record["layers"] = [layer.name for layer in layers]
     if accelerator.is_main_process:
         may_grow = ("steps",) if can_grow(command) else ()

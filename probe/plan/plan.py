@@ -18,6 +18,7 @@ from probe.models.parts.files import META, Loading
 from probe.plan.settings import Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol
 from probe.scenes import Request, SceneList, open_scenes
+from probe.scenes.reading import record_reading
 from probe.scenes.recordings import GeometrySource
 from probe.views import Views
 
@@ -170,7 +171,12 @@ def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) 
 
 
 def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experiment) -> dict[str, object]:
-    resolved = {**asdict(settings), "timesteps": list(timesteps), "out": str(settings.out), **experiment.record()}
+    resolved = {
+        **record_reading(asdict(settings)),
+        "timesteps": list(timesteps),
+        "out": str(settings.out),
+        **experiment.record(),
+    }
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
     return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
 

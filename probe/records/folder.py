@@ -104,7 +104,7 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool, may_grow: Seq
     plain = json.loads(json.dumps(_without_nan(settings)))
     if path.exists():
         before = _settings_in(path)
-        changed = sorted(key for key in before.keys() | plain.keys() if _said(before, key) != _said(plain, key))
+        changed = sorted(key for key in before.keys() | plain.keys() if before.get(key) != plain.get(key))
         grown = [key for key in changed if key in may_grow and plain[key] > before.get(key, 0)]
         changed = [key for key in changed if key not in ("out", *grown)]  # a folder may be moved
         if changed:
@@ -125,11 +125,6 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool, may_grow: Seq
         write_json(path, {"settings": plain, "environment": environment()})
     except OSError as error:
         raise RunError(f"open_run: cannot write to {out}: {error.strerror}; choose another --out") from error
-
-
-def _said(settings: dict[str, Any], key: str) -> Any:
-    """Return a setting; a flag that is off is as one that an earlier version did not have."""
-    return None if settings.get(key) is False else settings.get(key)
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

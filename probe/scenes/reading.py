@@ -4,11 +4,11 @@ Imports neither PyTorch nor NumPy: the command lines read it first.
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
@@ -46,6 +46,15 @@ class Reading:
             if values[name] is not None and not 0 < values[name] < float("inf"):
                 raise ValueError(f"{flag_of(name)} is {values[name]}, expected a positive number")
         return Reading(**values)
+
+
+def record_reading(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a command's settings as a run records them: without what the user did not say of the files.
+
+    So a run made before these flags is the same run.
+    """
+    unsaid = {one.name: one.default for one in fields(Reading)}
+    return {name: value for name, value in record.items() if name not in unsaid or value != unsaid[name]}
 
 
 DEFAULT = Reading()

@@ -176,7 +176,9 @@ def test_a_truncated_file_is_no_whole_image_of_its_kind(kind: str, tmp_path: Pat
 def test_heic_names_the_package_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(box(b"heic"))
-    with pytest.raises(ValueError, match=r"a.heic is a HEIC photo, which needs pillow-heif .* pip install 'attention-probing\[heic\]'"):
+    with pytest.raises(
+        ValueError, match=r"a.heic is a HEIC photo, which needs pillow-heif .* pip install 'attention-probing\[heic\]'"
+    ):
         read(tmp_path / "a.heic")
 
 
