@@ -218,7 +218,8 @@ def _frame(photo: Photo, image: Path | None, uses: int, folder: Path, root: Fold
     if uses > 1:
         raise ValueError(f"{photo.name}: {image} is the only file for {uses} registered images")
     inside(image, root)
-    size, camera = image_size(image, root), photo.camera
+    camera = photo.camera
+    size = image_size(image, root, camera.size)
     if abs(size[1] / size[0] * camera.size[0] / camera.size[1] - 1) > ASPECT:
         expected = f"{camera.size[0]} x {camera.size[1]}"
         raise ValueError(f"{image} is {size[0]} x {size[1]}, expected the shape of its camera, {expected}")
@@ -231,7 +232,7 @@ def _frame(photo: Photo, image: Path | None, uses: int, folder: Path, root: Fold
 
 def _read_colour(frames: tuple[Frame, ...], root: Folder, index: int) -> Float[Tensor, "3 height width"]:
     frame = frames[index]
-    image = read_rgb(frame.image, root)
+    image = read_rgb(frame.image, root, frame.camera.size)
     if frame.lens is None or image.shape[1:] != frame.camera.size:  # another size is refused when it is cut
         return image
     return straighten(image, frame.lens, nearest=False)

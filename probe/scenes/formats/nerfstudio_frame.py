@@ -69,7 +69,8 @@ def read_frame(base: Path, root: Folder, record: Record, origin: str) -> Posed:
         ValueError: If a file lies outside, or a value is missing or makes no sense.
     """
     image = find_image(base, root, str(take(record, "file_path", str, origin)), origin)
-    size = image_size(image, root)
+    height, width = (_number(record, side, 0, origin) for side in ("h", "w"))
+    size = image_size(image, root, (round(height), round(width)))
     intrinsics = _intrinsics(record, size, origin)
     lens = _lens(record, intrinsics, size, origin)
     depth = _optional(base, root, record, ("depth_file_path", "depth_path"), image, origin)
@@ -272,7 +273,7 @@ def read_colour(frame: Posed) -> Float[Tensor, "3 height width"]:
     Raises:
         ValueError: If the image is broken.
     """
-    image = read_rgb(frame.image, frame.root)
+    image = read_rgb(frame.image, frame.root, frame.size)
     return (
         image if frame.lens is None or image.shape[1:] != frame.size else straighten(image, frame.lens, nearest=False)
     )

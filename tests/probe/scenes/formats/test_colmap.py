@@ -492,3 +492,16 @@ def test_the_readers_parameters_are_counted_as_pycolmap_does():
         camera: Any = pycolmap.Camera.create_from_model_name(1, name, 50.0, 48, 36)
         assert len(camera.params) == kind.parameters
         assert int(camera.model) == kind.number
+
+
+def test_images_that_are_stored_turned_are_turned_where_the_cameras_size_asks_for_it(tmp_path: Path):
+    for name in ("stored", "turned"):
+        write_colmap(tmp_path / name, WORLD, dense=1, binary=True)
+    for path in (tmp_path / "turned/images").glob("*.png"):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    first, second = opened(tmp_path / "stored"), opened(tmp_path / "turned")
+    assert first.sizes == second.sizes
+    assert all(torch.equal(first.colour(index), second.colour(index)) for index in range(len(first.names)))

@@ -527,3 +527,17 @@ def test_the_test_itself_sees_half_a_pixel(tmp_path: Path):
     with pytest.raises(AssertionError):
         assert_lands(replace(recording, intrinsics=moved), WORLD)
     assert pixel_centres(1, 1).tolist() == [[[0.5, 0.5]]]
+
+
+def test_images_that_are_stored_turned_are_turned_where_the_cameras_size_asks_for_it(tmp_path: Path):
+    """Phones store portraits as landscapes that EXIF's orientation 6 sets upright."""
+    stored, turned = (write_nerfstudio(tmp_path / name, WORLD, unit=2e-4) for name in ("stored", "turned"))
+    for path in (turned / "images").glob("*.png"):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    first, second = opened(stored), opened(turned)
+    assert first.sizes == second.sizes
+    assert all(torch.equal(first.colour(index), second.colour(index)) for index in range(5))
+    assert_lands(second, WORLD)
