@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("probe", "train", "analysis")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-COMMANDS = ("probe.run", "probe.emergence", "probe.truth_quality", "probe.preview", "probe.scenes.preview")
+COMMANDS = (
+    *("probe.run", "probe.emergence", "probe.truth_quality", "probe.preview", "probe.scenes.preview"),
+    "probe.scenes.fetch",
+)
 TRAINING = ("train.cameo", "train.evaluate", "train.study", "train.ship")
 BODIES = ("train.training", "train.evaluation", "train.studying.running")
 """What the trainer's commands do: they may call analysis last, for pictures, tables and pages."""
