@@ -21,7 +21,7 @@ PAPER: dict[str, Any] = {
     "seeds": "0,1,2,3,4",
     "few_seeds": 3,
     "base_steps": 600,
-    "steps": 600,
+    "steps": 1000,
     "rotation_ramp": 300,
     "evaluate_every": 100,
     "probe_every": 200,
@@ -42,7 +42,7 @@ QUICK: dict[str, Any] = {
     "out": Path("runs/paper-quick"),
 }
 """Three runs of the main variants, from the shipped base."""
-COST = "About 8 hours on two cores, a quarter of an hour a run; a stopped study continues by the same command."
+COST = "About 11 hours on two cores, twenty minutes a run; a stopped study continues by the same command."
 LACKS = (
     "about 30 minutes on two idle cores, three seeds of 300 steps from one base: it cannot show ablations, rivals and "
     "controls, harder rooms, seeds of first weights, or where training leads."
