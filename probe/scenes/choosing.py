@@ -160,9 +160,11 @@ def check_scenes(recordings: Recordings, scenes: Sequence[Scene]) -> None:
     frames: dict[str, dict[str, None]] = {}
     for scene in scenes:
         frames.setdefault(scene.recording, {}).update(dict.fromkeys(scene.frames))
-    checked = {name: check_frames(recordings.open(name), names) for name, names in frames.items()}
-    if any(checked.values()):
-        raise UnreadableFramesError({name: reasons for name, reasons in checked.items() if reasons})
+    opened = {name: recordings.open(name) for name in frames}
+    broken = [name for name, names in frames.items() if check_frames(opened[name], names)]
+    if broken:  # then all of them are read once, lest each new list meet another one
+        every = {name: dict.fromkeys((*frames[name], *opened[name].names)) for name in broken}
+        raise UnreadableFramesError({name: check_frames(opened[name], names) for name, names in every.items()})
 
 
 def draw_list(

@@ -38,6 +38,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIXTEEN = 65535
+MOST_PIXELS = 64e6
+"""Of an image: as colours these take .8 GB."""
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of pixels that become colours, beside 16-bit grey."""
 DAMAGE: tuple[type[Exception], ...] = (
@@ -135,6 +137,8 @@ def _open(source: Path | io.BytesIO, origin: str) -> Iterator[Image.Image]:
         _register_heic(origin)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(source, formats=(READ[kind],)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnfitPixelsError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:.0e}")
             yield image
     except UnidentifiedImageError:
         raise ValueError(f"{origin} is not a whole {kind} image: its header is damaged") from None

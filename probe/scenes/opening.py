@@ -229,9 +229,11 @@ def _readable_scenes(
         try:
             check_scenes(recordings, [scene])
         except (ValueError, OSError) as error:
-            if request.reading.strict or len(broken) + 1 == len(scenes):
+            if request.reading.strict:
                 raise
             broken[scene.name] = str(error)
+    if all(scene.name in broken for scene in scenes):
+        raise ValueError(f"none of the {len(scenes)} scenes of the list can be read: {next(iter(broken.values()))}")
     why = f", {len(broken)} cannot be read (the first: {next(iter(broken.values()))})" if broken else ""
     return tuple(scene for scene in scenes if scene.name not in broken), why
 

@@ -3,6 +3,7 @@
 Imports neither PyTorch nor NumPy: the command lines read it first.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif")
 """Endings of images, in lower case."""
+ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
+"""How an absolute path begins, on this machine or another."""
 SHOWN = 2  # frames that are left out and named with their reason; the others are counted
 
 
@@ -136,8 +139,9 @@ def split_detail(path: Path) -> tuple[Path, str]:
 def find_file(named: str, folder: Path, *, suffixes: Sequence[str] = IMAGES) -> Path | None:
     """Find a file by the name that another file gives it, as people's disks have it.
 
-    Back-slashes, letter case, Unicode forms and endings may differ. Of a path that is not there, such as another
-    machine's, the longest tail that lies below the folder is taken.
+    Back-slashes, letter case, Unicode forms and endings may differ. Of an absolute path that is not there, such as
+    another machine's, the longest tail that lies below the folder is taken; of a relative one the bare name, if it lies
+    in the folder itself.
 
     Args:
         named: As written.
@@ -147,10 +151,26 @@ def find_file(named: str, folder: Path, *, suffixes: Sequence[str] = IMAGES) -> 
     Returns:
         None if there is no such file.
     """
-    parts = tuple(part for part in named.replace("\\", "/").split("/") if part not in ("", "."))
     if Path(named).is_absolute() and Path(named).is_file():
         return Path(named)
-    tails = (parts[start:] for start in range(len(parts)))
+    return find_below(named, folder, suffixes=suffixes, everywhere=ABSOLUTE.match(named) is not None)
+
+
+def find_below(named: str, folder: Path, *, suffixes: Sequence[str] = IMAGES, everywhere: bool = True) -> Path | None:
+    """Find a file below a folder by a tail of its path, as :func:`find_file` does of an absolute one.
+
+    Args:
+        named: As written.
+        folder: Where to look.
+        suffixes: See :func:`find_file`.
+        everywhere: Whether every tail counts, the longest first, or the whole path and the bare name only.
+
+    Returns:
+        None if there is no such file.
+    """
+    parts = tuple(part for part in named.replace("\\", "/").split("/") if part not in ("", "."))
+    starts = range(len(parts)) if everywhere else sorted({0, len(parts) - 1})
+    tails = (parts[start:] for start in starts if parts)
     return next((file for tail in tails if (file := _below(folder, tail, suffixes)) is not None), None)
 
 

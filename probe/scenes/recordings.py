@@ -4,6 +4,7 @@ A loader finds the files and turns the format's cameras and depth into a :class:
 (comparing frames, drawing groups, cutting the square, resizing, point maps) is the same for all of them, and is here.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from probe.scenes.grouping import Pairs, compare_views
 from probe.scenes.reading import Dropped
 from probe.views import Views, resample
 
+ASPECT = 0.02  # difference of shape up to which a depth map shows the same field of view as the image
 COARSE = 120  # side of the depth maps on which overlaps are measured, in pixels
 FAR = 30
 """Cameras farther from zero than this, in multiples of their extent, are moved to it."""
@@ -96,6 +98,9 @@ class Recording:
         counts = {"sizes": len(self.sizes), "cameras": len(self.world_to_cam), "intrinsics": len(self.intrinsics)}
         counts |= {} if self.windows is None else {"windows": len(self.windows)}
         wrong = {kind: number for kind, number in counts.items() if number != count}
+        (twice, uses), *_ = Counter(self.names).most_common(1) or [("", 0)]
+        if uses > 1:
+            raise ValueError(f"Recording: {self.name} has {uses} frames called {twice}, expected names of their own")
         if wrong or not count:
             raise ValueError(f"Recording: {self.name} has {count} frames but {wrong}, expected one of each per frame")
         if not (self.world_to_cam.isfinite().all() and self.intrinsics.isfinite().all()):
@@ -371,6 +376,12 @@ def read_depth(recording: Recording, index: int, size: int) -> Float[Tensor, "{s
         return torch.zeros(size, size)
     depth = recording.depth(index)
     window, full = recording.window(index), recording.sizes[index]
+    shapes = depth.shape[0] * full[1] / max(depth.shape[1] * full[0], 1)
+    if abs(shapes - 1) > ASPECT + 1 / max(min(depth.shape), 1):
+        raise ValueError(
+            f"the depth of frame {recording.names[index]} of {recording.name} is {depth.shape[0]} x {depth.shape[1]}, "
+            f"expected the shape of its image, {full[0]} x {full[1]}"
+        )
     rows = _nearest(window.top, window.side, size, depth.shape[0] / full[0])
     columns = _nearest(window.left, window.side, size, depth.shape[1] / full[1])
     depth = depth[rows[:, None], columns]

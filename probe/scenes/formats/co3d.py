@@ -50,6 +50,7 @@ from probe.scenes.reading import (
     Dropped,
     Folder,
     Reading,
+    find_below,
     find_file,
     inside,
     left_out,
@@ -265,7 +266,7 @@ def _frame(root: Folder, sequence: str, record: dict[str, Any]) -> Frame:
 
 def _file(named: str, category: Path, root: Folder) -> Path:
     """Find a file by the path that the annotation gives it, from the data set's folder."""
-    path = find_file(named, root.path) or find_file(named, category) or root / named
+    path = find_file(named, root.path) or find_below(named, category) or root / named
     inside(path, root)
     return path
 

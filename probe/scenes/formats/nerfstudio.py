@@ -16,7 +16,7 @@ Source:
     applied_scale did by multiplying depth with it; instant-ngp's nerf_loader (docs/references.md, "nerfstudio").
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from probe.scenes.files import natural, read_json, take
 from probe.scenes.formats import captures
 from probe.scenes.formats.captures import Record
 from probe.scenes.formats.nerfstudio_frame import Posed, find_image, read_colour, read_depth, read_frame
-from probe.scenes.reading import DEFAULT, Folder, Reading, read_all
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, read_all
 from probe.scenes.recordings import Recording
 
 WHOLE = "transforms.json"
@@ -112,9 +112,9 @@ def _sources(folder: Path, deepest: int) -> Iterator[tuple[Path, tuple[Path, ...
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
-    if (folder / WHOLE).exists():
+    if (folder / WHOLE).is_file():
         return (folder / WHOLE,)
-    if splits := tuple(sorted(folder.glob("transforms*.json"))):
+    if splits := tuple(sorted(path for path in folder.glob("transforms*.json") if path.is_file())):
         return splits
     raw = captures.find_polycam(folder) or captures.find_record3d(folder)
     return () if raw is None else (raw,)
@@ -152,6 +152,7 @@ def load_recording(files: Sequence[Path], name: str, root: Folder) -> Recording:
 
     named = [(frame.name, partial(read, place)) for place, frame in enumerate(listed)]
     made, dropped = read_all(named, root, ", ".join(map(str, files)))
+    made, shared = _own_depths(made, root)
     frames = tuple(frame for _, frame in made)
     recording = Recording(
         name=name,
@@ -162,7 +163,7 @@ def load_recording(files: Sequence[Path], name: str, root: Folder) -> Recording:
         colour=partial(_read_colour, frames),
         depth=partial(_read_depth, frames) if has_depth else None,
         unit="m" if has_depth or root.reading.unit else None,
-        dropped=dropped,
+        dropped=(*dropped, *shared),
     )
     if has_depth and root.reading.depth_scale is None:
         check_unit(recording, f"in the unit of {files[0]}")
@@ -232,6 +233,18 @@ def _repeated(listed: Sequence[Listed], images: Sequence[Path | None]) -> dict[i
         for place in same if differ else same[1:]:
             reasons[place] = f"{listed[place].origin}: {image} is listed {len(same)} times, {why}"
     return reasons
+
+
+def _own_depths(made: list[tuple[str, Posed]], root: Folder) -> tuple[list[tuple[str, Posed]], tuple[Dropped, ...]]:
+    """Leave out frames that share a depth file: it shows the scene from one camera only."""
+    uses = Counter(frame.depth.resolve() for _, frame in made if frame.depth is not None)
+
+    def read(name: str, frame: Posed) -> tuple[str, Posed]:
+        if frame.depth is not None and uses[frame.depth.resolve()] > 1:
+            raise ValueError(f"frame {name}: {frame.depth} is the depth of {uses[frame.depth.resolve()]} frames")
+        return name, frame
+
+    return read_all([(name, partial(read, name, frame)) for name, frame in made], root, str(root))
 
 
 def _names(files: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from probe.scenes.depth_files import read_depth_map
 from probe.scenes.files import image_size, numbers, read_mask, read_rgb, take
 from probe.scenes.formats.captures import Record
 from probe.scenes.lenses import Lens, make_lens, straight, straighten
-from probe.scenes.reading import IMAGES, Folder, find_file, flag_of, inside
+from probe.scenes.reading import IMAGES, Folder, find_below, find_file, flag_of, inside
 
 SMALLER = ("", "_2", "_4", "_8")  # images, images_2, ...: the same images, smaller
 DEPTHS = (".png", ".npy", ".tiff", ".tif", ".exr")
@@ -121,7 +121,7 @@ def _locate(named: str, folder: Path, root: Folder, suffixes: tuple[str, ...]) -
     found = find_file(named, folder, suffixes=suffixes)
     if found is None or not Path(named).is_absolute() or found.resolve().is_relative_to(root.path.resolve()):
         return found
-    return find_file(named.lstrip("/"), folder, suffixes=suffixes) or found
+    return find_below(named, folder, suffixes=suffixes) or found
 
 
 def _optional(base: Path, root: Folder, record: Record, keys: tuple[str, ...], image: Path, origin: str) -> Path | None:

@@ -273,3 +273,12 @@ def test_of_a_published_list_only_the_broken_scenes_are_lost():
         choose(rooms, replace(request, reading=Reading(strict=True)))
     with pytest.raises(ValueError, match="is torn"):
         choose(data_set({"room": torn(whole, colour=set(range(10)))}, lists=listed), request)
+
+
+def test_a_relative_path_loses_all_its_folders_or_none(tmp_path: Path):
+    """A folder that is missing must not be answered by another camera's file of the same name."""
+    put(tmp_path, "depth/1.png", "2.png")
+    assert find_file("cam1/depth/1.png", tmp_path) is None
+    assert find_file("cam1/depth/2.png", tmp_path) == tmp_path / "2.png"
+    assert find_file("/home/me/cam1/depth/1.png", tmp_path) == tmp_path / "depth/1.png"
+    assert find_file(r"C:\me\cam1\depth\1.png", tmp_path) == tmp_path / "depth/1.png"

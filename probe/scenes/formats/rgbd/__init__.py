@@ -39,7 +39,7 @@ from probe.scenes.formats.rgbd.numbered import SCANNET_LAYOUT, SEVEN_SCENES_LAYO
 from probe.scenes.formats.rgbd.replica import REPLICA_LAYOUT
 from probe.scenes.formats.rgbd.stray import STRAY_LAYOUT
 from probe.scenes.formats.rgbd.timed import TUM_LAYOUT
-from probe.scenes.reading import DEFAULT, Folder, Reading, split_detail
+from probe.scenes.reading import DEFAULT, Folder, Reading, inside, split_detail
 from probe.scenes.recordings import Recording
 
 __all__ = ["LAYOUTS", "Frames", "find_recordings", "load_frames", "to_recording"]
@@ -90,6 +90,7 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
 
     @lru_cache(maxsize=OPENED)
     def frames_of(name: str) -> Frames:
+        inside(places[name], Folder(folder, reading))
         return load_frames(places[name], colour_focal=colour_focal, reading=reading)
 
     def open_one(name: str) -> Recording:

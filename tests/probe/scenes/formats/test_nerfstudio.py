@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -541,3 +542,28 @@ def test_images_that_are_stored_turned_are_turned_where_the_cameras_size_asks_fo
     assert first.sizes == second.sizes
     assert all(torch.equal(first.colour(index), second.colour(index)) for index in range(5))
     assert_lands(second, WORLD)
+
+
+def test_frames_that_share_a_depth_file_are_left_out(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    edit(lambda whole: whole["frames"][1].update(depth_file_path=whole["frames"][0]["depth_file_path"]))(root)
+    recording = opened(root)
+    assert len(recording.names) == 3
+    assert all("is the depth of 2 frames" in one.reason for one in recording.dropped)
+    with pytest.raises(ValueError, match="is the depth of 2 frames"):
+        find_recordings(root, Reading(strict=True)).open(root.resolve().name)
+
+
+def test_depth_of_another_shape_than_the_image_is_left_out(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    recording = opened(root)
+    assert recording.depth is not None
+    turned = replace(recording, depth=lambda index: recording.depth(index).mT)  # type: ignore[misc]
+    with pytest.raises(ValueError, match="expected the shape of its image"):
+        load_views(turned, (0, 1), size=16, n_ref=1)
+
+
+def test_two_frames_of_one_name_are_refused(tmp_path: Path):
+    recording = opened(write_nerfstudio(tmp_path, WORLD, unit=2e-4))
+    with pytest.raises(ValueError, match=r"has 2 frames called frame_\d+, expected names of their own"):
+        replace(recording, names=(recording.names[0], *recording.names[:-1]))

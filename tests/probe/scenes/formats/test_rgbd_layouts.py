@@ -384,3 +384,13 @@ def test_a_data_set_of_many_runs_from_the_command_lines_door(tmp_path: Path):
     scenes = open_scenes(f"rgbd:{tmp_path}", Request(groups=4, views=2, n_ref=1, size=36))
     assert {name.split(":")[0] for name in scenes.names} == {"seq-01", "seq-03"}
     assert "1 of 3 recordings left out: seq-02 (none of the 10 frames" in scenes.note
+
+
+def test_a_linked_recording_is_read_with_follow_links_only(tmp_path: Path):
+    world = make_world(3)
+    write_tum(tmp_path / "elsewhere/desk", world)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/desk").symlink_to(tmp_path / "elsewhere/desk")
+    with pytest.raises(ValueError, match=r"desk leads outside .* others by --follow-links"):
+        find_recordings(tmp_path / "mine").open("desk")
+    assert find_recordings(tmp_path / "mine", Reading(follow_links=True)).open("desk").names
