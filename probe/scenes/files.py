@@ -50,7 +50,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 """What Pillow, NumPy and PyTorch raise on damaged files."""
 
 
-def read_text(path: Path, root: Folder) -> str:
+def read_text(path: Path, root: Folder | Path) -> str:
     """Read a text file in UTF-8, or in the Unicode form that its byte-order mark names.
 
     Raises:
@@ -65,7 +65,7 @@ def read_text(path: Path, root: Folder) -> str:
         raise ValueError(f"read_text: {path} is not a text file: {error}") from None
 
 
-def read_rows(path: Path, root: Folder) -> list[list[str]]:
+def read_rows(path: Path, root: Folder | Path) -> list[list[str]]:
     """Read the words of a text file by lines; commas and semicolons count as blanks, lines with # are comments.
 
     Raises:
@@ -75,7 +75,7 @@ def read_rows(path: Path, root: Folder) -> list[list[str]]:
     return [row for line in lines if not line.startswith("#") and (row := re.findall(r"[^\s,;]+", line))]
 
 
-def read_matrix(path: Path, root: Folder) -> Float[Tensor, "rows columns"]:
+def read_matrix(path: Path, root: Folder | Path) -> Float[Tensor, "rows columns"]:
     """Read a text file of numbers, one row a line, in double precision; NaN and infinities are kept.
 
     Raises:
@@ -98,7 +98,7 @@ class UnfitPixelsError(ValueError):
 
 
 @contextmanager
-def open_image(path: Path, root: Folder) -> Iterator[Image.Image]:
+def open_image(path: Path, root: Folder | Path) -> Iterator[Image.Image]:
     """Open an image: PNG, JPEG (MPO too), WebP, TIFF, BMP, and HEIC if pillow-heif is installed.
 
     Its pixels are decoded inside the ``with``, so that a fault found late becomes one line too.
@@ -200,7 +200,7 @@ def _is_turned(image: Image.Image, size: tuple[int, int] | None) -> bool:
     return size is not None and (image.height, image.width) != size == _turned_size(image)
 
 
-def image_size(path: Path, root: Folder, size: tuple[int, int] | None = None) -> tuple[int, int]:
+def image_size(path: Path, root: Folder | Path, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """Return (height, width) of an image by its header.
 
     Args:
@@ -241,7 +241,7 @@ def _sixteen_bits(image: Image.Image) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def read_rgb(path: Path, root: Folder, size: tuple[int, int] | None = None) -> Float[Tensor, "3 height width"]:
+def read_rgb(path: Path, root: Folder | Path, size: tuple[int, int] | None = None) -> Float[Tensor, "3 height width"]:
     """Read an image's colours, as :func:`decode_rgb`.
 
     Args:
@@ -257,7 +257,7 @@ def read_rgb(path: Path, root: Folder, size: tuple[int, int] | None = None) -> F
         return decode_rgb(upright(image) if _is_turned(image, size) else image)
 
 
-def read_sixteen(path: Path, root: Folder) -> np.ndarray:
+def read_sixteen(path: Path, root: Folder | Path) -> np.ndarray:
     """Read a 16-bit single-channel PNG or TIFF as unsigned integers [height width].
 
     Raises:
@@ -269,7 +269,7 @@ def read_sixteen(path: Path, root: Folder) -> np.ndarray:
         return _sixteen_bits(image)
 
 
-def read_mask(path: Path, root: Folder, *, above: int = 0) -> Bool[Tensor, "height width"]:
+def read_mask(path: Path, root: Folder | Path, *, above: int = 0) -> Bool[Tensor, "height width"]:
     """Read a mask image: true where a pixel's grey value lies above a number (0: where it is not black).
 
     Raises:
@@ -279,7 +279,7 @@ def read_mask(path: Path, root: Folder, *, above: int = 0) -> Bool[Tensor, "heig
         return torch.from_numpy(np.array(image.convert("L"))) > above
 
 
-def read_arrays(path: Path, root: Folder) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, root: Folder | Path) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` file; objects, which would need pickle, are rejected.
 
     Raises:
@@ -294,7 +294,7 @@ def read_arrays(path: Path, root: Folder) -> dict[str, np.ndarray]:
         raise ValueError(f"read_arrays: {path} is not a whole .npz of arrays: {error}") from None
 
 
-def read_array(path: Path, root: Folder) -> np.ndarray:
+def read_array(path: Path, root: Folder | Path) -> np.ndarray:
     """Read the array of an ``.npy`` file, as :func:`read_arrays`."""
     file = inside(path, root)
     try:
@@ -304,7 +304,7 @@ def read_array(path: Path, root: Folder) -> np.ndarray:
         raise ValueError(f"read_array: {path} is not a whole .npy array: {error}") from None
 
 
-def read_json(path: Path, root: Folder) -> Any:
+def read_json(path: Path, root: Folder | Path) -> Any:
     """Read JSON, unpacking ``.jgz`` and ``.gz``.
 
     Raises:

@@ -107,8 +107,12 @@ class Folder:
         return Folder(path, self.reading)
 
 
-def inside(path: Path, root: Folder) -> Path:
+def inside(path: Path, root: Folder | Path) -> Path:
     """Resolve a file of a folder, refusing one that a link or ``..`` leads out of it.
+
+    Args:
+        path: The file.
+        root: The folder; a plain path is read as without flags.
 
     Raises:
         FileNotFoundError: If there is no such file or the link is broken.
@@ -118,9 +122,10 @@ def inside(path: Path, root: Folder) -> Path:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError):
         raise FileNotFoundError(f"{path} does not exist or is a broken link") from None
-    if not (root.reading.follow_links or resolved.is_relative_to(root.path.resolve())):
+    folder = root if isinstance(root, Folder) else Folder(root)
+    if not (folder.reading.follow_links or resolved.is_relative_to(folder.path.resolve())):
         raise ValueError(
-            f"{path} leads outside {root}, to {resolved}; only files inside the folder are read, others by "
+            f"{path} leads outside {folder}, to {resolved}; only files inside the folder are read, others by "
             f"{flag_of('follow_links')}"
         )
     return resolved
