@@ -222,8 +222,9 @@ def short_words(name: str) -> str:
     parts = []
     for variant, mixing in (("cameo", "mlp"), ("mean", "mean")):
         own = gains[(gains["variant"] == variant) & (gains["verdict"] == "better")]
-        better = [title(metric) for metric in own["metric"]]
-        parts.append(f"`{mixing}` is better than plain by {listing(better) if better else 'nothing'}")
+        better, every = [title(metric) for metric in own["metric"]], (gains["variant"] == variant).sum()
+        measures = f"all {every} measures" if better and len(better) == every else listing(better) or "nothing"
+        parts.append(f"`{mixing}` is better than plain by {measures}")
     half = [
         f"`{row.variant}` by {title(row.metric)}" for row in soon.itertuples() if row.variant in SHORT and in_half(row)
     ]
