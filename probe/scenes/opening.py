@@ -213,7 +213,7 @@ def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> View
         raise ValueError(
             f"view list {chosen.protocol} prescribes {prescribed}, not {request.views} with {request.n_ref}"
         )
-    scenes, broken = _readable_scenes(scenes, recordings, request)
+    scenes, broken = _readable_scenes(present, recordings, request)
     missing = len(chosen.scenes) - len(present)
     counts = f"{len(scenes)} of {len(chosen.scenes)} scenes, {missing} not on the disk{broken}"
     note = f"view list {chosen.protocol} ({chosen.digest}): {counts}"
@@ -223,19 +223,22 @@ def _fitting(chosen: ViewList, recordings: Recordings, request: Request) -> View
 def _readable_scenes(
     scenes: Sequence[Scene], recordings: Recordings, request: Request
 ) -> tuple[tuple[Scene, ...], str]:
-    """Keep the scenes whose frames can be read, and tell how many cannot."""
-    broken: dict[str, str] = {}
+    """Keep as many scenes as requested whose frames can be read, the first of the list, and tell how many cannot."""
+    broken, kept = dict[str, str](), list[Scene]()
     for scene in scenes:
+        if len(kept) == request.groups:
+            break
         try:
             check_scenes(recordings, [scene])
+            kept.append(scene)
         except (ValueError, OSError) as error:
             if request.reading.strict:
                 raise
             broken[scene.name] = str(error)
-    if all(scene.name in broken for scene in scenes):
+    if not kept:
         raise ValueError(f"none of the {len(scenes)} scenes of the list can be read: {next(iter(broken.values()))}")
     why = f", {len(broken)} cannot be read (the first: {next(iter(broken.values()))})" if broken else ""
-    return tuple(scene for scene in scenes if scene.name not in broken), why
+    return tuple(kept), why
 
 
 def open_scenes(spec: str, request: Request) -> SceneList:

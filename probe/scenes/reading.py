@@ -161,6 +161,11 @@ def find_file(named: str, folder: Path, *, suffixes: Sequence[str] = IMAGES) -> 
     return find_below(named, folder, suffixes=suffixes, everywhere=ABSOLUTE.match(named) is not None)
 
 
+def endings(named: str, root: Folder, suffixes: Sequence[str] = IMAGES) -> Sequence[str]:
+    """Return the endings that may stand in place of a name's own: none where reading is strict and it has one."""
+    return () if root.reading.strict and Path(named).suffix.casefold() in suffixes else suffixes
+
+
 def find_below(named: str, folder: Path, *, suffixes: Sequence[str] = IMAGES, everywhere: bool = True) -> Path | None:
     """Find a file below a folder by a tail of its path, as :func:`find_file` does of an absolute one.
 
@@ -261,6 +266,11 @@ def read_all(
     return whole, tuple(dropped)
 
 
+def printable(text: str) -> str:
+    """Return a text that any file and terminal takes: bytes of file names that are no UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def left_out(dropped: Sequence[Dropped], number: int, kind: str) -> str:
     """Return how many of how many were left out, and why; nothing if none was.
 
@@ -273,4 +283,4 @@ def left_out(dropped: Sequence[Dropped], number: int, kind: str) -> str:
         return ""
     reasons = "; ".join(f"{one.name} ({one.reason})" for one in dropped[:SHOWN])
     more = f"; and {len(dropped) - SHOWN} more" if len(dropped) > SHOWN else ""
-    return f"{len(dropped)} of {number} {kind} left out: {reasons}{more}"
+    return printable(f"{len(dropped)} of {number} {kind} left out: {reasons}{more}")

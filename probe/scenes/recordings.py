@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from probe.geometry import camera_centre, crop_intrinsics, depth_to_point_map, project, resize_intrinsics
 from probe.scenes.grouping import Pairs, compare_views
-from probe.scenes.reading import Dropped
+from probe.scenes.reading import Dropped, printable
 from probe.views import Views, resample
 
 ASPECT = 0.02  # difference of shape up to which a depth map shows the same field of view as the image
@@ -307,7 +307,7 @@ def check_frames(recording: Recording, frames: Iterable[str]) -> dict[str, str]:
 
 def scene_name(recording: str, frames: Sequence[str]) -> str:
     """Name a scene by its recording and frames."""
-    return f"{recording}:{'-'.join(frames)}"
+    return printable(f"{recording}:{'-'.join(frames)}")
 
 
 def frame_index(recording: Recording, frame: str) -> int:

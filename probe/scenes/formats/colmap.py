@@ -33,7 +33,7 @@ from probe.scenes.choosing import Recordings
 from probe.scenes.files import image_size, natural, read_rgb
 from probe.scenes.formats.colmap_model import Camera, Photo, has_model, read_model
 from probe.scenes.lenses import Lens, straighten
-from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, find_file, flag_of, inside, read_all
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, endings, find_file, flag_of, inside, read_all
 from probe.scenes.reading import IMAGES as SUFFIXES
 from probe.scenes.recordings import Recording
 
@@ -194,6 +194,10 @@ def _has_images(folder: Path) -> bool:
     return any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
+def _find_image(name: str, place: Path, root: Folder) -> Path | None:
+    return find_file(name, place, suffixes=endings(name, root))
+
+
 def _find_images(photos: Sequence[Photo], folder: Path, root: Folder) -> dict[str, Path | None]:
     """Find the images of a scene, in the first of the folders that has one of them.
 
@@ -202,7 +206,7 @@ def _find_images(photos: Sequence[Photo], folder: Path, root: Folder) -> dict[st
     """
     folders = _image_folders(root.at(folder)) + ([] if root.reading.images else [folder])
     for place in folders:
-        images = {photo.name: find_file(photo.name, place) for photo in photos}
+        images = {photo.name: _find_image(photo.name, place, root) for photo in photos}
         if any(images.values()):
             return images
     expected = folder / (root.reading.images or IMAGES[0]) / photos[0].name

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probe.scenes.camera_models import MODELS, PANORAMA, PANORAMA_NUMBER, model_named
+from probe.scenes.files import read_text
 from probe.scenes.reading import Folder, inside
 
 NO_POINT = 2**64 - 1  # a keypoint that belongs to no track; -1 in text
@@ -125,11 +126,7 @@ def _seen(points: np.ndarray) -> Int[Tensor, " t"]:
 
 
 def _lines(path: Path, root: Folder) -> list[str]:
-    try:
-        text = inside(path, root).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"colmap: {path} is no text: {error}") from None
-    return [line for line in text.split("\n") if not line.startswith("#")]
+    return [line for line in read_text(path, root).split("\n") if not line.startswith("#")]
 
 
 def _numbers(words: list[str], path: Path, origin: str) -> tuple[float, ...]:

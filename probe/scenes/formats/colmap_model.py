@@ -12,7 +12,7 @@ Source:
     versions add nothing: each image's own camera is written beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -117,9 +117,9 @@ def read_model(folder: Path, root: Folder) -> Model:
     listed = list(binary_images(images, root) if binary else text_images(images, root))
     if not listed:
         raise ValueError(f"colmap: {images} names no image; the reconstruction is empty")
-    known = [_with_places(photo, numbers, by_number, images) for photo in listed]
     build = lru_cache(maxsize=None)(lambda number: make_camera(by_number[number]))
-    named = [(photo.name, partial(_photo, photo, build, images)) for photo in known]
+    known = partial(_with_places, numbers=numbers, cameras=by_number, path=images)
+    named = [(photo.name, partial(_photo, photo, known, build, images)) for photo in listed]
     photos, dropped = read_all(named, root, str(images))
     return Model(photos=tuple(photos), points=places, dropped=dropped)
 
@@ -154,8 +154,8 @@ def _with_places(
     return replace(photo, points=tracks)
 
 
-def _photo(photo: ListedPhoto, build: Any, path: Path) -> Photo:
-    origin = f"image {photo.name} of {path}"
+def _photo(listed: ListedPhoto, known: Callable[[ListedPhoto], ListedPhoto], build: Any, path: Path) -> Photo:
+    origin, photo = f"image {listed.name} of {path}", known(listed)
     return Photo(
         name=photo.name,
         camera=build(photo.camera),

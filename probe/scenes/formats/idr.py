@@ -93,6 +93,8 @@ def match_numbers(
 ) -> tuple[list[tuple[Path, int]], tuple[Dropped, ...]]:
     """Match images with projections: by number, or by order where the numbers are others and there are as many.
 
+    Where some images or projections are missing, numbers that begin elsewhere may count from another start.
+
     Args:
         images: In natural order.
         places: Numbers of the projections, in order.
@@ -105,11 +107,12 @@ def match_numbers(
         ValueError: If it cannot be told.
     """
     own = image_numbers([image.stem for image in images])
-    if own is not None and set(own) <= set(places):
+    same_start = bool(own and places) and min(own or ()) == min(places)
+    if own is not None and set(own) <= set(places) and (same_start or len(images) == len(places)):
         return list(zip(images, own, strict=True)), ()
     if len(images) == len(places):
         return list(zip(images, places, strict=True)), ()
-    if own is None or not places or min(own) != min(places):
+    if own is None or not same_start:
         raise ValueError(
             f"dtu: {path} has {len(places)} projections{_span(places)}, {path.parent} {len(images)} images"
             f"{_span(own or [])}: which belongs to which cannot be told; name the images by their projections' numbers"

@@ -207,7 +207,13 @@ def _list_transforms(file: Path, root: Folder) -> Iterator[Listed]:
             yield Listed(file=str(file), base=file.parent, name=number, record=f"{number} of {file} has no 'file_path'")
         else:
             name = one["file_path"].replace("\\", "/")
-            yield Listed(file=str(file), base=file.parent, name=name, record={**shared, **one})
+            yield Listed(file=str(file), base=file.parent, name=name, record={**_of_file(shared, one), **one})
+
+
+def _of_file(shared: Record, own: Record) -> Record:
+    """Return the file's values, without its focal length where the frame has an angle of its own in place of it."""
+    hidden = {f"fl_{axis}" for axis in "xy" if "camera_angle_x" in own and "fl_x" not in own}
+    return {key: value for key, value in shared.items() if key not in hidden}
 
 
 def _image_of(frame: Listed, root: Folder) -> Path | None:

@@ -1,6 +1,7 @@
 """One frame of a ``transforms.json``: its files, camera and lens, and its pixels."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from probe.scenes.depth_files import read_depth_map
 from probe.scenes.files import image_size, numbers, read_mask, read_rgb, take
 from probe.scenes.formats.captures import Record
 from probe.scenes.lenses import Lens, make_lens, straight, straighten
-from probe.scenes.reading import IMAGES, Folder, find_below, find_file, flag_of, inside
+from probe.scenes.reading import IMAGES, Folder, endings, find_below, find_file, flag_of, inside
 
 SMALLER = ("", "_2", "_4", "_8")  # images, images_2, ...: the same images, smaller
 DEPTHS = (".png", ".npy", ".tiff", ".tif", ".exr")
@@ -116,8 +117,9 @@ def find_image(base: Path, root: Folder, named: str, origin: str) -> Path:
     raise FileNotFoundError(f"{origin} has no image; expected {expected}, or name its folder by {flag_of('images')}")
 
 
-def _locate(named: str, folder: Path, root: Folder, suffixes: tuple[str, ...]) -> Path | None:
+def _locate(named: str, folder: Path, root: Folder, suffixes: Sequence[str]) -> Path | None:
     """Find a file; an absolute path that leads elsewhere is taken for another copy of what lies below the folder."""
+    suffixes = endings(named, root, suffixes)
     found = find_file(named, folder, suffixes=suffixes)
     if found is None or not Path(named).is_absolute() or found.resolve().is_relative_to(root.path.resolve()):
         return found
@@ -295,7 +297,10 @@ def read_depth(frame: Posed) -> Float[Tensor, "height width"]:
 
 
 def _like(values: Float[Tensor, "height width"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
-    """Bring a map to another size; each pixel takes the nearest one."""
+    """Bring a map to another size of the same shape; each pixel takes the nearest one."""
     if tuple(values.shape) == size:
         return values
+    height, width = values.shape
+    if abs(height * size[1] / (width * size[0]) - 1) > ASPECT + 1 / min(height, width):
+        raise ValueError(f"a map of {height} x {width} does not have the shape of {size[0]} x {size[1]}")
     return F.interpolate(values[None, None], size, mode="nearest-exact")[0, 0]

@@ -13,7 +13,7 @@ from probe.scenes.choosing import Recordings, ViewList, draw_readable
 from probe.scenes.choosing import Scene as Chosen
 from probe.scenes.opening import Request, choose
 from probe.scenes.reading import Dropped, Folder, Reading, find_file, inside, left_out, read_all, split_detail
-from probe.scenes.recordings import Recording, UnreadableFramesError
+from probe.scenes.recordings import Recording, UnreadableFramesError, scene_name
 
 WORLD = make_world(10, roll=12.0)
 NFC, NFD = (unicodedata.normalize(form, "fenêtre.png") for form in ("NFC", "NFD"))
@@ -268,6 +268,7 @@ def test_of_a_published_list_only_the_broken_scenes_are_lost():
     request = Request(groups=3, views=2, n_ref=1, view_list="list-v1")
     chosen = choose(rooms, request)
     assert chosen.scenes == (scenes[0], scenes[2])
+    assert choose(rooms, replace(request, groups=2)).scenes == chosen.scenes  # the next of the list stands in
     assert "2 of 3 scenes, 0 not on the disk, 1 cannot be read (the first: frame 3 is torn)" in chosen.note
     with pytest.raises(ValueError, match="frame 3 is torn"):
         choose(rooms, replace(request, reading=Reading(strict=True)))
@@ -282,3 +283,10 @@ def test_a_relative_path_loses_all_its_folders_or_none(tmp_path: Path):
     assert find_file("cam1/depth/2.png", tmp_path) == tmp_path / "2.png"
     assert find_file("/home/me/cam1/depth/1.png", tmp_path) == tmp_path / "depth/1.png"
     assert find_file(r"C:\me\cam1\depth\1.png", tmp_path) == tmp_path / "depth/1.png"
+
+
+def test_names_that_are_no_text_can_be_printed_and_written():
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert scene_name("room", [name]).encode() == rb"room:caf\udce9"
+    note = left_out([Dropped(name, f"{name} is missing")], 2, "frames of room")
+    assert note.encode() == rb"1 of 2 frames of room left out: caf\udce9 (caf\udce9 is missing)"

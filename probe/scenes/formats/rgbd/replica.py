@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from probe.scenes.cameras import from_cam_to_world
-from probe.scenes.files import read_json, read_rows, take
+from probe.scenes.files import read_json, read_rows, read_text, take
 from probe.scenes.formats.rgbd.listing import Layout, Listing, Posed
 from probe.scenes.formats.rgbd.written import Written, find_text, from_first_centre
 from probe.scenes.reading import IMAGES, Folder
@@ -40,6 +40,7 @@ def _read(root: Folder) -> Listing:
     assert trajectory is not None  # as _present says
     poses = read_rows(*trajectory)
     numbers = sorted(files["frame"].keys() | files["depth"].keys())
+    _check_lines(numbers, len(poses), *trajectory)
     names = {number: (files["frame"].get(number) or files["depth"][number])[0] for number in numbers}
     camera, scale, notes = _camera(root)
     return Listing(
@@ -50,6 +51,17 @@ def _read(root: Folder) -> Listing:
         depth_scale=scale,
         notes=notes,
     )
+
+
+def _check_lines(numbers: list[int], poses: int, path: Path, root: Folder) -> None:
+    """Refuse a trajectory of which it cannot be told which line is which frame's: the line's number is the frame's."""
+    if any(not line.strip() for line in read_text(path, root).strip().splitlines()):
+        raise ValueError(f"load_frames: {path} has an empty line, after which no line's number is its frame's")
+    if numbers and numbers[-1] >= poses and numbers != list(range(len(numbers))):
+        raise ValueError(
+            f"load_frames: {path} has {poses} lines, but frames are numbered {numbers[0]} to {numbers[-1]}: which line "
+            "is which frame's cannot be told; expected line N + 1 of frame N"
+        )
 
 
 def _read_frame(

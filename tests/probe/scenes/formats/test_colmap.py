@@ -440,7 +440,7 @@ def test_broken_images_of_a_model_are_left_out_and_counted(case: str, tmp_path: 
 
 
 REFUSED_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "bytes": (edit("images.txt", lambda data: b"\xff\xfe"), "images.txt is no text"),
+    "bytes": (edit("images.txt", lambda data: b"\xff\xff"), "images.txt is not a text file"),
     "no size": (swap("cameras.txt", "7 PINHOLE 48 36", "7 PINHOLE"), "has parameters|expected"),
     "word": (swap("cameras.txt", "48 36", "wide 36"), "a camera of .* expected whole numbers"),
     "model": (swap("cameras.txt", "PINHOLE", "WIDE"), "has the camera model WIDE, expected one of"),
@@ -505,3 +505,25 @@ def test_images_that_are_stored_turned_are_turned_where_the_cameras_size_asks_fo
     first, second = opened(tmp_path / "stored"), opened(tmp_path / "turned")
     assert first.sizes == second.sizes
     assert all(torch.equal(first.colour(index), second.colour(index)) for index in range(len(first.names)))
+
+
+def test_an_image_of_a_camera_that_is_not_there_is_left_out(tmp_path: Path):
+    write_colmap(tmp_path, WORLD, binary=False)
+    path = tmp_path / "sparse/0/images.txt"
+    lines = path.read_text().splitlines()
+    place = next(index for index, line in enumerate(lines) if line.endswith("frame_1.png"))
+    words = lines[place].split()
+    words[8] = "99"
+    path.write_text("\n".join([*lines[:place], " ".join(words), *lines[place + 1 :]]) + "\n", encoding="utf-16")
+    recording = opened(tmp_path)
+    assert (len(recording.names), [one.name for one in recording.dropped]) == (4, ["frame_1.png"])
+    assert "has camera 99, which" in recording.dropped[0].reason
+
+
+def test_strict_reading_takes_no_other_ending(tmp_path: Path):
+    write_colmap(tmp_path, WORLD)
+    for path in (tmp_path / "images").glob("*.png"):
+        path.rename(path.with_suffix(".bmp"))
+    assert len(opened(tmp_path).names) == 5
+    with pytest.raises((ValueError, FileNotFoundError), match="none of the 5 images"):
+        find_recordings(tmp_path, Reading(strict=True)).open(tmp_path.name)

@@ -138,6 +138,8 @@ def paths(*numbers: int, name: str = "{:03d}.png") -> list[Path]:
 def test_numbers_of_images_and_projections():
     """By number where they agree; by order where others are as many; else what has no projection is left out."""
     file = Path("cameras.npz")
+    with pytest.raises(ValueError, match="which belongs to which cannot be told"):
+        match_numbers(paths(1, 2), [0, 1, 2], file)  # counted from 1 with the last lost, or from 0 with the first
     assert match_numbers(paths(0, 2), [0, 1, 2], file)[0] == list(zip(paths(0, 2), (0, 2), strict=True))
     assert match_numbers(paths(1, 2), [0, 1], file)[0] == list(zip(paths(1, 2), (0, 1), strict=True))
     letters = [Path("image/a.png"), Path("image/b.png")]

@@ -567,3 +567,20 @@ def test_two_frames_of_one_name_are_refused(tmp_path: Path):
     recording = opened(write_nerfstudio(tmp_path, WORLD, unit=2e-4))
     with pytest.raises(ValueError, match=r"has 2 frames called frame_\d+, expected names of their own"):
         replace(recording, names=(recording.names[0], *recording.names[:-1]))
+
+
+def test_a_frames_angle_goes_before_the_files_focal_length(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4)
+    edit(lambda whole: whole["frames"][0].update(camera_angle_x=math.pi / 2))(root)
+    recording = opened(root)
+    focals = sorted(set(recording.intrinsics[:, 0, 0].tolist()))
+    assert len(focals) == 2
+    assert WORLD.size[1] / 2 in focals
+
+
+def test_a_mask_of_another_shape_is_left_out(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=2e-4, mask=torch.ones(WORLD.size[::-1]))
+    recording = opened(root)
+    assert recording.depth is not None
+    with pytest.raises(ValueError, match="does not have the shape of"):
+        recording.depth(0)

@@ -394,3 +394,34 @@ def test_a_linked_recording_is_read_with_follow_links_only(tmp_path: Path):
     with pytest.raises(ValueError, match=r"desk leads outside .* others by --follow-links"):
         find_recordings(tmp_path / "mine").open("desk")
     assert find_recordings(tmp_path / "mine", Reading(follow_links=True)).open("desk").names
+
+
+def renumber(root: Path, step: int, start: int) -> None:
+    for kind, ending in (("frame", "jpg"), ("depth", "png")):
+        for place in reversed(range(3)):
+            source = root / f"results/{kind}{place:06d}.{ending}"
+            source.rename(root / f"results/{kind}{start + step * place:06d}.{ending}")
+
+
+@pytest.mark.parametrize(("step", "start"), [(1, 1), (10, 0)])
+def test_replicas_frames_by_other_numbers_than_its_lines_are_refused(step: int, start: int, tmp_path: Path):
+    root = write_replica(tmp_path / "room", make_world(3))
+    renumber(root, step, start)
+    with pytest.raises(ValueError, match=r"has 3 lines, but frames are numbered \d+ to \d+: which line"):
+        load_frames(root)
+
+
+def test_replicas_thinned_frames_keep_their_lines(tmp_path: Path):
+    world = make_world(3)
+    root = write_replica(tmp_path / "room", world)
+    renumber(root, 2, 0)
+    first, second, third = (root / "traj.txt").read_text().splitlines()
+    (root / "traj.txt").write_text("\n".join([first, first, second, first, third]) + "\n")
+    assert_lands(opened(root), world, colour=0.03)
+
+
+def test_an_empty_line_in_a_trajectory_is_refused(tmp_path: Path):
+    root = write_replica(tmp_path / "room", make_world(3))
+    (root / "traj.txt").write_text((root / "traj.txt").read_text().replace("\n", "\n\n", 1))
+    with pytest.raises(ValueError, match="has an empty line"):
+        load_frames(root)
