@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.scenes import find_recordings
-from probe.scenes.choosing import Recordings
+from probe.scenes.choosing import Recordings, without_broken
 from probe.scenes.grouping import Pairs
 from probe.scenes.reading import DEFAULT, Reading, left_out
 from probe.scenes.recordings import (
@@ -278,22 +278,18 @@ def _readable(
     recordings: Recordings, name: str, most: int, reading: Reading, check: Check | None
 ) -> tuple[Recording, Pairs]:
     """Open a recording and compare its frames; those that cannot be read are left out, and it is done anew."""
-    broken = dict[str, str]()
-    while True:
-        recording = recordings.open(name).without(broken)
+
+    def attempt(readable: Recordings) -> tuple[Recording, Pairs]:
+        recording = readable.open(name)
         if check is not None:
             check(recording)
-        try:
-            pairs = compare_frames(recording, most=most)
-            reasons = check_frames(recording, [recording.names[index] for index in pairs.frames])
-            if reasons:
-                raise UnreadableFramesError({name: reasons})
-        except UnreadableFramesError as fault:
-            if reading.strict:
-                raise
-            broken |= fault.reasons[name]
-        else:
-            break
+        pairs = compare_frames(recording, most=most)
+        reasons = check_frames(recording, [recording.names[index] for index in pairs.frames])
+        if reasons:
+            raise UnreadableFramesError({name: reasons})
+        return recording, pairs
+
+    (recording, pairs), _ = without_broken(recordings, attempt, strict=reading.strict)
     if recording.dropped:
         number = len(recording.names) + len(recording.dropped)
         warnings.warn(left_out(recording.dropped, number, f"frames of {name}"), stacklevel=3)

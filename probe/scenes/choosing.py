@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,6 +26,7 @@ from probe.scenes.recordings import (
 )
 from probe.seeds import derive
 
+Result = TypeVar("Result")
 DRAWN = "rotation-v1"  # the protocol of lists that are drawn here
 MOST_VISITS = 32  # recordings that are opened and compared for a list, unless more scenes are requested
 MOST_FRAMES = 200  # frames compared of a lone recording
@@ -108,47 +109,49 @@ class Recordings:
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw_readable(
-    recordings: Recordings,
-    *,
-    count: int,
-    views: int,
-    min_overlap: float,
-    seed: int,
-    strict: bool = False,
-    usable: Callable[[Recording], None] | None = None,
-) -> ViewList:
-    """Draw scenes as :func:`draw_list`, all of whose frames can be read.
-
-    When some cannot, they are left out of their recordings and the list is drawn anew.
+def without_broken(
+    recordings: Recordings, attempt: Callable[[Recordings], Result], *, strict: bool
+) -> tuple[Result, dict[str, dict[str, str]]]:
+    """Do something with recordings, anew without the frames that it finds unreadable until it finds none.
 
     Args:
         recordings: The data set.
-        count: Scenes.
-        views: Frames per scene.
-        min_overlap: What each further frame must share with the anchor, from 0 to 1.
-        seed: Equal seeds give equal lists.
-        strict: Whether broken frames and recordings are refused instead of left out.
-        usable: Raises ValueError of a recording that does not serve.
+        attempt: What is done; it raises :class:`probe.scenes.recordings.UnreadableFramesError`.
+        strict: Whether that error is passed on at once.
 
-    Raises:
-        ValueError: If no recording can give a group; if a file is broken and ``strict``.
+    Returns:
+        What the last attempt returned, and why frames were left out, by recording and frame.
     """
     broken: dict[str, dict[str, str]] = {}
     while True:
-        readable = recordings.without(broken)
         try:
-            drawn = draw_list(
-                readable, count=count, views=views, min_overlap=min_overlap, seed=seed, strict=strict, usable=usable
-            )
-            check_scenes(readable, drawn.scenes)
+            return attempt(recordings.without(broken)), broken
         except UnreadableFramesError as fault:
             if strict:
                 raise
             for name, reasons in fault.reasons.items():
                 broken.setdefault(name, {}).update(reasons)
-        else:
-            return replace(drawn, broken=broken)
+
+
+def draw_readable(recordings: Recordings, draw: Callable[[Recordings], ViewList], *, strict: bool = False) -> ViewList:
+    """Draw scenes all of whose frames can be read.
+
+    Args:
+        recordings: The data set.
+        draw: Draws a list, such as :func:`draw_list` with all else bound.
+        strict: Whether broken frames are refused instead of left out.
+
+    Raises:
+        ValueError: As ``draw``; if a frame is broken and ``strict``.
+    """
+
+    def attempt(readable: Recordings) -> ViewList:
+        drawn = draw(readable)
+        check_scenes(readable, drawn.scenes)
+        return drawn
+
+    drawn, broken = without_broken(recordings, attempt, strict=strict)
+    return replace(drawn, broken=broken)
 
 
 def check_scenes(recordings: Recordings, scenes: Sequence[Scene]) -> None:

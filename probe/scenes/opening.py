@@ -10,7 +10,16 @@ import torch
 
 from probe.registry import Choice
 from probe.scenes import shapes
-from probe.scenes.choosing import Recordings, Scene, ViewList, check_scenes, draw_readable, independent_units, read_list
+from probe.scenes.choosing import (
+    Recordings,
+    Scene,
+    ViewList,
+    check_scenes,
+    draw_list,
+    draw_readable,
+    independent_units,
+    read_list,
+)
 from probe.scenes.names import DATA_SETS, GENERATED, SCENES
 from probe.scenes.reading import DEFAULT, Reading
 from probe.scenes.recordings import (
@@ -176,15 +185,17 @@ def choose(recordings: Recordings, request: Request, usable: Callable[[Recording
         FileNotFoundError: If the list's file does not exist.
     """
     if request.view_list is None:
-        drawn = draw_readable(
-            recordings,
+        strict = request.reading.strict
+        draw = partial(
+            draw_list,
             count=request.groups,
             views=request.views,
             min_overlap=request.min_overlap,
             seed=request.seed,
-            strict=request.reading.strict,
+            strict=strict,
             usable=usable,
         )
+        drawn = draw_readable(recordings, draw, strict=strict)
         return replace(drawn, note="; ".join(part for part in (recordings.note, drawn.note) if part))
     protocol, _, path = request.view_list.partition(":")
     file = Path(path) if path else None

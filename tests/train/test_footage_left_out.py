@@ -44,4 +44,5 @@ def test_whole_files_are_drawn_without_a_word(tmp_path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train, _ = opened(tmp_path)
-        train.draw(torch.Generator().manual_seed(0), 4, 1)
+        drawn = train.draw(torch.Generator().manual_seed(0), 4, 1)
+    assert len(drawn.image) == 4

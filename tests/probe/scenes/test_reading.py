@@ -3,13 +3,14 @@
 import os
 import unicodedata
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from small_world import make_world, recording_of
 
-from probe.scenes.choosing import Recordings, ViewList, draw_readable
+from probe.scenes.choosing import Recordings, ViewList, draw_list, draw_readable
 from probe.scenes.choosing import Scene as Chosen
 from probe.scenes.opening import Request, choose
 from probe.scenes.reading import Dropped, Folder, Reading, find_file, inside, left_out, read_all, split_detail
@@ -219,7 +220,8 @@ def data_set(recordings: dict[str, Recording], **more: object) -> Recordings:
 
 def drawn(recordings: Recordings, **changes: object) -> ViewList:
     asked: dict[str, object] = {"count": 6, "views": 2, "min_overlap": 0.1, "seed": 3, **changes}
-    return draw_readable(recordings, **asked)  # type: ignore[arg-type]
+    strict = bool(asked.get("strict", False))
+    return draw_readable(recordings, partial(draw_list, **asked), strict=strict)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["colour", "depth"])

@@ -17,9 +17,11 @@ COUNTS = (1.0, 100.0, 256.0, 1000.0, 4000.0, 5000.0, 6553.5, 10000.0, 1e6)
 """What depth files are known to count as one metre."""
 CLOSE = 1.1  # scales whose shares differ less are as good as each other; the one nearest to millimetres is named
 FEW, BETTER = 0.05, 1.3
-"""A scale is named where more than this share of the pixels agrees, and so many times more than as it is read. On the
-kitchen of 7-Scenes no other scale has more than 1.1 times the share of the true one, even for 2 neighbouring frames,
-and the true one has 1.5 times the share of those 4 times off for 10 neighbouring frames, 3 times and more for others.
+"""A scale is named if a larger share of pixels than FEW agrees by it, and BETTER times the share as the files are read.
+
+On the kitchen of 7-Scenes no wrong scale has more than 1.1 times the share of the true one, even for 2 neighbouring
+frames. The true scale has 1.5 times the share of one that is 4 times off, for 10 neighbouring frames, and 3 times or
+more the share of the others.
 """
 
 

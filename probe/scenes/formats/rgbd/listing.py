@@ -238,5 +238,5 @@ def _notes(listing: Listing, colour_focal: float | None) -> tuple[str, ...]:
 
 
 def both_kept(paths: Sequence[Path], name: str) -> str:
-    """Say that a frame has two files of one kind."""
+    """Return the note that a frame has two files of one kind."""
     return f"load_frames: frame {name} has both {paths[0]} and {paths[1]}; keep one"
