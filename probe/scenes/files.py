@@ -38,6 +38,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIXTEEN = 65535
+MOST_BYTES = 2**31
+"""Of an archive that is unpacked into memory."""
 MOST_PIXELS = 64e6
 """Of an image: as colours these take .8 GB."""
 COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -288,6 +290,9 @@ def read_arrays(path: Path, root: Folder | Path) -> dict[str, np.ndarray]:
     """
     file = inside(path, root)
     try:
+        with zipfile.ZipFile(file) as packed:
+            if sum(part.file_size for part in packed.infolist()) > MOST_BYTES:
+                raise ValueError(f"unpacked it has more than {MOST_BYTES} bytes")
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return dict(archive)
     except DAMAGE as error:
@@ -313,9 +318,17 @@ def read_json(path: Path, root: Folder | Path) -> Any:
     """
     data = inside(path, root).read_bytes()
     try:
-        return json.loads(gzip.decompress(data) if path.suffix in (".jgz", ".gz") else data)
+        return json.loads(_unpack(data) if path.suffix in (".jgz", ".gz") else data)
     except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
         raise ValueError(f"read_json: {path} is not whole JSON: {error}") from None
+
+
+def _unpack(data: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        unpacked = packed.read(MOST_BYTES + 1)
+    if len(unpacked) > MOST_BYTES:
+        raise ValueError(f"unpacked it has more than {MOST_BYTES} bytes")
+    return unpacked
 
 
 def take(record: Any, key: str, kind: type | tuple[type, ...], origin: str) -> Any:

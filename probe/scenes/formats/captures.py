@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from probe.scenes.files import natural, numbers, read_json, take
-from probe.scenes.reading import IMAGES, Folder
+from probe.scenes.files import images_in, natural, numbers, read_json, take
+from probe.scenes.reading import Folder
 
 Record = dict[str, Any]
 POLYCAM = (("corrected_cameras", "corrected_images"), ("cameras", "images"))
@@ -73,19 +73,32 @@ def read_record3d(metadata: Path, root: Folder) -> Iterator[tuple[str, Record | 
     whole = read_json(metadata, root)
     pictures = _pictures(metadata.parent)
     assert pictures is not None  # find_record3d saw it
-    files = sorted(
-        (path for path in pictures.iterdir() if path.suffix.lower() in IMAGES), key=lambda path: natural(path.name)
-    )
-    poses = numbers(take(whole, "poses", list, str(metadata)), (len(files), 7), f"poses of {metadata}, one per image,")
-    lenses = _record3d_lenses(whole, len(files), metadata)
+    listed = take(whole, "poses", list, str(metadata))
+    poses = numbers(listed, (len(listed), 7), f"poses of {metadata}")
+    files = _record3d_files(pictures, len(listed), metadata)
+    lenses = _record3d_lenses(whole, len(listed), metadata)
     size = {"w": take(whole, "w", (int, float), str(metadata)), "h": take(whole, "h", (int, float), str(metadata))}
-    for file, pose, lens in zip(files, poses.numpy(), lenses, strict=True):
+    for place, (pose, lens) in enumerate(zip(poses.numpy(), lenses, strict=True)):
+        file = files.get(place, pictures / f"{place}.jpg")
         origin = f"{file.name} in {metadata}"
         if not 0.99 < float(np.linalg.norm(pose[:4])) < 1.01:
             yield origin, f"the quaternion of {origin} is {pose[:4].tolist()}, expected one of length 1"
             continue
         matrix = np.concatenate([Rotation.from_quat(pose[:4]).as_matrix(), pose[4:, None]], axis=1)
         yield origin, {"file_path": f"{pictures.name}/{file.name}", "transform_matrix": matrix.tolist(), **lens, **size}
+
+
+def _record3d_files(pictures: Path, poses: int, metadata: Path) -> dict[int, Path]:
+    """Return the images by the poses' places: by their numbers, or by order where they have other names."""
+    files = images_in(pictures)
+    if all(file.stem.isdecimal() and int(file.stem) < poses for file in files):
+        return {int(file.stem): file for file in files}
+    if len(files) != poses:
+        raise ValueError(
+            f"{metadata} has {poses} poses and {pictures} {len(files)} images whose names are not their numbers "
+            "(0.jpg): which belongs to which cannot be told"
+        )
+    return dict(enumerate(files))
 
 
 def _record3d_lenses(whole: Record, count: int, metadata: Path) -> list[dict[str, float]]:

@@ -188,13 +188,14 @@ def _frames_of(root: Folder, category: str) -> dict[str, list[dict[str, Any]]]:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for one in records:
         name = take(one, "sequence_name", str, f"a frame of {path}")
-        take(one, "frame_number", int, f"a frame of {name} in {path}")
         grouped.setdefault(f"{category}/{name}", []).append(one)
     return grouped
 
 
 def _number(record: dict[str, Any]) -> int:
-    return int(record["frame_number"])
+    """Return a frame's number; -1 where it has none, which is told where the frame is read."""
+    number = record.get("frame_number")
+    return number if isinstance(number, int) else -1
 
 
 def _subset(root: Folder, categories: Sequence[str], subset: str) -> set[tuple[str, int]]:
@@ -248,6 +249,7 @@ def _evaluation_list(root: Folder, file: Path | None) -> ViewList:
 
 def _frame(root: Folder, sequence: str, record: dict[str, Any]) -> Frame:
     """Read a frame's annotation; its files must be there."""
+    take(record, "frame_number", int, f"a frame of {sequence}")
     origin = f"frame {_number(record)} of {sequence}"
     category = root / sequence.partition("/")[0]
     image, view = take(record, "image", dict, origin), take(record, "viewpoint", dict, origin)

@@ -1,5 +1,6 @@
 """Images as people have them: every kind is read to the same colours, and what is no image is called by its name."""
 
+import gzip
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from probe.scenes.files import (
     images_in,
     open_bytes,
     open_image,
+    read_arrays,
+    read_json,
     read_rgb,
     read_sixteen,
     upright,
@@ -204,3 +207,15 @@ def test_the_number_of_a_name_is_what_differs():
     assert image_numbers(["1_1", "2_2"]) is None
     assert image_numbers(["1", "2_2"]) is None
     assert image_numbers(["1_1", "1_2", "2_3"]) is None
+
+
+def test_archives_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("probe.scenes.files.MOST_BYTES", 1000)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(b" " * 5000 + b"[]"))
+    np.savez_compressed(tmp_path / "a.npz", zeros=np.zeros(5000))
+    with pytest.raises(ValueError, match="more than 1000 bytes"):
+        read_json(tmp_path / "a.json.gz", tmp_path)
+    with pytest.raises(ValueError, match="more than 1000 bytes"):
+        read_arrays(tmp_path / "a.npz", tmp_path)
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(b"[1]"))
+    assert read_json(tmp_path / "b.json.gz", tmp_path) == [1]

@@ -33,6 +33,8 @@ from probe.scenes.reading import IMAGES, Dropped, Folder, find_file
 
 NEAR = 0.02  # seconds between an image and the depth and pose that go with it
 SCALE = 5000.0
+ASSOCIATED = 4  # words in a line of associations: time, file, time, file
+LATEST = 1e18  # seconds
 INTRINSICS = ("camera-intrinsics.txt", "intrinsics.txt", "calibration.txt")
 ASSOCIATIONS = ("associations.txt", "association.txt", "associate.txt", "associated.txt", "assoc.txt")
 GROUND_TRUTH = ("groundtruth.txt", "pose.txt", "poses.txt")
@@ -94,7 +96,8 @@ def _pairs(root: Folder) -> tuple[list[tuple[str, tuple[float, str, str]]], list
     """Return the frames (time, colour and depth file) by name, and those without depth."""
     listed = find_text(ASSOCIATIONS, root)
     if listed is not None:
-        return [_association(row, listed[0]) for row in read_rows(*listed)], []
+        rows = [row for row in read_rows(*listed) if root.reading.strict or len(row) >= ASSOCIATED]
+        return [_association(row, listed[0]) for row in rows or read_rows(*listed)], []
     colour, depth = (_stream(root, names) for names in (COLOUR, DEPTH))
     matched = [(time, file[0], depth.nearest(time)) for time, file in zip(colour.times, colour.values, strict=True)]
     pairs = [(Path(file).stem, (time, file, other[0])) for time, file, other in matched if other is not None]
@@ -103,7 +106,7 @@ def _pairs(root: Folder) -> tuple[list[tuple[str, tuple[float, str, str]]], list
 
 def _association(row: Sequence[str], path: Path) -> tuple[str, tuple[float, str, str]]:
     """Read TIME FILE TIME FILE, in either order: depth is the one whose path says so."""
-    if len(row) < 4:
+    if len(row) < ASSOCIATED:
         raise ValueError(f"load_frames: {path} has the line {' '.join(row)[:60]!r}, expected TIME FILE TIME FILE")
     swapped = "depth" in row[1].casefold() and "depth" not in row[3].casefold()
     (time, colour), depth = ((row[2], row[3]), row[1]) if swapped else ((row[0], row[1]), row[3])
@@ -125,24 +128,29 @@ def _stream(root: Folder, names: Sequence[str]) -> Timed:
 
 
 def _timed(path: Path, root: Folder, columns: int) -> Timed:
-    """Read lines TIME VALUES; a line that is cut off is left out unless reading is strict."""
+    """Read lines TIME VALUES; one that is cut off or begins with no time is left out unless reading is strict."""
     rows = read_rows(path, root)
-    whole = [row for row in rows if len(row) >= columns]
+    whole = [row for row in rows if len(row) >= columns and (root.reading.strict or _is_time(row[0]))]
     if not whole or (root.reading.strict and len(whole) < len(rows)):
-        short = next((row for row in rows if len(row) < columns), ())
+        short = next((row for row in rows if row not in whole), [])
+        if len(short) >= columns:
+            _number(short[0], path)
         raise ValueError(f"load_frames: {path} has the line {' '.join(short)[:60]!r}, expected {columns} values a line")
     stamped = sorted((_number(row[0], path), tuple(row[1:columns])) for row in whole)
     return Timed(times=tuple(time for time, _ in stamped), values=tuple(values for _, values in stamped))
 
 
-def _number(word: str, path: Path) -> float:
+def _is_time(word: str) -> bool:
     try:
-        number = float(word)
+        return abs(float(word)) < LATEST
     except ValueError:
-        number = float("nan")
-    if not abs(number) < 1e18:
+        return False
+
+
+def _number(word: str, path: Path) -> float:
+    if not _is_time(word):
         raise ValueError(f"load_frames: {path} has the time {word[:40]!r}, expected seconds")
-    return number
+    return float(word)
 
 
 def _read_frame(

@@ -341,8 +341,14 @@ def test_record3ds_raw_export(own: bool, tmp_path: Path):
     assert recording.names == ("0", "5", "10", "15", "20")
     assert_lands(recording, WORLD, points=False)
     (root / "rgb/20.png").unlink()
-    with pytest.raises(ValueError, match=r"poses of .*metadata, one per image, has 5 x 7 numbers, expected 4 x 7"):
+    with pytest.raises(ValueError, match=r"metadata has 5 poses and .* 4 images .* cannot be told"):
         opened(tmp_path)
+    for place in range(4):
+        (root / f"rgb/{place * 5}.png").rename(root / f"rgb/{place}.png")
+    (root / "rgb/._0.png").write_bytes(b"what macOS leaves")
+    recording = opened(tmp_path)
+    assert (recording.names, [one.name for one in recording.dropped]) == (("0", "1", "2", "3"), ["rgb/4.jpg"])
+    assert_lands(recording, WORLD, frames=(0, 1, 2, 3), points=False)
 
 
 def test_an_absolute_path_that_leads_elsewhere_is_the_copy_below_the_folder(tmp_path: Path):

@@ -425,3 +425,14 @@ def test_an_empty_line_in_a_trajectory_is_refused(tmp_path: Path):
     (root / "traj.txt").write_text((root / "traj.txt").read_text().replace("\n", "\n\n", 1))
     with pytest.raises(ValueError, match="has an empty line"):
         load_frames(root)
+
+
+def test_lines_of_tum_that_are_broken_are_left_out(tmp_path: Path):
+    world = published("freiburg3")
+    root = write_tum(tmp_path / "fr3_desk", world)
+    truth = root / "groundtruth.txt"
+    lines = truth.read_text().splitlines()
+    truth.write_text("\n".join([*lines, "garbage here 1 2 3 4 5 6 7", lines[-1].rsplit(" ", 3)[0]]) + "\n")
+    assert_lands(opened(root), world)
+    with pytest.raises(ValueError, match=r"groundtruth\.txt has the line"):
+        opened(root, STRICT)
