@@ -48,11 +48,11 @@ class DataSet:
 SETS = {
     "beetle": DataSet(
         repository="loopce/gaussiansplats", folder="beetle", inside=("images", "sparse"), kind="colmap",
-        about="a car filmed around, with COLMAP's reconstruction; its card says CC BY 4.0",
+        about="images and COLMAP's reconstruction of one scene; its card says CC BY 4.0",
     ),
     "basket": DataSet(
         repository="loopce/gaussiansplats", folder="basket", inside=("images", "sparse"), kind="colmap",
-        about="another scene of the same data set",
+        about="another scene of that data set",
     ),
 }  # fmt: skip
 """Public scenes by name; any other data set of the hub is named OWNER/NAME[/FOLDER]."""

@@ -31,8 +31,8 @@ class Reading:
     images: str | None = None
     """Real scenes: folder of the images, below the scene's, where it is not the one that the files name (images_4)."""
     depth_scale: float | None = None
-    """Real scenes: what a depth file counts as one metre (1000 for millimetres, 5000 for TUM), where the files do not
-    tell; default the data set's own."""
+    """Real scenes: what a depth file counts as one metre (1000 for millimetres, 5000 for TUM), whatever the files say;
+    default what they say, or the data set's own."""
     unit: float | None = None
     """Real scenes: metres per unit of the files' cameras (0.001 for millimetres), where they do not tell; default
     none, but 0.001 for DTU."""
