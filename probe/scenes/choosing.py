@@ -461,7 +461,7 @@ def read_list(path: Path) -> ViewList:
         ValueError: If it holds something else, or its scenes are not those that its digest names.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
         scenes = tuple(_scene_of(scene) for scene in record["scenes"])
         chosen = ViewList(protocol=str(record["protocol"]), scenes=scenes)
         digest = str(record["digest"])

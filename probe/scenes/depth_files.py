@@ -1,8 +1,9 @@
-"""Depth maps as files hold them: 16-bit PNG, .npy, and TIFF of whole or floating numbers; and whether their unit fits.
+"""Depth maps as files hold them: 16-bit PNG, .npy, OpenEXR, and TIFF of numbers; and whether their unit fits.
 
 What a file is, its first bytes say, not its name.
 """
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,10 +37,8 @@ def read_depth_map(path: Path, root: Folder) -> Float[Tensor, "height width"]:
     with inside(path, root).open("rb") as stream:
         start = stream.read(len(NPY))
     if start.startswith(EXR):
-        raise ValueError(
-            f"{path} is an OpenEXR image, which is not read here; convert it to a TIFF or an .npy of numbers"
-        )
-    if start.startswith(TIFFS):
+        values = _read_exr(path, root)
+    elif start.startswith(TIFFS):
         values = _read_tiff(path, root)
     elif start == NPY:
         values = _read_npy(path, root)
@@ -66,6 +65,36 @@ def _read_tiff(path: Path, root: Folder) -> np.ndarray:
             return _as_map(np.array(image), path)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a whole TIFF of depth: {' '.join(str(error).split())}") from None
+
+
+def _read_exr(path: Path, root: Folder) -> np.ndarray:
+    """Read an OpenEXR image's depth: the channel named Z or depth, or the one that all colours equal."""
+    try:
+        exr = importlib.import_module("OpenEXR")
+    except ImportError as error:
+        advice = "python -m pip install 'attention-probing[exr]', or convert it to a TIFF or an .npy of numbers"
+        raise ValueError(f"{path} is an OpenEXR image, which needs OpenEXR ({error}): {advice}") from None
+    try:
+        with exr.File(str(inside(path, root)), header_only=True) as header:
+            low, high = header.header()["dataWindow"]
+        height, width = (int(high[axis]) - int(low[axis]) + 1 for axis in (1, 0))
+        if not 0 < height * width <= LARGEST:
+            raise ValueError(f"it has {height} x {width} pixels")
+        with exr.File(str(path), separate_channels=True) as image:
+            channels = {name: channel.pixels for name, channel in image.channels().items()}
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise ValueError(f"{path} is not a whole OpenEXR image: {' '.join(str(error).split())}") from None
+    return _as_map(_depth_channel(channels, path), path)
+
+
+def _depth_channel(channels: dict[str, np.ndarray], path: Path) -> np.ndarray:
+    named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth")]
+    colours = [channel for name, channel in channels.items() if name.rpartition(".")[2] != "A"]
+    if len(named) == 1:
+        return channels[named[0]]
+    if not named and colours and all(np.array_equal(channel, colours[0], equal_nan=True) for channel in colours):
+        return colours[0]
+    raise ValueError(f"{path} has the channels {', '.join(channels)}: which is depth cannot be told; expected one Z")
 
 
 def _as_map(depth: np.ndarray, path: Path) -> np.ndarray:

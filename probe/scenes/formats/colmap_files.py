@@ -1,5 +1,6 @@
 """The files of a COLMAP model, binary and text, read as they are: each raises ValueError if it is broken."""
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def text_images(path: Path, root: Folder) -> Iterator[ListedPhoto]:
         words = line.split(maxsplit=9)
         if len(words) != 10:
             raise ValueError(f"colmap: {path} has the line {line[:60]!r}, expected ID, 7 numbers, CAMERA_ID and NAME")
-        numbers = _numbers(words[1:8], path, f"image {words[9]}")
+        numbers = tuple(float(word) if _is_number(word) else math.nan for word in words[1:8])  # left out by its pose
         (camera,) = _whole(words[8:9], path, f"the camera of {words[9]}")
         keypoints = "" if _is_image(after) else after
         place += not _is_image(after)

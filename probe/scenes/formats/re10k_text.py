@@ -52,12 +52,12 @@ def load_text(path: Path, root: Folder) -> Recording:
 
 
 def _lines(path: Path, root: Folder) -> list[str]:
-    """Return a camera file's lines after its URL."""
+    """Return a camera file's lines after its URL, which some copies lack."""
     try:
-        lines = inside(path, root).read_text(encoding="utf-8-sig").splitlines()[1:]
+        first, *rest = inside(path, root).read_text(encoding="utf-8-sig").splitlines() or [""]
     except (OSError, ValueError) as error:
         raise ValueError(f"re10k: {path} is not a URL and lines of numbers: {error}") from None
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in ([first] if len(first.split()) == CAMERA + 1 else []) + rest if line.strip()]
     if not lines:
         raise ValueError(f"re10k: {path} has no line after its URL")
     return lines

@@ -453,6 +453,20 @@ REFUSED_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize("word", ["nan", "x"])
+def test_an_image_whose_pose_is_no_number_is_left_out(word: str, tmp_path: Path):
+    root = write_colmap(tmp_path, WORLD, binary=False, tracks=TRACKS)
+    path = next(root.rglob("images.txt"))
+    lines = path.read_text().split("\n")
+    row = next(place for place, line in enumerate(lines) if line.endswith("frame_1.png"))
+    lines[row] = " ".join(word if place == 5 else value for place, value in enumerate(lines[row].split()))
+    path.write_text("\n".join(lines))
+    recording = opened(root)
+    assert [one.name for one in recording.dropped] == ["frame_1.png"]
+    assert "holds a NaN" in recording.dropped[0].reason
+    assert len(recording.names) == 4
+
+
 @pytest.mark.parametrize("case", REFUSED_TEXT)
 def test_broken_text_models_are_refused(case: str, tmp_path: Path):
     root = write_colmap(tmp_path, WORLD, binary=False, tracks=TRACKS)

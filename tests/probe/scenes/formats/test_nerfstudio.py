@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from probe.geometry import pixel_centres, point_map_to_depth
 from probe.scenes import Request, open_scenes
+from probe.scenes.depth_files import read_depth_map
 from probe.scenes.formats.nerfstudio import find_recordings
 from probe.scenes.grouping import compare_views
-from probe.scenes.reading import Reading
+from probe.scenes.reading import Folder, Reading
 from probe.scenes.recordings import Recording, load_views
 
 WORLD = make_world(5)
@@ -271,6 +273,39 @@ def test_depth_in_metres_without_a_unit_is_recognised(suffix: str, tmp_path: Pat
     with pytest.raises(ValueError, match=r"m at the median .* 0% of it agree .* times 1000 .* --depth-scale"):
         opened(root)
     assert_lands(find_recordings(root, Reading(depth_scale=1.0)).open(tmp_path.name), WORLD)
+
+
+EXR_CHANNELS: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {
+    "Z": lambda depth: {"Z": depth},
+    "layer": lambda depth: {"R": depth * 0, "ViewLayer.Depth.Z": depth},
+    "colours": lambda depth: {"R": depth, "G": depth, "B": depth, "A": depth * 0 + 1},
+}
+
+
+@pytest.mark.parametrize("case", EXR_CHANNELS)
+def test_openexr_depth(case: str, tmp_path: Path):
+    exr = pytest.importorskip("OpenEXR", reason="OpenEXR (extra exr) is not installed")
+    root = write_nerfstudio(tmp_path, WORLD, depth="npy", unit=1.0)
+    header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
+    for path in sorted((root / "depth").iterdir()):
+        exr.File(header, EXR_CHANNELS[case](np.load(path).astype(np.float32))).write(str(path.with_suffix(".exr")))
+        path.unlink()
+    assert_lands(find_recordings(root, Reading(depth_scale=1.0)).open(tmp_path.name), WORLD)
+
+
+def test_broken_openexr_depth_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.exr").write_bytes(b"\x76\x2f\x31\x01" + bytes(50))
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(ValueError, match=r"a.exr is an OpenEXR image, which needs OpenEXR .*attention-probing\[exr\]"):
+        read_depth_map(tmp_path / "a.exr", Folder(tmp_path))
+    monkeypatch.undo()
+    exr = pytest.importorskip("OpenEXR", reason="OpenEXR (extra exr) is not installed")
+    with pytest.raises(ValueError, match=r"a.exr is not a whole OpenEXR image: "):
+        read_depth_map(tmp_path / "a.exr", Folder(tmp_path))
+    zeros = np.zeros((2, 3), np.float32)
+    exr.File({"type": exr.scanlineimage}, {"R": zeros, "G": zeros + 1}).write(str(tmp_path / "b.exr"))
+    with pytest.raises(ValueError, match=r"b.exr has the channels G, R: which is depth cannot be told"):
+        read_depth_map(tmp_path / "b.exr", Folder(tmp_path))
 
 
 def test_cameras_in_another_unit(tmp_path: Path):

@@ -37,6 +37,13 @@ def test_text_and_frames(late: int, tmp_path: Path):
     assert_lands(recording, WORLD, points=False)
 
 
+def test_a_camera_file_without_its_url_has_all_its_cameras(tmp_path: Path):
+    root = write_text(tmp_path, WORLD)
+    path = root / f"test/{KEY}.txt"
+    path.write_text(path.read_text().split("\n", 1)[1])
+    assert_lands(opened(root), WORLD, points=False)
+
+
 def test_chunks(tmp_path: Path):
     recording = opened(write_chunks(tmp_path, WORLD))
     assert (recording.name, recording.names) == (KEY, ("0", "1", "2", "3", "4"))
