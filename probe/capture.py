@@ -10,7 +10,7 @@ from torch import nn
 
 from probe.attention.tap import Call, Edit, Keep, LayerKey, Run, Tap
 from probe.attention.targets import by_index, keys_of
-from probe.layers import find_layers
+from probe.layers.finding import find_layers
 
 __all__ = ["AttentionTap", "Call", "Edit", "Keep", "LayerKey", "Run"]
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from probe.correspondence import own_view
 from probe.layers import ViewLayout
 
+Bias = Float[Tensor, "#b #heads #joint joint"] | None
 WEIGHTS_AT_ONCE = 4_000_000  # attention weights held at a time, over all heads
 
 
@@ -62,6 +63,7 @@ def attention_matches(
     layout: ViewLayout,
     true_token: Int[Tensor, "b fq n fk"],
     *,
+    bias: Bias = None,
     at_once: int = WEIGHTS_AT_ONCE,
 ) -> AttentionMatches:
     """Match by attention weight, as used by the model: softmax over the tokens of all views, then averaged over heads.
@@ -72,6 +74,7 @@ def attention_matches(
         scale: Factor of the logits, 1 / sqrt(d) as a rule.
         layout: Where the views' tokens lie.
         true_token: Token of the key view that contains the true point; -1 where there is none.
+        bias: What the layer's mask adds to the logits (:func:`probe.attention.masks.logit_bias`).
         at_once: Weights held at a time.
 
     Source:
@@ -80,7 +83,7 @@ def attention_matches(
     truth = rearrange(true_token, "b fq n fk -> b (fq n) fk")
     parts, start = [], 0
     inside = image_tokens(k, layout)
-    for logits in _logits(q, k, scale, inside, at_once):
+    for logits in _logits(q, k, scale, inside, at_once, bias):
         rows = slice(start, start := start + logits.shape[2])
         parts.append(_read(logits, truth[:, rows], inside, layout.grid))
     joined = [torch.cat(column, dim=2) for column in zip(*parts, strict=True)]
@@ -97,11 +100,13 @@ def _logits(
     scale: float,
     queries: Int[Tensor, " queries"],
     at_once: int,
+    bias: Bias = None,
 ) -> Iterator[Float[Tensor, "b heads r joint"]]:
     """Yield the logits of a few of the query tokens at a time."""
     keys = k.float()
     for rows in queries.split(max(1, at_once // (q.shape[0] * q.shape[1] * k.shape[2]))):
-        yield einsum(q[:, :, rows].float() * scale, keys, "b heads r d, b heads n d -> b heads r n")
+        logits = einsum(q[:, :, rows].float() * scale, keys, "b heads r d, b heads n d -> b heads r n")
+        yield logits if bias is None else logits + (bias if bias.shape[2] == 1 else bias[:, :, rows])
 
 
 def _read(
@@ -170,6 +175,7 @@ def weights_within_views(
     scale: float,
     layout: ViewLayout,
     *,
+    bias: Bias = None,
     at_once: int = WEIGHTS_AT_ONCE,
 ) -> Iterator[tuple[Float[Tensor, "b rows r fk n"], Float[Tensor, "b rows r fk"]]]:
     """Yield the weights that :func:`attention_matches` takes its matches from, bit for bit, a few queries at a time.
@@ -179,6 +185,7 @@ def weights_within_views(
         k: Keys as used by the layer.
         scale: Factor of the logits.
         layout: Where the views' tokens lie.
+        bias: What the layer's mask adds to the logits.
         at_once: Weights held at a time; another number may change the last bit.
 
     Returns:
@@ -186,7 +193,7 @@ def weights_within_views(
         that falls on the key view.
     """
     inside = image_tokens(k, layout)
-    for logits in _logits(q, k, scale, inside, at_once):
+    for logits in _logits(q, k, scale, inside, at_once, bias):
         own, others = _part(logits, inside)
         weights, log_sum = _within_views(rearrange(own, "b heads r (fk n) -> b heads r fk n", fk=layout.views))
         log_part, mass = _over_views(log_sum, others)
@@ -236,6 +243,8 @@ def common_grid_matches(
     scale: float,
     layout: ViewLayout,
     common: tuple[int, int],
+    *,
+    bias: Bias = None,
 ) -> Int[Tensor, "b 1 fq m fk"]:
     """Match on a common token grid: the head-averaged weights, resampled over queries and keys, then the argmax.
 
@@ -248,7 +257,7 @@ def common_grid_matches(
     for queries in positions.chunk(layout.views):
         parts = [
             reduce(logits.softmax(-1)[..., positions], "b heads r n -> b r n", "mean")
-            for logits in _logits(q, k, scale, queries, WEIGHTS_AT_ONCE)
+            for logits in _logits(q, k, scale, queries, WEIGHTS_AT_ONCE, bias)
         ]
         maps = rearrange(torch.cat(parts, dim=1), "b n (fk m) -> b fk n m", fk=layout.views)
         tokens.append(_resampled_argmax(maps, up))

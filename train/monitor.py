@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from probe.attention.call import Call
+from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
 from probe.image_quality import Lpips, load_lpips
 from probe.layers import Layer
@@ -154,7 +155,9 @@ def _tokens(
 ) -> dict[str, tuple[Tensor, GridTruth, int]]:
     layout = layer.layout(views.count)
     truth = grid_truth(views, layout.grid)
-    attention = attention_matches(call.q, call.k_per_head, call.scale, layout, truth.token).token[:, :1]
+    attention = attention_matches(
+        call.q, call.k_per_head, call.scale, layout, truth.token, bias=logit_bias(call)
+    ).token[:, :1]
     q, k = view_tokens(layer, call, views.count)
     readout = rearrange(readout_matches(loss, q, k, views.count, scale=call.scale), "b fq n fk -> b 1 fq n fk")
     return {"attention": (attention, truth, views.n_ref), "readout": (readout, truth, views.n_ref)}

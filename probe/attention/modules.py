@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -47,3 +48,8 @@ def may_attend(module: nn.Module) -> bool:
     """Return whether a module could call attention itself: not PyTorch's own without children (Linear, Dropout)."""
     has_children = any(child is not None for child in module._modules.values())
     return has_children or not type(module).__module__.startswith("torch.nn.modules.")
+
+
+def network_of(model: Any) -> nn.Module:
+    """Stand in until the branch `sampling` is merged."""
+    return model

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.attention.call import Call, Edit, Run
+from probe.attention.masks import logit_bias
 from probe.layers import ViewLayout
 from probe.matching import image_tokens
 from probe.records.names import Intervention
@@ -113,10 +114,10 @@ INTERVENTIONS: dict[Intervention, Change] = {
 
 def own_keys(layout: ViewLayout, device: torch.device | str = "cpu") -> Int[Tensor, "f keys"]:
     """List, for each view, the positions of its own tokens, its camera tokens with them, and of the text."""
-    per_view = layout.per_view_prefix + layout.grid[0] * layout.grid[1]
-    text = [*range(layout.prefix), *range(layout.tokens - layout.suffix, layout.tokens)]
-    starts = [layout.prefix + view * per_view for view in range(layout.views)]
-    return torch.tensor([[*text, *range(start, start + per_view)] for start in starts], device=device)
+    owners = layout.owners()
+    text = (owners == -1).nonzero()[:, 0]
+    own = [torch.cat([text, (owners == view).nonzero()[:, 0]]) for view in range(layout.views)]
+    return torch.stack(own).to(device)
 
 
 def shuffled_keys(layout: ViewLayout, seed: int) -> Int[Tensor, "f n"]:
@@ -165,12 +166,12 @@ def edit_of(
         The edit. Outside ``heads`` and ``during`` the kernel's own output is left bit for bit.
 
     Raises:
-        ValueError: When run: if the layer masks its attention, a head is unknown, the sequence is not that of the
-            layout, or the model runs more often than there are timesteps.
+        ValueError: When run: if the layer hides keys by a mask (but for identity), a head is unknown, the sequence is
+            not that of the layout, or the model runs more often than there are timesteps.
     """
 
     def edit(call: Call, run: Run) -> Tensor:
-        _check(call, place, heads)
+        _check(name, call, place, heads)
         t = place.timesteps[call.step]
         if during is not None and not during[0] <= t <= during[1]:
             return run(call.q, call.k, call.v)
@@ -179,10 +180,11 @@ def edit_of(
     return edit
 
 
-def _check(call: Call, place: Place, heads: Sequence[int] | None) -> None:
-    if call.mask is not None or call.causal:
+def _check(name: Intervention, call: Call, place: Place, heads: Sequence[int] | None) -> None:
+    if name != "identity" and logit_bias(call) is not None:
         raise ValueError(
-            f"edit_of: layer {place.layer} ({call.name}) masks its attention; only unmasked layers can be edited"
+            f"edit_of: layer {place.layer} ({call.name}) hides keys by its mask; of the edits only identity can be "
+            f"made there, which asks no key, not {name}"
         )
     if call.step >= len(place.timesteps):
         raise ValueError(f"edit_of: forward {call.step} of the model, but {len(place.timesteps)} timesteps were given")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probe.geometry import fundamental_matrix
 from probe.layers import Layer, ViewLayout, joint_layout
-from probe.matching import first_highest, ratio_matches, weights_within_views
+from probe.matching import Bias, first_highest, ratio_matches, weights_within_views
 from probe.measure.model import denoise
 from probe.measure.scene import LayerCall, Scene
 from probe.metrics import GridTruth, Threshold, correct
@@ -121,6 +121,7 @@ def read_attention(
     scale: float,
     layout: ViewLayout,
     views: Sequence[int],
+    bias: Bias = None,
 ) -> tuple[Int[Tensor, "rows f n f"], dict[str, Tensor]]:
     """Read a call's matches, weights and coarse maps.
 
@@ -130,6 +131,7 @@ def read_attention(
         scale: Factor of the logits.
         layout: Where the views' tokens lie.
         views: Those to keep.
+        bias: What the layer's mask adds to the logits.
 
     Returns:
         The matches of all query tokens, as :func:`probe.matching.attention_matches` returns them; and of the
@@ -141,7 +143,7 @@ def read_attention(
     wanted[torch.tensor(views, device=q.device)[:, None], queries.to(q.device)] = True
     keys = repeat(key_views(views), "fq other -> (fq queries) other", queries=len(queries)).to(q.device)
     start, done, tokens, parts = 0, 0, list[Tensor](), list[tuple[Tensor, ...]]()
-    for weights, mass in weights_within_views(q, k, scale, layout):
+    for weights, mass in weights_within_views(q, k, scale, layout, bias=bias):
         here = wanted.flatten()[start : start + weights.shape[2]].nonzero()[:, 0]
         start, mine = start + weights.shape[2], keys[done : done + len(here)]
         done += len(here)
@@ -187,7 +189,7 @@ def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Se
     def picked(values: Shaped[Tensor, "*lead f n f"]) -> Tensor:
         return of_pairs(values.cpu(), views, queries)
 
-    token, coded = read_attention(call.q, call.k, call.scale, call.layout, views)
+    token, coded = read_attention(call.q, call.k, call.scale, call.layout, views, call.bias)
     nearest = ratio_matches(call.q, call.k, call.layout)
     kept = RATIO_V1.kept(nearest, truth)
     return coded | {

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.attention.call import Call
+from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
 from probe.layers import Layer, joint_layout
 from probe.measure.references import guesses_of_layers
@@ -51,7 +52,7 @@ def denoise(
     """Run one denoising step on a scene and pass every chosen layer's call to ``on_call``.
 
     Raises:
-        ValueError: If a layer masks its attention.
+        ValueError: If a per-view layer masks keys differently for its queries.
     """
     device, views = model.alpha_bar.device, scene.views
     by_key = {(layer.name, layer.nth): layer for layer in layers}
@@ -71,23 +72,33 @@ def layer_call(call: Call, layer: Layer, views: int, model: MultiViewModel, t: i
     A per-view layer has the views in its batch; between views it then shows logits that the network never forms.
 
     Raises:
-        ValueError: If the layer masks attention: its weights would not be those of a plain softmax.
+        ValueError: If a per-view layer masks keys differently for its queries, which says nothing of other views' keys.
     """
-    if call.mask is not None or call.causal:
-        raise ValueError(f"layer {layer.name!r} masks its attention; only unmasked layers can be scored; leave it out")
+    bias = logit_bias(call)
     q, k = (x.to(call.compute_dtype).float() for x in (call.q, call.k_per_head))
     if layer.kind == "view":
         q, k = (rearrange(x, "(b f) heads n d -> b heads (f n) d", f=views) for x in (q, k))
+        bias = None if bias is None else _side_by_side(bias, layer, views)
     return LayerCall(
         layer=layer,
         layout=joint_layout(layer, views),
         q=q,
         k=k,
         scale=call.scale,
+        bias=bias,
         model=model.name,
         step=training_steps(model),
         timestep=t,
     )
+
+
+def _side_by_side(bias: Float[Tensor, "#bf #heads #n m"], layer: Layer, views: int) -> Tensor:
+    if bias.shape[2] != 1:
+        raise ValueError(
+            f"layer {layer.name!r} works within a view and masks keys for each query, which says nothing of keys in "
+            "other views; leave it out"
+        )
+    return rearrange(bias.expand(views, -1, -1, -1), "(b f) heads 1 m -> b heads 1 (f m)", f=views)
 
 
 def training_steps(model: MultiViewModel) -> int:
@@ -125,7 +136,7 @@ def measure_layers(
         Rows of the score table.
 
     Raises:
-        ValueError: If a layer masks its attention.
+        ValueError: If a layer's mask is one that the protocol cannot count with.
     """
     rows = list[Rows]()
     guesses = {} if is_null(model.name) else guesses_of_layers(scene, protocol)

@@ -67,6 +67,7 @@ class LayerCall:
         q: Queries as used by the layer.
         k: Keys as used by the layer.
         scale: Factor of the logits.
+        bias: What the layer's mask adds to the logits; None where it hides nothing.
         model: Name of the model.
         step: Training steps of its weights; -1 if unknown.
         timestep: Index of the noise schedule.
@@ -77,6 +78,7 @@ class LayerCall:
     q: Float[Tensor, "1 heads joint d"]
     k: Float[Tensor, "1 heads joint d"]
     scale: float
+    bias: Float[Tensor, "1 #heads #joint joint"] | None = None
     model: str
     step: int
     timestep: int

@@ -246,8 +246,7 @@ def scoring_cost(layer: Layer, scene: Scene, protocol: Protocol) -> Cost:
 
 def tokens_of(layer: Layer, views: int) -> int:
     """Count the tokens that a layer's attention joins, over all views."""
-    assert layer.grid is not None
-    return views * (layer.grid[0] * layer.grid[1] + layer.per_view_prefix) + layer.prefix + layer.suffix
+    return layer.on(views).tokens
 
 
 def peak_bytes(rehearsal: Rehearsal, every: Sequence[str], scoring: Mapping[str, Cost]) -> int:

@@ -10,6 +10,7 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probe.attention.masks import HIDDEN
 from probe.layers import ViewLayout
 from probe.matching import RatioMatches, cosine_matches, key_pools, nearest_of_pool, pooled_matches, ratio_matches
 from probe.measure.scene import LayerCall, Scene
@@ -116,10 +117,20 @@ def ratio_scores(matches: RatioMatches, truth: GridTruth, limits: Thresholds, ru
 
 def _score_ratio(call: LayerCall, scene: Scene, rule: RatioRule) -> list[Scores]:
     truth = scene.truths[call.layout.grid]
+    _refuse_hidden_keys(call)
     matches = rule.nearest(call.q, call.k, call.layout, truth)
     measured = ratio_scores(matches, truth, rule.limits(scene.thresholds), rule)
     guessed = partial(score_chosen, matches=matches, truth=truth, rule=rule)
     return [Scores(grid=truth.grid, measured=measured, on_same_queries=guessed)]
+
+
+def _refuse_hidden_keys(call: LayerCall) -> None:
+    """Refuse masks over image tokens: descriptors would be matched that the layer never compares."""
+    if call.bias is not None and bool(call.layout.split((call.bias <= HIDDEN / 2).mT).any()):
+        raise ValueError(
+            f"layer {call.layer.name!r} hides image tokens from others by its mask, where a ratio protocol matches "
+            "all; use the protocol attention-v1"
+        )
 
 
 def _match_ratio(call: LayerCall, truth: GridTruth, rule: RatioRule) -> Int[Tensor, "1 1 fq n fk"]:

@@ -1,5 +1,6 @@
 """Layers are told apart, numbered and laid out right."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -131,11 +132,12 @@ def test_registers_are_located_where_no_image_has_reached_them_yet():
     ]
 
 
-def test_tokens_outside_the_grids_need_weights_to_be_located():
+def test_tokens_outside_the_grids_are_counted_without_weights():
+    """Where they lie only weights show; what a run costs does not depend on it."""
     with torch.device("meta"):
-        model = Extras(5, 0, 0)
-    with pytest.raises(ValueError, match="to locate them the model needs weights"):
-        find_layers(model)
+        model = Extras(0, 5, 0)
+    layer = find_layers(model)[0]
+    assert (layer.kind, layer.grid, layer.prefix, layer.layout(3).tokens) == ("joint", (6, 6), 5, 5 + 3 * 36)
 
 
 class Packed(nn.Module):
@@ -204,8 +206,10 @@ def test_unprobeable_models_are_refused():
         find_layers(Packed())
     with pytest.raises(ValueError, match="calls change with the input's size"):
         find_layers(Growing(), packed(2, 2))
-    with pytest.raises(ValueError, match="'attn' has 8 tokens, 12 with 3 views, 33 on a grid"):
+    with pytest.raises(ValueError, match=r"'attn' has 8 tokens, 12 with 3 views, 33 on a grid .* or pass layout="):
         find_layers(Padded(), packed(2, 2))
+    with pytest.raises(ValueError, match=r"views=\(1, 2, 3\).*expected one or two"):
+        find_layers(Toy(), views=(1, 2, 3))
     with pytest.raises(RuntimeError, match="'' ran but its kernel bypasses"):
         find_layers(nn.Identity(), lambda views, scale: {"input": torch.zeros(1)})
 
@@ -232,12 +236,180 @@ class Explicit(Attend):
         return (q @ k.mT).softmax(-1) @ v
 
 
-def test_explicit_softmax_beside_fused_attention_is_told():
-    toy = Toy()
-    toy.blocks[1].attn = Explicit()
-    with pytest.warns(UserWarning, match=r"\['blocks.1.attn'\] use an explicit softmax and are not numbered"):
+class Linear(Attend):
+    """Attention without softmax."""
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q @ (k.mT @ v)
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"),
+    [(Explicit, "explicit softmax of shape"), (Linear, "no attention function that a tap sees")],
+)
+def test_attention_that_is_not_seen_is_listed_and_keeps_its_index(attention: type[Attend], reason: str):
+    toy = Toy(("3d", "3d", "cross", "3d"))
+    toy.blocks[1].attn = attention()
+    with pytest.warns(UserWarning, match=rf"\['blocks.1.attn'\] are attention that no tap sees: {reason}"):
         layers = find_layers(toy)
-    assert [x.name for x in layers if x.kind == "3d"] == ["blocks.3.attn"]
+    assert [(x.index, x.name) for x in layers if x.kind == "3d"] == [(0, "blocks.0.attn"), (2, "blocks.3.attn")]
+    (unseen,) = [x for x in layers if x.kind == "unseen"]
+    assert (unseen.index, unseen.name, unseen.index_3d) == (1, "blocks.1.attn", None)
+    assert reason in unseen.reason
+    assert [x.index for x in select_layers(layers, "all")] == [0, 2]
+    with pytest.raises(ValueError, match=rf"layer 1 \(blocks.1.attn\) is of kind 'unseen': {reason}"):
+        select_layers(layers, "0,1")
+
+
+def test_unseen_cross_attention_has_no_index():
+    toy = Toy(("3d", "cross", "3d"))
+    toy.blocks[1].attn = Linear()
+    with pytest.warns(UserWarning, match="no tap sees"):
+        layers = find_layers(toy)
+    assert [(x.index, x.kind) for x in layers] == [(None, "other"), (0, "3d"), (None, "unseen"), (1, "3d")]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is on its way out
+def test_scripted_attention_is_not_seen():
+    toy = Toy(("3d", "3d"))
+    toy.blocks[1].attn = torch.jit.trace(toy.blocks[1].attn, torch.randn(1, 12, WIDTH))
+    with pytest.warns(UserWarning, match=r"\['blocks.1.attn'\] .*: scripted by torch.jit"):
+        layers = find_layers(toy)
+    assert [x.kind for x in layers] == ["other", "3d", "unseen"]
+
+
+# The order of tokens
+
+
+class Ordered(nn.Module):
+    """A transformer whose tokens lie in any order: as a pattern of the latents' axes, text behind them."""
+
+    def __init__(self, pattern: str, text: int = 3, **sizes: int) -> None:
+        super().__init__()
+        self.pattern, self.text, self.sizes = pattern, text, sizes
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList(Attend() for _ in range(3))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = rearrange(latents.movedim(2, -1), self.pattern, **self.sizes)
+        x = torch.cat([x, torch.ones(len(x), self.text, WIDTH)], 1)
+        for block in self.blocks:
+            x = block(x).tanh()
+        return x
+
+
+def four_by_six(views: int, scale: int) -> dict[str, Tensor]:
+    return {"latents": torch.randn(1, views, WIDTH, 4 * scale, 6 * scale)}
+
+
+@pytest.mark.parametrize("order", ["f h w", "f w h", "h f w", "h w f", "w f h", "w h f"])
+def test_the_order_of_tokens_is_seen(order: str):
+    layers = find_layers(Ordered(f"b f h w c -> b ({order}) c"), four_by_six)
+    assert {(x.kind, x.grid, x.prefix, x.suffix, x.order) for x in layers} == {("joint", (4, 6), 0, 3, order)}
+
+
+@pytest.mark.parametrize("block", [(2, 2), (4, 2)])
+def test_blocks_are_seen(block: tuple[int, int]):
+    model = Ordered("b f (h y) (w x) c -> b (f h w y x) c", y=block[0], x=block[1])
+    layers = find_layers(model, four_by_six)
+    assert {(x.order, x.block, x.grid) for x in layers} == {("f h w y x", block, (4, 6))}
+
+
+def test_tiles_of_one_image_are_seen():
+    layers = find_layers(Ordered("b (r l) h w c -> b (r h l w) c", text=0, r=2), four_by_six, views=(4,))
+    assert {(x.order, x.tiles, x.kind, x.grid) for x in layers} == {("r h c w", (2, 2), "3d", (4, 6))}
+
+
+def test_an_order_that_is_unknown_is_refused():
+    class Odd(Ordered):
+        def forward(self, latents: Tensor) -> Tensor:
+            n = math.prod(latents.shape[1:2] + latents.shape[3:])
+            place = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+            x = rearrange(latents.movedim(2, -1), "b f h w c -> b (f h w) c")[:, place]
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    with pytest.raises(ValueError, match=r"'blocks.0' has its tokens in no order that is known here .* pass layout="):
+        find_layers(Odd(""), four_by_six)
+
+
+def test_a_layout_that_is_said_is_taken():
+    model, layout = Packed(), ViewLayout(2, (2, 8), order="h w f")
+    (layer,) = find_layers(model, packed(2, 8), layout=layout)
+    assert (layer.kind, layer.layout(2), layer.index) == ("3d", layout, 0)
+    (layer,) = find_layers(model, packed(2, 8), layout={"attn": layout})
+    assert layer.layout(3) == replace(layout, views=3)
+    with pytest.raises(ValueError, match="'attn' has 32 tokens, layout= says 18"):
+        find_layers(model, packed(2, 8), layout={"attn": ViewLayout(2, (3, 3))})
+    with pytest.raises(ValueError, match=r"layout= has 3 views, expected 2 as in views=, or 1"):
+        find_layers(model, packed(2, 8), layout=ViewLayout(3, (2, 8)))
+    with pytest.raises(ValueError, match="has 16 tokens per view, which may be 4 x 4, 2 x 8 or another grid"):
+        find_layers(model, packed(2, 8))
+
+
+def test_one_layer_on_no_grid_blocks_no_other():
+    toy = Toy(("3d", "3d", "3d"))
+    inner = toy.blocks[1].forward
+    toy.blocks[1].forward = lambda x, text: (
+        inner(torch.cat([x, x[:, :1]], 1), text)[:, :-1] if x.shape[2] == 24 else inner(x, text)
+    )
+    with pytest.warns(
+        UserWarning, match=r"\['blocks.1.attn'\] fit no grid.*: has 12 tokens, 18 with 3 views, 72 on a grid"
+    ):
+        layers = find_layers(toy)
+    assert [(x.index, x.kind) for x in layers] == [(None, "other"), (0, "3d"), (1, "other"), (2, "3d")]
+    with pytest.raises(ValueError, match=r"layer 1 \(blocks.1.attn\) is of kind 'other': has 12 tokens, 18"):
+        select_layers(layers, "1")
+
+
+def test_text_behind_each_view():
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = Attend()
+
+        def forward(self, latents: Tensor) -> Tensor:
+            x = rearrange(latents, "b f c h w -> (b f) (h w) c")
+            return self.attn(torch.cat([x, torch.ones(len(x), 5, WIDTH)], 1))
+
+    (layer,) = find_layers(Behind(), four_by_six)
+    assert (layer.kind, layer.grid, layer.per_view_prefix, layer.per_view_suffix) == ("view", (4, 6), 0, 5)
+    assert joint_layout(layer, 3) == ViewLayout(3, (4, 6), per_view_suffix=5)
+
+
+# Models of one size
+
+
+@pytest.mark.parametrize(("views", "scales"), [((4,), (1, 2)), ((2, 3), (1,)), ((4,), (1,))])
+def test_models_of_one_number_of_views_or_one_size(views: tuple[int, ...], scales: tuple[int, ...]):
+    layers = find_layers(Toy(("view", "3d", "cross", "temporal", "3d")), views=views, scales=scales)
+    assert table(layers) == [
+        (None, None, "pooler", "cross", None),
+        (0, None, "blocks.0.attn", "view", (8, 12)),
+        (1, 0, "blocks.1.attn", "3d", (8, 12)),
+        (None, None, "blocks.2.attn", "cross", None),
+        (2, None, "blocks.3.attn", "temporal", None),
+        (3, 1, "blocks.4.attn", "3d", (8, 12)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "registers", "kind"),
+    [(5, 0, 0, "joint"), (0, 4, 0, "joint"), (0, 0, 2, "3d"), (3, 1, 2, "joint")],
+)
+def test_other_tokens_of_models_of_one_size(before: int, after: int, registers: int, kind: str):
+    for layer in find_layers(Extras(before, after, registers), views=(4,), scales=(1,)):
+        assert (layer.kind, layer.grid) == (kind, (6, 6))
+        assert (layer.prefix, layer.suffix, layer.per_view_prefix) == (before, after, registers)
+
+
+def test_a_model_of_one_size_needs_weights():
+    with torch.device("meta"):
+        toy = Toy()
+    with pytest.raises(ValueError, match="needs weights, not the meta device"):
+        find_layers(toy, views=(4,))
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), *[st.integers(0, 2)] * 3)
@@ -257,6 +429,31 @@ def test_layout_refuses_other_lengths():
         ViewLayout(2, (3, 4)).split(torch.zeros(25, 1))
     with pytest.raises(ValueError, match="of kind 'view' and joins no views; choose a 3D layer"):
         find_layers(Toy())[1].layout(2)
+    for order in ("f h", "f h w w", "f h w z", "r h w"):
+        with pytest.raises(ValueError, match="names none of the axes f h w, r c h w or f h w y x"):
+            ViewLayout(2, (3, 4), order=order)
+    with pytest.raises(ValueError, match="tokens beside each view need the views outermost"):
+        ViewLayout(2, (3, 4), order="h w f", per_view_suffix=1)
+    with pytest.raises(ValueError, match=r"\(2, 2\) tiles are not 3 views"):
+        ViewLayout(3, (3, 4), order="r h c w", tiles=(2, 2))
+    with pytest.raises(ValueError, match=r"a grid of \(3, 4\) has no whole blocks of \(2, 2\)"):
+        ViewLayout(2, (3, 4), order="f h w y x", block=(2, 2))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ViewLayout(3, (2, 4), 2, 1, 1, 2),
+        ViewLayout(3, (2, 4), 1, 2, order="h w f"),
+        ViewLayout(4, (2, 4), order="r h c w", tiles=(2, 2)),
+    ],
+)
+def test_owners_are_the_views_of_the_tokens(layout: ViewLayout):
+    owners = layout.owners()
+    assert (owners == -1).sum() == layout.prefix + layout.suffix
+    split = layout.split(owners[:, None])[..., 0]
+    assert torch.equal(split, torch.arange(layout.views)[:, None, None].expand_as(split))
+    assert owners[owners >= 0].bincount().tolist() == [layout.per_view] * layout.views
 
 
 def test_select_layers_known():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from probe.attention.masks import HIDDEN
 from probe.layers import ViewLayout
 from probe.matching import (
     attention_matches,
@@ -32,6 +33,9 @@ LAYOUTS = [
     ViewLayout(3, (2, 3), prefix=2, suffix=1, per_view_prefix=2),
     ViewLayout(1, (3, 3)),
     ViewLayout(2, (1, 1)),
+    ViewLayout(3, (2, 4), prefix=1, order="h w f"),
+    ViewLayout(4, (2, 3), suffix=2, order="r h c w", tiles=(2, 2)),
+    ViewLayout(2, (4, 4), prefix=2, per_view_suffix=1, order="f h w y x", block=(2, 2)),
 ]
 
 
@@ -83,6 +87,38 @@ def test_attention_matches_are_those_of_the_whole_map(layout: ViewLayout):
     at_truth = within.gather(-1, repeat(truth.clamp(min=0), "b q n k -> b r q n k 1", r=4))[..., 0]
     expected = torch.where(truth[:, None] >= 0, -at_truth.log(), torch.nan)[:, :1]
     torch.testing.assert_close(matches.cross_entropy, expected.float(), **CLOSE)
+
+
+@pytest.mark.parametrize("order", ["f w h", "h w f", "h f w", "w h f", "w f h"])
+def test_the_order_of_tokens_cannot_matter(order: str):
+    """The same network in another token order scores the same."""
+    usual, other = (ViewLayout(3, (2, 4), prefix=2, order=name) for name in ("f h w", order))
+    q, k, truth = some_heads(3, usual)
+    place = torch.arange(usual.tokens)
+    place[image_tokens(q, other)] = image_tokens(q, usual)
+    expected = attention_matches(q, k, 0.7, usual, truth)
+    matches = attention_matches(q[:, :, place], k[:, :, place], 0.7, other, truth)
+    assert torch.equal(matches.token, expected.token)
+    torch.testing.assert_close(matches.mass_3x3, expected.mass_3x3, **CLOSE)
+    ratio, usual_ratio = (ratio_matches(q[:, :, p], k[:, :, p], x) for p, x in ((place, other), (..., usual)))
+    assert torch.equal(ratio.token, usual_ratio.token)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hidden_keys_have_no_weight(layout: ViewLayout, rows: bool):
+    q, k, truth = some_heads(4, layout)
+    generator = torch.Generator().manual_seed(1)
+    shape = (2, 1, layout.tokens if rows else 1, layout.tokens)
+    hidden = torch.rand(shape, generator=generator) < 0.3
+    bias = torch.zeros(shape).masked_fill(hidden, HIDDEN)
+    weights = (q.double() @ k.double().mT * 0.7 + bias).softmax(-1)
+    weights = torch.cat([weights.mean(1, keepdim=True), weights], dim=1)
+    place, f = image_tokens(k, layout), layout.views
+    maps = rearrange(weights[..., place, :][..., place], "b r (fq n) (fk m) -> b r fq n fk m", fq=f, fk=f)
+    matches, mass = attention_matches(q, k, 0.7, layout, truth, bias=bias), maps.sum(-1)
+    torch.testing.assert_close(matches.mass_key_view, mass.float(), **CLOSE)
+    assert torch.equal(torch.where(mass > 0, matches.token, 0), torch.where(mass > 0, maps.argmax(-1), 0))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -16,6 +16,7 @@ from scenes import planted_call, room, room_scene, small_random_model, small_sce
 from torch import Tensor
 from torch.nn import functional
 
+from probe.attention.masks import HIDDEN
 from probe.baselines import open_matchers
 from probe.interventions import INTERVENTIONS
 from probe.layers import ViewLayout, find_layers, select_layers
@@ -478,3 +479,58 @@ def test_choices_of_the_command_line_are_those_of_the_dicts():
     assert get_args(ProtocolName) == tuple(PROTOCOLS)
     assert get_args(Intervention) == tuple(INTERVENTIONS)
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+
+
+# Masks
+
+
+def masked_call(truth: GridTruth, hidden: Tensor) -> LayerCall:
+    f, n = truth.points.shape[1:3]
+    q, k = (torch.randn(1, HEADS, f * n, 5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    return replace(planted_call(q, k, truth.grid, f), bias=torch.zeros(hidden.shape).masked_fill(hidden, HIDDEN))
+
+
+def block_causal(f: int, n: int) -> Tensor:
+    """Views attend to themselves and to earlier ones."""
+    view = torch.arange(f).repeat_interleave(n)
+    return (view[:, None] < view)[None, None]
+
+
+def test_queries_whose_true_key_is_hidden_do_not_count():
+    scene = room_scene(0, (4, 4))
+    truth = scene.finest
+    f = truth.points.shape[1]
+    (scores, common) = ATTENTION_V1.score(masked_call(truth, block_causal(f, 16)), scene)
+    usual, _ = ATTENTION_V1.score(masked_call(truth, torch.zeros(1, 1, 1, f * 16, dtype=torch.bool)), scene)
+    for measured, everything in ((scores.measured, usual.measured), (common.measured, usual.measured)):
+        _, count = measured["precision@5%"]
+        _, full = everything["precision@5%"]
+        later = torch.ones(f, f).triu(1).bool()
+        assert torch.equal(count[:, :1], torch.where(later, 0, full[:, :1]))
+        assert full[:, :1, later].sum() > 0
+
+
+def test_a_hidden_key_takes_its_query_alone_out():
+    scene = room_scene(0, (4, 4))
+    truth, f = scene.finest, scene.views.count
+    view, token, key = (int(x) for x in torch.nonzero(visible_queries(truth)[0, 0])[0])
+    hidden = torch.zeros(1, 1, f * 16, f * 16, dtype=torch.bool)
+    hidden[..., view * 16 + token, key * 16 + truth.token[0, view, token, key]] = True
+    counts = [ATTENTION_V1.score(masked_call(truth, mask), scene)[0].measured["precision@5%"][1][0, 0]
+              for mask in (hidden, hidden & False)]  # fmt: skip
+    assert (counts[1] - counts[0]).sum() == counts[1][view, key] - counts[0][view, key] == 1
+
+
+def test_the_common_grid_leaves_pairs_with_hidden_keys_out():
+    scene = room_scene(0, (4, 4), (8, 8))
+    f = scene.views.count
+    _, common = ATTENTION_V1.score(masked_call(scene.truths[4, 4], block_causal(f, 16)), scene)
+    count = common.measured["precision@5%"][1][0, 0]
+    assert (count.triu(1) == 0).all()
+    assert count.tril(-1).sum() > 0
+
+
+def test_ratio_protocols_refuse_hidden_image_tokens():
+    scene = room_scene(0, (4, 4))
+    with pytest.raises(ValueError, match=r"hides image tokens from others by its mask.*use the protocol attention-v1"):
+        PROTOCOLS["ratio-v1"].score(masked_call(scene.finest, block_causal(scene.views.count, 16)), scene)

@@ -337,9 +337,10 @@ def test_gradients_reach_the_values_of_an_edited_layer():
 def test_what_cannot_be_edited_is_refused():
     layout = LAYOUTS["plain"]
     call, place = call_of(layout), place_of(layout)
-    for masked in ({"mask": torch.zeros(18, 18)}, {"causal": True}):
-        with pytest.raises(ValueError, match=r"layer 7 .* masks its attention"):
-            run("identity", replace(call, **masked), place)
+    for masked in ({"mask": torch.ones(18, 18).tril().bool()}, {"causal": True}):
+        with pytest.raises(ValueError, match=r"layer 7 .* hides keys by its mask; .* only identity"):
+            run("uniform", replace(call, **masked), place)
+        run("identity", replace(call, **masked), place)
     for head in (HEADS + 1, -1):
         with pytest.raises(ValueError, match=rf"heads \[{head}\] of layer 7, which has 3"):
             run("identity", call, place, heads=(head,))

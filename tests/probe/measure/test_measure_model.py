@@ -9,6 +9,7 @@ from scenes import small_random_model, small_scene
 from torch import Tensor, nn
 
 from probe.attention.call import Call
+from probe.attention.masks import HIDDEN
 from probe.capture import AttentionTap
 from probe.layers import Layer, find_layers, select_layers
 from probe.matching import attention_matches, ratio_matches
@@ -236,11 +237,31 @@ def test_a_layers_call_tells_where_it_comes_from(model: MultiViewModel):
     assert training_steps(replace(model, card={"about": {}})) == -1
 
 
-@pytest.mark.parametrize("changes", [{"causal": True}, {"mask": torch.zeros(4, 4)}])
-def test_a_masked_layer_is_refused(changes: dict[str, object], model: MultiViewModel):
+@pytest.mark.parametrize("mask", [None, torch.zeros(4, 4), torch.ones(1, 1, 1, 4, dtype=torch.bool)])
+def test_a_mask_that_hides_nothing_is_none(mask: Tensor | None, model: MultiViewModel):
     x = torch.zeros(1, 1, 4, 2)
-    with pytest.raises(ValueError, match="layer 'blocks' masks its attention"):
-        joined(a_call(x, x, **changes), Layer(0, "blocks", (2, 2), 1, "3d"), 1, model)
+    assert joined(a_call(x, x, mask=mask), Layer(0, "blocks", (2, 2), 1, "3d"), 1, model).bias is None
+
+
+def test_masks_become_what_is_added_to_the_logits(model: MultiViewModel):
+    x, layer = torch.zeros(1, 1, 4, 2), Layer(0, "blocks", (2, 2), 1, "3d")
+    later = torch.ones(4, 4).triu(1).bool()
+    causal = joined(a_call(x, x, causal=True), layer, 1, model).bias
+    assert torch.equal(causal[0, 0] == HIDDEN, later)
+    boolean = joined(a_call(x, x, mask=~later[None]), layer, 1, model).bias
+    assert torch.equal(boolean, causal)
+    added = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(joined(a_call(x, x, mask=added), layer, 1, model).bias[0, 0], added)
+    infinite = torch.zeros(4, 4).masked_fill(later, -torch.inf)
+    assert torch.equal(joined(a_call(x, x, mask=infinite), layer, 1, model).bias, causal)
+
+
+def test_masks_of_per_view_layers(model: MultiViewModel):
+    x, layer = torch.zeros(2, 1, 4, 2), Layer(0, "blocks", (2, 2), 1, "view")
+    keys = torch.tensor([[True, True, True, False], [True] * 4])[:, None, None]
+    assert torch.equal(joined(a_call(x, x, mask=keys), layer, 2, model).bias[0, 0, 0] == 0, keys.flatten())
+    with pytest.raises(ValueError, match="'blocks' works within a view and masks keys for each query"):
+        joined(a_call(x, x, causal=True), layer, 2, model)
 
 
 def test_per_view_layers_can_be_measured_too(model: MultiViewModel):
