@@ -23,7 +23,8 @@ UNCHECKED = "the truth is unchecked"
 def caveats(run: ProbeRun) -> list[str]:
     """Return the limits of the numbers in sentences, as far as the tables tell."""
     found = [
-        *_doubtful_truth(run), *_other_truth(run), *_few_units(run), *_thin_bins(run), *_coarse_grids(run),
+        *_doubtful_truth(run), *_not_scored(run), *_other_truth(run), *_few_units(run), *_thin_bins(run),
+        *_coarse_grids(run),
         *_at_null(run), *_below_same_position(run), *_order_changes(run), *_rivals_close(run), *_missing_values(run),
     ]  # fmt: skip
     chosen = (
@@ -37,6 +38,18 @@ def _doubtful_truth(run: ProbeRun) -> list[str]:
     """Return the warning that the truth does not fit the images, or that nothing could be checked."""
     warning, truth = (str(run.notes.get(name) or "") for name in ("warning", "truth"))
     return [warning] if warning else [f"{truth[:1].upper()}{truth[1:]}."] if UNCHECKED in truth else []
+
+
+def _not_scored(run: ProbeRun) -> list[str]:
+    """Name self-attentions that could not be scored, by reason."""
+    names_of = dict[str, list[str]]()
+    for name, reason in (run.settings.get("not_scored") or {}).items():
+        names_of.setdefault(str(reason), []).append(str(name))
+    return [
+        f"{plural(len(names), 'attention')} of the model could not be scored ({listing(names[:3])}"
+        f"{' and others' if len(names) > 3 else ''}): {reason}."
+        for reason, names in names_of.items()
+    ]
 
 
 def _other_truth(run: ProbeRun) -> list[str]:

@@ -134,6 +134,8 @@ def show(console: Console, plan: Plan, estimated: Estimate, views: int) -> None:
     console.print(table)
     for name, text in ((plan.model.card or {}).get("about") or {}).items():  # type: ignore[attr-defined]
         console.print(f"{name}: {text}", markup=False, soft_wrap=True)
+    for name, reason in plan.record.get("not_scored", {}).items():  # type: ignore[attr-defined]
+        console.print(f"not scored: {name}: {reason}", markup=False, soft_wrap=True)
     for line in lines(estimated, len(plan.scenes.names), len(plan.timesteps)):
         console.print(line, markup=False, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """Everything a probe run needs, resolved from its settings; refused before anything is written if it cannot be run."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -78,7 +79,8 @@ def make_plan(settings: Settings) -> Plan:
     groups, device = count_groups(settings), device_named(settings.device)
     model = _model(settings, device)
     with flag("--layers"):
-        layers = select_layers(model_layers(model), settings.layers or model.default_layers)
+        every = model_layers(model)
+        layers = select_layers(every, settings.layers or model.default_layers)
     scenes, protocol = _scenes(settings, groups, device), PROTOCOLS[settings.protocol]
     select_by = settings.select_by or protocol.select_by
     _try_first_scene(settings.scenes, scenes, layers, protocol, select_by)
@@ -97,7 +99,8 @@ def make_plan(settings: Settings) -> Plan:
         random=_untrained(model, settings, device) if "random" in baselines else None,
         experiment=experiment,
         select_by=select_by,
-        record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps, experiment),
+        record=_record(replace(settings, layers=settings.layers or model.default_layers), timesteps, experiment)
+        | not_scored(every),
     )
 
 
@@ -168,6 +171,12 @@ def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) 
     if settings.dry_run:
         return model
     return to_device(randomised(model, settings.seed), device, getattr(torch, settings.dtype))
+
+
+def not_scored(layers: Sequence[Layer]) -> dict[str, object]:
+    """Record attention that no tap sees, and what fits no grid, by name with the reason; nothing if there is none."""
+    reasons = {layer.name: layer.reason for layer in layers if layer.reason}
+    return {"not_scored": reasons} if reasons else {}
 
 
 def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experiment) -> dict[str, object]:
