@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from probe.attention.masks import HIDDEN
 from probe.correspondence import own_view
 from probe.layers import ViewLayout
 
@@ -54,6 +55,11 @@ def image_tokens(joint: Float[Tensor, "*lead joint d"], layout: ViewLayout) -> I
     """
     positions = torch.arange(joint.shape[-2], device=joint.device)
     return rearrange(layout.split(positions[:, None]), "f h w 1 -> (f h w)")
+
+
+def hides_image_tokens(bias: Bias, layout: ViewLayout) -> bool:
+    """Return whether a mask hides tokens of the views from any query, not only text."""
+    return bias is not None and bool(layout.split((bias <= HIDDEN / 2).mT).any())
 
 
 def attention_matches(

@@ -243,10 +243,12 @@ def placed(layer: Layer, response: Response, views: int, grid: tuple[int, int]) 
     own, shared = layer.per_view_prefix + layer.per_view_suffix, layer.prefix + layer.suffix
     joined = 1 if layer.kind == "view" else views
     follows = _following(response, joined * math.prod(grid))
-    for beside in _places(follows, own, shared):
-        layout = ViewLayout(joined, grid, **beside)
+    for layout in _places(follows, own, shared, ViewLayout(joined, grid)):
         if layout.tokens == len(follows) and bool(follows[image_positions(layout).flatten()].all()):
-            return Placed(layer=replace(layer, **beside), scores=_scores(layout, response))
+            kind = layer.kind
+            return Placed(
+                layer=replace(layer.placed(layout), kind=kind, grid=layer.grid), scores=_scores(layout, response)
+            )
     return Placed(layer=refused(layer, "has tokens outside the views at places that no layout describes"))
 
 
@@ -258,17 +260,13 @@ def _following(response: Response, count: int) -> Tensor:
     return follows
 
 
-def _places(follows: Tensor, own: int, shared: int) -> Iterator[dict[str, int]]:
-    """List how the other tokens may lie around the first token that follows."""
+def _places(follows: Tensor, own: int, shared: int, views: ViewLayout) -> Iterator[ViewLayout]:
+    """List how other tokens, of each view and of all, may lie around the first token that follows."""
     first = int(follows.int().argmax())
     for before in range(min(own, first), -1, -1):
         if (prefix := first - before) <= shared:
-            yield {
-                "prefix": prefix,
-                "suffix": shared - prefix,
-                "per_view_prefix": before,
-                "per_view_suffix": own - before,
-            }
+            suffix, behind = shared - prefix, own - before
+            yield replace(views, prefix=prefix, suffix=suffix, per_view_prefix=before, per_view_suffix=behind)
 
 
 def image_positions(layout: ViewLayout) -> Int[Tensor, "f h w"]:

@@ -10,9 +10,16 @@ from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.attention.masks import HIDDEN
 from probe.layers import ViewLayout
-from probe.matching import RatioMatches, cosine_matches, key_pools, nearest_of_pool, pooled_matches, ratio_matches
+from probe.matching import (
+    RatioMatches,
+    cosine_matches,
+    hides_image_tokens,
+    key_pools,
+    nearest_of_pool,
+    pooled_matches,
+    ratio_matches,
+)
 from probe.measure.scene import LayerCall, Scene
 from probe.metrics import GridTruth, Measured, Threshold, best_share, counted_mean, errors, right_matches
 from probe.protocols.protocol import Nearest, Probabilities, Protocol, Scores, Thresholds, any_key, as_they_are
@@ -126,7 +133,7 @@ def _score_ratio(call: LayerCall, scene: Scene, rule: RatioRule) -> list[Scores]
 
 def _refuse_hidden_keys(call: LayerCall) -> None:
     """Refuse masks over image tokens: descriptors would be matched that the layer never compares."""
-    if call.bias is not None and bool(call.layout.split((call.bias <= HIDDEN / 2).mT).any()):
+    if hides_image_tokens(call.bias, call.layout):
         raise ValueError(
             f"layer {call.layer.name!r} hides image tokens from others by its mask, where a ratio protocol matches "
             "all; use the protocol attention-v1"

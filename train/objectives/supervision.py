@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.attention.call import Call
+from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
 from probe.correspondence import TokenMatches, match_tokens, visible_tokens
 from probe.layers import Layer
+from probe.matching import hides_image_tokens
 from probe.metrics import scene_size
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment
@@ -182,7 +184,12 @@ def view_tokens(
         layer: Joins views on a grid.
         call: Of that layer.
         views: Views per scene.
+
+    Raises:
+        ValueError: If the layer's mask hides image tokens, which the losses compare.
     """
     layout = layer.layout(views)
+    if hides_image_tokens(logit_bias(call), layout):
+        raise ValueError(f"layer {layer.index} ({layer.name}) hides image tokens by its mask: it cannot be supervised")
     q, k = (rearrange(layout.split(x), "b heads f h w d -> b heads (f h w) d") for x in (call.q, call.k_per_head))
     return q, k

@@ -297,6 +297,16 @@ def test_what_a_probe_ranks_can_be_supervised_with_text_left_out():
     assert torch.equal(keys, q[:, :, 3:11] + 1)
 
 
+def test_a_mask_may_hide_text_and_no_image_tokens():
+    q = torch.randn(1, 2, 12, 5)
+    keys = torch.ones(1, 1, 1, 12, dtype=torch.bool)
+    keys[..., 0] = False  # text
+    call = Call(name=JOINT.name, nth=0, step=0, q=q, k=q, v=q, scale=0.5, **{**NO_MASK, "mask": keys})
+    assert torch.equal(objectives.view_tokens(JOINT, call, 2)[0], q[:, :, 3:11])
+    with pytest.raises(ValueError, match=r"layer 3 \(blocks.1.attn1\) hides image tokens by its mask"):
+        objectives.view_tokens(JOINT, replace(call, mask=None, causal=True), 2)
+
+
 @pytest.mark.parametrize("name", ["geometry", "irepa-dsift", "trd-dsift"])
 def test_features_are_not_aligned_with_outputs_that_hold_text(name: CompetingObjective):
     with pytest.raises(ValueError, match="is of kind 'joint' with 4 tokens of text or registers"):
