@@ -102,6 +102,15 @@ def test_halves_take_their_own_masks(heads: int):
 # what is kept
 
 
+class Overwriting(Attend):
+    """A layer that reuses the memory of its queries."""
+
+    def kernel(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        output = super().kernel(q, k, v)
+        q.zero_()
+        return output
+
+
 def test_a_record_keeps_what_it_says():
     pipe = wan()
     with AttentionTap(pipe, WAN, keep=Record(tensors="qkv")) as tap:
@@ -129,12 +138,14 @@ def test_copies_are_on_the_chosen_device():
     with AttentionTap(meta, FIRST, keep=Record(device="model")) as tap:
         meta(tokens().to("meta"))
     assert {tap[FIRST].q.device.type, tap[FIRST].v.device.type} == {"meta"}
-    model = Plain()
-    with AttentionTap(model, FIRST, keep=Record()) as tap:
-        model(tokens())
-        first = tap[FIRST].q.clone()
-        model(2 * tokens())
-    assert torch.equal(tap.records(FIRST)[0].q, first)  # a copy, on the CPU too
+    model = Plain(Overwriting())
+    with torch.no_grad(), AttentionTap(model, FIRST, keep=Record(every=2)) as tap:
+        for scale in (1, 2, 3):
+            model(scale * tokens())
+    first, third = tap.records(FIRST)  # without a timestep each forward is a step
+    assert [(call.step, call.timestep, call.pass_of_step) for call in (first, third)] == [(0, None, 0), (2, None, 0)]
+    for call, x in ((first, tokens()), (third, 3 * tokens())):
+        assert torch.equal(call.q, model.blocks[0].project(x, x)[0])  # which the layer has overwritten since
 
 
 @pytest.mark.parametrize(
@@ -278,6 +289,32 @@ def test_layers_of_another_method_are_recorded_together():
     assert tap[SECOND].timestep is None
 
 
+class Cached(Attend):
+    """Returns what it got where told so, as a cache would."""
+
+    cached = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.cached else super().forward(x)
+
+
+def test_skips_of_another_method_are_counted_once():
+    model = Encoder(first := Cached(), Attend())
+    with AttentionTap(model, [FIRST, SECOND], on_skip="count") as tap:
+        model.encode(tokens())
+        first.cached = True
+        model.encode(tokens())
+    assert tap.skipped == {FIRST: 1}
+
+
+def test_a_layer_that_runs_after_the_model_begins_anew():
+    model = Skipping()
+    with AttentionTap(model, [FIRST, SECOND], keep="detached", on_skip="count") as tap:
+        model(tokens(), False)
+        model.blocks[1](tokens())
+    assert [(call.name, call.step) for call in tap.calls] == [(SECOND, 1)]
+
+
 # what others do to a tapped model
 
 
@@ -348,6 +385,7 @@ def test_pipelines_put_accelerates_hooks_on_again_after_each_run():
         assert torch.equal(sample(stable), expected)
     assert len(tap.records(STABLE_DIFFUSION)) == 4
     assert is_untouched(stable.unet)
+    assert torch.equal(sample(stable), expected)
 
 
 def test_sequentially_offloaded_weights():
@@ -373,6 +411,7 @@ def test_the_network_of_a_pipeline():
     assert network_of(stable := stable_diffusion()) is stable.unet
     part = nn.Linear(1, 1)
     assert network_of(SimpleNamespace(components={"prior": part, "text_encoder": nn.Linear(1, 1)})) is part
+    assert network_of(SimpleNamespace(components={"prior_prior": part, "prior_text_encoder": nn.Linear(1, 1)})) is part
     two = SimpleNamespace(components={"transformer": part, "transformer_2": part, "vae": part})
     with pytest.raises(ValueError, match=r"several networks, transformer, transformer_2; give one, as in pipe.transf"):
         network_of(two)
