@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from probe.attention.tap import Call, Edit, Keep, LayerKey, Run, Tap
+from probe.attention.modules import Pipeline
+from probe.attention.records import Halves, Record, guidance_halves
+from probe.attention.tap import Call, Edit, Keep, LayerKey, OnSkip, Run, Tap
 from probe.attention.targets import by_index, keys_of
 from probe.layers.finding import find_layers
 
-__all__ = ["AttentionTap", "Call", "Edit", "Keep", "LayerKey", "Run"]
+__all__ = ["AttentionTap", "Call", "Edit", "Halves", "Keep", "LayerKey", "OnSkip", "Record", "Run", "guidance_halves"]
 
 
 class AttentionTap(Tap):
@@ -21,12 +23,14 @@ class AttentionTap(Tap):
     Layers may be named by their indexes too, which costs four small forwards of the model (``find_layers(model)``).
 
     Args:
-        model: The model, wrapped or not.
+        model: The model, wrapped or not, or a diffusers pipeline, whose transformer, unet or prior is meant.
         layers: :class:`~probe.layers.Layer` objects, indexes, module names, or pairs of a name and the number of its
             call.
         edit: ``edit(call, run)`` gives the attention's output instead; one for all layers, or one by layer.
         on_call: Called with each recorded call.
-        keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph.
+        keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph; a
+            ``Record`` chooses tensors, device and steps of a whole sampling run for ``tap.records(layer)``.
+        on_skip: Whether a forward in which a layer makes no call, as with a cache, is refused or counted.
 
     Raises:
         ValueError: If a layer is unknown or cannot be seen.
@@ -35,17 +39,19 @@ class AttentionTap(Tap):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Pipeline,
         layers: LayerKey | Sequence[LayerKey],
         *,
         edit: Edit | Mapping[Any, Edit] | None = None,
         on_call: Callable[[Call], object] | None = None,
         keep: Keep = "none",
+        on_skip: OnSkip = "refuse",
     ) -> None:
-        super().__init__(model, _without_indexes(model, keys_of(layers)), edit=edit, on_call=on_call, keep=keep)
+        names = _without_indexes(model, keys_of(layers))
+        super().__init__(model, names, edit=edit, on_call=on_call, keep=keep, on_skip=on_skip)
 
 
-def _without_indexes(model: nn.Module, keys: Sequence[LayerKey]) -> list[LayerKey]:
+def _without_indexes(model: nn.Module | Pipeline, keys: Sequence[LayerKey]) -> list[LayerKey]:
     """Look indexes up among the model's layers."""
     layers = find_layers(model) if any(isinstance(key, int) for key in keys) else []
     return [by_index(key, layers) if isinstance(key, int) else key for key in keys]

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import sampling_pipelines
 import torch
 from einops import rearrange
 
@@ -292,6 +293,20 @@ def test_a_matcher_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     scores = pd.read_parquet("runs/my-matcher/scores.parquet")
     found = scores[scores["metric"] == "precision@5%"].groupby("model", observed=True)["value"].mean()
     assert found["mean-colour"] > 3 * found["chance: uniform"]
+
+
+def test_pipelines_are_probed_over_their_sampling_steps(capsys: pytest.CaptureFixture[str]):
+    section = PAGES["models.md"].split("\n## A pipeline over its sampling steps\n", 1)[1].split("\n## ", 1)[0]
+    (script,) = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    assert len([line for line in script.splitlines() if line]) < 10
+    pipes = {"cogvideox": sampling_pipelines.cogvideox(), "wan": sampling_pipelines.wan()}
+    for pipe in pipes.values():
+        pipe.set_progress_bar_config(disable=True)
+    size = {"height": 32, "width": 32, "num_frames": 5, "output_type": "latent"}
+    exec(compile(script, "", "exec"), {**pipes, "prompt": sampling_pipelines.prompts() | size})
+    said = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert [words[:2] for words in said if words[0] == "cogvideox"] == [["cogvideox", "750.0"], ["cogvideox", "250.0"]]
+    assert [words[2] for words in said if words[0] == "wan"] == ["conditional", "unconditional"] * 2
 
 
 def test_a_section_of_a_page_is_added():

@@ -4,9 +4,9 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import repeat
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Keep = Literal["none", "detached", "graph"]
-"""What a tap keeps of a call: nothing, its tensors without or with their gradients' graph."""
+Timestep = float | tuple[float, ...] | None
+"""Noise level of a forward: one number where all items of the batch share it, else the distinct ones, largest first."""
 
 FUSED = F.scaled_dot_product_attention
 SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
@@ -39,6 +39,9 @@ class Call:
         gqa: Whether several query heads share one key head.
         compute_dtype: What the kernel computes in; under autocast not always that of ``q``.
         kernel: Name of the function that the model called.
+        timestep: As the model's own forward got it; None if it takes none, or was not running.
+        pass_of_step: Which of the forwards in a row with this timestep, from 0. Pipelines that run the network twice
+            per step (Wan) run the conditional pass first; a sampler that repeats a timestep counts on.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Call:
     gqa: bool
     compute_dtype: torch.dtype
     kernel: str
+    timestep: Timestep = None
+    pass_of_step: int = 0
 
     @property
     def k_per_head(self) -> Float[Tensor, "b heads m d"]:
@@ -90,7 +95,16 @@ class Reading:
     write: Callable[[Tensor], Tensor] = _as_it_is
 
 
-def describe(name: str, nth: int, step: int, kernel: str, values: Mapping[str, Any]) -> Call:
+def describe(
+    name: str,
+    nth: int,
+    step: int,
+    kernel: str,
+    values: Mapping[str, Any],
+    *,
+    timestep: Timestep = None,
+    pass_of_step: int = 0,
+) -> Call:
     """Read a call off the arguments of the fused kernel.
 
     Args:
@@ -99,6 +113,8 @@ def describe(name: str, nth: int, step: int, kernel: str, values: Mapping[str, A
         step: The forward's number.
         kernel: The function that the model called.
         values: What :func:`bind` gave.
+        timestep: The forward's noise level.
+        pass_of_step: The forward's number among those in a row with this timestep.
 
     Raises:
         ValueError: If the tensors are neither [b heads n d] nor [b n d], which is read as one head.
@@ -112,34 +128,13 @@ def describe(name: str, nth: int, step: int, kernel: str, values: Mapping[str, A
     q, k, v = (x if x.ndim == 4 else x[:, None] for x in tensors)
     scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
     mask, causal, gqa = values.get("attn_mask"), values.get("is_causal", False), values.get("enable_gqa", False)
-    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, _compute_dtype(q), kernel)
+    dtype = _compute_dtype(q)
+    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step)
 
 
 def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Name the arguments of the fused kernel."""
     return dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
-
-
-def kept(call: Call, keep: Keep) -> Call:
-    """Copy a call as far as ``keep`` asks.
-
-    Returns:
-        With "graph" the call itself, with "detached" copies that no later layer can overwrite, with "none" detached
-        views of the model's own tensors.
-
-    Raises:
-        RuntimeError: If a graph is requested and there is none.
-    """
-    if keep == "graph":
-        if call.q.is_inference() or not (call.q.requires_grad or call.k.requires_grad):
-            raise RuntimeError(
-                f"AttentionTap: keep='graph' asks for gradients, but q and k of {call.name!r} have none: the forward "
-                "ran under no_grad or inference_mode, with frozen weights, or in reentrant checkpointing (there: pass "
-                "use_reentrant=False)"
-            )
-        return call
-    tensors = {name: getattr(call, name).detach() for name in ("q", "k", "v")}
-    return replace(call, **{name: x.clone() if keep == "detached" else x for name, x in tensors.items()})
 
 
 def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
@@ -153,7 +148,10 @@ def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x[:, 0] if flat else x for x in (q, k, v))
-        output = reading.run(**{**values, "query": q, "key": k, "value": v})
+        asked = {**values, "query": q, "key": k, "value": v}
+        if k.shape != values["key"].shape and _hides_nothing(values.get("attn_mask")):
+            asked["attn_mask"] = None  # it is of the size of the call's own keys
+        output = reading.run(**asked)
         return output[:, None] if flat else output
 
     output = edit(call, run)
@@ -162,6 +160,10 @@ def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
     if came != expected:
         raise ValueError(f"AttentionTap: the edit of {call.name!r} gave {came}, expected {expected} like run(q, k, v)")
     return reading.write(output[:, 0] if flat else output)
+
+
+def _hides_nothing(mask: Any) -> bool:
+    return isinstance(mask, Tensor) and mask.dtype == torch.bool and bool(mask.all())
 
 
 @contextmanager

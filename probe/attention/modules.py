@@ -2,12 +2,46 @@
 
 import difflib
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 _WRAPPER = re.compile(r"(^|\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)(?=\.|$)")
+
+_NETWORK = re.compile(r"(\w+_)?(transformer|unet|prior)(_\d+)?")
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """A pipeline of diffusers: its parts by name."""
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """Return the networks, tokenizers and schedulers that it is made of."""
+
+
+def network_of(model: Any) -> nn.Module:
+    """Return the network that denoises: the model itself, or a diffusers pipeline's transformer, unet or prior.
+
+    Args:
+        model: A module, or a pipeline.
+
+    Raises:
+        ValueError: If a pipeline has several such networks or none, or it is neither a module nor a pipeline.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    kind, components = type(model).__name__, getattr(model, "components", None)
+    if not isinstance(components, Mapping):
+        raise ValueError(f"expected a torch.nn.Module or a pipeline of diffusers, got {kind}; give its network")
+    parts = {name: part for name, part in components.items() if isinstance(part, nn.Module)}
+    networks = [name for name in parts if _NETWORK.fullmatch(name)]
+    if len(networks) == 1:
+        return parts[networks[0]]
+    if networks:
+        raise ValueError(f"{kind} has several networks, {', '.join(networks)}; give one, as in pipe.{networks[0]}")
+    raise ValueError(f"{kind} has no transformer, unet or prior; give one of its networks: {', '.join(parts)}")
 
 
 def clean_name(name: str) -> str:
@@ -45,11 +79,12 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def may_attend(module: nn.Module) -> bool:
-    """Return whether a module could call attention itself: not PyTorch's own without children (Linear, Dropout)."""
+    """Return whether a module could call attention itself: not lists, and not PyTorch's layers without children.
+
+    The latter may be subclasses, such as a LayerNorm that computes in float32.
+    """
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return False
     has_children = any(child is not None for child in module._modules.values())
-    return has_children or not type(module).__module__.startswith("torch.nn.modules.")
-
-
-def network_of(model: Any) -> nn.Module:
-    """Stand in until the branch `sampling` is merged."""
-    return model
+    layer = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    return has_children or layer is nn.Module

@@ -6,15 +6,11 @@ attention functions of other packages are seen if :mod:`probe.attention.kernels`
 Measured behaviour and failure modes: docs/references.md, "Capturing attention".
 """
 
-import functools
-import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +22,6 @@ from probe.attention.call import (
     SOFTMAX,
     Call,
     Edit,
-    Keep,
     Reading,
     Run,
     attention_like,
@@ -35,42 +30,24 @@ from probe.attention.call import (
     describe,
     edited,
     in_backward,
-    kept,
     multi_head_body,
     plain,
     refuse_recomputation,
 )
-from probe.attention.kernels import KERNELS, Foreign, watched_kernels
-from probe.attention.modules import is_compiled, modules_by_name
+from probe.attention.kernels import Foreign, watched_kernels
+from probe.attention.modules import Pipeline, is_compiled, modules_by_name, network_of
+from probe.attention.records import Keep, Record, Records, parameter_names, timestep_of
+from probe.attention.steps import Frame, Frames, Step
 from probe.attention.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
+from probe.attention.unseen import why_not_run, why_unseen
+from probe.attention.wrapped import WrappedForward, unwrap, wrap
 
-__all__ = ["Call", "Edit", "Keep", "LayerKey", "Run", "Tap"]
+__all__ = ["Call", "Edit", "Keep", "LayerKey", "Record", "Run", "Tap"]
 
-
-@dataclass(eq=False)
-class _Step:
-    """What happened in one forward of the model."""
-
-    runs: Counter[str] = field(default_factory=Counter)
-    made: Counter[str] = field(default_factory=Counter)
-    seen: dict[Target, list[tuple[str, int]]] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Frame:
-    """A running forward of a watched module: its next call's number, and the checkpointed region around it."""
-
-    name: str
-    nth: int
-    region: object
-    in_kernel: bool = False  # calls inside a kernel of another package are ignored
-
-
-class _Frames(threading.local):
-    """The running forwards, innermost last; a torch function mode belongs to one thread, and so do they."""
-
-    def __init__(self) -> None:
-        self.running: list[_Frame] = []
+WATCHED = SOFTMAX | {FUSED, F.multi_head_attention_forward}
+"""Functions of PyTorch that a tap looks at."""
+OnSkip = Literal["refuse", "count"]
+"""What to do with a forward in which a layer makes no call: refuse it, or count it in ``tap.skipped``."""
 
 
 AnyTap = TypeVar("AnyTap", bound="Tap")
@@ -87,8 +64,11 @@ class Tap:
     Call ``backward()`` inside the context where an edit meets gradient checkpointing: the recomputation needs the edit.
     Under DDP or FSDP add ``0 * output.sum()`` to a loss that is made of captured tensors only.
 
+    Layers that run without the model's own forward (``model.encode(x)``) are recorded together until one of them runs
+    again or the model's forward begins.
+
     Args:
-        model: The model, wrapped or not.
+        model: The model, wrapped or not, or a diffusers pipeline, whose transformer, unet or prior is meant.
         layers: :class:`~probe.layers.Layer` objects, module names, or pairs of a name and the number of its call. A
             name may stop at a module that holds the attention; to look it up or to edit it, that must be a single call.
         edit: ``edit(call, run)`` gives the attention's output instead; ``run(q, k, v)`` is the original kernel with its
@@ -97,10 +77,15 @@ class Tap:
         on_call: Called with each recorded call (not with recomputed ones), outside autocast. Unless ``keep="graph"``,
             without gradients; with ``keep="none"`` the tensors are the model's own: read them at once, leave them as
             they are.
-        keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph.
+        keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph. A
+            :class:`~probe.attention.records.Record` chooses tensors, device and steps of a whole sampling run for
+            ``tap.records(layer)``; ``on_call`` is then called at the kept steps.
+        on_skip: Whether a forward in which a layer makes no call is refused, or counted, as caches that reuse attention
+            need. A layer that is never seen, or computes an explicit softmax, is refused either way.
 
     Attributes:
         softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module.
+        skipped: In how many forwards a layer made no call, by the module's name.
 
     Raises:
         ValueError: If a layer is unknown or cannot be seen.
@@ -109,58 +94,65 @@ class Tap:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Pipeline,
         layers: LayerKey | Sequence[LayerKey],
         *,
         edit: Edit | Mapping[Any, Edit] | None = None,
         on_call: Callable[[Call], object] | None = None,
         keep: Keep = "none",
+        on_skip: OnSkip = "refuse",
     ) -> None:
-        if keep not in ("none", "detached", "graph"):
-            raise ValueError(f"AttentionTap: keep={keep!r} is unknown; choose 'none', 'detached' or 'graph'")
-        self.model, self.layers, self.edit, self.on_call, self.keep = model, layers, edit, on_call, keep
-        self._modules = modules_by_name(model)
+        if on_skip not in ("refuse", "count"):
+            raise ValueError(f"AttentionTap: on_skip={on_skip!r} is unknown; choose 'refuse' or 'count'")
+        self.model, self.layers, self.edit, self.on_call = network_of(model), layers, edit, on_call
+        self.keep, self.on_skip = keep, on_skip
+        self._modules = modules_by_name(self.model)
         self._targets = resolve(self._modules, layers)
         attach(self._targets, edit, self._modules)
         self._watched = watched_modules(self._modules, self._targets)
-        self._frames = _Frames()
+        self._covering = {name: [t for t in self._targets if t.holds(name)] for name in self._watched}
+        self._frames, self._mode = Frames(), _Mode(self, FUSED.__name__)
         self._is_open = False
         self._reset()
 
     def _reset(self) -> None:
         self.softmaxes: dict[str, tuple[int, ...]] = {}
-        self._calls: dict[tuple[str, int], Call] = {}
-        self._step, self._steps, self._depth = _Step(), 0, 0
+        self.skipped: Counter[str] = Counter()
+        self._records = Records(self.keep)
+        self._step, self._depth = Step(), 0
         self._ever: set[Target] = set()
+        self._unseen: dict[Target, str] = {}  # why a counted layer was last not seen
         self._unfinished: Counter[str] = Counter()  # edited calls that checkpointing has yet to recompute
-        self._replaced: list[str] = []
         self._failed = False
 
     @property
     def calls(self) -> list[Call]:
-        """Return the kept calls of the last forward, in execution order."""
-        return list(self._calls.values())
+        """Return the kept calls of the last forward (of a ``Record``: the last kept one), in execution order."""
+        return [call for forward in self._records.forwards[-1:] for call in forward.values()]
 
     def __getitem__(self, layer: LayerKey) -> Call:
-        """Return a layer's call in the last forward.
+        """Return a layer's call in the last forward (of a ``Record``: in the last kept one).
 
         Raises:
             ValueError: If the layer is not tapped, or the name holds several calls.
             RuntimeError: If nothing was kept.
         """
+        return self._records.of(layer, self._wanted(layer), self._records.forwards[-1:])[0]
+
+    def records(self, layer: LayerKey) -> list[Call]:
+        """Return a layer's call in each kept forward, in order; each has its timestep and its number there.
+
+        Raises:
+            ValueError: If the layer is not tapped, or the name holds several calls.
+            RuntimeError: If nothing was kept.
+        """
+        return self._records.of(layer, self._wanted(layer), self._records.forwards)
+
+    def _wanted(self, layer: LayerKey) -> Target:
         wanted = wanted_target(layer, self._targets, self._modules)
         if not any(wanted.means(t) or t.covers(wanted.name, wanted.nth or 0) for t in self._targets):
             raise ValueError(f"AttentionTap: {layer!r} is not tapped; tapped: {[t.name for t in self._targets]}")
-        fits = [call for key, call in self._calls.items() if wanted.covers(*key)]
-        if len(fits) > 1:
-            keys = [(call.name, call.nth) for call in fits]
-            raise ValueError(f"AttentionTap: {layer!r} holds {len(fits)} attention calls; choose one of {keys}")
-        if not fits:
-            why = "keep='none' keeps nothing" if self.keep == "none" else "no forward has recorded it"
-            raise RuntimeError(
-                f"AttentionTap: no record of {layer!r}: {why}; use keep='detached', keep='graph' or on_call"
-            )
-        return fits[0]
+        return wanted
 
     def __enter__(self: AnyTap) -> AnyTap:
         if self._is_open:
@@ -170,8 +162,14 @@ class Tap:
             if any(is_compiled(module) for module in self.model.modules()):
                 undo.enter_context(torch.compiler.set_stance("force_eager"))
             undo.enter_context(watched_kernels(self.model, self._attend_foreign))
-            for name, module in {**self._watched, "": self._modules[""]}.items():
-                undo.callback(self._unwrap, module, *self._wrap(name, module))
+            self._replaced: list[tuple[str, str]] = []
+            root = self._modules[""]
+            self._parameters = parameter_names(root.forward)
+            for name, module in {**self._watched, "": root}.items():
+                undo.callback(self._unwrap, module, wrap(name, module, self._run))
+                if isinstance(module, nn.MultiheadAttention):
+                    # a hook of any kind makes PyTorch's encoder layers call it instead of a kernel of their own
+                    undo.callback(module.register_forward_pre_hook(_no_change).remove)
             self._undo = undo.pop_all()
         self._is_open = True
         return self
@@ -186,57 +184,52 @@ class Tap:
         for name in +self._unfinished:
             refuse_recomputation(name, self._modules[name])
         if self._replaced:
-            raise RuntimeError(
-                f"AttentionTap: the forward of {self._replaced} was replaced while the tap was open; "
-                "close taps in reverse order"
-            )
-        missed = [target.name for target in self._targets if target not in self._ever]
+            names, (_, cause) = [name for name, _ in self._replaced], self._replaced[0]
+            raise RuntimeError(f"AttentionTap: the forward of {names} was replaced while the tap was open: {cause}")
+        missed = [target for target in self._targets if target not in self._ever]
         if missed and not self._failed:
             raise RuntimeError(
-                f"AttentionTap: {missed} never ran inside the with block; was another copy of the model called?"
+                self._unseen.get(missed[0])
+                or (
+                    f"AttentionTap: {[target.name for target in missed]} never ran inside the with block; "
+                    "was another copy of the model called?"
+                )
             )
 
-    def _wrap(self, name: str, module: nn.Module) -> tuple["_Forward", Any]:
-        forward = _Forward(self, name, module.forward, vars(module).get("forward"))
-        vars(module)["forward"] = forward
-        # a hook of any kind makes PyTorch's encoder layers call their attention module instead of a kernel of their own
-        return forward, module.register_forward_pre_hook(lambda _module, _args: None)
-
-    def _unwrap(self, module: nn.Module, forward: "_Forward", hook: Any) -> None:
-        hook.remove()
-        if vars(module).get("forward") is not forward:
-            self._replaced.append(forward.name)
-            return
-        previous = forward.previous
-        while isinstance(previous, _Forward) and not previous.tap._is_open:
-            previous = previous.previous  # that tap was closed before this one
-        if previous is None:
-            del vars(module)["forward"]
-        else:
-            vars(module)["forward"] = previous
+    def _unwrap(self, module: nn.Module, forward: WrappedForward) -> None:
+        if (cause := unwrap(module, forward)) is not None:
+            self._replaced.append((forward.name, cause))
 
     def _run(self, name: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if in_backward():
-            return self._watch(_Frame(name, 0, None), original, args, kwargs)
+            return self._watch(Frame(name, 0, None), original, args, kwargs)
         if self._depth == 0:
-            self._step, self._calls = _Step(), {}
+            self._begin(name, args, kwargs)
         self._depth += 1
         self._step.runs[name] += 1
+        region = checkpoint_region() if self.edit is not None else None
         try:
-            output = self._watch(self._frame(name), original, args, kwargs)
+            output = self._watch(Frame(name, self._step.made.get(name, 0), region), original, args, kwargs)
         except BaseException:
             self._failed = True
             raise
         finally:
             self._depth -= 1
         if self._depth == 0:
-            self._finish_step()
+            self._check()
         return output
 
-    def _frame(self, name: str) -> _Frame:
-        return _Frame(name, self._step.made[name], checkpoint_region() if self.edit is not None else None)
+    def _begin(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Begin a forward of the model, or of a layer without it."""
+        of_model = name == ""
+        if not of_model and not self._step.of_model and name not in self._step.runs and self._step.number >= 0:
+            return
+        recording = self.on_call is not None or self.keep != "none"
+        timestep = timestep_of(self._parameters, args, kwargs) if of_model and recording else None
+        self._step = self._step.following(of_model, timestep)
+        self._records.begin(self._step)
 
-    def _watch(self, frame: _Frame, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _watch(self, frame: Frame, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         running = self._frames.running
         if frame.name not in self._watched:  # the root, which is only counted
             return original(*args, **kwargs)
@@ -244,26 +237,33 @@ class Tap:
         try:
             if len(running) > 1:
                 return original(*args, **kwargs)
-            with _Mode(self, FUSED.__name__):
+            with self._mode:
                 return original(*args, **kwargs)
         finally:
             running.pop()
 
-    def _finish_step(self) -> None:
+    def _check(self) -> None:
+        """Refuse or count layers that were not seen in the forward that has ended."""
         step = self._step
         for target in self._targets:
             if target in step.seen:
                 self._ever.add(target)
-            elif step.runs[target.name]:
-                self._failed = True
-                raise RuntimeError(_why_unseen(target, step, self.softmaxes))
-            elif step.runs[""]:
-                self._failed = True
-                raise RuntimeError(
-                    f"AttentionTap: {target.name!r} never ran in this forward of {type(self.model).__name__}; is it "
-                    "skipped, or its parent run by a fused or compiled kernel? List what runs with find_layers(model)"
-                )
-        self._steps += 1
+            elif target not in step.skipped and (step.runs.get(target.name) or step.of_model):
+                self._skip(target)
+
+    def _skip(self, target: Target) -> None:
+        step = self._step
+        explicit = {name: shape for name, shape in step.softmaxes.items() if target.holds(name)}
+        if step.runs[target.name]:
+            why = why_unseen(target, step.made[target.name], explicit, self._modules)
+        else:
+            why = why_not_run(target, self.model, self._modules)
+        if self.on_skip == "refuse" or explicit:
+            self._failed = True
+            raise RuntimeError(why)
+        step.skipped.add(target)
+        self._unseen[target] = why
+        self.skipped[target.name] += 1
 
     def _attend_foreign(self, foreign: Foreign, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         running = self._frames.running
@@ -285,13 +285,22 @@ class Tap:
             self._step.made[frame.name] = frame.nth
         else:
             self._refuse_unclear_recomputation(frame.name)
-        covering = [target for target in self._targets if target.covers(frame.name, nth)]
+        covering = [target for target in self._covering[frame.name] if target.covers(frame.name, nth)]
         target = max(covering, key=lambda t: (len(t.name), t.nth is not None), default=None)
         if target is None or (again and target.edit is None):
             return function(*args, **kwargs)
         module = self._modules[frame.name]
         reading = Reading(bind(args, kwargs)) if foreign is None else foreign.read(args, kwargs, module)
-        call = describe(frame.name, nth, self._steps, kernel, reading.values)
+        step = self._step
+        call = describe(
+            frame.name,
+            nth,
+            step.number,
+            kernel,
+            reading.values,
+            timestep=step.timestep,
+            pass_of_step=step.pass_of_step,
+        )
         if not again:
             self._record(target, call)
         if target.edit is None:
@@ -306,16 +315,14 @@ class Tap:
             raise RuntimeError(
                 f"AttentionTap: the edit of {target.name!r} is ambiguous; it holds {seen}: name one of them"
             )
-        if self.keep == "none" and self.on_call is None:
+        if (self.keep == "none" and self.on_call is None) or not self._records.takes(self._step):
             return
-        record = kept(call, self.keep)
+        record = self._records.add(call)
         if self.on_call is not None:
             with plain(call.q.device.type, gradients=self.keep == "graph"):
                 self.on_call(record)
-        if self.keep != "none":
-            self._calls[call.name, call.nth] = record
 
-    def _follow_checkpoint(self, frame: _Frame, again: bool) -> None:
+    def _follow_checkpoint(self, frame: Frame, again: bool) -> None:
         """Count edits that a recomputation has to repeat, and reject those that it would miss."""
         if again:
             self._unfinished[frame.name] -= 1
@@ -337,28 +344,12 @@ class Tap:
 
     def _note_softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if (shape := attention_like(args, kwargs)) is not None:
-            self.softmaxes[self._frames.running[-1].name] = shape
+            name = self._frames.running[-1].name
+            self.softmaxes[name] = self._step.softmaxes[name] = shape
 
 
-class _Forward:
-    """Stand in for a module's forward while a tap is open."""
-
-    def __init__(self, tap: Tap, name: str, original: Callable[..., Any], previous: Any) -> None:
-        functools.update_wrapper(self, original)
-        self.tap, self.name, self.original, self.previous = tap, name, original, previous
-        # a compiled function that calls the model hands over to plain Python here
-        hidden = name == "" and "torch._dynamo" in sys.modules
-        self.run = torch.compiler.disable(tap._run) if hidden else tap._run
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.tap._is_open:
-            return self.original(*args, **kwargs)
-        return self.run(self.name, self.original, args, kwargs)
-
-    def __deepcopy__(self, memo: Any) -> "_Forward":
-        raise RuntimeError(
-            "AttentionTap: a copy of a tapped model would run the original; copy it outside the with block"
-        )
+def _no_change(_module: nn.Module, _args: Any) -> None:
+    """Leave a module's inputs as they are."""
 
 
 class _Mode(TorchFunctionMode):
@@ -370,31 +361,12 @@ class _Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.tap._frames.running[-1].in_kernel:
+        if func not in WATCHED or self.tap._frames.running[-1].in_kernel:  # most functions end here
             return func(*args, **kwargs)
         if func is FUSED:
             return self.tap._attend(self.kernel, args, kwargs)
         if func is F.multi_head_attention_forward:
             with _Mode(self.tap, func.__name__):
                 return multi_head_body()(*args, **kwargs)
-        if func in SOFTMAX:
-            self.tap._note_softmax(args, kwargs)
+        self.tap._note_softmax(args, kwargs)
         return func(*args, **kwargs)
-
-
-def _why_unseen(target: Target, step: _Step, softmaxes: Mapping[str, tuple[int, ...]]) -> str:
-    what = f"AttentionTap: {target.name!r} ran"
-    if made := step.made[target.name]:
-        return f"{what} and made {made} attention calls, none with number {target.nth}; use find_layers(model) again"
-    explicit = {name: shape for name, shape in softmaxes.items() if target.holds(name)}
-    if explicit:
-        return (
-            f"{what} but called no fused attention: explicit softmax, by module and shape: {explicit}; switch to "
-            "F.scaled_dot_product_attention (diffusers: AttnProcessor2_0, no slicing; "
-            "nn.MultiheadAttention: need_weights=False)"
-        )
-    return (
-        f"{what} but its kernel bypasses F.scaled_dot_product_attention (flex, flash_attn, torch.jit or a compiled "
-        "function); choose the native one (diffusers: model.set_attention_backend('native')), name a module that "
-        f"attends, or add the function to probe.attention.kernels.KERNELS, which knows {', '.join(KERNELS)}"
-    )

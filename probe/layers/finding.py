@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probe.attention.call import Call
-from probe.attention.modules import inner_model, network_of
+from probe.attention.modules import Pipeline, inner_model, network_of
 from probe.attention.tap import Tap
 from probe.layers.counting import (
     BASE_VIEWS,
@@ -35,7 +35,7 @@ GridAspect = tuple[int, int] | None
 
 
 def find_layers(
-    model: Any,
+    model: nn.Module | Pipeline,
     make_inputs: MakeInputs | None = None,
     *,
     aspect: tuple[int, int] | None = None,

@@ -665,6 +665,13 @@ def test_kernels_that_bypass_the_fused_one_are_refused():
         pytest.raises(
             RuntimeError, match=r"'blocks.0' ran but its kernel bypasses .*set_attention_backend\('native'\)"
         ),
+        AttentionTap(model := Plain(nn.Sequential(nn.Linear(WIDTH, WIDTH))), FIRST),
+    ):
+        model(tokens())
+    with (
+        pytest.raises(
+            RuntimeError, match=r"'blocks.0' ran, but a Linear calls no attention; name a module that attends"
+        ),
         AttentionTap(model := Plain(nn.Linear(WIDTH, WIDTH)), FIRST),
     ):
         model(tokens())
@@ -724,7 +731,7 @@ def test_modules_may_run_without_the_model():
     assert [call.name for call in tap.calls] == ["blocks.1"]  # of the last forward only
     with (
         pytest.raises(RuntimeError, match=r"'blocks.0' ran but its kernel bypasses"),
-        AttentionTap(other := Plain(nn.Linear(WIDTH, WIDTH)), FIRST),
+        AttentionTap(other := Plain(nn.Sequential(nn.Linear(WIDTH, WIDTH))), FIRST),
     ):
         other.blocks[0](tokens())
 

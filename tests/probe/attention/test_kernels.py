@@ -263,7 +263,7 @@ def test_gradients_flow_through_what_is_kept(toy: Any):
 
 
 def test_the_message_names_the_table():
-    model = nn.Sequential(nn.Linear(2, 2))
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
     with (
         pytest.raises(RuntimeError, match=f"KERNELS, which knows {next(iter(KERNELS))}"),
         AttentionTap(model, "0"),

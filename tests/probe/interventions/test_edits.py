@@ -331,6 +331,22 @@ def test_gradients_reach_the_values_of_an_edited_layer():
     assert model.blocks[0].to_q.weight.grad is None  # the weights no longer depend on queries
 
 
+def test_a_mask_that_hides_nothing_lets_views_be_attended_alone():
+    class Masked(Attend):
+        def kernel(self, q, k, v):
+            return F.scaled_dot_product_attention(q, k, v, torch.ones(1, 1, 1, k.shape[2], dtype=torch.bool))
+
+    torch.manual_seed(0)
+    model, plain = Plain(Masked()), Plain(Attend())
+    plain.load_state_dict(model.state_dict())
+    edit = edit_of("within_view", place_of(ViewLayout(2, (1, 3)), b=1))
+    outputs = []
+    for network in (model, plain):
+        with AttentionTap(network, "blocks.0", edit=edit):
+            outputs.append(network(tokens(6)))
+    torch.testing.assert_close(*outputs)
+
+
 # Refusals
 
 
