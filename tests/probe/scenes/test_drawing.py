@@ -3,7 +3,8 @@
 import torch
 from small_world import make_world, recording_of
 
-from probe.scenes.drawing import _epipolar_lines, _matches, shorten
+from probe.records.words import shorten
+from probe.scenes.drawing import _epipolar_lines, _matches
 from probe.scenes.recordings import load_views
 
 WORLD = make_world(10, roll=12.0)
