@@ -19,6 +19,7 @@ from analysis.probing import caveats
 from analysis.probing.tables import read_run
 from analysis.probing.words import answer
 from analysis.words import interval, metric_words, number, percent, short_name, with_interval
+from probe.records.words import TRACKS_LIMIT, too_few
 
 HOSTILE = "<script>alert('$x')</script>"
 
@@ -333,6 +334,11 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     told = replace(run, settings={**run.settings, "truth_source": "tracks"})
     assert "The true points come from tracks" in " ".join(caveats.caveats(told))
     assert "dsift finds them easily" in " ".join(caveats.caveats(told))
+    reconstructed = replace(run, notes={"tracks": TRACKS_LIMIT})
+    assert TRACKS_LIMIT in caveats.caveats(reconstructed)
+    assert TRACKS_LIMIT not in caveats.caveats(run)
+    network = replace(run, settings={**run.settings, "truth_source": "vggt"})
+    assert "dsift finds them easily" not in " ".join(caveats.caveats(network))
     assert "The true points come from" not in " ".join(caveats.caveats(run))
     assert "Layers 7 and 10 are not shown to be above the strongest null" in " ".join(caveats.caveats(run))
     assert "So no layer was shown to find correspondence" in " ".join(answer(run))
@@ -353,5 +359,14 @@ def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
     assert "was the only layer measured" in answer(alone)[0]
     assert "chosen on the same scenes" not in " ".join(caveats.caveats(alone))
     few = replace(doubted, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1"])])
-    assert answer(few)[1] == "Nothing can be claimed: it rests on 2 independent units, and an interval needs 5."
+    assert answer(few)[1] == too_few(2)
     assert "No layer can be shown to be better than another." in answer(replace(few, selection=tied.selection))
+
+
+def test_the_headline_tells_how_few_tokens_it_rests_on(run_folder: Path):
+    """Matches of every timestep are of the same tokens."""
+    run = read_run(run_folder)
+    steps = len(run.timesteps)
+    few = replace(run, layers=run.layers.assign(count=63 * steps))
+    assert "(only 63 tokens)" in answer(few)[0]
+    assert "token" not in answer(replace(run, layers=run.layers.assign(count=200 * steps)))[0].partition("tokens)")[2]
