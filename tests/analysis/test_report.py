@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from analysis import building, report
-from analysis.probing import caveats
+from analysis.probing import caveats, paper
 from analysis.probing.tables import read_run
 from analysis.probing.words import answer
 from analysis.words import interval, metric_words, number, percent, short_name, with_interval
@@ -370,3 +370,16 @@ def test_the_headline_tells_how_few_tokens_it_rests_on(run_folder: Path):
     few = replace(run, layers=run.layers.assign(count=63 * steps))
     assert "(only 63 tokens)" in answer(few)[0]
     assert "token" not in answer(replace(run, layers=run.layers.assign(count=200 * steps)))[0].partition("tokens)")[2]
+
+
+def test_long_data_names_fit_over_a_frame_and_captions_promise_only_intervals_that_are_there(run_folder: Path):
+    run = read_run(run_folder)
+    long = replace(run, settings={**run.settings, "scenes": "rgbd:/work/shared/data/of/many/seven_scenes_kitchen#525"})
+    title = paper._title(long)
+    assert len(title) == paper.LETTERS
+    assert title.startswith("here: precision@5%, rgbd:/")
+    assert title.endswith("kitchen#525")
+    few = replace(run, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1"])])
+    said = [paper._rotation(each).caption for each in (run, few)]
+    assert ["95\u00a0% intervals" in text for text in said] == [True, False]
+    assert "No intervals on the right: they need 5 independent units." in said[1]
