@@ -76,6 +76,8 @@ def main(settings: Settings) -> None:
         print("\n".join(filter(None, (check.words, check.warning(way_out(settings.scenes))))))
     for views in loaded:
         print(f"{views.names[0]}: {views.valid.float().mean():.1%} of pixels have a point, unit {views.unit or 'none'}")
+    if not any(views.valid.any() for views in loaded):
+        print("no pixel has a point: to probe on these scenes, name a source of points (--truth-source tracks)")
     print(settings.out)
     if settings.freeze is not None:
         _freeze(settings.scenes, request, settings.freeze)

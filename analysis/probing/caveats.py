@@ -13,6 +13,7 @@ from analysis.words import bin_words, listing, percent, plural, points, with_int
 from probe.records import CAMERAS_ONLY, null_label
 from probe.records.intervals import LEAST_UNITS
 from probe.records.names import is_block
+from probe.records.words import TRACKS_LIMIT
 
 FEW_PAIRS = 10
 LOW_CEILING = 0.5
@@ -53,13 +54,15 @@ def _not_scored(run: ProbeRun) -> list[str]:
 
 
 def _other_truth(run: ProbeRun) -> list[str]:
+    """Return what a truth that is no depth of the scenes' own limits."""
     source = run.settings.get("truth_source")
+    if source == "tracks" or run.notes.get("tracks"):
+        return [TRACKS_LIMIT]
     if source in (None, "depth"):
         return []
-    flattered = " Tracks are SIFT matches: dsift finds them easily." if source == "tracks" else ""
     return [
         f"The true points come from {source}, not from the scenes' own depth: where that errs, a right match counts as "
-        f"wrong, and only the points that it knows count at all.{flattered}"
+        f"wrong, and only the points that it knows count at all."
     ]
 
 

@@ -11,10 +11,14 @@ from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.training import words
 from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, percent, with_interval
+from probe.records.intervals import LEAST_UNITS
+from probe.records.words import shorten
 
 SD21_LAYERS = "up_blocks.2.attentions.0"
 """Where layer 10 sits in the U-Net of Stable Diffusion 2.1; a model that has it there shares the paper's indexes."""
 PUBLISHED, OURS = "published: NAVI, 2 cm in 3D", "here: {}"
+LETTERS = 48
+"""Of a title that fit over a frame."""
 
 
 def beside_paper(run: ProbeRun) -> Section:
@@ -40,17 +44,29 @@ def _beside(
     run: ProbeRun, name: str, published: pd.DataFrame, ours: pd.DataFrame, xlabel: str, caption: str, basis: str = ""
 ) -> Chart:
     """Draw both in frames of their own, and keep both in one table that says whose each row is."""
-    titles = (PUBLISHED, OURS.format(f"{run.metric}, {run.settings.get('scenes', MISSING)}"))
+    titles = (PUBLISHED, _title(run))
     frames = [(title, xlabel, table) for title, table in zip(titles, (published, ours), strict=True)]
     alt = f"Two frames. {titles[0]}: {_spoken(published)}. {titles[1]}: {_spoken(ours)}"
     svg = figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
     both = pd.concat([published.assign(whose="paper"), ours.assign(whose=run.name)], ignore_index=True)
     sentences = (
-        f"{caption} Left, the published numbers, without intervals or counts; right, this run; each on a scale of its "
-        "own."
+        f"{caption} {_bars(ours)} Left, the published numbers, without intervals or counts; right, this run; each on "
+        "a scale of its own."
     )
     basis = f"Right: {basis or source(run)}"
     return chart(f"paper-{name}", svg, sentences, source=basis, table=both, file=f"paper_{name}.csv")
+
+
+def _title(run: ProbeRun) -> str:
+    """Return what was measured here, on which data; a long name is cut in its middle."""
+    start = OURS.format(f"{run.metric}, ")
+    return start + shorten(str(run.settings.get("scenes", MISSING)), LETTERS - len(start))
+
+
+def _bars(table: pd.DataFrame) -> str:
+    if table["low"].notna().any():
+        return f"Bars on the right: 95{NBSP}% intervals."
+    return f"No intervals on the right: they need {LEAST_UNITS} independent units."
 
 
 def _spoken(table: pd.DataFrame) -> str:
@@ -77,7 +93,7 @@ def _profile(run: ProbeRun) -> Chart:
         if _shares_indexes(run)
         else "Layer indexes do not mean the same place: this model has another layout."
     )
-    caption = f"Precision layer by layer. {known} Bars on the right: 95{NBSP}% intervals."
+    caption = f"Precision layer by layer. {known}"
     return _beside(run, "profile", _published("layer_profile"), shown, "layer", caption)
 
 
@@ -91,8 +107,7 @@ def _rotation(run: ProbeRun) -> Chart:
     shown = ours.assign(x=ours["rotation_bin"], who=_model_here(run))[["x", "who", "value", "low", "high"]]
     caption = (
         f"Precision by rotation between the cameras in degrees; here of layer {run.layer}. On both sides it should "
-        f"fall to the right: the published claim is that the signal is fragile. Bars on the right: 95{NBSP}% "
-        "intervals."
+        "fall to the right: the published claim is that the signal is fragile."
     )
     return _beside(run, "rotation", _published("viewpoint"), shown, "rotation in degrees", caption)
 
@@ -105,7 +120,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     published = _published("emergence")
     caption = (
         f"Precision over training iterations; here of layer {run.layer}. Iterations do not compare: batch, size and "
-        f"data differ. What may be compared is that both grow. Bars on the right: 95{NBSP}% intervals."
+        f"data differ. What may be compared is that both grow."
     )
     return _beside(run, "emergence", published.assign(x=published["x"].astype(float)), shown, "iterations", caption,
                    basis=words.probe_source(own))  # fmt: skip

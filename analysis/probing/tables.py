@@ -77,7 +77,8 @@ class ProbeRun:
         edited: uint8 [targets 3 H W]: sampled views of the first scenes, by "scene/intervention/layer", beside
             "scene/unedited" and "scene/truth"; empty if none were sampled.
         explorer: What the match explorer shows (:mod:`probe.measure.explored`), by "what/part/scene".
-        notes: Of real scenes: what was left out (note), what the check of the truth found (truth, warning).
+        notes: Of real scenes: what was left out (note), what the check of the truth found (truth, warning), the limits
+            of a truth of tracks (tracks).
         truth_check: Of real scenes, one row per pair of views that SIFT matches were compared in.
     """
 

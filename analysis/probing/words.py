@@ -21,6 +21,10 @@ from analysis.words import (
 )
 from probe.records import NO_LAYER, UNIFORM
 from probe.records.intervals import LEAST_UNITS
+from probe.records.words import too_few
+
+FEW_TOKENS = 200
+"""Below this many tokens, the headline says how many stand behind it."""
 
 
 def layer_places(run: ProbeRun) -> dict[int, str]:
@@ -86,10 +90,16 @@ def _place(run: ProbeRun) -> str:
 
 
 def _behind(run: ProbeRun) -> str:
-    """Return on how many scenes and independent units the selected layer's numbers rest."""
+    """Return on how many scenes, independent units and, where these are few, tokens the selected layer's numbers rest.
+
+    Every timestep counts the same tokens anew.
+    """
     scenes, units = int(best_row(run)["scenes"]), len(run.units)
-    unit = "" if scenes == units else f" ({plural(units, 'independent unit')})"
-    return f"{plural(scenes, 'scene')}{unit}"
+    tokens = int(best_row(run)["count"]) // max(len(run.timesteps), 1)
+    unit = "" if scenes == units else plural(units, "independent unit")
+    few = "" if tokens >= FEW_TOKENS else f"only {plural(tokens, 'token')}"
+    more = ", ".join(filter(None, (unit, few)))
+    return f"{plural(scenes, 'scene')}{f' ({more})' if more else ''}"
 
 
 def _weighed(run: ProbeRun) -> str:
@@ -107,10 +117,7 @@ def _doubt(run: ProbeRun, row: pd.Series) -> str:
     if row["above_null"]:
         return ""
     if len(run.units) < LEAST_UNITS:
-        return (
-            f"Nothing can be claimed: it rests on {plural(len(run.units), 'independent unit')}, and an interval needs "
-            f"{LEAST_UNITS}."
-        )
+        return too_few(len(run.units))
     if np.isnan(row.get("lead_low", np.nan)):
         return "It was not shown to be above its strongest null, so nothing is claimed about correspondence."
     return (

@@ -40,6 +40,8 @@ FAR = 1 / 6
 motion (on raw 7-Scenes read as registered it is a seventh of it); it counts only where no pair moves more."""
 TOLERATED = 0.25
 """Share of the pairs that may lie above half of what is allowed."""
+NAMED = 3
+"""Scenes that do not fit and are named; more are counted."""
 
 Points = Float[np.ndarray, "_ 2"]
 Described = tuple[Points, Float[np.ndarray, "_ 128"]]
@@ -110,10 +112,22 @@ class TruthCheck:
         return self.above > TOLERATED * len(self.counted)
 
     @property
+    def by_scene(self) -> dict[str, float]:
+        """Return the median distance of each scene's counted pairs, in pixels of the views."""
+        scenes = dict.fromkeys(pair.scene for pair in self.counted)
+        return {name: float(np.median([one.median_px for one in self.counted if one.scene == name])) for name in scenes}
+
+    @property
+    def off(self) -> dict[str, float]:
+        """Return the scenes whose median distance lies above half of what is allowed, with that distance."""
+        return {scene: px for scene, px in self.by_scene.items() if px > self.allowed_px / 2}
+
+    @property
     def blames_points(self) -> bool:
-        """Return whether the cameras alone fit: most pairs lie near their epipolar lines."""
-        lines = [pair.epipolar_px for pair in self.counted if np.isfinite(pair.epipolar_px)]
-        held_against = {pair.kind for pair in self.counted}
+        """Return whether the cameras alone fit where the truth does not: most pairs lie near their epipolar lines."""
+        suspects = [pair for pair in self.counted if pair.scene in (self.off or self.by_scene)]
+        lines = [pair.epipolar_px for pair in suspects if np.isfinite(pair.epipolar_px)]
+        held_against = {pair.kind for pair in suspects}
         return "points" in held_against and bool(lines) and float(np.median(lines)) <= self.allowed_px / 2
 
     @property
@@ -146,14 +160,30 @@ class TruthCheck:
             if self.blames_points
             else "look at the axes of the cameras, at the image size of their intrinsics, and at which frame has which"
         )
+        advice = _other_scenes(len(self.off)) if 0 < 2 * len(self.off) < len(self.by_scene) else way_out or usual
         return (
-            f"WARNING: {suspect} not fit the images: in {self.above} of {len(self.counted)} pairs of views the median "
-            f"distance is above {self.allowed_px / 2:.1f} px, half of what counts as right; {way_out or usual}"
+            f"WARNING: {suspect} not fit the images{self._some_scenes()}: in {self.above} of {len(self.counted)} pairs "
+            f"of views the median distance is above {self.allowed_px / 2:.1f} px, half of what counts as right; "
+            f"{advice}"
         )
+
+    def _some_scenes(self) -> str:
+        """Return which scenes do not fit, the farthest off first, where others do; nothing if none or all are off."""
+        if len(self.off) in (0, len(self.by_scene)):
+            return ""
+        worst = sorted(self.off.items(), key=lambda pair: -pair[1])
+        named = ", ".join(f"{scene} ({px:.1f} px)" for scene, px in worst[:NAMED])
+        more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
+        return f" of {named}{more}, {len(worst)} of {len(self.by_scene)} scenes"
 
     def table(self) -> pd.DataFrame:
         """Return a row per pair; columns as :class:`CheckedPair`."""
         return pd.DataFrame([asdict(pair) for pair in self.pairs], columns=list(CheckedPair.__dataclass_fields__))
+
+
+def _other_scenes(off: int) -> str:
+    """Return where to look when most scenes fit: what all of them share is right."""
+    return f"the other scenes fit, so look at the cameras, the depth and the frames of {'it' if off == 1 else 'these'}"
 
 
 def check_truth(

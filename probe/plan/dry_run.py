@@ -27,6 +27,7 @@ from probe.plan.rehearsal import (
     tokens_of,
     weights_of,
 )
+from probe.records.words import too_few
 
 MIB = 2**20
 
@@ -137,6 +138,8 @@ def show(console: Console, plan: Plan, estimated: Estimate, views: int) -> None:
     for name, reason in plan.record.get("not_scored", {}).items():  # type: ignore[attr-defined]
         console.print(f"not scored: {name}: {reason}", markup=False, soft_wrap=True)
     for line in lines(estimated, len(plan.scenes.names), len(plan.timesteps)):
+    few = too_few(len(set(plan.scenes.units or plan.scenes.names)))
+    for line in filter(None, (*lines(estimated, len(plan.scenes.names), len(plan.timesteps)), few)):
         console.print(line, markup=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from probe.metrics import Threshold, thresholds
 from probe.plan.plan import Plan
 from probe.protocols import PROTOCOLS
 from probe.records import SCENES_NOTE, TRUTH_CHECK, write, write_json
+from probe.records.words import TRACKS_LIMIT
 from probe.scenes import GENERATED
 
 FEW = 2
@@ -72,9 +73,11 @@ def record_truth(plan: Plan, check: TruthCheck | None) -> tuple[str, ...]:
         check: Of its truth; None of procedural scenes, whose folder then gets no such file.
     """
     note, out = plan.scenes.note, plan.settings.out
+    tracks = TRACKS_LIMIT if plan.scenes.tracks or plan.settings.truth_source == "tracks" else ""
     if check is None:
-        return (note,) if note else ()
+        return tuple(filter(None, (note, tracks)))
     warning = check.warning(way_out(plan.settings.scenes))
-    write_json(out / SCENES_NOTE, {"note": note, "truth": check.words, "warning": warning})
+    record = {"note": note, "truth": check.words, "warning": warning, **({"tracks": tracks} if tracks else {})}
+    write_json(out / SCENES_NOTE, record)
     write(out / TRUTH_CHECK, lambda part: check.table().to_csv(part, index=False))
-    return tuple(text for text in (note, check.words, warning) if text)
+    return tuple(filter(None, (note, check.words, warning, tracks)))

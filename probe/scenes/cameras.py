@@ -34,7 +34,7 @@ def read_rigid(transform: Float[Tensor, "rows 4"], origin: str) -> Float[Tensor,
         shape = " x ".join(str(side) for side in transform.shape)
         raise ValueError(f"{origin} is a {shape} matrix, expected a 4 x 4 pose")
     if not transform.isfinite().all():
-        raise ValueError(f"{origin} holds a NaN or infinite number; remove this frame's files")
+        raise ValueError(f"{origin} holds a NaN or infinite number; write this pose, or remove its entry")
     last = transform.new_tensor([0, 0, 0, 1])
     rigid = torch.cat([transform[:3], last[None]]).double()
     error = (rigid[:3, :3] @ rigid[:3, :3].mT - torch.eye(3, dtype=torch.float64)).abs().max()
@@ -110,6 +110,8 @@ def pinhole(
             f"{FOCAL[1]:g} times its longer side; a failed reconstruction has such lenses"
         )
     if not (0 < centre[0] < size[1] and 0 < centre[1] < size[0]):
-        shape = f"{size[0]} x {size[1]}"
-        raise ValueError(f"{origin} puts the principal point at ({centre[0]}, {centre[1]}), outside the {shape} image")
+        raise ValueError(
+            f"{origin} puts the principal point at x {centre[0]:g}, y {centre[1]:g}, outside the image of width "
+            f"{size[1]}, height {size[0]}; write the intrinsics of these images"
+        )
     return torch.tensor([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1]], dtype=torch.float32)

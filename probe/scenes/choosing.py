@@ -15,7 +15,7 @@ import torch
 
 from probe.records.names import block_name
 from probe.scenes.grouping import BINS, BinSupply, Group, Pairs, count_groups, draw_groups
-from probe.scenes.reading import Dropped, left_out
+from probe.scenes.reading import Dropped, flag_of, left_out
 from probe.scenes.recordings import (
     Recording,
     UnreadableFramesError,
@@ -32,6 +32,7 @@ MOST_VISITS = 32  # recordings that are opened and compared for a list, unless m
 MOST_FRAMES = 200  # frames compared of a lone recording
 FEW_FRAMES = 60  # frames compared of each of several
 BLOCKS = 8  # of time, into which a lone recording is cut
+FEWER = f"lower {flag_of('min_overlap')} or {flag_of('views')}, or add frames between"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,10 +329,19 @@ def _check_any(visited: Sequence[object], dropped: Sequence[Dropped], recordings
 def _draw(
     recording: Recording, pairs: Pairs, quota: Sequence[int], views: int, min_overlap: float, seed: int
 ) -> list[Group]:
+    if len(pairs.frames) < views:
+        raise ValueError(f"{recording.name} {_too_few(len(pairs.frames), views)}")
     try:
         return draw_groups(pairs, count=tuple(quota), views=views, min_overlap=min_overlap, seed=seed)
     except ValueError as error:
-        raise ValueError(f"{recording.name}: {error}") from None
+        raise ValueError(f"{recording.name}: {error}; {FEWER}") from None
+
+
+def _too_few(frames: int, views: int) -> str:
+    """Return that a recording has fewer frames than a scene has views, and what to do."""
+    count = f"{frames} frame{'' if frames == 1 else 's'}"
+    flag = flag_of("views")
+    return f"has {count} that can be read, {flag} {views} needs {views}; lower {flag} or add frames"
 
 
 def _scene(recording: Recording, group: Group) -> Scene:
@@ -375,10 +385,14 @@ def _frames_note(visited: Sequence[Recording]) -> str:
 def _why_none(
     recordings: Recordings, visited: Sequence[tuple[Recording, Pairs]], views: int, min_overlap: float
 ) -> str:
+    most = max(len(pairs.frames) for _, pairs in visited)
+    if most < views:
+        return f"draw_list: of {len(visited)} recordings of {recordings.root} the longest {_too_few(most, views)}"
     best = max(float((pairs.overlap - torch.eye(len(pairs.overlap))).max()) for _, pairs in visited)
     return (
         f"draw_list: {len(visited)} of {len(recordings.names)} recordings of {recordings.root} were compared and none "
-        f"has {views} frames that overlap by min_overlap {min_overlap}; the best overlap of a pair is {best:.3f}"
+        f"has {views} frames that overlap by min_overlap {min_overlap}; the best overlap of a pair is {best:.3f}; "
+        f"{FEWER}"
     )
 
 

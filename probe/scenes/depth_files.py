@@ -104,12 +104,13 @@ def _as_map(depth: np.ndarray, path: Path) -> np.ndarray:
     return np.asarray(squeezed)
 
 
-def check_unit(recording: Recording, advice: str) -> None:
+def check_unit(recording: Recording, advice: str, metres: float) -> None:
     """Compare depth maps with each other over the cameras, in their unit and in others that are often meant.
 
     Args:
         recording: With depth.
         advice: Where its unit comes from, for the error.
+        metres: That one count of a depth file stands for, as it is read.
 
     Raises:
         ValueError: If far more of the depth agrees in another unit.
@@ -139,13 +140,15 @@ def check_unit(recording: Recording, advice: str) -> None:
     best = max(FACTORS, key=shares.__getitem__)
     if shares[best] > max(LEAST, own * CLEARLY):
         middle = float(depth[depth > 0].median())
-        raise ValueError(_wrong_unit(recording, middle, best, (own, shares[best]), advice))
+        raise ValueError(
+            f"{_wrong_unit(recording, middle, best, (own, shares[best]), advice)}; if that is right, pass "
+            f"{flag_of('depth_scale')} {1 / (metres * best):.6g} (what counts as one metre)"
+        )
 
 
 def _wrong_unit(recording: Recording, middle: float, factor: float, shares: Sequence[float], advice: str) -> str:
     unit = recording.unit or "units"
     return (
         f"the depth of {recording.name} is {middle:.3g} {unit} at the median ({advice}), where {shares[0]:.0%} of it "
-        f"agree between the cameras; times {factor:g} it is {shares[1]:.0%}. Name what counts as one metre by "
-        f"{flag_of('depth_scale')}"
+        f"agree between the cameras; times {factor:g} it is {shares[1]:.0%}"
     )

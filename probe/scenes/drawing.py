@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probe.correspondence import project_tokens
 from probe.geometry import project, unproject
+from probe.records.words import shorten
 from probe.scenes.recordings import supposed_distances
 from probe.views import Views
 
@@ -54,14 +55,6 @@ def _draw_scene(axis: Axes, views: Views, matches: int) -> None:
             moved = end + torch.tensor([view * step, 0.0])
             line = torch.cat([start, moved]) if views.valid.any() else moved
             _draw_line(axis, line, start, colormaps["hsv"](rank / matches))
-
-
-def shorten(text: str, letters: int) -> str:
-    """Cut the middle out of a text that is too long: a scene's recording and its last frames stay readable."""
-    if len(text) <= letters:
-        return text
-    first = (letters - 1) // 2
-    return f"{text[:first]}\u2026{text[len(text) - (letters - 1 - first) :]}"
 
 
 def _draw_line(

@@ -320,7 +320,7 @@ def read_json(path: Path, root: Folder | Path) -> Any:
     try:
         return json.loads(_unpack(data) if path.suffix in (".jgz", ".gz") else data)
     except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
-        raise ValueError(f"read_json: {path} is not whole JSON: {error}") from None
+        raise ValueError(f"read_json: {path} is not whole JSON: {error}; is the download whole?") from None
 
 
 def _unpack(data: bytes) -> bytes:

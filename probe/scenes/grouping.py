@@ -232,10 +232,18 @@ def _edges(bins: tuple[float | int, ...], views: int) -> tuple[float, ...]:
 
 
 def _why_none(pairs: Pairs, views: int, bins: tuple[float, ...], min_overlap: float | int) -> str:
+    if len(pairs.frames) < views:
+        return f"draw_groups: {len(pairs.frames)} frames, expected {views} or more for {views} views"
     most = max(int(_partners(pairs, low, high, min_overlap).sum(-1).max()) for low, high in pairwise(bins))
     inside = _partners(pairs, bins[0], bins[-1], -1.0)
     best = f"{pairs.overlap[inside].max():.3f}" if inside.any() else "none, as no pair is rotated so"
     return (
-        f"draw_groups: no {views} of {len(pairs.frames)} frames overlap by min_overlap {min_overlap} "
-        f"within a rotation bin of {bins}; the best overlap of a pair is {best}, the most partners of a frame {most}"
+        f"draw_groups: no {views} of {len(pairs.frames)} frames make a scene: one must share {min_overlap:.0%} of its "
+        f"image (min_overlap) with {views - 1} that are turned from it by {_spans(bins)} degrees; the best overlap of "
+        f"a pair is {best}, the most such partners of a frame {most}"
     )
+
+
+def _spans(bins: tuple[float, ...]) -> str:
+    """Return the rotation bins in words: "0 to 30, 30 to 60"."""
+    return ", ".join(f"{low:g} to {high:g}" for low, high in pairwise(bins))

@@ -2,6 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from probe.registry import Choice
@@ -35,3 +36,53 @@ GENERATED: dict[str, Callable[..., Any]] = {
 
 SCENES: Mapping[str, Callable[..., Any]] = ChainMap(DATA_SETS, GENERATED)  # lists GENERATED first
 """All that ``--scenes`` accepts; what is added to :data:`DATA_SETS` is in it."""
+
+MARKS: dict[str, tuple[str, ...]] = {
+    "nerfstudio": ("transforms.json", "transforms_train.json", "keyframes", "metadata"),
+    "colmap": ("sparse/0", "sparse/cameras.*", "colmap_sparse", "colmap_text", "sfm", "cameras.bin", "cameras.txt"),
+    "llff": ("poses_bounds.npy",),
+    "rgbd": ("*.color.*", "seq-*", "rgb.txt", "associations.txt", "traj.txt", "odometry.csv", "intrinsic"),
+    "co3d": ("frame_annotations.jgz", "*/frame_annotations.jgz"),
+    "navi": ("*/annotations.json", "annotations.json"),
+    "dtu": ("Rectified", "cams", "*/cams", "cameras.npz", "*/cameras.npz", "cameras_sphere.npz"),
+    "re10k": ("*.torch", "train/*.torch", "test/*.torch"),
+}
+"""Data sets, and files or folders that show that a folder is one, as patterns."""
+PHOTOS = tuple(f"{place}*.{ending}" for place in ("", "images/") for ending in ("jpg", "jpeg", "png", "JPG"))
+"""Show that a folder holds photos; what has other marks may hold them too."""
+
+
+def kinds_of(folder: Path) -> dict[str, str]:
+    """Return which data sets a folder looks like, each with the file or folder that shows it.
+
+    Args:
+        folder: May not exist.
+    """
+    try:
+        seen = {name: _first(folder, patterns) for name, patterns in MARKS.items()}
+        kinds = {name: mark for name, mark in seen.items() if mark}
+        photo = "" if kinds else _first(folder, PHOTOS)
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be read
+        return {}
+    return {"photos": photo} if photo else kinds
+
+
+def _first(folder: Path, patterns: tuple[str, ...]) -> str:
+    """Return the first entry of a folder that fits a pattern, below the folder; nothing if none does."""
+    paths = (path for pattern in patterns for path in folder.glob(pattern))
+    return next((path.relative_to(folder).as_posix() for path in paths), "")
+
+
+def suggestion(spec: str) -> str:
+    """Return what to write instead of scenes that cannot be opened, by what their folder holds; nothing if unknown.
+
+    Args:
+        spec: As on the command line: NAME:FOLDER, or a folder alone.
+    """
+    name, _, root = spec.partition(":")
+    if root and name.casefold() in SCENES and name not in SCENES:
+        return f"did you mean {name.casefold()}:{root}?"
+    folder = Path(root or spec).expanduser()
+    kinds = {kind: mark for kind, mark in kinds_of(folder).items() if kind != name}
+    told = " or ".join(f"{kind}:{folder} (it holds {mark})" for kind, mark in kinds.items())
+    return f"did you mean {told}?" if told else ""

@@ -20,8 +20,8 @@ from probe.scenes.choosing import (
     independent_units,
     read_list,
 )
-from probe.scenes.names import DATA_SETS, GENERATED, SCENES
-from probe.scenes.reading import DEFAULT, Reading
+from probe.scenes.names import DATA_SETS, GENERATED, SCENES, suggestion
+from probe.scenes.reading import DEFAULT, Reading, flag_of
 from probe.scenes.recordings import (
     GeometrySource,
     Recording,
@@ -46,12 +46,14 @@ class SceneList:
         note: What the reader should know of how many there are.
         units: The independent unit that each scene belongs to: :func:`probe.scenes.choosing.independent_units`; empty
             where every scene is one.
+        tracks: Whether true points of some scenes are those of sparse tracks; said where truth is needed.
     """
 
     names: tuple[str, ...]
     load: Callable[[int], tuple[Views, tuple[float, ...]]]
     note: str = ""
     units: tuple[str, ...] = ()
+    tracks: bool = False
 
     def with_units(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Name the independent unit of each row's scene in the column unit."""
@@ -120,13 +122,13 @@ def _open_rooms(name: str, root: str, request: Request) -> SceneList:
 def open_data_set(name: str, root: str, request: Request) -> SceneList:
     """Open a data set of real scenes and choose some: drawn by rotation bin and overlap, or named by a view list."""
     recordings = find_recordings(name, root, request.reading)
-    chosen = choose(recordings, request, partial(check_truth, name, request))
+    chosen = choose(recordings, request, partial(check_truth, f"{name}:{root}", request))
     opened = lru_cache(maxsize=OPENED)(recordings.without(chosen.broken).open)
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         scene = chosen.scenes[index]
         recording = opened(scene.recording)
-        check_truth(name, request, recording)
+        check_truth(f"{name}:{root}", request, recording)
         frames = [frame_index(recording, frame) for frame in scene.frames]
         views = load_views(recording, frames, size=request.size or 256, n_ref=request.n_ref)
         return views, scene.overlap
@@ -136,19 +138,27 @@ def open_data_set(name: str, root: str, request: Request) -> SceneList:
         load=load,
         note=chosen.note,
         units=independent_units(chosen.scenes, opened),
+        tracks=request.needs_truth
+        and request.geometry is None
+        and any(opened(one).has_tracks_only for one in dict.fromkeys(scene.recording for scene in chosen.scenes)),
     )
 
 
-def check_truth(name: str, request: Request, recording: Recording) -> None:
+def check_truth(spec: str, request: Request, recording: Recording) -> None:
     """Refuse a recording without truth, where truth is needed and no other source of it is named.
+
+    Args:
+        spec: NAME:ROOT of the scenes.
+        request: Which scenes.
+        recording: One of them.
 
     Raises:
         ValueError: If that is so.
     """
     if not recording.has_truth and request.needs_truth and request.geometry is None:
         raise ValueError(
-            f"{name} has no depth, so there is no truth to compare with; name a source of true points, such "
-            "as tracks or vggt, or choose scenes with depth"
+            f"{spec} has no depth, so there is no truth to compare with; name a source of true points "
+            f"({flag_of('truth_source')} tracks, or vggt), or add depth maps"
         )
 
 
@@ -167,7 +177,11 @@ def find_recordings(name: str, root: str, reading: Reading = DEFAULT) -> Recordi
     if not root:
         raise ValueError(f"{name} needs a folder: {name}:PATH")
     loader, path = DATA_SETS[name], Path(root).expanduser()
-    recordings: Recordings = loader(path, reading) if isinstance(loader, Choice) else loader(path)
+    try:
+        recordings: Recordings = loader(path, reading) if isinstance(loader, Choice) else loader(path)
+    except FileNotFoundError as error:
+        other = suggestion(f"{name}:{root}")
+        raise FileNotFoundError("; ".join(filter(None, (str(error), other)))) from None
     return recordings
 
 
@@ -261,7 +275,8 @@ def open_scenes(spec: str, request: Request) -> SceneList:
     """
     name, _, root = spec.partition(":")
     if name not in SCENES:
-        raise ValueError(f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)")
+        choices = f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)"
+        raise ValueError("; ".join(filter(None, (choices, suggestion(spec)))))
     scenes = open_data_set(name, root, request) if name in DATA_SETS else GENERATED[name](root, request)
     return scenes if request.geometry is None else _with_truth_of(request.geometry, scenes)
 

@@ -24,8 +24,9 @@ class Reading:
     """What a user says of the files, beside where they are."""
 
     strict: bool = False
-    """Real scenes: refuse files that are missing or broken; without it, their frames or recordings are left out and
-    counted."""
+    """Real scenes: refuse files that are missing or broken, instead of leaving their frames or recordings out. It
+    checks what the opened recordings list (poses, cameras, files that are there) and the pixels of the frames drawn,
+    not the pixels of all others."""
     follow_links: bool = False
     """Real scenes: also read files that a link or ../ leads out of the folder named."""
     images: str | None = None
@@ -65,7 +66,7 @@ DEFAULT = Reading()
 
 
 def flag_of(name: str) -> str:
-    """Return the flag that stands for a field of :class:`Reading`."""
+    """Return the flag that stands for a setting, such as a field of :class:`Reading`."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -136,6 +136,11 @@ class Recording:
         """Return whether some pixels' world points are known."""
         return self.depth is not None or self.points is not None
 
+    @property
+    def has_tracks_only(self) -> bool:
+        """Return whether true points are those of sparse tracks, known at few pixels."""
+        return self.depth is None and self.points is not None
+
     def without(self, reasons: Mapping[str, str]) -> "Recording":
         """Return the recording without some frames.
 
@@ -360,7 +365,7 @@ def read_points(
         ValueError: If the depth cannot be read.
     """
     camera, world_to_cam = recording.camera(index, size), recording.cameras[index]
-    if recording.depth is None and recording.points is not None:
+    if recording.has_tracks_only:
         return _sort_into_pixels(recording.track_points(index), camera, world_to_cam, size)
     depth = read_depth(recording, index, size)
     return depth_to_point_map(depth, camera, world_to_cam), depth > 0

@@ -6,10 +6,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from probe.selection.choose import Selection
+from probe.records.words import counted
+from probe.selection.choose import Selection, in_direction
 from probe.selection.comparisons import comparison_table
-from probe.selection.words import counted
 
+NAMED = 3
+"""Scenes without a true match that are named; more are counted."""
 HEADINGS = (
     "layer", "name", "grid", "right", "95 %", "chance", "same\nplace", "ceiling", "of\nceiling",
     "causal\neffect", "95 %, in %",
@@ -43,8 +45,24 @@ def show(
     if edited:
         console.print(f"causal effect: {selection.effect_rule}", soft_wrap=True)
     console.print(comparison_table(scores, selection))
+    if empty := empty_scenes(scores, selection):
+        console.print(empty, markup=False, soft_wrap=True)
     console.print(selection.evidence, soft_wrap=True)
     console.print(selection.weighing, soft_wrap=True)
+
+
+def empty_scenes(scores: pd.DataFrame, selection: Selection) -> str:
+    """Return which scenes have no true match that the selected layer is measured on; nothing if all have some."""
+    rows = scores[(scores["metric"] == selection.metric) & (scores["layer"] == selection.layer)]
+    rows, way = in_direction(rows[rows["model"] == selection.model], selection.direction)
+    counts = rows.groupby(rows["scene"].astype(str))["count"].sum()
+    names = list(counts.index[counts == 0])
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    verb = "has" if len(names) == 1 else "have"
+    where = "" if way == "all" else f" in {way}"
+    return f"{len(names)} of {len(counts)} scenes {verb} no true match{where}: {', '.join(names[:NAMED])}{more}"
 
 
 def _percent(value: float) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from probe.records.intervals import LEAST_UNITS
+from probe.records.words import counted, too_few
 from probe.selection.candidate import Candidate
 from probe.selection.ties import CausalEffects, compared, remaining
 
@@ -46,8 +47,8 @@ def doubt_words(best: Candidate, units: int) -> str:
     """Return that no layer was shown to find correspondence, where that is so; else nothing."""
     if best.above_null:
         return ""
-    if units < LEAST_UNITS:
-        return f"Nothing can be claimed: {counted(units)}, and an interval needs {LEAST_UNITS}. "
+    if few := too_few(units):
+        return f"{few} "
     if not best.null:
         return "No layer was shown to find correspondence: no null was measured. "
     ends = f"{100 * best.lead_low:+.1f} to {100 * best.lead_high:+.1f}"
@@ -55,11 +56,6 @@ def doubt_words(best: Candidate, units: int) -> str:
         f"No layer was shown to find correspondence beyond {best.null}: the lead of layer {best.layer} is "
         f"{100 * best.lead:+.1f} points ({ends}, with 95 % for all layers at once). "
     )
-
-
-def counted(units: int) -> str:
-    """Return the number of independent units in words."""
-    return f"{units} independent unit{'' if units == 1 else 's'}"
 
 
 def _blind(best: Candidate) -> str:

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from analysis import building, report
-from analysis.probing import caveats
+from analysis.probing import caveats, paper
 from analysis.probing.tables import read_run
 from analysis.probing.words import answer
 from analysis.words import interval, metric_words, number, percent, short_name, with_interval
+from probe.records.words import TRACKS_LIMIT, too_few
 
 HOSTILE = "<script>alert('$x')</script>"
 
@@ -333,6 +334,11 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     told = replace(run, settings={**run.settings, "truth_source": "tracks"})
     assert "The true points come from tracks" in " ".join(caveats.caveats(told))
     assert "dsift finds them easily" in " ".join(caveats.caveats(told))
+    reconstructed = replace(run, notes={"tracks": TRACKS_LIMIT})
+    assert TRACKS_LIMIT in caveats.caveats(reconstructed)
+    assert TRACKS_LIMIT not in caveats.caveats(run)
+    network = replace(run, settings={**run.settings, "truth_source": "vggt"})
+    assert "dsift finds them easily" not in " ".join(caveats.caveats(network))
     assert "The true points come from" not in " ".join(caveats.caveats(run))
     assert "Layers 7 and 10 are not shown to be above the strongest null" in " ".join(caveats.caveats(run))
     assert "So no layer was shown to find correspondence" in " ".join(answer(run))
@@ -353,5 +359,27 @@ def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
     assert "was the only layer measured" in answer(alone)[0]
     assert "chosen on the same scenes" not in " ".join(caveats.caveats(alone))
     few = replace(doubted, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1"])])
-    assert answer(few)[1] == "Nothing can be claimed: it rests on 2 independent units, and an interval needs 5."
+    assert answer(few)[1] == too_few(2)
     assert "No layer can be shown to be better than another." in answer(replace(few, selection=tied.selection))
+
+
+def test_the_headline_tells_how_few_tokens_it_rests_on(run_folder: Path):
+    """Matches of every timestep are of the same tokens."""
+    run = read_run(run_folder)
+    steps = len(run.timesteps)
+    few = replace(run, layers=run.layers.assign(count=63 * steps))
+    assert "(only 63 tokens)" in answer(few)[0]
+    assert "token" not in answer(replace(run, layers=run.layers.assign(count=200 * steps)))[0].partition("tokens)")[2]
+
+
+def test_long_data_names_fit_over_a_frame_and_captions_promise_only_intervals_that_are_there(run_folder: Path):
+    run = read_run(run_folder)
+    long = replace(run, settings={**run.settings, "scenes": "rgbd:/work/shared/data/of/many/seven_scenes_kitchen#525"})
+    title = paper._title(long)
+    assert len(title) == paper.LETTERS
+    assert title.startswith("here: precision@5%, rgbd:/")
+    assert title.endswith("kitchen#525")
+    few = replace(run, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1"])])
+    said = [paper._rotation(each).caption for each in (run, few)]
+    assert ["95\u00a0% intervals" in text for text in said] == [True, False]
+    assert "No intervals on the right: they need 5 independent units." in said[1]

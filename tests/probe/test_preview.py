@@ -49,3 +49,11 @@ def test_the_check_of_the_truth_is_told_of_real_scenes(tmp_path: Path, capsys: p
     assert "no SIFT match anywhere: the truth is unchecked" in capsys.readouterr().out
     cli(["--out", str(tmp_path / "q.png"), "--image-size", "16", "--groups", "1"])
     assert "SIFT" not in capsys.readouterr().out
+
+
+def test_scenes_without_any_point_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_nerfstudio(tmp_path, WORLD, depth=None)
+    cli(arguments(tmp_path))
+    assert "no pixel has a point: to probe on these scenes, name a source of points (--truth-source tracks)" in (
+        capsys.readouterr().out
+    )

@@ -166,7 +166,7 @@ def load_recording(files: Sequence[Path], name: str, root: Folder) -> Recording:
         dropped=(*dropped, *shared),
     )
     if has_depth and root.reading.depth_scale is None:
-        check_unit(recording, f"in the unit of {files[0]}")
+        check_unit(recording, f"in the unit of {files[0]}", frames[0].depth_unit)
     return recording
 
 

@@ -39,7 +39,7 @@ from probe.scenes.choosing import Recordings
 from probe.scenes.files import ORIENTATION, decode_rgb, images_in, open_image, orientation, read_json, upright
 from probe.scenes.formats import colmap
 from probe.scenes.kinds import is_hidden
-from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, flag_of, inside, read_all
+from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, flag_of, inside, left_out, read_all
 
 FEWEST = 3  # photos; two have no track that a third one confirms
 FEWEST_POINTS = 100  # wrong reconstructions had 33 to 65, right ones of 5 photos 222 and more
@@ -90,14 +90,14 @@ def find_recordings(path: Path, reading: Reading = DEFAULT) -> Recordings:
     digests, unread = read_all(((photo.name, partial(_digest, photo, root)) for photo in listed), root, str(root))
     workspace = cache_folder() / _key(digests)
     if not workspace.is_dir():
-        _fill(workspace, [photo for photo, _ in _different(digests)], root)
+        _fill(workspace, [photo for photo, _ in _different(digests)], root, unread)
     notes = read_json(workspace / NOTES, Folder(workspace))
     name = root.path.resolve().name
     recording = colmap.load_recording(workspace / "sparse", workspace, Folder(workspace), name)
     names = tuple(notes["names"][copy] for copy in recording.names)
     dropped = {one.name: one.reason for one in unread} | _copies(digests) | notes["broken"]
-    left_out = tuple(Dropped(photo.name, dropped.get(photo.name, UNFIT)) for photo in listed if photo.name not in names)
-    opened = replace(recording, names=names, dropped=left_out)
+    absent = tuple(Dropped(photo.name, dropped.get(photo.name, UNFIT)) for photo in listed if photo.name not in names)
+    opened = replace(recording, names=names, dropped=absent)
     turned = f"; {notes['turned']} of them turned upright by EXIF" if notes["turned"] else ""
     note = f"{len(names)} of {len(listed)} photos reconstructed, in {workspace}{turned}"
     return Recordings(root=workspace, names=(name,), open=lambda _: opened, note=note)
@@ -179,8 +179,8 @@ def _copies(digests: Sequence[tuple[Path, str]]) -> dict[str, str]:
 # --- the workspace ---------------------------------------------------------------------------------------------------
 
 
-def _fill(workspace: Path, photos: Sequence[Path], root: Folder) -> None:
-    """Make the workspace beside its place and put it there when it is whole."""
+def _fill(workspace: Path, photos: Sequence[Path], root: Folder, unread: Sequence[Dropped]) -> None:
+    """Make the workspace beside its place and put it there when it is whole; errors name what was left out."""
     pycolmap = _pycolmap()
     workspace.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workspace.parent, prefix=f"{workspace.name}.part-") as part:
@@ -188,13 +188,17 @@ def _fill(workspace: Path, photos: Sequence[Path], root: Folder) -> None:
         (made / "images").mkdir(parents=True)
         copy = partial(_copy_upright, root=root, folder=made / "images")
         whole, broken = read_all(((photo.name, partial(copy, photo)) for photo in photos), root, str(root))
+        missing = left_out((*unread, *broken), len(photos) + len(unread), "photos")
+        why = f"; {missing}" if missing else ""
         if len(whole) < FEWEST:
-            why = f"; {broken[0].reason}" if broken else ""
             raise ValueError(
                 f"photos: {root} holds {len(whole)} different photos that can be read, expected {FEWEST} or more{why}"
             )
-        with _quiet(pycolmap):
-            _reconstruct(pycolmap, made, len(whole), one_camera=len({photo.size for photo in whole}) == 1)
+        try:
+            with _quiet(pycolmap):
+                _reconstruct(pycolmap, made, len(whole), one_camera=len({photo.size for photo in whole}) == 1)
+        except ValueError as error:
+            raise ValueError(f"{error}{why}") from None
         _write_notes(made, whole, {one.name: one.reason for one in broken})
         made.rename(workspace)
 

@@ -156,3 +156,23 @@ def test_pairs_that_hardly_move_do_not_hide_the_others():
     assert not check(near, near).is_doubtful
     assert not check(far, far, far, bad).is_doubtful
     assert check(far, far, bad).is_doubtful
+
+
+def test_a_scene_among_right_ones_is_named_and_the_scale_is_not_blamed():
+    """A fault that all scenes share has a usual cause; one scene's has not."""
+
+    def check(*medians: tuple[str, float]) -> TruthCheck:
+        pairs = tuple(replace(pair(60, median), scene=scene) for scene, median in medians for _ in range(3))
+        return TruthCheck(pairs=pairs, looked_at=9, scenes=3, side=256, allowed_px=ALLOWED)
+
+    one = check(("a", 1.0), ("b", 34.0), ("c", 2.0)).warning("name FOLDER#525")
+    assert "not fit the images of b (34.0 px), 1 of 3 scenes: in 3 of 9 pairs" in one
+    assert one.endswith("the other scenes fit, so look at the cameras, the depth and the frames of it")
+    assert "#525" not in one
+    most = check(("a", 21.0), ("b", 34.0), ("c", 2.0)).warning("name FOLDER#525")
+    assert "of b (34.0 px), a (21.0 px), 2 of 3 scenes" in most
+    assert most.endswith("name FOLDER#525")
+    every = check(("a", 21.0), ("b", 34.0), ("c", 20.0)).warning("")
+    assert "not fit the images: in 9 of 9 pairs" in every
+    many = check(*((f"s{k}", 20.0 + k) for k in range(5)), *((f"t{k}", 1.0) for k in range(6))).warning("")
+    assert "of s4 (24.0 px), s3 (23.0 px), s2 (22.0 px) and 2 more, 5 of 11 scenes" in many

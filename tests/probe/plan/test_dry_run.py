@@ -45,5 +45,6 @@ def test_the_command_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "up_blocks.2.attentions.2" in said
     assert "the model was not loaded, and nothing was written" in said
+    assert "Nothing can be claimed: it rests on 4 independent units" in said
     assert "licence: Apache-2.0, as this suite" in said
     assert not (tmp_path / "run").exists()

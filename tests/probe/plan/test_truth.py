@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_colmap import make_tracks, write_colmap
 from small_nerfstudio import write_nerfstudio
 from small_world import make_world
 
 from probe.plan.truth import allowed_share, way_out
+from probe.records.words import TRACKS_LIMIT
 from probe.run import cli
 
 WORLD = make_world(10, roll=12.0)
@@ -46,3 +48,18 @@ def test_no_true_match_anywhere_is_said_before_anything_is_written(
     assert "no true match in " in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_truth_of_tracks_is_told_in_terminal_and_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A reconstruction's own tracks, and those of SIFT in procedural rooms; not dense depth."""
+    write_colmap(tmp_path / "colmap", WORLD, tracks=make_tracks(WORLD))
+    write_nerfstudio(tmp_path / "scan", WORLD, unit=2e-4)
+    told = {}
+    for kind, more in (("colmap", []), ("nerfstudio", []), ("shapes", ["--truth-source", "tracks"])):
+        scenes = {"colmap": f"colmap:{tmp_path / 'colmap'}", "nerfstudio": f"nerfstudio:{tmp_path / 'scan'}"}
+        cli([*SMALL, *more, "--scenes", scenes.get(kind, "shapes-v1"), "--out", str(tmp_path / kind / "run")])
+        told[kind] = TRACKS_LIMIT in capsys.readouterr().out
+    assert told == {"colmap": True, "nerfstudio": False, "shapes": True}
+    notes = json.loads((tmp_path / "colmap/run/scenes.json").read_text("utf-8"))
+    assert notes["tracks"] == TRACKS_LIMIT
+    assert "tracks" not in json.loads((tmp_path / "nerfstudio/run/scenes.json").read_text("utf-8"))

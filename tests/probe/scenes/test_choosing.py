@@ -30,6 +30,7 @@ from probe.scenes.opening import open_data_set
 from probe.scenes.recordings import Recording, compare_frames, scene_name
 
 WORLD = make_world(12, roll=25.0, turn=8.0, size=(24, 32), focal=(24.0, 24.0))
+WORLD_NAMES = recording_of(WORLD, "world").names
 
 
 def data_set(count: int, opened: list[str] | None = None, *, parted: bool = False) -> Recordings:
@@ -103,10 +104,25 @@ def test_recordings_without_overlap_are_passed_over():
     chosen = draw(data_set(9, opened, parted=True), 12)
     assert all(int(scene.recording.partition("-")[2]) % 2 == 0 for scene in chosen.scenes)
     assert len(chosen.scenes) == 12
-    with pytest.raises(ValueError, match=r"1 of 1 recordings|no 3 of 12 frames overlap"):
+    with pytest.raises(ValueError, match=r"no 3 of 12 frames make a scene: .*; lower --min-overlap or --views, or add"):
         draw(replace(data_set(2, parted=True), names=("scene-1",)), 4)
     with pytest.raises(ValueError, match=r"2 of 2 recordings of world were compared and none has 3 frames"):
         draw(replace(data_set(4, parted=True), names=("scene-1", "scene-3")), 4)
+
+
+def test_fewer_frames_than_views_are_told_with_what_to_do():
+    def left(count: int) -> Recordings:
+        return data_set(1).without({"scene-0": dict.fromkeys(WORLD_NAMES[count:], "broken")})
+
+    for count, words in ((1, "1 frame"), (2, "2 frames")):
+        with pytest.raises(
+            ValueError,
+            match=rf"^scene-0 has {words} that can be read, --views 3 needs 3; lower --views or add frames; .*left out",
+        ):
+            draw(left(count), 4)
+    several = data_set(2).without({f"scene-{k}": dict.fromkeys(WORLD_NAMES[k + 1 :], "broken") for k in range(2)})
+    with pytest.raises(ValueError, match=r"of 2 recordings of world the longest has 2 frames that can be read, --v"):
+        draw(several, 4)
 
 
 def test_fewer_scenes_than_asked_are_told():

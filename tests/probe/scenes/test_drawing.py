@@ -3,7 +3,7 @@
 import torch
 from small_world import make_world, recording_of
 
-from probe.scenes.drawing import _epipolar_lines, _matches, shorten
+from probe.scenes.drawing import _epipolar_lines, _matches
 from probe.scenes.recordings import load_views
 
 WORLD = make_world(10, roll=12.0)
@@ -32,9 +32,3 @@ def test_epipolar_lines_pass_through_the_true_match():
         xy = (views.intrinsics[0, 1] @ local)[:2] / local[2]
         if ((xy >= 1) & (xy < 35)).all():
             assert torch.linalg.vector_norm(line - xy, dim=-1).min() < 1.5
-
-
-def test_a_long_title_keeps_its_ends():
-    assert shorten("room:1-2", 20) == "room:1-2"
-    cut = shorten("a" * 30 + "b" * 30, 21)
-    assert (len(cut), cut[:10], cut[10], cut[11:]) == (21, "a" * 10, "\u2026", "b" * 10)

@@ -210,9 +210,12 @@ def test_draw_groups_refuses(changes: dict, message: str):
 def test_no_group_names_the_best_overlap_and_the_threshold():
     overlap = torch.tensor([[1, 0.125, 0.1], [0.125, 1, 0], [0.1, 0, 1]])
     pairs = Pairs(frames=(0, 1, 2), rotation_deg=torch.zeros(3, 3), overlap=overlap)
-    with pytest.raises(ValueError, match=r"min_overlap 0.2 .*the best overlap of a pair is 0.125, .* of a frame 0$"):
+    with pytest.raises(
+        ValueError,
+        match=r"share 20% of its image \(min_overlap\) with 1 .* 0 to 30, .* of a pair is 0.125, .* of a frame 0$",
+    ):
         draw_groups(pairs, count=4, views=2)
-    with pytest.raises(ValueError, match=r"no 3 of 2 frames .*the most partners of a frame 1$"):
+    with pytest.raises(ValueError, match=r"2 frames, expected 3 or more for 3 views$"):
         draw_groups(
             replace(pairs, frames=(0, 1), rotation_deg=torch.zeros(2, 2), overlap=torch.ones(2, 2)), count=1, views=3
         )

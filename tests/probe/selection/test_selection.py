@@ -169,7 +169,10 @@ def test_ahead_of_every_other_needs_another_and_enough_units():
     assert alone.evidence.endswith("the only layer that was measured.")
     few = select_layer(table_of({layer: (grid, values[:4]) for layer, (grid, values) in two.items()}))
     assert not few.ahead
-    assert few.evidence.startswith("Nothing can be claimed: 4 independent units, and an interval needs 5.")
+    assert few.evidence.startswith(
+        "Nothing can be claimed: it rests on 4 independent units, and an interval needs 5; raise --pairs, or add "
+        "scenes or recordings. Layer 3"
+    )
 
 
 def test_scenes_of_one_recording_are_one_unit():

@@ -59,3 +59,13 @@ def test_a_layer_that_is_not_above_chance_has_no_star(capsys: pytest.CaptureFixt
     assert "10?" in found
     assert "10*" not in found
     assert "No layer was shown to find correspondence" in found
+
+
+def test_scenes_without_a_true_match_are_named(capsys: pytest.CaptureFixture[str]):
+    scores = table_of(LAYERS)
+    assert "no true match" not in shown(scores, capsys)
+    first = sorted(scores["scene"].astype(str).unique())[0]
+    empty = scores["scene"].astype(str) == first
+    scores.loc[empty, "count"] = 0
+    scores.loc[empty & scores["layer"].isin(LAYERS), "value"] = float("nan")
+    assert f"1 of 5 scenes has no true match in tgt-ref: {first}\n" in shown(scores, capsys)

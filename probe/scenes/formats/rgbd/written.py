@@ -67,8 +67,9 @@ class Written:
         alike = min(shares) > 0 and max(shares) < ALIKE * min(shares)
         if alike and not 0.3 < sum(shares) / 2 < 0.75:
             raise ValueError(
-                f"{self.origin} puts the principal point at {self.centre} of the {by(size)} image, as that of an image "
-                f"{sum(shares):.2g} times as large; write the intrinsics of these images"
+                f"{self.origin} puts the principal point at x {self.centre[0]:g}, y {self.centre[1]:g} of the image of "
+                f"width {size[1]}, height {size[0]}, as that of an image {sum(shares):.2g} times as large; write the "
+                "intrinsics of these images"
             )
 
 

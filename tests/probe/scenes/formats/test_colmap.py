@@ -395,7 +395,10 @@ REFUSED_BINARY: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "failed lens": (edit("cameras.bin", lambda d: d[:32] + struct.pack("<d", 2752345) + d[40:]), "0.05 to 100 times"),
     "NaN focal": (edit("cameras.bin", lambda d: d[:32] + struct.pack("<d", float("nan")) + d[40:]), "has parameters"),
-    "principal point": (edit("cameras.bin", lambda d: d[:48] + struct.pack("<d", 900) + d[56:]), "outside the 36 x 48"),
+    "principal point": (
+        edit("cameras.bin", lambda d: d[:48] + struct.pack("<d", 900) + d[56:]),
+        "outside the image",
+    ),
     "another camera": (edit("cameras.bin", lambda d: d[:8] + struct.pack("<I", 8) + d[12:]), "has camera 7, which"),
     "points gone": (edit("points3D.bin", lambda data: bytes(8)), "sees points that .* does not have"),
     "NaN point": (edit("points3D.bin", lambda d: d[:16] + struct.pack("<d", float("nan")) + d[24:]), "is not finite"),

@@ -280,7 +280,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "scaled": (words(1, "7"), "00000001_cam.txt is not a rigid pose"),
     "skew": (words(19, "5"), "00000001_cam.txt has skew"),
     "focal": (words(18, "-5"), "expected positive pixels|has skew"),
-    "principal point": (words(20, "500"), "outside the 36 x 48 image"),
+    "principal point": (words(20, "500"), "outside the image of width 48, height 36"),
     "no depth": (lambda r: (r / "Depths/scan4_train/depth_map_0001.pfm").unlink(), "depth_map_0001.pfm does not exist"),
     "other lights": (
         lambda r: [path.unlink() for path in r.glob("Rectified/scan4_train/*_3_*")],
@@ -312,7 +312,7 @@ REFUSED_IDR: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (projection(np.full((4, 4), math.nan)), "world_mat_0 of .* is no projection"),
     "principal point": (
         projection(np.eye(4) * 40),
-        "outside the 36 x 48 image|expected positive|failed reconstruction",
+        "outside the image of width 48, height 36|expected positive|failed reconstruction",
     ),
     "no images": (lambda r: (r / "scan65/image").rename(r / "gone"), "holds no image/000000.png or .jpg"),
 }

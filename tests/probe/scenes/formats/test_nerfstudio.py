@@ -270,9 +270,18 @@ def test_depth_in_metres_without_a_unit_is_recognised(suffix: str, tmp_path: Pat
             path.unlink()
     assert_lands(opened(root), WORLD)
     write_again(root, lambda w: w.pop("depth_unit_scale_factor"))
-    with pytest.raises(ValueError, match=r"m at the median .* 0% of it agree .* times 1000 .* --depth-scale"):
+    with pytest.raises(
+        ValueError, match=r"at the median .* 0% of it agree .* times 1000 it .*, pass --depth-scale 1 \("
+    ):
         opened(root)
     assert_lands(find_recordings(root, Reading(depth_scale=1.0)).open(tmp_path.name), WORLD)
+
+
+def test_depth_in_millimetres_that_is_read_as_metres_names_the_value_to_pass(tmp_path: Path):
+    root = write_nerfstudio(tmp_path, WORLD, unit=1e-3)
+    write_again(root, lambda w: w.update(depth_unit_scale_factor=1.0))
+    with pytest.raises(ValueError, match=r"times 0.001 it is .*, pass --depth-scale 1000 \("):
+        opened(root)
 
 
 EXR_CHANNELS: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {
@@ -442,7 +451,10 @@ LEFT_OUT: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated JSON": (lambda r: (r / "transforms.json").write_text('{"frames": ['), "is not whole JSON"),
+    "truncated JSON": (
+        lambda r: (r / "transforms.json").write_text('{"frames": ['),
+        "not whole JSON: .*; is the download",
+    ),
     "a list": (lambda r: (r / "transforms.json").write_text("[]"), "has no 'frames'"),
     "no frames": (top(frames=[]), "lists no frames"),
     "frames of another type": (top(frames=3), "has frames = '3', expected list"),
@@ -450,7 +462,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN focal": (top(fl_x=math.nan), "has fl_x = nan, expected a finite number"),
     "negative focal": (top(fl_x=-3), "expected positive pixels"),
     "focal of another type": (top(fl_x="wide"), "has fl_x = 'wide', expected int or float"),
-    "principal point": (top(cx=900), "outside the 36 x 48 image"),
+    "principal point": (top(cx=900), "outside the image of width 48, height 36"),
     "another shape": (top(w=100), "is 36 x 48, expected the shape of h 36 x w 100"),
     "k4 of OPENCV": (top(k4=0.2), r"has k4 = 0.2, which camera_model OPENCV does not have.*FULL_OPENCV"),
     "tangential fisheye": (

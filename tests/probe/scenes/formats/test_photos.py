@@ -263,3 +263,16 @@ def test_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (root / "1.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(ValueError, match=r"1.png leads outside .*--follow-links"):
         find_recordings(root, Reading(strict=True))
+
+
+def test_a_failed_reconstruction_names_the_photos_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def fail(*_: object, one_camera: bool) -> None:
+        raise ValueError("photos: pycolmap cannot reconstruct these 3 photos")
+
+    monkeypatch.setattr(photos, "_reconstruct", fail)
+    root = folder_of(tmp_path / "room", [f"{k}.png" for k in range(4)])
+    (root / "1.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"these 3 photos; 1 of 4 photos left out: 1.png \(\S*1.png is no image"):
+        find_recordings(root)

@@ -201,7 +201,7 @@ def exact(world: World) -> Callable[[Views], tuple[Tensor, Tensor]]:
 def test_truth_comes_from_a_geometry_source(tmp_path: Path):
     write_text(tmp_path, make_world(8, roll=10.0))
     request = Request(groups=2, views=2, n_ref=1, size=12)
-    with pytest.raises(ValueError, match=r"has no depth, so there is no truth .* tracks"):
+    with pytest.raises(ValueError, match=r"re10k:\S+ has no depth, so there is no truth .*--truth-source tracks"):
         open_scenes(f"re10k:{tmp_path}", request).load(0)
     assert not open_scenes(f"re10k:{tmp_path}", replace(request, needs_truth=False)).load(0)[0].valid.any()
     world = make_world(8, roll=10.0)
@@ -249,7 +249,7 @@ REFUSED_TEXT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no rotation": (column(7, "5"), "frame 0 of .* is not a rigid pose"),
     "distortion": (column(5, "0.1"), "has 0.1, 0.0 after its principal point, expected 0 0"),
     "focal": (column(1, "0"), "expected positive pixels"),
-    "principal point": (column(3, "1.5"), "outside the 36 x 48 image"),
+    "principal point": (column(3, "1.5"), "outside the image of width 48, height 36"),
     "no frames": (lambda r: (r / "test" / KEY).rename(r / "gone"), "has no folder of frames; expected .*TIMESTAMP.png"),
     "link out": (lambda r: link_out(r / "test" / KEY / "1000000.png"), "1000000.png leads outside"),
 }

@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "4 x 4": (matrices(scene0707_00=np.eye(4)), "scene0707_00 of .* has 4 x 4 numbers, expected 3 x 3"),
     "focal": (matrices(scene0707_00=camera(-1.0)), "expected positive pixels"),
     "NaN": (matrices(scene0707_00=camera(math.nan)), "holds a NaN or infinite focal length"),
-    "principal point": (matrices(scene0707_00=camera(40.0, 900.0)), "outside the 36 x 48 image"),
+    "principal point": (matrices(scene0707_00=camera(40.0, 900.0)), "outside the image of width 48, height 36"),
 }
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN pose": (pose(np.full((4, 4), math.nan)), "15.txt holds a NaN"),
