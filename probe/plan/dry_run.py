@@ -137,7 +137,6 @@ def show(console: Console, plan: Plan, estimated: Estimate, views: int) -> None:
         console.print(f"{name}: {text}", markup=False, soft_wrap=True)
     for name, reason in plan.record.get("not_scored", {}).items():  # type: ignore[attr-defined]
         console.print(f"not scored: {name}: {reason}", markup=False, soft_wrap=True)
-    for line in lines(estimated, len(plan.scenes.names), len(plan.timesteps)):
     few = too_few(len(set(plan.scenes.units or plan.scenes.names)))
     for line in filter(None, (*lines(estimated, len(plan.scenes.names), len(plan.timesteps)), few)):
         console.print(line, markup=False, soft_wrap=True)
