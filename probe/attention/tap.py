@@ -27,10 +27,8 @@ from probe.attention.call import (
     Call,
     Edit,
     Keep,
-    Reading,
     Run,
     attention_like,
-    bind,
     checkpoint_region,
     describe,
     edited,
@@ -38,9 +36,10 @@ from probe.attention.call import (
     kept,
     multi_head_body,
     plain,
+    read_fused,
     refuse_recomputation,
 )
-from probe.attention.kernels import KERNELS, Foreign, watched_kernels
+from probe.attention.kernels import Foreign, known_packages, watched_kernels
 from probe.attention.modules import is_compiled, modules_by_name
 from probe.attention.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
 
@@ -240,6 +239,7 @@ class Tap:
         running = self._frames.running
         if frame.name not in self._watched:  # the root, which is only counted
             return original(*args, **kwargs)
+        frame.in_kernel = bool(running) and running[-1].in_kernel  # the modules that a module is made of
         running.append(frame)
         try:
             if len(running) > 1:
@@ -265,7 +265,7 @@ class Tap:
                 )
         self._steps += 1
 
-    def _attend_foreign(self, foreign: Foreign, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _attend_foreign(self, foreign: Foreign, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         running = self._frames.running
         if not running or running[-1].in_kernel:
             return foreign.function(*args, **kwargs)
@@ -277,7 +277,7 @@ class Tap:
 
     def _attend(
         self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | None = None
-    ) -> Tensor:
+    ) -> Any:
         function = FUSED if foreign is None else foreign.function
         frame, again = self._frames.running[-1], in_backward()
         nth, frame.nth = frame.nth, frame.nth + 1
@@ -290,7 +290,7 @@ class Tap:
         if target is None or (again and target.edit is None):
             return function(*args, **kwargs)
         module = self._modules[frame.name]
-        reading = Reading(bind(args, kwargs)) if foreign is None else foreign.read(args, kwargs, module)
+        reading = read_fused(args, kwargs) if foreign is None else foreign.read(args, kwargs, module)
         call = describe(frame.name, nth, self._steps, kernel, reading.values)
         if not again:
             self._record(target, call)
@@ -394,7 +394,7 @@ def _why_unseen(target: Target, step: _Step, softmaxes: Mapping[str, tuple[int, 
             "nn.MultiheadAttention: need_weights=False)"
         )
     return (
-        f"{what} but its kernel bypasses F.scaled_dot_product_attention (flex, flash_attn, torch.jit or a compiled "
-        "function); choose the native one (diffusers: model.set_attention_backend('native')), name a module that "
-        f"attends, or add the function to probe.attention.kernels.KERNELS, which knows {', '.join(KERNELS)}"
+        f"{what} but its kernel bypasses F.scaled_dot_product_attention (torch.jit, a compiled or another function); "
+        "choose the native one (diffusers: model.set_attention_backend('native')), name a module that attends, or add "
+        f"the function to probe.attention.kernels.KERNELS, which knows functions of {', '.join(known_packages())}"
     )
