@@ -134,7 +134,7 @@ def by_sequences(arguments: Arguments) -> Layout:
 
 
 def by_qkv_format(arguments: Arguments) -> Layout:
-    """Return TransformerEngine's layout, which an argument or the module names; its output has heads and channels folded.
+    """Return TransformerEngine's layout, which an argument or the module names; its output folds heads and channels.
 
     Raises:
         ValueError: If the format is another one.
@@ -147,8 +147,8 @@ def by_qkv_format(arguments: Arguments) -> Layout:
 def _known(arguments: Arguments, argument: str, name: str, layouts: Mapping[str, str]) -> str:
     if name not in layouts:
         raise ValueError(
-            f"AttentionTap: {arguments.name} has {argument}={name!r}, expected one of {list(layouts)}; change it in the "
-            "model"
+            f"AttentionTap: {arguments.name} has {argument}={name!r}, expected one of {list(layouts)}; change it in "
+            "the model"
         )
     return layouts[name]
 

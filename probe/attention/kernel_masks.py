@@ -159,23 +159,22 @@ def _added(arguments: Arguments, score_mod: Callable[..., Tensor], q: Tensor, k:
     sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     check_size(arguments, *sizes)
 
-    def evaluated(score: Callable[..., Tensor]) -> Float[Tensor, "b h n m"]:
-        def value(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return score_mod(score(b, h, i, j), b, h, i, j)
+    def written(value: Callable[..., Tensor]) -> Float[Tensor, "b h n m"]:
+        return create_mask(lambda b, h, i, j: value(b, h, i, j), *sizes, device=q.device)
 
-        return create_mask(value, *sizes, device=q.device).expand(sizes)
-
-    def ramp(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return ((3 * b + 5 * h + 7 * i + 11 * j) % 64 - 32).to(torch.float32)
-
-    bias = evaluated(lambda b, h, i, j: (0 * (b + h + i + j)).to(torch.float32))
-    indexes = [
-        torch.arange(size, device=q.device).view([-1 if axis == at else 1 for axis in range(4)])
-        for at, size in enumerate(sizes)
-    ]
-    if not torch.allclose(evaluated(ramp), ramp(*indexes) + bias, rtol=1e-4, atol=1e-4):
+    zero, ramp = (lambda *index, of=of: of(*index).to(torch.float32) for of in (_zero, _ramp))
+    bias = written(lambda *index: score_mod(zero(*index), *index))
+    if not torch.allclose(written(lambda *index: score_mod(ramp(*index), *index)), written(ramp) + bias, atol=1e-4):
         raise refuse(arguments, "a score_mod that does more than add to the logits (softcap?)", "leave it out")
     return bias if bias.any() else None
+
+
+def _zero(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    return 0 * (b + h + i + j)
+
+
+def _ramp(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    return (3 * b + 5 * h + 7 * i + 11 * j) % 64 - 32
 
 
 def transformer_engine(arguments: Arguments, q: Tensor, k: Tensor) -> Masking:
@@ -219,19 +218,20 @@ def _banded(
 ) -> Masking:
     """Leave out keys outside a window around the query and those of other sequences; a negative edge is open."""
     n, m = q.shape[2], k.shape[2]
-    apart = arguments.sequences is not None and not arguments.sequences.equal
+    sequences = arguments.sequences
+    apart = sequences is not None and not sequences.equal
     if slopes is None and not apart:
         if max(window) < 0:
             return Masking()
         if window[0] < 0 and window[1] == 0 and (n == m or not from_last):
             return Masking(causal=True)
     check_size(arguments, n, m)
-    pairs = list(zip(arguments.sequences.q, arguments.sequences.k)) if apart else [(n, m)]
+    pairs = list(zip(sequences.q, sequences.k, strict=True)) if sequences is not None and apart else [(n, m)]
     i = _counted([a for a, _ in pairs], [b - a if from_last else 0 for a, b in pairs], q.device)[:, None]
     j = _counted([b for _, b in pairs], [0] * len(pairs), q.device)
     owner_q, owner_k = (
         torch.repeat_interleave(torch.arange(len(pairs), device=q.device), torch.tensor(sizes, device=q.device))
-        for sizes in zip(*pairs)
+        for sizes in zip(*pairs, strict=True)
     )
     mask = owner_q[:, None] == owner_k
     if window[0] >= 0:
@@ -248,7 +248,8 @@ def _banded(
 
 
 def _counted(sizes: list[int], starts: list[int], device: torch.device) -> Int[Tensor, " n"]:
-    return torch.cat([torch.arange(start, start + size, device=device) for size, start in zip(sizes, starts)])
+    pairs = zip(starts, sizes, strict=True)
+    return torch.cat([torch.arange(start, start + size, device=device) for start, size in pairs])
 
 
 def _boolean(mask: Tensor) -> Tensor:

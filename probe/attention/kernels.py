@@ -1,8 +1,8 @@
 """Kernels: attention functions of other packages, and how to read what they are given.
 
 PyTorch's fused attention is recognised by a torch function mode (:mod:`probe.capture`). A function of another package,
-and flex attention, are plain Python and pass every mode unseen. While a tap is open, each is therefore replaced wherever
-the model's code holds it: where it is defined, in its package, and in the packages that define the model's classes; its
+and flex attention, are plain Python and pass every mode unseen. While a tap is open, each is therefore replaced where the
+model's code holds it: where it is defined, in its package, and in the packages that define the model's classes; its
 compiled forms too. The replacement runs the original with the arguments as they came, so that outputs stay the same bit
 for bit; on exit all names hold the original again. A package that is not imported is not looked at: no model can call
 it. What is understood of which function: :mod:`probe.attention.kernel_table`.
@@ -62,10 +62,8 @@ class Foreign:
         q, k, v = (layout.read(x) for x in (arguments.q, arguments.k, arguments.v))
         masking = self.kernel.mask(arguments, q, k)
         original = _Original(self, arguments, layout, bound)
-        values = {
-            **{"query": q, "key": k, "value": v, "scale": self.kernel.scale(arguments)},
-            **{"attn_mask": masking.mask, "is_causal": masking.causal, "enable_gqa": q.shape[1] != k.shape[1]},
-        }
+        values = {"query": q, "key": k, "value": v, "scale": self.kernel.scale(arguments), "attn_mask": masking.mask}
+        values |= {"is_causal": masking.causal, "enable_gqa": q.shape[1] != k.shape[1]}
         return Reading(values, original.run, original.write)
 
     @functools.cached_property
@@ -127,7 +125,7 @@ class _Original:
     def write(self, output: Tensor) -> Any:
         """Return an output as the kernel gives it.
 
-        What the kernel gives beside it (log-sum-exp) is that of ``run`` where the output is, and otherwise unknown: NaN.
+        What the kernel gives beside it (log-sum-exp) is that of ``run`` where the output is its own, else NaN.
         """
         if self._last is None:
             self._run_as_called()
@@ -154,8 +152,8 @@ class _Original:
         packed = parts[len(names) - 1 :]
         if len({x.shape for x in packed}) > 1:
             raise ValueError(
-                f"AttentionTap: {self.foreign.name} takes {names[-1]} as one tensor, so run(q, k, v) needs equal shapes, "
-                f"got {[tuple(x.shape) for x in packed]}"
+                f"AttentionTap: {self.foreign.name} takes {names[-1]} as one tensor, so run(q, k, v) needs equal "
+                f"shapes, got {[tuple(x.shape) for x in packed]}"
             )
         return {**dict(zip(names[:-1], parts, strict=False)), names[-1]: torch.stack(packed, dim=-3)}
 
@@ -278,7 +276,7 @@ def _places(packages: set[str], function: Callable[..., Any]) -> dict[Callable[.
             if value is function:
                 places[function].append((names, key))
             elif isinstance(value, FunctionType):
-                if vars(value).get(COMPILED) is first:
+                if value.__name__ == function.__name__ and vars(value).get(COMPILED) is first:
                     places.setdefault(value, []).append((names, key))
             elif isinstance(value, _Replacement):
                 form = _still_open(value)

@@ -1,7 +1,6 @@
 """Every entry of the kernel table, on stand-ins for what needs a GPU, and on the real flex_attention."""
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from einops import rearrange, repeat
 from small_kernels import small_kernels
 from standin_packages import STANDINS, standins
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask
 
 from probe.attention import kernel_masks
@@ -228,6 +228,14 @@ def equal(a: Any, b: Any) -> bool:
     return a is b if a is None else torch.equal(a, b)
 
 
+def twice(call: Call, run: Run) -> Tensor:
+    return 2 * run(call.q, call.k, call.v)
+
+
+def mean(call: Call, run: Run) -> Tensor:
+    return repeat(call.v_per_head.mean(2), "b h d -> b h n d", n=call.q.shape[2])
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_record_is_what_the_kernel_computes(case: Case):
     model, tensors = Layer(lambda *x: made(case, *x)), inputs(case)
@@ -240,20 +248,16 @@ def test_a_record_is_what_the_kernel_computes(case: Case):
     for kept, passed in zip((call.q, call.k, call.v), tensors, strict=True):
         assert torch.equal(kept, passed)
     torch.testing.assert_close(recomputed(call), canonical(case, expected), rtol=0, atol=1e-5)
-    with AttentionTap(model, "", edit=same):
+    with AttentionTap(model, "", edit=lambda call, run: run(call.q, call.k, call.v)):
         assert equal(model(*tensors), expected)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+PLAIN = [case for case in CASES if case.others or not case.options]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_an_edit_goes_back_in_the_kernels_layout(case: Case):
     model, tensors = Layer(lambda *x: made(case, *x)), inputs(case)
-
-    def twice(call: Call, run: Run) -> Tensor:
-        return 2 * run(call.q, call.k, call.v)
-
-    def mean(call: Call, run: Run) -> Tensor:
-        return repeat(call.v_per_head.mean(2), "b h d -> b h n d", n=call.q.shape[2])
-
     expected = model(*tensors)
     with AttentionTap(model, "", edit=twice):
         output = model(*tensors)
@@ -261,9 +265,309 @@ def test_an_edit_goes_back_in_the_kernels_layout(case: Case):
     if case.others:  # the log-sum-exp of an output that no kernel computed
         assert output[1].isnan().all()
         assert output[1].shape == expected[1].shape
+    with AttentionTap(model, "", edit=mean, keep="detached") as tap:
+        output = model(*tensors)
+    torch.testing.assert_close(canonical(case, output), mean(tap[""], lambda q, k, v: q))
+    assert isinstance(output, tuple) == isinstance(expected, tuple)
+
+
+@pytest.mark.parametrize("layout", ["b n h d", "varlen"])
+def test_an_edit_may_move_tokens_to_the_batch(layout: str):
+    name = "flash_attn_varlen_func" if layout == "varlen" else "flash_attn_func"
+    case = Case(package=FA, name=name, layout=layout, n=6, m=6, options={"causal": True})
+    model, tensors = Layer(lambda *x: made(case, *x)), inputs(case)
+
+    def halves(call: Call, run: Run) -> Tensor:
+        parts = (rearrange(x, "b h (s n) d -> (b s) h n d", s=2) for x in (call.q, call.k, call.v))
+        return rearrange(run(*parts), "(b s) h n d -> b h (s n) d", s=2)
+
+    with AttentionTap(model, "", edit=halves):
+        output = canonical(case, model(*tensors))
+    torch.testing.assert_close(output[:, :, :3], canonical(case, model(*tensors))[:, :, :3])
+    later = F.scaled_dot_product_attention(*(x[:, :, 3:] for x in tensors), is_causal=True)
+    torch.testing.assert_close(output[:, :, 3:], later)
+
+
+REFUSED = [
+    (FA, "flash_attn_func", {"softcap": 30.0}, r"softcap=30\.0.*leave it at 0\.0 in the model, or choose"),
+    (FA, "flash_attn_func", {"dropout_p": 0.1}, r"dropout_p=0\.1.*leave it at 0\.0"),
+    (FA3, "flash_attn_func", {"attention_chunk": 4}, "attention_chunk=4"),
+    (FA3, "flash_attn_func", {"qv": torch.zeros(1)}, "qv=Tensor"),
+    (FA4, "flash_attn_func", {"score_mod": lambda *x: x[0]}, "score_mod=function"),
+    (FA4, "flash_attn_func", {"learnable_sink": torch.zeros(4)}, "learnable_sink=Tensor"),
+    (FA4, "flash_attn_func", {"window_size": (3, -1)}, r"window_size=\(3, -1\).*use None for an open side"),
+    (FA4, "flash_attn_varlen_func", {"seqused_k": torch.ones(2)}, "seqused_k=Tensor"),
+    (SAGE, "sageattn", {"attn_mask": torch.ones(1)}, "attn_mask=Tensor"),
+    (SAGE3, "sageattn3_blackwell", {"attn_mask": torch.ones(1)}, "attn_mask=Tensor"),
+]
+
+
+@pytest.mark.parametrize(("package", "name", "options", "message"), REFUSED)
+def test_what_a_record_cannot_express_is_refused(package: str, name: str, options: dict[str, Any], message: str):
+    model = Layer(lambda *x: made(Case(package=package, name=name, options=options), *x))
+    with pytest.raises(ValueError, match=rf"AttentionTap: {name} has {message}"), AttentionTap(model, ""):
+        model(*drawn())
+
+
+def test_layouts_and_sequences_that_cannot_be_read_are_refused(monkeypatch: pytest.MonkeyPatch):
+    def refused(call: Callable[..., Any], message: str, **sizes: Any) -> None:
+        with pytest.raises(ValueError, match=message), AttentionTap(model := Layer(call), ""):
+            model(*drawn(**sizes))
+
+    fa, sage = sys.modules[FA], sys.modules[SAGE]
+    refused(
+        lambda q, k, v: fa.flash_attn_func(q[0], k[0], v[0]),
+        r"got queries of shape \(4, 5, 8\), expected \[b n heads d",
+    )
+    refused(lambda q, k, v: sage.sageattn(q, k, v, "NDH"), r"tensor_layout='NDH', expected one of \['HND', 'NHD'\]")
+    refused(lambda q, k, v: sage.sageattn(q, k, v, is_causal=True), "is_causal with 5 queries and 7 keys", m=7)
+    refused(lambda *_: fa.flash_attn_qkvpacked_func(None), "without tensors qkv")
+    ends = torch.tensor([0, 4], dtype=torch.int32)
+    joined = [rearrange(x, "b h n d -> (b n) h d") for x in drawn()]
+    refused(
+        lambda *_: fa.flash_attn_varlen_func(*joined, ends, ends, 4, 4), r"end at \[0, 4\].*last of 10 and 10 tokens"
+    )
+    fa4 = sys.modules[FA4]
+    refused(
+        lambda *_: fa4.flash_attn_varlen_func(*joined, cu_seqlens_q=ends), r"end at \[0, 4\] and \[\], expected as many"
+    )
+    monkeypatch.setattr(kernel_masks, "LARGEST", 24)
+    refused(
+        lambda q, k, v: made(CASES[3], q, k, v),
+        "flash_attn_func leaves keys out by a mask of 5 x 5 entries, more than 24",
+    )
+
+
+def test_run_cannot_pack_or_join_other_sizes():
+    def other(call: Call, run: Run) -> Tensor:
+        return run(call.q, call.k[:, :, :2], call.v[:, :, :2])
+
+    packed = next(case for case in CASES if case.form == "qkv packed")
+    ragged = next(case for case in CASES if case.lengths)
+    for case, message in ((packed, "takes qkv as one tensor"), (ragged, "sequences of different lengths, so run")):
+        model = Layer(lambda *x, case=case: made(case, *x))
+        with pytest.raises(ValueError, match=message), AttentionTap(model, "", edit=other):
+            model(*inputs(case))
+
+
+def test_a_function_kept_from_an_earlier_tap_is_seen_again():
+    holder = sys.modules["kernel_holder"] = type(sys)("kernel_holder")
+    try:
+
+        class Lazy(Layer):
+            __module__ = "kernel_holder"
+
+        model, tensors = Lazy(lambda *x: holder.kept(*(y.transpose(1, 2) for y in x))), drawn()
+        with AttentionTap(model, "", keep="detached"):
+            holder.kept = sys.modules[FA].flash_attn_func  # as transformers imports it, at the first call
+            model(*tensors)
+        with AttentionTap(model, "", keep="detached") as tap:
+            model(*tensors)
+        assert tap[""].kernel == "flash_attn_func"
+    finally:
+        del sys.modules["kernel_holder"]
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch compute flex attention at once, which it compiles otherwise; the results are equal."""
+    monkeypatch.setattr(sys.modules[FLEX], "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
+def flexed(**options: Any) -> Layer:
+    return Layer(lambda q, k, v: sys.modules[FLEX].flex_attention(q, k, v, **options))
+
+
+BLOCKS = create_block_mask(lambda b, h, i, j: (i >= j) | (j < 2), None, None, 5, 5, device="cpu")
+BATCHED = create_block_mask(lambda b, h, i, j: j <= b + 2, 2, None, 5, 7, device="cpu")
+BIAS = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(3))
+
+
+def additive(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    return score + BIAS[b, h, i, j]
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    ("options", "m", "kv_heads", "mask", "kind"),
+    [
+        ({}, 5, 4, None, None),
+        ({"scale": 0.3, "enable_gqa": True}, 7, 2, None, None),
+        ({"block_mask": BLOCKS}, 5, 4, (1, 1, 5, 5), torch.bool),
+        ({"block_mask": BATCHED}, 7, 4, (2, 1, 5, 7), torch.bool),
+        ({"score_mod": lambda s, b, h, i, j: s}, 5, 4, None, None),
+        ({"score_mod": additive}, 5, 4, (2, 4, 5, 5), torch.float32),
+        ({"score_mod": additive, "block_mask": BLOCKS}, 5, 4, (2, 4, 5, 5), torch.float32),
+        ({"score_mod": lambda s, b, h, i, j: torch.where(i >= j, s, -torch.inf)}, 5, 4, (2, 4, 5, 5), torch.bool),
+        ({"return_aux": AuxRequest(lse=True)}, 5, 4, None, None),
+    ],
+)
+def test_flex_attention_is_recorded(options: dict[str, Any], m: int, kv_heads: int, mask: Any, kind: Any):
+    model, tensors = flexed(**options), drawn(5, m, kv_heads=kv_heads)
+    expected = model(*tensors)
+    with AttentionTap(model, "", keep="detached") as tap:
+        assert equal(model(*tensors), expected)
+    call = tap[""]
+    assert (None if call.mask is None else (tuple(call.mask.shape), call.mask.dtype)) == (mask and (mask, kind))
+    torch.testing.assert_close(recomputed(call), first(expected), rtol=0, atol=1e-5)
+    with AttentionTap(model, "", edit=lambda call, run: run(call.q, call.k, call.v)):
+        assert equal(model(*tensors), expected)
     with AttentionTap(model, "", edit=mean):
         output = model(*tensors)
-    torch.testing.assert_close(
-        canonical(case, output), mean(Call("", 0, 0, *tensors, 1.0, None, False, False, torch.float32, ""), same)
+    torch.testing.assert_close(first(output), mean(call, lambda q, k, v: q))
+    if isinstance(expected, tuple):
+        assert output[1].lse.isnan().all()
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_flex_attention_refuses_what_is_no_mask(monkeypatch: pytest.MonkeyPatch):
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message), AttentionTap(model := flexed(**options), ""):
+            model(*drawn())
+
+    refused("a score_mod that does more than add", score_mod=lambda s, b, h, i, j: 50 * torch.tanh(s / 50))
+    refused("a score_mod that does more than add", score_mod=lambda s, b, h, i, j: s * (1 + h))
+    count, index = torch.ones(1, 1, 5, dtype=torch.int32), torch.arange(5, dtype=torch.int32).expand(1, 1, 5, 5)
+    diagonal = BlockMask.from_kv_blocks(count, index.mT.contiguous(), BLOCK_SIZE=1, seq_lengths=(5, 5))
+    refused("a block_mask whose blocks and mask_mod differ", block_mask=diagonal)
+    monkeypatch.setattr(kernel_masks, "LARGEST", 24)
+    refused("flex_attention leaves keys out by a mask of 1 x 1 x 5 x 5 entries", block_mask=BLOCKS)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_whole_blocks_are_read_as_compiled_kernels_do():
+    count, index = torch.ones(1, 1, 5, dtype=torch.int32), torch.arange(5, dtype=torch.int32).expand(1, 1, 5, 5)
+    none = torch.zeros_like(count)
+    whole = BlockMask.from_kv_blocks(
+        none, index, count, index.mT.contiguous(), BLOCK_SIZE=1, seq_lengths=(5, 5), mask_mod=lambda b, h, i, j: i == j
     )
-    assert isinstance(output, tuple) == isinstance(expected, tuple)
+    with AttentionTap(model := flexed(block_mask=whole), "", keep="detached") as tap:
+        model(*drawn())
+    assert torch.equal(tap[""].mask, torch.eye(5, dtype=torch.bool)[None, None])
+
+
+def test_a_compiled_flex_attention_is_seen(monkeypatch: pytest.MonkeyPatch):
+    compiled = torch.compile(sys.modules[FLEX].flex_attention, backend="eager")
+    monkeypatch.setattr(sys.modules[__name__], "COMPILED", compiled, raising=False)
+    model, tensors = Layer(lambda q, k, v: COMPILED(q, k, v, block_mask=BLOCKS)), drawn()  # type: ignore[name-defined]  # noqa: F821
+    expected = model(*tensors)
+    with AttentionTap(model, "", keep="detached") as outer, AttentionTap(model, "", keep="detached") as inner:
+        assert torch.equal(model(*tensors), expected)
+    assert torch.equal(outer[""].mask, inner[""].mask)
+    torch.testing.assert_close(recomputed(outer[""]), expected, rtol=0, atol=1e-5)
+    assert sys.modules[__name__].COMPILED is compiled
+
+
+class Engine(nn.Module):
+    """A model around TransformerEngine's module."""
+
+    def __init__(self, layout: str, call: dict[str, Any], **options: Any) -> None:
+        super().__init__()
+        attention = sys.modules["transformer_engine.pytorch"].DotProductAttention
+        self.layout, self.options = layout, call
+        self.core = attention(4, 8, qkv_format=layout.replace(" ", "").replace("n", "s"), **options)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        tensors = (rearrange(x, f"b h n d -> {self.layout}") for x in (q, k, v))
+        return rearrange(self.core(*tensors, **self.options), f"{self.layout[:3]} (h d) -> b h n d", h=4)
+
+
+LEFT_OUT = torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(4)) > 0.5
+
+
+@pytest.mark.parametrize("layout", ["n b h d", "b n h d"])
+@pytest.mark.parametrize(
+    ("options", "call", "m", "causal", "mask"),
+    [
+        ({}, {}, 5, True, None),
+        ({}, {}, 7, True, None),
+        ({"softmax_scale": 0.3}, {"attn_mask_type": "no_mask"}, 7, False, None),
+        ({"attn_mask_type": "causal_bottom_right"}, {}, 5, True, None),
+        ({"attn_mask_type": "causal_bottom_right"}, {}, 7, False, (1, 1, 5, 7)),
+        ({"window_size": (1, 0)}, {}, 7, False, (1, 1, 5, 7)),
+        ({"attn_mask_type": "no_mask"}, {"window_size": (2, 1)}, 7, False, (1, 1, 5, 7)),
+        (
+            {"attn_mask_type": "no_mask", "bottom_right_diagonal": False},
+            {"window_size": (2, 1)},
+            7,
+            False,
+            (1, 1, 5, 7),
+        ),
+        ({"attn_mask_type": "arbitrary"}, {"attention_mask": LEFT_OUT}, 5, False, (2, 1, 5, 5)),
+        ({"attn_mask_type": "arbitrary", "window_size": (3, 3)}, {"attention_mask": LEFT_OUT}, 5, False, (2, 1, 5, 5)),
+    ],
+)
+def test_transformer_engine_is_recorded(layout: str, options: Any, call: Any, m: int, causal: bool, mask: Any):
+    model, tensors = Engine(layout, call, **options).eval(), drawn(5, m, kv_heads=2)
+    expected, original = model(*tensors), type(model.core).forward
+    with AttentionTap(model, "", keep="detached") as tap:
+        assert torch.equal(model(*tensors), expected)
+    (record,) = tap.calls  # its own fallback is not a second call
+    assert type(model.core).forward is original
+    assert (record.name, record.kernel) == ("core", "DotProductAttention.forward")
+    assert (record.causal, None if record.mask is None else tuple(record.mask.shape)) == (causal, mask)
+    torch.testing.assert_close(recomputed(record), expected, rtol=0, atol=1e-5)
+    with AttentionTap(model, "core", edit=lambda call, run: run(call.q, call.k, call.v)):
+        assert torch.equal(model(*tensors), expected)
+    with AttentionTap(model, "core", edit=twice):
+        assert torch.equal(model(*tensors), 2 * expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "message"),
+    [
+        ({"softmax_type": "off-by-one"}, {}, "softmax_type='off-by-one'.*make the module with 'vanilla'"),
+        ({"cp_group": 1}, {}, "cp_group=1"),
+        ({"attention_dropout": 0.1}, {}, r"attention_dropout=0\.1.*call model\.eval\(\)"),
+        ({"attn_mask_type": "padding_causal"}, {}, "attn_mask_type='padding_causal'.*crop the padding"),
+        ({}, {"core_attention_bias_type": "alibi"}, "core_attention_bias_type='alibi'"),
+        ({}, {"qkv_format": "thd"}, r"qkv_format='thd', expected one of \['sbhd', 'bshd'\]"),
+    ],
+)
+def test_transformer_engine_refuses_what_is_no_mask(options: Any, call: Any, message: str):
+    model = Engine("n b h d", call, **options)
+    with pytest.raises(ValueError, match=message), AttentionTap(model, ""):
+        model(*drawn())
+
+
+class Packed:
+    """Stands in for a mask of xformers: it can write itself out."""
+
+    def materialize(self, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> Tensor:
+        block = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3)).log()
+        return block.to(device, dtype).expand(shape)
+
+
+@pytest.mark.parametrize("axes", [3, 4, 5])
+def test_xformers_masks_and_groups(axes: int):
+    from xformers import ops
+
+    tensors = drawn()
+    pattern = {3: "(b h) n d", 4: "b n h d", 5: "b n g h d"}[axes]
+    canonical = "b (g h) n d" if axes == 5 else "b h n d"
+    sizes = {"g": 2} if axes == 5 else {}
+
+    class Attend(Layer):
+        heads = 4
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = (rearrange(x, f"{canonical} -> {pattern}", **sizes) for x in (q, k, v))
+        output = ops.memory_efficient_attention(*parts, attn_bias=Packed())
+        return rearrange(output, f"{pattern} -> {canonical}", **({"h": 4} if axes == 3 else {}))
+
+    model = Attend(call)
+    expected = model(*tensors)
+    with AttentionTap(model, "", keep="detached") as tap:
+        assert torch.equal(model(*tensors), expected)
+    record = tap[""]
+    assert (record.mask.dtype, record.q.shape) == (torch.bool, (2, 4, 5, 8))
+    torch.testing.assert_close(recomputed(record), expected, rtol=0, atol=1e-5)
+    with AttentionTap(model, "", edit=lambda call, run: run(call.q, call.k, call.v)):
+        assert torch.equal(model(*tensors), expected)
+    with AttentionTap(model, "", edit=mean):
+        torch.testing.assert_close(model(*tensors), mean(record, lambda q, k, v: q))
+
+
+def test_every_entry_is_tested():
+    tested = {case.name for case in CASES} | {"flex_attention", "forward", "memory_efficient_attention"}
+    assert {path.rpartition(".")[2] for path in KERNELS} == tested
