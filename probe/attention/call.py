@@ -110,7 +110,7 @@ def describe(name: str, nth: int, step: int, kernel: str, values: Mapping[str, A
 def _masking(values: Mapping[str, Any]) -> tuple[Tensor | None, bool]:
     """Read the mask, also where it is a ``torch.nn.attention.bias.CausalBias``, which holds only its sizes."""
     mask, causal = values.get("attn_mask"), values.get("is_causal", False)
-    if type(mask).__name__ != "CausalBias":
+    if mask is None or type(mask).__name__ != "CausalBias":
         return mask, causal
     n, m = mask.seq_len_q, mask.seq_len_kv
     if n == m or mask.variant.name == "UPPER_LEFT":

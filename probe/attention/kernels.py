@@ -1,8 +1,8 @@
 """Kernels: attention functions of other packages, and how to read what they are given.
 
 PyTorch's fused attention is recognised by a torch function mode (:mod:`probe.capture`). A function of another package,
-and flex attention, are plain Python and pass every mode unseen. While a tap is open, each is therefore replaced where the
-model's code holds it: where it is defined, in its package, and in the packages that define the model's classes; its
+and flex attention, are plain Python and pass every mode unseen. While a tap is open, each is therefore replaced where
+the model's code holds it: where it is defined, in its package, and in the packages that define the model's classes; its
 compiled forms too. The replacement runs the original with the arguments as they came, so that outputs stay the same bit
 for bit; on exit all names hold the original again. A package that is not imported is not looked at: no model can call
 it. What is understood of which function: :mod:`probe.attention.kernel_table`.
@@ -71,7 +71,7 @@ class Foreign:
         return inspect.signature(self.function)
 
     def _arguments(self, bound: inspect.BoundArguments, module: nn.Module) -> Arguments:
-        filled = inspect.BoundArguments(self._signature, bound.arguments.copy())  # type: ignore[arg-type]
+        filled = inspect.BoundArguments(self._signature, bound.arguments.copy())
         filled.apply_defaults()
         values = dict(filled.arguments)
         for name, parameter in self._signature.parameters.items():
@@ -142,7 +142,7 @@ class _Original:
             self.run(query=query, key=key, value=value)
 
     def _call(self, changed: Mapping[str, Any]) -> Any:
-        bound = inspect.BoundArguments(self.bound.signature, {**self.bound.arguments, **changed})  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self.bound.signature, {**self.bound.arguments, **changed})
         return self.foreign.function(*bound.args, **bound.kwargs)
 
     def _packed(self, parts: list[Tensor]) -> dict[str, Tensor]:

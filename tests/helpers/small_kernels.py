@@ -47,7 +47,7 @@ def _flash(
     slopes: Any,
     open_side: Any,
 ) -> tuple[Tensor, Tensor]:
-    """ "The causal mask is aligned to the bottom right corner"; queries see keys from i + m - n - left to i + m - n + right."""
+    """Causal is aligned to the bottom right corner; query i sees keys i + m - n - left to i + m - n + right."""
     n, m = q.shape[0], k.shape[0]
     left, right = (None if side == open_side else side for side in window)
     right = 0 if causal else right

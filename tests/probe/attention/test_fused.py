@@ -39,7 +39,7 @@ def same(call: Call, run: Run) -> Tensor:
 @pytest.mark.parametrize("masked", [False, True])
 def test_leading_axes_are_one_batch(lead: tuple[int, ...], masked: bool):
     tensors, model = drawn(*lead), Fused()
-    mask = torch.randn(lead and (lead[0], *[1] * (len(lead) - 1)) + (5, 6) or (5, 6)) if masked else None
+    mask = torch.randn(*lead[:1], *(1 for _ in lead[1:]), 5, 6) if masked else None
     expected = model(*tensors, mask)
     with AttentionTap(model, "", keep="detached") as tap:
         assert torch.equal(model(*tensors, mask), expected)

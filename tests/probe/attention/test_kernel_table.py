@@ -449,7 +449,7 @@ def test_whole_blocks_are_read_as_compiled_kernels_do():
 def test_a_compiled_flex_attention_is_seen(monkeypatch: pytest.MonkeyPatch):
     compiled = torch.compile(sys.modules[FLEX].flex_attention, backend="eager")
     monkeypatch.setattr(sys.modules[__name__], "COMPILED", compiled, raising=False)
-    model, tensors = Layer(lambda q, k, v: COMPILED(q, k, v, block_mask=BLOCKS)), drawn()  # type: ignore[name-defined]  # noqa: F821
+    model, tensors = Layer(lambda q, k, v: COMPILED(q, k, v, block_mask=BLOCKS)), drawn()  # type: ignore[name-defined]
     expected = model(*tensors)
     with AttentionTap(model, "", keep="detached") as outer, AttentionTap(model, "", keep="detached") as inner:
         assert torch.equal(model(*tensors), expected)

@@ -172,7 +172,9 @@ def test_masks_are_read(toy: Any, flat: bool):
         torch.testing.assert_close(model(x), output)
     model.early.extra = {"attn_bias": object()}
     with (
-        pytest.raises(ValueError, match="a mask of kind object, which is not understood; use none, a tensor of . axes"),
+        pytest.raises(
+            ValueError, match=r"a mask of kind object, which is not understood; use none, a tensor of . axes"
+        ),
         AttentionTap(model, "early"),
     ):
         model(x)
@@ -267,7 +269,7 @@ def test_the_message_names_the_table():
     with (
         pytest.raises(
             RuntimeError,
-            match="KERNELS, which knows functions of flash_attn, flash_attn_interface, sageattention, .*xformers",
+            match=r"KERNELS, which knows functions of flash_attn, flash_attn_interface, sageattention, .*xformers",
         ),
         AttentionTap(model, "0"),
     ):

@@ -14,7 +14,7 @@ def memory_efficient_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_bias: Any = None, p: float = 0.0, scale: float | None = None, *,
     op: Any = None, output_dtype: Any = None,
 ) -> Tensor:  # fmt: skip
-    """Attend over [batch, tokens, heads, channels], [batch, tokens, groups, heads, channels], or [batch, tokens, channels]."""
+    """Attend over [batch, tokens, heads, channels], also with groups before the heads, or without heads."""
     if query.ndim == 3:
         bias = attn_bias[:, None] if isinstance(attn_bias, Tensor) else attn_bias
         four = (x[:, :, None] for x in (query, key, value))
