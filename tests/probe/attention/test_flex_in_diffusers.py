@@ -1,4 +1,4 @@
-"""A model of diffusers on flex attention, apart from the stand-ins, which diffusers would take for the real packages."""
+"""A model of diffusers on flex attention, apart from the stand-ins, which diffusers would take for real packages."""
 
 import pytest
 import torch
