@@ -20,7 +20,7 @@ __all__ = ["AttentionTap", "Call", "Edit", "Halves", "Keep", "LayerKey", "OnSkip
 class AttentionTap(Tap):
     """Observe, edit or supervise chosen attention calls while the context is open: :class:`probe.attention.tap.Tap`.
 
-    Layers may be named by their indexes too, which costs four small forwards of the model (``find_layers(model)``).
+    Layers may be named by their indexes too, which costs seven small forwards of the model (``find_layers(model)``).
 
     Args:
         model: The model, wrapped or not, or a diffusers pipeline, whose transformer, unet or prior is meant.

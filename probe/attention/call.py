@@ -92,7 +92,7 @@ class Reading:
 
     values: Mapping[str, Any]
     run: Callable[..., Tensor] = FUSED
-    write: Callable[[Tensor], Tensor] = _as_it_is
+    write: Callable[[Tensor], Any] = _as_it_is
 
 
 def describe(
@@ -115,21 +115,55 @@ def describe(
         values: What :func:`bind` gave.
         timestep: The forward's noise level.
         pass_of_step: The forward's number among those in a row with this timestep.
-
-    Raises:
-        ValueError: If the tensors are neither [b heads n d] nor [b n d], which is read as one head.
     """
-    tensors = [values[argument] for argument in ("query", "key", "value")]
-    if tensors[0].ndim not in (3, 4):
-        raise ValueError(
-            f"AttentionTap: {name!r} calls attention on shape {tuple(tensors[0].shape)}; expected [b heads n d] or "
-            "[b n d]; reshape it in the model"
-        )
-    q, k, v = (x if x.ndim == 4 else x[:, None] for x in tensors)
+    q, k, v = (x if x.ndim == 4 else x[:, None] for x in (values[name] for name in ("query", "key", "value")))
     scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
-    mask, causal, gqa = values.get("attn_mask"), values.get("is_causal", False), values.get("enable_gqa", False)
-    dtype = _compute_dtype(q)
+    mask, causal = _masking(values)
+    gqa, dtype = values.get("enable_gqa", False), _compute_dtype(q)
     return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step)
+
+
+def _masking(values: Mapping[str, Any]) -> tuple[Tensor | None, bool]:
+    """Read the mask, also where it is a ``torch.nn.attention.bias.CausalBias``, which holds only its sizes."""
+    mask, causal = values.get("attn_mask"), values.get("is_causal", False)
+    if mask is None or type(mask).__name__ != "CausalBias":
+        return mask, causal
+    n, m = mask.seq_len_q, mask.seq_len_kv
+    if n == m or mask.variant.name == "UPPER_LEFT":
+        return None, True
+    return torch.ones(n, m, dtype=torch.bool, device=values["query"].device).tril(m - n), False
+
+
+def read_fused(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Reading:
+    """Read a call of PyTorch's fused attention.
+
+    Axes before the heads are folded into one batch, and two axes are one head of a batch of one.
+    """
+    values = bind(args, kwargs)
+    query, mask = values["query"], values.get("attn_mask")
+    if query.ndim in (3, 4):
+        return Reading(values)
+    lead = query.shape[:-3]
+    folded = {name: _folded(values[name], lead) for name in ("query", "key", "value")}
+    if isinstance(mask, Tensor) and mask.ndim > 3:
+        folded["attn_mask"] = _folded(mask, lead)
+
+    def unfolded(tensor: Tensor) -> Tensor:
+        return tensor[0, 0] if query.ndim == 2 else tensor.unflatten(0, lead)
+
+    def run(**new: Any) -> Tensor:
+        if new["query"].shape[0] != folded["query"].shape[0]:
+            return FUSED(**new)
+        tensors = {name: unfolded(new[name]) for name in ("query", "key", "value")}
+        return _folded(FUSED(**{**new, **tensors, "attn_mask": mask}), lead)
+
+    return Reading({**values, **folded}, run, unfolded)
+
+
+def _folded(tensor: Tensor, lead: torch.Size) -> Tensor:
+    if tensor.ndim == 2:
+        return tensor[None, None]
+    return tensor.expand(*lead, *tensor.shape[-3:]).flatten(0, -4)
 
 
 def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +171,7 @@ def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(_ARGUMENTS, args, strict=False)) | dict(kwargs)
 
 
-def edited(edit: Edit, call: Call, reading: Reading) -> Tensor:
+def edited(edit: Edit, call: Call, reading: Reading) -> Any:
     """Run an edit in place of the kernel.
 
     Raises:

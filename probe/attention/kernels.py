@@ -1,72 +1,33 @@
 """Kernels: attention functions of other packages, and how to read what they are given.
 
-PyTorch's fused attention is recognised by a torch function mode (:mod:`probe.capture`). A function of another package
-is plain Python and passes every mode unseen. While a tap is open, it is therefore replaced wherever the model's code
-holds it: in the function's package, and in the packages that define the model's classes. The replacement runs the
-original with the arguments as they came, so that outputs stay the same bit for bit; on exit all names hold the original
-again. A package that is not imported is not looked at: no model can call it.
+PyTorch's fused attention is recognised by a torch function mode (:mod:`probe.capture`). A function of another package,
+and flex attention, are plain Python and pass every mode unseen. While a tap is open, each is therefore replaced where
+the model's code holds it: where it is defined, in its package, and in the packages that define the model's classes; its
+compiled forms too. The replacement runs the original with the arguments as they came, so that outputs stay the same bit
+for bit; on exit all names hold the original again. A package that is not imported is not looked at: no model can call
+it. What is understood of which function: :mod:`probe.attention.kernel_table`.
 
 Source: docs/references.md, "Attention kernels".
 """
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
-from einops import rearrange
+import torch
 from torch import Tensor, nn
 
 from probe.attention.call import Reading
+from probe.attention.kernel_layouts import Arguments, Layout, sequences_of
+from probe.attention.kernel_masks import refuse
+from probe.attention.kernel_table import KERNELS, Kernel
 
-CANONICAL = "b heads n d"
-HEADS = ("heads", "num_heads", "n_heads")
-"""Where modules keep their number of heads, which a folded layout does not show."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """How to read the arguments of an attention function.
-
-    Attributes:
-        arguments: Names of the positional arguments, in order.
-        query: Name of the queries' argument.
-        key: Name of the keys'.
-        value: Name of the values'.
-        mask: Name of what is added to the logits.
-        scale: Name of the logits' factor; None means one over the root of the channels.
-        layouts: By number of axes, the order of batch, heads, tokens and channels (einops).
-        mask_layouts: The same for the mask's batch, heads, queries and keys.
-        causal: Classes of masks that leave later keys out, by name.
-    """
-
-    arguments: tuple[str, ...]
-    query: str
-    key: str
-    value: str
-    mask: str
-    scale: str
-    layouts: Mapping[int, str]
-    mask_layouts: Mapping[int, str]
-    causal: tuple[str, ...] = ()
-
-
-KERNELS: dict[str, Kernel] = {
-    "xformers.ops.memory_efficient_attention": Kernel(
-        arguments=("query", "key", "value", "attn_bias", "p", "scale"),
-        query="query",
-        key="key",
-        value="value",
-        mask="attn_bias",
-        scale="scale",
-        layouts={3: "(b heads) n d", 4: "b n heads d"},
-        mask_layouts={3: "(b heads) n m", 4: "b heads n m"},
-        causal=("LowerTriangularMask",),
-    ),
-}
-"""Functions that a tap can see, by their public name."""
+__all__ = ["KERNELS", "Foreign", "Kernel", "known_packages", "replaced", "watched_kernels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +41,7 @@ class Foreign:
     """
 
     name: str
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
     kernel: Kernel
 
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], module: nn.Module) -> Reading:
@@ -92,60 +53,150 @@ class Foreign:
             module: The caller, which knows its number of heads where they are folded into the batch.
 
         Raises:
-            ValueError: If the layout or the mask is one that cannot be read.
+            ValueError: If an argument, the layout or the mask is one that a record cannot express.
         """
-        kernel, given = self.kernel, dict(zip(self.kernel.arguments, args, strict=False)) | dict(kwargs)
-        query = given[kernel.query]
-        if query.ndim not in kernel.layouts:
+        bound = self._signature.bind(*args, **kwargs)
+        arguments = self._arguments(bound, module)
+        self._refuse_others(arguments)
+        layout = self.kernel.layout(arguments)
+        q, k, v = (layout.read(x) for x in (arguments.q, arguments.k, arguments.v))
+        masking = self.kernel.mask(arguments, q, k)
+        original = _Original(self, arguments, layout, bound)
+        values = {"query": q, "key": k, "value": v, "scale": self.kernel.scale(arguments), "attn_mask": masking.mask}
+        values |= {"is_causal": masking.causal, "enable_gqa": q.shape[1] != k.shape[1]}
+        return Reading(values, original.run, original.write)
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    def _arguments(self, bound: inspect.BoundArguments, module: nn.Module) -> Arguments:
+        filled = inspect.BoundArguments(self._signature, bound.arguments.copy())
+        filled.apply_defaults()
+        values = dict(filled.arguments)
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                values |= values.pop(name)
+        names = self.kernel.tensors
+        if not all(isinstance(values.get(name), Tensor) for name in names):
             raise ValueError(
-                f"AttentionTap: {self.name} got queries of shape {tuple(query.shape)}; expected one of "
-                f"{list(kernel.layouts.values())}; reshape them in the model"
+                f"AttentionTap: {self.name} was called without tensors {', '.join(names)}; pass them in the model"
             )
-        layout, heads = kernel.layouts[query.ndim], _heads(query, module)
-        named = {"query": kernel.query, "key": kernel.key, "value": kernel.value}
+        q, k, v = _unpacked([values[name] for name in names])
+        lengths = tuple(values.get(name) for name, _ in self.kernel.lengths) or (None, None)
+        sequences = sequences_of(self.name, lengths, (q.shape[0], k.shape[0]))  # type: ignore[arg-type]
+        return Arguments(name=self.name, values=values, q=q, k=k, v=v, module=module, sequences=sequences)
 
-        def write(tensor: Tensor) -> Tensor:
-            return rearrange(tensor, f"{CANONICAL} -> {layout}")
-
-        def run(**new: Any) -> Tensor:
-            output = self.function(**given | {own: write(new[name]) for name, own in named.items()})
-            return rearrange(output, f"{layout} -> {CANONICAL}", heads=heads)
-
-        tensors = {name: rearrange(given[own], f"{layout} -> {CANONICAL}", heads=heads) for name, own in named.items()}
-        mask = self._mask(given.get(kernel.mask), heads)
-        return Reading({**tensors, **mask, "scale": given.get(kernel.scale)}, run, write)
-
-    def _mask(self, mask: Any, heads: int) -> dict[str, Any]:
-        if mask is None or type(mask).__name__ in self.kernel.causal:
-            return {"attn_mask": None, "is_causal": mask is not None}
-        if isinstance(mask, Tensor) and mask.ndim in self.kernel.mask_layouts:
-            folded = self.kernel.mask_layouts[mask.ndim]
-            sizes = {"heads": heads} if "(" in folded else {}
-            return {"attn_mask": rearrange(mask, f"{folded} -> b heads n m", **sizes), "is_causal": False}
-        raise ValueError(
-            f"AttentionTap: {self.name} got a mask of kind {type(mask).__name__}, which is not understood (packed "
-            "sequences?); expected none, a tensor added to the logits, or a causal one"
-        )
+    def _refuse_others(self, arguments: Arguments) -> None:
+        kernel, parameters = self.kernel, self._signature.parameters
+        known = {*kernel.tensors, *kernel.reads, *kernel.free, *(name for pair in kernel.lengths for name in pair)}
+        for name, value in arguments.values.items():
+            default = parameters[name].default if name in parameters else None
+            if name not in known and not _same(value, default):
+                shown = type(value).__name__ if isinstance(value, Tensor) or callable(value) else repr(value)
+                raise refuse(arguments, f"{name}={shown}", f"leave it at {default!r} in the model")
 
 
-def _heads(query: Tensor, module: nn.Module) -> int:
-    """Read the heads off the layout, or off the module where they are folded into the batch."""
-    if query.ndim == 4:
-        return int(query.shape[2])
-    count = next((getattr(module, name) for name in HEADS if isinstance(getattr(module, name, None), int)), 1)
-    return count if query.shape[0] % count == 0 else 1
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (not isinstance(value, Tensor) and value == default)
 
 
-Attend = Callable[[Foreign, tuple[Any, ...], dict[str, Any]], Tensor]
+def _unpacked(tensors: list[Tensor]) -> list[Tensor]:
+    """Split the last tensor where it holds keys and values, or queries too."""
+    return tensors if len(tensors) == 3 else [*tensors[:-1], *tensors[-1].unbind(-3)]
+
+
+class _Original:
+    """Run a kernel as the model called it, with other queries, keys and values."""
+
+    def __init__(self, foreign: Foreign, arguments: Arguments, layout: Layout, bound: inspect.BoundArguments) -> None:
+        self.foreign, self.arguments, self.layout, self.bound = foreign, arguments, layout, bound
+        self._last: Tensor | None = None
+        self._others: tuple[Any, ...] | None = None
+
+    def run(self, *, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        """Return the kernel's output [b heads n d] for queries, keys and values [b heads n d]."""
+        parts = [self.layout.write(x) for x in (query, key, value)]
+        output = self._call({**self._packed(parts), **self._lengths(query, key)})
+        tensor, self._others = (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, None)
+        self._last = self.layout.read_output(tensor, query)
+        return self._last
+
+    def write(self, output: Tensor) -> Any:
+        """Return an output as the kernel gives it.
+
+        What the kernel gives beside it (log-sum-exp) is that of ``run`` where the output is its own, else NaN.
+        """
+        if self._last is None:
+            self._run_as_called()
+        tensor = self.layout.write_output(output)
+        if self._others is None:
+            return tensor
+        return (tensor, *(self._others if output is self._last else map(_unknown, self._others)))
+
+    def _run_as_called(self) -> None:
+        """Learn the form of what the kernel gives, where an edit did not run it."""
+        tensors = (self.arguments.q, self.arguments.k, self.arguments.v)
+        query, key, value = (self.layout.read(x) for x in tensors)
+        with torch.no_grad():
+            self.run(query=query, key=key, value=value)
+
+    def _call(self, changed: Mapping[str, Any]) -> Any:
+        bound = inspect.BoundArguments(self.bound.signature, {**self.bound.arguments, **changed})
+        return self.foreign.function(*bound.args, **bound.kwargs)
+
+    def _packed(self, parts: list[Tensor]) -> dict[str, Tensor]:
+        names = self.foreign.kernel.tensors
+        if len(names) == 3:
+            return dict(zip(names, parts, strict=True))
+        packed = parts[len(names) - 1 :]
+        if len({x.shape for x in packed}) > 1:
+            raise ValueError(
+                f"AttentionTap: {self.foreign.name} takes {names[-1]} as one tensor, so run(q, k, v) needs equal "
+                f"shapes, got {[tuple(x.shape) for x in packed]}"
+            )
+        return {**dict(zip(names[:-1], parts, strict=False)), names[-1]: torch.stack(packed, dim=-3)}
+
+    def _lengths(self, query: Tensor, key: Tensor) -> dict[str, Any]:
+        """Say how long the sequences are, where other numbers of them, or other lengths, came than the model gave."""
+        sequences, kernel = self.arguments.sequences, self.foreign.kernel
+        if sequences is None:
+            return {}
+        sizes = [(x.shape[0], x.shape[2]) for x in (query, key)]
+        if sizes == self._own_sizes():
+            return {}
+        if not sequences.equal:
+            raise ValueError(
+                f"AttentionTap: {self.foreign.name} got sequences of different lengths, so run(q, k, v) needs as many "
+                f"tokens as the call, got {sizes}"
+            )
+        changed: dict[str, Any] = {}
+        for (ends, longest), (b, n) in zip(kernel.lengths, sizes, strict=True):
+            like = self.arguments.values[ends]
+            changed[ends] = torch.arange(b + 1, dtype=like.dtype, device=like.device) * n
+            changed[longest] = n
+        return changed
+
+    def _own_sizes(self) -> list[tuple[int, int]]:
+        b = self.layout.sizes["b"]
+        return [(b, x.shape[0] // b) for x in (self.arguments.q, self.arguments.k)]
+
+
+def _unknown(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.full_like(value, torch.nan)
+    return value if value is None else type(value)(*map(_unknown, value))
+
+
+Attend = Callable[[Foreign, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @dataclass(eq=False)
 class _Replacement:
-    """Stand in for a function while it is replaced."""
+    """Stand in for a function, or for a method of a class, while it is replaced."""
 
     original: Callable[..., Any]
     call: Callable[..., Any]
-    places: list[tuple[dict[str, Any], str]] = field(default_factory=list)
     is_open: bool = True
 
     def __post_init__(self) -> None:
@@ -153,6 +204,15 @@ class _Replacement:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call(*args, **kwargs) if self.is_open else self.original(*args, **kwargs)
+
+    def __get__(self, instance: object, _owner: type | None = None) -> Callable[..., Any]:
+        return self if instance is None else MethodType(self, instance)
+
+
+COMPILED = "_torchdynamo_orig_callable"
+"""Where torch.compile keeps what it compiled."""
+Place = tuple[dict[str, Any], str]
+"""A module's names, and one of them."""
 
 
 @contextmanager
@@ -164,30 +224,77 @@ def replaced(model: nn.Module, original: Callable[..., Any], call: Callable[...,
         original: The function to replace.
         call: What is called instead; it may call ``original``.
     """
+    with _replaced_at(_places(_packages(model), original)[original], original, call):
+        yield
+
+
+@contextmanager
+def _replaced_at(places: list[Place], original: Callable[..., Any], call: Callable[..., Any]) -> Iterator[None]:
     replacement = _Replacement(original, call)
-    packages = {_package(type(module).__module__) for module in model.modules()} | {_package(original.__module__)}
-    for name, module in list(sys.modules.items()):
-        if _package(name) in packages - {"torch", "builtins"}:
-            names = getattr(module, "__dict__", {})
-            replacement.places += [(names, key) for key, value in list(names.items()) if value is original]
-    for names, key in replacement.places:
+    for names, key in places:
         names[key] = replacement
     try:
         yield
     finally:
         replacement.is_open = False
-        for names, key in replacement.places:
+        for names, key in places:
             if names.get(key) is replacement:
                 names[key] = _still_open(original)
 
 
-def _package(module: str) -> str:
-    return module.partition(".")[0]
+@contextmanager
+def _replaced_method(owner: type, name: str, call: Callable[..., Any]) -> Iterator[None]:
+    replacement = _Replacement(getattr(owner, name), call)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        replacement.is_open = False
+        if vars(owner)[name] is replacement:
+            setattr(owner, name, _still_open(replacement.original))
 
 
-def _still_open(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Skip replacements that were closed out of order."""
+def _packages(model: nn.Module) -> set[str]:
+    return {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch", "builtins"}
+
+
+def _places(packages: set[str], function: Callable[..., Any]) -> dict[Callable[..., Any], list[Place]]:
+    """Find where a function, and what torch.compile made of it, are held by name.
+
+    Args:
+        packages: Where to look, beside the function's own module and package.
+        function: The function, or what replaces it in a tap around this one.
+    """
+    home, first = function.__module__, _first(function)
+    packages = packages | {home.partition(".")[0]} - {"torch"}
+    places: dict[Callable[..., Any], list[Place]] = {function: []}
+    for name, module in list(sys.modules.items()):
+        if name != home and name.partition(".")[0] not in packages:
+            continue
+        names = getattr(module, "__dict__", {})
+        for key, value in list(names.items()):
+            if value is function:
+                places[function].append((names, key))
+            elif isinstance(value, FunctionType):
+                if value.__name__ == function.__name__ and vars(value).get(COMPILED) is first:
+                    places.setdefault(value, []).append((names, key))
+            elif isinstance(value, _Replacement):
+                form = _still_open(value)
+                if form is function or vars(_first(value)).get(COMPILED) is first:
+                    places.setdefault(form, []).append((names, key))
+    return places
+
+
+def _still_open(function: Any) -> Any:
+    """Skip replacements that were closed out of order, or that a module has kept since an earlier tap."""
     while isinstance(function, _Replacement) and not function.is_open:
+        function = function.original
+    return function
+
+
+def _first(function: Any) -> Any:
+    """Return what replacements, open or closed, stand for."""
+    while isinstance(function, _Replacement):
         function = function.original
     return function
 
@@ -203,12 +310,30 @@ def watched_kernels(model: nn.Module, attend: Attend) -> Iterator[None]:
     with ExitStack() as stack:
         for path, kernel in KERNELS.items():
             home, _, name = path.rpartition(".")
-            function = getattr(sys.modules.get(home), name, None)
-            if function is not None:
-                foreign = Foreign(name, function, kernel)
-                stack.enter_context(replaced(model, function, _handing(foreign, attend)))
+            owner = _imported(home)
+            function = getattr(owner, name, None)
+            if isinstance(owner, type) and function is not None:
+                foreign = Foreign(f"{owner.__name__}.{name}", function, kernel)
+                stack.enter_context(_replaced_method(owner, name, _handing(foreign, attend)))
+            elif function is not None:
+                for form, places in _places(_packages(model), function).items():
+                    foreign = Foreign(name, form, kernel)
+                    stack.enter_context(_replaced_at(places, form, _handing(foreign, attend)))
         yield
 
 
-def _handing(foreign: Foreign, attend: Attend) -> Callable[..., Tensor]:
+def known_packages() -> list[str]:
+    """List the packages that have a function in the table."""
+    return sorted(
+        {"torch's flex_attention" if path.startswith("torch.") else path.partition(".")[0] for path in KERNELS}
+    )
+
+
+def _imported(path: str) -> Any:
+    """Return a module, or a class in one, if its package is imported."""
+    module, _, name = path.rpartition(".")
+    return sys.modules.get(path) or getattr(sys.modules.get(module), name, None)
+
+
+def _handing(foreign: Foreign, attend: Attend) -> Callable[..., Any]:
     return lambda *args, **kwargs: attend(foreign, args, kwargs)

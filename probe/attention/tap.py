@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -22,16 +22,15 @@ from probe.attention.call import (
     SOFTMAX,
     Call,
     Edit,
-    Reading,
     Run,
     attention_like,
-    bind,
     checkpoint_region,
     describe,
     edited,
     in_backward,
     multi_head_body,
     plain,
+    read_fused,
     refuse_recomputation,
 )
 from probe.attention.kernels import Foreign, watched_kernels
@@ -233,6 +232,7 @@ class Tap:
         running = self._frames.running
         if frame.name not in self._watched:  # the root, which is only counted
             return original(*args, **kwargs)
+        frame.in_kernel = bool(running) and running[-1].in_kernel  # the modules that a module is made of
         running.append(frame)
         try:
             if len(running) > 1:
@@ -265,7 +265,7 @@ class Tap:
         self._unseen[target] = why
         self.skipped[target.name] += 1
 
-    def _attend_foreign(self, foreign: Foreign, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _attend_foreign(self, foreign: Foreign, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         running = self._frames.running
         if not running or running[-1].in_kernel:
             return foreign.function(*args, **kwargs)
@@ -277,7 +277,7 @@ class Tap:
 
     def _attend(
         self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | None = None
-    ) -> Tensor:
+    ) -> Any:
         function = FUSED if foreign is None else foreign.function
         frame, again = self._frames.running[-1], in_backward()
         nth, frame.nth = frame.nth, frame.nth + 1
@@ -290,7 +290,7 @@ class Tap:
         if target is None or (again and target.edit is None):
             return function(*args, **kwargs)
         module = self._modules[frame.name]
-        reading = Reading(bind(args, kwargs)) if foreign is None else foreign.read(args, kwargs, module)
+        reading = read_fused(args, kwargs) if foreign is None else foreign.read(args, kwargs, module)
         step = self._step
         call = describe(
             frame.name,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from probe.attention.kernels import KERNELS
+from probe.attention.kernels import known_packages
 from probe.attention.modules import may_attend
 from probe.attention.targets import Target
 from probe.attention.wrapped import hook_names
@@ -40,9 +40,9 @@ def why_unseen(
     if target.name and not may_attend(module) and not module._modules:
         return f"{what}, but a {type(module).__name__} calls no attention; name a module that attends"
     return (
-        f"{what} but its kernel bypasses F.scaled_dot_product_attention (flex, flash_attn, compiled code); choose the "
-        f"native one ({NATIVE}), name a module that attends, or add it to probe.attention.kernels.KERNELS, which knows "
-        f"{', '.join(KERNELS)}"
+        f"{what} but its kernel bypasses F.scaled_dot_product_attention (torch.jit, a compiled or another function); "
+        f"choose the native one ({NATIVE}), name a module that attends, or add the function to "
+        f"probe.attention.kernels.KERNELS, which knows functions of {', '.join(known_packages())}"
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probe.attention.call import Call, Run
-from probe.attention.kernels import KERNELS, replaced
+from probe.attention.kernels import replaced
 from probe.capture import AttentionTap
 
 HEADS, WIDTH = 3, 4
@@ -172,7 +172,7 @@ def test_masks_are_read(toy: Any, flat: bool):
         torch.testing.assert_close(model(x), output)
     model.early.extra = {"attn_bias": object()}
     with (
-        pytest.raises(ValueError, match="got a mask of kind object, which is not understood"),
+        pytest.raises(ValueError, match=r"a mask of kind object, which is not understood; use none, a tensor of ."),
         AttentionTap(model, "early"),
     ):
         model(x)
@@ -181,9 +181,9 @@ def test_masks_are_read(toy: Any, flat: bool):
 def test_layouts_that_cannot_be_read_are_refused(toy: Any):
     model, x = make(toy), tokens()
     own = model.by_name.call
-    model.by_name.call = lambda q, k, v: own(q[None], k[None], v[None])
+    model.by_name.call = lambda q, k, v: own(q[None, None], k[None, None], v[None, None])
     with (
-        pytest.raises(ValueError, match=r"queries of shape \(1, 2, 5, 3, 4\); expected one of \['\(b heads\) n d'"),
+        pytest.raises(ValueError, match=r"queries of shape \(1, 1, 2, 5, 3, 4\), expected \[b n heads d\]"),
         AttentionTap(model, "by_name"),
     ):
         model(x)
@@ -265,7 +265,10 @@ def test_gradients_flow_through_what_is_kept(toy: Any):
 def test_the_message_names_the_table():
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
     with (
-        pytest.raises(RuntimeError, match=f"KERNELS, which knows {next(iter(KERNELS))}"),
+        pytest.raises(
+            RuntimeError,
+            match=r"KERNELS, which knows functions of flash_attn, flash_attn_interface, sageattention, .*xformers",
+        ),
         AttentionTap(model, "0"),
     ):
         model(torch.zeros(1, 2))
