@@ -51,7 +51,7 @@ def main(settings: Settings) -> None:
     from probe.plan.truth import allowed_share, way_out
     from probe.records import write
     from probe.scenes import GENERATED, Request, open_scenes
-    from probe.scenes.drawing import draw_scenes
+    from probe.scenes.drawing import draw_scenes, moving_share
 
     request = Request(
         groups=settings.groups,
@@ -75,7 +75,9 @@ def main(settings: Settings) -> None:
         check = check_truth(lambda index: (loaded[index], None), len(loaded), allowed_share() * settings.image_size)
         print("\n".join(filter(None, (check.words, check.warning(way_out(settings.scenes))))))
     for views in loaded:
-        print(f"{views.names[0]}: {views.valid.float().mean():.1%} of pixels have a point, unit {views.unit or 'none'}")
+        moving = "" if views.part is None else f", {moving_share(views):.1%} of true matches move"
+        points = f"{views.valid.float().mean():.1%} of pixels have a point, unit {views.unit or 'none'}"
+        print(f"{views.names[0]}: {points}{moving}")
     print(settings.out)
     if settings.freeze is not None:
         _freeze(settings.scenes, request, settings.freeze)

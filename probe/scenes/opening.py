@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -20,7 +21,7 @@ from probe.scenes.choosing import (
     independent_units,
     read_list,
 )
-from probe.scenes.names import DATA_SETS, GENERATED, SCENES
+from probe.scenes.names import DATA_SETS, GENERATED, SCENES, Difficulty
 from probe.scenes.reading import DEFAULT, Reading
 from probe.scenes.recordings import (
     GeometrySource,
@@ -89,7 +90,10 @@ class Request:
 
 
 def open_shapes(root: str, request: Request) -> SceneList:
-    """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn."""
+    """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn.
+
+    ``root`` may also name a clip, :data:`probe.scenes.shapes.CLIPS`: its views are frames of a video.
+    """
     return _open_rooms("shapes", root, request)
 
 
@@ -100,21 +104,36 @@ def open_shapes_v1(root: str, request: Request) -> SceneList:
 
 def _open_rooms(name: str, root: str, request: Request) -> SceneList:
     world, difficulty = shapes.WORLDS[name], root or "plain"
-    if difficulty not in shapes.OBJECTS:
-        raise ValueError(f"{name}:{difficulty} is unknown; choose {name}:{'|'.join(shapes.OBJECTS)}")
+    clips = shapes.CLIPS if name == "shapes" else {}
+    if difficulty not in (*shapes.OBJECTS, *clips):
+        raise ValueError(f"{name}:{difficulty} is unknown; choose {name}:{'|'.join([*shapes.OBJECTS, *clips])}")
     bins = len(shapes.ROTATION_BINS) - 1
+    kind = "plain" if difficulty in clips else cast("Difficulty", difficulty)
+    shoot = partial(_film, still=clips[difficulty]) if difficulty in clips else _photograph
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         generator = torch.Generator().manual_seed(derive("scene", request.seed, index))
-        rooms = shapes.draw_shapes(1, world=world, difficulty=difficulty, generator=generator)
-        rotation = shapes.draw_rotations([index % bins], request.views - 1, generator=generator)
-        views = shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
+        rooms = shapes.draw_shapes(1, world=world, difficulty=kind, generator=generator)
+        views = shoot(rooms, index % bins, request, generator)
         overlap = casting.overlaps(rooms, views)[0]
         named = Views(**{**vars(views), "names": (names[index],)})
         return named, tuple(torch.minimum(overlap[0, 1:], overlap[1:, 0]).tolist())
 
     names = tuple(f"{world.prefix}{difficulty}-{request.seed}-{index:04d}" for index in range(request.groups))
     return SceneList(names=names, load=load)
+
+
+def _photograph(rooms: casting.Shapes, rotation_bin: int, request: Request, generator: torch.Generator) -> Views:
+    rotation = shapes.draw_rotations([rotation_bin], request.views - 1, generator=generator)
+    return shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
+
+
+def _film(
+    rooms: casting.Shapes, rotation_bin: int, request: Request, generator: torch.Generator, *, still: bool
+) -> Views:
+    rotation, size = shapes.draw_rotations([rotation_bin], 1, generator=generator), request.size or 128
+    clip = {"views": request.views, "size": size, "n_ref": request.n_ref, "still": still}
+    return shapes.make_clip(rooms, rotation, **clip, generator=generator)  # type: ignore[arg-type]
 
 
 def open_data_set(name: str, root: str, request: Request) -> SceneList:
