@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from probe.correspondence import own_view, project_tokens, token_centres, token_of
 from probe.records.names import MOVING, STILL, of_queries, threshold_metric
-from probe.views import Views
+from probe.views import IMAGE_PLANE, Views
 
 Kind = Literal["image", "token", "projection", "scene", "metric"]
 Measured = dict[str, tuple[Tensor, Tensor]]
@@ -42,7 +42,7 @@ def thresholds(unit: str | None) -> tuple[Threshold, ...]:
     """Return the thresholds of all protocols: in the image, in tokens, and in 3D.
 
     Args:
-        unit: "m" for metric scenes: 1 cm to 50 cm; None: shares of the scene's size.
+        unit: "m" for metric scenes: 1 cm to 50 cm; None: shares of the scene's size; :data:`IMAGE_PLANE`: none in 3D.
     """
     image = [Threshold(name=threshold_metric(share, "%"), kind="image", value=share / 100) for share in (2, 5, 10)]
     token = [Threshold(name=threshold_metric(1, "token"), kind="token", value=1.0)]
@@ -51,7 +51,7 @@ def thresholds(unit: str | None) -> tuple[Threshold, ...]:
         in_3d = [Threshold(name=threshold_metric(value, "m"), kind="metric", value=value) for value in metres]
     else:
         in_3d = [Threshold(name=threshold_metric(s, "%scene"), kind="scene", value=s / 100) for s in (1, 2, 5, 10)]
-    return (*image, *token, *in_3d)
+    return (*image, *token, *(() if unit == IMAGE_PLANE else in_3d))
 
 
 @dataclass(frozen=True, kw_only=True)

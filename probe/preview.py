@@ -71,7 +71,7 @@ def main(settings: Settings) -> None:
     write(settings.out, lambda part: figure.savefig(part, format="png", dpi=100))
     if scenes.note:
         print(scenes.note)
-    if settings.scenes.partition(":")[0] not in GENERATED:
+    if settings.scenes.partition(":")[0] not in GENERATED and loaded[0].has_cameras:
         check = check_truth(lambda index: (loaded[index], None), len(loaded), allowed_share() * settings.image_size)
         print("\n".join(filter(None, (check.words, check.warning(way_out(settings.scenes))))))
     for views in loaded:

@@ -19,6 +19,10 @@ MOTION = ("part", "part_pose")
 """Of views between which something moves."""
 
 
+IMAGE_PLANE = "image plane"
+"""Unit of views that have no cameras: their points are known in the image plane alone, and distances in 3D are not."""
+
+
 @dataclass(frozen=True)
 class Views:
     """Posed images of ``b`` scenes with ``f`` views each; reference views come first.
@@ -30,7 +34,8 @@ class Views:
         point_map: World point seen by each pixel, in ``unit``; undefined where ``valid`` is false.
         valid: False where depth is missing.
         n_ref: Number of reference views.
-        unit: "m" for metric scenes; None for scenes without a unit.
+        unit: "m" for metric scenes; None for scenes without a unit; :data:`IMAGE_PLANE` for views without cameras,
+            whose intrinsics and world_to_cam only place their points.
         names: One name per scene, or empty.
         part: The rigid part of the scene that each pixel shows: 0 is the world that stands still, which views are
             posed in. None: nothing moves between the views.
@@ -78,6 +83,11 @@ class Views:
     def count(self) -> int:
         """Return the number of views per scene."""
         return self.image.shape[1]
+
+    @property
+    def has_cameras(self) -> bool:
+        """Return whether the views are posed: whether their cameras are those that took them."""
+        return self.unit != IMAGE_PLANE
 
     @property
     def tensors(self) -> dict[str, Tensor]:

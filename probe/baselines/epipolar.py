@@ -97,7 +97,13 @@ def weigh_tokens(views: Views, truth: GridTruth) -> Weigh:
 
 
 def match_on_lines(views: Views) -> Scorer:
-    """Draw matches on the true epipolar lines."""
+    """Draw matches on the true epipolar lines.
+
+    Raises:
+        ValueError: If the views have no cameras.
+    """
+    if not views.has_cameras:
+        raise ValueError(f"epipolar: {', '.join(views.names)} has no cameras, so no epipolar line; leave epipolar out")
 
     def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
         return drawn_scores(weigh_tokens(views, truth), truth, thresholds, protocol)

@@ -21,13 +21,15 @@ from probe.scenes.choosing import (
     independent_units,
     read_list,
 )
-from probe.scenes.names import DATA_SETS, GENERATED, SCENES, Difficulty
-from probe.scenes.reading import DEFAULT, Reading
+from probe.scenes.formats import tracks
+from probe.scenes.names import DATA_SETS, GENERATED, SCENES, VIDEOS, Difficulty
+from probe.scenes.reading import DEFAULT, Reading, printable
 from probe.scenes.recordings import (
     GeometrySource,
     Recording,
     frame_index,
     load_views,
+    scene_name,
     with_geometry,
 )
 from probe.scenes.shapes import casting
@@ -134,6 +136,32 @@ def _film(
     rotation, size = shapes.draw_rotations([rotation_bin], 1, generator=generator), request.size or 128
     clip = {"views": request.views, "size": size, "n_ref": request.n_ref, "still": still}
     return shapes.make_clip(rooms, rotation, **clip, generator=generator)  # type: ignore[arg-type]
+
+
+def open_tracks(root: str, request: Request) -> SceneList:
+    """Open videos with point tracks; scenes take the videos in turn, and frames evenly spaced over a drawn stretch.
+
+    Raises:
+        ValueError: If a file is a pickle or broken, a video is too short, or another source of truth is requested.
+        FileNotFoundError: If there is no such file.
+    """
+    if not root:
+        raise ValueError("tracks needs a file or folder: tracks:PATH")
+    if request.geometry is not None or request.view_list is not None:
+        raise ValueError("tracks: the tracks are the truth and frames are drawn; leave out --truth-source, --view-list")
+    files = tracks.find_videos(Path(root).expanduser())
+    chosen = [files[index % len(files)] for index in range(request.groups)]
+    videos = map(tracks.read_video, chosen)
+    frames = [tracks.draw_frames(video, request.views, request.seed, index) for index, video in enumerate(videos)]
+    names = tuple(scene_name(path.stem, list(map(str, drawn))) for path, drawn in zip(chosen, frames, strict=True))
+
+    def load(index: int) -> tuple[Views, tuple[float, ...]]:
+        tracked, size = tracks.read_video(chosen[index]), request.size or 256
+        views = tracks.tracked_views(tracked, frames[index], size=size, n_ref=request.n_ref)
+        return replace(views, names=(names[index],)), tuple(tracks.shared_points(views))
+
+    note = f"{len(files)} video{'s' * (len(files) > 1)}; no cameras are known, and rotations are recorded as 0"
+    return SceneList(names=names, load=load, note=note, units=tuple(printable(path.stem) for path in chosen))
 
 
 def open_data_set(name: str, root: str, request: Request) -> SceneList:
@@ -281,7 +309,7 @@ def open_scenes(spec: str, request: Request) -> SceneList:
     name, _, root = spec.partition(":")
     if name not in SCENES:
         raise ValueError(f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)")
-    scenes = open_data_set(name, root, request) if name in DATA_SETS else GENERATED[name](root, request)
+    scenes = open_data_set(name, root, request) if name in DATA_SETS else (VIDEOS | GENERATED)[name](root, request)
     return scenes if request.geometry is None else _with_truth_of(request.geometry, scenes)
 
 
