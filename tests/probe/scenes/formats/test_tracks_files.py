@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from probe.correspondence import match_views
 from probe.metrics import grid_truth, thresholds
-from probe.models import load_model
-from probe.models.model import conditioning
+from probe.models.model import MultiViewModel, conditioning
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.formats.tracks import find_videos, read_video
-from probe.views import IMAGE_PLANE
+from probe.views import IMAGE_PLANE, Views
 
 FRAMES, HEIGHT, WIDTH = 6, 40, 60
 DOCS = Path(__file__).parents[4] / "docs" / "data.md"
@@ -34,6 +34,13 @@ def tracked(frames: int = FRAMES) -> dict[str, np.ndarray]:
     occluded[2, 2:] = True
     video = np.random.default_rng(0).integers(0, 255, (frames, HEIGHT, WIDTH, 3), np.uint8)
     return {"video": video, "points": points, "occluded": occluded}
+
+
+class Unposed(MultiViewModel):
+    """A model that is told which views are references, and no cameras."""
+
+    def condition(self, views: Views, keep_cameras: Tensor | None = None) -> dict[str, Tensor]:
+        return {"mask": torch.arange(views.count) >= views.n_ref}
 
 
 def write(path: Path, **changes: object) -> Path:
@@ -117,8 +124,11 @@ def test_there_are_no_cameras_and_no_distances_in_3d(tmp_path: Path):
     assert not views.has_cameras
     assert {limit.kind for limit in thresholds(views.unit)} == {"image", "token"}
     assert scenes.note == "1 video; no cameras are known, and rotations are recorded as 0"
-    with pytest.raises(ValueError, match=r"cat3d-tiny:random is conditioned on cameras, which clip:.* has not; choose"):
-        conditioning(load_model("cat3d-tiny:random"), views)
+    posed = MultiViewModel(name="posed", network=nn.Identity(), alpha_bar=torch.ones(1), size=HEIGHT)
+    with pytest.raises(ValueError, match=r"posed is conditioned on cameras, which clip:.* has not; choose a model"):
+        conditioning(posed, views)
+    plain = Unposed(name="plain", network=nn.Identity(), alpha_bar=torch.ones(1), size=HEIGHT)
+    assert conditioning(plain, views).keys() == {"mask"}
 
 
 def test_videos_are_taken_in_turn_and_are_the_independent_units(tmp_path: Path):

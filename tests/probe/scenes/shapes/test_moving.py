@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probe.correspondence import match_views, own_view, project_tokens
+from probe.correspondence.checking import point_distances
 from probe.correspondence.grid import token_pixels, values_at
 from probe.geometry import invert_rigid
-from probe.metrics import grid_truth
+from probe.metrics import errors, grid_truth, precisions, same_position, thresholds
 from probe.scenes import Request, open_scenes
+from probe.scenes.recordings import with_geometry
 from probe.scenes.shapes import CLIPS, draw_rotations, draw_shapes, make_clip, make_views, moving
 from probe.scenes.shapes.casting import Shapes, carry, overlaps, parts_of, visible_points
 from probe.scenes.shapes.moving import DISTANCE, OUTERMOST, TURN, draw_motion
-from probe.views import Views
+from probe.views import Views, concatenate, resize, without_images
 
 SEEDS = st.integers(0, 2**31 - 1)
 laws = settings(max_examples=8, deadline=None)
@@ -264,6 +266,79 @@ def test_clips_are_scenes_with_names_of_their_own():
     views, overlap = scenes.load(1)
     assert views.count == 4
     assert len(overlap) == 3
+
+
+# --- what uses the truth ---------------------------------------------------------------------------------------------
+
+
+def test_precision_of_moving_and_still_points_is_told_apart():
+    views, _ = open_scenes("shapes:moving", Request(groups=4, views=3, n_ref=1, size=64)).load(1)
+    truth = grid_truth(views, GRID)
+    guess = same_position(truth)
+    counted = truth.visible[:, None]
+    measured = precisions(guess, counted, truth, thresholds(None))
+    for name in ("precision@5%", "precision@2%scene"):
+        (whole, count), (moving, n_moving), (still, n_still) = (
+            measured[name], measured[f"{name}|moving"], measured[f"{name}|still"],
+        )  # fmt: skip
+        assert torch.equal(count, n_moving + n_still)
+        hits = (moving * n_moving).nan_to_num() + (still * n_still).nan_to_num()
+        torch.testing.assert_close(hits, (whole * count).nan_to_num(), rtol=0, atol=1e-3)
+    static = grid_truth(truth_as_static(views), GRID)
+    assert not any("|" in name for name in precisions(guess, counted, static, thresholds(None)))
+
+
+def test_distance_in_3d_is_that_at_the_key_views_time():
+    _, views = film(size=64)
+    truth = grid_truth(views, GRID)
+    assert truth.moves is not None
+    asked = truth.moves & truth.visible
+    index = match_views(views, GRID).index[:, None]
+    at_key, static = (
+        errors(index, one, "scene")[:, 0][asked] for one in (truth, grid_truth(truth_as_static(views), GRID))
+    )
+    assert at_key.median() < 0.02
+    assert static.median() > at_key.median() * 2
+
+
+def test_sift_is_held_against_points_that_moved_with_it():
+    """A pixel's point, followed, is found where the truth has it."""
+    _, views = film(b=1, size=64)
+    truth = grid_truth(views, (64, 64))  # a token is a pixel
+    assert truth.moves is not None
+    tokens = (truth.visible & truth.moves)[0, 0, :, 2].nonzero()[:, 0]
+    start, end = truth.xy[0, 0, tokens, 0], truth.xy[0, 0, tokens, 2]
+    assert point_distances(views, 0, 2, start, end).max() < 1e-2
+    assert point_distances(truth_as_static(views), 0, 2, start, end).median() > 1
+
+
+def test_other_sources_of_points_are_refused():
+    _, views = film(b=1, size=16)
+    with pytest.raises(ValueError, match="something moves, which a source of points cannot tell; take the scenes' own"):
+        with_geometry(views, lambda asked: (asked.point_map, asked.valid))
+
+
+def test_a_part_without_its_pose_is_refused():
+    _, views = film(b=1, size=16)
+    with pytest.raises(ValueError, match="one of part and part_pose is None, expected both"):
+        replace(views, part=None)
+
+
+def test_scenes_whose_parts_differ_are_not_joined():
+    _, views = film(b=1, size=16)
+    assert torch.equal(concatenate([views, views]).part[1:], views.part)  # type: ignore[index]
+    with pytest.raises(ValueError, match="parts differ in moving parts"):
+        concatenate([views, truth_as_static(views)])
+
+
+def test_parts_follow_their_pixels_through_resizing_and_reordering():
+    _, views = film(b=1, size=32)
+    small, turned = resize(views, 16, 16), views.reorder([2, 0, 1], 1)
+    assert torch.equal(small.part, views.part[..., 1::2, 1::2])  # type: ignore[index]
+    truth, other = grid_truth(views, GRID), grid_truth(turned, GRID)
+    order = [2, 0, 1]
+    assert torch.equal(other.visible, truth.visible[:, order][..., order])
+    assert without_images(views).part.shape == (1, 3, 1, 1)  # type: ignore[union-attr]
 
 
 def test_the_first_version_has_no_clips():
