@@ -13,7 +13,7 @@ from probe.correspondence import match_views
 from probe.metrics import grid_truth, thresholds
 from probe.models.model import MultiViewModel, conditioning
 from probe.scenes import Request, SceneList, open_scenes
-from probe.scenes.formats.tracks import find_videos, read_video
+from probe.scenes.formats.tracks import find_videos, read_video, tracked_views
 from probe.views import IMAGE_PLANE, Views
 
 FRAMES, HEIGHT, WIDTH = 6, 40, 60
@@ -99,6 +99,17 @@ def test_a_track_that_another_one_covers_is_not_seen(tmp_path: Path):
     assert views.part is not None
     assert 1 not in views.part
     assert 2 in views.part
+
+
+def test_a_point_is_not_seen_where_another_track_has_come_to_cover_it(tmp_path: Path):
+    points = tracked()["points"]
+    points[1, 3:] = points[0, 3:] + 0.1  # apart in the first frames, in one pixel later
+    path = write(tmp_path / "clip.npz", points=points)
+    views = tracked_views(read_video(path), [0, 4], size=HEIGHT, n_ref=1)
+    truth = grid_truth(views, (HEIGHT, HEIGHT))
+    first, second = 10 * HEIGHT + 5, 30 * HEIGHT + 20
+    assert truth.valid[0, 0, [first, second]].all()
+    assert truth.visible[0, 0, [first, second], 1].tolist() == [False, True]  # the last of the two is seen there
 
 
 def test_shares_of_the_image_are_the_same_as_pixels(tmp_path: Path):
