@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 SAME_CENTRE = 1e-5  # of the cameras' distance from the origin: closer centres are one in single precision
@@ -74,6 +74,15 @@ def rotation_degrees(
     return torch.rad2deg(torch.atan2(sine, cosine))
 
 
+def stand_apart(
+    world_to_cam: Float[Tensor, "*batch 4 4"], other: Float[Tensor, "*batch 4 4"]
+) -> Bool[Tensor, " *batch"]:
+    """Return whether two cameras have different centres, beyond rounding."""
+    shift = relative_camera(other.double(), world_to_cam.double())[..., :3, 3]
+    distance = torch.maximum(camera_centre(world_to_cam).norm(dim=-1), camera_centre(other).norm(dim=-1))
+    return shift.norm(dim=-1) > SAME_CENTRE * distance
+
+
 def fundamental_matrix(
     intrinsics: Float[Tensor, "*batch 3 3"],
     world_to_cam: Float[Tensor, "*batch 4 4"],
@@ -94,8 +103,7 @@ def fundamental_matrix(
     rotation, t = relative[..., :3, :3], relative[..., :3, 3]
     cross = torch.linalg.cross(t[..., None, :].expand_as(rotation), rotation.mT, dim=-1).mT
     matrix = torch.linalg.inv(key_intrinsics.double()).mT @ cross @ torch.linalg.inv(intrinsics.double())
-    distance = torch.maximum(camera_centre(world_to_cam).norm(dim=-1), camera_centre(key_world_to_cam).norm(dim=-1))
-    apart = t.norm(dim=-1) > SAME_CENTRE * distance
+    apart = stand_apart(world_to_cam, key_world_to_cam)
     unit = matrix / torch.linalg.matrix_norm(matrix)[..., None, None].clamp(min=torch.finfo(torch.float64).tiny)
     return torch.where(apart[..., None, None], unit, 0.0).to(world_to_cam.dtype)
 

@@ -1,6 +1,6 @@
 """Matches and truth to numbers: pure. A fraction of nothing is NaN with count 0."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.correspondence import own_view, project_tokens, token_centres, token_of
-from probe.records.names import threshold_metric
-from probe.views import Views
+from probe.records.names import MOVING, STILL, of_queries, threshold_metric
+from probe.views import IMAGE_PLANE, Views
 
 Kind = Literal["image", "token", "projection", "scene", "metric"]
 Measured = dict[str, tuple[Tensor, Tensor]]
@@ -42,7 +42,7 @@ def thresholds(unit: str | None) -> tuple[Threshold, ...]:
     """Return the thresholds of all protocols: in the image, in tokens, and in 3D.
 
     Args:
-        unit: "m" for metric scenes: 1 cm to 50 cm; None: shares of the scene's size.
+        unit: "m" for metric scenes: 1 cm to 50 cm; None: shares of the scene's size; :data:`IMAGE_PLANE`: none in 3D.
     """
     image = [Threshold(name=threshold_metric(share, "%"), kind="image", value=share / 100) for share in (2, 5, 10)]
     token = [Threshold(name=threshold_metric(1, "token"), kind="token", value=1.0)]
@@ -51,7 +51,7 @@ def thresholds(unit: str | None) -> tuple[Threshold, ...]:
         in_3d = [Threshold(name=threshold_metric(value, "m"), kind="metric", value=value) for value in metres]
     else:
         in_3d = [Threshold(name=threshold_metric(s, "%scene"), kind="scene", value=s / 100) for s in (1, 2, 5, 10)]
-    return (*image, *token, *in_3d)
+    return (*image, *token, *(() if unit == IMAGE_PLANE else in_3d))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,9 @@ class GridTruth:
     Attributes:
         grid: Token rows and columns of a view.
         centres: Of the tokens, xy in pixels.
-        points: World point of each token.
+        points: World point of each token, at the time of its view.
+        points_at_key: Where it is at the time of each key view; NaN where unknown.
+        moves: It is elsewhere then; None where nothing moves between the views.
         valid: Tokens whose point is known.
         xy: Where the query token's point lies in the key view, in pixels; NaN where unknown or behind the camera.
         visible: The key view, another one than the query's, really shows the point.
@@ -75,6 +77,8 @@ class GridTruth:
     grid: tuple[int, int]
     centres: Float[Tensor, "n 2"]
     points: Float[Tensor, "b f n 3"]
+    points_at_key: Float[Tensor, "b fq n fk 3"]
+    moves: Bool[Tensor, "b fq n fk"] | None = None
     valid: Bool[Tensor, "b f n"]
     xy: Float[Tensor, "b fq n fk 2"]
     visible: Bool[Tensor, "b fq n fk"]
@@ -96,6 +100,8 @@ def grid_truth(views: Views, grid: tuple[int, int]) -> GridTruth:
         grid=grid,
         centres=token_centres(grid, views.size, device=seen.xy.device),
         points=seen.points,
+        points_at_key=seen.points_at_key,
+        moves=None if views.part is None else seen.moves,
         valid=seen.valid,
         xy=seen.xy,
         visible=visible,
@@ -143,7 +149,7 @@ def errors(token: Int[Tensor, "b rows fq n fk"], truth: GridTruth, kind: Kind) -
     if kind == "projection":
         return ((_at_matched(own_xy(truth), token) - truth.xy[:, None]) / truth.side).norm(dim=-1)
     points = torch.where(truth.valid[..., None], truth.points, torch.nan)
-    distance = (_at_matched(points, token) - truth.points[:, None, :, :, None]).norm(dim=-1)
+    distance = (_at_matched(points, token) - truth.points_at_key[:, None]).norm(dim=-1)
     return distance / truth.scene_size[:, None, None, None, None] if kind == "scene" else distance
 
 
@@ -192,7 +198,31 @@ def precisions(
     Returns:
         In [0, 1]; NaN with count 0 where nothing was counted.
     """
-    return {name: counted_mean(right, counted) for name, right in right_matches(token, truth, limits).items()}
+    return judged_mean(right_matches(token, truth, limits), counted, truth)
+
+
+def judged_mean(
+    right: Mapping[str, Float[Tensor, "b rows fq n fk"] | Bool[Tensor, "b rows fq n fk"]],
+    counted: Bool[Tensor, "b #rows fq n fk"],
+    truth: GridTruth,
+) -> Measured:
+    """Average what is right over the counted queries; where something moves, also over moving and still ones apart.
+
+    Args:
+        right: By the threshold's name.
+        counted: Queries that count.
+        truth: Of the same grid.
+
+    Returns:
+        In [0, 1]; NaN with count 0 where nothing was counted.
+    """
+    measured = {name: counted_mean(value, counted) for name, value in right.items()}
+    if truth.moves is None:
+        return measured
+    moves = truth.moves[:, None]
+    for kind, queries in ((MOVING, counted & moves), (STILL, counted & ~moves)):
+        measured |= {of_queries(name, kind): counted_mean(value, queries) for name, value in right.items()}
+    return measured
 
 
 def counted_mean(

@@ -51,7 +51,7 @@ def main(settings: Settings) -> None:
     from probe.plan.truth import allowed_share, way_out
     from probe.records import write
     from probe.scenes import GENERATED, Request, open_scenes
-    from probe.scenes.drawing import draw_scenes
+    from probe.scenes.drawing import draw_scenes, moving_share
 
     request = Request(
         groups=settings.groups,
@@ -71,11 +71,13 @@ def main(settings: Settings) -> None:
     write(settings.out, lambda part: figure.savefig(part, format="png", dpi=100))
     if scenes.note:
         print(scenes.note)
-    if settings.scenes.partition(":")[0] not in GENERATED:
+    if settings.scenes.partition(":")[0] not in GENERATED and loaded[0].has_cameras:
         check = check_truth(lambda index: (loaded[index], None), len(loaded), allowed_share() * settings.image_size)
         print("\n".join(filter(None, (check.words, check.warning(way_out(settings.scenes))))))
     for views in loaded:
-        print(f"{views.names[0]}: {views.valid.float().mean():.1%} of pixels have a point, unit {views.unit or 'none'}")
+        moving = "" if views.part is None else f", {moving_share(views):.1%} of true matches move"
+        points = f"{views.valid.float().mean():.1%} of pixels have a point, unit {views.unit or 'none'}"
+        print(f"{views.names[0]}: {points}{moving}")
     if not any(views.valid.any() for views in loaded):
         print("no pixel has a point: to probe on these scenes, name a source of points (--truth-source tracks)")
     print(settings.out)

@@ -1,17 +1,26 @@
 """Views: the batch of posed images that every stage passes on."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from einops import rearrange
-from jaxtyping import Bool, Float
+from einops import einsum, rearrange, repeat
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.geometry import depth_to_point_map, point_map_to_depth, resize_intrinsics
+from probe.geometry import depth_to_point_map, invert_rigid, point_map_to_depth, resize_intrinsics
 
 TENSORS = ("image", "intrinsics", "world_to_cam", "point_map", "valid")
+"""Of all views."""
+PIXELS = ("image", "point_map", "valid", "part")
+"""Of all pixels."""
+MOTION = ("part", "part_pose")
+"""Of views between which something moves."""
+
+
+IMAGE_PLANE = "image plane"
+"""Unit of views that have no cameras: their points are known in the image plane alone, and distances in 3D are not."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,13 @@ class Views:
         point_map: World point seen by each pixel, in ``unit``; undefined where ``valid`` is false.
         valid: False where depth is missing.
         n_ref: Number of reference views.
-        unit: "m" for metric scenes; None for scenes without a unit.
+        unit: "m" for metric scenes; None for scenes without a unit; :data:`IMAGE_PLANE` for views without cameras,
+            whose intrinsics and world_to_cam only place their points.
         names: One name per scene, or empty.
+        part: The rigid part of the scene that each pixel shows: 0 is the world that stands still, which views are
+            posed in. None: nothing moves between the views.
+        part_pose: Where each part has been carried, at the time of each view, from where it lies at rest; of part 0 the
+            identity, NaN where that is unknown. With ``part``.
     """
 
     image: Float[Tensor, "b f 3 height width"]
@@ -37,6 +51,8 @@ class Views:
     n_ref: int
     unit: str | None = None
     names: tuple[str, ...] = ()
+    part: Int[Tensor, "b f height width"] | None = None
+    part_pose: Float[Tensor, "b f parts 4 4"] | None = None
 
     def __post_init__(self) -> None:
         b, f, _, height, width = self.image.shape
@@ -46,6 +62,10 @@ class Views:
             "point_map": (b, f, 3, height, width),
             "valid": (b, f, height, width),
         }
+        if (self.part is None) != (self.part_pose is None):
+            raise ValueError("Views: one of part and part_pose is None, expected both of them, or neither")
+        if self.part_pose is not None:
+            expected |= {"part": (b, f, height, width), "part_pose": (b, f, self.part_pose.shape[2], 4, 4)}
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ValueError(f"Views: {name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
@@ -64,10 +84,41 @@ class Views:
         """Return the number of views per scene."""
         return self.image.shape[1]
 
+    @property
+    def has_cameras(self) -> bool:
+        """Return whether the views are posed: whether their cameras are those that took them."""
+        return self.unit != IMAGE_PLANE
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that there are, by name; the first axes of each are scenes and views."""
+        names = TENSORS if self.part is None else TENSORS + MOTION
+        return {name: getattr(self, name) for name in names}
+
+    def follow(
+        self, points: Float[Tensor, "b f n 3"], part: Int[Tensor, "b f n"] | None
+    ) -> tuple[Float[Tensor, "b f n fk 3"], Bool[Tensor, "b f n fk"]]:
+        """Follow surface points of each view to the time of every view.
+
+        Args:
+            points: World points at the time of the view that they were seen in.
+            part: The part of the scene that each belongs to; None where nothing moves.
+
+        Returns:
+            World points at the time of the last axis's view, NaN where the part's pose is unknown; and which have
+            moved. Points that have not stay bit for bit.
+        """
+        still = repeat(points, "b fq n c -> b fq n fk c", fk=self.count)
+        if self.part_pose is None or part is None:
+            return still, torch.zeros(still.shape[:-1], dtype=torch.bool, device=points.device)
+        carry, differs = (_of_part(x, part) for x in _between_views(self.part_pose))
+        turned = einsum(carry[..., :3, :3], points.double(), "b fq n fk i j, b fq n j -> b fq n fk i")
+        moved = (turned + carry[..., :3, 3]).to(points)
+        return torch.where(differs[..., None], moved, still), differs
+
     def to(self, device: torch.device | str) -> "Views":
         """Move all tensors to a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return replace(self, **moved)
 
     def scene(self, index: int) -> "Views":
@@ -90,20 +141,40 @@ class Views:
         return self._indexed(slice(None), order, n_ref=n_ref, names=self.names)
 
     def _indexed(self, scenes: slice, views: slice | list[int], **changes: Any) -> "Views":
-        chosen: dict[str, Any] = {name: getattr(self, name)[scenes][:, views] for name in TENSORS}
+        chosen: dict[str, Any] = {name: tensor[scenes][:, views] for name, tensor in self.tensors.items()}
         return replace(self, **chosen, **changes)
+
+
+def _between_views(
+    pose: Float[Tensor, "b f m 4 4"],
+) -> tuple[Float[Tensor, "b f m f 4 4"], Bool[Tensor, "b f m f"]]:
+    """Return how each part is carried from the time of one view to that of another, and whether it is at all."""
+    exact = pose.double()
+    carry = einsum(exact, invert_rigid(exact), "b fk m i j, b fq m j k -> b fq m fk i k")
+    differs = (pose[:, None] != pose[:, :, None]).flatten(-2).any(-1)
+    own = rearrange(torch.eye(pose.shape[1], dtype=torch.bool, device=pose.device), "fq fk -> fq fk 1")
+    return carry, rearrange(differs & ~own, "b fq fk m -> b fq m fk")
+
+
+def _of_part(values: Shaped[Tensor, "b f m *rest"], part: Int[Tensor, "b f n"]) -> Shaped[Tensor, "b f n *rest"]:
+    """Look up what belongs to the part of each point."""
+    scene, view = torch.arange(part.shape[0])[:, None, None], torch.arange(part.shape[1])[None, :, None]
+    return values[scene.to(part.device), view.to(part.device), part]
 
 
 def concatenate(parts: list[Views]) -> Views:
     """Join batches of equal size, view count, references and unit along the scene axis.
 
     Raises:
-        ValueError: If the parts differ in image size, number of views, references or unit.
+        ValueError: If the batches differ in image size, number of views, references, unit or number of moving parts.
     """
     kinds = {(part.size, part.count, part.n_ref, part.unit) for part in parts}
     if len(kinds) != 1:
         raise ValueError(f"concatenate: parts differ in (size, views, n_ref, unit): {sorted(kinds, key=str)}")
-    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+    moving = {None if part.part_pose is None else part.part_pose.shape[2] for part in parts}
+    if len(moving) != 1:
+        raise ValueError(f"concatenate: parts differ in moving parts (None: still): {sorted(moving, key=str)}")
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors}
     return replace(parts[0], **joined, names=tuple(name for part in parts for name in part.names))
 
 
@@ -126,6 +197,7 @@ def resize(views: Views, height: int, width: int) -> Views:
         point_map=depth_to_point_map(_nearest(depth, height, width), intrinsics, views.world_to_cam),
         valid=_nearest(views.valid, height, width),
         intrinsics=intrinsics,
+        part=None if views.part is None else _nearest(views.part, height, width),
     )
 
 
@@ -149,8 +221,8 @@ def _nearest(maps: Tensor, height: int, width: int) -> Tensor:
 
 def without_images(views: Views) -> Views:
     """Keep cameras and names, and of the pixels the first; all of them would fill the memory of a long run."""
-    image, point_map, valid = (x[..., :1, :1] for x in (views.image, views.point_map, views.valid))
-    return replace(views, image=image, point_map=point_map, valid=valid)
+    kept: dict[str, Any] = {name: views.tensors[name][..., :1, :1] for name in PIXELS if name in views.tensors}
+    return replace(views, **kept)
 
 
 def patch_grid(size: tuple[int, int], patches: int) -> tuple[int, int]:

@@ -26,9 +26,9 @@ from probe.metrics import thresholds
 from probe.models import MODELS, load_model
 from probe.models.model import MultiViewModel
 from probe.models.schedules import cameo_scheduler
-from probe.scenes import DATA_SETS, SCENES
+from probe.scenes import DATA_SETS, SCENES, VIDEOS
 from probe.scenes.recordings import load_views
-from probe.scenes.shapes import OBJECTS, draw_shapes, make_views
+from probe.scenes.shapes import CLIPS, OBJECTS, draw_shapes, make_views
 from train import cameo, evaluate, ship, study
 
 ROOT = Path(__file__).parents[1]
@@ -155,8 +155,8 @@ def test_every_model_says_what_was_checked():
 
 
 def test_every_choice_of_data_is_explained():
-    assert {name.partition("[")[0] for name in re.findall(r"`(\w+):FOLDER", PAGES["data.md"])} == set(DATA_SETS)
-    for name in (*OBJECTS, *SOURCES):
+    assert {name.partition("[")[0] for name in re.findall(r"`(\w+):FOLDER", PAGES["data.md"])} == {*DATA_SETS, *VIDEOS}
+    for name in (*OBJECTS, *CLIPS, *SOURCES):
         assert re.search(rf"[`:]{name}\b", PAGES["data.md"]), name
 
 

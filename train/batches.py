@@ -7,7 +7,7 @@ sees without storing any generator's state, and any number of processes sees the
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from einops import repeat
@@ -29,7 +29,7 @@ from probe.scenes.shapes import (
     make_views,
 )
 from probe.seeds import derive
-from probe.views import TENSORS, Views
+from probe.views import Views
 from train.footage import CPU, open_library
 
 
@@ -215,7 +215,8 @@ def along_rotation(views: Views) -> Views:
     first = repeat(views.world_to_cam[:, 0], "b i j -> b f i j", f=views.count)
     order = rotation_degrees(views.world_to_cam, first).index_fill(1, torch.tensor([0], device=first.device), -1.0)
     scene, order = torch.arange(len(first), device=first.device), order.argsort(dim=1, stable=True)
-    return replace(views, **{name: getattr(views, name)[scene[:, None], order] for name in TENSORS})
+    ordered: dict[str, Any] = {name: tensor[scene[:, None], order] for name, tensor in views.tensors.items()}
+    return replace(views, **ordered)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.baselines.describing import without_weights
-from probe.geometry import camera_centre, ray_directions
+from probe.geometry import camera_centre, ray_directions, stand_apart
 from probe.measure.matcher import Scorer, drawn_scores
 from probe.metrics import GridTruth, Measured, Threshold, Weigh
 from probe.protocols import Protocol
@@ -66,7 +66,10 @@ def _where_positive(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def query_rays(views: Views, truth: GridTruth) -> Rays:
-    """Send a ray through the pixel of every query's point, and see it from every view; double precision."""
+    """Send a ray through the pixel of every query's point, and see it from every view; double precision.
+
+    From a camera at the same place the ray is one point: what rounding leaves of the epipole would be no line's end.
+    """
     own = rearrange(truth.xy.diagonal(dim1=1, dim2=3), "b n c f -> b f n c").double()
     intrinsics, world_to_cam = views.intrinsics.double(), views.world_to_cam.double()
     direction = ray_directions(own, intrinsics, world_to_cam)
@@ -74,7 +77,9 @@ def query_rays(views: Views, truth: GridTruth) -> Rays:
     turn = intrinsics @ world_to_cam[..., :3, :3]
     shift = rearrange(intrinsics @ world_to_cam[..., :3, 3:], "b fk c 1 -> b 1 1 fk c")
     end = torch.einsum("bkij,bqnj->bqnki", turn, direction)
-    return Rays(start=torch.einsum("bkij,bqnj->bqnki", turn, centre) + shift, end=end)
+    start = torch.einsum("bkij,bqnj->bqnki", turn, centre) + shift
+    apart = stand_apart(*torch.broadcast_tensors(views.world_to_cam[:, :, None], views.world_to_cam[:, None]))
+    return Rays(start=start.where(rearrange(apart, "b fq fk -> b fq 1 fk 1"), 0), end=end)
 
 
 def weigh_tokens(views: Views, truth: GridTruth) -> Weigh:
@@ -97,7 +102,13 @@ def weigh_tokens(views: Views, truth: GridTruth) -> Weigh:
 
 
 def match_on_lines(views: Views) -> Scorer:
-    """Draw matches on the true epipolar lines."""
+    """Draw matches on the true epipolar lines.
+
+    Raises:
+        ValueError: If the views have no cameras.
+    """
+    if not views.has_cameras:
+        raise ValueError(f"epipolar: {', '.join(views.names)} has no cameras, so no epipolar line; leave epipolar out")
 
     def score(truth: GridTruth, thresholds: tuple[Threshold, ...], protocol: Protocol) -> Measured:
         return drawn_scores(weigh_tokens(views, truth), truth, thresholds, protocol)

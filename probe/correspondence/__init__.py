@@ -7,7 +7,7 @@ from probe.registry import lazy_names
 
 if TYPE_CHECKING:
     from probe.correspondence.grid import own_view, token_centres, token_of, token_points
-    from probe.correspondence.rules import TokenMatches, match_tokens, visible_tokens
+    from probe.correspondence.rules import TokenMatches, match_tokens, match_views, visible_tokens
     from probe.correspondence.tokens import TokenProjections, project_tokens
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TokenMatches",
     "TokenProjections",
     "match_tokens",
+    "match_views",
     "own_view",
     "project_tokens",
     "token_centres",

@@ -304,7 +304,8 @@ def point_distances(
 ) -> Float[Tensor, " n"]:
     """Measure how far matches lie from where a view's points are seen in another, in pixels.
 
-    The point of the matched pixel is moved along its depth to the match's place in the pixel.
+    The point of the matched pixel is moved along its depth to the match's place in the pixel, and followed to the time
+    of the key view where something moves.
 
     Args:
         views: A batch of one.
@@ -320,7 +321,11 @@ def point_distances(
     height, width = views.size
     column, row = (start[:, axis].long().clamp(0, side - 1) for axis, side in ((0, width), (1, height)))
     depth = point_map_to_depth(views.point_map[0, query], cameras[query])[row, column]
-    seen, _ = project(unproject(start, depth, intrinsics[query], cameras[query]), intrinsics[key], cameras[key])
+    points = unproject(start, depth, intrinsics[query], cameras[query])
+    if views.part is not None:
+        pair, part = views.reorder([query, key], 0), views.part[:, [query, key]][:, :, row, column]
+        points = pair.follow(torch.stack([points, points])[None], part)[0][0, 0, :, 1]
+    seen, _ = project(points, intrinsics[key], cameras[key])
     return (seen - end).norm(dim=-1).where(views.valid[0, query][row, column], torch.nan)
 
 

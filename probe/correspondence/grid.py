@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -159,6 +159,11 @@ def points_at(
     flat = rearrange(point_map, "b f c height width -> b f c (height width)")
     points = rearrange(torch.take_along_dim(flat, pixel[:, :, None], dim=-1), "b f c n -> b f n c")
     return points.where(rearrange(present, "b f n -> b f n 1"), torch.nan)
+
+
+def values_at(maps: Shaped[Tensor, "b f height width"], pixel: Int[Tensor, "b f n"]) -> Shaped[Tensor, "b f n"]:
+    """Return the values of chosen pixels of each view."""
+    return torch.take_along_dim(rearrange(maps, "b f height width -> b f (height width)"), pixel, dim=-1)
 
 
 def token_pixels(

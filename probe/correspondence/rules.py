@@ -9,13 +9,14 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import reduce
+from itertools import cycle
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.correspondence.grid import own_view, token_points
+from probe.correspondence.grid import own_view, token_pixels, token_points, values_at
 from probe.correspondence.tokens import project_tokens
 from probe.views import Views
 
@@ -68,14 +69,46 @@ def match_tokens(
         CAMEO (arXiv 2512.03045); docs/references.md, "CAMEO: the loss". Its release has no validity; here missing
         points are neither queries nor keys.
     """
+    points, known = token_points(point_map, valid, grid, resize)
+    return _match_points(points, known, rearrange(points, "b f n c -> b f n 1 c"), grid, cycle_tolerance)
+
+
+@torch.no_grad()
+def match_views(views: Views, grid: tuple[int, int], *, cycle_tolerance: int | float = 1.5) -> TokenMatches:
+    """Match every token as :func:`match_tokens`; where something moves, points are followed to the key view's time.
+
+    Args:
+        views: The views.
+        grid: Tokens (rows, columns) of a view.
+        cycle_tolerance: In tokens.
+
+    Raises:
+        ValueError: If the grid does not fit the images, or the tolerance makes no sense.
+    """
+    points, known = token_points(views.point_map, views.valid, grid)
+    if views.part is None:
+        part = None
+    else:  # of the pixel that the token's point is from
+        pixel, _ = token_pixels(views.valid & views.point_map.isfinite().all(2), grid)
+        part = values_at(views.part, pixel)
+    return _match_points(points, known, views.follow(points, part)[0], grid, cycle_tolerance)
+
+
+def _match_points(
+    points: Float[Tensor, "b f n 3"],
+    known: Bool[Tensor, "b f n"],
+    points_at_key: Float[Tensor, "b f n #f 3"],
+    grid: tuple[int, int],
+    cycle_tolerance: int | float,
+) -> TokenMatches:
     if not cycle_tolerance > 0:
         raise ValueError(f"match_tokens: cycle_tolerance is {cycle_tolerance} tokens, expected more than 0; try 1.5")
-    points, known = token_points(point_map, valid, grid, resize)
-    points = points.to(torch.promote_types(points.dtype, torch.float32))
-    index, squared = _nearest_in_views(points, torch.where(rearrange(known, "b f n -> b f n 1"), points, torch.inf))
+    points, points_at_key = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (points, points_at_key))
+    keys = torch.where(rearrange(known, "b f n -> b f n 1"), points, torch.inf)
+    index, squared = _nearest_in_views(points_at_key, keys)
     matched = squared.isfinite()
     index = index.where(matched, 0)
-    own = own_view(point_map.shape[1], device=known.device)
+    own = own_view(points.shape[1], device=known.device)
     tokens = rearrange(torch.arange(points.shape[2], device=known.device), "n -> n 1")
     index, distance = torch.where(own, tokens, index), torch.where(matched, squared.sqrt(), torch.nan)
     closed = _round_trip_squared(index, grid[1]) < _first_square(cycle_tolerance, grid)
@@ -96,9 +129,12 @@ def visible_tokens(views: Views, grid: tuple[int, int]) -> Bool[Tensor, "b fq {g
 
 
 def _nearest_in_views(
-    queries: Float[Tensor, "b f n 3"], keys: Float[Tensor, "b f n 3"]
+    queries: Float[Tensor, "b f n #f 3"], keys: Float[Tensor, "b f n 3"]
 ) -> tuple[Int[Tensor, "b f n f"], Float[Tensor, "b f n f"]]:
-    pairs = [[_nearest(query, key) for key in keys.unbind(1)] for query in queries.unbind(1)]
+    pairs = [
+        [_nearest(query, key) for query, key in zip(cycle(in_views.unbind(2)), keys.unbind(1), strict=False)]
+        for in_views in queries.unbind(1)
+    ]
     index = torch.stack([torch.stack([index for index, _ in row], dim=-1) for row in pairs], dim=1)
     return index, torch.stack([torch.stack([squared for _, squared in row], dim=-1) for row in pairs], dim=1)
 

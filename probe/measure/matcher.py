@@ -10,7 +10,7 @@ from torch import Tensor
 from probe.layers import ViewLayout
 from probe.measure.scene import Scene
 from probe.measure.score import tabulate, without_layer
-from probe.metrics import GridTruth, Measured, Threshold, Weigh, counted_mean, drawn_chance
+from probe.metrics import GridTruth, Measured, Threshold, Weigh, drawn_chance, judged_mean
 from probe.protocols import Protocol
 from probe.records import score_table
 from probe.views import Views
@@ -46,4 +46,4 @@ def drawn_scores(weigh: Weigh, truth: GridTruth, thresholds: tuple[Threshold, ..
     A draw has nothing to choose queries by: where the protocol keeps a share of them, it stands for all.
     """
     evaluated = protocol.evaluated(truth)
-    return {name: counted_mean(value, evaluated) for name, value in drawn_chance(truth, thresholds, weigh).items()}
+    return judged_mean(drawn_chance(truth, thresholds, weigh), evaluated, truth)

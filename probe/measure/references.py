@@ -3,13 +3,13 @@
 import pandas as pd
 from einops import rearrange
 
-from probe.correspondence import match_tokens
+from probe.correspondence import match_views
 from probe.measure.scene import Grid, Scene
 from probe.measure.score import tabulate, without_layer
 from probe.metrics import (
     GridTruth,
     Measured,
-    counted_mean,
+    judged_mean,
     nearest_projection,
     nearest_token,
     right_matches,
@@ -49,10 +49,7 @@ def reference_scores(scene: Scene, truth: GridTruth, protocol: Protocol) -> dict
     if protocol.chooses:
         return ceiling
     evaluated = protocol.evaluated(truth)
-    scores = {
-        name: {limit: counted_mean(right, evaluated) for limit, right in guess.items()}
-        for name, guess in guesses(scene, truth, protocol).items()
-    }
+    scores = {name: judged_mean(guess, evaluated, truth) for name, guess in guesses(scene, truth, protocol).items()}
     return {**scores, UNIFORM: scores[UNIFORM] | protocol.uniform(truth), **ceiling}
 
 
@@ -72,7 +69,7 @@ def guesses_of_layers(scene: Scene, protocol: Protocol) -> dict[Grid, Guesses]:
 def _ceiling(scene: Scene, truth: GridTruth, protocol: Protocol) -> Measured:
     views = scene.views
     in_image = nearest_token(truth, views.size)
-    in_3d = rearrange(match_tokens(views.point_map, views.valid, truth.grid).index, "b fq n fk -> b 1 fq n fk")
+    in_3d = rearrange(match_views(views, truth.grid).index, "b fq n fk -> b 1 fq n fk")
     best = {"image": in_image, "token": in_image, "projection": nearest_projection(truth)}
     measured: Measured = {}
     for threshold in protocol.limits(scene.thresholds):

@@ -180,9 +180,31 @@ def prediction_target(
 
 
 def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
-    """Return the conditioning of a model's network, in the views' precision, under autocast too."""
+    """Return the conditioning of a model's network, in the views' precision, under autocast too.
+
+    Raises:
+        ValueError: If the views have no cameras and the model is conditioned on them.
+    """
     with full_precision(views.image):
-        return model.condition(views, keep_cameras)
+        inputs = model.condition(views, keep_cameras)
+        if not views.has_cameras and _depends_on_cameras(model, views, inputs):
+            raise ValueError(
+                f"{model.name} is conditioned on cameras, which {', '.join(views.names)} has not; choose a model that "
+                "takes none (sd21, sd21-extended), or scenes with cameras"
+            )
+    return inputs
+
+
+def _depends_on_cameras(model: MultiViewModel, views: Views, inputs: Inputs) -> bool:
+    """Return whether other cameras, elsewhere and turned, would change the conditioning."""
+    steps = torch.linspace(0.1, 0.9, views.count, device=views.image.device)
+    moved = views.world_to_cam.clone()
+    moved[..., 0, 0], moved[..., 0, 2], moved[..., 2, 0], moved[..., 2, 2] = (
+        steps.cos(), steps.sin(), -steps.sin(), steps.cos(),
+    )  # fmt: skip
+    moved[..., :3, 3] = steps[:, None]
+    others = model.condition(replace(views, world_to_cam=moved))
+    return any(not torch.equal(inputs[name], others[name]) for name in inputs if inputs[name].device.type != "meta")
 
 
 def predicted_clean(

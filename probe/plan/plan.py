@@ -14,14 +14,14 @@ from probe.measure.matcher import Matcher
 from probe.measure.model import scene_noise, timestep_indexes
 from probe.measure.scene import Scene, make_scene
 from probe.models import load_model, randomised
-from probe.models.model import MultiViewModel, model_layers, to_device
+from probe.models.model import MultiViewModel, conditioning, model_layers, to_device
 from probe.models.parts.files import META, Loading
 from probe.plan.settings import Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.reading import record_reading
 from probe.scenes.recordings import GeometrySource
-from probe.views import Views
+from probe.views import Views, resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ def make_plan(settings: Settings) -> Plan:
     scenes, protocol = _scenes(settings, groups, device), PROTOCOLS[settings.protocol]
     select_by = settings.select_by or protocol.select_by
     _try_first_scene(settings.scenes, scenes, layers, protocol, select_by)
+    _check_cameras(model, scenes, baselines)
     experiment = _experiment(settings, layers, timesteps)
     with flag("--baselines"):
         matchers = open_matchers(baselines, device)
@@ -201,6 +202,17 @@ def _try_first_scene(spec: str, scenes: SceneList, layers: list[Layer], protocol
         raise ValueError(f"--select-by {select_by!r} is unknown; choose from {', '.join(names)}")
     with flag("--scenes"):
         _check_any_match(spec, scenes, layers, scene)
+
+
+def _check_cameras(model: MultiViewModel, scenes: SceneList, baselines: tuple[str, ...]) -> None:
+    """Refuse scenes without cameras where the model, or a comparison, needs them."""
+    views, _ = scenes.load(0)
+    if views.has_cameras:
+        return
+    with flag("--model"):
+        conditioning(model, resize(views, model.size, model.size))
+    if "epipolar" in baselines:
+        raise ValueError("--baselines epipolar: the scenes have no cameras, so no epipolar line; leave epipolar out")
 
 
 def _any_match(scene: Scene) -> bool:

@@ -30,9 +30,9 @@ class Settings(Reading):
     attention."""
     scenes: str = "shapes"
     """NAME or NAME:FOLDER. Names: {scenes}. Details may follow: shapes:DIFFICULTY (plain, cluttered, repetitive,
-    textureless, fine), shapes-v1 likewise; rgbd:FOLDER#FOCAL (the colour camera's focal length in pixels where colour
-    is not registered to depth: #525 for raw 7-Scenes); co3d:FOLDER#SUBSET/SPLIT; navi:FOLDER#video. See python -m
-    probe.preview."""
+    textureless, fine), shapes-v1 likewise; shapes:moving, shapes:moving-still (clips, by a moving or a still camera);
+    rgbd:FOLDER#FOCAL (the colour camera's focal length in pixels where colour is not registered to depth: #525 for raw
+    7-Scenes); co3d:FOLDER#SUBSET/SPLIT; navi:FOLDER#video. See python -m probe.preview."""
     out: Path = Path("runs/probe")
     """Run folder; it refuses other settings than those it was made with."""
     protocol: ProtocolName = "attention-v1"

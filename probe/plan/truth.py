@@ -50,14 +50,17 @@ def allowed_pixels(scene: Scene, limit: Threshold) -> float:
 
 
 def check_plan(plan: Plan) -> TruthCheck | None:
-    """Check the truth of a plan's real scenes against SIFT matches; procedural ones are exact.
+    """Check the truth of a plan's real scenes against SIFT matches; procedural ones are exact, videos have no cameras.
 
     It measures nothing of the run, and touches no generator.
     """
     settings = plan.settings
     if settings.scenes.partition(":")[0] in GENERATED:
         return None
-    first = plan.scene(0, plan.scenes.load(0)[0])
+    views = plan.scenes.load(0)[0]
+    if not views.has_cameras:
+        return None
+    first = plan.scene(0, views)
     name = plan.select_by.partition("|")[0]
     limit = next(limit for limit in plan.protocol.limits(first.thresholds) if limit.name == name)
     slow = settings.truth_source not in (None, "depth")

@@ -21,7 +21,7 @@ from probe.matching import (
     ratio_matches,
 )
 from probe.measure.scene import LayerCall, Scene
-from probe.metrics import GridTruth, Measured, Threshold, best_share, counted_mean, errors, right_matches
+from probe.metrics import GridTruth, Measured, Threshold, best_share, counted_mean, errors, judged_mean, right_matches
 from probe.protocols.protocol import Nearest, Probabilities, Protocol, Scores, Thresholds, any_key, as_they_are
 from probe.records.names import KEPT, threshold_metric, with_coverage
 
@@ -108,7 +108,7 @@ def score_chosen(right: Probabilities, matches: RatioMatches, truth: GridTruth, 
         By metric; NaN with count 0 where no query is chosen.
     """
     kept = rule.kept(matches, truth)[:, None]
-    measured = {name: counted_mean(value, kept) for name, value in right.items()}
+    measured = judged_mean(right, kept, truth)
     for coverage in rule.coverages:
         chosen = rule.best(matches, truth, coverage)[:, None]
         measured |= {with_coverage(name, coverage): counted_mean(value, chosen) for name, value in right.items()}

@@ -181,6 +181,15 @@ def split_coverage(metric: str) -> tuple[str, float | None]:
     return plain, float(share) if share else None
 
 
+MOVING, STILL = "moving", "still"
+"""Queries whose point has moved between the times of both views, and all others."""
+
+
+def of_queries(metric: str, kind: str) -> str:
+    """Return the name of a metric over one kind of queries: "precision@5%|moving"."""
+    return f"{metric}|{kind}"
+
+
 def effect_metric(measure: str, intervention: str) -> str:
     """Return the name of what an intervention changes: "effect_error@identity"."""
     return f"{measure}@{intervention}"

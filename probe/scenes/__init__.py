@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from probe.registry import lazy_names
-from probe.scenes.names import DATA_SETS, GENERATED, SCENES, Difficulty
+from probe.scenes.names import DATA_SETS, GENERATED, SCENES, VIDEOS, Difficulty
 
 if TYPE_CHECKING:
     from probe.scenes.opening import (
@@ -20,6 +20,7 @@ __all__ = [
     "DATA_SETS",
     "GENERATED",
     "SCENES",
+    "VIDEOS",
     "Difficulty",
     "Request",
     "SceneList",

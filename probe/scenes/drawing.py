@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from probe.correspondence import project_tokens
+from probe.correspondence import own_view, project_tokens
 from probe.geometry import project, unproject
 from probe.records.words import shorten
 from probe.scenes.recordings import supposed_distances
@@ -74,6 +74,18 @@ def _matches(views: Views, view: int, most: int) -> Iterator[tuple[Float[Tensor,
     seen = projected.visible[0, 0, :, view].nonzero().flatten()
     for token in seen[torch.linspace(0, len(seen) - 1, min(most, len(seen))).round().long()].tolist():
         yield projected.xy[0, 0, token, :1], projected.xy[0, 0, token, view : view + 1]
+
+
+def moving_share(views: Views) -> float:
+    """Return the share of the true matches between all views whose point moves between them, on the drawn grid.
+
+    Returns:
+        In [0, 1]; NaN where there is no true match.
+    """
+    grid = min(GRID, *views.size)
+    projected = project_tokens(views, (grid, grid))
+    matched = projected.visible & ~own_view(views.count, device=projected.visible.device)
+    return float(projected.moves[matched].float().mean())
 
 
 def _epipolar_lines(views: Views, view: int, most: int) -> Iterator[tuple[Float[Tensor, "1 2"], Float[Tensor, "k 2"]]]:

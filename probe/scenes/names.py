@@ -34,7 +34,12 @@ GENERATED: dict[str, Callable[..., Any]] = {
 }
 """Scenes made here: from what follows the name, and a request, to the scenes."""
 
-SCENES: Mapping[str, Callable[..., Any]] = ChainMap(DATA_SETS, GENERATED)  # lists GENERATED first
+VIDEOS: dict[str, Callable[..., Any]] = {
+    "tracks": Choice("probe.scenes.opening:open_tracks", "videos with point tracks as .npz files; no cameras"),
+}
+"""Videos without cameras: from a file or folder, and a request, to the scenes."""
+
+SCENES: Mapping[str, Callable[..., Any]] = ChainMap(DATA_SETS, VIDEOS, GENERATED)  # lists GENERATED first
 """All that ``--scenes`` accepts; what is added to :data:`DATA_SETS` is in it."""
 
 MARKS: dict[str, tuple[str, ...]] = {

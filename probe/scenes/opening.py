@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import torch
@@ -20,13 +21,15 @@ from probe.scenes.choosing import (
     independent_units,
     read_list,
 )
-from probe.scenes.names import DATA_SETS, GENERATED, SCENES, suggestion
-from probe.scenes.reading import DEFAULT, Reading, flag_of
+from probe.scenes.formats import tracks
+from probe.scenes.names import DATA_SETS, GENERATED, SCENES, VIDEOS, Difficulty, suggestion
+from probe.scenes.reading import DEFAULT, Reading, flag_of, printable
 from probe.scenes.recordings import (
     GeometrySource,
     Recording,
     frame_index,
     load_views,
+    scene_name,
     with_geometry,
 )
 from probe.scenes.shapes import casting
@@ -91,7 +94,10 @@ class Request:
 
 
 def open_shapes(root: str, request: Request) -> SceneList:
-    """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn."""
+    """Open procedural scenes; ``root`` names the difficulty (empty: plain). Scenes take the rotation bins in turn.
+
+    ``root`` may also name a clip, :data:`probe.scenes.shapes.CLIPS`: its views are frames of a video.
+    """
     return _open_rooms("shapes", root, request)
 
 
@@ -102,21 +108,62 @@ def open_shapes_v1(root: str, request: Request) -> SceneList:
 
 def _open_rooms(name: str, root: str, request: Request) -> SceneList:
     world, difficulty = shapes.WORLDS[name], root or "plain"
-    if difficulty not in shapes.OBJECTS:
-        raise ValueError(f"{name}:{difficulty} is unknown; choose {name}:{'|'.join(shapes.OBJECTS)}")
+    clips = shapes.CLIPS if name == "shapes" else {}
+    if difficulty not in (*shapes.OBJECTS, *clips):
+        raise ValueError(f"{name}:{difficulty} is unknown; choose {name}:{'|'.join([*shapes.OBJECTS, *clips])}")
     bins = len(shapes.ROTATION_BINS) - 1
+    kind = "plain" if difficulty in clips else cast("Difficulty", difficulty)
+    shoot = partial(_film, still=clips[difficulty]) if difficulty in clips else _photograph
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         generator = torch.Generator().manual_seed(derive("scene", request.seed, index))
-        rooms = shapes.draw_shapes(1, world=world, difficulty=difficulty, generator=generator)
-        rotation = shapes.draw_rotations([index % bins], request.views - 1, generator=generator)
-        views = shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
+        rooms = shapes.draw_shapes(1, world=world, difficulty=kind, generator=generator)
+        views = shoot(rooms, index % bins, request, generator)
         overlap = casting.overlaps(rooms, views)[0]
         named = Views(**{**vars(views), "names": (names[index],)})
         return named, tuple(torch.minimum(overlap[0, 1:], overlap[1:, 0]).tolist())
 
     names = tuple(f"{world.prefix}{difficulty}-{request.seed}-{index:04d}" for index in range(request.groups))
     return SceneList(names=names, load=load)
+
+
+def _photograph(rooms: casting.Shapes, rotation_bin: int, request: Request, generator: torch.Generator) -> Views:
+    rotation = shapes.draw_rotations([rotation_bin], request.views - 1, generator=generator)
+    return shapes.make_views(rooms, rotation, size=request.size or 128, n_ref=request.n_ref, generator=generator)
+
+
+def _film(
+    rooms: casting.Shapes, rotation_bin: int, request: Request, generator: torch.Generator, *, still: bool
+) -> Views:
+    rotation, size = shapes.draw_rotations([rotation_bin], 1, generator=generator), request.size or 128
+    clip = {"views": request.views, "size": size, "n_ref": request.n_ref, "still": still}
+    return shapes.make_clip(rooms, rotation, **clip, generator=generator)  # type: ignore[arg-type]
+
+
+def open_tracks(root: str, request: Request) -> SceneList:
+    """Open videos with point tracks; scenes take the videos in turn, and frames evenly spaced over a drawn stretch.
+
+    Raises:
+        ValueError: If a file is a pickle or broken, a video is too short, or another source of truth is requested.
+        FileNotFoundError: If there is no such file.
+    """
+    if not root:
+        raise ValueError("tracks needs a file or folder: tracks:PATH")
+    if request.geometry is not None or request.view_list is not None:
+        raise ValueError("tracks: the tracks are the truth and frames are drawn; leave out --truth-source, --view-list")
+    files = tracks.find_videos(Path(root).expanduser())
+    chosen = [files[index % len(files)] for index in range(request.groups)]
+    videos = map(tracks.read_video, chosen)
+    frames = [tracks.draw_frames(video, request.views, request.seed, index) for index, video in enumerate(videos)]
+    names = tuple(scene_name(path.stem, list(map(str, drawn))) for path, drawn in zip(chosen, frames, strict=True))
+
+    def load(index: int) -> tuple[Views, tuple[float, ...]]:
+        tracked, size = tracks.read_video(chosen[index]), request.size or 256
+        views = tracks.tracked_views(tracked, frames[index], size=size, n_ref=request.n_ref)
+        return replace(views, names=(names[index],)), tuple(tracks.shared_points(views))
+
+    note = f"{len(files)} video{'s' * (len(files) > 1)}; no cameras are known, and rotations are recorded as 0"
+    return SceneList(names=names, load=load, note=note, units=tuple(printable(path.stem) for path in chosen))
 
 
 def open_data_set(name: str, root: str, request: Request) -> SceneList:
@@ -277,7 +324,7 @@ def open_scenes(spec: str, request: Request) -> SceneList:
     if name not in SCENES:
         choices = f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)"
         raise ValueError("; ".join(filter(None, (choices, suggestion(spec)))))
-    scenes = open_data_set(name, root, request) if name in DATA_SETS else GENERATED[name](root, request)
+    scenes = open_data_set(name, root, request) if name in DATA_SETS else (VIDEOS | GENERATED)[name](root, request)
     return scenes if request.geometry is None else _with_truth_of(request.geometry, scenes)
 
 

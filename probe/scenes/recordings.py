@@ -334,8 +334,13 @@ def with_geometry(views: Views, source: GeometrySource) -> Views:
         source: Gives world points and where they are to be trusted.
 
     Raises:
-        ValueError: If what it gives has another shape.
+        ValueError: If what it gives has another shape, or something moves between the views.
     """
+    if views.part is not None:
+        raise ValueError(
+            f"with_geometry: between the views of {', '.join(views.names) or 'the scenes'} something moves, which a "
+            "source of points cannot tell; take the scenes' own truth (--truth-source depth), or static scenes"
+        )
     point_map, valid = source(views)
     return replace(views, point_map=point_map, valid=valid)
 

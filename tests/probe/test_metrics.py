@@ -57,6 +57,7 @@ def made_truth(
         grid=grid,
         centres=token_centres(grid, size),
         points=torch.zeros(1, 1, n, 3) if points is None else points[None, None],
+        points_at_key=torch.zeros(1, 1, n, 1, 3) if points is None else points[None, None, :, None],
         valid=torch.ones(1, 1, n, dtype=torch.bool) if valid is None else valid[None, None],
         xy=xy,
         visible=known,
@@ -78,10 +79,12 @@ def some_truth(seed: int, grid: tuple[int, int] = (3, 4), size: tuple[int, int] 
     n = math.prod(grid)
     xy = torch.rand(1, 2, n, 2, 2, generator=generator) * torch.tensor([1.4 * size[1], 1.4 * size[0]]) - 6
     xy[torch.rand(1, 2, n, 2, generator=generator) < 0.2] = torch.nan
+    points = torch.randn(1, 2, n, 3, generator=generator)
     return GridTruth(
         grid=grid,
         centres=token_centres(grid, size),
-        points=torch.randn(1, 2, n, 3, generator=generator),
+        points=points,
+        points_at_key=points[:, :, :, None].expand(1, 2, n, 2, 3),
         valid=torch.rand(1, 2, n, generator=generator) < 0.8,
         xy=xy,
         visible=~xy[..., 0].isnan() & (torch.rand(1, 2, n, 2, generator=generator) < 0.5),
@@ -135,6 +138,7 @@ def test_points_are_looked_up_in_the_scene_and_the_view_that_was_matched():
     truth = replace(
         made_truth([[1.0, 1]] * 3, grid=(1, 3)),
         points=points,
+        points_at_key=points[:, :, :, None].expand(2, 3, 3, 3, 3),
         valid=torch.ones(2, 3, 3, dtype=torch.bool),
         scene_size=torch.tensor([1.0, 2.0]),
         xy=torch.zeros(2, 3, 3, 3, 2),

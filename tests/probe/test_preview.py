@@ -1,5 +1,6 @@
 """The picture of scenes with true matches, and the frozen list."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def test_a_picture_and_a_list_are_written_and_the_list_gives_the_same_scenes(
         assert np.array(picture.convert("RGB")).std() > 20
     request = Request(groups=9, views=3, n_ref=1, size=36, view_list=str(tmp_path / "list.json"))
     assert open_scenes(f"nerfstudio:{tmp_path}", request).names == tuple(scene.name for scene in chosen.scenes)
+
+
+def test_the_share_of_matches_that_move_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    out = ["--out", str(tmp_path / "p.png"), "--image-size", "32", "--groups", "1"]
+    cli(["--scenes", "shapes:moving", *out])
+    told = re.search(
+        r"v2-moving-0-0000: 100.0% of pixels have a point.*, ([\d.]+)% of true matches move", capsys.readouterr().out
+    )
+    assert told is not None
+    assert 10 < float(told[1]) < 60
+    cli(["--scenes", "shapes", *out])
+    assert "move" not in capsys.readouterr().out
 
 
 def test_procedural_scenes_need_no_list(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -306,7 +306,8 @@ def holed(truth: GridTruth, seed: int, share: float = 0.4) -> GridTruth:
     xy = torch.where(valid[:, :, :, None, None], truth.xy, torch.nan)
     points = torch.where(valid[..., None], truth.points, torch.nan)
     visible = truth.visible & valid[..., None]
-    return replace(truth, valid=valid, xy=xy, points=points, visible=visible)
+    at_key = torch.where(valid[..., None, None], truth.points_at_key, torch.nan)
+    return replace(truth, valid=valid, xy=xy, points=points, points_at_key=at_key, visible=visible)
 
 
 @FEW_EXAMPLES

@@ -10,7 +10,7 @@ from probe.baselines import BASELINES, NULLS
 from probe.correspondence import SOURCES
 from probe.models import ABOUT, MODELS
 from probe.registry import Choice
-from probe.scenes import DATA_SETS, GENERATED, SCENES
+from probe.scenes import DATA_SETS, GENERATED, SCENES, VIDEOS
 
 REGISTRIES = {"MODELS": MODELS, "SCENES": SCENES, "BASELINES": BASELINES, "SOURCES": SOURCES}
 HEAVY = ("torch", "diffusers", "cv2", "numpy", "pandas")
@@ -45,7 +45,7 @@ def test_a_choice_is_called_like_its_function():
 
 
 def test_scenes_are_the_generated_ones_and_the_data_sets(monkeypatch: pytest.MonkeyPatch):
-    assert list(SCENES) == [*GENERATED, *DATA_SETS]
+    assert list(SCENES) == [*GENERATED, *VIDEOS, *DATA_SETS]
     monkeypatch.setitem(DATA_SETS, "mine", print)
     assert SCENES["mine"] is print
 

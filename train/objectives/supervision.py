@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probe.attention.call import Call
 from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
-from probe.correspondence import TokenMatches, match_tokens, visible_tokens
+from probe.correspondence import TokenMatches, match_views, visible_tokens
 from probe.layers import Layer
 from probe.matching import hides_image_tokens
 from probe.metrics import scene_size
@@ -27,19 +27,19 @@ GATE = 0.02
 
 def cycle_truth(views: Views, grid: Grid, tolerance: float) -> TokenMatches:
     """Count the cycle-consistent matches: the paper's rule."""
-    return match_tokens(views.point_map, views.valid, grid, cycle_tolerance=tolerance)
+    return match_views(views, grid, cycle_tolerance=tolerance)
 
 
 def visible_truth(views: Views, grid: Grid, tolerance: float) -> TokenMatches:
     """Count the matches of points that the key view shows by a depth test; the tolerance is ignored."""
-    matches = match_tokens(views.point_map, views.valid, grid, cycle_tolerance=tolerance)
+    matches = match_views(views, grid, cycle_tolerance=tolerance)
     own = rearrange(torch.eye(views.count, dtype=torch.bool, device=matches.index.device), "fq fk -> fq 1 fk")
     return replace(matches, counted=visible_tokens(views, grid) & ~own)
 
 
 def gated_truth(views: Views, grid: Grid, tolerance: float) -> TokenMatches:
     """Count the cycle-consistent matches that lie within :data:`GATE` of the scene's size of the query's point."""
-    matches = match_tokens(views.point_map, views.valid, grid, cycle_tolerance=tolerance)
+    matches = match_views(views, grid, cycle_tolerance=tolerance)
     limit = GATE * rearrange(scene_size(views), "b -> b 1 1 1")
     assert matches.distance is not None
     return replace(matches, counted=matches.counted & (matches.distance < limit))

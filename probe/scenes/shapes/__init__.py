@@ -1,5 +1,6 @@
 """Procedural rooms of textured solids, ray cast in closed form: exact depth, point maps and visibility, from a seed."""
 
+from probe.scenes.shapes.moving import CLIPS, make_clip
 from probe.scenes.shapes.rooms import (
     FINE_OCTAVES,
     OBJECTS,
@@ -17,6 +18,7 @@ from probe.scenes.shapes.rooms import (
 )
 
 __all__ = [
+    "CLIPS",
     "FINE_OCTAVES",
     "OBJECTS",
     "ROTATION_BINS",
@@ -29,5 +31,6 @@ __all__ = [
     "draw_rotations",
     "draw_shapes",
     "keep_inside",
+    "make_clip",
     "make_views",
 ]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.geometry import camera_centre, pixel_centres, project, ray_directions, resize_intrinsics
+from probe.geometry import camera_centre, invert_rigid, pixel_centres, project, ray_directions, resize_intrinsics
 from probe.views import Views
 
 ROOM_FACES = 6
@@ -37,6 +37,7 @@ class Shapes:
     amplitude: Float[Tensor, "b surfaces waves 3"]
     light: Float[Tensor, "b 3"]  # unit vector towards the lamp
     tile: float | None = None
+    pose: Float[Tensor, "b parts 4 4"] | None = None  # of the room, then of each solid: carried there from rest
 
     def to(self, device: torch.device | str) -> "Shapes":
         """Move all tensors to a device."""
@@ -155,9 +156,46 @@ def _normals(shapes: Shapes, points: Rays, surface: Int[Tensor, "b p"]) -> Rays:
     return normal
 
 
+def parts_of(surface: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """Return the rigid part that each surface belongs to: 0 is the room, then one per solid."""
+    return (surface - ROOM_FACES + 1).clamp(min=0)
+
+
+def carry(shapes: Shapes, pose: Float[Tensor, "b parts 4 4"]) -> Shapes:
+    """Carry the solids of rooms at rest elsewhere, with their textures; the lamp stays.
+
+    Args:
+        shapes: Rooms at rest.
+        pose: From rest: of the room (the identity), then of spheres, boxes, cylinders; turned about the vertical only.
+    """
+    spheres, boxes, cylinders = (x.shape[1] for x in (shapes.sphere_radius, shapes.box_half, shapes.cylinder_radius))
+    of_sphere, of_box, of_cylinder = pose[:, 1:].split([spheres, boxes, cylinders], dim=1)
+    return replace(
+        shapes,
+        sphere_centre=transform(of_sphere, shapes.sphere_centre),
+        box_centre=transform(of_box, shapes.box_centre),
+        box_from_world=shapes.box_from_world @ of_box[..., :3, :3].mT,
+        cylinder_centre=transform(of_cylinder, shapes.cylinder_centre),
+        pose=pose,
+    )
+
+
+def transform(pose: Float[Tensor, "*batch 4 4"], points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Carry one point by each pose."""
+    return einsum(pose[..., :3, :3], points, "... i j, ... j -> ... i") + pose[..., :3, 3]
+
+
+def _at_rest(shapes: Shapes, points: Rays, surface: Int[Tensor, "b p"]) -> Rays:
+    """Return where points of surfaces lie while the solids are at rest."""
+    if shapes.pose is None:
+        return points
+    return transform(_pick(invert_rigid(shapes.pose), parts_of(surface)), points)
+
+
 def _colours(shapes: Shapes, points: Rays, hits: Hits) -> Rays:
-    """Return base colour plus cosines of the position, times .75 + .25 (normal . light)."""
-    place = points if shapes.tile is None else points.remainder(shapes.tile)
+    """Return base colour plus cosines of the position at rest, times .75 + .25 (normal . light)."""
+    place = _at_rest(shapes, points, hits.surface)
+    place = place if shapes.tile is None else place.remainder(shapes.tile)
     angle = einsum(_pick(shapes.wave, hits.surface), place, "b p w c, b p c -> b p w") + _pick(
         shapes.phase, hits.surface
     )
@@ -182,7 +220,7 @@ def render(
     size: tuple[int, int],
     *,
     supersample: int = 1,
-) -> tuple[Float[Tensor, "b f 3 height width"], Float[Tensor, "b f 3 height width"]]:
+) -> tuple[Float[Tensor, "b f 3 height width"], Float[Tensor, "b f 3 height width"], Int[Tensor, "b f height width"]]:
     """Render colours and exact point maps.
 
     Args:
@@ -193,7 +231,7 @@ def render(
         supersample: Rays per pixel side that are averaged for the colour; points are those of the pixel centres.
 
     Returns:
-        Colours in [0, 1] and world points.
+        Colours in [0, 1], world points, and the number of the surface that they lie on.
     """
     height, width = size
     fine = (height * supersample, width * supersample)
@@ -202,10 +240,14 @@ def render(
     points = origin + hits.distance[..., None] * direction
     grid = {"f": intrinsics.shape[1], "h": height, "w": width, "i": supersample, "j": supersample}
     image = reduce(_colours(shapes, points, hits), "b (f h i w j) c -> b f c h w", "mean", **grid)
+    surface = hits.surface
     if supersample > 1:
         origin, direction = _rays(intrinsics, world_to_cam, height, width)
-        points = origin + first_distance(shapes, origin, direction)[0][..., None] * direction
-    return image, rearrange(points, "b (f h w) c -> b f c h w", f=grid["f"], h=height)
+        distance, surface = first_distance(shapes, origin, direction)
+        points = origin + distance[..., None] * direction
+    pixels = {"f": grid["f"], "h": height}
+    point_map = rearrange(points, "b (f h w) c -> b f c h w", **pixels)
+    return image, point_map, rearrange(surface, "b (f h w) -> b f h w", **pixels)
 
 
 def visible_points(
@@ -224,13 +266,27 @@ def visible_points(
 
 
 def overlaps(shapes: Shapes, views: Views, *, grid: int = 24) -> Float[Tensor, "b f f"]:
-    """Measure which share of view i's pixels (on a coarse grid) is exactly visible in view j, at [b, i, j]."""
+    """Measure which share of view i's pixels (on a coarse grid) is exactly visible in view j, at [b, i, j].
+
+    Args:
+        shapes: The rooms, at rest.
+        views: That show them, each at its time.
+        grid: Pixels a side.
+    """
     height, width = views.size
     rows = ((torch.arange(grid) + 0.5) * height / grid).long()
     columns = ((torch.arange(grid) + 0.5) * width / grid).long()
-    points = rearrange(views.point_map[..., rows[:, None], columns], "b f c h w -> b (f h w) c")
+    points = rearrange(views.point_map[..., rows[:, None], columns], "b f c h w -> b f (h w) c")
+    part = None if views.part is None else rearrange(views.part[..., rows[:, None], columns], "b f h w -> b f (h w)")
+    at_key = rearrange(views.follow(points, part)[0], "b f p j c -> j b (f p) c")
     seen = [
-        visible_points(shapes, points, views.world_to_cam[:, j], views.intrinsics[:, j], views.size)
+        visible_points(
+            shapes if views.part_pose is None else carry(shapes, views.part_pose[:, j]),
+            at_key[j],
+            views.world_to_cam[:, j],
+            views.intrinsics[:, j],
+            views.size,
+        )
         for j in range(views.count)
     ]
     return reduce(torch.stack(seen, dim=-1).float(), "b (f p) j -> b f j", "mean", f=views.count)

@@ -187,9 +187,39 @@ def draw_shapes(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Orbit:
+    """Cameras without roll on a sphere, looking at its middle (z of the world is up), and what they see.
+
+    Attributes:
+        azimuth: In radians.
+        elevation: In radians.
+        radius: In scene units.
+        middle: What each looks at.
+        field: Horizontal field of view in degrees.
+    """
+
+    azimuth: Float[Tensor, "b f"]
+    elevation: Float[Tensor, "b f"]
+    radius: Float[Tensor, "b f"]
+    middle: Float[Tensor, "b f 3"]
+    field: Float[Tensor, "b f"]
+
+    @property
+    def world_to_cam(self) -> Float[Tensor, "b f 4 4"]:
+        """Return the cameras."""
+        return _look_at(self.azimuth, self.elevation, self.radius, self.middle)
+
+
 def draw_cameras(
     rotation: Float[Tensor, "b targets"], *, generator: torch.Generator
 ) -> tuple[Float[Tensor, "b f 4 4"], Float[Tensor, "b f"]]:
+    """Draw cameras as :func:`draw_orbit`: world_to_cam, and the horizontal field of view in degrees."""
+    orbit = draw_orbit(rotation, generator=generator)
+    return orbit.world_to_cam, orbit.field
+
+
+def draw_orbit(rotation: Float[Tensor, "b targets"], *, generator: torch.Generator) -> Orbit:
     """Draw cameras that look at the middle of the room; view 0, then one per requested rotation relative to it.
 
     Cameras without roll, at elevations e0 and e1, whose azimuths differ by a, are rotated against each other by r with
@@ -201,7 +231,7 @@ def draw_cameras(
         generator: On the CPU.
 
     Returns:
-        world_to_cam, and the horizontal field of view in degrees (50 to 60, one per scene, for all its views).
+        The cameras; the field of view is 50 to 60 degrees, one per scene, for all its views.
     """
     b, targets = rotation.shape
     angle = torch.deg2rad(rotation)
@@ -216,7 +246,7 @@ def draw_cameras(
     radius = _uniform(generator, 2.2, 2.7, b, targets + 1)
     middle = torch.tensor([0.0, 0.0, 0.3]) + _uniform(generator, -0.1, 0.1, b, targets + 1, 3)
     field = repeat(_uniform(generator, 50, 60, b), "b -> b f", f=targets + 1)
-    return _look_at(azimuth, elevation, radius, middle), field
+    return Orbit(azimuth=azimuth, elevation=elevation, radius=radius, middle=middle, field=field)
 
 
 def _look_at(
@@ -263,6 +293,14 @@ def draw_rotations(bins: list[int], targets: int, *, generator: torch.Generator)
     return low + (high - low) * torch.rand(len(bins), targets, generator=generator)
 
 
+def square_intrinsics(field: Float[Tensor, "b f"], size: int) -> Float[Tensor, "b f 3 3"]:
+    """Return the intrinsics of square images from their field of view in degrees and their side in pixels."""
+    focal = size / 2 / torch.tan(torch.deg2rad(field) / 2)
+    intrinsics = torch.diag_embed(torch.stack([focal, focal, torch.ones_like(focal)], dim=-1))
+    intrinsics[..., :2, 2] = size / 2
+    return intrinsics
+
+
 def make_views(
     shapes: Shapes,
     rotation: Float[Tensor, "b targets"],
@@ -289,10 +327,7 @@ def make_views(
     world_to_cam, field = draw_cameras(rotation, generator=generator)
     world_to_cam, field = keep_inside(world_to_cam, shapes.room)[only], field[only]
     shapes = shapes.rooms(only)
-    focal = size / 2 / torch.tan(torch.deg2rad(field) / 2)
-    intrinsics = torch.diag_embed(torch.stack([focal, focal, torch.ones_like(focal)], dim=-1))
-    intrinsics[..., :2, 2] = size / 2
-    world_to_cam, intrinsics = world_to_cam.to(device), intrinsics.to(device)
-    image, points = render(shapes.to(device), intrinsics, world_to_cam, (size, size), supersample=supersample)
+    world_to_cam, intrinsics = world_to_cam.to(device), square_intrinsics(field, size).to(device)
+    image, points, _ = render(shapes.to(device), intrinsics, world_to_cam, (size, size), supersample=supersample)
     valid = torch.ones(image[:, :, 0].shape, dtype=torch.bool, device=image.device)
     return Views(image, intrinsics, world_to_cam, points, valid, n_ref)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probe.baselines import open_matchers
-from probe.baselines.epipolar import query_rays, weigh_tokens
+from probe.baselines.epipolar import match_on_lines, query_rays, weigh_tokens
 from probe.geometry import depth_to_point_map
 from probe.metrics import Threshold, correct, drawn_chance, grid_truth, thresholds, uniform_chance
 from probe.protocols import PROTOCOLS
 from probe.scenes import Request, open_scenes
-from probe.views import Views
+from probe.views import IMAGE_PLANE, Views
 
 GRID = (4, 4)
 ONE_TOKEN = (Threshold(name="one", kind="token", value=1.0),)
@@ -80,6 +80,22 @@ def test_a_camera_that_only_turns_knows_the_match():
     assert 0 < int(inside.sum()) < 16
     assert torch.equal(found[inside].argmax(1), token[inside])
     torch.testing.assert_close(found.sum(1), inside * 1e-6, rtol=0.01, atol=1e-9)
+
+
+def test_a_still_camera_knows_the_match_of_what_stands_still_and_no_other():
+    """Its centre is far from the world's, so that rounding leaves something of the epipole."""
+    views, _ = open_scenes("shapes:moving-still", Request(groups=2, views=2, n_ref=1, size=48)).load(1)
+    truth = grid_truth(views, (12, 12))
+    right = drawn_chance(truth, thresholds(None), weigh_tokens(views, truth))["precision@5%"][0, 0]
+    assert truth.moves is not None
+    assert (right[(truth.visible & ~truth.moves)[0]] > 0.999).all()
+    assert right[(truth.visible & truth.moves)[0]].mean() < 0.4
+
+
+def test_scenes_without_cameras_are_refused():
+    views = replace(wall((0.4, 0.0, 0.0)), unit=IMAGE_PLANE)
+    with pytest.raises(ValueError, match="has no cameras, so no epipolar line; leave epipolar out"):
+        match_on_lines(views)
 
 
 def test_a_line_behind_the_camera_or_off_the_frame_and_a_missing_point_weigh_nothing():

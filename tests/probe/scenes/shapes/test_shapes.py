@@ -444,7 +444,7 @@ def test_any_size_and_intrinsics_project_to_their_pixels(seed: int, height: int,
     intrinsics = views.intrinsics.clone()
     intrinsics[..., 0, 0], intrinsics[..., 1, 1] = 10.0, 14.0
     intrinsics[..., 0, 2], intrinsics[..., 1, 2] = 0.4 * width, 0.7 * height
-    image, points = render(shapes, intrinsics, views.world_to_cam, (height, width))
+    image, points, _ = render(shapes, intrinsics, views.world_to_cam, (height, width))
     assert image.shape == points.shape == (1, 3, 3, height, width)
     xy, _ = project(rearrange(points, "b f c h w -> b f (h w) c"), intrinsics, views.world_to_cam)
     torch.testing.assert_close(xy, pixel_centres(height, width).flatten(0, 1).expand_as(xy), rtol=0, atol=1e-3)
@@ -472,7 +472,7 @@ def test_a_batch_is_rendered_as_its_scenes_alone():
     shapes, views = photograph(11, b=3)
     for index in range(3):
         one = views.scene(index)
-        image, points = render(alone(shapes, index), one.intrinsics, one.world_to_cam, views.size)
+        image, points, _ = render(alone(shapes, index), one.intrinsics, one.world_to_cam, views.size)
         same = ((points - one.point_map).abs() < 1e-4).all(2)
         assert same.float().mean() > 0.998  # a pixel on an edge may fall to either side
         torch.testing.assert_close(image.movedim(2, -1)[same], one.image.movedim(2, -1)[same], rtol=0, atol=1e-4)
@@ -481,8 +481,8 @@ def test_a_batch_is_rendered_as_its_scenes_alone():
 def test_supersampling_averages_colours_and_keeps_points():
     shapes, views = photograph(6, b=1, size=12)
     fine_intrinsics = views.intrinsics * torch.tensor([2.0, 2.0, 1.0])[:, None]
-    fine, _ = render(shapes, fine_intrinsics, views.world_to_cam, (24, 24))
-    image, points = render(shapes, views.intrinsics, views.world_to_cam, (12, 12), supersample=2)
+    fine, _, _ = render(shapes, fine_intrinsics, views.world_to_cam, (24, 24))
+    image, points, _ = render(shapes, views.intrinsics, views.world_to_cam, (12, 12), supersample=2)
     mean = reduce(fine, "b f c (h i) (w j) -> b f c h w", "mean", i=2, j=2)
     torch.testing.assert_close(image, mean, **CLOSE)
     assert torch.equal(points, views.point_map)
@@ -549,7 +549,7 @@ def test_repetitive_repeats_with_the_tile(difficulty: Difficulty, axis: int):
     shift[..., axis] = -TILE * camera_centre(views.world_to_cam)[..., axis].sign()  # towards the middle of the room
     moved = views.world_to_cam.clone()
     moved[..., :3, 3] -= einsum(moved[..., :3, :3], shift, "b f i j, b f j -> b f i")
-    image, points = render(shapes, views.intrinsics, moved, views.size)
+    image, points, _ = render(shapes, views.intrinsics, moved, views.size)
     along = ((points - views.point_map - shift[..., None, None]).abs() < 1e-4).all(2)
     change = (image - views.image).abs().movedim(2, -1)[along]
     assert along.float().mean() > 0.1
@@ -686,7 +686,7 @@ def test_overlaps_known():
     intrinsics[:, 1, 0, 0] *= 2
     intrinsics[:, 1, 1, 1] *= 2
     world_to_cam = views.world_to_cam[:, :1].expand(-1, 2, -1, -1)
-    image, points = render(shapes, intrinsics, world_to_cam, views.size)
+    image, points, _ = render(shapes, intrinsics, world_to_cam, views.size)
     zoomed = Views(image, intrinsics, world_to_cam, points, views.valid[:, :2], 1)
     expected = torch.tensor([[[1.0, 0.25], [1.0, 1.0]]])  # [i, j]: share of view i that view j sees
     torch.testing.assert_close(overlaps(shapes, zoomed, grid=12), expected, rtol=0, atol=0)
