@@ -19,7 +19,7 @@ def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     if name not in MODELS:
         raise ValueError(f"{name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
     model: MultiViewModel = MODELS[name](source, loading or Loading())
-    return replace(model, card={**(model.card or {}), "about": ABOUT[name].record()})
+    return replace(model, card={"about": ABOUT[name].record(), **(model.card or {})})
 
 
 def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:
