@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from probe.models.parts.files import SHOWN, read_json
@@ -58,6 +59,6 @@ def _load(name: str, folder: Path) -> Any:
         if info["missing_keys"]:
             raise ValueError(f"weights are missing: {sorted(info['missing_keys'])[:SHOWN]}")
         return encoder.eval()
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} cannot be read as {name} ({type(error).__name__}: {first}); {ZEROS}") from error

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probe.models.about import ABOUT
 from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading, download, named, read_json
 from probe.models.video.folder import INDEX
@@ -54,7 +53,7 @@ def load_pipeline(source: str, loading: Loading) -> MultiViewModel:
     """
     family = KNOWN[_network_of(_index(source), source)]
     model: MultiViewModel = family.load(source, loading)
-    card = {**(model.card or {}), "family": family.name, "about": ABOUT[family.name].record()}
+    card = {**(model.card or {}), "family": family.name}
     return replace(model, name=named("diffusers", source), card=card)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from probe.models.model import Inputs
 from probe.models.parts.files import Loading, named
-from probe.models.parts.latents import stride_of, view_size
+from probe.models.parts.latents import view_size
 from probe.models.video.folder import empty_prompt, find_folder, noise_of, read_autoencoder, read_part
 from probe.models.video.model import TEXT, VideoModel
 
@@ -88,7 +88,7 @@ def load_cogvideox(source: str, loading: Loading) -> CogVideoX:
     network = read_part(CogVideoXTransformer3DModel, folder / "transformer", loading)
     vae, noise = read_autoencoder(AutoencoderKLCogVideoX, folder, loading), noise_of(folder)
     _check(network, vae.config.latent_channels, folder)
-    config, stride = network.config, stride_of(vae)
+    config, stride = network.config, 2 ** (len(vae.config.block_out_channels) - 1)
     prompt = empty_prompt(folder, config.max_text_seq_length, config.text_embed_dim, loading, masked=False)
     beside, ones = config.in_channels - vae.config.latent_channels, torch.ones(vae.config.latent_channels)
     references = "channels" if beside else "noised"

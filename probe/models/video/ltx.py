@@ -43,7 +43,7 @@ class LTX(VideoModel):
         text_mask: 1 for tokens of the prompt, 0 for padding.
     """
 
-    text_mask: Float[Tensor, " n"]
+    text_mask: Float[Tensor, " tokens"]
     patch: int = 1
 
     def network_inputs(

@@ -41,9 +41,9 @@ class VideoModel(MultiViewModel):
     """
 
     vae: nn.Module
-    latent_shift: Float[Tensor, " c"]
-    latent_scale: Float[Tensor, " c"]
-    text: Float[Tensor, "n c"]
+    latent_shift: Float[Tensor, " channels"]
+    latent_scale: Float[Tensor, " channels"]
+    text: Float[Tensor, "tokens width"]
     references: References = "noised"
     image_channels: int = 0
     patch: int = 2

@@ -37,6 +37,7 @@ NAME = "wan"
 TEXT_LENGTH = 512
 IMAGE_TOKENS = 257
 """Of CLIP's embedding of an image: its class token and 16 x 16 patches."""
+ROUNDING = 1e-9
 NATIVE = {8: 480, 16: 704}
 """Side of the views by the autoencoder's pixels per latent: the shorter side of the videos it was trained on."""
 
@@ -147,7 +148,7 @@ def _range_of(pipeline: dict[str, Any], noise: Noise) -> dict[str, object]:
     if boundary is None:
         return {}
     sigma = noise_scales(noise.alpha_bar, "flow")[1]
-    first = int((sigma < boundary).sum())
+    first = int((sigma < boundary - ROUNDING).sum())
     text = f"transformer/ denoises where sigma is {boundary:g} or more, timesteps {first} to {len(sigma) - 1}"
     warnings.warn(
         f"load_wan: {text}; transformer_2/, for the others, is not loaded: choose such --timesteps", stacklevel=3
