@@ -27,7 +27,7 @@ from probe.models.model import Inputs
 from probe.models.parts.files import Loading, named
 from probe.models.parts.latents import view_size
 from probe.models.video.folder import empty_prompt, find_folder, noise_of, read_autoencoder, read_part
-from probe.models.video.model import TEXT, VideoModel
+from probe.models.video.model import TEXT, References, VideoModel
 
 HUB = "zai-org/CogVideoX-2b"
 NAME = "cogvideox"
@@ -56,17 +56,17 @@ class CogVideoX(VideoModel):
     ) -> Float[Tensor, "b f channels h w"]:
         """Return the latents of references, and zeros in targets."""
         latents = self.encode(image) * rearrange(1 - targets, "b f -> b f 1 1 1")
-        factor = self.vae.config.scaling_factor  # type: ignore[union-attr]
-        return latents / factor**2 if self.vae.config.invert_scale_latents else latents  # type: ignore[union-attr]
+        vae: Any = self.vae.config
+        return latents / vae.scaling_factor**2 if vae.invert_scale_latents else latents
 
     def _rotary(self, latents: Float[Tensor, "b f c h w"]) -> tuple[Tensor, Tensor] | None:
-        config = self.network.config
-        if not config.use_rotary_positional_embeddings:  # type: ignore[union-attr]
+        config = self.settings
+        if not config.use_rotary_positional_embeddings:
             return None
         h, w = (side // self.patch for side in latents.shape[-2:])
-        native = (config.sample_width // self.patch, config.sample_height // self.patch)  # type: ignore[union-attr]
+        native = (config.sample_width // self.patch, config.sample_height // self.patch)
         tables = get_3d_rotary_pos_embed(
-            embed_dim=config.attention_head_dim,  # type: ignore[union-attr]
+            embed_dim=config.attention_head_dim,
             crops_coords=get_resize_crop_region_for_grid((h, w), *native),
             grid_size=(h, w),
             temporal_size=latents.shape[1],
@@ -91,7 +91,7 @@ def load_cogvideox(source: str, loading: Loading) -> CogVideoX:
     config, stride = network.config, 2 ** (len(vae.config.block_out_channels) - 1)
     prompt = empty_prompt(folder, config.max_text_seq_length, config.text_embed_dim, loading, masked=False)
     beside, ones = config.in_channels - vae.config.latent_channels, torch.ones(vae.config.latent_channels)
-    references = "channels" if beside else "noised"
+    references: References = "channels" if beside else "noised"
     return CogVideoX(
         name=named(NAME, source),
         network=network,

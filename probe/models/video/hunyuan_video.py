@@ -40,14 +40,14 @@ class HunyuanVideo(VideoModel):
         self, latents: Float[Tensor, "b f c h w"], t: Int[Tensor, " b"], inputs: Inputs
     ) -> dict[str, Any]:
         """Return channels before frames, the time, the text with a mask that hides nothing, and the guidance."""
-        config, scenes = self.network.config, len(latents)
+        config, scenes = self.settings, len(latents)
         return {
             "hidden_states": self.frames(latents, inputs),
             "timestep": self.flow_time(t),
             "encoder_hidden_states": inputs[TEXT],
             "encoder_attention_mask": torch.ones(inputs[TEXT].shape[:2], dtype=torch.long, device=latents.device),
-            "pooled_projections": latents.new_zeros(scenes, config.pooled_projection_dim),  # type: ignore[union-attr]
-            "guidance": latents.new_full((scenes,), 1000 * GUIDANCE) if config.guidance_embeds else None,  # type: ignore[union-attr]
+            "pooled_projections": latents.new_zeros(scenes, config.pooled_projection_dim),
+            "guidance": latents.new_full((scenes,), 1000 * GUIDANCE) if config.guidance_embeds else None,
             "return_dict": False,
         }
 

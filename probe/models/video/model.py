@@ -4,7 +4,8 @@ A video autoencoder packs 4 or 8 frames into one latent frame, in which no token
 first frame of a clip alone. So each view is encoded as a still clip of one frame, which gives one latent frame, and the
 latent frames of a scene's views stand side by side along time: a view is a latent frame. Decoding takes them one by
 one. The models were trained on moving clips, where neighbouring latent frames are a few frames apart; views that are
-far apart are cuts to them. They take no cameras.
+far apart are cuts to them. They take no cameras. How each pipeline calls its network: docs/references.md,
+"Video models".
 """
 
 from abc import abstractmethod
@@ -50,6 +51,11 @@ class VideoModel(MultiViewModel):
 
     FRAMES_FIRST: ClassVar[bool] = False
     """Whether the network takes frames before channels."""
+
+    @property
+    def settings(self) -> Any:
+        """The configuration of the network."""
+        return self.network.config
 
     @torch.no_grad()
     def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:

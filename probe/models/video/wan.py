@@ -57,7 +57,7 @@ class Wan(VideoModel):
             "encoder_hidden_states": inputs[TEXT],
             "return_dict": False,
         }
-        width = self.network.config.image_dim  # type: ignore[union-attr]
+        width = self.settings.image_dim
         image = (
             {}
             if width is None
