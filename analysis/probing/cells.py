@@ -154,17 +154,19 @@ def _cell(row: Any) -> str:
 def _timesteps(run: ProbeRun) -> Table:
     table = tables.by_timestep(run)
     mine = table[table["layer"] == run.layer].set_index("timestep")
-    rows = []
+    rows, sigma = [], ("sigma",) if "sigma" in run.timesteps else ()  # of flow matching
     for noise in run.timesteps.itertuples():
         here = mine.loc[noise.timestep] if noise.timestep in mine.index else {"value": None, "count": 0}
         text = counted(here["value"], here["count"])
         apart = interval(here.get("low"), here.get("high"))
-        rows.append(
-            (number(noise.timestep), number(noise.alpha_bar), number(noise.snr), text, apart, number(here["count"]))
-        )
+        levels = (getattr(noise, name) for name in ("timestep", "alpha_bar", *sigma, "snr"))
+        rows.append((*map(number, levels), text, apart, number(here["count"])))
     return Table(
         caption=f"What each timestep means, and the precision of layer {run.layer} there.",
-        columns=("t", "ᾱ", "SNR", f"precision, layer {run.layer}", f"95{NBSP}% interval", "matches counted"),
+        columns=(
+            *("t", "ᾱ", *("σ" for _ in sigma), "SNR"),
+            *(f"precision, layer {run.layer}", f"95{NBSP}% interval", "matches counted"),
+        ),
         rows=tuple(rows),
         texts=0,
     )

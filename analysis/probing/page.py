@@ -268,9 +268,10 @@ def _timesteps(run: ProbeRun) -> Chart | None:
     grid = _cells(run, table, "timestep")
     noise = run.timesteps.set_index("timestep")
     grid.columns = pd.Index([_timestep_label(int(t), noise) for t in grid.columns])
+    level = "σ: share of noise at t (flow matching)" if "sigma" in noise else "ᾱ: share of signal left at t"
     caption = (
         f"Precision in percent, {number(int(table['scenes'].max()))} scenes; intervals are in the table below it. "
-        f"ᾱ: share of signal left at t; SNR: signal to noise. {_empty(grid)}{_count(table)}"
+        f"{level}; SNR: signal to noise. {_empty(grid)}{_count(table)}"
     )
     best = table.loc[table["value"].idxmax()]
     where = f"layer {best['layer']:.0f}, t = {best['timestep']:.0f}"
@@ -282,7 +283,8 @@ def _timesteps(run: ProbeRun) -> Chart | None:
 def _timestep_label(t: int, noise: pd.DataFrame) -> str:
     if t not in noise.index:
         return str(t)
-    return f"{t}\nᾱ {number(noise.loc[t, 'alpha_bar'], 2)}\nSNR {number(noise.loc[t, 'snr'], 2)}"
+    level = ("σ", "sigma") if "sigma" in noise else ("ᾱ", "alpha_bar")
+    return f"{t}\n{level[0]} {number(noise.loc[t, level[1]], 2)}\nSNR {number(noise.loc[t, 'snr'], 2)}"
 
 
 def _cells(run: ProbeRun, table: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -28,9 +28,8 @@ from probe.interventions.experiment import Experiment
 from probe.layers import Layer
 from probe.measure.model import in_own_precision, training_steps
 from probe.measure.scene import Scene, pair_name, rotation_between
-from probe.models.model import MultiViewModel, predicted_clean
-from probe.models.sampling import ddim_scheduler, sample_views
-from probe.models.schedules import add_noise
+from probe.models.model import MultiViewModel, noised, predicted_clean
+from probe.models.sampling import sample_views, sampler
 from probe.records import ALL_HEADS, EFFECT, INTERVENTIONS, MATCH_ERROR, Rows, grid_name, score_table
 from probe.records.names import effect_metric
 from probe.views import Views, resize
@@ -100,7 +99,7 @@ def _denoiser(
     """Return a function that predicts the clean latents of the target views at a timestep, and the true ones."""
     small, index = resize(scene.views, model.size, model.size), torch.tensor([t], device=scene.noise.device)
     clean, inputs, level = model.encode(small.image), model.condition(small), model.alpha_bar[index]
-    latents, targets = add_noise(clean, scene.noise, level, model.clean_views(small)), slice(small.n_ref, None)
+    latents, targets = noised(model, small, clean, scene.noise, index), slice(small.n_ref, None)
 
     def denoised() -> Tensor:
         with model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True):
@@ -142,7 +141,7 @@ def _samples(
 ) -> tuple[list[Rows], dict[str, Tensor]]:
     views, targets = scene.views, slice(scene.views.n_ref, None)
     small = resize(views, model.size, model.size)
-    timesteps = tuple(ddim_scheduler(model.alpha_bar, experiment.steps, model.prediction)[1].tolist())
+    timesteps = tuple(sampler(model, experiment.steps)[1].tolist())
     seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
 
     def judge(image: Tensor) -> Changes:

