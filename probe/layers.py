@@ -115,7 +115,7 @@ def joint_layout(layer: Layer, views: int) -> ViewLayout:
         ValueError: If the layer works on no token grid.
     """
     if layer.kind == "view" and layer.grid is not None:
-        return ViewLayout(views, layer.grid)
+        return ViewLayout(views, layer.grid, per_view_prefix=layer.per_view_prefix)
     return layer.layout(views)
 
 
@@ -367,6 +367,9 @@ def _located(model: nn.Module, inputs: Mapping[str, Mapping[str, Any]], layers: 
     extras = {(x.prefix, x.per_view_prefix): x for x in reversed(layers) if x.prefix or x.per_view_prefix}
     if not extras:
         return layers
+    own = getattr(inner_model(model), "first_image_token", None)
+    if own is not None and all(parameter.is_meta for parameter in model.parameters()):
+        return [_shift(x, own) for x in layers]  # without weights, the network itself tells
     base = inputs["base"]
     moved = {name: torch.rand_like(base[name]) for name in _grown(inputs) if base[name].is_floating_point()}
     before, after = (_calls(model, values, lambda call: call.q.clone()) for values in (base, {**base, **moved}))

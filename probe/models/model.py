@@ -38,7 +38,8 @@ class MultiViewModel:
         size: Side of the images the network sees, in pixels.
         channels: Of the latents.
         stride: Pixels per latent, along a side.
-        prediction: What the network predicts: v, or the noise ("epsilon").
+        prediction: What the network predicts: v, or the noise ("epsilon"); "none" for one that takes clean images and
+            draws none: it is probed at timestep 0 of an ``alpha_bar`` of 1, and not sampled, trained or edited.
         spacing: Which timesteps a sampler visits: trailing ones begin at pure noise; leading ones, of CAMEO's release,
             end at 1 and begin just below it.
         clean_references: Whether references enter without noise; else all views are noised alike.
@@ -133,6 +134,23 @@ def model_layers(model: MultiViewModel) -> list[Layer]:
     return find_layers(model.network, model.probe_inputs, native=True)
 
 
+def check_predicts(model: MultiViewModel, asked: str) -> None:
+    """Reject what only a model that predicts images can do.
+
+    Args:
+        model: The model.
+        asked: What was asked for, for the message.
+
+    Raises:
+        ValueError: If the model predicts none.
+    """
+    if model.prediction == "none":
+        raise ValueError(
+            f"{model.name} takes no noise and predicts no image, which {asked}; it can be probed only (python -m "
+            "probe.run), or choose a diffusion model"
+        )
+
+
 def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
     """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
     moved: dict[str, object] = {}
@@ -175,7 +193,12 @@ def prediction_target(
     noise: Float[Tensor, "b f c h w"],
     alpha_bar: Float[Tensor, " b"],
 ) -> Float[Tensor, "b f c h w"]:
-    """Return what the network should predict: v, or the noise."""
+    """Return what the network should predict: v, or the noise.
+
+    Raises:
+        ValueError: If it predicts no image.
+    """
+    check_predicts(model, "training needs")
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
 
 
@@ -195,7 +218,11 @@ def predicted_clean(
 
     Returns:
         Of views that entered with noise; meaningless for clean ones. NaN or infinite for the noise at alpha_bar 0.
+
+    Raises:
+        ValueError: If the model predicts no image.
     """
+    check_predicts(model, "sampling and the effect of edits need")
     level = rearrange(alpha_bar, "b -> b 1 1 1 1")
     if model.prediction == "v_prediction":
         return level.sqrt() * latents - (1 - level).sqrt() * predicted

@@ -28,6 +28,8 @@ MODELS: dict[str, Callable[..., Any]] = {
     "hunyuan-dit": Choice("probe.models.hunyuan_dit:load_hunyuan_dit", "a diffusers folder or hub id of Hunyuan-DiT"),
     "seva": Choice("probe.models.seva:load_seva", "Stable Virtual Camera; needs its package"),
     "mvdream": Choice("probe.models.mvdream:load_mvdream", "MVDream; needs its package"),
+    "vggt": Choice("probe.models.vggt:load_vggt", "VGGT, feed-forward: no noise; needs its package; vggt:random"),
+    "da3": Choice("probe.models.da3:load_da3", "Depth Anything 3, likewise; da3:random"),
     "module": Choice("probe.models.custom:load_custom", "a model of your own: module:package.function"),
 }
 """From a name to its loader: what follows the name, and a :class:`probe.models.parts.files.Loading`, to a model."""

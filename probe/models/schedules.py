@@ -10,7 +10,8 @@ from torch import Tensor
 
 STEPS = 1000
 
-Prediction = Literal["v_prediction", "epsilon"]
+Prediction = Literal["v_prediction", "epsilon", "none"]
+"""What a network predicts; "none" takes no noise and predicts no image."""
 Spacing = Literal["trailing", "leading"]
 
 

@@ -10,12 +10,12 @@ from probe.correspondence.sources import open_source
 from probe.interventions.experiment import Experiment, check_scenes, check_steps, plan_experiment, timestep_range
 from probe.layers import Layer, joint_layout, select_layers
 from probe.measure.matcher import Matcher
-from probe.measure.model import scene_noise, timestep_indexes
+from probe.measure.model import scene_noise, timestep_indexes, timesteps_of
 from probe.measure.scene import Scene, make_scene
 from probe.models import load_model, randomised
-from probe.models.model import MultiViewModel, model_layers, to_device
+from probe.models.model import MultiViewModel, check_predicts, model_layers, to_device
 from probe.models.parts.files import META, Loading
-from probe.plan.settings import Settings, count_groups
+from probe.plan.settings import TIMESTEPS, Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.reading import record_reading
@@ -72,17 +72,19 @@ def make_plan(settings: Settings) -> Plan:
         ValueError: If something cannot be run; names the flag.
     """
     with flag("--timesteps"):
-        timesteps = timestep_indexes(settings.timesteps)
+        timestep_indexes(settings.timesteps or TIMESTEPS)  # refused before a model is loaded
     with flag("--baselines"):
         baselines = baseline_names(settings.baselines)
     groups, device = count_groups(settings), device_named(settings.device)
     model = _model(settings, device)
+    with flag("--timesteps"):
+        timesteps = timesteps_of(model, settings.timesteps, TIMESTEPS)
     with flag("--layers"):
         layers = select_layers(model_layers(model), settings.layers or model.default_layers)
     scenes, protocol = _scenes(settings, groups, device), PROTOCOLS[settings.protocol]
     select_by = settings.select_by or protocol.select_by
     _try_first_scene(settings.scenes, scenes, layers, protocol, select_by)
-    experiment = _experiment(settings, layers, timesteps)
+    experiment = _experiment(settings, model, layers, timesteps)
     with flag("--baselines"):
         matchers = open_matchers(baselines, device)
     return Plan(
@@ -144,7 +146,9 @@ def _source_of_points(settings: Settings, device: torch.device) -> GeometrySourc
         return open_source(settings.truth_source, device)
 
 
-def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, ...]) -> Experiment:
+def _experiment(
+    settings: Settings, model: MultiViewModel, layers: list[Layer], timesteps: tuple[int, ...]
+) -> Experiment:
     with flag("--edit-timesteps"):
         timestep_range(settings.edit_timesteps or "0-0")
     with flag("--edit-scenes"):
@@ -152,7 +156,7 @@ def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, .
     with flag("--sampling-steps"):
         check_steps(settings.sampling_steps)
     with flag("--interventions"):
-        return plan_experiment(
+        planned = plan_experiment(
             settings.interventions,
             layers,
             timesteps,
@@ -161,6 +165,12 @@ def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, .
             each_head=settings.edit_heads,
             steps=settings.sampling_steps,
         )
+        if model.prediction != "none":
+            return planned
+        asked = (settings.interventions, settings.edit_timesteps, settings.edit_scenes, settings.sampling_steps)
+        if planned.interventions and any((*asked, settings.edit_heads)):
+            check_predicts(model, "the effect of edits needs")
+        return Experiment()
 
 
 def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) -> MultiViewModel:
