@@ -51,7 +51,7 @@ def timesteps_of(model: MultiViewModel, text: str | None, usual: str) -> tuple[i
         ValueError: If they are not different indexes of the noise schedule, or the model takes no noise.
     """
     if model.prediction != "none":
-        return timestep_indexes(text or usual)
+        return timestep_indexes(usual if text is None else text)
     if text not in (None, "0"):
         raise ValueError(f"{text}: {model.name} takes no noise: its only timestep is 0 (clean); leave the flag out")
     return (0,)

@@ -72,7 +72,7 @@ def make_plan(settings: Settings) -> Plan:
         ValueError: If something cannot be run; names the flag.
     """
     with flag("--timesteps"):
-        timestep_indexes(settings.timesteps or TIMESTEPS)  # refused before a model is loaded
+        timestep_indexes(TIMESTEPS if settings.timesteps is None else settings.timesteps)  # before a model is loaded
     with flag("--baselines"):
         baselines = baseline_names(settings.baselines)
     groups, device = count_groups(settings), device_named(settings.device)

@@ -130,11 +130,11 @@ class FeedForwardModel(MultiViewModel):
             return prepared(type(network)(**network.settings), network.settings, network.native_side)
 
 
-def build(way: type[FeedForwardNetwork], package: type[nn.Module], side: int, settings: Settings) -> nn.Module:
+def build(way: Any, package: Any, side: int, settings: Settings) -> nn.Module:
     """Build the blocks of the user's package, to be called in this suite's way.
 
     Args:
-        way: Overrides ``forward``.
+        way: Subclass of :class:`FeedForwardNetwork` that overrides ``forward``.
         package: Class of the blocks.
         side: Of the views in pixels.
         settings: Arguments of the class.

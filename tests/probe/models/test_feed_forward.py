@@ -35,6 +35,7 @@ from probe.protocols import PROTOCOLS
 from probe.run import cli
 from probe.scenes import Request, open_scenes
 from probe.views import Views, resize
+from train.cameo import cli as train
 from train.evaluate import cli as evaluate
 
 SIDE, PATCHES = 56, 4
@@ -355,6 +356,9 @@ def test_it_is_neither_sampled_nor_trained_nor_evaluated(
     with pytest.raises(SystemExit):
         evaluate(["--model", f"{kind}:{folder}", "--model-size", str(SIDE), "--out", str(tmp_path / "x")])
     assert "which an evaluation of sampled views needs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train(["--model", f"{kind}:{folder}", "--model-size", str(SIDE), "--out", str(tmp_path / "x")])
+    assert "which training needs" in capsys.readouterr().err
 
 
 def test_wrong_files_are_refused(kind: str, tmp_path: Path):
