@@ -20,7 +20,7 @@ from tqdm import tqdm
 from probe.cli import flag
 from probe.image_quality import LPIPS_WEIGHTS, WINDOW, Lpips, absence, load_lpips
 from probe.models import load_model
-from probe.models.model import MultiViewModel, to_device
+from probe.models.model import MultiViewModel, check_predicts, to_device
 from probe.models.parts.files import Loading
 from probe.models.sampling import OFFSET
 from probe.records import (
@@ -111,6 +111,7 @@ class Plan:
         device = _device(settings.device)
         with flag("--model"):
             model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
+            check_predicts(model, "an evaluation of sampled views needs")
         timesteps = len(model.alpha_bar) - OFFSET[model.spacing]
         if settings.sampling_steps > timesteps:
             raise ValueError(f"--sampling-steps {settings.sampling_steps}: expected 1 to {timesteps}")

@@ -13,7 +13,7 @@ from probe.image_quality import LPIPS_WEIGHTS, absence
 from probe.layers import Layer
 from probe.models import fresh_tiny, load_model
 from probe.models.hunyuan_dit import HUB
-from probe.models.model import MultiViewModel, model_layers, to_device
+from probe.models.model import MultiViewModel, check_predicts, model_layers, to_device
 from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
@@ -106,6 +106,7 @@ def _load_model(command: Command) -> MultiViewModel:
     """Load a checkpoint in single precision, in which mixed precision keeps the weights."""
     with flag("--model"):
         model = load_model(command.model, Loading(base=command.base, size=command.model_size))
+        check_predicts(model, "training needs")
     if not hasattr(model.network, "save_pretrained"):
         raise ValueError(
             f"--model {command.model}: {type(model.network).__name__} has no save_pretrained(folder), so its trained "

@@ -361,7 +361,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "Intervals": INTERVALS,
         "Views": f"{run.settings.get('views', MISSING)} per scene, {run.settings.get('n_ref', MISSING)} of them "
         "references",
-        "Timesteps": listing(run.timesteps["timestep"]),
+        "Timesteps": "none: the model takes no noise" if tables.noiseless(run) else listing(run.timesteps["timestep"]),
         "Missing": f"{number(lost['missing'].sum())} of {number(lost['rows'].sum())} rows of the score table",
         "Seed": str(run.settings.get("seed", MISSING)),
         "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()),

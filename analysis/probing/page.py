@@ -263,7 +263,7 @@ def _rotation(run: ProbeRun) -> Chart | None:
 
 def _timesteps(run: ProbeRun) -> Chart | None:
     table = tables.by_timestep(run)
-    if table.empty:
+    if table.empty or tables.noiseless(run):
         return None
     grid = _cells(run, table, "timestep")
     noise = run.timesteps.set_index("timestep")

@@ -352,6 +352,15 @@ def named(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([layers.assign(who="layer " + layers["layer"].astype(str)), others.assign(who=others["model"])])
 
 
+def noiseless(run: ProbeRun) -> bool:
+    """Return whether the model saw clean images only, as one that takes no noise does; timesteps then mean nothing.
+
+    Args:
+        run: The probe run.
+    """
+    return bool((run.timesteps["alpha_bar"] == 1).all())
+
+
 def by_timestep(run: ProbeRun) -> pd.DataFrame:
     """Return precision per 3D layer and timestep: columns layer, timestep, value, low, high, scenes, units, count."""
     rows = run.headline

@@ -40,6 +40,24 @@ def timestep_indexes(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def timesteps_of(model: MultiViewModel, text: str | None, usual: str) -> tuple[int, ...]:
+    """Choose the timesteps that a model is scored at.
+
+    Args:
+        model: The model.
+        text: What was asked for, such as "100,500,900"; None for the usual ones.
+        usual: Those of a model that takes noise; the only one of another is 0.
+
+    Raises:
+        ValueError: If they are not different indexes of the noise schedule, or the model takes no noise.
+    """
+    if model.prediction != "none":
+        return timestep_indexes(usual if text is None else text)
+    if text not in (None, "0"):
+        raise ValueError(f"{text}: {model.name} takes no noise: its only timestep is 0 (clean); leave the flag out")
+    return (0,)
+
+
 def scene_noise(model: MultiViewModel, views: Views, seed: int, index: int) -> Float[Tensor, "1 f c h w"]:
     """Draw the noise of one scene: the same for every model, timestep and checkpoint."""
     generator = torch.Generator().manual_seed(derive("noise", seed, index))

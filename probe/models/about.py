@@ -119,6 +119,22 @@ ABOUT: dict[str, About] = {
         size="that of the family",
         ignored="that of the family",
     ),
+    "vggt": About(
+        licence="VGGT License (code and weights; facebook/VGGT-1B is non-commercial, VGGT-1B-Commercial is gated)",
+        hub="facebook/VGGT-1B (model.safetensors)",
+        size="518 px; trained on 2 to 24 views; no noise, so that timesteps mean nothing: the only one is 0, clean",
+        ignored="the heads (cameras, depth, points, tracks), views that are not square; it is told no cameras, so that "
+        "the null of cameras only is one of positions, and no reference: view 0 is its frame; it draws no image, so "
+        "that training, sampling and edits' effects are rejected",
+    ),
+    "da3": About(
+        licence="Apache-2.0 (code, DA3-SMALL, DA3-BASE), CC BY-NC 4.0 (DA3-LARGE, DA3-GIANT, nested)",
+        hub="depth-anything/DA3-BASE, or any other any-view model of depth-anything (model.safetensors)",
+        size="504 px; any number of views; no noise, so that timesteps mean nothing: the only one is 0, clean",
+        ignored="the heads, known cameras, the choice of a reference view (view 0 is it), the metric branch of nested "
+        "models, views that are not square; it is told no cameras, so that the null of cameras only is one of "
+        "positions; it draws no image, so that training, sampling and edits' effects are rejected",
+    ),
     "module": About(
         licence="that of your own function",
         hub="that of your own function",

@@ -39,7 +39,9 @@ class MultiViewModel:
         channels: Of the latents.
         stride: Pixels per latent, along a side.
         prediction: What the network predicts: v, the noise ("epsilon"), or noise - clean ("flow"), whose noise is
-            added along the straight path of flow matching; alpha_bar then is :func:`flow_alpha_bar` of its sigmas.
+            added along the straight path of flow matching; alpha_bar then is :func:`flow_alpha_bar` of its sigmas;
+            "none" for one that takes clean images and draws none: it is probed at timestep 0 of an ``alpha_bar`` of 1,
+            and not sampled, trained or edited.
         spacing: Which timesteps a sampler visits: trailing ones begin at pure noise; leading ones, of CAMEO's release,
             end at 1 and begin just below it.
         clean_references: Whether references enter without noise; else all views are noised alike.
@@ -134,6 +136,23 @@ def model_layers(model: MultiViewModel) -> list[Layer]:
     return find_layers(model.network, model.probe_inputs, native=True)
 
 
+def check_predicts(model: MultiViewModel, asked: str) -> None:
+    """Reject what only a model that predicts images can do.
+
+    Args:
+        model: The model.
+        asked: What was asked for, for the message.
+
+    Raises:
+        ValueError: If the model predicts none.
+    """
+    if model.prediction == "none":
+        raise ValueError(
+            f"{model.name} takes no noise and predicts no image, which {asked}; it can be probed only (python -m "
+            "probe.run), or choose a diffusion model"
+        )
+
+
 def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
     """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
     moved: dict[str, object] = {}
@@ -176,7 +195,12 @@ def prediction_target(
     noise: Float[Tensor, "b f c h w"],
     alpha_bar: Float[Tensor, " b"],
 ) -> Float[Tensor, "b f c h w"]:
-    """Return what the network should predict: v, the noise, or noise - clean."""
+    """Return what the network should predict: v, the noise, or noise - clean.
+
+    Raises:
+        ValueError: If it predicts no image.
+    """
+    check_predicts(model, "training needs")
     if model.prediction == "flow":
         return noise - clean
     return velocity(clean, noise, alpha_bar) if model.prediction == "v_prediction" else noise
@@ -220,7 +244,11 @@ def predicted_clean(
 
     Returns:
         Of views that entered with noise; meaningless for clean ones. NaN or infinite for the noise at alpha_bar 0.
+
+    Raises:
+        ValueError: If the model predicts no image.
     """
+    check_predicts(model, "sampling and the effect of edits need")
     scales = noise_scales(rearrange(alpha_bar, "b -> b 1 1 1 1"), model.prediction)
     signal, noise = (scale.to(latents) for scale in scales)
     if model.prediction == "flow":

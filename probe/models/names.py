@@ -38,6 +38,8 @@ MODELS: dict[str, Callable[..., Any]] = {
         "probe.models.video.any_pipeline:load_pipeline",
         "diffusers:FOLDER, any pipeline whose network is of a family named here",
     ),
+    "vggt": Choice("probe.models.vggt:load_vggt", "VGGT, feed-forward: no noise; needs its package; vggt:random"),
+    "da3": Choice("probe.models.da3:load_da3", "Depth Anything 3, likewise; da3:random"),
     "module": Choice("probe.models.custom:load_custom", "a model of your own: module:package.function"),
 }
 """From a name to its loader: what follows the name, and a :class:`probe.models.parts.files.Loading`, to a model."""

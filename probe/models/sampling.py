@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.models.model import MultiViewModel, conditioning, predicted_clean
+from probe.models.model import MultiViewModel, check_predicts, conditioning, predicted_clean
 from probe.models.schedules import Prediction, Spacing, noise_scales
 from probe.views import Views
 
@@ -33,13 +33,14 @@ def sample_views(
         Colours in [0, 1]; references are the given ones, bit for bit.
 
     Raises:
-        ValueError: If there is no target, or too few or many steps.
+        ValueError: If there is no target, too few or many steps, or the model predicts no image.
 
     Source:
         DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: docs/references.md, "CAT3D
         of the release: noise and sampling". Trailing timesteps, which begin at pure noise: arXiv 2305.08891, table 2;
         leading ones where the model's release takes them (981, 961, ..., 1 for 50 steps).
     """
+    check_predicts(model, "sampling needs")
     _check_targets("sample_views", views)
     scheduler, timesteps = sampler(model, steps)
     clean = model.encode(views.image)
@@ -70,8 +71,9 @@ def predict_views(
         Colours in [0, 1]; references are the given ones, bit for bit.
 
     Raises:
-        ValueError: If there is no target, or too few or many steps.
+        ValueError: If there is no target, too few or many steps, or the model predicts no image.
     """
+    check_predicts(model, "sampling needs")
     _check_targets("predict_views", views)
     first = int(sampler(model, steps)[1][0])
     latents = _after_references(model.encode(views.image), noise, views.n_ref)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 STEPS = 1000
 
-Prediction = Literal["v_prediction", "epsilon", "flow"]
-"""What a network predicts: v, the noise, or the velocity of flow matching, noise - clean."""
+Prediction = Literal["v_prediction", "epsilon", "flow", "none"]
+"""What a network predicts: v, the noise, or the velocity of flow matching, noise - clean; "none" takes no noise and
+predicts no image."""
 Spacing = Literal["trailing", "leading"]
 
 

@@ -147,8 +147,8 @@ def lines(estimated: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
     return (
         f"memory: {estimated.weights / MIB:.0f} MiB of weights and up to {estimated.work / MIB:.0f} MiB of work, "
         f"beside about {estimated.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
-        f"one denoising step: {estimated.forward:.2f} s, {estimated.probed:.2f} s with the scores of its layers",
-        f"the run: {scenes} scenes, {timesteps} timesteps, {estimated.passes} denoising steps with nulls and pictures "
+        f"one forward pass: {estimated.forward:.2f} s, {estimated.probed:.2f} s with the scores of its layers",
+        f"the run: {scenes} scenes, {timesteps} timesteps, {estimated.passes} forward passes with nulls and pictures "
         f"and {estimated.edited} under edits: "
         f"about {duration(estimated.total)} after the start, {duration(estimated.other)} of it for scenes, truth, "
         "baselines",

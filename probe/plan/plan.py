@@ -11,12 +11,12 @@ from probe.correspondence.sources import open_source
 from probe.interventions.experiment import Experiment, check_scenes, check_steps, plan_experiment, timestep_range
 from probe.layers import Layer, joint_layout, select_layers
 from probe.measure.matcher import Matcher
-from probe.measure.model import scene_noise, timestep_indexes
+from probe.measure.model import scene_noise, timestep_indexes, timesteps_of
 from probe.measure.scene import Scene, make_scene
 from probe.models import load_model, randomised
-from probe.models.model import MultiViewModel, conditioning, model_layers, to_device
+from probe.models.model import MultiViewModel, check_predicts, conditioning, model_layers, to_device
 from probe.models.parts.files import META, Loading
-from probe.plan.settings import Settings, count_groups
+from probe.plan.settings import TIMESTEPS, Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.reading import record_reading
@@ -73,11 +73,13 @@ def make_plan(settings: Settings) -> Plan:
         ValueError: If something cannot be run; names the flag.
     """
     with flag("--timesteps"):
-        timesteps = timestep_indexes(settings.timesteps)
+        timestep_indexes(TIMESTEPS if settings.timesteps is None else settings.timesteps)  # before a model is loaded
     with flag("--baselines"):
         baselines = baseline_names(settings.baselines)
     groups, device = count_groups(settings), device_named(settings.device)
     model = _model(settings, device)
+    with flag("--timesteps"):
+        timesteps = timesteps_of(model, settings.timesteps, TIMESTEPS)
     with flag("--layers"):
         every = model_layers(model)
         layers = select_layers(every, settings.layers or model.default_layers)
@@ -85,7 +87,7 @@ def make_plan(settings: Settings) -> Plan:
     select_by = settings.select_by or protocol.select_by
     _try_first_scene(settings.scenes, scenes, layers, protocol, select_by)
     _check_cameras(model, scenes, baselines)
-    experiment = _experiment(settings, layers, timesteps)
+    experiment = _experiment(settings, model, layers, timesteps)
     with flag("--baselines"):
         matchers = open_matchers(baselines, device)
     return Plan(
@@ -148,7 +150,9 @@ def _source_of_points(settings: Settings, device: torch.device) -> GeometrySourc
         return open_source(settings.truth_source, device)
 
 
-def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, ...]) -> Experiment:
+def _experiment(
+    settings: Settings, model: MultiViewModel, layers: list[Layer], timesteps: tuple[int, ...]
+) -> Experiment:
     with flag("--edit-timesteps"):
         timestep_range(settings.edit_timesteps or "0-0")
     with flag("--edit-scenes"):
@@ -156,7 +160,7 @@ def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, .
     with flag("--sampling-steps"):
         check_steps(settings.sampling_steps)
     with flag("--interventions"):
-        return plan_experiment(
+        planned = plan_experiment(
             settings.interventions,
             layers,
             timesteps,
@@ -165,6 +169,12 @@ def _experiment(settings: Settings, layers: list[Layer], timesteps: tuple[int, .
             each_head=settings.edit_heads,
             steps=settings.sampling_steps,
         )
+        if model.prediction != "none":
+            return planned
+        asked = (settings.interventions, settings.edit_timesteps, settings.edit_scenes, settings.sampling_steps)
+        if planned.interventions and any((*asked, settings.edit_heads)):
+            check_predicts(model, "the effect of edits needs")
+        return Experiment()
 
 
 def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) -> MultiViewModel:

@@ -13,6 +13,7 @@ from probe.scenes.names import SCENES
 from probe.scenes.reading import Reading
 
 BINS = 4
+TIMESTEPS = "100,300,500,700,900"
 SEEDS = 2**32
 
 
@@ -42,8 +43,9 @@ class Settings(Reading):
     layers: str | None = None
     """3d, all (per-view layers too; the default of models without 3d ones), or indexes among all self-attentions or
     names, by commas: 10,12."""
-    timesteps: str = "100,300,500,700,900"
-    """Timestep indexes (0 clean to 999 pure noise), by commas; timesteps.csv tells alpha-bar and SNR of each."""
+    timesteps: str | None = None
+    """Timestep indexes (0 clean to 999 pure noise), by commas; default 100,300,500,700,900, or 0 for a model that takes
+    no noise. timesteps.csv tells alpha-bar and SNR of each."""
     pairs: int = 40
     """View pairs (view 0 with another view); rounded up to equal numbers per 30-degree rotation bin."""
     views: int = 3
@@ -101,7 +103,7 @@ class Watch:
     """As for python -m probe.run."""
     groups: int = 16
     """Scenes of three views, the four rotation bins in turn."""
-    timesteps: str = "100,300,500,700,900"
+    timesteps: str = TIMESTEPS
     """Timestep indexes, by commas; precision is averaged over them."""
     metric: str = "precision@5%"
     """Metric to follow, over target queries and reference keys."""

@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 STANDINS = Path(__file__).parent / "standins"
-NAMES = ("seva", "mvdream", "mv_unet", "xformers", "ldm_unet", "open_clip", "vggt")
+NAMES = (
+    "seva", "mvdream", "mv_unet", "xformers", "ldm_unet", "open_clip", "vggt", "depth_anything_3", "geometry_blocks",
+)  # fmt: skip
 
 
 def _ours() -> list[str]:

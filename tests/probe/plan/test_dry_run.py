@@ -26,7 +26,7 @@ def test_an_estimate_counts_passes_and_says_what_they_take():
     assert found.total == pytest.approx(found.passes * found.probed + found.edited * found.forward + found.other)
     assert found.probed > found.forward > 0
     text = "\n".join(lines(found, 4, 2))
-    assert "4 scenes, 2 timesteps, 19 denoising steps" in text
+    assert "4 scenes, 2 timesteps, 19 forward passes" in text
     assert "11 MiB of weights" in text
 
 
