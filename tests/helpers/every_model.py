@@ -36,6 +36,24 @@ def _alone(name: str, module: str) -> Callable[[Path], list[str]]:
     return small
 
 
+def _video(name: str, kind: str) -> Callable[[Path], list[str]]:
+    """Return how a pipeline of diffusers is named."""
+
+    def small(folder: Path) -> list[str]:
+        saved = importlib.import_module("small_videos").save_small(kind, folder / "release")
+        return [f"{name}:{saved}", "--model-size", str(SIDE)]
+
+    return small
+
+
+def _feed_forward(name: str) -> Callable[[Path], list[str]]:
+    def small(folder: Path) -> list[str]:
+        saved = importlib.import_module("small_feed_forward").save_small(name, folder / "release")
+        return [f"{name}:{saved}", "--model-size", "56"]
+
+    return small
+
+
 def _module(_folder: Path) -> list[str]:
     return ["module:probe.models.TEMPLATE.make"]
 
@@ -49,6 +67,13 @@ EVERY: dict[str, Callable[[Path], list[str]]] = {
     "hunyuan-dit": _alone("hunyuan-dit", "small_hunyuan_dit"),
     "seva": _based("seva"),
     "mvdream": _alone("mvdream", "small_mvdream"),
+    "wan": _video("wan", "wan"),
+    "cogvideox": _video("cogvideox", "cogvideox"),
+    "hunyuan-video": _video("hunyuan-video", "hunyuan-video"),
+    "ltx": _video("ltx", "ltx"),
+    "diffusers": _video("diffusers", "wan"),
+    "vggt": _feed_forward("vggt"),
+    "da3": _feed_forward("da3"),
     "module": _module,
 }
 """From a name to a function that writes small files into a folder, and returns ``--model``'s value and its flags."""

@@ -54,11 +54,6 @@ class FeedForwardNetwork(nn.Module):
     settings: Settings
     native_side: int
 
-    @property
-    def first_image_token(self) -> int:
-        """Return how many tokens stand before each view's patches: camera or class token, then registers."""
-        return 1 + int(self.settings.get("num_register_tokens", 0))
-
     def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
         """Make inputs for recognising layers (:func:`probe.layers.find_layers`).
 

@@ -32,8 +32,8 @@ LAYERS: dict[str, tuple[str, str, tuple[int, int], int, int]] = {
     "wan": ("blocks.{}.attn1", "3d", (2, 2), 0, 0),
     "cogvideox": ("transformer_blocks.{}.attn1", "joint", (2, 2), 6, 0),
     "ltx": ("transformer_blocks.{}.attn1", "3d", (4, 4), 0, 0),
+    "hunyuan-video": ("transformer_blocks.{}.attn", "joint", (2, 2), 0, 1),
 }
-TEXT_INSIDE = ("cogvideox", "hunyuan-video")
 LOADING = Loading(size=SIDE)
 
 
@@ -356,17 +356,13 @@ def test_the_prediction_is_the_networks(name: str, folders: dict[str, Path]):
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 WORDS = ["--model-size", str(SIDE), "--pairs", "1", "--timesteps", "500", "--device", "cpu", "--image-size", "32"]
-MASKED = pytest.mark.xfail(reason="F4: HunyuanVideo's mask, which hides nothing, is not scored yet", strict=True)
-UNLOCATED = pytest.mark.xfail(reason="F5: text in the sequence is not located without weights yet", strict=True)
+QUICK = ("wan-ti2v", "hunyuan-video")
+SLOWLY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+)
 
 
-def marks_of(name: str, mark: pytest.MarkDecorator, *marked: str) -> list[pytest.MarkDecorator]:
-    """What is not done yet for some; and all but two are slow."""
-    slow = [] if name in ("wan-ti2v", "cogvideox") else [pytest.mark.slow]
-    return [*slow, *([mark] if family(name) in marked else [])]
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name, MASKED, "hunyuan-video")) for name in NAMES])
+@SLOWLY
 def test_a_run_scores_and_edits(name: str, folders: dict[str, Path], tmp_path: Path):
     import pandas as pd
 
@@ -382,7 +378,7 @@ def test_a_run_scores_and_edits(name: str, folders: dict[str, Path], tmp_path: P
     assert "cameras (it takes none)" in card["about"]["ignored"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name, UNLOCATED, *TEXT_INSIDE)) for name in NAMES])
+@SLOWLY
 def test_a_dry_run_counts_the_same_layers(
     name: str, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
