@@ -3,6 +3,7 @@
 Source: docs/references.md, "Attention kernels".
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.attention.kernel_layouts import Arguments
+
+FLEX = "torch.nn.attention.flex_attention"  # slow to import, and loaded by all that call it
 
 LARGEST = 2**28
 """Most entries of a mask that is written out for a record: 16384 queries by 16384 keys."""
@@ -129,17 +132,16 @@ def flex(arguments: Arguments, q: Tensor, k: Tensor) -> Masking:
 
 
 def _allowed(arguments: Arguments, blocks: Any, q: Tensor, k: Tensor) -> Bool[Tensor, "b h n m"]:
-    from torch.nn.attention.flex_attention import BlockMask, create_mask
-
+    flex = importlib.import_module(FLEX)
     batch, heads = blocks.shape[:2]
     n, m = q.shape[2], k.shape[2]
     check_size(arguments, batch, heads, n, m)
-    mask = create_mask(blocks.mask_mod, batch, heads, n, m, device=q.device)
+    mask = flex.create_mask(blocks.mask_mod, batch, heads, n, m, device=q.device)
     rows = torch.arange(n, device=q.device)[:, None] // blocks.BLOCK_SIZE[0]
     columns = torch.arange(m, device=q.device) // blocks.BLOCK_SIZE[1]
     compiled = mask & (blocks.to_dense()[..., rows, columns] > 0)
     if blocks.full_kv_num_blocks is not None:
-        whole = BlockMask.from_kv_blocks(
+        whole = flex.BlockMask.from_kv_blocks(
             blocks.full_kv_num_blocks, blocks.full_kv_indices, BLOCK_SIZE=blocks.BLOCK_SIZE, seq_lengths=(n, m)
         )
         compiled = compiled | (whole.to_dense()[..., rows, columns] > 0)
@@ -154,8 +156,7 @@ def _allowed(arguments: Arguments, blocks: Any, q: Tensor, k: Tensor) -> Bool[Te
 
 def _added(arguments: Arguments, score_mod: Callable[..., Tensor], q: Tensor, k: Tensor) -> Tensor | None:
     """Return what a score_mod adds to the logits, which is the same whatever they are; None if that is nothing."""
-    from torch.nn.attention.flex_attention import create_mask
-
+    create_mask = importlib.import_module(FLEX).create_mask
     sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     check_size(arguments, *sizes)
 

@@ -1,5 +1,6 @@
 """The text encoders of video models, T5 and UMT5, run once for the empty prompt. Needs the transformers library."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def encode_empty_t5(folder: Path, length: int, *, masked: bool) -> tuple[Float[T
 
 def _load(name: str, folder: Path) -> Any:
     try:
-        import transformers
+        transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise ValueError(
             f"{folder} needs the transformers library (pip install 'attention-probing[hf]'); {ZEROS}"
