@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import diffusers
 import pandas as pd
 import torch
 from torch import nn
@@ -45,6 +46,7 @@ def look(name: str) -> dict[str, object]:
         "scored": scored(entry, network, layers),
         "said": said,
         "note": entry.note,
+        "diffusers": diffusers.__version__,
     }
 
 

@@ -34,8 +34,10 @@ def corner_of(grids: Iterable[tuple[int, int] | None]) -> tuple[float, float]:
     if not known or min(finest := max(known, key=math.prod)) < LEAST:
         return CORNER
     places = torch.stack([image_positions(layout) for layout in _orders(ViewLayout(2, finest))])
-    tried = [[round(share * n + step) / n for step in range(-2, 3)] for n, share in zip(finest, CORNER, strict=True)]
-    corners = [corner for corner in product(*tried) if min(corner) > 0 and max(corner) < 1]
+    rows, columns = (
+        [round(share * n + step) / n for step in range(-2, 3)] for n, share in zip(finest, CORNER, strict=True)
+    )
+    corners = [(y, x) for y, x in product(rows, columns) if 0 < y < 1 and 0 < x < 1]
     return min(corners, key=lambda corner: _likeness(places, corner))
 
 

@@ -1,11 +1,17 @@
 """Networks of diffusers, built small: the most telling of the table in docs/networks.md."""
 
+from pathlib import Path
+
+import diffusers
+import pandas as pd
 import pytest
 from torch import Tensor
 
 from benchmarks.networks.entry import build
 from benchmarks.networks.measuring import ENTRIES, layers_of, look, scores
 from probe.layers import Layer, find_layers
+
+TABLE = Path(__file__).parents[2] / "reports" / "reference" / "networks" / "networks.csv"
 
 
 def layers(name: str) -> list[Layer]:
@@ -54,7 +60,7 @@ def test_latte_has_sixteen_frames():
 
 
 def test_sana_is_listed_as_unseen():
-    with pytest.warns(UserWarning, match=r"\['transformer_blocks.0.attn1'\] are attention that no tap sees: no attention"):
+    with pytest.warns(UserWarning, match=r"\['transformer_blocks.0.attn1'\] are attention that no tap sees"):
         found = layers("sana")
     assert [(x.index, x.name, x.kind) for x in found] == [
         (0, "transformer_blocks.0.attn1", "unseen"),
@@ -86,3 +92,23 @@ def test_kandinsky_has_its_tokens_in_blocks():
     (first, second) = [x for x in layers("kandinsky5 (fractal order)") if x.kind == "3d"]
     assert (first.order, first.block, first.grid) == ("f h w y x", (8, 8), (8, 16))
     assert second.block == (8, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of diffusers and torch, as of CPU autocast
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_table_is_what_is_found(name: str):
+    kept = pd.read_csv(TABLE, dtype=str, keep_default_na=False).set_index("entry")
+    if diffusers.__version__ != kept["diffusers"].iloc[0]:
+        pytest.skip("the table was made with another version of diffusers")
+    assert {key: str(value) for key, value in look(name).items() if key != "entry"} == kept.loc[name].to_dict()
+
+
+def test_none_is_silent():
+    """Each is scored, or says why not; what it holds is what its source says."""
+    kept = pd.read_csv(TABLE, dtype=str, keep_default_na=False).set_index("entry")
+    assert list(kept.index) == list(ENTRIES)
+    for name, row in kept.iterrows():
+        good, _, asked = row["scored"].partition(",")[0].partition(" of ")
+        assert row["said"] or (good == asked and int(good) > 0), name
+        assert {word.split()[1] for word in row["found"].split(", ") if word} >= set(row["expects"].split()), name
