@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from probe.layers.layout import JOINING, Kind, Layer
 
-BASE_VIEWS, MORE_VIEWS = 2, 3
+VIEWS = 2, 3  # tried where nothing is said
+
+MORE = "which both grow with the grid: keys of more than the views are in no layout; read it by AttentionTap"
 
 Key = tuple[str, int]
 """A call: its module's name and its number there."""
@@ -57,8 +60,21 @@ def is_self(run: Growth) -> bool:
     return same and run.bigger.batch * run.bigger.queries > run.base.batch * run.base.queries
 
 
-def counted_layer(key: Key, run: Growth, aspect: tuple[int, int] | None) -> Layer:
+def _reads_more(run: Growth) -> bool:
+    """Whether image tokens attend to image tokens and others at once, as keys that are no queries."""
+    base, big = run.base, run.bigger
+    grows = big.batch * big.queries > base.batch * base.queries and big.keys > base.keys
+    return grows and not is_self(run)
+
+
+def counted_layer(key: Key, run: Growth, views: tuple[int, int], aspect: tuple[int, int] | None) -> Layer:
     """Tell a call's kind, grid and other tokens by its sizes.
+
+    Args:
+        key: Of the call.
+        run: Its sizes.
+        views: Of the small input and of the one of more views.
+        aspect: Rows and columns that the grid is proportional to; None where no input tells.
 
     Returns:
         The layer, its other tokens all before the views or before each view; of kind "other" with a reason where the
@@ -68,10 +84,12 @@ def counted_layer(key: Key, run: Growth, aspect: tuple[int, int] | None) -> Laye
         ValueError: If nothing tells rows from columns.
     """
     layer = Layer(None, key[0], None, run.base.heads, "other", nth=key[1], channels=run.base.channels)
+    if _reads_more(run):
+        return replace(layer, reason=f"has {run.base.queries} queries and {run.base.keys} keys, {MORE}")
     try:
-        kind = _kind(run)
+        kind = _kind(run, views)
         return (
-            _on_grid(replace(layer, kind=kind), run, aspect)
+            _on_grid(replace(layer, kind=kind), run, views, aspect)
             if kind in (*JOINING, "view")
             else replace(layer, kind=kind)
         )
@@ -83,41 +101,41 @@ class _NoGridError(ValueError):
     """The sizes of a call fit no grid."""
 
 
-def _kind(run: Growth) -> Kind:
+def _kind(run: Growth, views: tuple[int, int]) -> Kind:
     base, more, big = run.base, run.more_views, run.bigger
     if not is_self(run):
         fixed = base.keys == big.keys and base.keys == more.keys
         return "cross" if fixed and big.batch * big.queries > base.batch * base.queries else "other"
-    views, grid, apart = more.queries > base.queries, big.queries > base.queries, more.batch > base.batch
-    if views and grid and not apart:
-        return "joint" if _fit(run)[2] else "3d"
-    if grid and apart and not views:
+    joined, grid, apart = more.queries > base.queries, big.queries > base.queries, more.batch > base.batch
+    if joined and grid and not apart:
+        return "joint" if _fit(run, views)[2] else "3d"
+    if grid and apart and not joined:
         return "view"
-    return "temporal" if views and not grid else "other"
+    return "temporal" if joined and not grid else "other"
 
 
-def _fit(run: Growth) -> tuple[int, int, int]:
+def _fit(run: Growth, views: tuple[int, int]) -> tuple[int, int, int]:
     """Solve n = views * (grid + own) + shared for (grid, own, shared); twice the side is four times the grid."""
     n, more, big = run.base.queries, run.more_views.queries, run.bigger.queries
     joined = more > n
-    views = BASE_VIEWS if joined else 1
-    per_view = (more - n) // (MORE_VIEWS - BASE_VIEWS) if joined else n
-    grid, rest = divmod(big - n, 3 * views)
-    own, shared = per_view - grid, n - views * per_view
-    if rest or grid < 1 or own < 0 or shared < 0:
+    count = views[0] if joined else 1
+    per_view, odd = divmod(more - n, views[1] - views[0]) if joined else (n, 0)
+    grid, rest = divmod(big - n, 3 * count)
+    own, shared = per_view - grid, n - count * per_view
+    if odd or rest or grid < 1 or own < 0 or shared < 0:
         raise _NoGridError(
-            f"has {n} tokens, {more} with {MORE_VIEWS} views, {big} on a grid twice as wide and high; that is not "
+            f"has {n} tokens, {more} with {views[1]} views, {big} on a grid twice as wide and high; that is not "
             "views * h * w and a fixed number of others"
         )
     return grid, own, shared
 
 
-def _on_grid(layer: Layer, run: Growth, aspect: tuple[int, int] | None) -> Layer:
-    _, own, shared = _fit(run)
-    views = 1 if layer.kind == "view" else BASE_VIEWS
-    count, rest = divmod(run.native.queries - shared, views)
+def _on_grid(layer: Layer, run: Growth, views: tuple[int, int], aspect: tuple[int, int] | None) -> Layer:
+    _, own, shared = _fit(run, views)
+    joined = 1 if layer.kind == "view" else views[0]
+    count, rest = divmod(run.native.queries - shared, joined)
     if rest:
-        raise _NoGridError(f"has {run.native.queries} tokens at native size for {views} views")
+        raise _NoGridError(f"has {run.native.queries} tokens at native size for {joined} views")
     return replace(layer, grid=grid_of(count - own, aspect, layer.name), prefix=shared, per_view_prefix=own)
 
 
@@ -173,10 +191,10 @@ def aspect_of(inputs: Mapping[str, Inputs]) -> tuple[int, int] | None:
 def _ratios_of_shapes(inputs: Mapping[str, Inputs]) -> dict[str, tuple[int, int]]:
     ratios = {}
     for name in growing(inputs["base"], inputs["bigger"]):
-        native = inputs["native"][name].shape
-        axes = grown_axes(inputs["base"][name], inputs["bigger"][name])
+        base, bigger, native = (tensors_of(inputs[run])[name] for run in ("base", "bigger", "native"))
+        axes = grown_axes(base, bigger)
         if len(axes) == 2:
-            ratios[name] = _reduced(native[axes[0]], native[axes[1]])
+            ratios[name] = _reduced(native.shape[axes[0]], native.shape[axes[1]])
     return ratios
 
 
@@ -193,7 +211,20 @@ def _reduced(rows: int, columns: int) -> tuple[int, int]:
 
 def growing(base: Inputs, bigger: Inputs) -> list[str]:
     """Name the tensors that differ in shape between two inputs."""
-    return [name for name, value in base.items() if isinstance(value, Tensor) and value.shape != bigger[name].shape]
+    return [name for name, value in tensors_of(base).items() if value.shape != tensors_of(bigger)[name].shape]
+
+
+def tensors_of(inputs: Inputs) -> dict[str, Tensor]:
+    """Return the tensors among inputs; a list of tensors of one shape (a view each, or an item) is stacked."""
+    return {name: stacked for name, value in inputs.items() if (stacked := _stacked(value)) is not None}
+
+
+def _stacked(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(item, Tensor) for item in value):
+        return None
+    return torch.stack(value) if len({item.shape for item in value}) == 1 else None
 
 
 def grown_axes(base: Tensor, bigger: Tensor) -> list[int]:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from probe.attention.call import Call
 from probe.attention.modules import Pipeline, inner_model, network_of
 from probe.attention.tap import Tap
+from probe.layers.changing import CORNER, Response, changes_of, responses
 from probe.layers.counting import (
-    BASE_VIEWS,
-    MORE_VIEWS,
+    MORE,
+    VIEWS,
     Growth,
     Inputs,
     Key,
@@ -26,7 +27,7 @@ from probe.layers.counting import (
     is_self,
 )
 from probe.layers.layout import JOINING, Layer, ViewLayout
-from probe.layers.proving import Placed, Response, agreed, changes_of, followed_layer, placed, responses
+from probe.layers.proving import Placed, agreed, corner_of, followed_layer, placed
 from probe.layers.unseen import Ran, candidates_watched, unseen_layers
 
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]
@@ -41,7 +42,7 @@ def find_layers(
     aspect: tuple[int, int] | None = None,
     native: bool = False,
     layout: ViewLayout | Mapping[str, ViewLayout] | None = None,
-    views: tuple[int, ...] = (BASE_VIEWS, MORE_VIEWS),
+    views: tuple[int, ...] = VIEWS,
     scales: tuple[int, ...] = (1, 2),
 ) -> list[Layer]:
     """Find a model's attention calls, tell which are 3D, and number them.
@@ -80,7 +81,7 @@ def find_layers(
     with _quiet(network):
         runs = {name: _run(network, make, setting) for name, setting in settings.items()}
         if "bigger" in runs and "more_views" in runs:
-            layers, selfs = _by_growth(network, runs, aspect, views[0], layout)
+            layers, selfs = _by_growth(network, runs, aspect, (views[0], views[1]), layout)
         else:
             layers, selfs = _by_following(network, runs, aspect, views[0], layout)
     listed = _with_unseen(network, runs, layers, selfs)
@@ -90,9 +91,10 @@ def find_layers(
 
 def _settings(views: tuple[int, ...], scales: tuple[int, ...], native: bool) -> dict[str, tuple[int, int | None]]:
     """List the runs, the small one last, so that the model is left set up for it."""
-    if not 1 <= len(views) <= 2 or not 1 <= len(scales) <= 2 or (len(scales) == 2 and scales[1] != 2 * scales[0]):
+    tall = len(views) == 2 and views[1] <= views[0]
+    if tall or not 1 <= len(views) <= 2 or not 1 <= len(scales) <= 2 or scales[1:] not in ((), (2 * scales[0],)):
         raise ValueError(
-            f"find_layers: views={views}, scales={scales}: expected one or two, the second scale twice the first"
+            f"find_layers: views={views}, scales={scales}: expected one or two, the second larger (scale: twice)"
         )
     runs: dict[str, tuple[int, int | None]] = {"native": (views[0], None)} if native else {}
     runs |= {"more_views": (views[1], scales[0])} if len(views) == 2 else {}
@@ -130,8 +132,14 @@ def _calls(
     seen: dict[Key, Any] = {}
     tap = Tap(model, [""], edit=edit, on_call=lambda call: seen.update({(call.name, call.nth): look(call)}))
     with tap:
-        model(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()})
+        model(**{name: _moved(value, device) for name, value in inputs.items()})
     return seen, dict(tap.softmaxes)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -150,29 +158,36 @@ def _by_growth(
     model: nn.Module,
     runs: Mapping[str, _Seen],
     aspect: GridAspect,
-    views: int,
+    counts: tuple[int, int],
     layout: ViewLayout | Mapping[str, ViewLayout] | None,
 ) -> tuple[list[Layer], list[bool]]:
+    views = counts[0]
     inputs = {"native": runs["base"].inputs, **{name: run.inputs for name, run in runs.items()}}
     table = growth_table({"native": runs["base"].sizes, **{name: run.sizes for name, run in runs.items()}})
     ratio = aspect or aspect_of(inputs)
     chosen = {key: _as_chosen(layout, key, run.native, views) for key, run in table.items()}
     layers = {
-        key: layer if layer is not None else counted_layer(key, table[key], ratio) for key, layer in chosen.items()
+        key: layer if layer is not None else counted_layer(key, table[key], counts, ratio)
+        for key, layer in chosen.items()
     }
     _refuse_without_grid(layers.values())
     found = [key for key, layer in layers.items() if chosen[key] is None and layer.kind in (*JOINING, "view")]
     if found:
-        seen = _responses(model, inputs, inputs["bigger"], views)
         small = aspect_of({**inputs, "native": inputs["bigger"]}) or aspect
-        proofs = {key: _proved(layers[key], table[key], seen.get(key), small, views) for key in found}
+        grids = {key: _bigger_grid(layers[key], table[key], small, views) for key in found}
+        corner = CORNER if _device(model).type == "meta" else corner_of(grids.values())
+        seen = _responses(model, inputs, inputs["bigger"], views, corner)
+        proofs = {key: _proved(layers[key], seen.get(key), grids[key], views) for key in found}
         layers |= dict(zip(proofs, agreed(list(proofs.values())), strict=True))
         _refuse_without_grid(layers.values())
     return list(layers.values()), [is_self(run) for run in table.values()]
 
 
-def _responses(model: nn.Module, inputs: Mapping[str, Inputs], base: Inputs, views: int) -> dict[Key, Response]:
-    return responses(lambda values, look, edit: _calls(model, values, look, edit)[0], base, changes_of(inputs, views))
+def _responses(
+    model: nn.Module, inputs: Mapping[str, Inputs], base: Inputs, views: int, corner: tuple[float, float] = CORNER
+) -> dict[Key, Response]:
+    changes = replace(changes_of(inputs, views), corner=corner)
+    return responses(lambda values, look, edit: _calls(model, values, look, edit)[0], base, changes)
 
 
 def _as_chosen(
@@ -202,20 +217,23 @@ def _refuse_without_grid(layers: Any) -> None:
     reasons = [(layer.name, layer.reason) for layer in layers if layer.reason]
     if reasons and not any(layer.kind in (*JOINING, "view", "temporal") for layer in layers):
         name, reason = reasons[0]
-        raise ValueError(f"find_layers: {name!r} {reason}; check make_inputs(views, scale), or pass layout=")
+        way_out = "" if reason.endswith(MORE) else ", or pass layout="
+        raise ValueError(f"find_layers: {name!r} {reason}; check make_inputs(views, scale){way_out}")
 
 
-def _proved(layer: Layer, run: Growth, response: Response | None, aspect: GridAspect, views: int) -> Placed:
-    """Place a layer's tokens by a run on the bigger grid; as counted, where that has no grid or no numbers."""
+def _bigger_grid(layer: Layer, run: Growth, aspect: GridAspect, views: int) -> tuple[int, int] | None:
+    """Return a layer's grid in the run of a bigger one; None where it is rounded otherwise than the native one."""
     joined = 1 if layer.kind == "view" else views
     count, rest = divmod(run.bigger.queries - layer.prefix, joined)
-    if response is None or rest:
-        return Placed(layer=layer)
     try:
-        grid = grid_of(count - layer.per_view_prefix, aspect, layer.name)
-    except ValueError:  # the bigger grid is rounded otherwise than the native one
-        return Placed(layer=layer)
-    return placed(layer, response, views, grid)
+        return None if rest else grid_of(count - layer.per_view_prefix, aspect, layer.name)
+    except ValueError:
+        return None
+
+
+def _proved(layer: Layer, response: Response | None, grid: tuple[int, int] | None, views: int) -> Placed:
+    """Place a layer's tokens by a run on the bigger grid; as counted, where that has no grid or no numbers."""
+    return Placed(layer=layer) if response is None or grid is None else placed(layer, response, views, grid)
 
 
 # --- one number of views, or one scale: by what follows a change -----------------------------------------------------
@@ -297,8 +315,10 @@ def _warn(layers: list[Layer]) -> None:
     for kind, what in (("unseen", "are attention that no tap sees"), ("other", "fit no grid, and are of kind other")):
         reasons = {layer.name: layer.reason for layer in layers if layer.kind == kind and layer.reason}
         if reasons:
-            way_out = "; pass layout= if you know where its tokens lie" if kind == "other" else ""
-            warnings.warn(f"find_layers: {list(reasons)} {what}: {next(iter(reasons.values()))}{way_out}", stacklevel=3)
+            reason = next(iter(reasons.values()))
+            helps = kind == "other" and not reason.endswith(MORE)
+            way_out = "; pass layout= if you know where its tokens lie" if helps else ""
+            warnings.warn(f"find_layers: {list(reasons)} {what}: {reason}{way_out}", stacklevel=3)
 
 
 def _own_inputs(model: nn.Module) -> MakeInputs:

@@ -1,162 +1,56 @@
-"""The proof of a layout: change one view, and one corner of all views, and look which queries follow.
+"""The proof of a layout: from which queries follow a change of one view, and of one corner of all views.
 
-While it runs, every attention is replaced by the identity, so that tokens do not mix before the layer that is asked.
-What convolutions and norms mix lowers a score and leaves the order of scores. Costs three small forwards.
+What convolutions and norms mix lowers a score and leaves the order of scores.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.attention.call import Call, Run
-from probe.layers.counting import Inputs, Key, grid_of, grown_axes
+from probe.layers.changing import CORNER, Response
+from probe.layers.counting import grid_of
 from probe.layers.layout import VIEW_MAJOR, Kind, Layer, ViewLayout
 
-ROWS, COLUMNS = 1 / 2, 3 / 4  # of each view: the corner that is changed most, different along rows and columns
-REST = 1 / 32  # how much the rest changes, beside the corner
 PROVED = 0.5  # correlation of the usual order where it is proved
 OTHER, LEAD = 0.75, 0.2  # correlation that another order needs, and its lead over the usual one
+TIE = 0.02  # of correlations that do not tell two orders apart
 LEAST = 4  # rows and columns of tokens that can prove an order
 BLOCKS = (2, 4, 8)
 
-Watch = Callable[[Inputs, Callable[[Call], Any], Any], dict[Key, Any]]
-"""Runs the model: from inputs, what to look at and an edit to what was seen, by call."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Response:
-    """How much each query token of a call follows two changes, summed over heads and channels.
-
-    Attributes:
-        view: When view 0 alone changes.
-        corner: When all views change, most in the first rows and columns of each.
-    """
-
-    view: Float[Tensor, "b n"]
-    corner: Float[Tensor, "b n"]
-
-
-def keep_apart(call: Call, run: Run) -> Tensor:
-    """Let each token attend to itself where queries and keys are the same tokens; leave other attention as it is."""
-    own = call.v_per_head
-    if call.q.shape[:3] == own.shape[:3]:
-        return own.to(call.compute_dtype)
-    return run(call.q, call.k, call.v)
-
-
-def responses(watch: Watch, inputs: Inputs, changes: "Changes") -> dict[Key, Response]:
-    """Run the model on the inputs and on two changes of them.
+def corner_of(grids: Iterable[tuple[int, int] | None]) -> tuple[float, float]:
+    """Return the share of rows and columns to change by which the orders of tokens differ most.
 
     Args:
-        watch: Runs the model.
-        inputs: The smaller ones of a pair that shows the axes, or larger; floating tensors among them are changed.
-        changes: Which axes hold views, rows and columns.
-
-    Returns:
-        By call, in execution order; of calls without numbers (on the meta device) nothing.
+        grids: Of the layers; the finest counts, None are left out.
     """
-    usual, view, corner = (
-        watch(x, lambda call: call.q.detach().clone(), keep_apart)
-        for x in (inputs, changes.of_view(inputs), changes.of_corner(inputs))
+    known = [grid for grid in grids if grid is not None]
+    if not known or min(finest := max(known, key=math.prod)) < LEAST:
+        return CORNER
+    places = torch.stack([image_positions(layout) for layout in _orders(ViewLayout(2, finest))])
+    rows, columns = (
+        [round(share * n + step) / n for step in range(-2, 3)] for n, share in zip(finest, CORNER, strict=True)
     )
-    return {
-        key: Response(view=_distance(q, view[key]), corner=_distance(q, corner[key]))
-        for key, q in usual.items()
-        if not q.is_meta
-    }
+    corners = [(y, x) for y, x in product(rows, columns) if 0 < y < 1 and 0 < x < 1]
+    return min(corners, key=lambda corner: _likeness(places, corner))
 
 
-def _distance(before: Tensor, after: Tensor) -> Float[Tensor, "b n"]:
-    return (after.double() - before.double()).square().sum((1, 3)).sqrt().cpu()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """Which axes of which inputs hold the views, and the rows and columns of the grid.
-
-    Attributes:
-        views: Number of views.
-        axes: By input: the axis of the views (None: none), and those of rows and columns (one if they are flattened).
-    """
-
-    views: int
-    axes: Mapping[str, tuple[int | None, tuple[int, ...]]]
-
-    @property
-    def show_views(self) -> bool:
-        """Return whether an input has the views along an axis."""
-        return any(view is not None for view, _ in self.axes.values())
-
-    def of_view(self, inputs: Inputs) -> dict[str, Any]:
-        """Return inputs whose view 0 is another."""
-        return self._changed(inputs, lambda value, view, _axes: self._in_view(value, view))
-
-    def of_corner(self, inputs: Inputs) -> dict[str, Any]:
-        """Return inputs of which all views change, most in the corner."""
-        return self._changed(inputs, lambda value, view, axes: REST + (1 - REST) * self._in_corner(value, view, axes))
-
-    def _changed(self, inputs: Inputs, weight: Callable[..., Tensor]) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(0)
-        changed = dict(inputs)
-        for name, (view, axes) in self.axes.items():
-            value = inputs[name]
-            noise = torch.randn(value.shape, generator=generator) if not value.is_meta else torch.zeros(value.shape)
-            changed[name] = value + (weight(value, view, axes) * noise).to(value)
-        return changed
-
-    def _in_view(self, value: Tensor, view: int | None) -> Tensor:
-        if view is None:
-            return torch.zeros(value.shape)
-        own = torch.arange(value.shape[view]) < value.shape[view] // self.views
-        return _along(own, view, value.ndim).expand(value.shape).float()
-
-    def _in_corner(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
-        inside = torch.ones(value.shape)
-        for axis, share in zip(axes, (ROWS, COLUMNS), strict=False):
-            size = value.shape[axis] // (self.views if axis == view else 1)  # a tall image holds the views one by one
-            place = torch.arange(value.shape[axis]) % size
-            inside = inside * _along(place < share * size, axis, value.ndim)
-        return inside
-
-
-def _along(values: Tensor, axis: int, axes: int) -> Tensor:
-    return values.reshape([-1 if place == axis else 1 for place in range(axes)])
-
-
-def changes_of(inputs: Mapping[str, Inputs], views: int) -> Changes:
-    """Find the axes of views, rows and columns by how inputs grow, or by their sizes where a model has only one.
-
-    Args:
-        inputs: Of the runs "base", and as far as the model can be run so "more_views" and "bigger".
-        views: Of "base".
-    """
-    base = inputs["base"]
-    floats = {name: x for name, x in base.items() if isinstance(x, Tensor) and x.is_floating_point()}
-    axes = {name: (_view_axis(name, inputs, views), _grid_axes(name, inputs, views)) for name in floats}
-    return Changes(views=views, axes={name: (view, grid) for name, (view, grid) in axes.items() if grid})
-
-
-def _view_axis(name: str, inputs: Mapping[str, Inputs], views: int) -> int | None:
-    value = inputs["base"][name]
-    if "more_views" in inputs:
-        fits = grown_axes(value, inputs["more_views"][name])
-    else:
-        fits = [axis for axis, size in enumerate(value.shape[:-2]) if size == views]
-    return fits[0] if len(fits) == 1 else None
-
-
-def _grid_axes(name: str, inputs: Mapping[str, Inputs], views: int) -> tuple[int, ...]:
-    value = inputs["base"][name]
-    if "bigger" in inputs:
-        return tuple(grown_axes(value, inputs["bigger"][name]))
-    is_image = value.ndim >= 4 and _view_axis(name, inputs, views) is not None
-    return (value.ndim - 2, value.ndim - 1) if is_image else ()
+def _likeness(places: Int[Tensor, "orders f h w"], corner: tuple[float, float]) -> float:
+    """Return how well the two orders that are most alike fit each other."""
+    _, f, h, w = places.shape
+    view = (torch.arange(f) == 0).double()[:, None, None].expand(f, h, w)
+    inside = _corner(h, w, corner).expand(f, h, w)
+    fits = [torch.zeros(places.flatten(1).shape).double() for _ in range(2)]
+    for seen, expected in zip(fits, (view, inside), strict=True):
+        seen.scatter_(1, places.flatten(1), expected.flatten().expand(len(places), -1))
+    alike = torch.minimum(*(torch.corrcoef(seen) for seen in fits))
+    return float(alike.fill_diagonal_(-1).max())
 
 
 # --- from responses to layouts ---------------------------------------------------------------------------------------
@@ -190,11 +84,17 @@ class Placed:
         """Return the order that the layer shows; None where it shows none clearly."""
         if not self.scores:
             return None
+        others, usual = self.others, next(iter(self.scores))
+        if others:
+            return others[0] if len(others) == 1 else None
+        return usual if min(self.scores[usual]) >= PROVED else None
+
+    @property
+    def others(self) -> list[Order]:
+        """Return the orders that fit clearly better than the usual one: several where nothing tells them apart."""
         least = {order: min(fit) for order, fit in self.scores.items()}
-        usual, best = next(iter(least)), max(least, key=least.__getitem__)
-        if least[best] >= max(OTHER, least[usual] + LEAD):
-            return best
-        return usual if least[usual] >= PROVED else None
+        enough = max(OTHER, next(iter(least.values()), 1.0) + LEAD, max(least.values(), default=0.0) - TIE)
+        return [order for order, fit in least.items() if fit >= enough]
 
     @property
     def is_blurred(self) -> bool:
@@ -223,6 +123,10 @@ def _in_order(proof: Placed, orders: set[Order]) -> Layer:
     if fits:
         order, tiles, block = max(fits, key=fits.__getitem__)
         return replace(layer, order=order, tiles=tiles, block=block)
+    if proof.others:
+        return refused(
+            layer, f"has its tokens in one of several orders that its grid does not tell apart: {proof.others}"
+        )
     if proof.is_blurred or layer.grid is None or min(layer.grid) < LEAST:
         return layer
     return refused(layer, "has its tokens in no order that is known here (f h w, h w f, tiles, blocks, ...)")
@@ -242,6 +146,10 @@ def placed(layer: Layer, response: Response, views: int, grid: tuple[int, int]) 
     """
     own, shared = layer.per_view_prefix + layer.per_view_suffix, layer.prefix + layer.suffix
     joined = 1 if layer.kind == "view" else views
+    if not response.corner.any():
+        return Placed(
+            layer=refused(layer, "follows no change of the inputs that grow, so that nothing proves its order")
+        )
     follows = _following(response, joined * math.prod(grid))
     for layout in _places(follows, own, shared, ViewLayout(joined, grid)):
         if layout.tokens == len(follows) and bool(follows[image_positions(layout).flatten()].all()):
@@ -249,7 +157,11 @@ def placed(layer: Layer, response: Response, views: int, grid: tuple[int, int]) 
             return Placed(
                 layer=replace(layer.placed(layout), kind=kind, grid=layer.grid), scores=_scores(layout, response)
             )
-    return Placed(layer=refused(layer, "has tokens outside the views at places that no layout describes"))
+    return Placed(
+        layer=refused(
+            layer, "has tokens outside the views at places that no layout describes, or not the same in each item"
+        )
+    )
 
 
 def _following(response: Response, count: int) -> Tensor:
@@ -301,11 +213,15 @@ def _fit(layout: ViewLayout, response: Response) -> Fit:
     """Correlate both responses with what an order says: 1 if every token follows its own place alone."""
     positions = image_positions(layout)
     f, h, w = positions.shape
-    corner = _correlation(response.corner[:, positions], _share(h, ROWS)[:, None] * _share(w, COLUMNS))
+    corner = _correlation(response.corner[:, positions], _corner(h, w, response.share))
     if f == 1 or not response.view.any():
         return Fit(1.0, corner)
     first = (torch.arange(f) == 0).double()[:, None, None]
     return Fit(_correlation(response.view[:, positions], first), corner)
+
+
+def _corner(h: int, w: int, share: tuple[float, float]) -> Float[Tensor, "{h} {w}"]:
+    return _share(h, share[0])[:, None] * _share(w, share[1])
 
 
 def _share(size: int, share: float) -> Float[Tensor, " size"]:

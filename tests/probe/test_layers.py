@@ -12,6 +12,7 @@ from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import probe.models  # noqa: F401  (declares what torchvision's wheel lacks, before diffusers is imported)
 from probe.layers import Layer, ViewLayout, find_layers, joint_layout, select_layers
@@ -210,6 +211,8 @@ def test_unprobeable_models_are_refused():
         find_layers(Padded(), packed(2, 2))
     with pytest.raises(ValueError, match=r"views=\(1, 2, 3\).*expected one or two"):
         find_layers(Toy(), views=(1, 2, 3))
+    with pytest.raises(ValueError, match=r"views=\(3, 2\).*the second larger"):
+        find_layers(Toy(), views=(3, 2))
     with pytest.raises(RuntimeError, match="'' ran but its kernel bypasses"):
         find_layers(nn.Identity(), lambda views, scale: {"input": torch.zeros(1)})
 
@@ -316,6 +319,21 @@ def test_blocks_are_seen(block: tuple[int, int]):
     assert {(x.order, x.block, x.grid) for x in layers} == {("f h w y x", block, (4, 6))}
 
 
+@pytest.mark.parametrize("block", [(2, 2), (4, 4), (8, 8), (8, 2)])
+def test_blocks_that_divide_half_of_the_grid_are_told_apart(block: tuple[int, int]):
+    """A corner that ends where blocks end would fit several of them alike: Kandinsky's blocks of 8 x 8 were (8, 2)."""
+    model = Ordered("b f (h y) (w x) c -> b (f h w y x) c", y=block[0], x=block[1])
+    layers = find_layers(model, lambda views, scale: {"latents": torch.randn(1, views, WIDTH, 8 * scale, 16 * scale)})
+    assert {(x.order, x.block, x.grid) for x in layers} == {("f h w y x", block, (8, 16))}
+
+
+def test_orders_that_a_grid_cannot_tell_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("probe.layers.finding.corner_of", lambda grids: (1 / 2, 3 / 4))
+    model = Ordered("b f (h y) (w x) c -> b (f h w y x) c", y=8, x=8)
+    with pytest.raises(ValueError, match=r"'blocks.0' has its tokens in one of several orders that its grid"):
+        find_layers(model, lambda views, scale: {"latents": torch.randn(1, views, WIDTH, 8 * scale, 16 * scale)})
+
+
 def test_tiles_of_one_image_are_seen():
     layers = find_layers(Ordered("b (r l) h w c -> b (r h l w) c", text=0, r=2), four_by_six, views=(4,))
     assert {(x.order, x.tiles, x.kind, x.grid) for x in layers} == {("r h c w", (2, 2), "3d", (4, 6))}
@@ -377,6 +395,61 @@ def test_text_behind_each_view():
     (layer,) = find_layers(Behind(), four_by_six)
     assert (layer.kind, layer.grid, layer.per_view_prefix, layer.per_view_suffix) == ("view", (4, 6), 0, 5)
     assert joint_layout(layer, 3) == ViewLayout(3, (4, 6), per_view_suffix=5)
+
+
+class OfViews(nn.Module):
+    """Takes a list of views, as Z-Image does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attend()
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        tokens = torch.cat([rearrange(view, "c h w -> 1 (h w) c") for view in x], 1)
+        return self.attn(torch.cat([torch.ones(1, 3, WIDTH), tokens], 1))
+
+
+def test_views_may_come_as_a_list():
+    def make(views: int, scale: int) -> dict[str, list[Tensor]]:
+        return {"x": [torch.randn(WIDTH, 4 * scale, 6 * scale) for _ in range(views)]}
+
+    (layer,) = find_layers(OfViews(), make)
+    assert (layer.kind, layer.grid, layer.prefix, layer.order) == ("joint", (4, 6), 3, "f h w")
+
+
+class Deaf(OfViews):
+    """Attends to tokens of its own."""
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        return self.attn(torch.ones_like(rearrange(x["latents"], "b f c h w -> b (f h w) c")))
+
+
+def test_a_layer_that_follows_no_input_is_refused():
+    with pytest.raises(ValueError, match=r"'attn' follows no change of the inputs that grow.* or pass layout="):
+        find_layers(Deaf(), lambda views, scale: {"x": four_by_six(views, scale)}, aspect=(2, 3))
+
+
+def test_keys_of_more_than_the_views_are_in_no_layout():
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = Attend()
+            self.attn.kernel = lambda q, k, v: F.scaled_dot_product_attention(
+                q, torch.cat([k, k[..., :5, :]], -2), torch.cat([v, v[..., :5, :]], -2)
+            )
+
+        def forward(self, latents: Tensor) -> Tensor:
+            return self.attn(rearrange(latents, "b f c h w -> b (f h w) c"))
+
+    with pytest.raises(ValueError, match=r"has 48 queries and 53 keys, which both grow .*AttentionTap; check make"):
+        find_layers(Reading(), four_by_six)
+
+
+@pytest.mark.parametrize("views", [(1, 2), (2, 5), (4, 6)])
+def test_other_numbers_of_views_tell_the_same(views: tuple[int, int]):
+    kinds = ("view", "3d", "cross", "temporal", "3d")
+    assert table(find_layers(Toy(kinds), views=views))[1:] == table(find_layers(Toy(kinds)))[1:]
+    assert [(x.prefix, x.suffix, x.grid) for x in find_layers(Extras(3, 1, 2), views=views)] == [(3, 1, (6, 6))] * 2
 
 
 # Models of one size
