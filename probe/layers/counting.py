@@ -111,7 +111,12 @@ def _kind(run: Growth, views: tuple[int, int]) -> Kind:
         return "joint" if _fit(run, views)[2] else "3d"
     if grid and apart and not joined:
         return "view"
-    return "temporal" if joined and not grid else "other"
+    if joined and not grid:
+        return "temporal"
+    raise _NoGridError(
+        f"has {base.batch} x {base.queries} tokens, {more.batch} x {more.queries} with {views[1]} views, {big.batch} x "
+        f"{big.queries} on a grid twice as wide and high: they do not grow as views and grids do (padded?)"
+    )
 
 
 def _fit(run: Growth, views: tuple[int, int]) -> tuple[int, int, int]:

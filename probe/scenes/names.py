@@ -39,7 +39,7 @@ VIDEOS: dict[str, Callable[..., Any]] = {
 }
 """Videos without cameras: from a file or folder, and a request, to the scenes."""
 
-SCENES: Mapping[str, Callable[..., Any]] = ChainMap(DATA_SETS, VIDEOS, GENERATED)  # lists GENERATED first
+SCENES: Mapping[str, Callable[..., Any]] = ChainMap(VIDEOS, DATA_SETS, GENERATED)  # lists GENERATED first
 """All that ``--scenes`` accepts; what is added to :data:`DATA_SETS` is in it."""
 
 MARKS: dict[str, tuple[str, ...]] = {

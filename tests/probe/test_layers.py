@@ -217,6 +217,19 @@ def test_unprobeable_models_are_refused():
         find_layers(nn.Identity(), lambda views, scale: {"input": torch.zeros(1)})
 
 
+class Blocks(Packed):
+    """Tokens padded to whole blocks, as flex attention wants them."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = rearrange(tokens, "b f n c -> b (f n) c")
+        return self.attn(torch.cat([x, x.new_zeros(1, -x.shape[1] % 16, WIDTH)], 1))
+
+
+def test_padded_sequences_are_refused_with_a_reason():
+    with pytest.raises(ValueError, match=r"'attn' has 1 x 16 tokens, 1 x 16 with 3 views, .* do not grow as views and"):
+        find_layers(Blocks(), packed(2, 2))
+
+
 class Growing(Packed):
     """One call per view."""
 

@@ -68,7 +68,7 @@ def test_dl3dv_is_many_recordings_without_depth(tmp_path: Path):
     recording = found.open(found.names[1])
     assert (recording.unit, recording.has_truth) == (None, False)
     assert_lands(recording, WORLD, points=False)
-    with pytest.raises(ValueError, match=r"dl3dv has no depth.*name a source of true points"):
+    with pytest.raises(ValueError, match=r"dl3dv:.* has no depth.*name a source of true points"):
         open_scenes(f"dl3dv:{tmp_path}", Request(groups=1, views=2, n_ref=1, size=16)).load(0)
 
 
