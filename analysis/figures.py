@@ -148,6 +148,7 @@ def layer_profile(
     *,
     model: str,
     selected: int,
+    mark: str,
     labels: Mapping[int, str],
     rivals: Sequence[str],
     name: str,
@@ -159,6 +160,7 @@ def layer_profile(
         profile: Columns model, layer, value, low, high.
         model: The probed model.
         selected: The chosen layer's index.
+        mark: What is written above it.
         labels: Text under each layer, in the order of the axis.
         rivals: Nulls and baselines to draw beside the model.
         name: See ``chart``.
@@ -173,7 +175,7 @@ def layer_profile(
         _references(axes, rows)
         for n, rival in enumerate(rivals):
             _rival(axes, rows[rows["model"] == rival], null_label(rival), _shift(n), n)
-        _probed(axes, rows[rows["model"] == model], selected)
+        _probed(axes, rows[rows["model"] == model], selected, mark)
         axes.set_xticks(list(place.values()), list(labels.values()), linespacing=1.35)
         axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, top([*rows["value"], *rows["high"]])), ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
@@ -203,13 +205,13 @@ def _rival_style(n: int) -> dict[str, Any]:
     return RIVAL_STYLES[n % len(RIVAL_STYLES)]
 
 
-def _probed(axes: Axes, rows: pd.DataFrame, selected: int) -> None:
+def _probed(axes: Axes, rows: pd.DataFrame, selected: int, mark: str) -> None:
     _interval(axes, rows["x"], rows, color=BLUE, linewidth=2.6)
     axes.plot(rows["x"], rows["value"], "o", color=BLUE, markersize=7.5, label=THIS_MODEL)
     best = rows[rows["layer"] == selected]
     axes.plot(best["x"], best["value"], "o", color=BLUE, markersize=13, markerfacecolor="none", markeredgewidth=1.6)
     for row in best.dropna(subset=["value"]).itertuples():
-        axes.annotate("selected", (row.x, max(row.value, row.high if row.high == row.high else 0)), (0, 9),
+        axes.annotate(mark, (row.x, max(row.value, row.high if row.high == row.high else 0)), (0, 9),
                       textcoords="offset points", ha="center", color=BLUE, weight="bold", fontsize=11)  # fmt: skip
 
 

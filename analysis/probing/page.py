@@ -219,7 +219,14 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
     )
     alt = f"Precision per 3D layer; layer {run.layer} is selected. " + _spoken(mine, "layer")
     svg = figures.layer_profile(
-        profile, model=run.model, selected=run.layer, labels=labels, rivals=beside, name=name, alt=alt
+        profile,
+        model=run.model,
+        selected=run.layer,
+        mark="selected" if best_row(run)["above_null"] else "highest; not shown",
+        labels=labels,
+        rivals=beside,
+        name=name,
+        alt=alt,
     )
     return _draw(run, name, svg, caption, profile)
 

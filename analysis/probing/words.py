@@ -64,11 +64,18 @@ def answer(run: ProbeRun) -> list[str]:
         f"{_ci(row.get('share_low'), row.get('share_high'))}.",
         _doubt(run, row),
         f"On {_points(run)} a uniform guess gets {percent(row['chance'])}, the token at the same position "
-        f"{percent(row['same_position'])}, and the best possible token{', on points of its choice,' * run.choosing} "
+        f"{percent(row['same_position'])},{_cameras(row)} and the best possible token"
+        f"{', on points of its choice,' * run.choosing} "
         f"{percent(row['ceiling'])}.",
         _ties(run),
         _weighed(run),
     ]
+
+
+def _cameras(row: pd.Series) -> str:
+    """Return what the layer finds without images, where that was asked."""
+    value = row.get("cameras_only", np.nan)
+    return "" if np.isnan(value) else f" the same layer without images (cameras only) {percent(value)},"
 
 
 def _points(run: ProbeRun) -> str:

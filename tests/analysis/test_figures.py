@@ -24,7 +24,7 @@ def run(run_folder: Path) -> ProbeRun:
 
 def profile_svg(run: ProbeRun, name: str = "profile") -> str:
     return figures.layer_profile(
-        tables.profile(run), model=run.model, selected=run.layer, labels=layer_labels(run),
+        tables.profile(run), model=run.model, selected=run.layer, mark="selected", labels=layer_labels(run),
         rivals=tables.rivals(run), name=name, alt="one < two & three",
     )  # fmt: skip
 

@@ -31,7 +31,15 @@ def is_finished(folder: Path, steps: int) -> bool:
         folder: Of python -m train.cameo; it need not exist.
         steps: The last step.
     """
-    return (folder / FINAL_CARD).is_file() and last_step(folder / EVALUATION_LOG) == steps
+    return _card_step(folder / FINAL_CARD) == last_step(folder / EVALUATION_LOG) == steps
+
+
+def _card_step(card: Path) -> int | None:
+    """Return the step of final weights; None without a whole card. A run that goes on has those of its last end."""
+    try:
+        return json.loads(card.read_text(encoding="utf-8")).get("steps")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def has_weights(final: Path) -> bool:

@@ -86,7 +86,14 @@ def test_no_path_means_the_shipped_weights(folder: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("source", "layer", "steps"), [("", "none", 7000), ("cameo", "12", 2000), ("base", "none", 600)]
+    ("source", "layer", "steps"),
+    [
+        ("", "none", 7000),
+        ("cameo", "12", 2000),
+        ("base", "none", 600),
+        ("plain", "none", 3000),
+        ("supervised", "10", 3000),
+    ],
 )
 def test_shipped_weights_load_and_are_no_random_ones(source: str, layer: str, steps: int):
     model = load_model(f"cat3d-tiny:{source}")
