@@ -31,14 +31,15 @@ def is_finished(folder: Path, steps: int) -> bool:
         folder: Of python -m train.cameo; it need not exist.
         steps: The last step.
     """
-    return _card_step(folder / FINAL_CARD) == last_step(folder / EVALUATION_LOG) == steps
+    card = folder / FINAL_CARD
+    return card.is_file() and _step_of(card) in (None, steps) and last_step(folder / EVALUATION_LOG) == steps
 
 
-def _card_step(card: Path) -> int | None:
-    """Return the step of final weights; None without a whole card. A run that goes on has those of its last end."""
+def _step_of(card: Path) -> int | None:
+    """Return the step that a card tells: a run that went on has, until it ends again, the weights of its last end."""
     try:
         return json.loads(card.read_text(encoding="utf-8")).get("steps")
-    except (OSError, ValueError, AttributeError):
+    except (ValueError, AttributeError):
         return None
 
 

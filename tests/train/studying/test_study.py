@@ -39,6 +39,10 @@ def test_finished_is_the_last_step_evaluated_and_the_weights_saved(tmp_path: Pat
     make_run(tmp_path, (8, 9, 10))
     assert is_finished(tmp_path, 30)
     assert not is_finished(tmp_path, 40)
+    (tmp_path / "final" / "card.json").write_text('{"steps": 20}')  # weights of before the run went on
+    assert not is_finished(tmp_path, 30)
+    (tmp_path / "final" / "card.json").write_text('{"steps": 30}')
+    assert is_finished(tmp_path, 30)
     log = tmp_path / "evaluation.jsonl"
     log.write_text(log.read_text()[:-5])  # the last row cut off
     assert not is_finished(tmp_path, 30)
