@@ -57,6 +57,11 @@ def image_tokens(joint: Float[Tensor, "*lead joint d"], layout: ViewLayout) -> I
     return rearrange(layout.split(positions[:, None]), "f h w 1 -> (f h w)")
 
 
+def in_order(inside: Int[Tensor, " tokens"], count: int) -> bool:
+    """Return whether image tokens are all of so many tokens, view after view, row after row."""
+    return len(inside) == count and bool((inside.diff() == 1).all())
+
+
 def hides_image_tokens(bias: Bias, layout: ViewLayout) -> bool:
     """Return whether a mask hides tokens of the views from any query, not only text."""
     return bias is not None and bool(layout.split((bias <= HIDDEN / 2).mT).any())
@@ -209,8 +214,8 @@ def weights_within_views(
 def _part(
     logits: Float[Tensor, "b heads r joint"], inside: Int[Tensor, " tokens"]
 ) -> tuple[Float[Tensor, "b heads r tokens"], Float[Tensor, "b heads r others"]]:
-    """Part the image tokens from the others; where there are no others, the logits themselves are not copied."""
-    if len(inside) == logits.shape[-1]:
+    """Part the image tokens from the others; where they are all tokens in order, the logits are not copied."""
+    if in_order(inside, logits.shape[-1]):
         return logits, logits[..., :0]
     others = torch.ones_like(logits[0, 0, 0], dtype=torch.bool).index_fill(0, inside, False)
     return logits[..., inside], logits[..., others]

@@ -126,6 +126,8 @@ def describe(
 def _masking(values: Mapping[str, Any]) -> tuple[Tensor | None, bool]:
     """Read the mask, also where it is a ``torch.nn.attention.bias.CausalBias``, which holds only its sizes."""
     mask, causal = values.get("attn_mask"), values.get("is_causal", False)
+    if isinstance(mask, Tensor) and mask.ndim == values["query"].ndim == 3:
+        return mask[:, None], causal  # one head
     if mask is None or type(mask).__name__ != "CausalBias":
         return mask, causal
     n, m = mask.seq_len_q, mask.seq_len_kv

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from probe.attention.call import Call
 
+LEAST = -9e3
+"""Added masks at most this hide a key, such as -1e4 (rounded in half precision) of diffusers."""
 HIDDEN = -1e30
 """Added to the logit of a key that cannot be attended: its weight is 0, and a sum of such logits stays a number."""
 
@@ -31,4 +33,4 @@ def logit_bias(call: Call) -> Float[Tensor, "#b #heads #n m"] | None:
 def _of_mask(mask: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, HIDDEN)
-    return mask.float().clamp(min=HIDDEN)
+    return mask.float().masked_fill(mask <= LEAST, HIDDEN)

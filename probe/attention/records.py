@@ -149,8 +149,8 @@ def _copied(call: Call, tensors: Mapping[str, Tensor], record: Record) -> Call:
     if "v" not in copies:
         v = tensors["v"]
         copies["v"] = torch.full((), torch.nan, dtype=v.dtype, device=copies["q"].device).expand(v.shape)
-    if record.device == "cpu" and isinstance(call.mask, Tensor):
-        return replace(call, **copies, mask=call.mask.detach().cpu())
+    if isinstance(call.mask, Tensor):  # a model may keep one and write it anew
+        return replace(call, **copies, mask=copy(call.mask.detach()))
     return replace(call, **copies)
 
 

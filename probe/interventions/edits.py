@@ -15,7 +15,7 @@ from torch import Tensor
 from probe.attention.call import Call, Edit, Run
 from probe.attention.masks import logit_bias
 from probe.layers import ViewLayout
-from probe.matching import image_tokens
+from probe.matching import image_tokens, in_order
 from probe.records.names import Intervention
 from probe.seeds import derive
 
@@ -196,8 +196,10 @@ def _for_views(change: Change, call: Call, run: Run, place: Place) -> Float[Tens
     """Change what the views' tokens receive; the others keep what the kernel gives them."""
     inside = image_tokens(call.q, place.layout)
     own = change(call, run, place).to(call.compute_dtype)
-    if len(inside) == call.q.shape[2]:
+    if in_order(inside, call.q.shape[2]):
         return own
+    if len(inside) == call.q.shape[2]:
+        return torch.empty_like(own).index_copy(2, inside, own)
     return run(call.q, call.k, call.v).index_copy(2, inside, own)
 
 

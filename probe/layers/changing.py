@@ -109,8 +109,8 @@ class Changes:
         tensors = tensors_of(inputs)
         for name, (view, axes) in self.axes.items():
             value = tensors[name]
-            noise = torch.randn(value.shape, generator=generator) if not value.is_meta else torch.zeros(value.shape)
-            other = value + (weight(value, view, axes) * noise).to(value)
+            places = [axis for axis in (view, *axes) if axis is not None]
+            other = value + (weight(value, view, axes) * _noise(value.shape, places, generator)).to(value)
             changed[name] = list(other) if isinstance(inputs[name], list) else other
         return changed
 
@@ -127,6 +127,14 @@ class Changes:
             place = torch.arange(value.shape[axis]) % size
             inside = inside * _along(place < round(share * size, 6), axis, value.ndim)
         return inside
+
+
+def _noise(shape: torch.Size, places: list[int], generator: torch.Generator) -> Tensor:
+    """Draw a change of the same strength at every place, up or down, so that what follows it follows it equally."""
+    at_places = [size if axis in places else 1 for axis, size in enumerate(shape)]
+    elsewhere = [1 if axis in places else size for axis, size in enumerate(shape)]
+    signs = torch.randint(2, at_places, generator=generator) * 2 - 1
+    return signs * (1 + torch.rand(elsewhere, generator=generator))
 
 
 def _along(values: Tensor, axis: int, axes: int) -> Tensor:
@@ -156,6 +164,11 @@ def _view_axis(name: str, runs: Mapping[str, Mapping[str, Tensor]], views: int) 
         fits = grown_axes(value, runs["more_views"][name])
     else:
         fits = [axis for axis, size in enumerate(value.shape[:-2]) if size == views]
+        if len(fits) > 1 and value.ndim >= 4:
+            raise ValueError(
+                f"find_layers: axes {fits} of {name!r} are of size {views}: which one holds the views cannot be told; "
+                "make inputs of another number of views or channels"
+            )
     return fits[0] if len(fits) == 1 else None
 
 

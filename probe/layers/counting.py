@@ -93,11 +93,11 @@ def counted_layer(key: Key, run: Growth, views: tuple[int, int], aspect: tuple[i
             if kind in (*JOINING, "view")
             else replace(layer, kind=kind)
         )
-    except _NoGridError as error:
+    except NoGridError as error:
         return replace(layer, kind="other", reason=str(error))
 
 
-class _NoGridError(ValueError):
+class NoGridError(ValueError):
     """The sizes of a call fit no grid."""
 
 
@@ -113,7 +113,7 @@ def _kind(run: Growth, views: tuple[int, int]) -> Kind:
         return "view"
     if joined and not grid:
         return "temporal"
-    raise _NoGridError(
+    raise NoGridError(
         f"has {base.batch} x {base.queries} tokens, {more.batch} x {more.queries} with {views[1]} views, {big.batch} x "
         f"{big.queries} on a grid twice as wide and high: they do not grow as views and grids do (padded?)"
     )
@@ -128,7 +128,7 @@ def _fit(run: Growth, views: tuple[int, int]) -> tuple[int, int, int]:
     grid, rest = divmod(big - n, 3 * count)
     own, shared = per_view - grid, n - count * per_view
     if odd or rest or grid < 1 or own < 0 or shared < 0:
-        raise _NoGridError(
+        raise NoGridError(
             f"has {n} tokens, {more} with {views[1]} views, {big} on a grid twice as wide and high; that is not "
             "views * h * w and a fixed number of others"
         )
@@ -140,7 +140,7 @@ def _on_grid(layer: Layer, run: Growth, views: tuple[int, int], aspect: tuple[in
     joined = 1 if layer.kind == "view" else views[0]
     count, rest = divmod(run.native.queries - shared, joined)
     if rest:
-        raise _NoGridError(f"has {run.native.queries} tokens at native size for {joined} views")
+        raise NoGridError(f"has {run.native.queries} tokens at native size for {joined} views")
     return replace(layer, grid=grid_of(count - own, aspect, layer.name), prefix=shared, per_view_prefix=own)
 
 
@@ -169,7 +169,7 @@ def grid_of(count: int, aspect: tuple[int, int] | None, name: str) -> tuple[int,
     # each side may be off by less than the one token that rounding costs; a square has nothing to round
     if abs(h - ideal) >= 1 or abs(w - count / ideal) >= 1 or (rows == columns and h != w):
         shape = "square grid" if aspect is None else f"grid of {rows} : {columns}"
-        raise ValueError(f"find_layers: {name!r} has {count} tokens per view, no {shape}; pass aspect=(rows, columns)")
+        raise NoGridError(f"has {count} tokens per view, no {shape}; pass aspect=(rows, columns)")
     return h, w
 
 

@@ -19,6 +19,7 @@ from probe.layers.counting import (
     Growth,
     Inputs,
     Key,
+    NoGridError,
     Sizes,
     aspect_of,
     counted_layer,
@@ -280,7 +281,10 @@ def _followed(key: Key, size: Sizes, response: Response | None, aspect: GridAspe
         raise ValueError("find_layers: a model of one number of views or one size needs weights, not the meta device")
     if size.queries != size.keys:
         return replace(layer, kind="cross")
-    followed = followed_layer(layer, response, views, aspect)
+    try:
+        followed = followed_layer(layer, response, views, aspect)
+    except NoGridError as error:
+        return replace(layer, reason=str(error))
     if followed.grid is None:
         return followed
     return agreed([placed(followed, response, views, followed.grid)])[0]

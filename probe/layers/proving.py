@@ -4,6 +4,7 @@ What convolutions and norms mix lowers a score and leaves the order of scores.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations, product
@@ -20,6 +21,7 @@ from probe.layers.layout import VIEW_MAJOR, Kind, Layer, ViewLayout
 PROVED = 0.5  # correlation of the usual order where it is proved
 OTHER, LEAD = 0.75, 0.2  # correlation that another order needs, and its lead over the usual one
 TIE = 0.02  # of correlations that do not tell two orders apart
+FEW = 16  # tokens of a view with fewer may show any order behind convolutions
 LEAST = 4  # rows and columns of tokens that can prove an order
 BLOCKS = (2, 4, 8)
 
@@ -74,10 +76,12 @@ class Placed:
     Attributes:
         layer: Of kind "other" with a reason where its other tokens lie as no layout says.
         scores: The usual order first; empty where it was not asked.
+        tokens: Of a view in the run that was asked.
     """
 
     layer: Layer
     scores: Mapping[Order, Fit] = field(default_factory=dict)
+    tokens: int = 0
 
     @property
     def seen(self) -> Order | None:
@@ -103,30 +107,38 @@ class Placed:
 
 
 def agreed(proofs: Sequence[Placed]) -> list[Layer]:
-    """Give each layer the order that fits it best of those that some layer shows.
+    """Give each layer the order that it shows, or that most of the others show where it shows none.
 
-    Convolutions, norms and unseen attention blur what a layer shows, so that others speak for it.
+    Convolutions, norms and unseen attention blur what a layer shows, so that others speak for it; those of few tokens
+    may show anything, and speak only where all have few.
 
     Returns:
         The layers; of kind "other" where none shows an order, and the views do not even lie one after the other.
     """
-    orders = {False: set[Order](), True: set[Order]()}
-    for proof in proofs:
-        if proof.seen is not None:
-            orders[proof.layer.kind == "view"].add(proof.seen)
+    parts = [[proof for proof in proofs if (proof.layer.kind == "view") is apart] for apart in (False, True)]
+    orders = {apart: _shown(part) for apart, part in zip((False, True), parts, strict=True)}
     return [_in_order(proof, orders[proof.layer.kind == "view"]) for proof in proofs]
 
 
-def _in_order(proof: Placed, orders: set[Order]) -> Layer:
+def _shown(proofs: Sequence[Placed]) -> list[Order]:
+    """Return the orders that layers show: the usual one if any does, others if half of the layers do."""
+    large = [proof for proof in proofs if proof.tokens >= FEW] or proofs
+    seen = Counter(proof.seen for proof in large if proof.seen is not None)
+    return [order for order, count in seen.items() if order[0] == VIEW_MAJOR or 2 * count >= len(large)]
+
+
+def _in_order(proof: Placed, orders: Sequence[Order]) -> Layer:
     layer = proof.layer
     fits = {order: min(fit) for order, fit in proof.scores.items() if order in orders}
     if fits:
         order, tiles, block = max(fits, key=fits.__getitem__)
         return replace(layer, order=order, tiles=tiles, block=block)
-    if proof.others:
+    if len(proof.others) > 1:
         return refused(
             layer, f"has its tokens in one of several orders that its grid does not tell apart: {proof.others}"
         )
+    if proof.others and proof.tokens >= FEW:
+        return refused(layer, f"has its tokens in an order that few other layers show: {proof.others[0]}")
     if proof.is_blurred or layer.grid is None or min(layer.grid) < LEAST:
         return layer
     return refused(layer, "has its tokens in no order that is known here (f h w, h w f, tiles, blocks, ...)")
@@ -155,7 +167,9 @@ def placed(layer: Layer, response: Response, views: int, grid: tuple[int, int]) 
         if layout.tokens == len(follows) and bool(follows[image_positions(layout).flatten()].all()):
             kind = layer.kind
             return Placed(
-                layer=replace(layer.placed(layout), kind=kind, grid=layer.grid), scores=_scores(layout, response)
+                layer=replace(layer.placed(layout), kind=kind, grid=layer.grid),
+                scores=_scores(layout, response),
+                tokens=math.prod(grid),
             )
     return Placed(
         layer=refused(

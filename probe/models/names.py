@@ -14,8 +14,8 @@ SHIPPED = {
     "plain": WEIGHTS / "cat3d-tiny-plain",
     "supervised": WEIGHTS / "cat3d-tiny-supervised",
 }
-"""The small model by what follows its name: trained plainly and with CAMEO from random weights; trained on single views;
-and from that base, with one seed and equal steps, plainly and with supervised attention."""
+"""The small model by what follows its name: trained plainly and with CAMEO from random weights; on single views; and
+from that base, with one seed and equal steps, plainly and with supervised attention."""
 
 MODELS: dict[str, Callable[..., Any]] = {
     "cat3d-tiny": Choice(

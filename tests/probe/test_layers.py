@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 import probe.models  # noqa: F401  (declares what torchvision's wheel lacks, before diffusers is imported)
 from probe.layers import Layer, ViewLayout, find_layers, joint_layout, select_layers
+from probe.models import fresh_tiny
+from probe.models.model import model_layers
 
 
 def table(layers: list[Layer]) -> list[tuple[Any, ...]]:
@@ -345,6 +347,18 @@ def test_orders_that_a_grid_cannot_tell_are_refused(monkeypatch: pytest.MonkeyPa
     model = Ordered("b f (h y) (w x) c -> b (f h w y x) c", y=8, x=8)
     with pytest.raises(ValueError, match=r"'blocks.0' has its tokens in one of several orders that its grid"):
         find_layers(model, lambda views, scale: {"latents": torch.randn(1, views, WIDTH, 8 * scale, 16 * scale)})
+
+
+@pytest.mark.parametrize("seed", [2, 7, 11])
+def test_a_small_grid_behind_convolutions_speaks_for_no_other_layer(seed: int):
+    """Its four tokens a view may show any order by chance: with seed 2 those of the middle block do."""
+    layers = model_layers(fresh_tiny(seed))
+    assert {layer.order for layer in layers} == {"f h w"}
+
+
+def test_axes_of_the_same_size_are_not_guessed():
+    with pytest.raises(ValueError, match=r"axes \[1, 2\] of 'latents' are of size 8: which one holds the views cannot"):
+        find_layers(Toy(), views=(8,))
 
 
 def test_tiles_of_one_image_are_seen():

@@ -36,6 +36,8 @@ LAYOUTS = [
     ViewLayout(3, (2, 4), prefix=1, order="h w f"),
     ViewLayout(4, (2, 3), suffix=2, order="r h c w", tiles=(2, 2)),
     ViewLayout(2, (4, 4), prefix=2, per_view_suffix=1, order="f h w y x", block=(2, 2)),
+    ViewLayout(3, (2, 4), order="w f h"),
+    ViewLayout(2, (4, 4), order="f h w y x", block=(2, 2)),
 ]
 
 
@@ -89,10 +91,11 @@ def test_attention_matches_are_those_of_the_whole_map(layout: ViewLayout):
     torch.testing.assert_close(matches.cross_entropy, expected.float(), **CLOSE)
 
 
+@pytest.mark.parametrize("prefix", [0, 2])
 @pytest.mark.parametrize("order", ["f w h", "h w f", "h f w", "w h f", "w f h"])
-def test_the_order_of_tokens_cannot_matter(order: str):
+def test_the_order_of_tokens_cannot_matter(order: str, prefix: int):
     """The same network in another token order scores the same."""
-    usual, other = (ViewLayout(3, (2, 4), prefix=2, order=name) for name in ("f h w", order))
+    usual, other = (ViewLayout(3, (2, 4), prefix=prefix, order=name) for name in ("f h w", order))
     q, k, truth = some_heads(3, usual)
     place = torch.arange(usual.tokens)
     place[image_tokens(q, other)] = image_tokens(q, usual)

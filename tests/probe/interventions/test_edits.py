@@ -15,6 +15,7 @@ from probe.attention.call import Call, describe
 from probe.capture import AttentionTap
 from probe.interventions import INTERVENTIONS, Intervention, Place, edit_of, own_keys, shuffled_keys
 from probe.layers import ViewLayout, find_layers, select_layers
+from probe.matching import image_tokens
 
 NAMES: list[Intervention] = list(INTERVENTIONS)
 LAYOUTS = {
@@ -329,6 +330,21 @@ def test_gradients_reach_the_values_of_an_edited_layer():
         model(x).sum().backward()
     assert x.grad is not None
     assert model.blocks[0].to_q.weight.grad is None  # the weights no longer depend on queries
+
+
+@pytest.mark.parametrize("order", ["h w f", "w f h"])
+@pytest.mark.parametrize("name", ["identity", "within_view"])
+def test_edits_keep_the_order_of_tokens(name: str, order: str):
+    usual, other = ViewLayout(2, (2, 3)), ViewLayout(2, (2, 3), order=order)
+    torch.manual_seed(0)
+    model, x = Plain(Attend()), tokens(12)
+    place = torch.empty(12, dtype=torch.long)
+    place[image_tokens(x, other)] = image_tokens(x, usual)
+    outputs = []
+    for layout, turned in ((usual, x), (other, x[:, place])):
+        with AttentionTap(model, "blocks.0", edit=edit_of(name, place_of(layout, b=1))):
+            outputs.append(model(turned))
+    torch.testing.assert_close(outputs[1], outputs[0][:, place])
 
 
 def test_a_mask_that_hides_nothing_lets_views_be_attended_alone():

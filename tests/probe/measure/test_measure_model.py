@@ -252,6 +252,9 @@ def test_masks_become_what_is_added_to_the_logits(model: MultiViewModel):
     assert torch.equal(boolean, causal)
     added = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(joined(a_call(x, x, mask=added), layer, 1, model).bias[0, 0], added)
+    for least in (-1e4, -65504.0, torch.tensor(-1e4).bfloat16().item()):  # as diffusers and half precision write it
+        hidden = torch.zeros(4, 4).masked_fill(later, least)
+        assert torch.equal(joined(a_call(x, x, mask=hidden), layer, 1, model).bias, causal)
     infinite = torch.zeros(4, 4).masked_fill(later, -torch.inf)
     assert torch.equal(joined(a_call(x, x, mask=infinite), layer, 1, model).bias, causal)
 
