@@ -45,7 +45,7 @@ def test_a_choice_is_called_like_its_function():
 
 
 def test_scenes_are_the_generated_ones_and_the_data_sets(monkeypatch: pytest.MonkeyPatch):
-    assert list(SCENES) == [*GENERATED, *VIDEOS, *DATA_SETS]
+    assert list(SCENES) == [*GENERATED, *DATA_SETS, *VIDEOS]
     monkeypatch.setitem(DATA_SETS, "mine", print)
     assert SCENES["mine"] is print
 
