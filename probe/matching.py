@@ -58,7 +58,7 @@ def image_tokens(joint: Float[Tensor, "*lead joint d"], layout: ViewLayout) -> I
 
 
 def in_order(inside: Int[Tensor, " tokens"], count: int) -> bool:
-    """Return whether image tokens are all of so many tokens, view after view, row after row."""
+    """Return whether image tokens are the whole sequence in its own order: view after view, row after row."""
     return len(inside) == count and bool((inside.diff() == 1).all())
 
 

@@ -6,6 +6,7 @@ Source: docs/references.md, "Attention kernels".
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -163,10 +164,11 @@ def _added(arguments: Arguments, score_mod: Callable[..., Tensor], q: Tensor, k:
     def written(value: Callable[..., Tensor]) -> Float[Tensor, "b h n m"]:
         return create_mask(lambda b, h, i, j: value(b, h, i, j), *sizes, device=q.device)
 
-    zero, ramp = (lambda *index, of=of: of(*index).to(torch.float32) for of in (_zero, _ramp))
+    zero, ramp, steep = (lambda *index, of=of: of(*index).to(torch.float32) for of in (_zero, _ramp, _steep))
     bias = written(lambda *index: score_mod(zero(*index), *index))
-    if not torch.allclose(written(lambda *index: score_mod(ramp(*index), *index)), written(ramp) + bias, atol=1e-4):
-        raise refuse(arguments, "a score_mod that does more than add to the logits (softcap?)", "leave it out")
+    for logits in (ramp, steep):  # small ones show a softcap, large ones a clamp
+        if not torch.allclose(written(partial(_moved, score_mod, logits)), written(logits) + bias, atol=1e-4):
+            raise refuse(arguments, "a score_mod that does more than add to the logits (softcap?)", "leave it out")
     return bias if bias.any() else None
 
 
@@ -176,6 +178,14 @@ def _zero(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
 
 def _ramp(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return (3 * b + 5 * h + 7 * i + 11 * j) % 64 - 32
+
+
+def _steep(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    return 1000 * _ramp(b, h, i, j)
+
+
+def _moved(score_mod: Callable[..., Tensor], logits: Callable[..., Tensor], *index: Tensor) -> Tensor:
+    return score_mod(logits(*index), *index)
 
 
 def transformer_engine(arguments: Arguments, q: Tensor, k: Tensor) -> Masking:

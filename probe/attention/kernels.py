@@ -158,7 +158,7 @@ class _Original:
         return {**dict(zip(names[:-1], parts, strict=False)), names[-1]: torch.stack(packed, dim=-3)}
 
     def _lengths(self, query: Tensor, key: Tensor) -> dict[str, Any]:
-        """Say how long the sequences are, where other numbers of them, or other lengths, came than the model gave."""
+        """Return how long the sequences are, where other numbers or lengths of them came than the model gave."""
         sequences, kernel = self.arguments.sequences, self.foreign.kernel
         if sequences is None:
             return {}

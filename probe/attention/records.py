@@ -83,6 +83,11 @@ class Records:
         if self.takes(step):
             self.forwards = [{}] if self.record.steps == "last" else [*self.forwards, {}]
 
+    def drop(self, step: Step) -> None:
+        """Forget what was kept of a forward that raised, where all are kept: it is no whole one."""
+        if self.takes(step) and self.record.steps == "all":
+            del self.forwards[-1:]
+
     def add(self, call: Call) -> Call:
         """Copy a call as requested, and keep the copy."""
         record = kept(call, self.keep)

@@ -22,10 +22,11 @@ class Step:
     seen: dict[Target, list[tuple[str, int]]] = field(default_factory=dict)
     skipped: set[Target] = field(default_factory=set)
     softmaxes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    raised: bool = False
 
     def following(self, of_model: bool, timestep: Timestep) -> "Step":
         """Begin the next one."""
-        again = timestep is not None and timestep == self.timestep
+        again = timestep is not None and timestep == self.timestep and not self.raised
         return Step(
             number=self.number + 1,
             of_model=of_model,

@@ -211,6 +211,9 @@ class Tap:
             output = self._watch(Frame(name, self._step.made.get(name, 0), region), original, args, kwargs)
         except BaseException:
             self._failed = True
+            if self._depth == 1:
+                self._records.drop(self._step)
+                self._step.raised = True
             raise
         finally:
             self._depth -= 1

@@ -18,7 +18,7 @@ NATIVE = (
 def why_unseen(
     target: Target, made: int, explicit: Mapping[str, tuple[int, ...]], modules: Mapping[str, nn.Module]
 ) -> str:
-    """Say why a layer that ran was not seen.
+    """Return why a layer that ran was not seen, for the error.
 
     Args:
         target: The layer.
@@ -47,7 +47,7 @@ def why_unseen(
 
 
 def why_not_run(target: Target, model: nn.Module, modules: Mapping[str, nn.Module]) -> str:
-    """Say why a layer did not run in a forward of its model."""
+    """Return why a layer did not run in a forward of its model, for the error."""
     cause = cache_hint(modules) or (
         "is it skipped, or its parent run by a fused or compiled kernel? List what runs with find_layers(model), or "
         "accept such forwards with on_skip='count'"

@@ -68,7 +68,7 @@ def _reads_more(run: Growth) -> bool:
 
 
 def counted_layer(key: Key, run: Growth, views: tuple[int, int], aspect: tuple[int, int] | None) -> Layer:
-    """Tell a call's kind, grid and other tokens by its sizes.
+    """Return a call as a layer: its kind, grid and other tokens, by its sizes.
 
     Args:
         key: Of the call.
@@ -145,7 +145,7 @@ def _on_grid(layer: Layer, run: Growth, views: tuple[int, int], aspect: tuple[in
 
 
 def grid_of(count: int, aspect: tuple[int, int] | None, name: str) -> tuple[int, int]:
-    """Return the rows and columns of a grid of so many tokens.
+    """Return the rows and columns of a grid, by its number of tokens.
 
     Args:
         count: Tokens of one view.

@@ -63,7 +63,7 @@ def find_layers(
         aspect: Rows and columns that the token grids are proportional to; left out, it is read off the shape of the
             image-like inputs.
         layout: Where the tokens lie, as you know it, at the native size and ``views[0]`` views (or one view, for layers
-            that work within a view): for all layers of so many tokens, or by the start of layers' names.
+            that work within a view): for all layers whose number of tokens it has, or by the start of layers' names.
         views: Two numbers of views to try; one where the model has a fixed number.
         scales: Two scales to try, the second twice the first; one where the model has a fixed size.
 
@@ -267,7 +267,7 @@ def _aspect_of_one(values: Inputs, axes: Mapping[str, tuple[int | None, tuple[in
 
 
 def _at_full_size(layer: Layer, size: Sizes, aspect: GridAspect, views: int) -> Layer:
-    """Give a layer the grid that it has at the native size."""
+    """Return a layer with the grid that it has at the native size."""
     if layer.grid is None:
         return layer
     joined = 1 if layer.kind == "view" else views
@@ -315,7 +315,7 @@ def _numbered(listed: list[tuple[Layer, bool]]) -> list[Layer]:
 
 
 def _warn(layers: list[Layer]) -> None:
-    """Say what cannot be scored, and why."""
+    """Warn of what cannot be scored, and why."""
     for kind, what in (("unseen", "are attention that no tap sees"), ("other", "fit no grid, and are of kind other")):
         reasons = {layer.name: layer.reason for layer in layers if layer.kind == kind and layer.reason}
         if reasons:

@@ -107,7 +107,7 @@ class Placed:
 
 
 def agreed(proofs: Sequence[Placed]) -> list[Layer]:
-    """Give each layer the order that it shows, or that most of the others show where it shows none.
+    """Return the layers in the order that each shows, or that half of the others show where it shows none.
 
     Convolutions, norms and unseen attention blur what a layer shows, so that others speak for it; those of few tokens
     may show anything, and speak only where all have few.
@@ -179,7 +179,7 @@ def placed(layer: Layer, response: Response, views: int, grid: tuple[int, int]) 
 
 
 def _following(response: Response, count: int) -> Tensor:
-    """Return which tokens follow the views: so many that follow most."""
+    """Return which tokens follow the views: those that follow most, by their known number."""
     strength = (response.corner + response.view).sum(0)
     follows = torch.zeros_like(strength, dtype=torch.bool)
     follows[strength.topk(min(count, len(strength))).indices] = True
@@ -260,7 +260,7 @@ def _between(follows: Bool[Tensor, " n"]) -> int:
 
 
 def followed_layer(layer: Layer, response: Response, views: int, aspect: tuple[int, int] | None) -> Layer:
-    """Tell the kind and the grid of a self-attention by which tokens follow the changes, where no size can change.
+    """Return a self-attention with kind and grid by which tokens follow the changes, where no size can change.
 
     Args:
         layer: Of kind "other".

@@ -96,7 +96,7 @@ def _is_seen(name: str, seen: set[str]) -> bool:
 
 
 def _over_image(base: list[tuple[int, ...]], bigger: list[tuple[int, ...]], joint: bool) -> bool:
-    """Tell self-attention over image tokens: it gets tokens that grow with the grid, and no text of a fixed number."""
+    """Return whether it is self-attention of images: tokens that grow with the grid, and no text of a fixed number."""
     pairs = list(zip(base, bigger, strict=False))
     grows = any(small != large for small, large in pairs)
     text = any(small == large and len(small) == 3 for small, large in pairs)

@@ -42,7 +42,7 @@ RELEASE: Settings = {"img_size": NATIVE, "embed_dim": 1024, "depth": 24, "num_he
 ENCODERS = {384: "dinov2_vits14_reg", 768: "dinov2_vitb14_reg", 1024: "dinov2_vitl14_reg", 1536: "dinov2_vitg2_reg"}
 """The encoder in front, by its width."""
 PUBLISHED = (10, 16)
-"""Global blocks, first and last, whose heads are published to match points (docs/references.md, "VGGT")."""
+"""Global blocks, first and last, whose heads match points by a summary, unchecked (docs/references.md, "VGGT")."""
 
 
 class VGGTNetwork(FeedForwardNetwork):
@@ -108,4 +108,4 @@ def published(network: nn.Module) -> dict[str, object]:
         return {}
     first, last = (count_blocks(names, "patch_embed.blocks") + 1 + 2 * block for block in PUBLISHED)
     blocks = f"global blocks {PUBLISHED[0]} to {PUBLISHED[1]}, which are layers {first} to {last} here"
-    return {"published layers": f"heads that match points are in {blocks} (arXiv 2512.11508)"}
+    return {"published layers": f"a summary of arXiv 2512.11508, unchecked here, has matching heads in {blocks}"}

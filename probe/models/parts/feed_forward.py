@@ -37,7 +37,7 @@ from probe.views import Views
 PATCH = 14
 FILE = f"model{SAFETENSORS}"
 MARK = "camera_token"
-"""Weight of the blocks alone: what stands before it in a file is their place beside the heads."""
+"""Weight that only the blocks have: what precedes its name in a file is the prefix of all of them."""
 
 Settings = dict[str, Any]
 Make = Callable[[Settings], nn.Module]

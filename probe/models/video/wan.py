@@ -122,7 +122,7 @@ def load_wan(source: str, loading: Loading) -> Wan:
 def _references(
     network: WanTransformer3DModel, vae: AutoencoderKLWan, pipeline: dict[str, Any], folder: Path
 ) -> References:
-    """Tell how references enter, by the network's channels and the pipeline's settings."""
+    """Return how references enter, by the network's channels and the pipeline's settings."""
     config, latents = network.config, vae.config.z_dim
     beside, patch = config.in_channels - latents, tuple(config.patch_size)
     if (
@@ -143,7 +143,7 @@ def _references(
 
 
 def _range_of(pipeline: dict[str, Any], noise: Noise) -> dict[str, object]:
-    """Say, and warn, from which timestep on the first of two networks is in its range."""
+    """Return, and warn, from which timestep on the first of two networks is in its range."""
     boundary = pipeline.get("boundary_ratio")
     if boundary is None:
         return {}

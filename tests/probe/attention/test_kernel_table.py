@@ -427,6 +427,7 @@ def test_flex_attention_refuses_what_is_no_mask(monkeypatch: pytest.MonkeyPatch)
 
     refused("a score_mod that does more than add", score_mod=lambda s, b, h, i, j: 50 * torch.tanh(s / 50))
     refused("a score_mod that does more than add", score_mod=lambda s, b, h, i, j: s * (1 + h))
+    refused("a score_mod that does more than add", score_mod=lambda s, b, h, i, j: torch.clamp(s, max=40))
     count, index = torch.ones(1, 1, 5, dtype=torch.int32), torch.arange(5, dtype=torch.int32).expand(1, 1, 5, 5)
     diagonal = BlockMask.from_kv_blocks(count, index.mT.contiguous(), BLOCK_SIZE=1, seq_lengths=(5, 5))
     refused("a block_mask whose blocks and mask_mod differ", block_mask=diagonal)

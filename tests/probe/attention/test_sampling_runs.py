@@ -260,6 +260,32 @@ def test_an_explicit_softmax_is_no_skip():
         switch_between_forwards()
 
 
+# forwards that raise
+
+
+class Interrupted(Plain):
+    fails = False
+
+    def forward(self, x: Tensor, timestep: int) -> Tensor:
+        x = self.blocks[0](x)
+        if self.fails:
+            raise KeyboardInterrupt
+        return self.blocks[1](x)
+
+
+def test_a_forward_that_raised_leaves_no_record_and_counts_as_no_pass():
+    model, x = Interrupted(), tokens()
+    with AttentionTap(model, [FIRST, SECOND], keep=Record()) as tap:
+        model(x, timestep=900)
+        model.fails = True
+        with pytest.raises(KeyboardInterrupt):
+            model(x, timestep=500)
+        model.fails = False
+        model(x, timestep=500)
+    for layer in (FIRST, SECOND):
+        assert [(call.timestep, call.pass_of_step) for call in tap.records(layer)] == [(900.0, 0), (500.0, 0)]
+
+
 # layers that run without the model's forward
 
 

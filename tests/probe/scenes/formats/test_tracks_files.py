@@ -96,9 +96,9 @@ def test_a_track_that_another_one_covers_is_not_seen(tmp_path: Path):
     points = tracked()["points"]
     points[1] = points[0]  # both in one pixel: the last is seen there
     views, _ = opened(write(tmp_path / "clip.npz", points=points)).load(0)
-    assert views.part is not None
-    assert 1 not in views.part
-    assert 2 in views.part
+    parts = set(views.part.unique().tolist()) if views.part is not None else set()
+    assert 2 in parts
+    assert 1 not in parts
 
 
 def test_a_point_is_not_seen_where_another_track_has_come_to_cover_it(tmp_path: Path):
