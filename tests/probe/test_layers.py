@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import probe.models  # noqa: F401  (declares what torchvision's wheel lacks, before diffusers is imported)
 from probe.layers import Layer, ViewLayout, find_layers, joint_layout, select_layers
+from probe.layers.proving import Fit, Placed, agreed
 from probe.models import fresh_tiny
 from probe.models.model import model_layers
 
@@ -347,6 +348,23 @@ def test_orders_that_a_grid_cannot_tell_are_refused(monkeypatch: pytest.MonkeyPa
     model = Ordered("b f (h y) (w x) c -> b (f h w y x) c", y=8, x=8)
     with pytest.raises(ValueError, match=r"'blocks.0' has its tokens in one of several orders that its grid"):
         find_layers(model, lambda views, scale: {"latents": torch.randn(1, views, WIDTH, 8 * scale, 16 * scale)})
+
+
+def shown(tokens: int, *, usual: float, turned: float) -> Placed:
+    """A layer whose views lie one after the other, and whose rows and columns fit two orders so well."""
+    fits = {("f h w", (1, 1), (1, 1)): Fit(0.99, usual), ("f w h", (1, 1), (1, 1)): Fit(0.99, turned)}
+    return Placed(layer=Layer(0, "a", (8, 8), 1, "3d"), scores=fits, tokens=tokens)
+
+
+def test_layers_of_few_tokens_speak_for_no_other_and_few_layers_for_none():
+    chance, clear = shown(4, usual=0.1, turned=0.8), shown(64, usual=0.1, turned=0.9)
+    blurred = shown(64, usual=0.1, turned=0.1)
+    assert [layer.order for layer in agreed([chance, blurred])] == ["f h w", "f h w"]
+    assert [layer.order for layer in agreed([clear, blurred])] == ["f w h", "f w h"]
+    odd, *others = agreed([clear, blurred, blurred])
+    assert odd.kind == "other"
+    assert "few other layers show" in odd.reason
+    assert [layer.order for layer in others] == ["f h w", "f h w"]
 
 
 @pytest.mark.parametrize("seed", [2, 7, 11])
