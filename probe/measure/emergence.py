@@ -58,6 +58,7 @@ def _score(
     timesteps = timestep_indexes(watch.timesteps)
     for index in range(len(scenes.names)):
         views, overlap = scenes.load(index)
+        views = views.to(model.alpha_bar.device)
         scene = make_scene(views, layers, scene_noise(model, views, watch.seed, index), _limit(watch, views))
         frames.append(measure_layers(model, scene, layers, timesteps, protocol))
         frames.append(measure_references(scene, protocol))

@@ -44,7 +44,8 @@ def measure(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
         views, overlap = plan.scenes.load(index)
         path = parts / f"scene-{index:05d}.parquet"
         if not path.exists():
-            table = _measure_scene(plan, plan.scene(index, views), index, parts)
+            scene = plan.scene(index, views.to(plan.model.alpha_bar.device))
+            table = _measure_scene(plan, scene, index, parts)
             write(path, lambda part, table=table: table.to_parquet(part, index=False))  # type: ignore[misc]
         shown.append(without_images(views))
         shared.append(overlap)

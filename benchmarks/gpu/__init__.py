@@ -1,0 +1,1 @@
+"""What is run where there is a GPU."""
