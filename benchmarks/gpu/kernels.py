@@ -1,8 +1,8 @@
 """Attention kernels as they run on a GPU, tapped: python -m benchmarks.gpu.kernels --out kernels.csv
 
 For each kernel, data type and kind of mask: whether the output is the same bit for bit with the tap open, and how far
-the softmax of what the tap recorded, times the values, is from what the kernel gave (largest difference over the largest
-value). A kernel that is not installed, or does not take the case, is a row with the reason.
+the softmax of what the tap recorded, times the values, is from what the kernel returned (largest difference over the
+largest value). A kernel that is not installed, or does not take the case, is a row with the reason.
 """
 
 import importlib
@@ -16,7 +16,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, flex_attention as flex, sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import flex_attention as flex
 
 from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
@@ -80,6 +81,7 @@ def torch_kernels(device: str) -> Iterator[tuple[str, str, Attend]]:
 
 def flex_kernels(device: str) -> Iterator[tuple[str, str, Attend]]:
     """Yield flex_attention, eager and compiled."""
+
     def views(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
         return q // 64 >= k // 64
 

@@ -177,7 +177,7 @@ def sample_effect(
         before: Measures of the latter.
     """
     changes = {f"effect_{metric}": _counted(value - before[metric][0]) for metric, (value, _) in after.items()}
-    return {SAMPLE: _counted(_size(edited - usual)), **changes}
+    return {SAMPLE: _counted(_size(edited - usual).cpu()), **changes}
 
 
 # --- edits and rows --------------------------------------------------------------------------------------------------

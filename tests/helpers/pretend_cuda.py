@@ -1,7 +1,7 @@
-"""A pretended CUDA device on a machine without one: tensors that say "cuda", computed on the CPU, and never mixed with it.
+"""A pretended CUDA device on a machine without one: tensors that say "cuda", computed on the CPU.
 
-What a GPU would refuse is refused: an operation on tensors of both devices (but for numbers and indexes, which CUDA takes
-from the CPU), and NumPy's view of a tensor that is not on the CPU. Values are the CPU's, bit for bit.
+What a GPU would refuse is refused: an operation on tensors of both devices (but for numbers and indexes, which CUDA
+takes from the CPU), and NumPy's view of a tensor that is not on the CPU.
 """
 
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
     there = [x for x in tensors if isinstance(x, OnCuda)]
     if name not in COPIES:
-        _refuse_mixed(name, tensors if name not in INDEXED else tensors[:1] + [x for x in tensors[1:] if x.is_floating_point()])
+        _refuse_mixed(name, [x for x in tensors if name not in INDEXED or x.is_floating_point()])
     if name == "aten::_fused_sdp_choice":
         return MATH
     wanted = kwargs.get("device")
@@ -87,7 +87,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _same_objects(out: Any, inner: Any, outer: Any, plain: Any = None) -> Any:
     """Return the caller's own tensor where an operation changed it in place."""
     plain = out if plain is None else plain
-    by_id = {id(a): b for a, b in zip(tree_flatten(inner)[0], tree_flatten(outer)[0], strict=True) if isinstance(a, Tensor)}
+    pairs = zip(tree_flatten(inner)[0], tree_flatten(outer)[0], strict=True)
+    by_id = {id(a): b for a, b in pairs if isinstance(a, Tensor)}
     if isinstance(plain, Tensor):
         return by_id.get(id(plain), out)
     if isinstance(plain, (list, tuple)):
@@ -102,7 +103,7 @@ def _refuse_mixed(name: str, tensors: list[Tensor]) -> None:
 
 
 class _Factories(TorchDispatchMode):
-    """Operations that make tensors on the device, or move them there, with no tensor of the device among what they take."""
+    """Operations that make tensors on the device, or move them there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -161,8 +162,22 @@ def _numbered(x: Any) -> Any:
 @contextmanager
 def pretend_cuda() -> Iterator[None]:
     """Pretend that there is a CUDA device while the context is open."""
-    there = {"is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "get_rng_state": lambda *_: torch.get_rng_state()}
-    nothing = ("_lazy_init", "set_rng_state", "set_rng_state_all", "set_device", "synchronize", "empty_cache", "manual_seed_all", "reset_peak_memory_stats")
+    there = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_rng_state": lambda *_: torch.get_rng_state(),
+    }
+    nothing = (
+        "_lazy_init",
+        "set_rng_state",
+        "set_rng_state_all",
+        "set_device",
+        "synchronize",
+        "empty_cache",
+        "manual_seed_all",
+        "reset_peak_memory_stats",
+    )
     with mock.patch.multiple(torch.cuda, **there, **{name: lambda *_: None for name in nothing}):
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter cannot change its class in place
         try:
