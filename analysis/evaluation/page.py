@@ -51,6 +51,7 @@ def make_evaluation_page(run: Evaluation) -> SectionPage:
         answer=tuple(words.answer(run)),
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
+        lead=_samples(run),
         sections=present([maker(run) for maker in makers]),
         settings=_texts(run.settings),
         environment=_texts(run.environment),
@@ -182,13 +183,17 @@ def _cell(rows: pd.DataFrame, place: str, name: str, method: str) -> str:
     return marked(with_range(name, row), name, row["value"], best)
 
 
+def _samples(run: Evaluation) -> Section | None:
+    if run.samples is None:
+        return None
+    picture = "data:image/png;base64," + base64.b64encode(run.samples).decode()
+    text = "Reference, true view and generated view of the three worst by PSNR, and of three from the middle."
+    return Section(name="samples", title="What it generates", text=text, picture=picture)
+
+
 def _worst(run: Evaluation) -> Section:
-    picture = None if run.samples is None else "data:image/png;base64," + base64.b64encode(run.samples).decode()
-    shown = "In the picture: reference, true view and generated view of the three worst, and of three from the middle."
-    text = f"Every generated view, the lowest PSNR first. {'' if picture is None else shown}".strip()
-    return Section(
-        name="worst", title="Worst cases first", text=text, picture=picture, tables={"worst": worst_table(run.worst)}
-    )
+    text = "Every generated view, the lowest PSNR first."
+    return Section(name="worst", title="Worst cases first", text=text, tables={"worst": worst_table(run.worst)})
 
 
 def _views(run: Evaluation) -> Section | None:

@@ -82,9 +82,7 @@ def make_training_page(run: TrainingRun) -> SectionPage:
     Args:
         run: The training run.
     """
-    made = [
-        maker(run) for maker in (_quality, _worst, _samples, _precision, _readout, _tradeoff, _losses, _cost, _rows)
-    ]
+    made = [maker(run) for maker in (_quality, _worst, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
     settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
     return SectionPage(
         kind="training run",
@@ -93,6 +91,7 @@ def make_training_page(run: TrainingRun) -> SectionPage:
         answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
+        lead=_samples(run),
         sections=present(made),
         settings=_texts(run.settings),
         environment=_texts(run.environment),

@@ -114,7 +114,7 @@ def test_cells_of_the_layer_table_are_those_of_the_file(page: str, run_folder: P
 def test_the_answer_comes_first_with_its_numbers(page: str, run_folder: Path):
     row = pd.read_csv(run_folder / "layers.csv").set_index("layer").loc[10]
     text = Reader(page).text.replace("\u00a0", " ")
-    answer = text[text.index("The answer") : text.index("Layer by layer")]
+    answer = text[text.index("Which 3D attention layer") : text.index("Layer by layer")]
     assert "Layer 10 (up_blocks.2.attentions.0.transformer_blocks.0.attn1, 16x16 tokens) finds" in answer
     for column in ("precision", "share_of_ceiling", "chance", "same_position", "ceiling"):
         assert f"{100 * row[column]:.1f} %" in answer, column
@@ -124,18 +124,18 @@ def test_the_answer_comes_first_with_its_numbers(page: str, run_folder: Path):
 
 def test_sections_stand_in_order(page: str):
     order = [
+        "matches",
         "answer",
         "layers",
-        "reading",
         "rotation",
         "timesteps",
         "heads",
         "matchers",
         "emergence",
-        "matches",
         "attention",
         "worst",
         "paper",
+        "reading",
         "method",
     ]
     assert [attrs["id"] for tag, attrs in Reader(page).tags if tag == "section"] == order

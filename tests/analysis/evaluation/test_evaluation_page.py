@@ -124,7 +124,7 @@ def page(folder: Path) -> Reader:
 
 
 def test_sections_figures_and_downloads_are_complete(page: Reader):
-    assert page.sections == ["answer", "quality", "worst", "views", "references", "sets", "method"]
+    assert page.sections == ["samples", "answer", "quality", "worst", "views", "references", "sets", "method"]
     assert page.figures == ["rotation-1", "rotation-2", "views", "references"]
     figures = {f"{name}.csv" for name in page.figures}
     assert page.links.keys() == figures | {"summary.csv", "images.csv", "worst.csv", "differences.csv"}

@@ -139,7 +139,7 @@ def page(folder: Path) -> str:
 
 def test_sections_and_figures_stand_in_order(page: str):
     reader = Reader(page)
-    assert reader.sections == ["answer", "quality", "samples", "precision", "readout", "tradeoff", "loss", "cost",
+    assert reader.sections == ["samples", "answer", "quality", "precision", "readout", "tradeoff", "loss", "cost",
                                "evaluations", "method"]  # fmt: skip
     assert reader.drawn == [f"figure-{n}" for n in ("quality", "emergence", "readout", "tradeoff", "loss", "cost")]
 
@@ -342,7 +342,7 @@ def test_the_worst_held_out_views_come_first_and_the_figures_name_the_views(tmp_
     run = make_run(tmp_path / "run")
     WORST.to_csv(run / "worst.csv", index=False)
     reader = Reader(build(run).replace("\u00a0", " "))
-    assert reader.sections[1:4] == ["quality", "worst", "samples"]
+    assert reader.sections[:4] == ["samples", "answer", "quality", "worst"]
     assert [row[:5] for row in reader.tables["table-worst"][1:]] == [
         ["held-out-003", "1", "41°", "1", "9.0 dB †"], ["held-out-001", "1", "12°", "1", "12.0 dB"]
     ]  # fmt: skip

@@ -1,0 +1,26 @@
+"use strict";
+/* Marks in the contents what one reads, and opens what is folded before printing. */
+(() => {
+  const links = new Map([...document.querySelectorAll('nav[aria-label="Contents"] a')].map((a) => [a.hash.slice(1), a]));
+  const sections = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
+  const mark = () => {
+    const top = sections.filter((section) => section.getBoundingClientRect().top < window.innerHeight / 3);
+    const now = (top.at(-1) || sections[0] || {}).id;
+    for (const [id, link] of links) {
+      if (id === now) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  };
+  let due = false;
+  const soon = () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => { due = false; mark(); });
+  };
+  window.addEventListener("scroll", soon, { passive: true });
+  window.addEventListener("resize", soon);
+  window.addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll("details")) part.open = true;
+  });
+  mark();
+})();
