@@ -1,0 +1,79 @@
+"""Photos shown to a model -> a page with the match explorer only. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.building import TEMPLATES
+from analysis.explorer.part import explorer_part
+from analysis.explorer.reading import Explored, explored
+from analysis.probing.pictures import embedded_images
+from analysis.probing.tables import LAYER_COLUMNS, ProbeRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a model did with photos.
+
+    Attributes:
+        model: Its name.
+        layers: Index, name and token grid of those that join views.
+        first: Index of the one that the page starts with.
+        timesteps: As a probe run's timesteps.csv.
+        image: uint8 [f 3 H W]: the photos.
+        tensors: As :func:`probe.measure.explored.explore_scene`.
+        names: Of the photos' files.
+        command: That makes the page again.
+    """
+
+    model: str
+    layers: tuple[tuple[int | None, str, tuple[int, int]], ...]
+    first: int
+    timesteps: pd.DataFrame
+    image: np.ndarray
+    tensors: Mapping[str, np.ndarray]
+    names: tuple[str, ...]
+    command: str
+
+
+def photo_page(shown: Shown) -> str:
+    """Write the page: one self-contained HTML document."""
+    part = explorer_part([_explored(shown)])
+    images = Markup(embedded_images(_run(shown), (), part.views))
+    return TEMPLATES.get_template("photos.html.j2").render(page={
+        "title": f"{shown.model} on {len(shown.names)} photos", "explorer": part, "images": images,
+        "names": shown.names, "command": shown.command,
+    })  # fmt: skip
+
+
+def _explored(shown: Shown) -> Explored:
+    read = explored(_run(shown))
+    assert read is not None
+    return read
+
+
+def _run(shown: Shown) -> ProbeRun:
+    """Put the photos into the form of a probe run that scored nothing."""
+    selection = {"layer": shown.first, "metric": "precision@5%", "direction": "tgt", "protocol": "attention-v1"}
+    return ProbeRun(
+        name="photos",
+        settings={"model": shown.model, "n_ref": 1},
+        environment={},
+        selection={**selection, "runners_up": []},
+        scores=pd.DataFrame({"layer": [shown.first], "model": [shown.model]}),
+        layers=pd.DataFrame([_row(*layer) for layer in shown.layers]),
+        pairs=pd.DataFrame(),
+        timesteps=shown.timesteps,
+        images={"image/photos": shown.image},
+        edited={},
+        explorer=dict(shown.tensors),
+    )
+
+
+def _row(index: int | None, name: str, grid: tuple[int, int]) -> dict[str, Any]:
+    blank = dict.fromkeys(LAYER_COLUMNS, np.nan)
+    return {**blank, "layer": index, "name": name, "grid_h": grid[0], "grid_w": grid[1]}
