@@ -365,7 +365,7 @@ def _names(column: pd.Series) -> str:
 
 def _emergence(run: ProbeRun) -> Chart | None:
     table = run.emergence
-    if table is None or table.empty:
+    if table is None or table.empty or not _own_scenes(run, table):
         return None
     shown = [layer for layer in tables.shown_layers(run) if layer in set(table["layer"])]
     mine = table[table["layer"] == run.layer].sort_values("step")
@@ -377,6 +377,12 @@ def _emergence(run: ProbeRun) -> Chart | None:
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
     svg = figures.emergence_curve(table, highlighted=shown, alt=alt)
     return chart("emergence", svg, caption, source=words.probe_source(table), table=table)
+
+
+def _own_scenes(run: ProbeRun, table: pd.DataFrame) -> bool:
+    """Return whether the history is of scenes of the run's kind: one of other scenes says nothing of these."""
+    kind = str(run.settings.get("scenes", "")).partition(":")[0]
+    return any(name.partition(":")[0] == kind for name in table["scenes"].astype(str))
 
 
 def _emergence_bands(table: pd.DataFrame) -> str:

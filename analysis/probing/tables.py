@@ -322,14 +322,15 @@ def reference_rows(run: ProbeRun, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_layers(run: ProbeRun, count: int = 3) -> list[int]:
-    """Choose the layers that are drawn in detail: the selected one, then its runners-up.
+    """Choose the layers that are drawn in detail: the selected one, then those runners-up that are shown to match.
 
     Args:
         run: The probe run.
         count: How many at most.
     """
+    sure = run.layers.loc[run.layers["above_null"].astype(bool), "layer"]
     after = [int(entry["layer"]) for entry in run.selection.get("runners_up", [])]
-    return list(dict.fromkeys([run.layer, *after]))[:count]
+    return list(dict.fromkeys([run.layer, *(layer for layer in after if layer in set(sure))]))[:count]
 
 
 def shown(run: ProbeRun) -> list[str]:
