@@ -16,8 +16,9 @@ import tyro
 from alternating import resident
 
 from probe.plan.dry_run import MIB, estimate
-from probe.plan.parts import EXAMPLES, measure
+from probe.plan.parts import EXAMPLES, measure_scenes, open_parts
 from probe.plan.plan import make_plan
+from probe.plan.processes import Processes
 from probe.plan.settings import Settings
 
 
@@ -50,7 +51,8 @@ def run_once(asked: Benchmark) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(replace(settings_of(asked), out=Path(folder)))
         started = time.perf_counter()
-        measure(plan)
+        open_parts(plan.settings.out)
+        measure_scenes(plan, Processes())
         print(json.dumps({"seconds": time.perf_counter() - started, "mib": resident("VmHWM")}))
 
 

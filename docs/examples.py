@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.building import build_comparison, build_report
 
+ROOT = Path(__file__).parents[1]
 EXAMPLES, REFERENCE = ROOT / "docs" / "examples", ROOT / "reports" / "reference"
 RUNS = {"probe.html": EXAMPLES / "probe", "study.html": REFERENCE / "paper"}
 """Pages of one run: the run folder that each is built from."""

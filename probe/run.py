@@ -19,33 +19,59 @@ def main(settings: Settings) -> None:
 
     from probe.plan.dry_run import rehearse_run
     from probe.plan.plan import make_plan
+    from probe.plan.processes import join_processes
+
+    processes = join_processes(settings.device)
+    plan, console = make_plan(settings), Console(width=None if sys.stdout.isatty() else 120)
+    if not settings.dry_run:
+        _run(plan, processes, console)
+    elif processes.is_first:
+        rehearse_run(plan, console)
+    processes.leave()
+
+
+def _run(plan, processes, console) -> None:
+    """Measure with all processes; the first one opens the folder, chooses the layer, and writes the page."""
+    from probe.plan.parts import measure_scenes
+
+    out = plan.settings.out
+    if processes.is_first:
+        _open(plan, console)
+    processes.wait()
+    if (out / "parts").exists():
+        measure_scenes(plan, processes)
+        processes.wait()
+        if processes.is_first:
+            _choose(plan, console)
+    if processes.is_first and plan.settings.report:
+        from analysis.report import refresh
+
+        console.print(f"page: {refresh(out)}")
+
+
+def _open(plan, console) -> None:
+    """Open the folder, with a part of it for the scenes unless the run is complete."""
+    from probe.plan.parts import open_parts
     from probe.plan.truth import check_plan, record_truth
     from probe.records import open_run
 
-    plan, console = make_plan(settings), Console(width=None if sys.stdout.isatty() else 120)
-    if settings.dry_run:
-        rehearse_run(plan, console)
+    out = plan.settings.out
+    open_run(out, plan.record, resume=plan.settings.resume)
+    if (out / "selection.json").exists() and not (out / "parts").exists():
+        console.print(f"{out} is complete already")
         return
-    open_run(settings.out, plan.record, resume=settings.resume)
-    if (settings.out / "selection.json").exists() and not (settings.out / "parts").exists():
-        console.print(f"{settings.out} is complete already")
-    else:
-        for note in filter(None, (*record_truth(plan, check_plan(plan)), plan.experiment.note)):
-            console.print(note, markup=False, soft_wrap=True)
-        _measure_and_choose(plan, console)
-    if settings.report:
-        from analysis.report import refresh
-
-        console.print(f"page: {refresh(settings.out)}")
+    for note in filter(None, (*record_truth(plan, check_plan(plan)), plan.experiment.note)):
+        console.print(note, markup=False, soft_wrap=True)
+    open_parts(out)
 
 
-def _measure_and_choose(plan, console) -> None:
-    from probe.plan.parts import measure, save
+def _choose(plan, console) -> None:
+    from probe.plan.parts import join_scenes, save
     from probe.selection import layer_table, select_layer
     from probe.selection.terminal import show
     from probe.selection.ties import supervision_costs
 
-    scores, pairs = measure(plan)
+    scores, pairs = join_scenes(plan)
     costs = supervision_costs(plan.layers, plan.settings.views)
     selection = select_layer(scores, metric=plan.settings.select_by, model=plan.model.name, costs=costs)
     layers = layer_table(scores, selection)

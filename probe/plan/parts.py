@@ -21,41 +21,68 @@ from probe.measure.references import measure_references
 from probe.measure.scene import Scene, pair_table
 from probe.models.model import MultiViewModel
 from probe.plan.plan import Plan
-from probe.records import CAMERAS_ONLY, digest, write, write_json
+from probe.plan.processes import Processes
+from probe.records import CAMERAS_ONLY, PARTS, digest, write, write_json
 from probe.seeds import derive
 from probe.selection import Selection
-from probe.views import without_images
 
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
 EXPLORED = 2  # of them, scenes whose attention is kept for the page's match explorer
+SCENE_FILES, PAIR_FILES = "scene-*.parquet", "pairs-*.parquet"
 KEPT = {"image": "examples.safetensors", "edited": "edited.safetensors", "explorer": "explorer.safetensors"}
 
 
-def measure(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure scene after scene, each to a file of its own.
+def open_parts(out: Path) -> None:
+    """Make the folder of the scenes' files in a run's folder; those of a stopped run stay."""
+    (out / PARTS).mkdir(exist_ok=True)
+
+
+def measure_scenes(plan: Plan, processes: Processes) -> None:
+    """Measure the scenes that are not measured yet, each to a file of its own, shared out among the processes.
+
+    Scenes are whole: a stopped run resumes with any number of processes, and its numbers do not depend on it.
+
+    Args:
+        plan: Of the run, whose parts are open.
+        processes: That share it.
+    """
+    parts, total = plan.settings.out / PARTS, len(plan.scenes.names)
+    missing = [index for index in range(total) if not _file(parts, SCENE_FILES, index).exists()]
+    processes.wait()  # all have counted before anyone writes
+    with tqdm(desc="scenes", unit="scene", total=total, disable=not processes.is_first) as bar:
+        bar.update(total - len(missing))
+        for index in processes.share(missing):
+            _measure_scene(plan, index, parts)
+            bar.update(len(list(parts.glob(SCENE_FILES))) - bar.n)
+
+
+def join_scenes(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put the files of all scenes together.
 
     Returns:
         The score table, and the list of pairs.
     """
-    parts = plan.settings.out / "parts"
-    parts.mkdir(exist_ok=True)
-    shown, shared = [], []
-    for index in tqdm(range(len(plan.scenes.names)), desc="scenes", unit="scene"):
-        views, overlap = plan.scenes.load(index)
-        path = parts / f"scene-{index:05d}.parquet"
-        if not path.exists():
-            scene = plan.scene(index, views.to(plan.model.alpha_bar.device))
-            table = _measure_scene(plan, scene, index, parts)
-            write(path, lambda part, table=table: table.to_parquet(part, index=False))  # type: ignore[misc]
-        shown.append(without_images(views))
-        shared.append(overlap)
-    pairs = pair_table(shown, shared)
-    frames = [pd.read_parquet(path) for path in sorted(parts.glob("scene-*.parquet"))]
-    scores = pd.concat(frames, ignore_index=True).assign(pair_list=digest(pairs))
-    return plan.scenes.with_units(scores), pairs
+    pairs, scores = (_joined(plan.settings.out / PARTS, files) for files in (PAIR_FILES, SCENE_FILES))
+    return plan.scenes.with_units(scores.assign(pair_list=digest(pairs))), pairs
 
 
-def _measure_scene(plan: Plan, scene: Scene, index: int, parts: Path) -> pd.DataFrame:
+def _joined(parts: Path, files: str) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(parts.glob(files))], ignore_index=True)
+
+
+def _file(parts: Path, files: str, index: int) -> Path:
+    return parts / files.replace("*", f"{index:05d}")
+
+
+def _measure_scene(plan: Plan, index: int, parts: Path) -> None:
+    views, overlap = plan.scenes.load(index)
+    pairs = pair_table([views], [overlap])
+    write(_file(parts, PAIR_FILES, index), lambda part: pairs.to_parquet(part, index=False))
+    table = _score_scene(plan, plan.scene(index, views.to(plan.model.alpha_bar.device)), index, parts)
+    write(_file(parts, SCENE_FILES, index), lambda part: table.to_parquet(part, index=False))
+
+
+def _score_scene(plan: Plan, scene: Scene, index: int, parts: Path) -> pd.DataFrame:
     """Score the references, the model, its nulls and the matchers on one scene; keep what the pictures show."""
     frames = [measure_references(scene, plan.protocol)]
     for model, shown, timesteps in _models(plan, scene):
@@ -117,7 +144,7 @@ def save(plan: Plan, scores: pd.DataFrame, pairs: pd.DataFrame, layers: pd.DataF
 
 
 def _join_parts(out: Path) -> None:
-    parts = out / "parts"
+    parts = out / PARTS
     examples = sorted(parts.glob("matches-*.parquet"))
     if examples:
         matches = pd.concat([pd.read_parquet(path) for path in examples], ignore_index=True)

@@ -35,7 +35,10 @@ FILES = ["config.json", "examples.safetensors", "explorer.safetensors", "layers.
          "pairs.csv", "scores.parquet", "selection.json", "timesteps.csv"]  # fmt: skip
 
 
-PARTS = [("explorer", "safetensors"), ("image", "safetensors"), ("matches", "parquet"), ("scene", "parquet")]
+PARTS = [
+    *(("explorer", "safetensors"), ("image", "safetensors"), ("matches", "parquet"), ("pairs", "parquet")),
+    ("scene", "parquet"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -275,14 +278,14 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     (parts / "scene-00001.parquet").rename(parts / "scene-00001.parquet.part")
     first = (parts / "scene-00000.parquet").stat().st_mtime_ns
     measured = []
-    original = plan_parts._measure_scene
+    original = plan_parts._score_scene
 
     def measure(planned: plan.Plan, scene: Scene, index: int, folder: Path) -> pd.DataFrame:
         measured.append(index)
         assert (parts / "scene-00000.parquet").stat().st_mtime_ns == first
         return original(planned, scene, index, folder)
 
-    monkeypatch.setattr(plan_parts, "_measure_scene", measure)
+    monkeypatch.setattr(plan_parts, "_score_scene", measure)
     stop_at(monkeypatch, None)
     run.cli([*QUICK, "--out", str(out), "--resume"])
     assert measured == [1, 2, 3]
@@ -293,7 +296,7 @@ def test_a_complete_run_is_not_made_again(
     quick: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = contents(quick)
-    monkeypatch.setattr(plan_parts, "_measure_scene", None)
+    monkeypatch.setattr(plan_parts, "_score_scene", None)
     run.cli([*QUICK, "--out", str(quick), "--resume"])
     assert "is complete already" in " ".join(capsys.readouterr().out.split())
     assert contents(quick) == before

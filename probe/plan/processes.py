@@ -1,0 +1,57 @@
+"""The processes that share a run: one, or those that ``accelerate launch`` or ``torchrun`` started."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from accelerate import PartialState
+
+Item = TypeVar("Item")
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        index: Of this one; the first writes what is the run's.
+        count: Of all.
+        wait: Return when all have come here.
+        leave: Part from the others; the run is over.
+    """
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = _nothing
+    leave: Callable[[], None] = _nothing
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether this is the one that writes."""
+        return self.index == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return this process's part: every ``count``-th item."""
+        return items[self.index :: self.count]
+
+
+def join_processes(device: str) -> Processes:
+    """Join the processes that a launcher started beside this one; alone without any.
+
+    Args:
+        device: "cpu" keeps them off the GPUs; else each takes one of its own where there are some.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes()
+    state = PartialState(cpu=device == "cpu")
+    return Processes(
+        index=state.process_index,
+        count=state.num_processes,
+        wait=state.wait_for_everyone,
+        leave=state.destroy_process_group,
+    )

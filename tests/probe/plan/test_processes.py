@@ -1,0 +1,78 @@
+"""A run that several processes share: its numbers are those of one, also where it was stopped and resumed by others."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.plan.processes import Processes, join_processes
+
+FLAGS = ["--model", "cat3d-tiny:plain", "--pairs", "6", "--views", "2", "--layers", "10", "--device", "cpu"]
+TABLES = ("scores.parquet", "pairs.csv", "layers.csv", "selection.json", "matches.parquet", "explorer.safetensors")
+
+
+@given(st.integers(0, 30), st.integers(1, 6))
+def test_shares_part_the_items(items: int, count: int) -> None:
+    shares = [Processes(index=index, count=count).share(range(items)) for index in range(count)]
+    assert sorted(item for share in shares for item in share) == list(range(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_without_a_launcher_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone = join_processes("auto")
+    assert (alone.is_first, alone.count) == (True, 1)
+
+
+def words(count: int, out: Path, *more: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    return [sys.executable, *launcher, "-m", "probe.run", *FLAGS, "--out", str(out), *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def launch(count: int, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = words(count, out, *more)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_run_of_one_also_after_a_stop(tmp_path: Path) -> None:
+    for count, name in ((1, "run"), (2, "two/run")):
+        done = launch(count, tmp_path / name)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("page: ") == 1
+    for table in TABLES:
+        assert (tmp_path / "two/run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
+    kill_after_a_scene(tmp_path / "killed/run")
+    done = launch(3, tmp_path / "killed/run", "--resume")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for table in TABLES:
+        assert (tmp_path / "killed/run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
+
+
+def kill_after_a_scene(out: Path) -> None:
+    """Kill a run of two processes as soon as one scene is whole."""
+    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True) as run:
+        while not list(out.glob("parts/scene-*.parquet")):
+            assert run.poll() is None
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+    assert (out / "parts").is_dir()
+    assert not (out / "selection.json").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_run_is_refused_and_no_process_is_left_waiting(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    done = launch(2, tmp_path)
+    assert done.returncode != 0
+    assert "is not empty and holds no config.json" in done.stderr
