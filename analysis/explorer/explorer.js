@@ -2,7 +2,7 @@
   const section = document.getElementById("explorer");
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const { inflate, floats, unpack, element, mark, percent, clipped, ramp } = explorerTools;
-  const SIDE = 100, HEAT = ramp(data.levels.map);
+  const SIDE = 100, SHADES = 255, HEAT = ramp(SHADES);
   const byName = (name) => section.querySelector(`[data-part="${name}"]`);
   if (typeof DecompressionStream === "undefined") {
     byName("unable").hidden = false;
@@ -20,17 +20,19 @@
   const layerOf = (model, index) => data.models[model].layers.find((layer) => layer.layer === index);
   const gridOf = (scene, layer) => data.scenes[scene].grids[layer.grid.join("x")];
   const cellsOf = (layer) => layer.grid.map((side) => Math.min(side, data.levels.cells));
+  const keyOf = (kind, scene, model, layer, time) => [kind, scene, model, layer, ...(time === null ? [] : [time])].join("/");
+  const has = (kind, scene, model, layer, time = null) => keyOf(kind, scene, model, layer, time) in data.blocks;
 
-  /** One layer's block: of all heads together, or of the single heads at one timestep; null where it was left out. */
-  function block(scene, model, layer, time = null) {
-    const key = [scene, model, layer.layer, ...(time === null ? [] : [time])].join("/");
+  /** One layer's block, of all timesteps or of one; null where it was left out. */
+  function block(kind, scene, model, layer, time = null) {
+    const key = keyOf(kind, scene, model, layer.layer, time);
     if (!(key in data.blocks)) return Promise.resolve(null);
     return remember(key, async () => {
-      const views = data.scenes[scene].views.length, [rows, columns] = cellsOf(layer);
+      const views = data.scenes[scene].views.length, [rows, columns] = cellsOf(layer), raw = await inflate(data.blocks[key]);
+      const asked = gridOf(scene, layer).asked.length;
+      if (kind === "exact") return explorerAttention.parse(raw, views, asked, layer.grid[0] * layer.grid[1], layer.heads);
       const lead = (time === null ? data.models[model].timesteps.length : layer.heads) * views;
-      const fields = data.fields[time === null ? "together" : "heads"];
-      const raw = await inflate(data.blocks[key]);
-      return unpack(raw, fields, lead, gridOf(scene, layer).asked.length, views - 1, rows * columns);
+      return unpack(raw, data.fields[kind], lead, asked, views - 1, rows * columns);
     });
   }
 
@@ -46,6 +48,7 @@
 
   const state = { ...data.start, head: "all", x: 0, y: 0 };
   let preview = null; // a place pointed at but not chosen
+  let brush = []; // places of tokens that are asked together with the query
 
   const lattice = (layer) => layer.grid.map((side) => Math.min(side, 16)); // rows and columns of asked tokens
   const clamp = (value, most) => Math.max(0, Math.min(most, value));
@@ -64,8 +67,8 @@
   function settle() {
     const model = data.models[state.model];
     if (!layerOf(state.model, state.layer)) state.layer = model.selected;
-    if (!(`${state.scene}/${state.model}/${state.layer}` in data.blocks))
-      state.layer = (model.layers.find((l) => `${state.scene}/${state.model}/${l.layer}` in data.blocks) || model.layers[0]).layer;
+    const there = ({ layer }) => has("together", state.scene, state.model, layer);
+    if (!there(state)) state.layer = (model.layers.find(there) || model.layers[0]).layer;
     if (!model.timesteps.includes(state.t)) state.t = model.timesteps[Math.floor(model.timesteps.length / 2)];
     if (state.protocol === "ratio") state.head = "all";
     if (state.head !== "all" && !hasHeads(state.head)) state.head = "all";
@@ -73,8 +76,7 @@
   }
   const timeOf = () => data.models[state.model].timesteps.indexOf(state.t);
   const hasHeads = (head) =>
-    head < layerOf(state.model, state.layer).heads &&
-    `${state.scene}/${state.model}/${state.layer}/${timeOf()}` in data.blocks;
+    head < layerOf(state.model, state.layer).heads && has("heads", state.scene, state.model, state.layer, timeOf());
 
   const WHOLE = ["scene", "model", "layer", "t", "view"], PREFIX = "#explore:";
   function writeFragment() {
@@ -82,6 +84,7 @@
     for (const name of [...WHOLE, "head", "protocol"]) words.set(name, state[name]);
     words.set("x", state.x.toFixed(4));
     words.set("y", state.y.toFixed(4));
+    if (brush.length) words.set("brush", brush.join("."));
     history.replaceState(null, "", PREFIX + words);
   }
   /** Take over what a fragment says, as far as it makes sense; tell whether it was one of ours. */
@@ -104,17 +107,21 @@
       const value = Number.parseFloat(words.get(axis));
       if (value >= 0 && value <= 1) state[axis] = value;
     }
+    const asked = layerOf(state.model, state.layer) ? gridOf(state.scene, layerOf(state.model, state.layer)).asked.length : 0;
+    const painted = (words.get("brush") || "").split(".").filter((text) => /^\d+$/.test(text)).map(Number);
+    brush = [...new Set(painted)].filter((place) => place < asked);
     return true;
   }
 
   /** Look up what one query token finds in each other view. */
   async function look(place, view) {
     const { scene, model, head, protocol } = state, layer = layerOf(model, state.layer), time = timeOf();
-    const [all, heads, facts, lines] = await Promise.all([
-      block(scene, model, layer), head === "all" ? null : block(scene, model, layer, time), truth(scene, layer), fundamentals(scene),
+    const [all, heads, facts, lines, shades] = await Promise.all([
+      block("together", scene, model, layer), head === "all" ? null : block("heads", scene, model, layer, time), truth(scene, layer),
+      fundamentals(scene), shadesOf(layer, view, [...new Set([place, ...brush])]),
     ]);
     const views = data.scenes[scene].views, others = views.map((_, n) => n).filter((n) => n !== view);
-    const asked = gridOf(scene, layer).asked.length, size = cellsOf(layer).reduce((a, b) => a * b), K = others.length;
+    const asked = gridOf(scene, layer).asked.length, K = others.length;
     const own = place * 2 + view * asked * 2, position = facts.query.slice(own, own + 2);
     const from = Number.isNaN(position[0]) ? centreAsked(layer, place) : position;
     return others.map((other, k) => {
@@ -132,10 +139,40 @@
         share: square(source[part("share")][at]), mass: square(source[part("mass")][at]),
         ratio: ratio ? square(all.ratio[at]) : null,
         runnersUp: heads || ratio ? [] : [0, 1].map((n) => centre(layer, all.runner_up[at * 2 + n])),
-        map: source[part("map")].subarray(at * size, (at + 1) * size),
+        shades: shades && shades(other, k),
         line: [0, 1, 2].map((row) => line[row * 3] * from[0] + line[row * 3 + 1] * from[1] + line[row * 3 + 2]),
       };
     });
+  }
+
+  /** How to shade another view: levels of 0 to 1 and their rows and columns; null where the page holds no attention. */
+  async function shadesOf(layer, view, places) {
+    const { scene, model, head } = state, time = timeOf(), [rows, columns] = layer.grid;
+    const exact = await block("exact", scene, model, layer, time);
+    if (exact) {
+      const each = places.map((place) => explorerAttention.weights(exact, view, place, head)), n = rows * columns;
+      return (other) => ({ rows, columns, levels: within(each.map((all) => all.subarray(other * n, (other + 1) * n))) });
+    }
+    const kind = head === "all" ? "map" : "head_map", pooled = await block(kind, scene, model, layer, head === "all" ? null : time);
+    if (!pooled) return null;
+    const views = data.scenes[scene].views.length, asked = gridOf(scene, layer).asked.length, cells = cellsOf(layer);
+    const size = cells[0] * cells[1], lead = (head === "all" ? time : head) * views + view;
+    return (other, k) => {
+      const at = (place) => ((lead * asked + place) * (views - 1) + k) * size;
+      const maps = places.map((place) => Float64Array.from(pooled[kind].subarray(at(place), at(place) + size), (level) => level ** 2));
+      return { rows: cells[0], columns: cells[1], levels: within(maps) };
+    };
+  }
+  /** Turn weights inside a view, of one token or several, into the root of their mean over its highest. */
+  function within(maps) {
+    const mean = new Float64Array(maps[0].length);
+    for (const map of maps) {
+      let sum = 0;
+      for (const weight of map) sum += weight;
+      if (sum > 0) map.forEach((weight, n) => (mean[n] += weight / sum));
+    }
+    const highest = mean.reduce((a, b) => Math.max(a, b), 0) || 1;
+    return mean.map((weight) => Math.sqrt(weight / highest));
   }
   const square = (coded) => (coded / data.levels.share) ** 2;
 
@@ -159,11 +196,11 @@
   const aspect = () => data.scenes[state.scene].aspect;
   const spot = ([x, y]) => ({ cx: SIDE * x, cy: SIDE * aspect() * y });
 
-  function heat(canvas, map, layer) {
-    const [rows, columns] = cellsOf(layer), pixels = new ImageData(columns, rows);
+  function heat(canvas, { rows, columns, levels }) {
+    const pixels = new ImageData(columns, rows);
     canvas.width = columns;
     canvas.height = rows;
-    map.forEach((level, n) => pixels.data.set(HEAT[level], n * 4));
+    levels.forEach((level, n) => pixels.data.set(HEAT[Math.round(level * SHADES)], n * 4));
     canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
   function findings(found) {
@@ -182,11 +219,12 @@
   }
 
   function verdict(found) {
+    if (!data.judged) return "";
     if (state.protocol === "ratio") return found.counted ? (found.right ? "right" : "wrong") : "not counted: too ambiguous";
     return found.counted ? (found.right ? "right" : "wrong") : "not seen here: no truth";
   }
   function offBy(found) {
-    if (Number.isNaN(found.truth[0]) || (state.protocol === "attention" && !found.visible)) return null;
+    if (!data.judged || Number.isNaN(found.truth[0]) || (state.protocol === "attention" && !found.visible)) return null;
     const across = found.match[0] - found.truth[0], down = found.match[1] - found.truth[1];
     return Math.hypot(across / Math.sqrt(aspect()), down * Math.sqrt(aspect()));
   }
@@ -212,19 +250,20 @@
   async function draw() {
     const mine = ++turn, shown = preview || state, layer = layerOf(state.model, state.layer);
     const place = askedAt(layer, shown.x, shown.y), found = await look(place, state.view);
-    const cells = await matrixCells();
+    const cells = data.judged ? await matrixCells() : [];
     if (mine !== turn) return; // something newer is being drawn
     drawQuery(panels[state.view], layer, centreAsked(layer, place));
     for (const each of found) drawFound(panels[each.other], each);
     readOut(found, place, layer);
-    drawMatrix(cells);
+    if (data.judged) drawMatrix(cells);
     section.dataset.drawn = String(mine);
   }
   function drawQuery(panel, layer, at) {
     const { index, role } = data.scenes[state.scene].views[state.view];
     panel.whole.className = "asks";
     panel.canvas.hidden = true;
-    panel.marks.replaceChildren(box(at, layer, "query-case"), box(at, layer, "query"));
+    const painted = brush.map((one) => box(centreAsked(layer, one), layer, "brushed"));
+    panel.marks.replaceChildren(...painted, box(at, layer, "query-case"), box(at, layer, "query"));
     panel.title.textContent = `query: view ${index}`;
     panel.title.dataset.verdict = ""; // of when it answered
     panel.note.textContent = `${role} · x ${percent(at[0], 0)}, y ${percent(at[1], 0)}`;
@@ -233,13 +272,13 @@
   function drawFound(panel, found) {
     const { index, role } = data.scenes[state.scene].views[found.other], said = verdict(found);
     panel.whole.className = "answers";
-    panel.canvas.hidden = false;
-    heat(panel.canvas, found.map, found.layer);
+    panel.canvas.hidden = !found.shades;
+    if (found.shades) heat(panel.canvas, found.shades);
     panel.marks.replaceChildren(...findings(found));
-    panel.title.textContent = `view ${index}: ${said}`;
+    panel.title.textContent = said ? `view ${index}: ${said}` : `view ${index}`;
     panel.title.dataset.verdict = found.counted ? said : "";
-    panel.note.textContent = role;
-    panel.stage.setAttribute("aria-label", `View ${index}, ${role}: ${said}. Press Enter or an arrow key to ask from here.`);
+    panel.note.textContent = found.shades ? role : `${role} · the page holds no attention of this layer at this t`;
+    panel.stage.setAttribute("aria-label", `View ${index}, ${role}${said && `: ${said}`}. Press Enter or an arrow key to ask from here.`);
   }
 
   let speaking;
@@ -247,15 +286,16 @@
     const rows = found.map((each) => {
       const off = offBy(each), { right, counted } = each.tally;
       const texts = [
-        verdict(each), off === null ? "–" : percent(off), percent(each.share), percent(each.mass),
+        ...(data.judged ? [verdict(each), off === null ? "–" : percent(off)] : []), percent(each.share), percent(each.mass),
         ...(state.protocol === "ratio" ? [each.ratio.toFixed(3)] : []),
-        `${right} of ${counted}${counted ? ` (${percent(right / counted)})` : ""}`,
+        ...(data.judged ? [`${right} of ${counted}${counted ? ` (${percent(right / counted)})` : ""}`] : []),
       ];
       const name = element("th", { scope: "row" }, viewName(each.other));
       return element("tr", {}, name, ...texts.map((text) => element("td", {}, text)));
     });
     const ratio = state.protocol === "ratio" ? ["ratio"] : [];
-    const heads = ["in", "match", "off by", "weight on match", "attention on view", ...ratio, "right, all tokens"];
+    const [words, last] = data.judged ? [["match", "off by"], ["right, all tokens"]] : [[], []];
+    const heads = ["in", ...words, "weight on match", "attention on view", ...ratio, ...last];
     byName("headings").replaceChildren(...heads.map((text) => element("th", { scope: "col" }, text)));
     byName("body").replaceChildren(...rows);
     const who = state.head === "all" ? "all heads" : `head ${state.head}`;
@@ -274,7 +314,7 @@
     const rows = [];
     for (const [model, { timesteps, layers }] of data.models.entries()) {
       const columns = await Promise.all(layers.map(async (layer) => {
-        const all = await block(state.scene, model, layer);
+        const all = await block("together", state.scene, model, layer);
         if (!all) return timesteps.map(() => null);
         const facts = await truth(state.scene, layer), asked = gridOf(state.scene, layer).asked.length;
         const pair = (state.view * asked + askedAt(layer, shown.x, shown.y)) * others;
@@ -326,8 +366,9 @@
   // --- being used ------------------------------------------------------------------------------------------------------
 
   function change(values, { keep = false } = {}) {
-    const scene = state.scene;
+    const { scene, layer, view } = state;
     Object.assign(state, values);
+    if (state.scene !== scene || state.layer !== layer || state.view !== view) brush = [];
     preview = null;
     settle();
     if (state.scene !== scene) layOut();
@@ -341,9 +382,10 @@
       const area = stage.getBoundingClientRect();
       return { x: clamp((event.clientX - area.left) / area.width, 1), y: clamp((event.clientY - area.top) / area.height, 1) };
     };
-    stage.addEventListener("click", (event) => change({ view, ...place(event) }));
+    stage.addEventListener("click", (event) => (event.shiftKey && view === state.view ? paint(place(event), true) : change({ view, ...place(event) })));
     stage.addEventListener("pointermove", (event) => {
       if (view !== state.view) return;
+      if (event.shiftKey && event.buttons) return void paint(place(event));
       if (event.pointerType !== "mouse") return void change(place(event)); // a finger that is dragged chooses
       preview = place(event);
       draw();
@@ -361,10 +403,21 @@
         const at = askedAt(layer, state.x, state.y), row = clamp(Math.floor(at / columns) + down, rows - 1);
         const [x, y] = centreAsked(layer, row * columns + clamp((at % columns) + across, columns - 1));
         change({ view, x, y });
-      } else if (event.key in KEYS) step(...KEYS[event.key]);
+      } else if (event.key === "b" && view === state.view) paint(state, true);
+      else if (event.key === "Escape" && brush.length) paint(null);
+      else if (event.key in KEYS) step(...KEYS[event.key]);
       else return;
       event.preventDefault();
     });
+  }
+  /** Add the token at a place to those asked together, or, where it may, take it away; null clears them. */
+  function paint(at, may = false) {
+    const place = at && askedAt(layerOf(state.model, state.layer), at.x, at.y), there = brush.includes(place);
+    if (at && there && !may) return;
+    brush = !at ? [] : there ? brush.filter((one) => one !== place) : [...brush, place];
+    preview = null;
+    writeFragment();
+    draw();
   }
   const KEYS = { "[": ["layer", -1], "]": ["layer", 1], ",": ["t", -1], ".": ["t", 1], h: ["head", 1], m: ["model", 1] };
   /** Go to the next choice of a menu; heads and models come round. */
@@ -380,13 +433,15 @@
     fill("scene", data.scenes.map((scene, n) => scene && [n, scene.name]).filter(Boolean));
     fill("model", data.models.map(({ name }, n) => [n, name]));
     fill("layer", model.layers.map(({ layer: n, place, grid }) =>
-      [n, `${n} · ${place} · ${grid.join("x")}${n === model.selected ? " (selected)" : ""}`, !(`${state.scene}/${state.model}/${n}` in data.blocks)]));
+      [n, `${n} · ${place} · ${grid.join("x")}${data.judged && n === model.selected ? " (selected)" : ""}`, !has("together", state.scene, state.model, n)]));
     fill("t", model.timesteps.map((t) => [t, `${t}`]));
     const heads = Array.from({ length: layer.heads }, (_, n) => [n, hasHeads(n) ? `head ${n}` : `head ${n} (left out at this t)`, state.protocol === "ratio" || !hasHeads(n)]);
     fill("head", [["all", "all together"], ...heads]);
     fill("protocol", [["attention", "attention: highest weight"], ["ratio", "ratio: nearest key"]]);
     byName("scene").closest("label").hidden = data.scenes.filter(Boolean).length < 2;
     byName("model").closest("label").hidden = data.models.length < 2;
+    byName("t").closest("label").hidden = model.timesteps.length < 2;
+    byName("protocol").closest("label").hidden = !data.judged;
   }
   function fill(name, choices) {
     const options = choices.map(([value, text, disabled]) => {
@@ -404,6 +459,10 @@
       change({ [name]: name === "protocol" || value === "all" ? value : Number(value) });
     });
   }
+  byName("link").addEventListener("click", ({ target }) => {
+    writeFragment();
+    navigator.clipboard.writeText(location.href).then(() => (target.textContent = "Copied"), () => (target.textContent = "It is in the address bar"));
+  });
   window.addEventListener("hashchange", () => readFragment() && change({}, { keep: true }));
 
   [state.x, state.y] = centreAsked(layerOf(state.model, state.layer), data.start.token);
@@ -412,6 +471,7 @@
   layOut();
   fillChoices();
   byName("live-part").hidden = false;
+  for (const part of section.querySelectorAll("[data-judged]")) part.hidden = !data.judged;
   section.classList.add("started");
   draw().then(() => asked && section.scrollIntoView());
 })();

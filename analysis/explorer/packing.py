@@ -16,11 +16,14 @@ from jaxtyping import Shaped, UInt8
 
 FIELDS = {  # by kind of block: name, bytes a number, numbers a query token and other view
     "together": (("token", 2, 1), ("right", 1, 1), ("share", 1, 1), ("mass", 1, 1), ("runner_up", 2, 2),
-                 ("ratio_token", 2, 1), ("ratio", 1, 1), ("ratio_right", 1, 1), ("ratio_kept", 1, 1), ("map", 1, 0)),
-    "heads": (("head_token", 2, 1), ("head_right", 1, 1), ("head_share", 1, 1), ("head_mass", 1, 1),
-              ("head_map", 1, 0)),
+                 ("ratio_token", 2, 1), ("ratio", 1, 1), ("ratio_right", 1, 1), ("ratio_kept", 1, 1)),
+    "heads": (("head_token", 2, 1), ("head_right", 1, 1), ("head_share", 1, 1), ("head_mass", 1, 1)),
+    "map": (("map", 1, 0),),
+    "head_map": (("head_map", 1, 0),),
 }  # fmt: skip
 MAPS = ("map", "head_map")
+EXACT = ("q", "q_step", "k", "k_step")
+"""A layer's queries and keys at one timestep, by which the page computes attention: steps, and the size of a step."""
 EFFORT = 7  # of zlib, 1 to 9: 9 takes seven times as long and saves 3 % of the characters
 ASKED = -3  # axis of the query tokens in a map [... asked other cells]
 
@@ -32,7 +35,7 @@ def pack(arrays: Mapping[str, Array], kind: str) -> str:
 
     Args:
         arrays: By name, each [... fq asked other] or with one more axis.
-        kind: "together" or "heads".
+        kind: Key of :data:`FIELDS`.
     """
     raw = b"".join(_bytes(name, width, arrays[name]) for name, width, _ in FIELDS[kind])
     return base64.b64encode(zlib.compress(raw, EFFORT)).decode()
@@ -43,7 +46,7 @@ def unpack(text: str, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
     Args:
         text: What :func:`pack` gave.
-        kind: "together" or "heads".
+        kind: Key of :data:`FIELDS`.
         shapes: Of the arrays, by name.
     """
     raw, start, found = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8), 0, dict[str, Array]()
@@ -72,6 +75,18 @@ def differences(maps: UInt8[np.ndarray, "... asked other cells"]) -> UInt8[np.nd
     return np.diff(maps, axis=ASKED, prepend=np.zeros_like(maps.take([0], ASKED))).astype(np.uint8)
 
 
+def pack_exact(arrays: Mapping[str, Array]) -> str:
+    """Pack the arrays of :data:`EXACT`, one after the other: the steps in a byte, their sizes in single precision.
+
+    Args:
+        arrays: By name; q [fq asked heads d], k [f n heads d], and the sizes without d.
+    """
+    raw = b"".join(
+        np.ascontiguousarray(arrays[name], "<f4" if name.endswith("step") else "i1").tobytes() for name in EXACT
+    )
+    return base64.b64encode(zlib.compress(raw, EFFORT)).decode()
+
+
 def pack_floats(values: Array) -> str:
     """Pack positions and the like in single precision, little-endian.
 
@@ -86,12 +101,14 @@ class Block:
     """A packed block with its place in the payload.
 
     Attributes:
-        path: Scene, model, layer, and timestep of single heads (None for all heads together).
+        path: Scene, model, layer, and timestep (None for all timesteps).
         text: Packed.
+        kind: Of what it holds: a key of :data:`FIELDS`, or "exact".
     """
 
     path: tuple[int, int, int, int | None]
     text: str
+    kind: str = "together"
 
 
 def within(groups: Iterable[Sequence[Block]], budget: int) -> tuple[list[Block], list[Block]]:
@@ -116,9 +133,9 @@ def within(groups: Iterable[Sequence[Block]], budget: int) -> tuple[list[Block],
 
 
 def nested(blocks: Iterable[Block]) -> dict[str, Any]:
-    """Lay blocks out by "scene/model/layer" and, of single heads, "scene/model/layer/timestep".
+    """Lay blocks out by "kind/scene/model/layer", and the timestep where it is of one.
 
     Args:
         blocks: The chosen ones.
     """
-    return {"/".join(str(part) for part in block.path if part is not None): block.text for block in blocks}
+    return {"/".join([block.kind, *(str(x) for x in block.path if x is not None)]): block.text for block in blocks}

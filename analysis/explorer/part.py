@@ -4,17 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.explorer.payload import CELLS, payload, start_of
+from analysis.explorer.payload import CELLS, START_RULE, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
-from analysis.words import listing
+from analysis.words import listing, metric_words
 from probe.records import parse_grid
 
 PROTOCOLS = (
     "By attention the match is the token of highest weight, and tokens count whose point the other view really shows. "
     "By ratio it is the nearest key of the concatenated heads, and the quarter with the lowest ratio counts; it has no "
     "weights, so the attention stays on show."
+)
+
+
+MARKS = " Ring: true point. Blue dot: match, right. Orange cross: match, wrong."
+EXACT_WORDS = (
+    "Attention is computed in this page at every token, from queries and keys rounded to 8 bits; matches, verdicts and "
+    "shares are the run's own."
 )
 
 
@@ -50,20 +57,21 @@ def explorer_part(models: Sequence[Explored]) -> Part:
         models: The page's own run first, then those beside it.
     """
     first, scenes = models[0], shared_scenes(models)
-    start, packed = start_of(first, scenes), payload(models)
+    packed = payload(models)
+    start = start_of(first, scenes, [n for n, there in enumerate(packed["scenes"]) if there])
     numbers = {name.removeprefix("image/"): n for n, name in enumerate(first.run.images)}
     shown = [scene for scene, there in zip(scenes, packed["scenes"], strict=True) if there]
     return Part(
         payload=packed,
         images=tuple(numbers[scene] for scene in scenes),
         views=tuple((scene, int(view)) for scene in shown for view in first.get("views", "-", scene)),
-        right=packed["right"],
+        right=metric_words(first.run.metric) if packed["judged"] else "",
         stills=stills(first, scenes, start),
         caption=(
             f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: "
-            "attention. Ring: true point. Blue dot: match, right. Orange cross: match, wrong."
+            f"attention.{MARKS if packed['judged'] else ' White ring: match.'}"
         ),
-        limits=f"{PROTOCOLS} {_limits(first, scenes[0])}",
+        limits=f"{f'{START_RULE} {PROTOCOLS} ' if packed['judged'] else ''}{_limits(first, scenes[0])}",
         dropped=packed["dropped"],
     )
 
@@ -75,7 +83,10 @@ def _limits(model: Explored, scene: str) -> str:
         for grid in dict.fromkeys(tables.layer_grids(model.run).values())
         if ("asked", grid, scene) in model.tensors and len(model.get("asked", grid, scene)) < _tokens(grid)
     ]
-    parts = [f"Attention is pooled to at most {CELLS} x {CELLS} cells a view."]
+    pooled = [layer for layer in model.layers if not model.is_exact(layer, scene)]
+    parts = [EXACT_WORDS] if len(pooled) < len(model.layers) else []
+    if pooled:
+        parts.append(f"That of layers {listing(pooled)} is pooled to at most {CELLS} x {CELLS} cells a view.")
     if thinned:
         parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can be queries, so counts are theirs.")
     if views < all_views:

@@ -1,21 +1,34 @@
 """What the explorer of a page is given: names, geometry, packed blocks, the start, and what was left out. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, within
+from analysis.explorer.packing import EXACT, FIELDS, Block, nested, pack, pack_exact, pack_floats, within
 from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
 from analysis.probing import tables
 from analysis.probing.words import layer_places
-from analysis.words import listing, metric_words
+from analysis.words import listing
 from probe.records import parse_grid
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
 LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
+SELECTED, OTHERS = slice(0, 1), slice(1, None)  # of a model's layers, the selected one first
+START_RULE = (
+    "It opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the median of "
+    "those shown here, at the token nearest the middle that both views show, whether its match is right or wrong."
+)
+LEFT_OUT = {
+    "together": "matches",
+    "exact": "attention of some layers",
+    "map": "attention",
+    "heads": "matches of single heads",
+    "head_map": "attention of single heads",
+}
+"""What a page lacks where it lacks a kind of block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +50,50 @@ class Start:
     token: int
 
 
-def start_of(model: Explored, scenes: Sequence[str]) -> Start:
-    """Start at the selected layer and the middle timestep, in the last view, at the best seen token nearest the middle.
+def start_of(model: Explored, scenes: Sequence[str], numbers: Sequence[int]) -> Start:
+    """Start at the selected layer and the middle timestep, at a pair and a token chosen by :data:`START_RULE`.
 
     Args:
         model: The page's own.
-        scenes: Those shown.
+        scenes: Those that all models were shown.
+        numbers: Of the scenes that the page holds.
+
+    Returns:
+        Where nothing is seen, in the first scene's last view, at the token nearest the middle.
     """
-    layer = model.layers[0]
-    grid, view = tables.layer_grids(model.run)[layer], len(model.get("views", "-", scenes[0])) - 1
-    seen = model.get("visible", grid, scenes[0])[view].sum(-1)
-    place = np.nan_to_num(model.get("query_xy", grid, scenes[0])[view], nan=9.0)
-    order = np.lexsort((np.hypot(*(place - 0.5).T), -seen))
-    return Start(scene=0, layer=layer, time=len(model.run.timesteps) // 2, view=view, token=int(order[0]))
+    layer, time = model.layers[0], len(model.run.timesteps) // 2
+    grid = tables.layer_grids(model.run)[layer]
+    pairs = [pair for n in numbers for pair in _precisions(model, scenes[n], n, layer, time)]
+    if not pairs:
+        view = len(model.get("views", "-", scenes[numbers[0]])) - 1
+        return Start(
+            scene=numbers[0], layer=layer, time=time, view=view, token=_nearest_middle(model, grid, scenes, numbers[0])
+        )
+    median = np.median([precision for precision, _, _ in pairs])
+    _, scene, view = min(pairs, key=lambda pair: (abs(pair[0] - median), pair[1:]))
+    seen = model.get("visible", grid, scenes[scene])[view][:, 0].astype(bool)
+    return Start(
+        scene=scene, layer=layer, time=time, view=view, token=_nearest_middle(model, grid, scenes, scene, seen)
+    )
+
+
+def _precisions(model: Explored, scene: str, number: int, layer: int, time: int) -> Iterator[tuple[float, int, int]]:
+    """Yield the share of right matches in the first view of each target view that sees a point of it, and where."""
+    grid, n_ref = tables.layer_grids(model.run)[layer], int(model.run.settings.get("n_ref", 1))
+    right, seen = model.get("right", layer, scene)[time], model.get("visible", grid, scene).astype(bool)
+    for view, index in enumerate(model.get("views", "-", scene)):
+        if index >= max(1, n_ref) and seen[view][:, 0].any():
+            yield float(right[view][:, 0][seen[view][:, 0]].mean()), number, view
+
+
+def _nearest_middle(
+    model: Explored, grid: str, scenes: Sequence[str], scene: int, seen: np.ndarray | None = None
+) -> int:
+    """Return the place, among the asked tokens that are seen, of the one nearest the middle of the image."""
+    rows, columns = parse_grid(grid)
+    asked = model.get("asked", grid, scenes[scene])
+    away = np.hypot((asked % columns + 0.5) / columns - 0.5, (asked // columns + 0.5) / rows - 0.5)
+    return int(np.argmin(away if seen is None else np.where(seen, away, np.inf)))
 
 
 def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
@@ -62,11 +106,11 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
     scenes = shared_scenes(models)
     chosen, dropped = within(groups(models, scenes), budget)
     kept = sorted({block.path[0] for block in chosen})
-    start = start_of(models[0], scenes)
+    start = start_of(models[0], scenes, kept)
     return {
         "fields": FIELDS,
         "levels": {"share": LEVELS, "map": MAP_LEVELS, "cells": CELLS},
-        "right": metric_words(models[0].run.metric),
+        "judged": bool(models[0].run.metric),
         "scenes": [_scene(models, scenes[n]) if n in kept else None for n in range(len(scenes))],
         "models": [_model(model) for model in models],
         "blocks": nested(chosen),
@@ -80,17 +124,36 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
 
 
 def groups(models: Sequence[Explored], scenes: Sequence[str]) -> Iterator[list[Block]]:
-    """Return blocks by use, scene after scene: all heads together, then the single heads, the middle timestep first.
+    """Return blocks by use.
+
+    Of every scene the matches, and the selected layer's attention at the middle timestep; then the other layers' there,
+    single heads, the selected layer's at other timesteps, and the rest.
 
     Args:
         models: The page's own first.
         scenes: Those that all models were shown.
     """
-    times = range(max(len(model.run.timesteps) for model in models))
-    for n in range(len(scenes)):
-        yield _interleaved([_together(model, scenes, n, m) for m, model in enumerate(models)])
-        for t in sorted(times, key=lambda t: (abs(t - len(times) // 2), t)):
-            yield _interleaved([_heads(model, scenes, n, m, t) for m, model in enumerate(models)])
+    count = max(len(model.run.timesteps) for model in models)
+    middle, *others = sorted(range(count), key=lambda t: (abs(t - count // 2), t))
+    numbers = range(len(scenes))
+
+    def of_all(make: Callable[..., list[Block]], n: int, *more: Any) -> list[Block]:
+        return _interleaved([make(model, scenes, n, m, *more) for m, model in enumerate(models)])
+
+    for n in numbers:
+        yield of_all(_together, n) + of_all(_attention, n, middle, SELECTED)
+    for n in numbers:
+        yield of_all(_attention, n, middle, OTHERS)
+        yield of_all(_maps, n)
+    for n in numbers:
+        yield of_all(_heads, n, middle)
+    for t in others:
+        for n in numbers:
+            yield of_all(_attention, n, t, SELECTED)
+            yield of_all(_heads, n, t)
+    for t in others:
+        for n in numbers:
+            yield of_all(_attention, n, t, OTHERS)
 
 
 def _interleaved(parts: Sequence[list[Block]]) -> list[Block]:
@@ -108,18 +171,40 @@ def _together(model: Explored, scenes: Sequence[str], scene: int, number: int) -
     ]
 
 
-def _heads(model: Explored, scenes: Sequence[str], scene: int, number: int, t: int) -> list[Block]:
-    kept = model.get("head_timesteps", "-", scenes[scene]).tolist()
-    if t not in kept:
-        return []
-    place = kept.index(t)
+def _attention(model: Explored, scenes: Sequence[str], scene: int, number: int, t: int, which: slice) -> list[Block]:
+    name, there = scenes[scene], t < len(model.run.timesteps)
     return [
         Block(
             path=(scene, number, layer, t),
-            text=pack({name: model.get(name, layer, scenes[scene])[place] for name in HEADS}, "heads"),
+            kind="exact",
+            text=pack_exact({part: model.get(part, layer, name)[t] for part in EXACT}),
         )
-        for layer in model.layers
+        for layer in model.layers[which]
+        if there and model.is_exact(layer, name)
     ]
+
+
+def _maps(model: Explored, scenes: Sequence[str], scene: int, number: int) -> list[Block]:
+    """Return the pooled maps of the layers whose queries and keys were not kept."""
+    name = scenes[scene]
+    pooled = [layer for layer in model.layers if not model.is_exact(layer, name)]
+    return [
+        Block(path=(scene, number, layer, None), kind="map", text=pack({"map": model.get("map", layer, name)}, "map"))
+        for layer in pooled
+    ]
+
+
+def _heads(model: Explored, scenes: Sequence[str], scene: int, number: int, t: int) -> list[Block]:
+    kept, name = model.get("head_timesteps", "-", scenes[scene]).tolist(), scenes[scene]
+    if t not in kept:
+        return []
+    place, blocks = kept.index(t), []
+    for layer in model.layers:
+        for kind, names in (("heads", HEADS), ("head_map", () if model.is_exact(layer, name) else ("head_map",))):
+            if names:
+                arrays = {part: model.get(part, layer, name)[place] for part in names}
+                blocks.append(Block(path=(scene, number, layer, t), kind=kind, text=pack(arrays, kind)))
+    return blocks
 
 
 def _scene(models: Sequence[Explored], scene: str) -> dict[str, Any]:
@@ -172,13 +257,22 @@ def dropped_words(
         chosen: Blocks in the page.
         dropped: Blocks left out.
     """
-    whole = {block.path[0] for block in dropped} - {block.path[0] for block in chosen}
+    whole = {b.path[0] for b in dropped if b.kind == "together"} - {block.path[0] for block in chosen}
     parts = [f"scene {scenes[n]}" for n in sorted(whole)]
-    rest = sorted((b.path for b in dropped if b.path[0] not in whole), key=lambda p: (p[0], p[3] is not None, p[2]))
-    for (n, heads), group in groupby(rest, key=lambda path: (path[0], path[3] is not None)):
-        paths = list(group)
-        times = sorted({int(models[p[1]].run.timesteps["timestep"].iloc[p[3]]) for p in paths if p[3] is not None})
-        layers = listing(sorted({path[2] for path in paths}))
-        what = f"single heads at t = {listing(times)}" if heads else f"layers {layers}"
-        parts.append(f"{what} of scene {scenes[n]}")
+    rest = [block for block in dropped if block.path[0] not in whole]
+    rest.sort(
+        key=lambda b: (b.path[0], list(LEFT_OUT).index(b.kind), -1 if b.path[3] is None else b.path[3], b.path[2])
+    )
+    for (n, kind), group in groupby(rest, key=lambda block: (block.path[0], block.kind)):
+        by_time = groupby(group, key=lambda block: block.path[3])
+        where = {t: sorted({block.path[2] for block in blocks}) for t, blocks in by_time}
+        parts.append(f"{LEFT_OUT[kind]}{_times(models[0], where)} of scene {scenes[n]}")
     return f"Left out to keep this page small: {'; '.join(parts)}." if parts else ""
+
+
+def _times(model: Explored, where: Mapping[int | None, list[int]]) -> str:
+    """Return which layers, and at which timesteps; all alike in one."""
+    if None in where:
+        return f" of layers {listing(where[None])}"
+    times = listing([int(model.run.timesteps["timestep"].iloc[t]) for t in where])  # type: ignore[arg-type]
+    return f" at t = {times}"

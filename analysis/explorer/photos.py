@@ -58,7 +58,7 @@ def _explored(shown: Shown) -> Explored:
 
 def _run(shown: Shown) -> ProbeRun:
     """Put the photos into the form of a probe run that scored nothing."""
-    selection = {"layer": shown.first, "metric": "precision@5%", "direction": "tgt", "protocol": "attention-v1"}
+    selection = {"layer": shown.first, "metric": "", "direction": "tgt", "protocol": "attention-v1"}
     return ProbeRun(
         name="photos",
         settings={"model": shown.model, "n_ref": 1},

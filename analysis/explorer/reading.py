@@ -10,10 +10,10 @@ from jaxtyping import Shaped
 from analysis.probing import tables
 from analysis.probing.tables import ProbeRun, read_run
 from analysis.words import metric_words
-from probe.records import EXPLORER, RunError
+from probe.records import EXPLORER, RunError, parse_grid
 
-TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept", "map")
-HEADS = ("head_token", "head_right", "head_share", "head_mass", "head_map")
+TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept")
+HEADS = ("head_token", "head_right", "head_share", "head_mass")
 
 Array = Shaped[np.ndarray, "..."]
 
@@ -38,6 +38,10 @@ class Explored:
         present = sorted({int(part) for what, part, _ in self.tensors if what == "token"})
         ranked = [self.run.layer, *(int(entry["layer"]) for entry in self.run.selection.get("runners_up", []))]
         return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]
+
+    def is_exact(self, layer: int, scene: str) -> bool:
+        """Return whether a layer's queries and keys were kept, in place of pooled maps."""
+        return ("q", str(layer), scene) in self.tensors
 
     def get(self, what: str, part: object, scene: str) -> Array:
         """Return a tensor.
@@ -90,9 +94,11 @@ def _check_scene(explored: Explored, scene: str) -> None:
         grid = grids.get(layer, "")
         pairs = (views, len(explored.get("asked", grid, scene)), views - 1)
         heads = explored.get("head_token", layer, scene).shape[1:2]
-        for name in TOGETHER:
+        exact = explored.is_exact(layer, scene)
+        wrong += _wrong_exact(explored, layer, scene, times, views) if exact else []
+        for name in (*TOGETHER, *(() if exact else ("map",))):
             wrong += [] if explored.get(name, layer, scene).shape[:4] == (times, *pairs) else [f"{name}/{layer}"]
-        for name in HEADS:
+        for name in (*HEADS, *(() if exact else ("head_map",))):
             shape = explored.get(name, layer, scene).shape[:5]
             wrong += [] if shape == (len(kept), *heads, *pairs) else [f"{name}/{layer}"]
     if wrong:
@@ -100,6 +106,19 @@ def _check_scene(explored: Explored, scene: str) -> None:
             f"read_explored: {explored.run.name}/{EXPLORER} does not fit, in {', '.join(wrong[:3])} of scene {scene}; "
             "run the probe again"
         )
+
+
+def _wrong_exact(explored: Explored, layer: int, scene: str, times: int, views: int) -> list[str]:
+    """Name the queries and keys of a layer whose shapes do not agree with the grid's, or with each other's."""
+    grid = tables.layer_grids(explored.run).get(layer, "")
+    tokens = int(np.prod(parse_grid(grid))) if grid else 0
+    *_, heads, d = explored.get("q", layer, scene).shape
+    wanted = {
+        "q": (times, views, len(explored.get("asked", grid, scene)), heads, d),
+        "k": (times, views, tokens, heads, d),
+    }
+    wanted |= {f"{name}_step": shape[:-1] for name, shape in wanted.items()}
+    return [f"{name}/{layer}" for name, shape in wanted.items() if explored.get(name, layer, scene).shape != shape]
 
 
 def read_beside(folder: Path, first: Explored) -> Explored:

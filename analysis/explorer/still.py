@@ -1,15 +1,21 @@
 """The explorer's still picture, for print and for browsers that run no scripts: where it starts. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from markupsafe import escape
 
+from analysis.explorer.packing import EXACT
 from analysis.explorer.payload import CELLS, MAP_LEVELS, Start
 from analysis.explorer.reading import Explored
 from analysis.probing import tables
 from analysis.probing.pictures import SIDE, image_key
 from probe.records import parse_grid
+
+FAINT = 0.04
+"""Level below which a cell is not shaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,7 @@ def _found(model: Explored, scene: str, start: Start, slot: int, view: int, numb
     right = bool(model.get("right", start.layer, scene)[start.time][where])
     seen = bool(model.get("visible", grid, scene)[where])
     true = model.get("true_xy", grid, scene)[where]
-    heat = _heat(model.get("map", start.layer, scene)[start.time][where], grid, aspect)
+    heat = _heat(_levels(model, scene, start, slot), grid, aspect)
     marks = heat + (_ring(true, aspect) if seen else "") + _match(match, aspect, right=right)
     verdict = ("right" if right else "wrong") if seen else "not seen here: no truth"
     return Still(
@@ -82,15 +88,49 @@ def _token(at: tuple[float, float], grid: str, aspect: float) -> str:
     return f'<rect {box} stroke="#000" stroke-width="2.2"/><rect {box} stroke="#fff" stroke-width="1"/>'
 
 
-def _heat(coded: np.ndarray, grid: str, aspect: float) -> str:
+def _levels(model: Explored, scene: str, start: Start, slot: int) -> np.ndarray:
+    """Return the root of each cell's weight over the highest's: of tokens, or of pooled cells where these were kept."""
+    if not model.is_exact(start.layer, scene):
+        return model.get("map", start.layer, scene)[start.time][start.view, start.token, slot] / MAP_LEVELS
+    other = slot + (slot >= start.view)
+    weights = attention(
+        {name: model.get(name, start.layer, scene)[start.time] for name in EXACT}, start.view, start.token
+    )[other]
+    return np.sqrt(weights / weights.max())
+
+
+def attention(
+    coded: Mapping[str, np.ndarray], view: int, token: int, head: int | None = None
+) -> Float[np.ndarray, "f n"]:
+    """Compute where a query token looks, as the page's script does.
+
+    Args:
+        coded: q, q_step, k and k_step of a layer at one timestep.
+        view: Of the query, among the kept ones.
+        token: Its place among the asked ones.
+        head: One of them; None for the mean of all.
+
+    Returns:
+        Weights, which sum to 1 over the tokens of all kept views.
+    """
+    q = coded["q"][view, token].astype(np.float64) * coded["q_step"][view, token][:, None]
+    k = coded["k"].astype(np.float64) * coded["k_step"][..., None]
+    logits = np.einsum("hd,fnhd->hfn", q, k)
+    weights = np.exp(logits - logits.max((1, 2), keepdims=True))
+    weights /= weights.sum((1, 2), keepdims=True)
+    return weights.mean(0) if head is None else weights[head]
+
+
+def _heat(levels: np.ndarray, grid: str, aspect: float) -> str:
     """Shade the cells: the darker, the more weight."""
-    rows, columns = (min(side, CELLS) for side in parse_grid(grid))
+    sides = parse_grid(grid)
+    rows, columns = sides if len(levels) == sides[0] * sides[1] else (min(side, CELLS) for side in sides)
     width, height = SIDE / columns, SIDE * aspect / rows
     return "".join(
         f'<rect x="{n % columns * width:.2f}" y="{n // columns * height:.2f}" width="{width:.2f}" '
-        f'height="{height:.2f}" fill="#d62f10" fill-opacity="{0.75 * int(level) / MAP_LEVELS:.2f}"/>'
-        for n, level in enumerate(coded)
-        if level
+        f'height="{height:.2f}" fill="#d62f10" fill-opacity="{0.75 * level:.2f}"/>'
+        for n, level in enumerate(levels)
+        if level > FAINT
     )
 
 

@@ -1,7 +1,8 @@
 """What the page's match explorer shows: for each query token of an example scene, where every layer and head looks.
 
-Small by design: matches are kept exactly; weights, and maps pooled to at most 8 x 8 cells, as the square root of their
-value in 8 and in 4 bits, one byte each. Streamed over query tokens, so no attention map is ever held whole.
+Matches are kept exactly. Attention is kept as queries and keys in 8 bits, of which the page computes all weights; where
+these are too many (:data:`EXACT_BYTES`) or a mask hides keys, as maps pooled to at most 8 x 8 cells. Shares are the
+square root of their value in one byte. Streamed over query tokens, so no attention map is ever held whole.
 
 Tensors are named "what/part/scene"; the part is a layer's index, a grid such as "16x16", or "-". Axes beside the usual:
 ``t`` timesteps, ``rows`` all heads together and then each head, ``queries`` the query tokens kept of a view, ``other``
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from einops import einsum, rearrange, reduce, repeat
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int8, Shaped, UInt8
 from torch import Tensor
 
 from probe.geometry import fundamental_matrix
@@ -28,7 +29,8 @@ from probe.views import Views
 
 VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map
 RUNNERS_UP = 2
-LEVELS, MAP_LEVELS = 255, 15
+LEVELS, MAP_LEVELS, STEPS = 255, 15, 127
+EXACT_BYTES = 4 * 2**20  # of one layer's queries and keys at one timestep; beyond it maps are kept instead
 HEAD_MAPS_BYTES = 64 * 2**20  # of one scene; beyond it the heads are kept at fewer timesteps, the middle ones
 BY_ROW = ("token", "right", "share", "mass", "map")  # with a row of all heads together and one of each head
 
@@ -86,6 +88,48 @@ def of_pairs(
 def quantise(share: Float[Tensor, "*shape"], levels: int) -> UInt8[Tensor, "*shape"]:
     """Round the square root of a share in [0, 1] to one of ``levels`` steps; the error is at most half a step."""
     return (share.clamp(0, 1).sqrt() * levels).round().to(torch.uint8)
+
+
+def coded_tokens(x: Float[Tensor, "heads *tokens d"]) -> tuple[Int8[Tensor, "*tokens heads d"], Tensor]:
+    """Round each token's channels in a head to 255 steps of its own size; the error is at most half a step.
+
+    Args:
+        x: Queries or keys.
+
+    Returns:
+        The steps, and their sizes [*tokens heads].
+    """
+    moved = x.movedim(0, -2).float()
+    size = moved.abs().amax(-1) / STEPS
+    steps = (moved / size.clamp(min=torch.finfo(size.dtype).tiny)[..., None]).round()
+    return steps.to(torch.int8), size
+
+
+def exact_attention(call: LayerCall, views: Sequence[int]) -> dict[str, Tensor]:
+    """Return a call's queries, times the factor of the logits, and keys, coded; nothing where they are too many.
+
+    Keys are without their mean, which changes no weight: a query's logits all move alike.
+
+    Args:
+        call: Of one layer on one scene.
+        views: Those to keep.
+
+    Returns:
+        q [fq queries heads d] and k [f n heads d] in steps, q_step and k_step: the size of a step. Empty where a mask
+        hides keys, which the page would have to know.
+    """
+    q, k = (_of_views(x, call.layout, views) for x in (call.q, call.k))
+    q = q[:, :, query_tokens(call.layout.grid)] * call.scale
+    if call.bias is not None or q.numel() + k.numel() > EXACT_BYTES:
+        return {}
+    (queries, q_step), (keys, k_step) = coded_tokens(q), coded_tokens(k - k.mean((1, 2), keepdim=True))
+    return {name: x.cpu() for name, x in {"q": queries, "q_step": q_step, "k": keys, "k_step": k_step}.items()}
+
+
+def _of_views(
+    x: Float[Tensor, "1 heads joint d"], layout: ViewLayout, views: Sequence[int]
+) -> Float[Tensor, "heads f n d"]:
+    return rearrange(layout.split(x), "1 heads f h w d -> heads f (h w) d")[:, list(views)]
 
 
 def pooling(side: int) -> Float[Tensor, "cells side"]:
@@ -182,7 +226,8 @@ def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Se
 
     Returns:
         What :func:`read_attention` gives, and: token and right [rows fq queries other]; ratio_token, ratio, ratio_right
-        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq queries other].
+        and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq queries other]; and what
+        :func:`exact_attention` gives, in place of the map.
     """
     queries = query_tokens(call.layout.grid)
 
@@ -191,15 +236,21 @@ def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Se
 
     token, coded = read_attention(call.q, call.k, call.scale, call.layout, views, call.bias)
     nearest = ratio_matches(call.q, call.k, call.layout)
-    kept = RATIO_V1.kept(nearest, truth)
-    return coded | {
-        "token": picked(token).to(torch.uint16),
-        "right": picked(_right(token.to(call.q.device), truth, threshold)),
-        "ratio_token": picked(nearest.token[0]).to(torch.uint16),
-        "ratio": quantise(picked(nearest.ratio[0]), LEVELS),
-        "ratio_right": picked(_right(nearest.token, truth, threshold)[0]),
-        "ratio_kept": picked(kept[0]),
-    }
+    kept, exact = RATIO_V1.kept(nearest, truth), exact_attention(call, views)
+    if exact:
+        del coded["map"]
+    return (
+        coded
+        | exact
+        | {
+            "token": picked(token).to(torch.uint16),
+            "right": picked(_right(token.to(call.q.device), truth, threshold)),
+            "ratio_token": picked(nearest.token[0]).to(torch.uint16),
+            "ratio": quantise(picked(nearest.ratio[0]), LEVELS),
+            "ratio_right": picked(_right(nearest.token, truth, threshold)[0]),
+            "ratio_kept": picked(kept[0]),
+        }
+    )
 
 
 def _right(token: Int[Tensor, "rows f n f"], truth: GridTruth, threshold: Threshold) -> Bool[Tensor, "rows f n f"]:
@@ -279,5 +330,6 @@ def explore_scene(
 
 def _by_heads(values: dict[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
     """Part the row of all heads together from the single heads, which not every timestep has."""
-    together = {name: value[0] if name in BY_ROW else value for name, value in values.items()}
-    return together | ({f"head_{name}": values[name][1:] for name in BY_ROW} if heads else {})
+    by_row = [name for name in BY_ROW if name in values]
+    together = {name: value[0] if name in by_row else value for name, value in values.items()}
+    return together | ({f"head_{name}": values[name][1:] for name in by_row} if heads else {})

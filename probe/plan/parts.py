@@ -27,7 +27,7 @@ from probe.seeds import derive
 from probe.selection import Selection
 
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
-EXPLORED = 2  # of them, scenes whose attention is kept for the page's match explorer
+EXPLORED = 4  # of them, scenes whose attention is kept for the page's match explorer
 SCENE_FILES, PAIR_FILES = "scene-*.parquet", "pairs-*.parquet"
 KEPT = {"image": "examples.safetensors", "edited": "edited.safetensors", "explorer": "explorer.safetensors"}
 

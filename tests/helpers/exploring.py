@@ -8,7 +8,9 @@ from safetensors.numpy import save_file
 
 from analysis.explorer.payload import MAP_LEVELS
 
-VIEWS = 3
+VIEWS, CHANNELS = 3, 4
+EXACT = (10,)
+"""Layers whose queries and keys are kept, in place of maps."""
 
 
 def write_explored(
@@ -34,6 +36,9 @@ def write_explored(
         random = np.random.default_rng(seed)
         for layer, (side, heads) in layers.items():
             found = layer_tensors(side, times, heads, random)
+            if layer in EXACT:
+                del found["map"], found["head_map"]
+                found |= coded_tensors(side, times, heads, random)
             tensors |= {f"{name}/{layer}/{scene}": x for name, x in found.items()}
     save_file(tensors, folder / "explorer.safetensors")
 
@@ -67,4 +72,16 @@ def layer_tensors(side: int, times: int, heads: int, random: np.random.Generator
         "ratio": random.integers(0, 256, (times, *pairs), dtype=np.uint8),
         "ratio_right": random.random((times, *pairs)) < 0.3,
         "ratio_kept": random.random((times, *pairs)) < 0.25,
+    }
+
+
+def coded_tensors(side: int, times: int, heads: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    shape = (times, VIEWS, side * side, heads)
+    return {
+        name: value
+        for part in ("q", "k")
+        for name, value in (
+            (part, random.integers(-127, 128, (*shape, CHANNELS), dtype=np.int8)),
+            (f"{part}_step", random.uniform(0.002, 0.02, shape).astype(np.float32)),
+        )
     }

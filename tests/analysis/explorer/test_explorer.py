@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from analysis import report
 from analysis.explorer.packing import FIELDS, Block, pack, unpack, within
-from analysis.explorer.payload import payload
+from analysis.explorer.payload import LEFT_OUT, payload, start_of
 from analysis.explorer.reading import Explored, explored, read_beside
+from analysis.explorer.still import attention
 from analysis.probing import page as pages
 from analysis.probing.tables import read_run
 from probe.records import RunError
@@ -49,7 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- packing ---------------------------------------------------------------------------------------------------------
 
 
-@given(data=st.data(), kind=st.sampled_from(["together", "heads"]), seed=st.integers(0, 10_000))
+@given(data=st.data(), kind=st.sampled_from(list(FIELDS)), seed=st.integers(0, 10_000))
 def test_unpacking_gives_back_what_was_packed(data: st.DataObject, kind: str, seed: int):
     lead = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=2)))
     asked, other, cells = (data.draw(st.integers(1, most)) for most in (7, 3, 9))
@@ -86,16 +87,18 @@ def test_the_page_says_what_is_left_out(own: Explored):
     whole = payload([own])
     assert whole["dropped"] == ""
     sizes = {path: len(text) for path, text in whole["blocks"].items()}
-    first = [path for path in sizes if path.startswith("0/")]
-    assert len(first) == 3 + 3 * 2  # layers; layers at two timesteps
+    kinds = {kind: [path for path in sizes if path.startswith(f"{kind}/0/")] for kind in LEFT_OUT}
+    # three layers, at two timesteps where a block is of one; queries and keys of layer 10, maps of the others
+    assert [len(kinds[kind]) for kind in LEFT_OUT] == [3, 2, 2, 6, 4]
+    first = [*kinds["together"], "exact/0/0/10/1"]
     less = payload([own], sum(sizes[path] for path in first))
-    assert less["dropped"] == "Left out to keep this page small: scene room-1."
-    assert less["scenes"][1] is None
     assert set(less["blocks"]) == set(first)
-    least = payload([own], sum(sizes[path] for path in first if path.count("/") == 2))
-    assert "single heads at t = 100 and 500 of scene room-0" in least["dropped"]
-    assert least["start"]["layer"] == 10
-    assert "0/0/10" in payload([own], sizes["0/0/10"])["blocks"]  # the selected layer comes first
+    assert "scene room-1; attention of some layers at t = 100 of scene room-0" in less["dropped"]
+    assert "matches of single heads at t = 100 and 500 of scene room-0" in less["dropped"]
+    assert less["scenes"][1] is None
+    assert less["start"]["layer"] == 10
+    # the selected layer comes first
+    assert "together/0/0/10" in payload([own], sizes["together/0/0/10"])["blocks"]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -117,7 +120,9 @@ def change(folder: Path, name: str, value: np.ndarray | None) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("map/10/", None, "lacks map/10/room-"),
+        ("map/2/", None, "lacks map/2/room-"),
+        ("k/10/", np.zeros((2, 3, 5, 2, 4), np.int8), r"does not fit, in k/10"),
+        ("q_step/10/", None, "lacks q_step/10/room-"),
         ("head_token/7/", np.zeros((2, 3, 3, 5, 2), np.uint16), r"does not fit, in head_token/7"),
         ("right/2/", np.zeros((1, 3, 256, 2), bool), r"does not fit, in right/2"),
         ("views/-/", np.zeros(1, np.int64), "does not fit"),
@@ -162,6 +167,24 @@ def test_other_runs_must_show_the_same_views(
         read_beside(other, own)
 
 
+def test_it_starts_at_the_pair_nearest_the_median(own: Explored):
+    start = start_of(own, own.scenes, (0, 1))
+    shares = {}
+    for n, scene in enumerate(own.scenes[:2]):
+        right, seen = own.get("right", 10, scene)[1], own.get("visible", "16x16", scene)
+        for view in (1, 2):
+            shares[n, view] = right[view, :, 0][seen[view, :, 0]].mean()
+    away = {pair: abs(share - np.median(list(shares.values()))) for pair, share in shares.items()}
+    assert away[start.scene, start.view] == min(away.values())
+    assert own.get("visible", "16x16", own.scenes[start.scene])[start.view, start.token, 0]
+
+
+def test_attention_is_the_softmax_of_what_is_coded():
+    coded = {"q": np.array([[[[2, 0]]]], np.int8), "q_step": np.array([[[0.5]]]),
+             "k": np.array([[[[1, 9]], [[0, 9]]]], np.int8), "k_step": np.array([[[2.0], [2.0]]])}  # fmt: skip
+    np.testing.assert_allclose(attention(coded, 0, 0), [[np.e**2 / (np.e**2 + 1), 1 / (np.e**2 + 1)]])
+
+
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +206,7 @@ def test_the_page_holds_what_the_file_holds(folder: Path, beside: Path, quick: N
         tensors = load_file(run / "explorer.safetensors")
         for layer in (2, 7, 10):
             shapes = {name: tensors[f"{name}/{layer}/room-0"].shape for name, _, _ in FIELDS["together"]}
-            found = unpack(data["blocks"][f"0/{number}/{layer}"], "together", shapes)
+            found = unpack(data["blocks"][f"together/0/{number}/{layer}"], "together", shapes)
             for name, value in found.items():
                 np.testing.assert_array_equal(value, tensors[f"{name}/{layer}/room-0"])
 
@@ -204,10 +227,12 @@ def test_without_scripts_and_in_print_there_is_a_still_picture(folder: Path, qui
     tensors, data = load_file(folder / "explorer.safetensors"), data_of(html)["start"]
     assert still.count('<svg class="panel" role="img"') == 3
     for slot in (0, 1):
-        right = tensors["right/10/room-0"][1, data["view"], data["token"], slot]
-        seen = tensors["visible/16x16/room-0"][data["view"], data["token"], slot]
-        assert seen
-        assert f'aria-label="view {slot}: {"right" if right else "wrong"}"' in still
+        scene, at = f"room-{data['scene']}", (data["view"], data["token"], slot)
+        right, seen = tensors[f"right/10/{scene}"][1][at], tensors[f"visible/16x16/{scene}"][at]
+        assert seen or slot
+        view = slot + (slot >= data["view"])
+        verdict = ("right" if right else "wrong") if seen else "not seen here: no truth"
+        assert f'aria-label="view {view}: {verdict}"' in still
 
 
 def test_the_command_shows_runs_beside_one(

@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from analysis import report
+from analysis.explorer.packing import EXACT
+from analysis.explorer.still import attention
 from analysis.probing import page as pages
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -266,3 +268,38 @@ def test_print_shows_the_still_picture(runs: tuple[Path, Path], browser: "sync_a
     quiet.goto(f"file://{runs[0]}/report.html")
     assert quiet.locator(".explorer-still").is_visible()
     assert not quiet.locator(".explorer-live").is_visible()
+
+
+def test_attention_in_the_browser_is_that_of_the_file(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown, file = Shown(browser, runs[0]), load_file(runs[0] / "explorer.safetensors")
+    coded = {name: file[f"{name}/10/room-0"][1] for name in EXACT}
+    read = """async ([key, views, asked, tokens, heads, view, place, head]) => {
+      const data = JSON.parse(document.getElementById("explorer-data").textContent);
+      const parts = explorerAttention.parse(await explorerTools.inflate(data.blocks[key]), views, asked, tokens, heads);
+      return [...explorerAttention.weights(parts, view, place, head)];
+    }"""
+    heads = coded["q"].shape[2]
+    for view, place, head in ((0, 0, "all"), (2, 17, "all"), (1, 255, 0), (2, 100, heads - 1)):
+        found = shown.page.evaluate(read, ["exact/0/0/10/1", 3, 256, 256, heads, view, place, head])
+        wanted = attention(coded, view, place, None if head == "all" else head)
+        np.testing.assert_allclose(np.reshape(found, wanted.shape), wanted, atol=1e-6)
+    assert not shown.faults
+
+
+def test_several_tokens_are_asked_together_and_a_link_holds_them(runs: tuple[Path, Path], browser: "sync_api.Browser"):
+    shown = Shown(browser, runs[0], "#explore:scene=0&layer=10&t=500&view=2&x=.5&y=.5&head=all&protocol=attention")
+    shown.stage(2).press("b")
+    shown.settled()
+    for _ in range(2):
+        shown.stage(2).press("ArrowRight")
+    shown.stage(2).press("b")
+    shown.settled()
+    assert shown.page.locator("#explorer .brushed").count() == 2
+    fragment = shown.page.evaluate("location.hash")
+    assert re.search(r"brush=\d+\.\d+", fragment)
+    again = Shown(browser, runs[0], fragment)
+    assert again.page.locator("#explorer .brushed").count() == 2
+    again.stage(2).press("Escape")
+    again.settled()
+    assert again.page.locator("#explorer .brushed").count() == 0
+    assert not [*shown.faults, *again.faults]

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from probe.geometry import fundamental_matrix
 from probe.layers import Layer, find_layers, select_layers
+from probe.measure import explored
 from probe.measure.examples import example_matches
 from probe.measure.explored import (
     LEVELS,
     MAP_LEVELS,
     coarse_maps,
+    coded_tokens,
     explore_scene,
     head_timesteps,
     kept_views,
@@ -112,6 +114,33 @@ def test_matches_are_those_of_the_pictures(model, scene, layers, seen):
         true = seen[f"true_xy/{layer.grid[0]}x{layer.grid[1]}"][2, :, 0]
         shown = seen[f"visible/{layer.grid[0]}x{layer.grid[1]}"][2, :, 0]
         torch.testing.assert_close(true[shown], torch.tensor(rows[["true_x", "true_y"]].to_numpy())[shown].float())
+
+
+@given(st.integers(0, 10_000), st.floats(1e-6, 1e3))
+def test_a_coded_token_is_off_by_half_a_step_of_its_own(seed: int, size: float):
+    x = size * torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed))
+    steps, step = coded_tokens(x)
+    assert steps.dtype == torch.int8
+    back = (steps * step[..., None]).movedim(-2, 0)
+    assert ((back - x).abs() <= 0.501 * step.movedim(-1, 0)[..., None]).all()
+
+
+def test_coded_attention_is_that_of_the_matches(seen, layers):
+    for layer in layers:
+        part = {name: seen[f"{name}/{layer.index}"][1] for name in ("q", "q_step", "k", "k_step")}
+        q, k = (part[name].double() * part[f"{name}_step"].double()[..., None] for name in ("q", "k"))
+        weights = torch.einsum("anhd,bmhd->hanbm", q, k).flatten(-2).softmax(-1).unflatten(-1, k.shape[:2]).mean(0)
+        others = torch.stack([weights[view][:, key_views([0, 1, 2])[view]] for view in range(3)])
+        same = others.argmax(-1) == seen[f"token/{layer.index}"][1].long()
+        assert same.float().mean() > 0.9, layer  # the rest are ties to 8 bits
+
+
+def test_large_layers_keep_maps(model, scene, layers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(explored, "EXACT_BYTES", 0)
+    pooled = explore_scene(model, scene, layers, TIMES, LIMIT)
+    names = {name.split("/")[0] for name in pooled}
+    assert {"map", "head_map"} <= names
+    assert not {"q", "k"} & names
 
 
 def test_looking_twice_gives_the_same(model, scene, layers, seen):
