@@ -18,6 +18,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+MIDDLE = "#explore:scene=0&view=2&x=.5&y=.5"
 TIMEOUT = 120_000  # milliseconds; the machine may be busy
 pytestmark = [
     pytest.mark.slow,
@@ -132,7 +133,7 @@ def close(shown: list[list[str]], wanted: list[list[str]]) -> None:
 
 def test_mouse_menus_and_models(runs: tuple[Path, Path], browser: "sync_api.Browser"):
     plain, cameo = runs
-    shown = Shown(browser, plain)
+    shown = Shown(browser, plain, MIDDLE)
     close(shown.rows, expected(plain, layer=10, time=1, view=2, token=int(re.search(r"token (\d+)", shown.where)[1])))
     box = shown.stage(0).bounding_box()
     shown.stage(0).click(position={"x": box["width"] * 5.5 / 16, "y": box["height"] * 3.5 / 16})
@@ -156,7 +157,7 @@ def test_mouse_menus_and_models(runs: tuple[Path, Path], browser: "sync_api.Brow
 
 
 def test_pointing_previews_and_leaving_returns(runs: tuple[Path, Path], browser: "sync_api.Browser"):
-    shown = Shown(browser, runs[0])
+    shown = Shown(browser, runs[0], MIDDLE)
     chosen, url = shown.where, shown.page.url
     shown.stage(2).hover(position={"x": 3, "y": 3})
     shown.settled()
