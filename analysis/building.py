@@ -23,6 +23,7 @@ from analysis.comparing.page import probe_comparison
 from analysis.comparing.training_page import training_comparison
 from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_evaluation_page
 from analysis.evaluation.run import is_evaluation, read_evaluation
+from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored, explored, read_beside
 from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
 from analysis.probing.tables import ProbeRun, is_probe, read_run
@@ -168,12 +169,13 @@ def render_index(index: Index) -> str:
     return TEMPLATES.get_template("index.html.j2").render(index=index)
 
 
-def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
+def build_report(run: Path, explore_with: Sequence[Path] = (), budget: int = BUDGET) -> Path:
     """Write a run's page into its folder, whole or not at all.
 
     Args:
         run: The folder of a probe run, a study, an evaluation, or a training run, finished or not.
         explore_with: Probe runs of other models on the same views, to show in a probe run's match explorer too.
+        budget: Characters of the match explorer's data.
 
     Returns:
         The page's path.
@@ -183,15 +185,15 @@ def build_report(run: Path, explore_with: Sequence[Path] = ()) -> Path:
             the same views.
     """
     page = run / REPORT
-    write_text(page, render(_make_page(run, explore_with)))
+    write_text(page, render(_make_page(run, explore_with, budget)))
     return page
 
 
-def _make_page(run: Path, explore_with: Sequence[Path]) -> Page | SectionPage:
+def _make_page(run: Path, explore_with: Sequence[Path], budget: int) -> Page | SectionPage:
     name = kind_of(run)
     kind = KINDS[name]
     content = kind.read(run)
-    return kind.page(content, _explored(content, explore_with)) if name == "probes" else kind.page(content)
+    return kind.page(content, _explored(content, explore_with), budget) if name == "probes" else kind.page(content)
 
 
 def _explored(probe: ProbeRun, explore_with: Sequence[Path]) -> list[Explored]:

@@ -16,6 +16,18 @@
 # small model that ships with the suite, layer by layer, on procedural rooms whose geometry is exactly known. It needs
 # no download and no GPU.
 #
+# In **Google Colab**: upload the repository as an archive (or write its `git+https://` address) and name it in the next
+# cell, which installs it there. Elsewhere the cell does nothing.
+
+# %%
+import subprocess
+import sys
+
+ARCHIVE = "attention-probing.zip"
+if "google.colab" in sys.modules:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", ARCHIVE], check=True)
+
+# %% [markdown]
 # Everything here is one command too: `python -m probe.run`. The notebook calls the same functions and reads the same
 # tables.
 
@@ -26,6 +38,7 @@ from pathlib import Path
 
 from IPython.display import Markdown
 
+from analysis.frame import PageFrame
 from analysis.probing.page import make_page
 from analysis.probing.tables import read_run
 from analysis.report import build_report
@@ -122,11 +135,11 @@ page.figures["rotation"]
 # %% [markdown]
 # ## Go on
 #
-# The whole page, with every table and figure and the *match explorer* (point at a pixel and see where each layer
-# looks):
+# The whole page, with every table and figure. It begins with the *match explorer*: point at a pixel and see where each
+# layer looks.
 
 # %%
-print(build_report(OUT))
+PageFrame(build_report(OUT))
 
 # %% [markdown]
 # - your own network: `2_your_model`

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.explorer.payload import CELLS, START_RULE, payload, start_of
+from analysis.explorer.payload import BUDGET, CELLS, START_RULE, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
@@ -50,14 +50,15 @@ class Part:
     dropped: str
 
 
-def explorer_part(models: Sequence[Explored]) -> Part:
+def explorer_part(models: Sequence[Explored], budget: int = BUDGET) -> Part:
     """Put together the explorer's section.
 
     Args:
         models: The page's own run first, then those beside it.
+        budget: Characters of packed data.
     """
     first, scenes = models[0], shared_scenes(models)
-    packed = payload(models)
+    packed = payload(models, budget)
     start = start_of(first, scenes, [n for n, there in enumerate(packed["scenes"]) if there])
     numbers = {name.removeprefix("image/"): n for n, name in enumerate(first.run.images)}
     shown = [scene for scene, there in zip(scenes, packed["scenes"], strict=True) if there]

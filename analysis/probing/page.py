@@ -11,6 +11,7 @@ from markupsafe import Markup
 from analysis import figures
 from analysis.blocks import Chart, Section, Table, chart
 from analysis.explorer.part import Part, explorer_part
+from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
 from analysis.probing import causal, causal_figures, caveats, cells, rotation, tables
 from analysis.probing.paper import beside_paper
@@ -116,17 +117,18 @@ def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
     )
 
 
-def make_page(run: ProbeRun, explored: Sequence[Explored] = ()) -> Page:
+def make_page(run: ProbeRun, explored: Sequence[Explored] = (), budget: int = BUDGET) -> Page:
     """Put together what the page of a run shows.
 
     Args:
         run: The probe run.
         explored: What its match explorer shows: its own model first; without any there is no explorer.
+        budget: Characters of the explorer's data.
     """
     scenes = str(run.settings.get("scenes", "unnamed scenes"))
     examples = choose_examples(run)
     places = layer_places(run)
-    explorer = explorer_part(explored) if explored else None
+    explorer = explorer_part(explored, budget) if explored else None
     return Page(
         title=f"{run.model} on {scenes}",
         model=run.model,
