@@ -19,7 +19,7 @@ LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
 SELECTED, OTHERS = slice(0, 1), slice(1, None)  # of a model's layers, the selected one first
 START_RULE = (
     "It opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the median of "
-    "those shown here, at the token nearest the middle that both views show, whether its match is right or wrong."
+    "those shown here, at the token whose match has the median error of that pair: right where most are."
 )
 LEFT_OUT = {
     "together": "matches",
@@ -67,14 +67,24 @@ def start_of(model: Explored, scenes: Sequence[str], numbers: Sequence[int]) -> 
     if not pairs:
         view = len(model.get("views", "-", scenes[numbers[0]])) - 1
         return Start(
-            scene=numbers[0], layer=layer, time=time, view=view, token=_nearest_middle(model, grid, scenes, numbers[0])
+            scene=numbers[0], layer=layer, time=time, view=view, token=_nearest_middle(model, grid, scenes[numbers[0]])
         )
     median = np.median([precision for precision, _, _ in pairs])
     _, scene, view = min(pairs, key=lambda pair: (abs(pair[0] - median), pair[1:]))
-    seen = model.get("visible", grid, scenes[scene])[view][:, 0].astype(bool)
-    return Start(
-        scene=scene, layer=layer, time=time, view=view, token=_nearest_middle(model, grid, scenes, scene, seen)
-    )
+    token = _median_error(model, scenes[scene], view)
+    return Start(scene=scene, layer=layer, time=time, view=view, token=token)
+
+
+def _median_error(model: Explored, scene: str, view: int) -> int:
+    """Return the place of the token whose match in the first view has the median error, the lower of two."""
+    layer, time = model.layers[0], len(model.run.timesteps) // 2
+    grid = tables.layer_grids(model.run)[layer]
+    rows, columns = parse_grid(grid)
+    token = model.get("token", layer, scene)[time][view][:, 0].astype(int)
+    match = np.stack([(token % columns + 0.5) / columns, (token // columns + 0.5) / rows], axis=-1)
+    seen = np.flatnonzero(model.get("visible", grid, scene)[view][:, 0])
+    error = np.linalg.norm(match - model.get("true_xy", grid, scene)[view][:, 0], axis=-1)[seen]
+    return int(seen[np.argsort(error, kind="stable")[(len(seen) - 1) // 2]])
 
 
 def _precisions(model: Explored, scene: str, number: int, layer: int, time: int) -> Iterator[tuple[float, int, int]]:
@@ -86,14 +96,11 @@ def _precisions(model: Explored, scene: str, number: int, layer: int, time: int)
             yield float(right[view][:, 0][seen[view][:, 0]].mean()), number, view
 
 
-def _nearest_middle(
-    model: Explored, grid: str, scenes: Sequence[str], scene: int, seen: np.ndarray | None = None
-) -> int:
-    """Return the place, among the asked tokens that are seen, of the one nearest the middle of the image."""
+def _nearest_middle(model: Explored, grid: str, scene: str) -> int:
+    """Return the place, among the asked tokens, of the one nearest the middle of the image."""
     rows, columns = parse_grid(grid)
-    asked = model.get("asked", grid, scenes[scene])
-    away = np.hypot((asked % columns + 0.5) / columns - 0.5, (asked // columns + 0.5) / rows - 0.5)
-    return int(np.argmin(away if seen is None else np.where(seen, away, np.inf)))
+    asked = model.get("asked", grid, scene)
+    return int(np.argmin(np.hypot((asked % columns + 0.5) / columns - 0.5, (asked // columns + 0.5) / rows - 0.5)))
 
 
 def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:

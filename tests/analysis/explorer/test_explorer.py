@@ -176,7 +176,15 @@ def test_it_starts_at_the_pair_nearest_the_median(own: Explored):
             shares[n, view] = right[view, :, 0][seen[view, :, 0]].mean()
     away = {pair: abs(share - np.median(list(shares.values()))) for pair, share in shares.items()}
     assert away[start.scene, start.view] == min(away.values())
-    assert own.get("visible", "16x16", own.scenes[start.scene])[start.view, start.token, 0]
+    scene = own.scenes[start.scene]
+    seen = own.get("visible", "16x16", scene)[start.view, :, 0]
+    token = own.get("token", 10, scene)[1, start.view, :, 0]
+    match = (np.stack([token % 16, token // 16], -1) + 0.5) / 16
+    error = np.linalg.norm(match - own.get("true_xy", "16x16", scene)[start.view, :, 0], axis=-1)
+    assert seen[start.token]
+    below, above = (error[seen] < error[start.token]).mean(), (error[seen] > error[start.token]).mean()
+    assert below <= 0.5
+    assert above <= 0.51
 
 
 def test_attention_is_the_softmax_of_what_is_coded():
