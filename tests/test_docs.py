@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 
 from analysis import report
-from probe import emergence, preview, run, truth_quality
+from probe import emergence, preview, run, show, truth_quality
 from probe.baselines import BASELINES, NULLS
 from probe.correspondence.sources import SOURCES
 from probe.geometry import invert_rigid, point_map_to_depth
@@ -48,6 +48,7 @@ SETTINGS = (
     emergence.Settings,
     truth_quality.Settings,
     preview.Settings,
+    show.Settings,
     cameo.Command,
     evaluate.Settings,
     study.Study,
