@@ -42,6 +42,7 @@ class Call:
         timestep: As the model's own forward got it; None if it takes none, or was not running.
         pass_of_step: Which of the forwards in a row with this timestep, from 0. Pipelines that run the network twice
             per step (Wan) run the conditional pass first; a sampler that repeats a timestep counts on.
+        dropout: Share of attention weights that the kernel drops at random; no record shows which.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Call:
     kernel: str
     timestep: Timestep = None
     pass_of_step: int = 0
+    dropout: float = 0.0
 
     @property
     def k_per_head(self) -> Float[Tensor, "b heads m d"]:
@@ -120,7 +122,8 @@ def describe(
     scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
     mask, causal = _masking(values)
     gqa, dtype = values.get("enable_gqa", False), _compute_dtype(q)
-    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step)
+    dropout = float(values.get("dropout_p") or 0.0)
+    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step, dropout)
 
 
 def _masking(values: Mapping[str, Any]) -> tuple[Tensor | None, bool]:

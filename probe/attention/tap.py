@@ -6,9 +6,10 @@ attention functions of other packages are seen if :mod:`probe.attention.kernels`
 Measured behaviour and failure modes: docs/references.md, "Capturing attention".
 """
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -33,12 +34,13 @@ from probe.attention.call import (
     read_fused,
     refuse_recomputation,
 )
+from probe.attention.explicit.trace import Trace, Weighted
 from probe.attention.kernels import Foreign, watched_kernels
 from probe.attention.modules import Pipeline, is_compiled, modules_by_name, network_of
 from probe.attention.records import Keep, Record, Records, parameter_names, timestep_of
 from probe.attention.steps import Frame, Frames, Step
 from probe.attention.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
-from probe.attention.unseen import why_not_run, why_unseen
+from probe.attention.unseen import beside_calls, dropped, why_not_run, why_unseen
 from probe.attention.wrapped import WrappedForward, unwrap, wrap
 
 __all__ = ["Call", "Edit", "Keep", "LayerKey", "Record", "Run", "Tap"]
@@ -80,10 +82,16 @@ class Tap:
             :class:`~probe.attention.records.Record` chooses tensors, device and steps of a whole sampling run for
             ``tap.records(layer)``; ``on_call`` is then called at the kept steps.
         on_skip: Whether a forward in which a layer makes no call is refused, or counted, as caches that reuse attention
-            need. A layer that is never seen, or computes an explicit softmax, is refused either way.
+            need. A layer that is never seen, or computes an explicit softmax that is not read, is refused either way.
+        explicit: Whether to read attention written as ``softmax(q k * scale + mask) v`` too, by the operations around
+            the softmax. That costs another product of queries and keys, by which each reading is proved; an edit
+            replaces the product with the values. Heads folded into the batch must be seen to be (by a reshape inside
+            the tapped module, to as many as its attribute ``heads`` or ``num_heads`` says).
 
     Attributes:
-        softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module.
+        softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module; with ``explicit``
+            only of those that could not be read.
+        unread: Why they could not be, by module.
         skipped: In how many forwards a layer made no call, by the module's name.
 
     Raises:
@@ -100,11 +108,12 @@ class Tap:
         on_call: Callable[[Call], object] | None = None,
         keep: Keep = "none",
         on_skip: OnSkip = "refuse",
+        explicit: bool = False,
     ) -> None:
         if on_skip not in ("refuse", "count"):
             raise ValueError(f"AttentionTap: on_skip={on_skip!r} is unknown; choose 'refuse' or 'count'")
         self.model, self.layers, self.edit, self.on_call = network_of(model), layers, edit, on_call
-        self.keep, self.on_skip = keep, on_skip
+        self.keep, self.on_skip, self.explicit = keep, on_skip, explicit
         self._modules = modules_by_name(self.model)
         self._targets = resolve(self._modules, layers)
         attach(self._targets, edit, self._modules)
@@ -116,6 +125,7 @@ class Tap:
 
     def _reset(self) -> None:
         self.softmaxes: dict[str, tuple[int, ...]] = {}
+        self.unread: dict[str, str] = {}
         self.skipped: Counter[str] = Counter()
         self._records = Records(self.keep)
         self._step, self._depth = Step(), 0
@@ -240,10 +250,23 @@ class Tap:
         try:
             if len(running) > 1:
                 return original(*args, **kwargs)
-            with self._mode:
+            with self._traced(), self._mode:
                 return original(*args, **kwargs)
         finally:
             running.pop()
+
+    @contextmanager
+    def _traced(self) -> Iterator[None]:
+        """Trace explicit softmaxes, where that is wanted, through the outermost watched module."""
+        if not self.explicit:
+            yield
+            return
+        self._frames.trace = trace = Trace()
+        try:
+            yield
+            self._note_unread(trace)
+        finally:
+            self._frames.trace = None
 
     def _check(self) -> None:
         """Refuse or count layers that were not seen in the forward that has ended."""
@@ -258,7 +281,7 @@ class Tap:
         step = self._step
         explicit = {name: shape for name, shape in step.softmaxes.items() if target.holds(name)}
         if step.runs[target.name]:
-            why = why_unseen(target, step.made[target.name], explicit, self._modules)
+            why = why_unseen(target, step.made[target.name], explicit, self._modules, self.unread)
         else:
             why = why_not_run(target, self.model, self._modules)
         if self.on_skip == "refuse" or explicit:
@@ -279,7 +302,7 @@ class Tap:
             running[-1].in_kernel = False
 
     def _attend(
-        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | None = None
+        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | Weighted | None = None
     ) -> Any:
         function = FUSED if foreign is None else foreign.function
         frame, again = self._frames.running[-1], in_backward()
@@ -320,6 +343,8 @@ class Tap:
             )
         if (self.keep == "none" and self.on_call is None) or not self._records.takes(self._step):
             return
+        if call.dropout:
+            warnings.warn(dropped(call.name, call.dropout), stacklevel=2)
         record = self._records.add(call)
         if self.on_call is not None:
             with plain(call.q.device.type, gradients=self.keep == "graph"):
@@ -345,6 +370,25 @@ class Tap:
                 "to edit; edit all calls by giving the name, or turn gradient checkpointing off"
             )
 
+    def _follow(self, trace: Trace, heads: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function, as an attention call where it weights values by an explicit softmax."""
+        names = [frame.name for frame in reversed(self._frames.running)]
+        modules = [self._modules[name] for name in names]
+        weighted = trace.weighted(function, args, kwargs, modules, heads)
+        if weighted is not None:
+            return self._attend(weighted.name, args, kwargs, weighted)
+        output = function(*args, **kwargs)
+        trace.note(function, args, kwargs, output, names[0])
+        return output
+
+    def _note_unread(self, trace: Trace) -> None:
+        """Note the explicit softmaxes that were not recorded."""
+        for softmax in [] if in_backward() else trace.softmaxes:
+            self.softmaxes[softmax.name] = self._step.softmaxes[softmax.name] = softmax.shape
+            self.unread[softmax.name] = softmax.reason
+            if softmax.is_product and self._step.made[softmax.name]:
+                warnings.warn(beside_calls(softmax.name, softmax.shape, softmax.reason), stacklevel=2)
+
     def _note_softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if (shape := attention_like(args, kwargs)) is not None:
             name = self._frames.running[-1].name
@@ -358,18 +402,20 @@ def _no_change(_module: nn.Module, _args: Any) -> None:
 class _Mode(TorchFunctionMode):
     """Hand attention calls to the tap; a mode is suspended while it handles a function."""
 
-    def __init__(self, tap: Tap, kernel: str) -> None:
+    def __init__(self, tap: Tap, kernel: str, heads: int = 0) -> None:
         super().__init__()
-        self.tap, self.kernel = tap, kernel
+        self.tap, self.kernel, self.heads = tap, kernel, heads
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in WATCHED or self.tap._frames.running[-1].in_kernel:  # most functions end here
+        kwargs, frames = kwargs or {}, self.tap._frames
+        if (func not in WATCHED and frames.trace is None) or frames.running[-1].in_kernel:  # most functions end here
             return func(*args, **kwargs)
         if func is FUSED:
             return self.tap._attend(self.kernel, args, kwargs)
         if func is F.multi_head_attention_forward:
-            with _Mode(self.tap, func.__name__):
+            with _Mode(self.tap, func.__name__, kwargs.get("num_heads") or args[4]):
                 return multi_head_body()(*args, **kwargs)
+        if frames.trace is not None:
+            return self.tap._follow(frames.trace, self.heads, func, args, kwargs)
         self.tap._note_softmax(args, kwargs)
         return func(*args, **kwargs)

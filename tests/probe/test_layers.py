@@ -68,9 +68,19 @@ def test_find_layers_leaves_the_model_as_it_was():
 
 def test_training_flags_come_back_after_a_failure():
     toy = Toy().train()
-    with pytest.raises(TypeError, match="nothing"):
+    with pytest.raises(ValueError, match=r"forward of Toy takes latents, text; make_inputs gave nothing: missing"):
         find_layers(toy, lambda views, scale: {"nothing": torch.zeros(1)})
     assert all(module.training for module in toy.modules())
+
+
+def test_arguments_by_position_only():
+    class Positional(Toy):
+        def forward(self, latents: Tensor, mask: Tensor | None = None, text: Tensor | None = None, /) -> Tensor:
+            assert mask is None
+            return super().forward(latents, text)
+
+    torch.manual_seed(0)
+    assert find_layers(Positional()) == find_layers(Toy())
 
 
 def test_find_layers_on_the_meta_device():
