@@ -104,7 +104,7 @@ def _over_image(base: list[tuple[int, ...]], bigger: list[tuple[int, ...]], join
 
 def _reason(name: str, module: nn.Module, calls: Calls) -> str:
     if name in calls.softmaxes:
-        why = f": {calls.unread[name]}" if name in calls.unread else ""
+        why = f": {calls.unread[name]}" if name in calls.unread else "; explicit=True may read it"
         return f"explicit softmax of shape {list(calls.softmaxes[name])}{why}"
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         return "scripted by torch.jit"
