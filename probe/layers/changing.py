@@ -17,6 +17,7 @@ from probe.layers.counting import Inputs, Key, grown_axes, tensors_of
 
 CORNER = 1 / 2, 3 / 4  # rows and columns of each view that are changed most: different, to tell one from the other
 REST = 1 / 32  # how much the rest changes, beside the corner
+LATER = 1 / 4  # how much a view in the middle changes, beside the first: by that the others are told apart
 
 Watch = Callable[[Inputs, Callable[[Call], Any], Any], dict[Key, Any]]
 """Runs the model: from inputs, what to look at and an edit to what was seen, by call."""
@@ -27,7 +28,7 @@ class Response:
     """How much each query token of a call follows two changes, summed over heads and channels.
 
     Attributes:
-        view: When view 0 alone changes.
+        view: When view 0 changes, and of three views and more the one in the middle a little.
         corner: When all views change, most in the first rows and columns of each.
         share: Of the rows and columns that changed most.
     """
@@ -96,7 +97,7 @@ class Changes:
         return self.corner if any(len(grid) == 2 for _, grid in self.axes.values()) else (self.corner[0], 1.0)
 
     def of_view(self, inputs: Inputs) -> dict[str, Any]:
-        """Return inputs whose view 0 is another."""
+        """Return inputs whose view 0 is another, and whose view in the middle differs a little."""
         return self._changed(inputs, lambda value, view, _axes: self._in_view(value, view))
 
     def of_corner(self, inputs: Inputs) -> dict[str, Any]:
@@ -117,8 +118,8 @@ class Changes:
     def _in_view(self, value: Tensor, view: int | None) -> Tensor:
         if view is None:
             return torch.zeros(value.shape)
-        own = torch.arange(value.shape[view]) < value.shape[view] // self.views
-        return _along(own, view, value.ndim).expand(value.shape).float()
+        share = changed_views(self.views).repeat_interleave(value.shape[view] // self.views)
+        return _along(share, view, value.ndim).expand(value.shape)
 
     def _in_corner(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
         inside = torch.ones(value.shape)
@@ -127,6 +128,15 @@ class Changes:
             place = torch.arange(value.shape[axis]) % size
             inside = inside * _along(place < round(share * size, 6), axis, value.ndim)
         return inside
+
+
+def changed_views(views: int) -> Float[Tensor, " views"]:
+    """Return how much each view changes where views are told apart: the first, a middle one, and no other."""
+    share = torch.zeros(views)
+    if views > 2:
+        share[views // 2] = LATER
+    share[0] = 1
+    return share
 
 
 def _noise(shape: torch.Size, places: list[int], generator: torch.Generator) -> Tensor:

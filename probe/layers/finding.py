@@ -9,7 +9,7 @@ from torch import nn
 
 from probe.attention.call import Call
 from probe.attention.modules import Pipeline, inner_model, network_of
-from probe.layers.changing import CORNER, Response, changes_of, responses
+from probe.layers.changing import CORNER, Changes, Response, changes_of, responses
 from probe.layers.counting import (
     MORE,
     VIEWS,
@@ -26,7 +26,7 @@ from probe.layers.counting import (
 )
 from probe.layers.layout import JOINING, Layer, ViewLayout
 from probe.layers.proving import Placed, agreed, corner_of, followed_layer, placed
-from probe.layers.running import Calls, Network
+from probe.layers.running import Calls, Network, needed_arguments
 from probe.layers.unseen import Ran, candidates_watched, unseen_layers
 
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]
@@ -48,8 +48,8 @@ def find_layers(
     """Find a model's attention calls, tell which are 3D, and number them.
 
     The model runs without gradients, in evaluation mode, on its own device: on a small input, on more views, on a
-    bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs,
-    two of them with one view or one corner changed, prove in which order the tokens lie, and which are on no grid.
+    bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs, on
+    three views or more, two of them with a view and a little another, or one corner of all changed, prove in which order the tokens lie, and which are on no grid.
     Training mode and random state are left as they were. A model on the meta device costs nothing, and proves nothing:
     its tokens are then taken view-major, text first.
 
@@ -82,7 +82,11 @@ def find_layers(
     with network.quiet():
         runs = {name: _run(network, make, setting) for name, setting in settings.items()}
         if "bigger" in runs and "more_views" in runs:
-            layers, selfs = _by_growth(network, runs, aspect, (views[0], views[1]), layout)
+            several = views[0] if views[0] > 2 else views[1]  # of two, none is in the middle
+            layers, selfs = _by_growth(
+                network, runs, aspect, (views[0], views[1]), layout, lambda: (several, make(several, scales[1]))
+            )
+            make(*settings["base"])  # the model is left set up for it
         else:
             layers, selfs = _by_following(network, runs, aspect, views[0], layout)
     listed = _with_unseen(network.model, runs, layers, selfs)
@@ -138,6 +142,7 @@ def _by_growth(
     aspect: GridAspect,
     counts: tuple[int, int],
     layout: ViewLayout | Mapping[str, ViewLayout] | None,
+    make_proof: Callable[[], tuple[int, Inputs]],
 ) -> tuple[list[Layer], list[bool]]:
     views = counts[0]
     inputs = {"native": runs["base"].inputs, **{name: run.inputs for name, run in runs.items()}}
@@ -154,18 +159,17 @@ def _by_growth(
         small = aspect_of({**inputs, "native": inputs["bigger"]}) or aspect
         grids = {key: _bigger_grid(layers[key], table[key], small, views) for key in found}
         corner = CORNER if network.device.type == "meta" else corner_of(grids.values())
-        seen = _responses(network, inputs, inputs["bigger"], views, corner)
-        proofs = {key: _proved(layers[key], seen.get(key), grids[key], views) for key in found}
+        changes = replace(changes_of(inputs, views), corner=corner)
+        several, proof = make_proof()
+        seen = _responses(network, proof, replace(changes, views=several))
+        proofs = {key: _proved(layers[key], seen.get(key), grids[key], several) for key in found}
         layers |= dict(zip(proofs, agreed(list(proofs.values())), strict=True))
         _refuse_without_grid(layers.values())
     return list(layers.values()), [is_self(run) for run in table.values()]
 
 
-def _responses(
-    network: Network, inputs: Mapping[str, Inputs], base: Inputs, views: int, corner: tuple[float, float] = CORNER
-) -> dict[Key, Response]:
-    changes = replace(changes_of(inputs, views), corner=corner)
-    return responses(lambda values, look, edit: network.calls(values, look, edit).seen, base, changes)
+def _responses(network: Network, inputs: Inputs, changes: Changes) -> dict[Key, Response]:
+    return responses(lambda values, look, edit: network.calls(values, look, edit).seen, inputs, changes)
 
 
 def _as_chosen(
@@ -226,8 +230,9 @@ def _by_following(
 ) -> tuple[list[Layer], list[bool]]:
     base, full = runs["base"], runs.get("native", runs["base"])
     inputs = {name: run.inputs for name, run in runs.items()}
-    seen, axes = _responses(network, inputs, base.inputs, views), changes_of(inputs, views).axes
-    small, large = (aspect or _aspect_of_one(run.inputs, axes) for run in (base, full))
+    changes = changes_of(inputs, views)
+    seen = _responses(network, base.inputs, changes)
+    small, large = (aspect or _aspect_of_one(run.inputs, changes.axes) for run in (base, full))
     layers, selfs = list[Layer](), list[bool]()
     for key, size in full.sizes.items():
         chosen = _as_chosen(layout, key, size, views)
@@ -303,10 +308,13 @@ def _warn(layers: list[Layer]) -> None:
 
 
 def _own_inputs(model: nn.Module) -> MakeInputs:
-    own = getattr(inner_model(model), "probe_inputs", None)
+    network = inner_model(model)
+    own = getattr(network, "probe_inputs", None)
     if own is None:
+        needed = ", ".join(needed_arguments(network))
         raise ValueError(
-            f"find_layers: {type(model).__name__} has no method probe_inputs(views, scale); "
-            "pass make_inputs(views, scale) -> keyword arguments of its forward"
+            f"find_layers: {type(network).__name__} has no method probe_inputs(views, scale); pass make_inputs(views, "
+            f"scale) -> keyword arguments of its forward ({needed} and what else it needs), as the models of "
+            "docs/models.md do for their networks"
         )
     return own

@@ -112,6 +112,16 @@ def _arguments(model: nn.Module, inputs: Inputs) -> tuple[list[Any], dict[str, A
     return args, kwargs
 
 
+def needed_arguments(model: nn.Module) -> list[str]:
+    """Return the names of the arguments that a model's forward cannot be called without."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except ValueError:
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [x.name for x in parameters if x.default is x.empty and x.kind in kinds]
+
+
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_moved(item, device) for item in value]

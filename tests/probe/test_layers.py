@@ -712,3 +712,35 @@ def test_layouts_of_layers():
     assert joint_layout(Layer(0, "a", (2, 3), 1, "view"), 3) == ViewLayout(3, (2, 3))
     with pytest.raises(ValueError, match="joins no views"):
         joint_layout(Layer(None, "a", None, 1, "cross"), 3)
+
+
+class Shuffled(Toy):
+    """Views from the second on stand in reverse order once there are three."""
+
+    def forward(self, latents: Tensor, text: Tensor) -> Tensor:
+        order = [0, *range(latents.shape[1] - 1, 0, -1)]
+        return super().forward(latents[:, order], text)[:, order]
+
+
+def test_views_that_change_places_from_the_third_on_are_refused():
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"in no order that is known here.*pass layout="):
+        find_layers(Shuffled(("3d", "3d")))
+
+
+class Windows(Toy):
+    """Attention in windows of one row and three columns, over all views."""
+
+    def forward(self, latents: Tensor, text: Tensor) -> Tensor:
+        w = latents.shape[-1] // 3
+        x = rearrange(latents, "b f c h (w three) -> (b h w) f three c", three=3)
+        x = self.blocks[0].attn(rearrange(x, "b f three c -> b (f three) c"))
+        x = rearrange(x, "(b h w) (f three) c -> b f c h (w three)", b=len(latents), w=w, three=3)
+        return super().forward(x, text)
+
+
+def test_local_windows_over_views_are_not_called_temporal():
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="it joins local windows of the views, which are in no layout"):
+        layers = find_layers(Windows(("3d", "3d")))
+    assert [(layer.kind, layer.nth) for layer in layers] == [("other", 0), ("other", 0), ("3d", 1), ("3d", 0)]
