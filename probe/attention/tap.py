@@ -15,12 +15,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from probe.attention.call import (
     FUSED,
-    SOFTMAX,
     Call,
     Edit,
     Run,
@@ -29,24 +26,22 @@ from probe.attention.call import (
     describe,
     edited,
     in_backward,
-    multi_head_body,
     plain,
     read_fused,
     refuse_recomputation,
 )
 from probe.attention.explicit.trace import Trace, Weighted
 from probe.attention.kernels import Foreign, watched_kernels
+from probe.attention.mode import Mode, Watch
 from probe.attention.modules import Pipeline, is_compiled, modules_by_name, network_of
 from probe.attention.records import Keep, Record, Records, parameter_names, timestep_of
 from probe.attention.steps import Frame, Frames, Step
-from probe.attention.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
+from probe.attention.targets import LayerKey, Target, attach, keys_of, resolve, wanted_target, watched_modules
 from probe.attention.unseen import beside_calls, dropped, why_not_run, why_unseen
 from probe.attention.wrapped import WrappedForward, unwrap, wrap
 
 __all__ = ["Call", "Edit", "Keep", "LayerKey", "Record", "Run", "Tap"]
 
-WATCHED = SOFTMAX | {FUSED, F.multi_head_attention_forward}
-"""Functions of PyTorch that a tap looks at."""
 OnSkip = Literal["refuse", "count"]
 """What to do with a forward in which a layer makes no call: refuse it, or count it in ``tap.skipped``."""
 
@@ -84,9 +79,9 @@ class Tap:
         on_skip: Whether a forward in which a layer makes no call is refused, or counted, as caches that reuse attention
             need. A layer that is never seen, or computes an explicit softmax that is not read, is refused either way.
         explicit: Whether to read attention written as ``softmax(q k * scale + mask) v`` too, by the operations around
-            the softmax. That costs another product of queries and keys, by which each reading is proved; an edit
-            replaces the product with the values. Heads folded into the batch must be seen to be (by a reshape inside
-            the tapped module, to as many as its attribute ``heads`` or ``num_heads`` says).
+            the softmax, as is done for layers that were found so. It costs another product of queries and keys, by
+            which each reading is proved. An edit replaces the product with the values. Heads folded into the batch
+            must be seen to be: by a reshape inside the tapped module, to as many as its ``heads`` or ``num_heads``.
 
     Attributes:
         softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module; with ``explicit``
@@ -113,13 +108,15 @@ class Tap:
         if on_skip not in ("refuse", "count"):
             raise ValueError(f"AttentionTap: on_skip={on_skip!r} is unknown; choose 'refuse' or 'count'")
         self.model, self.layers, self.edit, self.on_call = network_of(model), layers, edit, on_call
-        self.keep, self.on_skip, self.explicit = keep, on_skip, explicit
+        self.keep, self.on_skip = keep, on_skip
+        self.explicit = explicit or any(getattr(layer, "explicit", False) for layer in keys_of(layers))
         self._modules = modules_by_name(self.model)
         self._targets = resolve(self._modules, layers)
         attach(self._targets, edit, self._modules)
         self._watched = watched_modules(self._modules, self._targets)
         self._covering = {name: [t for t in self._targets if t.holds(name)] for name in self._watched}
-        self._frames, self._mode = Frames(), _Mode(self, FUSED.__name__)
+        self._frames = Frames()
+        self._mode = Mode(Watch(self._frames, self._modules, self._attend, self._note_softmax))
         self._is_open = False
         self._reset()
 
@@ -370,17 +367,6 @@ class Tap:
                 "to edit; edit all calls by giving the name, or turn gradient checkpointing off"
             )
 
-    def _follow(self, trace: Trace, heads: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function, as an attention call where it weights values by an explicit softmax."""
-        names = [frame.name for frame in reversed(self._frames.running)]
-        modules = [self._modules[name] for name in names]
-        weighted = trace.weighted(function, args, kwargs, modules, heads)
-        if weighted is not None:
-            return self._attend(weighted.name, args, kwargs, weighted)
-        output = function(*args, **kwargs)
-        trace.note(function, args, kwargs, output, names[0])
-        return output
-
     def _note_unread(self, trace: Trace) -> None:
         """Note the explicit softmaxes that were not recorded."""
         for softmax in [] if in_backward() else trace.softmaxes:
@@ -397,25 +383,3 @@ class Tap:
 
 def _no_change(_module: nn.Module, _args: Any) -> None:
     """Leave a module's inputs as they are."""
-
-
-class _Mode(TorchFunctionMode):
-    """Hand attention calls to the tap; a mode is suspended while it handles a function."""
-
-    def __init__(self, tap: Tap, kernel: str, heads: int = 0) -> None:
-        super().__init__()
-        self.tap, self.kernel, self.heads = tap, kernel, heads
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, frames = kwargs or {}, self.tap._frames
-        if (func not in WATCHED and frames.trace is None) or frames.running[-1].in_kernel:  # most functions end here
-            return func(*args, **kwargs)
-        if func is FUSED:
-            return self.tap._attend(self.kernel, args, kwargs)
-        if func is F.multi_head_attention_forward:
-            with _Mode(self.tap, func.__name__, kwargs.get("num_heads") or args[4]):
-                return multi_head_body()(*args, **kwargs)
-        if frames.trace is not None:
-            return self.tap._follow(frames.trace, self.heads, func, args, kwargs)
-        self.tap._note_softmax(args, kwargs)
-        return func(*args, **kwargs)

@@ -48,8 +48,9 @@ def find_layers(
     """Find a model's attention calls, tell which are 3D, and number them.
 
     The model runs without gradients, in evaluation mode, on its own device: on a small input, on more views, on a
-    bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs, on
-    three views or more, two of them with a view and a little another, or one corner of all changed, prove in which order the tokens lie, and which are on no grid.
+    bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs on
+    the first number of views that is above two, or on the larger one, prove in which order the tokens lie, and which
+    are on no grid: in one, the first view changes, and a middle one a little; in another, one corner of all views.
     Training mode and random state are left as they were. A model on the meta device costs nothing, and proves nothing:
     its tokens are then taken view-major, text first.
 
@@ -65,7 +66,7 @@ def find_layers(
             that work within a view): for all layers whose number of tokens it has, or by the start of layers' names.
         views: Two numbers of views to try; one where the model has a fixed number.
         scales: Two scales to try, the second twice the first; one where the model has a fixed size.
-        explicit: Whether attention written as a softmax of a product is read too: give it to ``AttentionTap`` as well.
+        explicit: Whether attention written as a softmax of a product is read too; taps of such a layer then read it.
 
     Returns:
         All calls in execution order. Attention that no tap sees is among them, of kind "unseen", and keeps its index;
@@ -279,7 +280,9 @@ def _with_unseen(model: nn.Module, runs: Mapping[str, _Seen], layers: list[Layer
     """Put attention that was not seen where it ran, and number all."""
     base, bigger = runs["base"], runs.get("bigger", runs["base"])
     unseen = unseen_layers(model, base.ran, bigger.ran, base.calls)
-    known = {(layer.name, layer.nth): (layer, own) for layer, own in zip(layers, selfs, strict=True)}
+    keys = [(layer.name, layer.nth) for layer in layers]
+    read = [replace(layer, explicit=key in base.calls.explicit) for key, layer in zip(keys, layers, strict=True)]
+    known = dict(zip(keys, zip(read, selfs, strict=True), strict=True))
     order = [known[name] if isinstance(name, tuple) else unseen.get(name) for name in base.ran.names]
     order += [unseen[name] for name in unseen if name not in base.ran.names]
     listed = list(dict.fromkeys(entry for entry in order if entry is not None))

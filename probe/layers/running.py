@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probe.attention.call import Call
+from probe.attention.explicit.trace import NAME as SOFTMAX_NAME
 from probe.attention.modules import inner_model
 from probe.attention.tap import Tap
 from probe.layers.counting import Inputs, Key
@@ -23,11 +24,13 @@ class Calls:
         seen: What was looked at, by call.
         softmaxes: Shapes of explicit softmaxes that were not read, by module.
         unread: Why they were not, where that was tried.
+        explicit: Calls that were read off an explicit softmax.
     """
 
     seen: dict[Key, Any]
     softmaxes: dict[str, tuple[int, ...]]
     unread: dict[str, str]
+    explicit: frozenset[Key]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,17 +66,19 @@ class Network:
             ValueError: If the forward does not take such arguments.
         """
         seen: dict[Key, Any] = {}
+        by_softmax: set[Key] = set()
+
+        def hear(call: Call) -> None:
+            seen[call.name, call.nth] = look(call)
+            if call.kernel == SOFTMAX_NAME:
+                by_softmax.add((call.name, call.nth))
+
         args, kwargs = _arguments(self.model, {name: _moved(value, self.device) for name, value in inputs.items()})
-        tap = Tap(
-            self.model,
-            [""],
-            edit=edit,
-            on_call=lambda call: seen.update({(call.name, call.nth): look(call)}),
-            explicit=self.explicit,
-        )
+        tap = Tap(self.model, [""], edit=edit, on_call=hear, explicit=self.explicit)
         with tap:
             self.model(*args, **kwargs)
-        return Calls(seen=seen, softmaxes=dict(tap.softmaxes), unread=dict(tap.unread))
+        softmaxes, unread = dict(tap.softmaxes), dict(tap.unread)
+        return Calls(seen=seen, softmaxes=softmaxes, unread=unread, explicit=frozenset(by_softmax))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

@@ -3,12 +3,15 @@
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from attention_toys import WIDTH, Attend, Plain, Toy, tokens
 from einops import einsum, rearrange, repeat
+from scenes import small_random_model, small_scene
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +19,10 @@ import probe.models  # noqa: F401  (declares what torchvision's wheel lacks, bef
 from probe.attention.call import Call
 from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
-from probe.layers import find_layers
+from probe.layers import find_layers, select_layers
+from probe.measure.model import measure_layers
+from probe.models.model import model_layers
+from probe.protocols import PROTOCOLS
 
 
 # patterns that people write
@@ -314,12 +320,29 @@ class ExplicitToy(Toy):
 def test_layers_are_found_as_those_of_the_fused_kernel():
     torch.manual_seed(0)
     toy = ExplicitToy()
-    assert find_layers(toy, explicit=True) == find_layers(Toy())
+    layers = find_layers(toy, explicit=True)
+    assert layers == [replace(layer, explicit=layer.name != "pooler") for layer in find_layers(Toy())]
     with pytest.warns(UserWarning, match="explicit softmax of shape .*; explicit=True may read it"):
         find_layers(toy)
     with torch.no_grad(), AttentionTap(toy, [0, 1], keep="detached", explicit=True) as tap:
         toy(**toy.probe_inputs(2))
     assert tap[1].name == "blocks.1.attn"
+    with torch.no_grad(), AttentionTap(toy, layers[2], keep="detached") as tap:  # the layer says how it was found
+        toy(**toy.probe_inputs(2))
+    assert tap[layers[2]].kernel == "softmax"
+
+
+def test_a_model_is_scored_as_with_the_fused_kernel(monkeypatch: pytest.MonkeyPatch):
+    model = small_random_model(steps=40)
+    fused = select_layers(model_layers(model), "3d")[-1:]
+    scene = small_scene(fused)
+    expected = measure_layers(model, scene, fused, (500,), PROTOCOLS["attention-v1"])
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_unmasked: by_division(q, k, v))
+    model = replace(model, explicit=True)
+    layers = select_layers(model_layers(model), "3d")[-1:]
+    assert layers == [replace(layer, explicit=True) for layer in fused]
+    scores = measure_layers(model, scene, layers, (500,), PROTOCOLS["attention-v1"])
+    pd.testing.assert_frame_equal(scores, expected)
 
 
 def test_unread_layers_are_listed_with_the_reason():
