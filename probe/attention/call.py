@@ -121,7 +121,7 @@ def describe(
     q, k, v = (x if x.ndim == 4 else x[:, None] for x in (values[name] for name in ("query", "key", "value")))
     scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
     mask, causal = _masking(values)
-    gqa, dtype = values.get("enable_gqa", False), _compute_dtype(q)
+    gqa, dtype = values.get("enable_gqa", False), compute_dtype(q)
     dropout = float(values.get("dropout_p") or 0.0)
     return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step, dropout)
 
@@ -273,7 +273,8 @@ def checkpoint_region() -> object:
     return None if frame is None else id(frame)
 
 
-def _compute_dtype(q: Tensor) -> torch.dtype:
+def compute_dtype(q: Tensor) -> torch.dtype:
+    """Return what a kernel computes in with such queries: under autocast not always their own type."""
     # autocast leaves float64 alone
     casts = _autocast_on(q.device.type) and q.dtype != torch.float64
     return torch.get_autocast_dtype(q.device.type) if casts else q.dtype

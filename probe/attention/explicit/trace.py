@@ -2,6 +2,8 @@
 
 Followed from the product of queries and keys, through scales, masks and casts, to the softmax and to the product with
 values. An operation that is not understood ends the trace, and is named.
+
+Source: docs/references.md, "Explicit softmax".
 """
 
 import math
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from probe.attention.call import SOFTMAX, Reading, attention_like, plain
+from probe.attention.call import SOFTMAX, Reading, attention_like, compute_dtype, plain
 from probe.attention.explicit.logits import RULES, Logits, Operation, Softmax, logits_of, softmax_of
 from probe.attention.explicit.products import PRODUCTS, Product, product_of
 from probe.attention.kernel_layouts import HEADS
@@ -27,6 +29,7 @@ WAY_OUT = (
 )
 FOLDED_NAMES = (*HEADS, "num_attention_heads")
 ROUNDING = 4.0  # roundings of a logit: product, scale, mask, and one to spare
+TF32 = 2.0**-10
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,10 +85,10 @@ class Weighted:
         own, name = self.weights.weights, self.weights.softmax.name if self.weights.softmax else ""
         if own is None or own.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(own):
             return
+        least = max(_rounding(self.weights.q), torch.finfo(own.dtype).eps, torch.finfo(self.value.dtype).eps)
         with plain(own.device.type, gradients=False):
             q, k = (_precise(values[name]) for name in ("query", "key"))
             expected = weights_of(q, k, values["attn_mask"], values["scale"])
-            least = max(torch.finfo(x.dtype).eps for x in (self.weights.q, own, self.value))
             largest = abs(values["scale"]) * float(q.norm(dim=-1).amax() * k.norm(dim=-1).amax())
             slack = math.expm1(min(ROUNDING * least * (1 + largest), 1.0))
             same = torch.isclose(self._apart(own).to(expected), expected, rtol=slack, atol=least, equal_nan=True)
@@ -94,6 +97,13 @@ class Weighted:
                 f"AttentionTap: the explicit softmax of {name!r} gives other weights than the queries, keys, scale and "
                 f"mask that were read around it: something else changes its logits; {WAY_OUT}"
             )
+
+
+def _rounding(q: Tensor) -> float:
+    """Return how much a product of queries rounds, beside 1: a GPU may round single precision to ten bits (TF32)."""
+    dtype = compute_dtype(q)
+    shortened = q.is_cuda and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return TF32 if shortened else torch.finfo(dtype).eps
 
 
 def _precise(tensor: Tensor) -> Tensor:

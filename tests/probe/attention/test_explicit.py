@@ -280,6 +280,19 @@ def test_autocast():
     assert tap[""].compute_dtype == torch.bfloat16
 
 
+def test_autocast_with_queries_in_single_precision():
+    def normed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = (8 * F.normalize(x.float(), dim=-1) for x in (q, k))
+        return (q @ k.mT).softmax(-1) @ v
+
+    model, x = ByKernel(normed).eval(), tokens(5, b=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(x)
+        with AttentionTap(model, "", keep="detached", explicit=True) as tap:
+            torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    assert (tap[""].q.dtype, tap[""].compute_dtype) == (torch.float32, torch.bfloat16)
+
+
 def test_dropout_of_weights_is_said():
     torch.manual_seed(0)
     model = CroCo(drop=0.25)

@@ -223,7 +223,7 @@ def test_views_of_a_per_view_layer_are_put_side_by_side(model: MultiViewModel):
 
 def test_layers_that_drop_weights_are_not_scored(model: MultiViewModel):
     x = torch.zeros(1, 1, 4, 2)
-    with pytest.raises(ValueError, match="'a' drops 10% of its weights at random in evaluation too.*dropout_p=0"):
+    with pytest.raises(ValueError, match=r"'a' drops 10% of its weights at random in evaluation too.*dropout_p=0"):
         joined(a_call(x, x, dropout=0.1), Layer(0, "a", (2, 2), 1, "3d"), 1, model)
 
 
