@@ -79,8 +79,8 @@ class Tap:
         on_skip: Whether a forward in which a layer makes no call is refused, or counted, as caches that reuse attention
             need. A layer that is never seen, or computes an explicit softmax that is not read, is refused either way.
         explicit: Whether to read attention written as ``softmax(q k * scale + mask) v`` too, by the operations around
-            the softmax, as is done for layers that were found so. It costs another product of queries and keys, by
-            which each reading is proved. An edit replaces the product with the values. Heads folded into the batch
+            the softmax, as is done for layers that were found so. Each reading is proved by the model's own weights
+            of some queries. An edit replaces the product with the values. Heads folded into the batch
             must be seen to be: by a reshape inside the tapped module, to as many as its ``heads`` or ``num_heads``.
 
     Attributes:

@@ -118,8 +118,11 @@ class Changes:
     def _in_view(self, value: Tensor, view: int | None) -> Tensor:
         if view is None:
             return torch.zeros(value.shape)
-        share = changed_views(self.views).repeat_interleave(value.shape[view] // self.views)
-        return _along(share, view, value.ndim).expand(value.shape)
+        size = value.shape[view] // self.views
+        if size == 0:  # it holds some of the views only
+            return torch.zeros(value.shape)
+        places = (torch.arange(value.shape[view]) // size).clamp(max=self.views - 1)
+        return _along(changed_views(self.views)[places], view, value.ndim).expand(value.shape)
 
     def _in_corner(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
         inside = torch.ones(value.shape)

@@ -744,3 +744,19 @@ def test_local_windows_over_views_are_not_called_temporal():
     with pytest.warns(UserWarning, match="it joins local windows of the views, which are in no layout"):
         layers = find_layers(Windows(("3d", "3d")))
     assert [(layer.kind, layer.nth) for layer in layers] == [("other", 0), ("other", 0), ("3d", 1), ("3d", 0)]
+
+
+class SomeViews(Toy):
+    """Takes a second input of all views but the first, as one that follows a reference does."""
+
+    def forward(self, latents: Tensor, text: Tensor, poses: Tensor) -> Tensor:
+        return super().forward(torch.cat([latents[:, :1], latents[:, 1:] + poses], 1), text)
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        inputs = super().probe_inputs(views, scale)
+        return {**inputs, "poses": torch.randn_like(inputs["latents"][:, 1:])}
+
+
+def test_an_input_of_some_views_only():
+    torch.manual_seed(0)
+    assert find_layers(SomeViews()) == find_layers(Toy())
