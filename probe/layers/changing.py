@@ -17,7 +17,6 @@ from probe.layers.counting import Inputs, Key, grown_axes, tensors_of
 
 CORNER = 1 / 2, 3 / 4  # rows and columns of each view that are changed most: different, to tell one from the other
 REST = 1 / 32  # how much the rest changes, beside the corner
-LATER = 1 / 4  # how much a view in the middle changes, beside the first: by that the others are told apart
 
 Watch = Callable[[Inputs, Callable[[Call], Any], Any], dict[Key, Any]]
 """Runs the model: from inputs, what to look at and an edit to what was seen, by call."""
@@ -28,14 +27,16 @@ class Response:
     """How much each query token of a call follows two changes, summed over heads and channels.
 
     Attributes:
-        view: When view 0 changes, and of three views and more the one in the middle a little.
+        view: When view 0 changes, and the corner of a middle view where there is one.
         corner: When all views change, most in the first rows and columns of each.
         share: Of the rows and columns that changed most.
+        middle: The middle view; None where there is none.
     """
 
     view: Float[Tensor, "b n"]
     corner: Float[Tensor, "b n"]
     share: tuple[float, float]
+    middle: int | None = None
 
 
 def keep_apart(call: Call, run: Run) -> Tensor:
@@ -62,7 +63,12 @@ def responses(watch: Watch, inputs: Inputs, changes: "Changes") -> dict[Key, Res
         for x in (inputs, changes.of_view(inputs), changes.of_corner(inputs))
     )
     return {
-        key: Response(view=_distance(q, view[key]), corner=_distance(q, corner[key]), share=changes.share)
+        key: Response(
+            view=_distance(q, view[key]),
+            corner=_distance(q, corner[key]),
+            share=changes.share,
+            middle=changes.middle,
+        )
         for key, q in usual.items()
         if not q.is_meta
     }
@@ -80,11 +86,13 @@ class Changes:
         views: Number of views.
         axes: By input: the axis of the views (None: none), and those of rows and columns (one if they are flattened).
         corner: Share of rows and columns that change most.
+        middle: A view between the first and the last, which is to be told from others; None if there is none.
     """
 
     views: int
     axes: Mapping[str, tuple[int | None, tuple[int, ...]]]
     corner: tuple[float, float] = CORNER
+    middle: int | None = None
 
     @property
     def show_views(self) -> bool:
@@ -97,8 +105,8 @@ class Changes:
         return self.corner if any(len(grid) == 2 for _, grid in self.axes.values()) else (self.corner[0], 1.0)
 
     def of_view(self, inputs: Inputs) -> dict[str, Any]:
-        """Return inputs whose view 0 is another, and whose view in the middle differs a little."""
-        return self._changed(inputs, lambda value, view, _axes: self._in_view(value, view))
+        """Return inputs whose view 0 is another, and the corner of the middle view."""
+        return self._changed(inputs, self._in_view)
 
     def of_corner(self, inputs: Inputs) -> dict[str, Any]:
         """Return inputs of which all views change, most in the corner."""
@@ -115,14 +123,16 @@ class Changes:
             changed[name] = list(other) if isinstance(inputs[name], list) else other
         return changed
 
-    def _in_view(self, value: Tensor, view: int | None) -> Tensor:
+    def _in_view(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
         if view is None:
             return torch.zeros(value.shape)
         size = value.shape[view] // self.views
-        if size == 0:  # it holds some of the views only
-            return torch.zeros(value.shape)
-        places = (torch.arange(value.shape[view]) // size).clamp(max=self.views - 1)
-        return _along(changed_views(self.views)[places], view, value.ndim).expand(value.shape)
+        places = torch.arange(value.shape[view])
+        changed = _along(places < size, view, value.ndim).expand(value.shape).float()
+        if self.middle is None:
+            return changed
+        inside = (places >= self.middle * size) & (places < (self.middle + 1) * size)
+        return changed + _along(inside, view, value.ndim) * self._in_corner(value, view, axes)
 
     def _in_corner(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
         inside = torch.ones(value.shape)
@@ -131,15 +141,6 @@ class Changes:
             place = torch.arange(value.shape[axis]) % size
             inside = inside * _along(place < round(share * size, 6), axis, value.ndim)
         return inside
-
-
-def changed_views(views: int) -> Float[Tensor, " views"]:
-    """Return how much each view changes where views are told apart: the first, a middle one, and no other."""
-    share = torch.zeros(views)
-    if views > 2:
-        share[views // 2] = LATER
-    share[0] = 1
-    return share
 
 
 def _noise(shape: torch.Size, places: list[int], generator: torch.Generator) -> Tensor:

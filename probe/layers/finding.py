@@ -50,7 +50,7 @@ def find_layers(
     The model runs without gradients, in evaluation mode, on its own device: on a small input, on more views, on a
     bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs on
     the first number of views that is above two, or on the larger one, prove in which order the tokens lie, and which
-    are on no grid: in one, the first view changes, and a middle one a little; in another, one corner of all views.
+    are on no grid: in one, view 0 changes, and a corner of a middle view; in another, that corner of all views.
     Training mode and random state are left as they were. A model on the meta device costs nothing, and proves nothing:
     its tokens are then taken view-major, text first.
 
@@ -162,7 +162,8 @@ def _by_growth(
         corner = CORNER if network.device.type == "meta" else corner_of(grids.values())
         changes = replace(changes_of(inputs, views), corner=corner)
         several, proof = make_proof()
-        seen = _responses(network, proof, replace(changes, views=several))
+        middle = several // 2 if several > 2 else None
+        seen = _responses(network, proof, replace(changes, views=several, middle=middle))
         proofs = {key: _proved(layers[key], seen.get(key), grids[key], several) for key in found}
         layers |= dict(zip(proofs, agreed(list(proofs.values())), strict=True))
         _refuse_without_grid(layers.values())

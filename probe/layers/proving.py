@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.layers.changing import CORNER, Response, changed_views
+from probe.layers.changing import CORNER, Response
 from probe.layers.counting import grid_of
 from probe.layers.layout import VIEW_MAJOR, Kind, Layer, ViewLayout
 
@@ -230,18 +230,18 @@ def _fit(layout: ViewLayout, response: Response) -> Fit:
     corner = _correlation(response.corner[:, positions], _corner(h, w, response.share))
     if f == 1 or not response.view.any():
         return Fit(1.0, corner)
-    seen = response.view[:, positions]
-    if _middle_is_elsewhere(seen):
+    seen, others = response.view[:, positions], [view for view in range(f) if view != response.middle]
+    if response.middle is not None and _is_elsewhere(response.middle, seen, _corner(h, w, response.share)):
         return Fit(0.0, corner)
-    return Fit(_correlation(seen, changed_views(f).double()[:, None, None]), corner)
+    first = (torch.arange(len(others)) == 0).double()[:, None, None]
+    return Fit(_correlation(seen[:, others], first), corner)
 
 
-def _middle_is_elsewhere(seen: Float[Tensor, "b f h w"]) -> bool:
-    """Return whether another view than the first and the middle one changes most of the others, if there are such."""
-    of_view = seen.mean((0, 2, 3))
-    middle = len(of_view) // 2
-    others = [float(x) for view, x in enumerate(of_view) if view not in (0, middle)]
-    return bool(others) and max(others) > float(of_view[middle])
+def _is_elsewhere(middle: int, seen: Float[Tensor, "b f h w"], corner: Float[Tensor, "h w"]) -> bool:
+    """Return whether another view than the middle one shows what was changed there: less than view 0, in the corner."""
+    later = [float(x) for view, x in enumerate(seen.mean((0, 2, 3))) if view not in (0, middle)]
+    at_first, at_middle = (_correlation(seen[:, [view]], corner) for view in (0, middle))
+    return max(later) > float(seen[:, middle].mean()) or (at_first > PROVED and at_first > at_middle + LEAD)
 
 
 def _corner(h: int, w: int, share: tuple[float, float]) -> Float[Tensor, "{h} {w}"]:

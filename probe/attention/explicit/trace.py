@@ -82,7 +82,7 @@ class Weighted:
         return tensor.expand(*lead[:-1], *tensor.shape[-3:]).flatten(0, -4)
 
     def _prove(self, values: Mapping[str, Any]) -> None:
-        """Compare the softmax of what was read with the model's own, which rounds otherwise at most, at some queries."""
+        """Compare the softmax of what was read with the model's own, up to rounding, at some queries."""
         own, name = self.weights.weights, self.weights.softmax.name if self.weights.softmax else ""
         if own is None or own.is_meta or not own.numel() or torch._C._functorch.is_functorch_wrapped_tensor(own):
             return
