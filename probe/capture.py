@@ -31,6 +31,7 @@ class AttentionTap(Tap):
         keep: What ``tap[layer]`` holds after a forward: nothing, detached copies, or the tensors with their graph; a
             ``Record`` chooses tensors, device and steps of a whole sampling run for ``tap.records(layer)``.
         on_skip: Whether a forward in which a layer makes no call, as with a cache, is refused or counted.
+        explicit: Whether attention written as a softmax of a product is read too.
 
     Raises:
         ValueError: If a layer is unknown or cannot be seen.
@@ -46,12 +47,13 @@ class AttentionTap(Tap):
         on_call: Callable[[Call], object] | None = None,
         keep: Keep = "none",
         on_skip: OnSkip = "refuse",
+        explicit: bool = False,
     ) -> None:
-        names = _without_indexes(model, keys_of(layers))
-        super().__init__(model, names, edit=edit, on_call=on_call, keep=keep, on_skip=on_skip)
+        names = _without_indexes(model, keys_of(layers), explicit)
+        super().__init__(model, names, edit=edit, on_call=on_call, keep=keep, on_skip=on_skip, explicit=explicit)
 
 
-def _without_indexes(model: nn.Module | Pipeline, keys: Sequence[LayerKey]) -> list[LayerKey]:
+def _without_indexes(model: nn.Module | Pipeline, keys: Sequence[LayerKey], explicit: bool) -> list[LayerKey]:
     """Look indexes up among the model's layers."""
-    layers = find_layers(model) if any(isinstance(key, int) for key in keys) else []
+    layers = find_layers(model, explicit=explicit) if any(isinstance(key, int) for key in keys) else []
     return [by_index(key, layers) if isinstance(key, int) else key for key in keys]

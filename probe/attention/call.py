@@ -42,6 +42,7 @@ class Call:
         timestep: As the model's own forward got it; None if it takes none, or was not running.
         pass_of_step: Which of the forwards in a row with this timestep, from 0. Pipelines that run the network twice
             per step (Wan) run the conditional pass first; a sampler that repeats a timestep counts on.
+        dropout: Share of attention weights that the kernel drops at random; no record shows which.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Call:
     kernel: str
     timestep: Timestep = None
     pass_of_step: int = 0
+    dropout: float = 0.0
 
     @property
     def k_per_head(self) -> Float[Tensor, "b heads m d"]:
@@ -119,8 +121,9 @@ def describe(
     q, k, v = (x if x.ndim == 4 else x[:, None] for x in (values[name] for name in ("query", "key", "value")))
     scale = q.shape[-1] ** -0.5 if values.get("scale") is None else float(values["scale"])
     mask, causal = _masking(values)
-    gqa, dtype = values.get("enable_gqa", False), _compute_dtype(q)
-    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step)
+    gqa, dtype = values.get("enable_gqa", False), compute_dtype(q)
+    dropout = float(values.get("dropout_p") or 0.0)
+    return Call(name, nth, step, q, k, v, scale, mask, causal, gqa, dtype, kernel, timestep, pass_of_step, dropout)
 
 
 def _masking(values: Mapping[str, Any]) -> tuple[Tensor | None, bool]:
@@ -270,7 +273,8 @@ def checkpoint_region() -> object:
     return None if frame is None else id(frame)
 
 
-def _compute_dtype(q: Tensor) -> torch.dtype:
+def compute_dtype(q: Tensor) -> torch.dtype:
+    """Return what a kernel computes in with such queries: under autocast not always their own type."""
     # autocast leaves float64 alone
     casts = _autocast_on(q.device.type) and q.dtype != torch.float64
     return torch.get_autocast_dtype(q.device.type) if casts else q.dtype

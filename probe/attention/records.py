@@ -33,7 +33,7 @@ class Record:
         steps: "all" kept steps, or the "last" kept forward only.
 
     Raises:
-        ValueError: If ``every`` is below 1 or a choice is unknown.
+        ValueError: If ``every`` is no whole number from 1 on, or a choice is unknown.
     """
 
     tensors: Literal["qk", "qkv"] = "qk"
@@ -46,8 +46,8 @@ class Record:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Record: {name}={getattr(self, name)!r} is unknown; choose one of {known}")
-        if self.every < 1:
-            raise ValueError(f"Record: every={self.every} steps is below 1; 1 keeps all")
+        if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
+            raise ValueError(f"Record: every={self.every!r} is no whole number of steps from 1 on; 1 keeps all")
 
 
 Keep = Literal["none", "detached", "graph"] | Record

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from probe.attention.call import Timestep
+from probe.attention.explicit.trace import Trace
 from probe.attention.targets import Target
 
 
@@ -51,3 +52,4 @@ class Frames(threading.local):
 
     def __init__(self) -> None:
         self.running: list[Frame] = []
+        self.trace: Trace | None = None  # of explicit softmaxes, where they are read

@@ -6,20 +6,18 @@ attention functions of other packages are seen if :mod:`probe.attention.kernels`
 Measured behaviour and failure modes: docs/references.md, "Capturing attention".
 """
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from probe.attention.call import (
     FUSED,
-    SOFTMAX,
     Call,
     Edit,
     Run,
@@ -28,23 +26,22 @@ from probe.attention.call import (
     describe,
     edited,
     in_backward,
-    multi_head_body,
     plain,
     read_fused,
     refuse_recomputation,
 )
+from probe.attention.explicit.trace import Trace, Weighted
 from probe.attention.kernels import Foreign, watched_kernels
+from probe.attention.mode import Mode, Watch
 from probe.attention.modules import Pipeline, is_compiled, modules_by_name, network_of
 from probe.attention.records import Keep, Record, Records, parameter_names, timestep_of
 from probe.attention.steps import Frame, Frames, Step
-from probe.attention.targets import LayerKey, Target, attach, resolve, wanted_target, watched_modules
-from probe.attention.unseen import why_not_run, why_unseen
+from probe.attention.targets import LayerKey, Target, attach, keys_of, resolve, wanted_target, watched_modules
+from probe.attention.unseen import beside_calls, dropped, why_not_run, why_unseen
 from probe.attention.wrapped import WrappedForward, unwrap, wrap
 
 __all__ = ["Call", "Edit", "Keep", "LayerKey", "Record", "Run", "Tap"]
 
-WATCHED = SOFTMAX | {FUSED, F.multi_head_attention_forward}
-"""Functions of PyTorch that a tap looks at."""
 OnSkip = Literal["refuse", "count"]
 """What to do with a forward in which a layer makes no call: refuse it, or count it in ``tap.skipped``."""
 
@@ -80,10 +77,16 @@ class Tap:
             :class:`~probe.attention.records.Record` chooses tensors, device and steps of a whole sampling run for
             ``tap.records(layer)``; ``on_call`` is then called at the kept steps.
         on_skip: Whether a forward in which a layer makes no call is refused, or counted, as caches that reuse attention
-            need. A layer that is never seen, or computes an explicit softmax, is refused either way.
+            need. A layer that is never seen, or computes an explicit softmax that is not read, is refused either way.
+        explicit: Whether to read attention written as ``softmax(q k * scale + mask) v`` too, by the operations around
+            the softmax, as is done for layers that were found so. Each reading is proved by the model's own weights
+            of some queries. An edit replaces the product with the values. Heads folded into the batch
+            must be seen to be: by a reshape inside the tapped module, to as many as its ``heads`` or ``num_heads``.
 
     Attributes:
-        softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module.
+        softmaxes: Shapes of attention-like tensors that watched modules passed to softmax, by module; with ``explicit``
+            only of those that could not be read.
+        unread: Why they could not be, by module.
         skipped: In how many forwards a layer made no call, by the module's name.
 
     Raises:
@@ -100,22 +103,26 @@ class Tap:
         on_call: Callable[[Call], object] | None = None,
         keep: Keep = "none",
         on_skip: OnSkip = "refuse",
+        explicit: bool = False,
     ) -> None:
         if on_skip not in ("refuse", "count"):
             raise ValueError(f"AttentionTap: on_skip={on_skip!r} is unknown; choose 'refuse' or 'count'")
         self.model, self.layers, self.edit, self.on_call = network_of(model), layers, edit, on_call
         self.keep, self.on_skip = keep, on_skip
+        self.explicit = explicit or any(getattr(layer, "explicit", False) for layer in keys_of(layers))
         self._modules = modules_by_name(self.model)
         self._targets = resolve(self._modules, layers)
         attach(self._targets, edit, self._modules)
         self._watched = watched_modules(self._modules, self._targets)
         self._covering = {name: [t for t in self._targets if t.holds(name)] for name in self._watched}
-        self._frames, self._mode = Frames(), _Mode(self, FUSED.__name__)
+        self._frames = Frames()
+        self._mode = Mode(Watch(self._frames, self._modules, self._attend, self._note_softmax))
         self._is_open = False
         self._reset()
 
     def _reset(self) -> None:
         self.softmaxes: dict[str, tuple[int, ...]] = {}
+        self.unread: dict[str, str] = {}
         self.skipped: Counter[str] = Counter()
         self._records = Records(self.keep)
         self._step, self._depth = Step(), 0
@@ -240,10 +247,23 @@ class Tap:
         try:
             if len(running) > 1:
                 return original(*args, **kwargs)
-            with self._mode:
+            with self._traced(), self._mode:
                 return original(*args, **kwargs)
         finally:
             running.pop()
+
+    @contextmanager
+    def _traced(self) -> Iterator[None]:
+        """Trace explicit softmaxes, where that is wanted, through the outermost watched module."""
+        if not self.explicit:
+            yield
+            return
+        self._frames.trace = trace = Trace()
+        try:
+            yield
+            self._note_unread(trace)
+        finally:
+            self._frames.trace = None
 
     def _check(self) -> None:
         """Refuse or count layers that were not seen in the forward that has ended."""
@@ -258,7 +278,7 @@ class Tap:
         step = self._step
         explicit = {name: shape for name, shape in step.softmaxes.items() if target.holds(name)}
         if step.runs[target.name]:
-            why = why_unseen(target, step.made[target.name], explicit, self._modules)
+            why = why_unseen(target, step.made[target.name], explicit, self._modules, self.unread)
         else:
             why = why_not_run(target, self.model, self._modules)
         if self.on_skip == "refuse" or explicit:
@@ -279,7 +299,7 @@ class Tap:
             running[-1].in_kernel = False
 
     def _attend(
-        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | None = None
+        self, kernel: str, args: tuple[Any, ...], kwargs: dict[str, Any], foreign: Foreign | Weighted | None = None
     ) -> Any:
         function = FUSED if foreign is None else foreign.function
         frame, again = self._frames.running[-1], in_backward()
@@ -320,6 +340,8 @@ class Tap:
             )
         if (self.keep == "none" and self.on_call is None) or not self._records.takes(self._step):
             return
+        if call.dropout:
+            warnings.warn(dropped(call.name, call.dropout), stacklevel=2)
         record = self._records.add(call)
         if self.on_call is not None:
             with plain(call.q.device.type, gradients=self.keep == "graph"):
@@ -345,6 +367,14 @@ class Tap:
                 "to edit; edit all calls by giving the name, or turn gradient checkpointing off"
             )
 
+    def _note_unread(self, trace: Trace) -> None:
+        """Note the explicit softmaxes that were not recorded."""
+        for softmax in [] if in_backward() else trace.softmaxes:
+            self.softmaxes[softmax.name] = self._step.softmaxes[softmax.name] = softmax.shape
+            self.unread[softmax.name] = softmax.reason
+            if softmax.is_product and self._step.made[softmax.name]:
+                warnings.warn(beside_calls(softmax.name, softmax.shape, softmax.reason), stacklevel=2)
+
     def _note_softmax(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if (shape := attention_like(args, kwargs)) is not None:
             name = self._frames.running[-1].name
@@ -353,23 +383,3 @@ class Tap:
 
 def _no_change(_module: nn.Module, _args: Any) -> None:
     """Leave a module's inputs as they are."""
-
-
-class _Mode(TorchFunctionMode):
-    """Hand attention calls to the tap; a mode is suspended while it handles a function."""
-
-    def __init__(self, tap: Tap, kernel: str) -> None:
-        super().__init__()
-        self.tap, self.kernel = tap, kernel
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in WATCHED or self.tap._frames.running[-1].in_kernel:  # most functions end here
-            return func(*args, **kwargs)
-        if func is FUSED:
-            return self.tap._attend(self.kernel, args, kwargs)
-        if func is F.multi_head_attention_forward:
-            with _Mode(self.tap, func.__name__):
-                return multi_head_body()(*args, **kwargs)
-        self.tap._note_softmax(args, kwargs)
-        return func(*args, **kwargs)

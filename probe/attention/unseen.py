@@ -16,7 +16,11 @@ NATIVE = (
 
 
 def why_unseen(
-    target: Target, made: int, explicit: Mapping[str, tuple[int, ...]], modules: Mapping[str, nn.Module]
+    target: Target,
+    made: int,
+    explicit: Mapping[str, tuple[int, ...]],
+    modules: Mapping[str, nn.Module],
+    unread: Mapping[str, str],
 ) -> str:
     """Return why a layer that ran was not seen, for the error.
 
@@ -25,14 +29,17 @@ def why_unseen(
         made: How many calls its module made.
         explicit: Shapes that modules inside it passed to softmax.
         modules: All modules by name.
+        unread: Why those softmaxes could not be read, by module; empty where that was not asked for.
     """
     what = f"AttentionTap: {target.name!r} ran"
     if made:
         return f"{what} and made {made} attention calls, none with number {target.nth}; use find_layers(model) again"
     if explicit:
+        causes = list(dict.fromkeys(unread[name] for name in explicit if name in unread))
+        way = f"it cannot be read: {'; '.join(causes)};" if causes else "read it with explicit=True, or"
         return (
-            f"{what} but called no fused attention: explicit softmax, by module and shape: {dict(explicit)}; switch to "
-            f"F.scaled_dot_product_attention ({NATIVE}; nn.MultiheadAttention: need_weights=False)"
+            f"{what} but called no fused attention: explicit softmax, by module and shape: {dict(explicit)}; {way} "
+            f"switch to F.scaled_dot_product_attention ({NATIVE}; nn.MultiheadAttention: need_weights=False)"
         )
     if hint := cache_hint(modules):
         return f"{what} without attention: {hint}"
@@ -43,6 +50,22 @@ def why_unseen(
         f"{what} but its kernel bypasses F.scaled_dot_product_attention (torch.jit, a compiled or another function); "
         f"choose the native one ({NATIVE}), name a module that attends, or add the function to "
         f"probe.attention.kernels.KERNELS, which knows functions of {', '.join(known_packages())}"
+    )
+
+
+def beside_calls(name: str, shape: tuple[int, ...], reason: str) -> str:
+    """Return that a module which makes calls also attends in a way that is not recorded, for the warning."""
+    return (
+        f"AttentionTap: {name!r} also computes an explicit softmax of shape {list(shape)} that is not recorded: "
+        f"{reason}; to see it, switch to F.scaled_dot_product_attention ({NATIVE})"
+    )
+
+
+def dropped(name: str, share: float) -> str:
+    """Return that a call drops weights at random, for the warning."""
+    return (
+        f"AttentionTap: {name!r} drops {share:.0%} of its weights at random, and what is recorded is before that; "
+        "model.eval() turns it off where the module heeds it, dropout_p=0 in the model always"
     )
 
 

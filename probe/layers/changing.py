@@ -27,14 +27,16 @@ class Response:
     """How much each query token of a call follows two changes, summed over heads and channels.
 
     Attributes:
-        view: When view 0 alone changes.
+        view: When view 0 changes, and the corner of a middle view where there is one.
         corner: When all views change, most in the first rows and columns of each.
         share: Of the rows and columns that changed most.
+        middle: The middle view; None where there is none.
     """
 
     view: Float[Tensor, "b n"]
     corner: Float[Tensor, "b n"]
     share: tuple[float, float]
+    middle: int | None = None
 
 
 def keep_apart(call: Call, run: Run) -> Tensor:
@@ -61,7 +63,12 @@ def responses(watch: Watch, inputs: Inputs, changes: "Changes") -> dict[Key, Res
         for x in (inputs, changes.of_view(inputs), changes.of_corner(inputs))
     )
     return {
-        key: Response(view=_distance(q, view[key]), corner=_distance(q, corner[key]), share=changes.share)
+        key: Response(
+            view=_distance(q, view[key]),
+            corner=_distance(q, corner[key]),
+            share=changes.share,
+            middle=changes.middle,
+        )
         for key, q in usual.items()
         if not q.is_meta
     }
@@ -79,11 +86,13 @@ class Changes:
         views: Number of views.
         axes: By input: the axis of the views (None: none), and those of rows and columns (one if they are flattened).
         corner: Share of rows and columns that change most.
+        middle: A view between the first and the last, which is to be told from others; None if there is none.
     """
 
     views: int
     axes: Mapping[str, tuple[int | None, tuple[int, ...]]]
     corner: tuple[float, float] = CORNER
+    middle: int | None = None
 
     @property
     def show_views(self) -> bool:
@@ -96,8 +105,8 @@ class Changes:
         return self.corner if any(len(grid) == 2 for _, grid in self.axes.values()) else (self.corner[0], 1.0)
 
     def of_view(self, inputs: Inputs) -> dict[str, Any]:
-        """Return inputs whose view 0 is another."""
-        return self._changed(inputs, lambda value, view, _axes: self._in_view(value, view))
+        """Return inputs whose view 0 is another, and the corner of the middle view."""
+        return self._changed(inputs, self._in_view)
 
     def of_corner(self, inputs: Inputs) -> dict[str, Any]:
         """Return inputs of which all views change, most in the corner."""
@@ -114,11 +123,16 @@ class Changes:
             changed[name] = list(other) if isinstance(inputs[name], list) else other
         return changed
 
-    def _in_view(self, value: Tensor, view: int | None) -> Tensor:
+    def _in_view(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
         if view is None:
             return torch.zeros(value.shape)
-        own = torch.arange(value.shape[view]) < value.shape[view] // self.views
-        return _along(own, view, value.ndim).expand(value.shape).float()
+        size = value.shape[view] // self.views
+        places = torch.arange(value.shape[view])
+        changed = _along(places < size, view, value.ndim).expand(value.shape).float()
+        if self.middle is None:
+            return changed
+        inside = (places >= self.middle * size) & (places < (self.middle + 1) * size)
+        return changed + _along(inside, view, value.ndim) * self._in_corner(value, view, axes)
 
     def _in_corner(self, value: Tensor, view: int | None, axes: tuple[int, ...]) -> Tensor:
         inside = torch.ones(value.shape)

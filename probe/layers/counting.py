@@ -112,11 +112,22 @@ def _kind(run: Growth, views: tuple[int, int]) -> Kind:
     if grid and apart and not joined:
         return "view"
     if joined and not grid:
-        return "temporal"
+        return _temporal(run, views)
     raise NoGridError(
         f"has {base.batch} x {base.queries} tokens, {more.batch} x {more.queries} with {views[1]} views, {big.batch} x "
         f"{big.queries} on a grid twice as wide and high: they do not grow as views and grids do (padded?)"
     )
+
+
+def _temporal(run: Growth, views: tuple[int, int]) -> Kind:
+    """Return the kind of a call that joins one place of the views; not windows of several places."""
+    more = run.more_views.queries - run.base.queries
+    if more != views[1] - views[0]:
+        raise NoGridError(
+            f"has {run.base.queries} tokens, {run.more_views.queries} with {views[1]} views, as many on a bigger grid: "
+            "it joins local windows of the views, which are in no layout"
+        )
+    return "temporal"
 
 
 def _fit(run: Growth, views: tuple[int, int]) -> tuple[int, int, int]:

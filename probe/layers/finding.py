@@ -1,18 +1,15 @@
 """Find a model's attention calls, tell which are 3D, prove where their tokens lie, and number them."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from probe.attention.call import Call
 from probe.attention.modules import Pipeline, inner_model, network_of
-from probe.attention.tap import Tap
-from probe.layers.changing import CORNER, Response, changes_of, responses
+from probe.layers.changing import CORNER, Changes, Response, changes_of, responses
 from probe.layers.counting import (
     MORE,
     VIEWS,
@@ -29,6 +26,7 @@ from probe.layers.counting import (
 )
 from probe.layers.layout import JOINING, Layer, ViewLayout
 from probe.layers.proving import Placed, agreed, corner_of, followed_layer, placed
+from probe.layers.running import Calls, Network, needed_arguments
 from probe.layers.unseen import Ran, candidates_watched, unseen_layers
 
 MakeInputs = Callable[[int, Any], Mapping[str, Any]]
@@ -45,12 +43,14 @@ def find_layers(
     layout: ViewLayout | Mapping[str, ViewLayout] | None = None,
     views: tuple[int, ...] = VIEWS,
     scales: tuple[int, ...] = (1, 2),
+    explicit: bool = False,
 ) -> list[Layer]:
     """Find a model's attention calls, tell which are 3D, and number them.
 
     The model runs without gradients, in evaluation mode, on its own device: on a small input, on more views, on a
-    bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs,
-    two of them with one view or one corner changed, prove in which order the tokens lie, and which are on no grid.
+    bigger grid, and at its native size. How the token counts grow tells the kind and the grid. Three more small runs on
+    the first number of views that is above two, or on the larger one, prove in which order the tokens lie, and which
+    are on no grid: in one, view 0 changes, and a corner of a middle view; in another, that corner of all views.
     Training mode and random state are left as they were. A model on the meta device costs nothing, and proves nothing:
     its tokens are then taken view-major, text first.
 
@@ -66,6 +66,7 @@ def find_layers(
             that work within a view): for all layers whose number of tokens it has, or by the start of layers' names.
         views: Two numbers of views to try; one where the model has a fixed number.
         scales: Two scales to try, the second twice the first; one where the model has a fixed size.
+        explicit: Whether attention written as a softmax of a product is read too; taps of such a layer then read it.
 
     Returns:
         All calls in execution order. Attention that no tap sees is among them, of kind "unseen", and keeps its index;
@@ -76,16 +77,20 @@ def find_layers(
             self-attention fits a grid.
         RuntimeError: If the model calls no fused attention.
     """
-    network = network_of(model)
-    make = make_inputs or _own_inputs(network)
+    network = Network(model=network_of(model), explicit=explicit)
+    make = make_inputs or _own_inputs(network.model)
     settings = _settings(views, scales, native or make_inputs is None)
-    with _quiet(network):
+    with network.quiet():
         runs = {name: _run(network, make, setting) for name, setting in settings.items()}
         if "bigger" in runs and "more_views" in runs:
-            layers, selfs = _by_growth(network, runs, aspect, (views[0], views[1]), layout)
+            several = views[0] if views[0] > 2 else views[1]  # of two, none is in the middle
+            layers, selfs = _by_growth(
+                network, runs, aspect, (views[0], views[1]), layout, lambda: (several, make(several, scales[1]))
+            )
+            make(*settings["base"])  # the model is left set up for it
         else:
             layers, selfs = _by_following(network, runs, aspect, views[0], layout)
-    listed = _with_unseen(network, runs, layers, selfs)
+    listed = _with_unseen(network.model, runs, layers, selfs)
     _warn(listed)
     return listed
 
@@ -105,62 +110,40 @@ def _settings(views: tuple[int, ...], scales: tuple[int, ...], native: bool) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """One run: its inputs, the sizes of its calls, what else ran, and explicit softmaxes."""
+    """One run: its inputs, the sizes of its calls, what else ran, and what was seen of explicit softmaxes."""
 
     inputs: Inputs
-    sizes: dict[Key, Sizes]
     ran: Ran
-    softmaxes: dict[str, tuple[int, ...]]
+    calls: Calls
+
+    @property
+    def sizes(self) -> dict[Key, Sizes]:
+        return self.calls.seen
 
 
-def _run(model: nn.Module, make: MakeInputs, setting: tuple[int, int | None]) -> _Seen:
+def _run(network: Network, make: MakeInputs, setting: tuple[int, int | None]) -> _Seen:
     inputs = make(*setting)  # right before its run: making inputs may set the model up for them
-    with candidates_watched(model) as ran:
+    with candidates_watched(network.model) as ran:
 
         def look(call: Call) -> Sizes:
             ran.names.append((call.name, call.nth))
             batch, heads, queries, channels = call.q.shape
             return Sizes(batch, heads, queries, call.k.shape[2], channels)
 
-        sizes, softmaxes = _calls(model, inputs, look)
-    return _Seen(inputs=inputs, sizes=sizes, ran=ran, softmaxes=softmaxes)
-
-
-def _calls(
-    model: nn.Module, inputs: Inputs, look: Callable[[Call], Any], edit: Any = None
-) -> tuple[dict[Key, Any], dict[str, tuple[int, ...]]]:
-    device = _device(model)
-    seen: dict[Key, Any] = {}
-    tap = Tap(model, [""], edit=edit, on_call=lambda call: seen.update({(call.name, call.nth): look(call)}))
-    with tap:
-        model(**{name: _moved(value, device) for name, value in inputs.items()})
-    return seen, dict(tap.softmaxes)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, list):
-        return [_moved(item, device) for item in value]
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def _device(model: nn.Module) -> torch.device:
-    """Return where a model computes; accelerate's offloading, which keeps weights elsewhere, says so in its hooks."""
-    for module in model.modules():
-        place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-        if place is not None:
-            return torch.device(place)
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+        calls = network.calls(inputs, look)
+    return _Seen(inputs=inputs, ran=ran, calls=calls)
 
 
 # --- two numbers of views and two scales: by how counts grow ---------------------------------------------------------
 
 
 def _by_growth(
-    model: nn.Module,
+    network: Network,
     runs: Mapping[str, _Seen],
     aspect: GridAspect,
     counts: tuple[int, int],
     layout: ViewLayout | Mapping[str, ViewLayout] | None,
+    make_proof: Callable[[], tuple[int, Inputs]],
 ) -> tuple[list[Layer], list[bool]]:
     views = counts[0]
     inputs = {"native": runs["base"].inputs, **{name: run.inputs for name, run in runs.items()}}
@@ -176,19 +159,19 @@ def _by_growth(
     if found:
         small = aspect_of({**inputs, "native": inputs["bigger"]}) or aspect
         grids = {key: _bigger_grid(layers[key], table[key], small, views) for key in found}
-        corner = CORNER if _device(model).type == "meta" else corner_of(grids.values())
-        seen = _responses(model, inputs, inputs["bigger"], views, corner)
-        proofs = {key: _proved(layers[key], seen.get(key), grids[key], views) for key in found}
+        corner = CORNER if network.device.type == "meta" else corner_of(grids.values())
+        changes = replace(changes_of(inputs, views), corner=corner)
+        several, proof = make_proof()
+        middle = several // 2 if several > 2 else None
+        seen = _responses(network, proof, replace(changes, views=several, middle=middle))
+        proofs = {key: _proved(layers[key], seen.get(key), grids[key], several) for key in found}
         layers |= dict(zip(proofs, agreed(list(proofs.values())), strict=True))
         _refuse_without_grid(layers.values())
     return list(layers.values()), [is_self(run) for run in table.values()]
 
 
-def _responses(
-    model: nn.Module, inputs: Mapping[str, Inputs], base: Inputs, views: int, corner: tuple[float, float] = CORNER
-) -> dict[Key, Response]:
-    changes = replace(changes_of(inputs, views), corner=corner)
-    return responses(lambda values, look, edit: _calls(model, values, look, edit)[0], base, changes)
+def _responses(network: Network, inputs: Inputs, changes: Changes) -> dict[Key, Response]:
+    return responses(lambda values, look, edit: network.calls(values, look, edit).seen, inputs, changes)
 
 
 def _as_chosen(
@@ -241,7 +224,7 @@ def _proved(layer: Layer, response: Response | None, grid: tuple[int, int] | Non
 
 
 def _by_following(
-    model: nn.Module,
+    network: Network,
     runs: Mapping[str, _Seen],
     aspect: GridAspect,
     views: int,
@@ -249,8 +232,9 @@ def _by_following(
 ) -> tuple[list[Layer], list[bool]]:
     base, full = runs["base"], runs.get("native", runs["base"])
     inputs = {name: run.inputs for name, run in runs.items()}
-    seen, axes = _responses(model, inputs, base.inputs, views), changes_of(inputs, views).axes
-    small, large = (aspect or _aspect_of_one(run.inputs, axes) for run in (base, full))
+    changes = changes_of(inputs, views)
+    seen = _responses(network, base.inputs, changes)
+    small, large = (aspect or _aspect_of_one(run.inputs, changes.axes) for run in (base, full))
     layers, selfs = list[Layer](), list[bool]()
     for key, size in full.sizes.items():
         chosen = _as_chosen(layout, key, size, views)
@@ -296,8 +280,10 @@ def _followed(key: Key, size: Sizes, response: Response | None, aspect: GridAspe
 def _with_unseen(model: nn.Module, runs: Mapping[str, _Seen], layers: list[Layer], selfs: list[bool]) -> list[Layer]:
     """Put attention that was not seen where it ran, and number all."""
     base, bigger = runs["base"], runs.get("bigger", runs["base"])
-    unseen = unseen_layers(model, base.ran, bigger.ran, base.softmaxes)
-    known = {(layer.name, layer.nth): (layer, own) for layer, own in zip(layers, selfs, strict=True)}
+    unseen = unseen_layers(model, base.ran, bigger.ran, base.calls)
+    keys = [(layer.name, layer.nth) for layer in layers]
+    read = [replace(layer, explicit=key in base.calls.explicit) for key, layer in zip(keys, layers, strict=True)]
+    known = dict(zip(keys, zip(read, selfs, strict=True), strict=True))
     order = [known[name] if isinstance(name, tuple) else unseen.get(name) for name in base.ran.names]
     order += [unseen[name] for name in unseen if name not in base.ran.names]
     listed = list(dict.fromkeys(entry for entry in order if entry is not None))
@@ -326,24 +312,13 @@ def _warn(layers: list[Layer]) -> None:
 
 
 def _own_inputs(model: nn.Module) -> MakeInputs:
-    own = getattr(inner_model(model), "probe_inputs", None)
+    network = inner_model(model)
+    own = getattr(network, "probe_inputs", None)
     if own is None:
+        needed = ", ".join(needed_arguments(network))
         raise ValueError(
-            f"find_layers: {type(model).__name__} has no method probe_inputs(views, scale); "
-            "pass make_inputs(views, scale) -> keyword arguments of its forward"
+            f"find_layers: {type(network).__name__} has no method probe_inputs(views, scale); pass make_inputs(views, "
+            f"scale) -> keyword arguments of its forward ({needed} and what else it needs), as the models of "
+            "docs/models.md do for their networks"
         )
     return own
-
-
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluate without gradients; give training flags and random state back."""
-    training = {module: module.training for module in model.modules()}
-    gpus = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=gpus), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag

@@ -132,6 +132,7 @@ class Layer:
         tiles: Rows and columns of tiles, where the order names them.
         block: Rows and columns of a block, where the order names them.
         reason: Why a call is "unseen", or of kind "other" though it is over image tokens; empty otherwise.
+        explicit: Whether it is read off an explicit softmax; taps of the layer then read such softmaxes.
     """
 
     index: int | None
@@ -150,6 +151,7 @@ class Layer:
     tiles: tuple[int, int] = (1, 1)
     block: tuple[int, int] = (1, 1)
     reason: str = ""
+    explicit: bool = False
 
     def layout(self, views: int) -> ViewLayout:
         """Return the token layout for a number of views.

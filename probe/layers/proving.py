@@ -230,8 +230,18 @@ def _fit(layout: ViewLayout, response: Response) -> Fit:
     corner = _correlation(response.corner[:, positions], _corner(h, w, response.share))
     if f == 1 or not response.view.any():
         return Fit(1.0, corner)
-    first = (torch.arange(f) == 0).double()[:, None, None]
-    return Fit(_correlation(response.view[:, positions], first), corner)
+    seen, others = response.view[:, positions], [view for view in range(f) if view != response.middle]
+    if response.middle is not None and _is_elsewhere(response.middle, seen, _corner(h, w, response.share)):
+        return Fit(0.0, corner)
+    first = (torch.arange(len(others)) == 0).double()[:, None, None]
+    return Fit(_correlation(seen[:, others], first), corner)
+
+
+def _is_elsewhere(middle: int, seen: Float[Tensor, "b f h w"], corner: Float[Tensor, "h w"]) -> bool:
+    """Return whether another view than the middle one shows what was changed there: less than view 0, in the corner."""
+    later = [float(x) for view, x in enumerate(seen.mean((0, 2, 3))) if view not in (0, middle)]
+    at_first, at_middle = (_correlation(seen[:, [view]], corner) for view in (0, middle))
+    return max(later) > float(seen[:, middle].mean()) or (at_first > PROVED and at_first > at_middle + LEAD)
 
 
 def _corner(h: int, w: int, share: tuple[float, float]) -> Float[Tensor, "{h} {w}"]:

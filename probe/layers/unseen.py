@@ -1,7 +1,7 @@
 """Attention that no tap sees: modules that look like attention, run, and call no kernel that is known."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probe.attention.modules import modules_by_name
 from probe.layers.layout import Layer
+from probe.layers.running import Calls
 
 FUSED = re.compile(r"(to_|in_|w|c_)?(qkv|attn|proj_weight|query_key_value)(_proj|_lin|_linear)?(_weight)?", re.I)
 QUERY, KEY, VALUE = (
@@ -62,28 +63,26 @@ def _noting(ran: Ran, name: str) -> Callable[..., None]:
     return note
 
 
-def unseen_layers(
-    model: nn.Module, base: Ran, bigger: Ran, softmaxes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[Layer, bool]]:
+def unseen_layers(model: nn.Module, base: Ran, bigger: Ran, calls: Calls) -> dict[str, tuple[Layer, bool]]:
     """List attention that ran and was not seen.
 
     Args:
         model: That ran.
         base: Of a small input.
         bigger: Of one on a bigger grid.
-        softmaxes: Shapes of explicit softmaxes by module.
+        calls: Of the small input, with explicit softmaxes that were not read.
 
     Returns:
         By name, in execution order: the layer, and whether it is self-attention over image tokens.
     """
     seen = {name[0] for name in base.names if isinstance(name, tuple)}
     modules = modules_by_name(model)
-    ran = list(dict.fromkeys([name for name in base.names if isinstance(name, str)] + list(softmaxes)))
+    ran = list(dict.fromkeys([name for name in base.names if isinstance(name, str)] + list(calls.softmaxes)))
     blind = [name for name in ran if not _is_seen(name, seen)]
     innermost = [name for name in blind if not any(other.startswith(f"{name}.") for other in blind)]
     return {
         name: (
-            Layer(None, name, None, 0, "unseen", reason=_reason(modules[name], softmaxes.get(name))),
+            Layer(None, name, None, 0, "unseen", reason=_reason(name, modules[name], calls)),
             _over_image(base.shapes.get(name, []), bigger.shapes.get(name, []), hasattr(modules[name], JOINT)),
         )
         for name in innermost
@@ -103,9 +102,10 @@ def _over_image(base: list[tuple[int, ...]], bigger: list[tuple[int, ...]], join
     return grows and (joint or not text)
 
 
-def _reason(module: nn.Module, softmax: tuple[int, ...] | None) -> str:
-    if softmax is not None:
-        return f"explicit softmax of shape {list(softmax)}"
+def _reason(name: str, module: nn.Module, calls: Calls) -> str:
+    if name in calls.softmaxes:
+        why = f": {calls.unread[name]}" if name in calls.unread else "; explicit=True may read it"
+        return f"explicit softmax of shape {list(calls.softmaxes[name])}{why}"
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         return "scripted by torch.jit"
     return "no attention function that a tap sees: linear attention, or a kernel that is not known"

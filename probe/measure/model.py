@@ -90,8 +90,14 @@ def layer_call(call: Call, layer: Layer, views: int, model: MultiViewModel, t: i
     A per-view layer has the views in its batch; between views it then shows logits that the network never forms.
 
     Raises:
-        ValueError: If a per-view layer masks keys differently for its queries, which says nothing of other views' keys.
+        ValueError: If a per-view layer masks keys differently for its queries, which says nothing of other views' keys;
+            or if the layer drops weights at random.
     """
+    if call.dropout:
+        raise ValueError(
+            f"layer {layer.name!r} drops {call.dropout:.0%} of its weights at random in evaluation too, which no score "
+            "can follow; pass dropout_p=0 in the model where it is not training"
+        )
     bias = logit_bias(call)
     q, k = (x.to(call.compute_dtype).float() for x in (call.q, call.k_per_head))
     if layer.kind == "view":

@@ -48,6 +48,8 @@ class MultiViewModel:
         default_layer: Index of the layer that training supervises by default.
         default_layers: Which layers are scored by default, as the command line names them.
         ray_scale: World units that make one unit of the rays' moment.
+        explicit: Whether attention that the network writes as a softmax of a product is read
+            (:func:`probe.layers.find_layers`).
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
     """
@@ -64,6 +66,7 @@ class MultiViewModel:
     default_layer: int = 10
     default_layers: str = "3d"
     ray_scale: float = 2.0
+    explicit: bool = False
     card: dict[str, object] | None = None
     folder: Path | None = None
 
@@ -133,7 +136,7 @@ ModelKind = TypeVar("ModelKind", bound=MultiViewModel)
 
 def model_layers(model: MultiViewModel) -> list[Layer]:
     """Find the attention calls of a model's network, with the grids of the size it is used at."""
-    return find_layers(model.network, model.probe_inputs, native=True)
+    return find_layers(model.network, model.probe_inputs, native=True, explicit=model.explicit)
 
 
 def check_predicts(model: MultiViewModel, asked: str) -> None:

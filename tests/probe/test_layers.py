@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -68,9 +69,19 @@ def test_find_layers_leaves_the_model_as_it_was():
 
 def test_training_flags_come_back_after_a_failure():
     toy = Toy().train()
-    with pytest.raises(TypeError, match="nothing"):
+    with pytest.raises(ValueError, match=r"forward of Toy takes latents, text; make_inputs gave nothing: missing"):
         find_layers(toy, lambda views, scale: {"nothing": torch.zeros(1)})
     assert all(module.training for module in toy.modules())
+
+
+def test_arguments_by_position_only():
+    class Positional(Toy):
+        def forward(self, latents: Tensor, mask: Tensor | None = None, text: Tensor | None = None, /) -> Tensor:
+            assert mask is None
+            return super().forward(latents, text)
+
+    torch.manual_seed(0)
+    assert find_layers(Positional()) == find_layers(Toy())
 
 
 def test_find_layers_on_the_meta_device():
@@ -702,3 +713,57 @@ def test_layouts_of_layers():
     assert joint_layout(Layer(0, "a", (2, 3), 1, "view"), 3) == ViewLayout(3, (2, 3))
     with pytest.raises(ValueError, match="joins no views"):
         joint_layout(Layer(None, "a", None, 1, "cross"), 3)
+
+
+class Shuffled(Toy):
+    """Views stand in another order once there are three."""
+
+    def __init__(self, order: tuple[int, ...]) -> None:
+        super().__init__(("3d", "3d"))
+        self.order = order
+
+    def forward(self, latents: Tensor, text: Tensor) -> Tensor:
+        if latents.shape[1] == len(self.order):
+            latents = latents[:, self.order]
+        return super().forward(latents, text)
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_views_that_change_places_from_the_third_on_are_refused(order: tuple[int, ...]):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"in no order that is known here.*pass layout="):
+        find_layers(Shuffled(order))
+
+
+class Windows(Toy):
+    """Attention in windows of one row and three columns, over all views."""
+
+    def forward(self, latents: Tensor, text: Tensor) -> Tensor:
+        w = latents.shape[-1] // 3
+        x = rearrange(latents, "b f c h (w three) -> (b h w) f three c", three=3)
+        x = self.blocks[0].attn(rearrange(x, "b f three c -> b (f three) c"))
+        x = rearrange(x, "(b h w) (f three) c -> b f c h (w three)", b=len(latents), w=w, three=3)
+        return super().forward(x, text)
+
+
+def test_local_windows_over_views_are_not_called_temporal():
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="it joins local windows of the views, which are in no layout"):
+        layers = find_layers(Windows(("3d", "3d")))
+    assert [(layer.kind, layer.nth) for layer in layers] == [("other", 0), ("other", 0), ("3d", 1), ("3d", 0)]
+
+
+class SomeViews(Toy):
+    """Takes a second input of all views but the first, as one that follows a reference does."""
+
+    def forward(self, latents: Tensor, text: Tensor, poses: Tensor) -> Tensor:
+        return super().forward(torch.cat([latents[:, :1], latents[:, 1:] + poses], 1), text)
+
+    def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Tensor]:
+        inputs = super().probe_inputs(views, scale)
+        return {**inputs, "poses": torch.randn_like(inputs["latents"][:, 1:])}
+
+
+def test_an_input_of_some_views_only():
+    torch.manual_seed(0)
+    assert find_layers(SomeViews()) == find_layers(Toy())

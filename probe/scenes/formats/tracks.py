@@ -75,7 +75,8 @@ def read_video(path: Path) -> TrackedVideo:
     """Read a file.
 
     Raises:
-        ValueError: If it is no .npz of the three arrays, or their shapes or types do not fit.
+        ValueError: If it is no .npz of the three arrays, their shapes or types do not fit, or points could be pixels
+            or shares.
     """
     arrays = _arrays(path)
     video, points, occluded = (arrays[key] for key in KEYS)
@@ -89,9 +90,20 @@ def read_video(path: Path) -> TrackedVideo:
         )
     xy = torch.from_numpy(np.asarray(points, np.float32).swapaxes(0, 1).copy())
     seen = torch.from_numpy(~occluded.T) & xy.isfinite().all(-1)
-    if bool(seen.any()) and float(xy[seen].max()) <= 1:
+    if bool(seen.any()) and _are_shares(xy[seen], path):
         xy = xy * torch.tensor([video.shape[2], video.shape[1]])
     return TrackedVideo(name=printable(path.stem), video=video, xy=xy, seen=seen)
+
+
+def _are_shares(xy: Float[Tensor, "points 2"], path: Path) -> bool:
+    """Return whether coordinates are shares of width and height, rather than pixels."""
+    beyond = xy > 1
+    if bool(beyond.any()) and float(beyond.double().mean()) < 0.5:
+        raise ValueError(
+            f"tracks: {path} holds points up to {float(xy.max()):g}, while most are at most 1: shares of width and "
+            "height end at 1, pixels do not; mark points beyond the image as occluded, or multiply by its size"
+        )
+    return not bool(beyond.any())
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -84,3 +84,17 @@ def test_a_causal_bias_is_recorded(bias: type, m: int, causal: bool, mask: Tenso
     torch.testing.assert_close(recomputed(call), expected, rtol=0, atol=1e-5)
     with AttentionTap(model, "", edit=same):
         assert torch.equal(model(*tensors, bias(5, m)), expected)
+
+
+class Dropping(Fused):
+    """Fused attention that drops weights at random."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=0.1)
+
+
+def test_dropout_is_recorded_and_said():
+    tap = AttentionTap(model := Dropping(), "", keep="detached")
+    with pytest.warns(UserWarning, match="'' drops 10% of its weights at random.*dropout_p=0 in the model"), tap:
+        model(*drawn(1, 2))
+    assert tap[""].dropout == 0.1

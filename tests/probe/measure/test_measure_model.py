@@ -221,6 +221,12 @@ def test_views_of_a_per_view_layer_are_put_side_by_side(model: MultiViewModel):
     assert torch.equal(joined(a_call(whole, whole), Layer(0, "a", (2, 2), 2, "3d"), 3, model).q, whole)
 
 
+def test_layers_that_drop_weights_are_not_scored(model: MultiViewModel):
+    x = torch.zeros(1, 1, 4, 2)
+    with pytest.raises(ValueError, match=r"'a' drops 10% of its weights at random in evaluation too.*dropout_p=0"):
+        joined(a_call(x, x, dropout=0.1), Layer(0, "a", (2, 2), 1, "3d"), 1, model)
+
+
 def test_shared_key_heads_are_repeated_and_precision_is_the_kernels(model: MultiViewModel):
     q, k = torch.randn(1, 4, 6, 5), torch.randn(1, 2, 6, 5)
     call = a_call(q, k, gqa=True, compute_dtype=torch.bfloat16)

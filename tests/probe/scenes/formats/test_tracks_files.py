@@ -217,3 +217,14 @@ def test_the_documented_conversion_of_a_pickle_is_read(tmp_path: Path, monkeypat
     assert video.name == "goat"
     assert np.array_equal(video.video, tracked()["video"])
     np.testing.assert_allclose(video.xy.numpy().swapaxes(0, 1), tracked()["points"], atol=1e-4)
+
+
+def test_shares_with_a_point_beyond_the_image_are_not_read_as_pixels(tmp_path: Path):
+    points = tracked()["points"] / np.array([WIDTH, HEIGHT], np.float32)
+    points[0, 3, 0] = 1.003
+    path = write(tmp_path / "clip.npz", points=points)
+    with pytest.raises(ValueError, match=r"holds points up to 1.003, while most are at most 1.*as occluded"):
+        read_video(path)
+    occluded = tracked()["occluded"]
+    occluded[0, 3] = True
+    assert float(read_video(write(tmp_path / "other.npz", points=points, occluded=occluded)).xy[0, 0, 0]) == 15.5

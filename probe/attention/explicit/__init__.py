@@ -1,0 +1,1 @@
+"""Attention by an explicit softmax: queries, keys, values, scale and mask read off the operations around it."""
