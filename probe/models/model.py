@@ -48,6 +48,7 @@ class MultiViewModel:
         default_layer: Index of the layer that training supervises by default.
         default_layers: Which layers are scored by default, as the command line names them.
         ray_scale: World units that make one unit of the rays' moment.
+        packs: Frames that its autoencoder packs into one latent frame, behind the first; 1 for models of images.
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
     """
@@ -64,12 +65,22 @@ class MultiViewModel:
     default_layer: int = 10
     default_layers: str = "3d"
     ray_scale: float = 2.0
+    packs: int = 1
     card: dict[str, object] | None = None
     folder: Path | None = None
 
     def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:
         """Turn colours in [0, 1] into latents."""
         return to_latents(image)
+
+    def encode_views(self, views: Views) -> Float[Tensor, "b f c h w"]:
+        """Turn views into latents: each image alone, or with the frames of its clip where the views have one.
+
+        Raises:
+            ValueError: If the views are frames of a clip that the model cannot take.
+        """
+        check_frames(self, views.frames_per_view)
+        return self.encode(views.image)
 
     def decode(self, latents: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f 3 H W"]:
         """Turn latents into colours in [0, 1]."""
@@ -150,6 +161,20 @@ def check_predicts(model: MultiViewModel, asked: str) -> None:
         raise ValueError(
             f"{model.name} takes no noise and predicts no image, which {asked}; it can be probed only (python -m "
             "probe.run), or choose a diffusion model"
+        )
+
+
+def check_frames(model: MultiViewModel, frames: int) -> None:
+    """Reject views of another number of frames than the model's latent frames.
+
+    Raises:
+        ValueError: If they are neither images nor groups of as many frames as the autoencoder packs.
+    """
+    if frames not in (1, model.packs):
+        packed = f"packs {model.packs} frames into one latent frame" if model.packs > 1 else "takes images alone"
+        raise ValueError(
+            f"{model.name} {packed}, and each view has {frames} frames; choose --frames-per-view "
+            f"{' or '.join(map(str, sorted({1, model.packs})))}, or a model that packs {frames}"
         )
 
 
@@ -274,5 +299,5 @@ def predict(
     model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f c h w"]
 ) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
-    latents = noised(model, views, model.encode(views.image), noise, t)
+    latents = noised(model, views, model.encode_views(views), noise, t)
     return model.denoise(latents, t, conditioning(model, views))

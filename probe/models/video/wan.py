@@ -2,7 +2,7 @@
 
 - Weights: a folder or hub id of a diffusers pipeline (``transformer/``, ``vae/``, ``scheduler/``; ``text_encoder/``
   where the prompt is to be encoded). Empty: ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
-- Views: still clips, one latent frame each (:mod:`probe.models.video.model`). Cameras: none.
+- Views: latent frames (:mod:`probe.models.video.model`), of still clips or of one clip. Cameras: none.
 - Text: the empty prompt by UMT5, zeros behind its end token, as the pipeline pads; zeros without ``text_encoder/``.
 - References, by what the network takes. Text to video: noised like all views. Time per token (``expand_timesteps`` of
   model_index.json, Wan2.2-TI2V): clean, at time 0. Image to video (36 channels: latents, a mask, the image's latents):
@@ -15,7 +15,7 @@
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from probe.models.parts.latents import view_size
 from probe.models.schedules import noise_scales
 from probe.models.video.folder import INDEX, Noise, empty_prompt, find_folder, noise_of, read_autoencoder, read_part
 from probe.models.video.model import GREY, TEXT, References, VideoModel
+from probe.views import Views
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 NAME = "wan"
@@ -65,15 +66,19 @@ class Wan(VideoModel):
         )
         return arguments | image
 
-    def reference_channels(
-        self, image: Float[Tensor, "b f 3 H W"], targets: Float[Tensor, "b f"]
-    ) -> Float[Tensor, "b f channels h w"]:
+    def reference_channels(self, views: Views, targets: Float[Tensor, "b f"]) -> Float[Tensor, "b f channels h w"]:
         """Return a mask, 1 in references, then the latents of references and of grey targets."""
-        hidden = rearrange(targets, "b f -> b f 1 1 1")
-        latents = self.encode(torch.where(hidden > 0, GREY, image))
+        latents = self.encode_views(grey_targets(views))
         h, w = latents.shape[-2:]
         mask = repeat(1 - targets, "b f -> b f c h w", c=self.image_channels - self.channels, h=h, w=w)
         return torch.cat([mask.to(latents), latents], dim=2)
+
+
+def grey_targets(views: Views) -> Views:
+    """Return views whose targets show grey, in their clip too."""
+    image = views.image.clone()
+    image[:, views.n_ref :] = GREY
+    return replace(views, image=image, clip=None if views.clip is None else grey_targets(views.clip))
 
 
 def load_wan(source: str, loading: Loading) -> Wan:
@@ -109,6 +114,7 @@ def load_wan(source: str, loading: Loading) -> Wan:
         default_layer=network.config.num_layers // 2,
         card={"text": prompt.note, "references": references, "noise": noise.note, **note},
         folder=folder,
+        packs=int(vae.config.scale_factor_temporal),
         vae=vae,
         latent_shift=torch.tensor(vae.config.latents_mean, device=loading.device),
         latent_scale=1 / torch.tensor(vae.config.latents_std, device=loading.device),
