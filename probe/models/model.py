@@ -239,7 +239,7 @@ def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor
     """
     with full_precision(views.image):
         inputs = model.condition(views, keep_cameras)
-        if not views.has_cameras and _depends_on_cameras(model, views, inputs):
+        if not views.has_cameras and _depends_on_cameras(model, views):
             raise ValueError(
                 f"{model.name} is conditioned on cameras, which {', '.join(views.names)} has not; choose a model that "
                 "takes none (sd21, sd21-extended), or scenes with cameras"
@@ -247,7 +247,7 @@ def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor
     return inputs
 
 
-def _depends_on_cameras(model: MultiViewModel, views: Views, inputs: Inputs) -> bool:
+def _depends_on_cameras(model: MultiViewModel, views: Views) -> bool:
     """Return whether other cameras, elsewhere and turned, would change the conditioning."""
     steps = torch.linspace(0.1, 0.9, views.count, device=views.image.device)
     moved = views.world_to_cam.clone()
@@ -255,7 +255,8 @@ def _depends_on_cameras(model: MultiViewModel, views: Views, inputs: Inputs) -> 
         steps.cos(), steps.sin(), -steps.sin(), steps.cos(),
     )  # fmt: skip
     moved[..., :3, 3] = steps[:, None]
-    others = model.condition(replace(views, world_to_cam=moved))
+    inputs = model.condition(replace(views, clip=None))
+    others = model.condition(replace(views, world_to_cam=moved, clip=None))
     return any(not torch.equal(inputs[name], others[name]) for name in inputs if inputs[name].device.type != "meta")
 
 

@@ -25,8 +25,9 @@ from probe.models.model import Inputs, MultiViewModel, check_frames, to_latents
 from probe.models.schedules import STEPS, noise_scales
 from probe.views import Views
 
-References = Literal["noised", "clean", "channels"]
-"""How references enter: noised like all views (text to video), clean at timestep 0, or also as channels beside them."""
+References = Literal["noised", "clean", "channels", "source"]
+"""How references enter: noised like all views (text to video), clean at timestep 0, also as channels beside them, or
+clean at the targets' timestep, as a video of their own."""
 TEXT, TARGETS, IMAGE = "text", "targets", "image"
 GREY = 0.5
 

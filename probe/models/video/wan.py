@@ -101,7 +101,7 @@ def load_wan(source: str, loading: Loading) -> Wan:
     references = _references(network, vae, pipeline, folder)
     prompt = empty_prompt(folder, TEXT_LENGTH, network.config.text_dim, loading, masked=True)
     stride, patch = int(vae.config.scale_factor_spatial), int(network.config.patch_size[1])
-    note = _range_of(pipeline, noise)
+    note = range_of(pipeline, noise)
     return Wan(
         name=named(NAME, source),
         network=network,
@@ -148,7 +148,7 @@ def _references(
     return "clean" if pipeline.get("expand_timesteps") else "noised"
 
 
-def _range_of(pipeline: dict[str, Any], noise: Noise) -> dict[str, object]:
+def range_of(pipeline: dict[str, Any], noise: Noise) -> dict[str, object]:
     """Return, and warn, from which timestep on the first of two networks is in its range."""
     boundary = pipeline.get("boundary_ratio")
     if boundary is None:
