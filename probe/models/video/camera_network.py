@@ -171,7 +171,7 @@ class Head(nn.Module):
         return self.head(self.norm(x) * (1 + scale) + shift)
 
 
-class CameraWanTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class CameraWanTransformer(ModelMixin, ConfigMixin):
     """Wan's transformer with cameras.
 
     Args:

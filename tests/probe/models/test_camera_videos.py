@@ -367,4 +367,4 @@ def test_random_weights_and_lower_precision_have_the_same_layers(name: str, fold
     assert model_layers(low) == layers
     with low.network.register_forward_pre_hook(in_own_precision, with_kwargs=True):
         predicted = predict(low, views, T, noise_of(low, views))
-    torch.testing.assert_close(predicted.float(), usual, rtol=0, atol=0.1)
+    assert (predicted.float() - usual).square().mean().sqrt() < 0.1 * usual.square().mean().sqrt()
