@@ -22,6 +22,8 @@ MOTION = ("part", "part_pose")
 TRUE_FRAME: Literal["first", "middle", "last"] = "last"
 """Which frame of each group that a video autoencoder packs is the view, whose image and truth count. The last ones lie
 evenly in time, as the first group is one frame: 0, 4, 8, ... of groups of 4 (docs/references.md, "Video models")."""
+GREY = 0.5
+"""Colour of what is hidden."""
 IMAGE_PLANE = "image plane"
 """Unit of views that have no cameras: their points are known in the image plane alone, and distances in 3D are not."""
 
@@ -180,7 +182,20 @@ def group_frames(video: Views, frames: int, n_ref: int) -> Views:
         return replace(video, n_ref=n_ref)
     offset = {"first": 0, "middle": (frames - 1) // 2, "last": frames - 1}[TRUE_FRAME]
     shown = [0, *range(1 + offset, video.count, frames)]
-    return replace(video.reorder(shown, n_ref), clip=replace(video, n_ref=1 + frames * (n_ref - 1) if n_ref else 0))
+    return replace(video.reorder(shown, n_ref), clip=replace(video, n_ref=_frames_of(n_ref, frames)))
+
+
+def _frames_of(views: int, frames: int) -> int:
+    """Return how many frames of a clip make its first views."""
+    return 1 + frames * (views - 1) if views else 0
+
+
+def hide_images(views: Views, kept: int = 0) -> Views:
+    """Return views whose images are grey, with the frames of their clip, but for the first ``kept``."""
+    image = views.image.clone()
+    image[:, kept:] = GREY
+    clip = None if views.clip is None else hide_images(views.clip, _frames_of(kept, views.frames_per_view))
+    return replace(views, image=image, clip=clip)
 
 
 def _between_views(

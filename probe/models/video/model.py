@@ -29,7 +29,6 @@ References = Literal["noised", "clean", "channels", "source"]
 """How references enter: noised like all views (text to video), clean at timestep 0, also as channels beside them, or
 clean at the targets' timestep, as a video of their own."""
 TEXT, TARGETS, IMAGE = "text", "targets", "image"
-GREY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@
 """
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from probe.models.parts.files import Loading, named, read_json
 from probe.models.parts.latents import view_size
 from probe.models.schedules import noise_scales
 from probe.models.video.folder import INDEX, Noise, empty_prompt, find_folder, noise_of, read_autoencoder, read_part
-from probe.models.video.model import GREY, TEXT, References, VideoModel
-from probe.views import Views
+from probe.models.video.model import TEXT, References, VideoModel
+from probe.views import Views, hide_images
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 NAME = "wan"
@@ -68,17 +68,10 @@ class Wan(VideoModel):
 
     def reference_channels(self, views: Views, targets: Float[Tensor, "b f"]) -> Float[Tensor, "b f channels h w"]:
         """Return a mask, 1 in references, then the latents of references and of grey targets."""
-        latents = self.encode_views(grey_targets(views))
+        latents = self.encode_views(hide_images(views, views.n_ref))
         h, w = latents.shape[-2:]
         mask = repeat(1 - targets, "b f -> b f c h w", c=self.image_channels - self.channels, h=h, w=w)
         return torch.cat([mask.to(latents), latents], dim=2)
-
-
-def grey_targets(views: Views) -> Views:
-    """Return views whose targets show grey, in their clip too."""
-    image = views.image.clone()
-    image[:, views.n_ref :] = GREY
-    return replace(views, image=image, clip=None if views.clip is None else grey_targets(views.clip))
 
 
 def load_wan(source: str, loading: Loading) -> Wan:

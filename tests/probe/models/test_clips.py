@@ -11,13 +11,15 @@ import torch
 from small_videos import build, save_small
 
 from probe import run
+from probe.measure.model import cameras_only, scene_noise
+from probe.measure.scene import make_scene
 from probe.models import load_model
-from probe.models.model import predict
+from probe.models.model import model_layers, predict
 from probe.models.parts.files import Loading
 from probe.models.sampling import predict_views, sample_views
 from probe.models.video.model import IMAGE, VideoModel
 from probe.scenes import Request, open_scenes
-from probe.views import TRUE_FRAME, Views, concatenate, group_frames, resize, without_images
+from probe.views import TRUE_FRAME, Views, concatenate, group_frames, hide_images, resize, without_images
 
 SIDE, VIEWS = 32, 3
 PACKS = {"wan": 4, "cogvideox": 4, "hunyuan-video": 4, "ltx": 4}  # ltx as published: 8
@@ -84,6 +86,28 @@ def test_the_clip_goes_where_its_views_go():
     assert views.reorder([1, 0, 2], 1).clip is None
     assert without_images(views).clip is None
     assert [group_frames(film(1, views=9), 4, n).clip.n_ref for n in (0, 1, 2)] == [0, 1, 5]
+
+
+def test_hidden_images_are_hidden_in_the_clip_too():
+    views = film(4, n_ref=2)
+    hidden = hide_images(views)
+    assert hidden.clip.image.unique().tolist() == hidden.image.unique().tolist() == [0.5]
+    shown = hide_images(views, 2)
+    assert torch.equal(shown.clip.image[:, :5], views.clip.image[:, :5])
+    assert (shown.clip.image[:, 5:] == 0.5).all()
+    assert torch.equal(shown.image[:, :2], views.image[:, :2])
+    assert torch.equal(shown.world_to_cam, views.world_to_cam)
+
+
+@torch.no_grad()
+def test_the_null_of_cameras_sees_no_image_of_the_clip(folders: dict[str, Path]):
+    model, views = load("wan", folders["wan"]), film(4)
+    scenes = [
+        make_scene(x, model_layers(model), scene_noise(model, x, 0, 0))
+        for x in (views, replace(views, clip=replace(views.clip, image=1 - views.clip.image)))
+    ]
+    one, other = (cameras_only(model, scene, "null")[1].views for scene in scenes)
+    assert torch.equal(model.encode_views(one), model.encode_views(other))
 
 
 def test_tracked_videos_have_frames_between_their_views(tmp_path: Path):
