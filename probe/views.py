@@ -1,7 +1,7 @@
 """Views: the batch of posed images that every stage passes on."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -19,6 +19,11 @@ MOTION = ("part", "part_pose")
 """Of views between which something moves."""
 
 
+TRUE_FRAME: Literal["first", "middle", "last"] = "last"
+"""Which frame of each group that a video autoencoder packs is the view, whose image and truth count. The last ones lie
+evenly in time, as the first group is one frame: 0, 4, 8, ... of groups of 4 (docs/references.md, "Video models")."""
+GREY = 0.5
+"""Colour of what is hidden."""
 IMAGE_PLANE = "image plane"
 """Unit of views that have no cameras: their points are known in the image plane alone, and distances in 3D are not."""
 
@@ -41,6 +46,8 @@ class Views:
             posed in. None: nothing moves between the views.
         part_pose: Where each part has been carried, at the time of each view, from where it lies at rest; of part 0 the
             identity, NaN where that is unknown. With ``part``.
+        clip: The video that the views are frames of, all of its frames in order of time: :func:`group_frames`. None:
+            each view is an image of its own.
     """
 
     image: Float[Tensor, "b f 3 height width"]
@@ -53,6 +60,7 @@ class Views:
     names: tuple[str, ...] = ()
     part: Int[Tensor, "b f height width"] | None = None
     part_pose: Float[Tensor, "b f parts 4 4"] | None = None
+    clip: "Views | None" = None
 
     def __post_init__(self) -> None:
         b, f, _, height, width = self.image.shape
@@ -73,6 +81,11 @@ class Views:
             raise ValueError(f"Views: n_ref is {self.n_ref}, expected 0 to {f}, the number of views")
         if self.names and len(self.names) != b:
             raise ValueError(f"Views: {len(self.names)} names for {b} scenes, expected one name per scene")
+        if self.clip is not None and (f < 2 or (self.clip.count - 1) % (f - 1)):
+            raise ValueError(
+                f"Views: a clip of {self.clip.count} frames for {f} views, expected one frame for the first of at "
+                "least 2 views, and equally many for each other"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,6 +96,11 @@ class Views:
     def count(self) -> int:
         """Return the number of views per scene."""
         return self.image.shape[1]
+
+    @property
+    def frames_per_view(self) -> int:
+        """Return the number of frames of each view but the first, which has one; 1 where views are images alone."""
+        return 1 if self.clip is None else (self.clip.count - 1) // (self.count - 1)
 
     @property
     def has_cameras(self) -> bool:
@@ -119,7 +137,7 @@ class Views:
     def to(self, device: torch.device | str) -> "Views":
         """Move all tensors to a device."""
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        return replace(self, **moved)
+        return replace(self, **moved, clip=None if self.clip is None else self.clip.to(device))
 
     def scene(self, index: int) -> "Views":
         """Return one scene as a batch of one.
@@ -137,12 +155,47 @@ class Views:
         return self._indexed(chosen, slice(None), n_ref=self.n_ref, names=self.names[chosen])
 
     def reorder(self, order: list[int], n_ref: int) -> "Views":
-        """Choose and order views; the first ``n_ref`` of them become references."""
-        return self._indexed(slice(None), order, n_ref=n_ref, names=self.names)
+        """Choose and order views, without their clip; the first ``n_ref`` of them become references."""
+        return replace(self, clip=None)._indexed(slice(None), order, n_ref=n_ref, names=self.names)
 
     def _indexed(self, scenes: slice, views: slice | list[int], **changes: Any) -> "Views":
         chosen: dict[str, Any] = {name: tensor[scenes][:, views] for name, tensor in self.tensors.items()}
-        return replace(self, **chosen, **changes)
+        clip = None if self.clip is None else self.clip._indexed(scenes, slice(None))
+        return replace(self, **chosen, **changes, clip=clip)
+
+
+def group_frames(video: Views, frames: int, n_ref: int) -> Views:
+    """Make a view of each group of frames that a video autoencoder packs into one latent frame.
+
+    Args:
+        video: All frames in order of time: one, then ``frames`` for each further view.
+        frames: That are packed together; the first frame is alone.
+        n_ref: Reference views, the first ones.
+
+    Returns:
+        Of each group the frame :data:`TRUE_FRAME`, with the video as their clip; the video itself for 1 frame each.
+
+    Source:
+        docs/references.md, "Video models" (which frames the autoencoders pack, and whose camera ReCamMaster takes).
+    """
+    if frames == 1:
+        return replace(video, n_ref=n_ref)
+    offset = {"first": 0, "middle": (frames - 1) // 2, "last": frames - 1}[TRUE_FRAME]
+    shown = [0, *range(1 + offset, video.count, frames)]
+    return replace(video.reorder(shown, n_ref), clip=replace(video, n_ref=_frames_of(n_ref, frames)))
+
+
+def _frames_of(views: int, frames: int) -> int:
+    """Return how many frames of a clip make its first views."""
+    return 1 + frames * (views - 1) if views else 0
+
+
+def hide_images(views: Views, kept: int = 0) -> Views:
+    """Return views whose images are grey, with the frames of their clip, but for the first ``kept``."""
+    image = views.image.clone()
+    image[:, kept:] = GREY
+    clip = None if views.clip is None else hide_images(views.clip, _frames_of(kept, views.frames_per_view))
+    return replace(views, image=image, clip=clip)
 
 
 def _between_views(
@@ -166,16 +219,21 @@ def concatenate(parts: list[Views]) -> Views:
     """Join batches of equal size, view count, references and unit along the scene axis.
 
     Raises:
-        ValueError: If the batches differ in image size, number of views, references, unit or number of moving parts.
+        ValueError: If the batches differ in image size, number of views, references, unit, frames per view or number of
+            moving parts.
     """
-    kinds = {(part.size, part.count, part.n_ref, part.unit) for part in parts}
+    kinds = {(part.size, part.count, part.n_ref, part.unit, part.frames_per_view) for part in parts}
     if len(kinds) != 1:
-        raise ValueError(f"concatenate: parts differ in (size, views, n_ref, unit): {sorted(kinds, key=str)}")
+        raise ValueError(
+            f"concatenate: parts differ in (size, views, n_ref, unit, frames per view): {sorted(kinds, key=str)}"
+        )
     moving = {None if part.part_pose is None else part.part_pose.shape[2] for part in parts}
     if len(moving) != 1:
         raise ValueError(f"concatenate: parts differ in moving parts (None: still): {sorted(moving, key=str)}")
     joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors}
-    return replace(parts[0], **joined, names=tuple(name for part in parts for name in part.names))
+    clips = [part.clip for part in parts if part.clip is not None]
+    names = tuple(name for part in parts for name in part.names)
+    return replace(parts[0], **joined, names=names, clip=concatenate(clips) if clips else None)
 
 
 def resize(views: Views, height: int, width: int) -> Views:
@@ -198,6 +256,7 @@ def resize(views: Views, height: int, width: int) -> Views:
         valid=_nearest(views.valid, height, width),
         intrinsics=intrinsics,
         part=None if views.part is None else _nearest(views.part, height, width),
+        clip=None if views.clip is None else resize(views.clip, height, width),
     )
 
 
@@ -222,7 +281,7 @@ def _nearest(maps: Tensor, height: int, width: int) -> Tensor:
 def without_images(views: Views) -> Views:
     """Keep cameras and names, and of the pixels the first; all of them would fill the memory of a long run."""
     kept: dict[str, Any] = {name: views.tensors[name][..., :1, :1] for name in PIXELS if name in views.tensors}
-    return replace(views, **kept)
+    return replace(views, **kept, clip=None)
 
 
 def patch_grid(size: tuple[int, int], patches: int) -> tuple[int, int]:

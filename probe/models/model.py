@@ -50,6 +50,7 @@ class MultiViewModel:
         ray_scale: World units that make one unit of the rays' moment.
         explicit: Whether attention that the network writes as a softmax of a product is read
             (:func:`probe.layers.find_layers`).
+        packs: Frames that its autoencoder packs into one latent frame, behind the first; 1 for models of images.
         card: What is known of the weights (data, steps, seed, ...).
         folder: Where the weights lie; None for random ones.
     """
@@ -67,12 +68,22 @@ class MultiViewModel:
     default_layers: str = "3d"
     ray_scale: float = 2.0
     explicit: bool = False
+    packs: int = 1
     card: dict[str, object] | None = None
     folder: Path | None = None
 
     def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:
         """Turn colours in [0, 1] into latents."""
         return to_latents(image)
+
+    def encode_views(self, views: Views) -> Float[Tensor, "b f c h w"]:
+        """Turn views into latents: each image alone, or with the frames of its clip where the views have one.
+
+        Raises:
+            ValueError: If the views are frames of a clip that the model cannot take.
+        """
+        check_frames(self, views.frames_per_view)
+        return self.encode(views.image)
 
     def decode(self, latents: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f 3 H W"]:
         """Turn latents into colours in [0, 1]."""
@@ -156,6 +167,20 @@ def check_predicts(model: MultiViewModel, asked: str) -> None:
         )
 
 
+def check_frames(model: MultiViewModel, frames: int) -> None:
+    """Reject views of another number of frames than the model's latent frames.
+
+    Raises:
+        ValueError: If they are neither images nor groups of as many frames as the autoencoder packs.
+    """
+    if frames not in (1, model.packs):
+        packed = f"packs {model.packs} frames into one latent frame" if model.packs > 1 else "takes images alone"
+        raise ValueError(
+            f"{model.name} {packed}, and each view has {frames} frames; choose --frames-per-view "
+            f"{' or '.join(map(str, sorted({1, model.packs})))}, or a model that packs {frames}"
+        )
+
+
 def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
     """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
     moved: dict[str, object] = {}
@@ -217,7 +242,7 @@ def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor
     """
     with full_precision(views.image):
         inputs = model.condition(views, keep_cameras)
-        if not views.has_cameras and _depends_on_cameras(model, views, inputs):
+        if not views.has_cameras and _depends_on_cameras(model, views):
             raise ValueError(
                 f"{model.name} is conditioned on cameras, which {', '.join(views.names)} has not; choose a model that "
                 "takes none (sd21, sd21-extended), or scenes with cameras"
@@ -225,7 +250,7 @@ def conditioning(model: MultiViewModel, views: Views, keep_cameras: Float[Tensor
     return inputs
 
 
-def _depends_on_cameras(model: MultiViewModel, views: Views, inputs: Inputs) -> bool:
+def _depends_on_cameras(model: MultiViewModel, views: Views) -> bool:
     """Return whether other cameras, elsewhere and turned, would change the conditioning."""
     steps = torch.linspace(0.1, 0.9, views.count, device=views.image.device)
     moved = views.world_to_cam.clone()
@@ -233,7 +258,8 @@ def _depends_on_cameras(model: MultiViewModel, views: Views, inputs: Inputs) -> 
         steps.cos(), steps.sin(), -steps.sin(), steps.cos(),
     )  # fmt: skip
     moved[..., :3, 3] = steps[:, None]
-    others = model.condition(replace(views, world_to_cam=moved))
+    inputs = model.condition(replace(views, clip=None))
+    others = model.condition(replace(views, world_to_cam=moved, clip=None))
     return any(not torch.equal(inputs[name], others[name]) for name in inputs if inputs[name].device.type != "meta")
 
 
@@ -277,5 +303,5 @@ def predict(
     model: MultiViewModel, views: Views, t: Int[Tensor, " b"], noise: Float[Tensor, "b f c h w"]
 ) -> Float[Tensor, "b f c h w"]:
     """Run one denoising step on views of the model's size, references clean, targets noised to timestep ``t``."""
-    latents = noised(model, views, model.encode(views.image), noise, t)
+    latents = noised(model, views, model.encode_views(views), noise, t)
     return model.denoise(latents, t, conditioning(model, views))

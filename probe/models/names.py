@@ -37,6 +37,14 @@ MODELS: dict[str, Callable[..., Any]] = {
     "seva": Choice("probe.models.seva:load_seva", "Stable Virtual Camera; needs its package"),
     "mvdream": Choice("probe.models.mvdream:load_mvdream", "MVDream; needs its package"),
     "wan": Choice("probe.models.video.wan:load_wan", "a diffusers folder or hub id of Wan 2.1 or 2.2"),
+    "wan-camera": Choice(
+        "probe.models.video.wan_camera:load_wan_camera",
+        "Wan-Fun-Camera, told rays: its folder or hub id",
+    ),
+    "recammaster": Choice(
+        "probe.models.video.recammaster:load_recammaster",
+        "ReCamMaster, told poses and a source video: step20000.ckpt",
+    ),
     "cogvideox": Choice("probe.models.video.cogvideox:load_cogvideox", "a diffusers folder or hub id of CogVideoX 1.0"),
     "hunyuan-video": Choice(
         "probe.models.video.hunyuan_video:load_hunyuan_video", "a diffusers folder or hub id of HunyuanVideo"

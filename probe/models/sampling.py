@@ -33,7 +33,8 @@ def sample_views(
         Colours in [0, 1]; references are the given ones, bit for bit.
 
     Raises:
-        ValueError: If there is no target, too few or many steps, or the model predicts no image.
+        ValueError: If there is no target, too few or many steps, the views are frames of a clip, or the model predicts
+            no image.
 
     Source:
         DDIM: arXiv 2010.02502, formula 12 with eta 0. Guidance on cameras, clean references: docs/references.md, "CAT3D
@@ -71,7 +72,8 @@ def predict_views(
         Colours in [0, 1]; references are the given ones, bit for bit.
 
     Raises:
-        ValueError: If there is no target, too few or many steps, or the model predicts no image.
+        ValueError: If there is no target, too few or many steps, the views are frames of a clip, or the model predicts
+            no image.
     """
     check_predicts(model, "sampling needs")
     _check_targets("predict_views", views)
@@ -83,6 +85,11 @@ def predict_views(
 
 
 def _check_targets(caller: str, views: Views) -> None:
+    if views.clip is not None:
+        raise ValueError(
+            f"{caller}: the views are frames of a clip, whose latent frames cannot be decoded one by one; take views "
+            "that are images alone (--frames-per-view 1), or leave sampling out (--sampling-steps 0)"
+        )
     if views.n_ref == views.count:
         raise ValueError(
             f"{caller}: {views.n_ref} of {views.count} views are references, expected 0 to {views.count - 1}; "

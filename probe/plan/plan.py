@@ -14,7 +14,7 @@ from probe.measure.matcher import Matcher
 from probe.measure.model import scene_noise, timestep_indexes, timesteps_of
 from probe.measure.scene import Scene, make_scene
 from probe.models import load_model, randomised
-from probe.models.model import MultiViewModel, check_predicts, conditioning, model_layers, to_device
+from probe.models.model import MultiViewModel, check_frames, check_predicts, conditioning, model_layers, to_device
 from probe.models.parts.files import META, Loading
 from probe.plan.settings import TIMESTEPS, Settings, count_groups
 from probe.protocols import PROTOCOLS, Protocol
@@ -78,6 +78,8 @@ def make_plan(settings: Settings) -> Plan:
         baselines = baseline_names(settings.baselines)
     groups, device = count_groups(settings), device_named(settings.device)
     model = _model(settings, device)
+    with flag("--frames-per-view"):
+        check_frames(model, settings.frames_per_view)
     with flag("--timesteps"):
         timesteps = timesteps_of(model, settings.timesteps, TIMESTEPS)
     with flag("--layers"):
@@ -137,6 +139,7 @@ def _scenes(settings: Settings, groups: int, device: torch.device) -> SceneList:
         view_list=settings.view_list,
         geometry=_source_of_points(settings, device),
         reading=settings.reading,
+        frames_per_view=settings.frames_per_view,
     )
     with flag("--scenes"):
         return open_scenes(settings.scenes, request)
@@ -169,6 +172,11 @@ def _experiment(
             each_head=settings.edit_heads,
             steps=settings.sampling_steps,
         )
+        if settings.frames_per_view > 1 and planned.steps:
+            raise ValueError(
+                f"edits are judged on samples, which views of {settings.frames_per_view} frames have not; add "
+                "--sampling-steps 0 (predictions only), or leave --frames-per-view out"
+            )
         if model.prediction != "none":
             return planned
         asked = (settings.interventions, settings.edit_timesteps, settings.edit_scenes, settings.sampling_steps)

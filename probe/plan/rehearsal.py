@@ -156,8 +156,9 @@ def rehearse(model: MultiViewModel, views: Views) -> Rehearsal:
     memory = Memory()
     in_own = model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True)
     with torch.no_grad(), in_own, memory, _Attention(memory) as attention:
-        memory.follow(image := small.image.to(META))
-        latents = model.encode(image)
+        shown = small.to(META)
+        memory.follow(shown.image)
+        latents = model.encode_views(shown)
         attention.alive.clear()  # an autoencoder's own attention is none of the network's
         model.denoise(latents, t, inputs)
     return Rehearsal(operations=memory.operations, peak=memory.peak, at_attention=tuple(attention.alive))

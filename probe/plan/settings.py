@@ -52,6 +52,9 @@ class Settings(Reading):
     """Views per scene, denoised together."""
     n_ref: int = 1
     """Clean reference views among them; they come first."""
+    frames_per_view: int = 1
+    """Video models: frames of a clip (shapes:moving, shapes:moving-still, tracks) that make one view, as many as the
+    autoencoder packs: 4 (wan, cogvideox, hunyuan-video) or 8 (ltx). Truth is the last frame's. 1: still clips."""
     min_overlap: float = 0.2
     """Real scenes: share of view 0 that each other view must see, 0 to 1."""
     truth_source: str | None = None
@@ -134,6 +137,8 @@ def count_groups(settings: Settings) -> int:
             f"--views {settings.views} --n-ref {settings.n_ref} --pairs {settings.pairs}: expected at least 2 views, "
             "from 1 reference up to one view less than all, and at least 1 pair"
         )
+    if settings.frames_per_view < 1:
+        raise ValueError(f"--frames-per-view {settings.frames_per_view}: expected at least 1, such as 4")
     if settings.image_size is not None and settings.image_size < 1:
         raise ValueError(f"--image-size {settings.image_size}: expected at least as many pixels as tokens, such as 128")
     if not 0 <= settings.min_overlap <= 1:

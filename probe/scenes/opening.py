@@ -34,7 +34,7 @@ from probe.scenes.recordings import (
 )
 from probe.scenes.shapes import casting
 from probe.seeds import derive
-from probe.views import Views
+from probe.views import Views, group_frames
 
 OPENED = 16  # recordings whose cameras are kept in memory
 
@@ -79,6 +79,8 @@ class Request:
         geometry: Where truth comes from, in place of the scenes' own points.
         needs_truth: Whether scenes without any truth are rejected.
         reading: How files are read.
+        frames_per_view: Frames of a video that make one view, as a video autoencoder packs them: the first view is one
+            frame, each other is the last of so many (:func:`probe.views.group_frames`). 1: views are images alone.
     """
 
     groups: int
@@ -91,6 +93,12 @@ class Request:
     geometry: GeometrySource | None = None
     needs_truth: bool = True
     reading: Reading = DEFAULT
+    frames_per_view: int = 1
+
+    @property
+    def frames(self) -> int:
+        """Return the number of frames of a video that hold the views."""
+        return 1 + self.frames_per_view * (self.views - 1)
 
 
 def open_shapes(root: str, request: Request) -> SceneList:
@@ -111,6 +119,8 @@ def _open_rooms(name: str, root: str, request: Request) -> SceneList:
     clips = shapes.CLIPS if name == "shapes" else {}
     if difficulty not in (*shapes.OBJECTS, *clips):
         raise ValueError(f"{name}:{difficulty} is unknown; choose {name}:{'|'.join([*shapes.OBJECTS, *clips])}")
+    if difficulty not in clips:
+        _check_no_video(f"{name}:{difficulty}", request)
     bins = len(shapes.ROTATION_BINS) - 1
     kind = "plain" if difficulty in clips else cast("Difficulty", difficulty)
     shoot = partial(_film, still=clips[difficulty]) if difficulty in clips else _photograph
@@ -136,8 +146,22 @@ def _film(
     rooms: casting.Shapes, rotation_bin: int, request: Request, generator: torch.Generator, *, still: bool
 ) -> Views:
     rotation, size = shapes.draw_rotations([rotation_bin], 1, generator=generator), request.size or 128
-    clip = {"views": request.views, "size": size, "n_ref": request.n_ref, "still": still}
-    return shapes.make_clip(rooms, rotation, **clip, generator=generator)  # type: ignore[arg-type]
+    clip = {"views": request.frames, "size": size, "n_ref": 0, "still": still}
+    video = shapes.make_clip(rooms, rotation, **clip, generator=generator)  # type: ignore[arg-type]
+    return group_frames(video, request.frames_per_view, request.n_ref)
+
+
+def _check_no_video(spec: str, request: Request) -> None:
+    """Refuse frames between views where scenes are no videos.
+
+    Raises:
+        ValueError: If that is so.
+    """
+    if request.frames_per_view != 1:
+        raise ValueError(
+            f"{spec} has no frames between its views, and {flag_of('frames_per_view')} is {request.frames_per_view}; "
+            f"choose {', '.join(f'shapes:{name}' for name in shapes.CLIPS)} or tracks:PATH, or leave it out"
+        )
 
 
 def open_tracks(root: str, request: Request) -> SceneList:
@@ -154,12 +178,13 @@ def open_tracks(root: str, request: Request) -> SceneList:
     files = tracks.find_videos(Path(root).expanduser())
     chosen = [files[index % len(files)] for index in range(request.groups)]
     videos = map(tracks.read_video, chosen)
-    frames = [tracks.draw_frames(video, request.views, request.seed, index) for index, video in enumerate(videos)]
+    frames = [tracks.draw_frames(video, request.frames, request.seed, index) for index, video in enumerate(videos)]
     names = tuple(scene_name(path.stem, list(map(str, drawn))) for path, drawn in zip(chosen, frames, strict=True))
 
     def load(index: int) -> tuple[Views, tuple[float, ...]]:
         tracked, size = tracks.read_video(chosen[index]), request.size or 256
-        views = tracks.tracked_views(tracked, frames[index], size=size, n_ref=request.n_ref)
+        video = tracks.tracked_views(tracked, frames[index], size=size, n_ref=0)
+        views = group_frames(video, request.frames_per_view, request.n_ref)
         return replace(views, names=(names[index],)), tuple(tracks.shared_points(views))
 
     note = f"{len(files)} video{'s' * (len(files) > 1)}; no cameras are known, and rotations are recorded as 0"
@@ -324,6 +349,8 @@ def open_scenes(spec: str, request: Request) -> SceneList:
     if name not in SCENES:
         choices = f"{name!r} is unknown; choose one of {', '.join(SCENES)} (NAME or NAME:ROOT)"
         raise ValueError("; ".join(filter(None, (choices, suggestion(spec)))))
+    if name in DATA_SETS:
+        _check_no_video(spec, request)
     scenes = open_data_set(name, root, request) if name in DATA_SETS else (VIDEOS | GENERATED)[name](root, request)
     return scenes if request.geometry is None else _with_truth_of(request.geometry, scenes)
 

@@ -46,6 +46,16 @@ def _video(name: str, kind: str) -> Callable[[Path], list[str]]:
     return small
 
 
+def _with_cameras(name: str) -> Callable[[Path], list[str]]:
+    """Return how weights of a video model with cameras are named, beside the pipeline that they lack."""
+
+    def small(folder: Path) -> list[str]:
+        saved = importlib.import_module("small_camera_videos").save_small(name, folder / "release")
+        return [f"{name}:{saved}", "--base", str(saved / "base"), "--model-size", str(SIDE)]
+
+    return small
+
+
 def _feed_forward(name: str) -> Callable[[Path], list[str]]:
     def small(folder: Path) -> list[str]:
         saved = importlib.import_module("small_feed_forward").save_small(name, folder / "release")
@@ -68,6 +78,8 @@ EVERY: dict[str, Callable[[Path], list[str]]] = {
     "seva": _based("seva"),
     "mvdream": _alone("mvdream", "small_mvdream"),
     "wan": _video("wan", "wan"),
+    "wan-camera": _with_cameras("wan-camera"),
+    "recammaster": _with_cameras("recammaster"),
     "cogvideox": _video("cogvideox", "cogvideox"),
     "hunyuan-video": _video("hunyuan-video", "hunyuan-video"),
     "ltx": _video("ltx", "ltx"),

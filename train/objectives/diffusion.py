@@ -29,7 +29,7 @@ def denoising_error(
         CAMEO (arXiv 2512.03045), training protocol: MSE on target views only, v-prediction.
     """
     with torch.no_grad():
-        clean, level = model.encode(views.image), model.alpha_bar.to(noise)[t]
+        clean, level = model.encode_views(views), model.alpha_bar.to(noise)[t]
     latents = noised(model, views, clean, noise, t)
     with targets_only(model.network, views.n_ref):
         predicted = model.denoise(latents, t, conditioning(model, views, keep_cameras))

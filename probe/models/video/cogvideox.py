@@ -2,7 +2,7 @@
 
 - Weights: a folder or hub id of a diffusers pipeline (``transformer/``, ``vae/``, ``scheduler/``; ``text_encoder/``
   where the prompt is to be encoded). Empty: ``zai-org/CogVideoX-2b``.
-- Views: still clips, one latent frame each (:mod:`probe.models.video.model`). Cameras: none.
+- Views: latent frames (:mod:`probe.models.video.model`), of still clips or of one clip. Cameras: none.
 - Text: the empty prompt by T5 with its padding, 226 tokens before the views; zeros without ``text_encoder/``.
 - References: noised like all views; in image to video (twice the channels) their latents stand in the channels beside,
   with zeros in targets.
@@ -28,6 +28,7 @@ from probe.models.parts.files import Loading, named
 from probe.models.parts.latents import view_size
 from probe.models.video.folder import empty_prompt, find_folder, noise_of, read_autoencoder, read_part
 from probe.models.video.model import TEXT, References, VideoModel
+from probe.views import Views
 
 HUB = "zai-org/CogVideoX-2b"
 NAME = "cogvideox"
@@ -51,11 +52,9 @@ class CogVideoX(VideoModel):
             "return_dict": False,
         }
 
-    def reference_channels(
-        self, image: Float[Tensor, "b f 3 H W"], targets: Float[Tensor, "b f"]
-    ) -> Float[Tensor, "b f channels h w"]:
+    def reference_channels(self, views: Views, targets: Float[Tensor, "b f"]) -> Float[Tensor, "b f channels h w"]:
         """Return the latents of references, and zeros in targets."""
-        latents = self.encode(image) * rearrange(1 - targets, "b f -> b f 1 1 1")
+        latents = self.encode_views(views) * rearrange(1 - targets, "b f -> b f 1 1 1")
         vae: Any = self.vae.config
         return latents / vae.scaling_factor**2 if vae.invert_scale_latents else latents
 
@@ -104,6 +103,7 @@ def load_cogvideox(source: str, loading: Loading) -> CogVideoX:
         default_layer=config.num_layers // 2,
         card={"text": prompt.note, "references": references, "noise": noise.note},
         folder=folder,
+        packs=int(vae.config.temporal_compression_ratio),
         vae=vae,
         latent_shift=torch.zeros_like(ones, device=loading.device),
         latent_scale=(ones * vae.config.scaling_factor).to(loading.device),

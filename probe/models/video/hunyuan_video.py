@@ -2,7 +2,7 @@
 
 - Weights: a folder or hub id of a diffusers pipeline (``transformer/``, ``vae/``, ``scheduler/``). Empty:
   ``hunyuanvideo-community/HunyuanVideo``.
-- Views: still clips, one latent frame each (:mod:`probe.models.video.model`). Cameras: none.
+- Views: latent frames (:mod:`probe.models.video.model`), of still clips or of one clip. Cameras: none.
 - Text: one token of zeros behind the views, and zeros for the pooled embedding; the Llama of the pipeline is not run.
 - References: noised like all views. Its image-to-video networks are rejected.
 - Noise: flow matching, sigma by the scheduler's shift; the network is told 1000 sigma (below float32 rounded to its
@@ -81,6 +81,7 @@ def load_hunyuan_video(source: str, loading: Loading) -> HunyuanVideo:
         default_layer=config.num_layers // 2,
         card={"text": prompt.note, "references": "noised", "noise": noise.note},
         folder=folder,
+        packs=int(vae.temporal_compression_ratio),
         vae=vae,
         latent_shift=torch.zeros_like(ones),
         latent_scale=ones * vae.config.scaling_factor,

@@ -2,8 +2,8 @@
 
 - Weights: a folder or hub id of a diffusers pipeline (``transformer/``, ``vae/``, ``scheduler/``; ``text_encoder/``
   where the prompt is to be encoded). Empty: ``Lightricks/LTX-Video``.
-- Views: still clips, one latent frame each (:mod:`probe.models.video.model`), which the rotary tables take to be 8
-  frames of 25 a second apart, as in diffusers' pipeline. Cameras: none.
+- Views: latent frames (:mod:`probe.models.video.model`), of still clips or of one clip, which the rotary tables take to
+  be 8 frames of 25 a second apart, as in diffusers' pipeline. Cameras: none.
 - Text: the empty prompt by T5, its padding masked; zeros without ``text_encoder/``.
 - References: clean, their tokens at time 0, as diffusers' image-to-video pipeline has its first frame; the same weights
   serve text to video.
@@ -103,6 +103,7 @@ def load_ltx(source: str, loading: Loading) -> LTX:
         default_layer=network.config.num_layers // 2,
         card={"text": prompt.note, "references": "clean", "noise": noise.note},
         folder=folder,
+        packs=int(vae.temporal_compression_ratio),
         vae=vae,
         latent_shift=vae.latents_mean,
         latent_scale=vae.config.scaling_factor / vae.latents_std,

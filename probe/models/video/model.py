@@ -1,11 +1,15 @@
-"""What video models share: views as still clips, text without words, references, and small inputs to find layers by.
+"""What video models share: views as latent frames, text without words, references, and small inputs to find layers by.
 
-A video autoencoder packs 4 or 8 frames into one latent frame, in which no token would stand for one view. It keeps the
-first frame of a clip alone. So each view is encoded as a still clip of one frame, which gives one latent frame, and the
-latent frames of a scene's views stand side by side along time: a view is a latent frame. Decoding takes them one by
-one. The models were trained on moving clips, where neighbouring latent frames are a few frames apart; views that are
-far apart are cuts to them. They take no cameras. How each pipeline calls its network: docs/references.md,
-"Video models".
+A video autoencoder packs 4 or 8 frames into one latent frame; the first frame of a clip is alone. A view is a latent
+frame, in one of two ways:
+
+- Still clips: each view is encoded as a clip of one frame, and the latent frames of a scene's views stand side by side
+  along time. The models were trained on moving clips; views that are far apart are cuts to them.
+- A real clip (``--frames-per-view``; :attr:`probe.views.Views.clip`): its frames are encoded together, and each view is
+  the last frame of the group that its latent frame holds (:data:`probe.views.TRUE_FRAME`).
+
+Decoding takes latent frames one by one, and so still clips alone. How each pipeline calls its network:
+docs/references.md, "Video models".
 """
 
 from abc import abstractmethod
@@ -17,14 +21,14 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.models.model import Inputs, MultiViewModel, to_latents
+from probe.models.model import Inputs, MultiViewModel, check_frames, to_latents
 from probe.models.schedules import STEPS, noise_scales
 from probe.views import Views
 
-References = Literal["noised", "clean", "channels"]
-"""How references enter: noised like all views (text to video), clean at timestep 0, or also as channels beside them."""
+References = Literal["noised", "clean", "channels", "source"]
+"""How references enter: noised like all views (text to video), clean at timestep 0, also as channels beside them, or
+clean at the targets' timestep, as a video of their own."""
 TEXT, TARGETS, IMAGE = "text", "targets", "image"
-GREY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +64,23 @@ class VideoModel(MultiViewModel):
     @torch.no_grad()
     def encode(self, image: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f c h w"]:
         """Turn colours in [0, 1] into normalised latents, each view as a clip of one frame: the posterior's mean."""
-        clips = rearrange(to_latents(image), "b f c h w -> (b f) c 1 h w").to(_dtype(self.vae))
-        latents = self.vae.encode(clips).latent_dist.mode().to(image.dtype)  # type: ignore[operator]
-        frames = rearrange(latents, "(b f) c 1 h w -> b f c h w", f=image.shape[1])
-        return (frames - _channels(self.latent_shift)) * _channels(self.latent_scale)
+        alone = rearrange(image, "b f c h w -> (b f) 1 c h w")
+        return rearrange(self.encode_clip(alone), "(b f) 1 c h w -> b f c h w", f=image.shape[1])
+
+    @torch.no_grad()
+    def encode_clip(self, frames: Float[Tensor, "b n 3 H W"]) -> Float[Tensor, "b f c h w"]:
+        """Turn a clip's colours in [0, 1] into normalised latent frames: one for the first, one for each ``packs``."""
+        clip = rearrange(to_latents(frames), "b n c h w -> b c n h w").to(_dtype(self.vae))
+        latents = self.vae.encode(clip).latent_dist.mode().to(frames.dtype)  # type: ignore[operator]
+        ordered = rearrange(latents, "b c f h w -> b f c h w")
+        return (ordered - _channels(self.latent_shift)) * _channels(self.latent_scale)
+
+    def encode_views(self, views: Views) -> Float[Tensor, "b f c h w"]:
+        """Turn views into normalised latents: each as a still clip, or the clip that they are frames of."""
+        if views.clip is None:
+            return self.encode(views.image)
+        check_frames(self, views.frames_per_view)
+        return self.encode_clip(views.clip.image)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b f 3 H W"]:
@@ -80,15 +97,13 @@ class VideoModel(MultiViewModel):
 
     def condition(self, views: Views, keep_cameras: Float[Tensor, " b"] | None = None) -> Inputs:
         """Return the text, which views are targets, and the references' channels; the network takes no cameras."""
-        image = views.image.to(self.alpha_bar.device)
-        targets = torch.ones(image.shape[:2], device=image.device)
+        near = views.to(self.alpha_bar.device)
+        targets = torch.ones(near.image.shape[:2], device=near.image.device)
         targets[:, : views.n_ref] = 0
-        inputs = {TEXT: repeat(self.text, "n c -> b n c", b=len(image)), TARGETS: targets}
-        return inputs | ({IMAGE: self.reference_channels(image, targets)} if self.image_channels else {})
+        inputs = {TEXT: repeat(self.text, "n c -> b n c", b=len(targets)), TARGETS: targets}
+        return inputs | ({IMAGE: self.reference_channels(near, targets)} if self.image_channels else {})
 
-    def reference_channels(
-        self, image: Float[Tensor, "b f 3 H W"], targets: Float[Tensor, "b f"]
-    ) -> Float[Tensor, "b f channels h w"]:
+    def reference_channels(self, views: Views, targets: Float[Tensor, "b f"]) -> Float[Tensor, "b f channels h w"]:
         """Return the channels that hold the references, where the network has them."""
         raise NotImplementedError
 
@@ -103,12 +118,23 @@ class VideoModel(MultiViewModel):
         side = self.size // self.stride if scale is None else scale * self.patch
         weight = next(self.network.parameters())
         like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
-        inputs = {TEXT: self.text[None].to(**like), TARGETS: torch.ones(1, views, **like)}
-        if self.image_channels:
-            inputs[IMAGE] = torch.zeros(1, views, self.image_channels, side, side, **like)
+        inputs = self.probe_conditioning(views, side, like)
         latents = torch.zeros(1, views, self.channels, side, side, **like)
         arguments = self.network_inputs(latents, torch.zeros(1, dtype=torch.long, device=weight.device), inputs)
         return {name: x.to(weight.dtype) if _is_float(x) else x for name, x in arguments.items()}
+
+    def probe_conditioning(self, views: int, side: int, like: dict[str, Any]) -> Inputs:
+        """Make what :meth:`condition` returns, of zeros.
+
+        Args:
+            views: Number of views, all of them targets.
+            side: Of the latents.
+            like: Device and precision.
+        """
+        inputs = {TEXT: self.text[None].to(**like), TARGETS: torch.ones(1, views, **like)}
+        if self.image_channels:
+            inputs[IMAGE] = torch.zeros(1, views, self.image_channels, side, side, **like)
+        return inputs
 
     @abstractmethod
     def network_inputs(

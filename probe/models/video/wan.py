@@ -2,7 +2,7 @@
 
 - Weights: a folder or hub id of a diffusers pipeline (``transformer/``, ``vae/``, ``scheduler/``; ``text_encoder/``
   where the prompt is to be encoded). Empty: ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
-- Views: still clips, one latent frame each (:mod:`probe.models.video.model`). Cameras: none.
+- Views: latent frames (:mod:`probe.models.video.model`), of still clips or of one clip. Cameras: none.
 - Text: the empty prompt by UMT5, zeros behind its end token, as the pipeline pads; zeros without ``text_encoder/``.
 - References, by what the network takes. Text to video: noised like all views. Time per token (``expand_timesteps`` of
   model_index.json, Wan2.2-TI2V): clean, at time 0. Image to video (36 channels: latents, a mask, the image's latents):
@@ -30,7 +30,8 @@ from probe.models.parts.files import Loading, named, read_json
 from probe.models.parts.latents import view_size
 from probe.models.schedules import noise_scales
 from probe.models.video.folder import INDEX, Noise, empty_prompt, find_folder, noise_of, read_autoencoder, read_part
-from probe.models.video.model import GREY, TEXT, References, VideoModel
+from probe.models.video.model import TEXT, References, VideoModel
+from probe.views import Views, hide_images
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 NAME = "wan"
@@ -65,12 +66,9 @@ class Wan(VideoModel):
         )
         return arguments | image
 
-    def reference_channels(
-        self, image: Float[Tensor, "b f 3 H W"], targets: Float[Tensor, "b f"]
-    ) -> Float[Tensor, "b f channels h w"]:
+    def reference_channels(self, views: Views, targets: Float[Tensor, "b f"]) -> Float[Tensor, "b f channels h w"]:
         """Return a mask, 1 in references, then the latents of references and of grey targets."""
-        hidden = rearrange(targets, "b f -> b f 1 1 1")
-        latents = self.encode(torch.where(hidden > 0, GREY, image))
+        latents = self.encode_views(hide_images(views, views.n_ref))
         h, w = latents.shape[-2:]
         mask = repeat(1 - targets, "b f -> b f c h w", c=self.image_channels - self.channels, h=h, w=w)
         return torch.cat([mask.to(latents), latents], dim=2)
@@ -96,7 +94,7 @@ def load_wan(source: str, loading: Loading) -> Wan:
     references = _references(network, vae, pipeline, folder)
     prompt = empty_prompt(folder, TEXT_LENGTH, network.config.text_dim, loading, masked=True)
     stride, patch = int(vae.config.scale_factor_spatial), int(network.config.patch_size[1])
-    note = _range_of(pipeline, noise)
+    note = range_of(pipeline, noise)
     return Wan(
         name=named(NAME, source),
         network=network,
@@ -109,6 +107,7 @@ def load_wan(source: str, loading: Loading) -> Wan:
         default_layer=network.config.num_layers // 2,
         card={"text": prompt.note, "references": references, "noise": noise.note, **note},
         folder=folder,
+        packs=int(vae.config.scale_factor_temporal),
         vae=vae,
         latent_shift=torch.tensor(vae.config.latents_mean, device=loading.device),
         latent_scale=1 / torch.tensor(vae.config.latents_std, device=loading.device),
@@ -142,7 +141,7 @@ def _references(
     return "clean" if pipeline.get("expand_timesteps") else "noised"
 
 
-def _range_of(pipeline: dict[str, Any], noise: Noise) -> dict[str, object]:
+def range_of(pipeline: dict[str, Any], noise: Noise) -> dict[str, object]:
     """Return, and warn, from which timestep on the first of two networks is in its range."""
     boundary = pipeline.get("boundary_ratio")
     if boundary is None:
