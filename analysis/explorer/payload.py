@@ -281,5 +281,5 @@ def _times(model: Explored, where: Mapping[int | None, list[int]]) -> str:
     """Return which layers, and at which timesteps; all alike in one."""
     if None in where:
         return f" of layers {listing(where[None])}"
-    times = listing([int(model.run.timesteps["timestep"].iloc[t]) for t in where])  # type: ignore[arg-type]
+    times = listing([int(model.run.timesteps["timestep"].iloc[t]) for t in where])
     return f" at t = {times}"

@@ -113,7 +113,7 @@ def _wrong_exact(explored: Explored, layer: int, scene: str, times: int, views: 
     grid = tables.layer_grids(explored.run).get(layer, "")
     tokens = int(np.prod(parse_grid(grid))) if grid else 0
     *_, heads, d = explored.get("q", layer, scene).shape
-    wanted = {
+    wanted: dict[str, tuple[int, ...]] = {
         "q": (times, views, len(explored.get("asked", grid, scene)), heads, d),
         "k": (times, views, tokens, heads, d),
     }
