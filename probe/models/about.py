@@ -110,7 +110,7 @@ ABOUT: dict[str, About] = {
         "poses, as the release's sources do); the scene's own unit is that of the poses (trained in metres)",
     ),
     "cogvideox": About(
-        licence="Apache-2.0 (2b); CogVideoX licence (5b: not free for all uses)",
+        licence="Apache-2.0 (2b); CogVideoX License (5b: read it before commercial use)",
         hub="zai-org/CogVideoX-2b, zai-org/CogVideoX-5b",
         size=f"480 px, squares; {STILLS}",
         ignored="cameras (it takes none), prompts, guidance; version 1.5 (two latent frames in a token) and 5b-I2V "
@@ -124,7 +124,7 @@ ABOUT: dict[str, About] = {
         "version 1.5, FramePack",
     ),
     "ltx": About(
-        licence="LTX-Video open weights licence (by version; read it before use)",
+        licence="by version: Open RAIL-M of Lightricks (0.9.5), LTXV Open Weights License 0.X (0.9.8); read it before use",
         hub="Lightricks/LTX-Video",
         size=f"512 px, squares; {STILLS}",
         ignored="cameras (it takes none), prompts, guidance, the schedule's dynamic shift, LTX-2",
