@@ -1,6 +1,7 @@
 """Measure where a multi-view model's 3D attention finds the true corresponding point: ``python -m probe.run``."""
 
 import sys
+from contextlib import nullcontext
 
 from probe import cli as command
 from probe.plan.settings import Settings, choices
@@ -33,20 +34,22 @@ def main(settings: Settings) -> None:
 def _run(plan, processes, console) -> None:
     """Measure with all processes; the first one opens the folder, chooses the layer, and writes the page."""
     from probe.plan.parts import measure_scenes
+    from probe.records import alone
 
     out = plan.settings.out
     if processes.is_first:
         _open(plan, console)
-    processes.wait()
-    if (out / "parts").exists():
-        measure_scenes(plan, processes)
+    with alone(out) if processes.is_first else nullcontext():
         processes.wait()
-        if processes.is_first:
-            _choose(plan, console)
-    if processes.is_first and plan.settings.report:
-        from analysis.report import refresh
+        if (out / "parts").exists():
+            measure_scenes(plan, processes)
+            processes.wait()
+            if processes.is_first:
+                _choose(plan, console)
+        if processes.is_first and plan.settings.report:
+            from analysis.report import refresh
 
-        console.print(f"page: {refresh(out)}")
+            console.print(f"page: {refresh(out)}")
 
 
 def _open(plan, console) -> None:

@@ -38,6 +38,7 @@ from probe.records import (
     SUMMARY,
     TRUTH,
     WORST,
+    alone,
     open_run,
     set_metric,
     write,
@@ -78,9 +79,10 @@ def evaluate_model(settings: Settings) -> None:
     if (settings.out / SUMMARY).exists() and not parts.exists():
         console.print(f"{settings.out} is complete already")
     else:
-        parts.mkdir(exist_ok=True)
-        measure(plan, settings, parts)
-        save(plan, settings.out, parts)
+        with alone(settings.out):
+            parts.mkdir(exist_ok=True)
+            measure(plan, settings, parts)
+            save(plan, settings.out, parts)
     show(console, plan, pd.read_csv(settings.out / SUMMARY), settings.out)
     if settings.report:
         console.print(f"page: {_report(settings.out)}", markup=False, soft_wrap=True)

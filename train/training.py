@@ -1,6 +1,7 @@
 """One training run, from its command line to its folder: model, scenes, objective, loop, final weights, page."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from probe.models.model import MultiViewModel, check_predicts, model_layers, to_
 from probe.models.parts.files import Loading
 from probe.models.parts.latents import RANDOM
 from probe.plan.settings import Watch
-from probe.records import LPIPS, environment, open_run, write_folder, write_json
+from probe.records import LPIPS, alone, environment, open_run, write_folder, write_json
 from probe.records.names import FINAL
 from probe.scenes import GENERATED
 from probe.scenes.reading import record_reading
@@ -78,7 +79,7 @@ def train_model(command: Command) -> None:
         if held_out.lpips is None:
             print(absence(LPIPS, LPIPS_WEIGHTS))
     accelerator.wait_for_everyone()
-    with naming_last_checkpoint(command.out):
+    with alone(command.out) if accelerator.is_main_process else nullcontext(), naming_last_checkpoint(command.out):
         _run(command, trainer, held_out, record)
 
 

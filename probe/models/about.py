@@ -124,7 +124,7 @@ ABOUT: dict[str, About] = {
         "version 1.5, FramePack",
     ),
     "ltx": About(
-        licence="by version: Open RAIL-M of Lightricks (0.9.5), LTXV Open Weights License 0.X (0.9.8); read it before use",
+        licence="by version: Open RAIL-M (0.9.5), LTXV Open Weights License 0.X (0.9.8); read it before use",
         hub="Lightricks/LTX-Video",
         size=f"512 px, squares; {STILLS}",
         ignored="cameras (it takes none), prompts, guidance, the schedule's dynamic shift, LTX-2",

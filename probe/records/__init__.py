@@ -7,6 +7,7 @@ from probe.registry import lazy_names
 if TYPE_CHECKING:
     from probe.records.folder import (
         RunError,
+        alone,
         environment,
         open_run,
         write,
@@ -197,6 +198,7 @@ __all__ = [
     "Metric",
     "Rows",
     "RunError",
+    "alone",
     "better",
     "describe",
     "digest",

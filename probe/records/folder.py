@@ -1,11 +1,13 @@
 """Run folders: config.json, and files that are whole or absent."""
 
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -125,6 +127,28 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool, may_grow: Seq
         write_json(path, {"settings": plain, "environment": environment()})
     except OSError as error:
         raise RunError(f"open_run: cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold a run's folder for this process while the context is open: two runs must never write one.
+
+    Args:
+        out: The folder, which exists. Where its file system knows no locks, nothing is held.
+
+    Raises:
+        RunError: If another process holds it.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"alone: another run is writing {out}; wait for it, or choose another --out") from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

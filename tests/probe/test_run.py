@@ -26,7 +26,7 @@ from probe.models.model import MultiViewModel, model_layers, to_device
 from probe.plan import parts as plan_parts
 from probe.plan import plan
 from probe.protocols import PROTOCOLS
-from probe.records import INTERVENTIONS, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, digest
+from probe.records import INTERVENTIONS, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, alone, digest
 from probe.scenes import SCENES, Request, SceneList, open_scenes
 
 SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
@@ -127,7 +127,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null",
         "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "edit_scenes": 8,
-        "sampling_steps": 0,
+        "sampling_steps": 0, "frames_per_view": 1,
         "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None, "view_list": None,
         "truth_source": None,
@@ -417,3 +417,12 @@ def test_help_names_every_choice():
         "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip
     assert [choice for choice in choices if choice not in text] == []
+
+
+def test_a_folder_that_another_run_is_writing_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run"):
+        error = refused([*QUICK, "--out", str(tmp_path / "run")], capfd)
+    assert "another run is writing" in error
+    with alone(tmp_path / "run"):
+        assert not (tmp_path / "run" / "selection.json").exists()
