@@ -25,6 +25,7 @@ from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_eva
 from analysis.evaluation.run import is_evaluation, read_evaluation
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored, explored, read_beside
+from analysis.policy import FOLDERS, Sealed
 from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
 from analysis.probing.tables import ProbeRun, is_probe, read_run
 from analysis.study.page import StudyEntry, make_study_page, study_entry
@@ -36,12 +37,13 @@ from probe.records import IMAGES, REPORT, SCORES, SELECTION, RunError, write_tex
 PROG = "python -m analysis.report"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
-    loader=FileSystemLoader([Path(__file__).parent / folder for folder in ("templates", "explorer")]),
+    loader=FileSystemLoader(FOLDERS),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.template_class = Sealed  # no page without its Content-Security-Policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,8 +113,22 @@ def inline(svg: str, alt: str) -> str:
     for variable, colour in THEME.items():
         body = body.replace(colour, f"var(--{variable}, {colour})")
     width = float(box[1].split()[2])
-    shape = f'viewBox="{box[1]}" style="max-width:{width:.0f}px"'
+    shape = f'viewBox="{box[1]}" width="{width:.0f}"'
+    body = re.sub(r' style="([^"]*)"', lambda style: _attributes(style[1]), body)
     return f'<svg class="chart" role="img" aria-label="{escape(alt)}" {shape}>{body}'
+
+
+def _attributes(style: str) -> str:
+    """Turn a style into presentation attributes, which the pages' Content-Security-Policy allows.
+
+    ``font`` has no attribute of its own: matplotlib writes "italic bold 13px 'A', 'B'", all but size and family at will.
+    """
+    parts = dict(part.split(":", 1) for part in style.split(";") if part.strip())
+    attributes = {name.strip(): value.strip() for name, value in parts.items()}
+    if font := re.fullmatch(r"(italic )?(\d+ |bold )?([\d.]+px) (.+)", attributes.pop("font", "")):
+        names = ("font-style", "font-weight", "font-size", "font-family")
+        attributes |= {name: value.strip() for name, value in zip(names, font.groups(), strict=True) if value}
+    return "".join(f' {name}="{value}"' for name, value in attributes.items())
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
