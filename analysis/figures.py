@@ -121,7 +121,7 @@ def inline(svg: str, alt: str) -> str:
 def _attributes(style: str) -> str:
     """Turn a style into presentation attributes, which the pages' Content-Security-Policy allows.
 
-    ``font`` has no attribute of its own: matplotlib writes "italic bold 13px 'A', 'B'", all but size and family at will.
+    ``font`` has no attribute of its own: matplotlib 3.9 writes "italic 700 13px family", the first two at will.
     """
     parts = dict(part.split(":", 1) for part in style.split(";") if part.strip())
     attributes = {name.strip(): value.strip() for name, value in parts.items()}

@@ -263,7 +263,7 @@ def test_the_command_links_all_runs(run_folder: Path, tmp_path: Path, monkeypatc
     shutil.copytree(run_folder, tmp_path / "runs" / "a b")
     shutil.copytree(run_folder, tmp_path / "runs" / "unfinished")
     (tmp_path / "runs" / "unfinished" / "selection.json").unlink()
-    monkeypatch.setattr(building, "_make_page", lambda run, explored: run)
+    monkeypatch.setattr(building, "_make_page", lambda run, explored, budget: run)
     monkeypatch.setattr(building, "render", lambda run: run.name)
     assert report.main([]) == 0
     reader = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
