@@ -25,6 +25,8 @@ from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_eva
 from analysis.evaluation.run import is_evaluation, read_evaluation
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored, explored, read_beside
+from analysis.exporting.style import FigureStyle
+from analysis.exporting.write import write_files
 from analysis.policy import FOLDERS, Sealed
 from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
 from analysis.probing.tables import ProbeRun, is_probe, read_run
@@ -186,9 +188,13 @@ def build_report(run: Path, explore_with: Sequence[Path] = (), budget: int = BUD
         RunError: If the folder is none of these, or a file of it cannot be used; or if the other runs were not made on
             the same views.
     """
-    page = run / REPORT
-    write_text(page, render(_make_page(run, explore_with, budget)))
-    return page
+    return _build(run, explore_with, budget)[0]
+
+
+def _build(run: Path, explore_with: Sequence[Path], budget: int = BUDGET) -> tuple[Path, Page | SectionPage]:
+    page = _make_page(run, explore_with, budget)
+    write_text(run / REPORT, render(page))
+    return run / REPORT, page
 
 
 def _make_page(run: Path, explore_with: Sequence[Path], budget: int) -> Page | SectionPage:
@@ -341,17 +347,26 @@ def show(console: Console, page: SectionPage) -> None:
         console.print(sentence, markup=False, soft_wrap=True)
 
 
-def show_comparison(runs: Sequence[Path]) -> None:
-    """Compare two runs, show the table, and print the paths of the page and of the index."""
+def show_comparison(runs: Sequence[Path], formats: Sequence[str], style: FigureStyle) -> None:
+    """Compare two runs, show the table, and print the paths of the page, of its files and of the index."""
     path, page = build_comparison(*runs)
     show(Console(width=None if sys.stdout.isatty() else 120), page)
     print(path)
+    _print_files(page, path.with_suffix(""), formats, style)
     print(build_index(find_runs(RUNS)))
 
 
-def rebuild(runs: Sequence[Path], explore_with: Sequence[Path]) -> None:
+def _print_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], style: FigureStyle) -> None:
+    if formats:
+        count = len(write_files(page, folder, formats, style)) - 1
+        print(f"{folder}/figures, {folder}/tables: {count} files, captions in {folder}/figures/captions.txt")
+
+
+def rebuild(runs: Sequence[Path], explore_with: Sequence[Path], formats: Sequence[str], style: FigureStyle) -> None:
     """Rebuild the pages of runs, of all below ``runs/`` if none is named, and the index; print their paths."""
     for run in runs or find_runs(RUNS):
-        print(build_report(run, explore_with))
+        path, page = _build(run, explore_with)
+        print(path)
+        _print_files(page, run, formats, style)
     listed = {run.resolve(): run for run in (*find_runs(RUNS), *runs)}
     print(build_index([listed[path] for path in sorted(listed)]))

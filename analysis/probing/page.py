@@ -13,6 +13,7 @@ from analysis.blocks import Chart, Section, Table, chart
 from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
+from analysis.figures import Drawing
 from analysis.probing import causal, causal_figures, caveats, cells, rotation, tables
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
@@ -195,7 +196,7 @@ def _figures(run: ProbeRun) -> dict[str, Chart]:
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}
 
 
-def _draw(run: ProbeRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+def _draw(run: ProbeRun, name: str, svg: Drawing, caption: str, table: pd.DataFrame) -> Chart:
     return chart(name, svg, caption, source=cells.source(run), table=table, file=FILES.get(name, ""))
 
 
