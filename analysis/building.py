@@ -21,18 +21,19 @@ from rich.text import Text
 from analysis.blocks import SectionPage
 from analysis.comparing.page import probe_comparison
 from analysis.comparing.training_page import training_comparison
-from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_evaluation_page
+from analysis.evaluation.page import evaluation_entry, make_evaluation_page
 from analysis.evaluation.run import is_evaluation, read_evaluation
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored, explored, read_beside
 from analysis.exporting.style import FigureStyle
 from analysis.exporting.write import write_files
+from analysis.overview.index import Index, Line, groups, sparkline
 from analysis.policy import FOLDERS, Sealed
-from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
+from analysis.probing.page import Page, make_page, probe_entry
 from analysis.probing.tables import ProbeRun, is_probe, read_run
-from analysis.study.page import StudyEntry, make_study_page, study_entry
+from analysis.study.page import make_study_page, study_entry
 from analysis.study.run import is_study, read_study
-from analysis.training.page import TrainingEntry, make_training_page, training_entry
+from analysis.training.page import make_training_page, training_entry
 from analysis.training.run import LOGS, is_training, read_training
 from probe.records import IMAGES, REPORT, SCORES, SELECTION, RunError, write_text
 
@@ -116,7 +117,7 @@ KINDS = {
         entry=probe_entry,
     ),
 }
-"""Every kind of run, by its place in :class:`Index`. A folder is of the first kind that recognises it."""
+"""Every kind of run, by its place in the index. A folder is of the first kind that recognises it."""
 
 
 def kind_of(run: Path) -> str:
@@ -143,34 +144,13 @@ def render(page: Page | SectionPage) -> str:
     return TEMPLATES.get_template(PAGES[type(page)]).render(page=page)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """The content of the page that lists all runs, each kind in its order.
-
-    Attributes:
-        probes: Finished probe runs.
-        studies: Studies.
-        training: Training runs.
-        evaluations: Evaluations.
-        comparisons: Links to comparisons of two runs, with their titles.
-        unreadable: Folders that cannot be read, with the reason.
-    """
-
-    probes: tuple[ProbeEntry, ...] = ()
-    studies: tuple[StudyEntry, ...] = ()
-    training: tuple[TrainingEntry, ...] = ()
-    evaluations: tuple[EvaluationEntry, ...] = ()
-    comparisons: tuple[tuple[str, str], ...] = ()
-    unreadable: tuple[tuple[str, str], ...] = ()
-
-
 def render_index(index: Index) -> str:
     """Write the page that lists the runs.
 
     Args:
         index: All that it lists.
     """
-    return TEMPLATES.get_template("index.html.j2").render(index=index)
+    return TEMPLATES.get_template("index.html.j2").render(index=index, groups=groups, sparkline=sparkline)
 
 
 def build_report(run: Path, explore_with: Sequence[Path] = (), budget: int = BUDGET) -> Path:
@@ -251,7 +231,7 @@ def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
 
 
 def _list(runs: Sequence[Path], index: Path) -> Index:
-    lines: dict[str, list[Any]] = {name: [] for name in KINDS}
+    lines: dict[str, list[Line]] = {name: [] for name in KINDS}
     unreadable = []
     for run in runs:
         name = kind_of(run)
@@ -260,7 +240,8 @@ def _list(runs: Sequence[Path], index: Path) -> Index:
         except RunError as error:
             unreadable.append((run.name, str(error)))
         else:
-            lines[name].append(KINDS[name].entry(content, _link(run / REPORT, index.parent)))
+            entry = KINDS[name].entry(content, _link(run / REPORT, index.parent))
+            lines[name].append(Line(entry=entry, folder=shlex.quote(str(run))))
     by_kind: dict[str, Any] = {name: tuple(entries) for name, entries in lines.items()}
     return Index(**by_kind, comparisons=_comparisons(index.parent), unreadable=tuple(unreadable))
 

@@ -86,7 +86,10 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeEntry:
-    """A probe run's line in the index, as finished text; ``link`` is relative to the index."""
+    """A probe run's line in the index, as finished text; ``link`` is relative to the index.
+
+    ``profile`` holds index, precision in [0, 1] or NaN, and its text, of every layer; ``selected`` is the best one.
+    """
 
     link: str
     name: str
@@ -96,6 +99,8 @@ class ProbeEntry:
     layer: str
     precision: str
     share: str
+    selected: int
+    profile: tuple[tuple[int, float, str], ...]
 
 
 def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
@@ -115,6 +120,8 @@ def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
         layer=f"{run.layer} ({layer_places(run)[run.layer]}, {run.grid})",
         precision=with_interval(row["precision"], row["precision_low"], row["precision_high"]),
         share=with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
+        selected=run.layer,
+        profile=tuple((int(n), float(p), percent(p)) for n, p in run.layers[["layer", "precision"]].to_numpy()),
     )
 
 
