@@ -86,7 +86,8 @@ class Pages(BaseHTTPRequestHandler):
         self.send_response(status)
         fixed = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body)),
                  "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
-                 "Cross-Origin-Resource-Policy": "same-origin", "Content-Security-Policy": "frame-ancestors 'none'"}  # fmt: skip
+                 "Cross-Origin-Resource-Policy": "same-origin",
+                 "Content-Security-Policy": "frame-ancestors 'none'"}  # fmt: skip
         for name, value in {**fixed, **headers}.items():
             self.send_header(name, value)
         self.end_headers()

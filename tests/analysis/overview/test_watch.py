@@ -15,13 +15,15 @@ from analysis.building import build_report
 from analysis.overview import watch as watching
 from analysis.overview.watch import Fresh, live, page_at, serve
 from analysis.policy import seal
+from analysis.study.run import read_study
 
 PAGE = seal('<!DOCTYPE html><html><head>\n<meta charset="utf-8">\n</head><body><p>hello</p></body></html>')
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with pages and other files, beside others that must stay unread."""
+    tmp_path = tmp_path_factory.mktemp("watch")
     root = tmp_path / "served"
     (root / "reports").mkdir(parents=True)
     (root / ".hidden").mkdir()
@@ -37,7 +39,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[ThreadingHTTPServer]:
     server = serve(root, "/reports/index.html", 0)
     yield server
@@ -120,7 +122,15 @@ def test_a_taken_port_is_refused_in_one_line(root: Path, server: ThreadingHTTPSe
         serve(root, "/", port)
 
 
-def test_pages_follow_the_files_of_their_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_pages_follow_the_files_of_their_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def build(run: Path) -> Path:
+        read_study(run)
+        (run / "report.html").write_text(PAGE)
+        return run / "report.html"
+
+    monkeypatch.setattr(watching, "build_report", build)
     run = study_run(tmp_path / "runs" / "study")
     fresh = Fresh(root=tmp_path)
     index = tmp_path / "reports" / "index.html"
