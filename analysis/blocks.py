@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from markupsafe import Markup, escape
 
+from analysis.figures import Drawing
+
 NOTEBOOK = "margin:1em 0;padding:1em;max-width:60em;background:#fefefd;color:#1d2127"
 """Style of figures and tables in a notebook: the colours of the page's light theme."""
 
@@ -47,7 +49,7 @@ class Chart:
 
     Attributes:
         name: Tells it from the page's other figures.
-        svg: The figure.
+        drawing: The figure.
         caption: What it shows, how to read it, what was counted.
         source: By what protocol and on which pairs it was measured.
         csv: A link that holds the table it is drawn from.
@@ -55,11 +57,16 @@ class Chart:
     """
 
     name: str
-    svg: Markup
+    drawing: Drawing
     caption: str
     source: str
     csv: str
     file: str
+
+    @property
+    def svg(self) -> Markup:
+        """The figure as part of a page."""
+        return Markup(self.drawing)
 
     def _repr_html_(self) -> str:
         """Show the figure, its caption and its source in a notebook."""
@@ -116,7 +123,7 @@ class SectionPage:
     lead: Section | None = None
 
 
-def chart(name: str, svg: str, caption: str, *, source: str, table: pd.DataFrame, file: str = "") -> Chart:
+def chart(name: str, svg: Drawing, caption: str, *, source: str, table: pd.DataFrame, file: str = "") -> Chart:
     """Put a figure together with its table.
 
     Args:
@@ -128,7 +135,7 @@ def chart(name: str, svg: str, caption: str, *, source: str, table: pd.DataFrame
         file: See :class:`Chart`; default NAME.csv.
     """
     file = file or f"{name}.csv"
-    return Chart(name=name, svg=Markup(svg), caption=caption, source=source, csv=csv_link(table), file=file)
+    return Chart(name=name, drawing=svg, caption=caption, source=source, csv=csv_link(table), file=file)
 
 
 def present(sections: Sequence[Section | None]) -> tuple[Section, ...]:

@@ -21,27 +21,32 @@ from rich.text import Text
 from analysis.blocks import SectionPage
 from analysis.comparing.page import probe_comparison
 from analysis.comparing.training_page import training_comparison
-from analysis.evaluation.page import EvaluationEntry, evaluation_entry, make_evaluation_page
+from analysis.evaluation.page import evaluation_entry, make_evaluation_page
 from analysis.evaluation.run import is_evaluation, read_evaluation
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored, explored, read_beside
-from analysis.probing.page import Page, ProbeEntry, make_page, probe_entry
+from analysis.exporting.style import FigureStyle
+from analysis.exporting.write import write_files
+from analysis.overview.index import Index, Line, groups, sparkline
+from analysis.policy import FOLDERS, Sealed
+from analysis.probing.page import Page, make_page, probe_entry
 from analysis.probing.tables import ProbeRun, is_probe, read_run
-from analysis.study.page import StudyEntry, make_study_page, study_entry
+from analysis.study.page import make_study_page, study_entry
 from analysis.study.run import is_study, read_study
-from analysis.training.page import TrainingEntry, make_training_page, training_entry
+from analysis.training.page import make_training_page, training_entry
 from analysis.training.run import LOGS, is_training, read_training
 from probe.records import IMAGES, REPORT, SCORES, SELECTION, RunError, write_text
 
 PROG = "python -m analysis.report"
 RUNS, INDEX = Path("runs"), Path("reports/index.html")
 TEMPLATES = Environment(
-    loader=FileSystemLoader([Path(__file__).parent / folder for folder in ("templates", "explorer")]),
+    loader=FileSystemLoader(FOLDERS),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.template_class = Sealed  # no page without its Content-Security-Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ KINDS = {
         entry=probe_entry,
     ),
 }
-"""Every kind of run, by its place in :class:`Index`. A folder is of the first kind that recognises it."""
+"""Every kind of run, by its place in the index. A folder is of the first kind that recognises it."""
 
 
 def kind_of(run: Path) -> str:
@@ -139,34 +144,13 @@ def render(page: Page | SectionPage) -> str:
     return TEMPLATES.get_template(PAGES[type(page)]).render(page=page)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """The content of the page that lists all runs, each kind in its order.
-
-    Attributes:
-        probes: Finished probe runs.
-        studies: Studies.
-        training: Training runs.
-        evaluations: Evaluations.
-        comparisons: Links to comparisons of two runs, with their titles.
-        unreadable: Folders that cannot be read, with the reason.
-    """
-
-    probes: tuple[ProbeEntry, ...] = ()
-    studies: tuple[StudyEntry, ...] = ()
-    training: tuple[TrainingEntry, ...] = ()
-    evaluations: tuple[EvaluationEntry, ...] = ()
-    comparisons: tuple[tuple[str, str], ...] = ()
-    unreadable: tuple[tuple[str, str], ...] = ()
-
-
 def render_index(index: Index) -> str:
     """Write the page that lists the runs.
 
     Args:
         index: All that it lists.
     """
-    return TEMPLATES.get_template("index.html.j2").render(index=index)
+    return TEMPLATES.get_template("index.html.j2").render(index=index, groups=groups, sparkline=sparkline)
 
 
 def build_report(run: Path, explore_with: Sequence[Path] = (), budget: int = BUDGET) -> Path:
@@ -184,9 +168,13 @@ def build_report(run: Path, explore_with: Sequence[Path] = (), budget: int = BUD
         RunError: If the folder is none of these, or a file of it cannot be used; or if the other runs were not made on
             the same views.
     """
-    page = run / REPORT
-    write_text(page, render(_make_page(run, explore_with, budget)))
-    return page
+    return _build(run, explore_with, budget)[0]
+
+
+def _build(run: Path, explore_with: Sequence[Path], budget: int = BUDGET) -> tuple[Path, Page | SectionPage]:
+    page = _make_page(run, explore_with, budget)
+    write_text(run / REPORT, render(page))
+    return run / REPORT, page
 
 
 def _make_page(run: Path, explore_with: Sequence[Path], budget: int) -> Page | SectionPage:
@@ -243,7 +231,7 @@ def build_index(runs: Sequence[Path], index: Path = INDEX) -> Path:
 
 
 def _list(runs: Sequence[Path], index: Path) -> Index:
-    lines: dict[str, list[Any]] = {name: [] for name in KINDS}
+    lines: dict[str, list[Line]] = {name: [] for name in KINDS}
     unreadable = []
     for run in runs:
         name = kind_of(run)
@@ -252,7 +240,8 @@ def _list(runs: Sequence[Path], index: Path) -> Index:
         except RunError as error:
             unreadable.append((run.name, str(error)))
         else:
-            lines[name].append(KINDS[name].entry(content, _link(run / REPORT, index.parent)))
+            entry = KINDS[name].entry(content, _link(run / REPORT, index.parent))
+            lines[name].append(Line(entry=entry, folder=shlex.quote(str(run))))
     by_kind: dict[str, Any] = {name: tuple(entries) for name, entries in lines.items()}
     return Index(**by_kind, comparisons=_comparisons(index.parent), unreadable=tuple(unreadable))
 
@@ -339,17 +328,26 @@ def show(console: Console, page: SectionPage) -> None:
         console.print(sentence, markup=False, soft_wrap=True)
 
 
-def show_comparison(runs: Sequence[Path]) -> None:
-    """Compare two runs, show the table, and print the paths of the page and of the index."""
+def show_comparison(runs: Sequence[Path], formats: Sequence[str], style: FigureStyle) -> None:
+    """Compare two runs, show the table, and print the paths of the page, of its files and of the index."""
     path, page = build_comparison(*runs)
     show(Console(width=None if sys.stdout.isatty() else 120), page)
     print(path)
+    _print_files(page, path.with_suffix(""), formats, style)
     print(build_index(find_runs(RUNS)))
 
 
-def rebuild(runs: Sequence[Path], explore_with: Sequence[Path]) -> None:
+def _print_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], style: FigureStyle) -> None:
+    if formats:
+        count = len(write_files(page, folder, formats, style)) - 1
+        print(f"{folder}/figures, {folder}/tables: {count} files, captions in {folder}/figures/captions.txt")
+
+
+def rebuild(runs: Sequence[Path], explore_with: Sequence[Path], formats: Sequence[str], style: FigureStyle) -> None:
     """Rebuild the pages of runs, of all below ``runs/`` if none is named, and the index; print their paths."""
     for run in runs or find_runs(RUNS):
-        print(build_report(run, explore_with))
+        path, page = _build(run, explore_with)
+        print(path)
+        _print_files(page, run, formats, style)
     listed = {run.resolve(): run for run in (*find_runs(RUNS), *runs)}
     print(build_index([listed[path] for path in sorted(listed)]))

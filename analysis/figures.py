@@ -61,7 +61,25 @@ LINE_STYLES: tuple[dict[str, Any], ...] = (
 # --- from matplotlib to the page -------------------------------------------------------------------------------------
 
 
-def chart(name: str, alt: str, size: tuple[int, int], draw: Callable[[Figure], None]) -> str:
+class Drawing(str):
+    """An SVG element that can be drawn again, as a file.
+
+    Attributes:
+        size: Width and height in the page's pixels.
+        draw: Fills an empty figure.
+    """
+
+    size: tuple[int, int]
+    draw: Callable[[Figure], None]
+
+    def __new__(cls, svg: str, size: tuple[int, int], draw: Callable[[Figure], None]) -> "Drawing":
+        """Keep beside the text how it came about."""
+        drawing = super().__new__(cls, svg)
+        drawing.size, drawing.draw = size, draw
+        return drawing
+
+
+def chart(name: str, alt: str, size: tuple[int, int], draw: Callable[[Figure], None]) -> Drawing:
     """Draw one figure as an SVG element for a page.
 
     Args:
@@ -79,22 +97,7 @@ def chart(name: str, alt: str, size: tuple[int, int], draw: Callable[[Figure], N
         figure = Figure(figsize=(size[0] / POINTS, size[1] / POINTS), layout="constrained")
         draw(figure)
         figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return inline(buffer.getvalue(), alt)
-
-
-def png(size: tuple[int, int], draw: Callable[[Figure], None]) -> bytes:
-    """Draw one figure as a PNG file on white, the same bytes for the same data.
-
-    Args:
-        size: Width and height, as of :func:`chart`; the file has 1.67 times as many pixels.
-        draw: Fills the empty figure.
-    """
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({**STYLE, "savefig.facecolor": "white"}):
-        figure = Figure(figsize=(size[0] / POINTS, size[1] / POINTS), layout="constrained")
-        draw(figure)
-        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return buffer.getvalue()
+    return Drawing(inline(buffer.getvalue(), alt), size, draw)
 
 
 def inline(svg: str, alt: str) -> str:
@@ -113,8 +116,22 @@ def inline(svg: str, alt: str) -> str:
     for variable, colour in THEME.items():
         body = body.replace(colour, f"var(--{variable}, {colour})")
     width = float(box[1].split()[2])
-    shape = f'viewBox="{box[1]}" style="max-width:{width:.0f}px"'
+    shape = f'viewBox="{box[1]}" width="{width:.0f}"'
+    body = re.sub(r' style="([^"]*)"', lambda style: _attributes(style[1]), body)
     return f'<svg class="chart" role="img" aria-label="{escape(alt)}" {shape}>{body}'
+
+
+def _attributes(style: str) -> str:
+    """Turn a style into presentation attributes, which the pages' Content-Security-Policy allows.
+
+    ``font`` has no attribute of its own: matplotlib 3.9 writes "italic 700 13px family", the first two at will.
+    """
+    parts = dict(part.split(":", 1) for part in style.split(";") if part.strip())
+    attributes = {name.strip(): value.strip() for name, value in parts.items()}
+    if font := re.fullmatch(r"(italic )?(\d+ |bold )?([\d.]+px) (.+)", attributes.pop("font", "")):
+        names = ("font-style", "font-weight", "font-size", "font-family")
+        attributes |= {name: value.strip() for name, value in zip(names, font.groups(), strict=True) if value}
+    return "".join(f' {name}="{value}"' for name, value in attributes.items())
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
@@ -153,7 +170,7 @@ def layer_profile(
     rivals: Sequence[str],
     name: str,
     alt: str,
-) -> str:
+) -> Drawing:
     """Draw precision per 3D layer with what it has to be compared with.
 
     Args:
@@ -218,7 +235,7 @@ def _probed(axes: Axes, rows: pd.DataFrame, selected: int, mark: str) -> None:
 # --- rotation, coverage, training ------------------------------------------------------------------------------------
 
 
-def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], rivals: Sequence[str], alt: str) -> str:
+def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], rivals: Sequence[str], alt: str) -> Drawing:
     """Draw precision per rotation bin: layers as points with intervals, references as steps, baselines as marks.
 
     Args:
@@ -253,7 +270,7 @@ def _marks(axes: Axes, rows: pd.DataFrame, label: str, shift: float, n: int) -> 
     axes.plot(rows["x"] + shift, rows["value"], label=label, **style)
 
 
-def coverage_curve(table: pd.DataFrame, *, rivals: Sequence[str], alt: str) -> str:
+def coverage_curve(table: pd.DataFrame, *, rivals: Sequence[str], alt: str) -> Drawing:
     """Draw precision against the share of matches kept when the least ambiguous are kept first.
 
     Args:
@@ -287,7 +304,7 @@ def _lines(axes: Axes, table: pd.DataFrame, x: str, rivals: Sequence[str]) -> No
         axes.plot(part[x], part["value"], label=who, **style)
 
 
-def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str) -> str:
+def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str) -> Drawing:
     """Draw precision over training iterations: some layers in colour, the others in grey, chance dotted.
 
     Args:
@@ -319,7 +336,7 @@ def emergence_curve(table: pd.DataFrame, *, highlighted: Sequence[int], alt: str
 # --- heat maps and small multiples -----------------------------------------------------------------------------------
 
 
-def heat_map(cells: pd.DataFrame, *, xlabel: str, name: str, alt: str) -> str:
+def heat_map(cells: pd.DataFrame, *, xlabel: str, name: str, alt: str) -> Drawing:
     """Draw a grid of precisions, each written in its cell in percent; cells without a value stay empty.
 
     Args:
@@ -356,7 +373,7 @@ def _contrast(axes: Axes, columns: int) -> None:
 
 def small_multiples(
     table: pd.DataFrame, *, titles: Mapping[str, str], selected: int, labels: Mapping[int, str], alt: str
-) -> str:
+) -> Drawing:
     """Draw one small panel per metric, layer by layer with intervals.
 
     Args:

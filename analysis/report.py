@@ -6,11 +6,13 @@ The functions are those of :mod:`analysis.building`, imported when one is used: 
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
+
+from analysis.exporting.style import FigureStyle, formats_of
 
 if TYPE_CHECKING:
     from analysis.building import KINDS, build_comparison, build_index, build_report, find_runs, kind_of, refresh
@@ -37,6 +39,16 @@ class Arguments:
     against CAMEO."""
     compare: tyro.conf.FlagCreatePairsOff[bool] = False
     """Compare the two named runs, two probes or two trainings: write reports/compare-A-B.html and show its table."""
+    watch: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Serve the pages of the named folder (default: this one) on 127.0.0.1 alone, rebuild them as the files of its runs
+    change, and reload them where they are open; ends on Ctrl-C."""
+    port: int = 8765
+    """Where --watch serves; 0 for any that is free."""
+    figures: str = ""
+    """pdf, png or pdf,png: write every figure so into RUN/figures/ with captions to paste, and every table as LaTeX
+    into RUN/tables/; of a comparison into reports/compare-A-B/."""
+    style: tyro.conf.OmitArgPrefixes[FigureStyle] = field(default_factory=FigureStyle)
+    """How these figures look."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(arguments, unknown)
         from analysis.building import rebuild, show_comparison  # after the flags: matplotlib is slow to import
 
-        show_comparison(arguments.run) if arguments.compare else rebuild(arguments.run, arguments.explore_with)
+        if arguments.watch:
+            from analysis.overview.watch import watch
+
+            watch(arguments.run[0] if arguments.run else Path(), arguments.port)
+            return 0
+        files = formats_of(arguments.figures), arguments.style
+        if arguments.compare:
+            show_comparison(arguments.run, *files)
+        else:
+            rebuild(arguments.run, arguments.explore_with, *files)
     except (ValueError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -68,6 +89,8 @@ def _check(arguments: Arguments, unknown: Sequence[str]) -> None:
     """
     if unknown:
         raise ValueError(f"{PROG}: {' '.join(unknown)} is unknown; expected folders, or --compare A B; see --help")
+    if arguments.watch and (arguments.compare or len(arguments.run) > 1):
+        raise ValueError(f"{PROG}: --watch takes one folder and no --compare, such as {PROG} --watch runs")
     if arguments.explore_with and len(arguments.run) != 1:
         raise ValueError(
             f"--explore-with: {len(arguments.run)} runs were named, expected one: the run whose page shows them"
@@ -78,6 +101,10 @@ def _check(arguments: Arguments, unknown: Sequence[str]) -> None:
         )
     if arguments.compare and len(set(arguments.run)) < 2:
         raise ValueError(f"{PROG}: {arguments.run[0]} and {arguments.run[1]} are one folder; name two runs")
+    if not 0 <= arguments.port < 65536:
+        raise ValueError(f"--port {arguments.port}: expected a number from 0 to 65535")
+    formats_of(arguments.figures)
+    arguments.style.check()
     for run in (*arguments.run, *arguments.explore_with):
         if not run.exists():
             raise ValueError(f"{PROG}: there is no run folder {run}; name one that exists (now in {Path.cwd()})")

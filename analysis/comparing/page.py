@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
 from analysis.comparing import run as compare
+from analysis.figures import Drawing
 from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
@@ -141,7 +142,7 @@ def _ends(metric: str, low: Any, high: Any) -> str:
     return MISSING if not np.isfinite(low) else f"{_change(metric, low)} to {_change(metric, high)}"
 
 
-def _chart(run: ProbeRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+def _chart(run: ProbeRun, name: str, svg: Drawing, caption: str, table: pd.DataFrame) -> Chart:
     return chart(name, svg, caption, source=source(run), table=table, file=f"compare_{name}.csv")
 
 

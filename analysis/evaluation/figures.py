@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import BLUE, GOLD, GREEN, INK, LINE_STYLES, MUTED, THIS_MODEL, VERMILION, WIDTH, chart
+from analysis.figures import BLUE, GOLD, GREEN, INK, LINE_STYLES, MUTED, THIS_MODEL, VERMILION, WIDTH, Drawing, chart
 from analysis.words import METHOD_LABELS
 from probe.records import COPY, MEAN_COLOUR, TRUTH
 
@@ -23,7 +23,7 @@ SHIFTS = dict(zip(MARKS, (-0.2, 0.0, 0.2, 0.0), strict=True))
 
 def beside_trivial(
     table: pd.DataFrame, *, titles: Mapping[str, str], places: Mapping[str, str], xlabel: str, name: str, alt: str
-) -> str:
+) -> Drawing:
     """Draw a panel per measure: the model and trivial baselines side by side, each with its interval.
 
     Args:
@@ -61,7 +61,7 @@ def _marks(axes: Axes, rows: pd.DataFrame, who: str, spots: Mapping[str, int]) -
     return axes.plot(x, rows["value"], linestyle="", **MARKS[who])[0]
 
 
-def against_trivial(table: pd.DataFrame, *, alt: str) -> str:
+def against_trivial(table: pd.DataFrame, *, alt: str) -> Drawing:
     """Draw each generated view's PSNR against that of the best trivial baseline; on the line both are equal.
 
     Args:

@@ -12,6 +12,7 @@ from analysis.evaluation import figures, words
 from analysis.evaluation import run as evaluation
 from analysis.evaluation.run import Evaluation
 from analysis.evaluation.words import SHORT, reference_words, with_range
+from analysis.figures import Drawing
 from analysis.trivial import BEST, MARK_WORDS, best_trivial, marked
 from analysis.words import METHOD_LABELS, MISSING, NBSP, amount, bin_words, command, listing, number, rebuild
 from analysis.worst_cases import worst_table
@@ -100,7 +101,7 @@ def _facts(run: Evaluation) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _draw(run: Evaluation, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+def _draw(run: Evaluation, name: str, svg: Drawing, caption: str, table: pd.DataFrame) -> Chart:
     return chart(name, svg, caption, source=words.source(run), table=table)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from analysis.figures import BLUE, INK, MUTED, WIDTH, chart
+from analysis.figures import BLUE, INK, MUTED, WIDTH, Drawing, chart
 
 SIGNED_PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 1):+g} %".replace("-", "−") if value else "0")
 SIGNED = FuncFormatter(lambda value, _: f"{round(value, 3):+g}".replace("-", "−") if value else "0")
@@ -24,7 +24,7 @@ def effect_bars(
     percent: bool,
     name: str,
     alt: str,
-) -> str:
+) -> Drawing:
     """Draw one panel per intervention: a bar per layer with its interval, the selected layer's in colour.
 
     Args:

@@ -13,6 +13,7 @@ from analysis.blocks import Chart, Section, Table, chart
 from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
+from analysis.figures import Drawing
 from analysis.probing import causal, causal_figures, caveats, cells, rotation, tables
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
@@ -85,7 +86,10 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeEntry:
-    """A probe run's line in the index, as finished text; ``link`` is relative to the index."""
+    """A probe run's line in the index, as finished text; ``link`` is relative to the index.
+
+    ``profile`` holds index, precision in [0, 1] or NaN, and its text, of every layer; ``selected`` is the best one.
+    """
 
     link: str
     name: str
@@ -95,6 +99,8 @@ class ProbeEntry:
     layer: str
     precision: str
     share: str
+    selected: int
+    profile: tuple[tuple[int, float, str], ...]
 
 
 def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
@@ -114,6 +120,8 @@ def probe_entry(run: ProbeRun, link: str) -> ProbeEntry:
         layer=f"{run.layer} ({layer_places(run)[run.layer]}, {run.grid})",
         precision=with_interval(row["precision"], row["precision_low"], row["precision_high"]),
         share=with_interval(row["share_of_ceiling"], row.get("share_low"), row.get("share_high")),
+        selected=run.layer,
+        profile=tuple((int(n), float(p), percent(p)) for n, p in run.layers[["layer", "precision"]].to_numpy()),
     )
 
 
@@ -195,7 +203,7 @@ def _figures(run: ProbeRun) -> dict[str, Chart]:
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}
 
 
-def _draw(run: ProbeRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+def _draw(run: ProbeRun, name: str, svg: Drawing, caption: str, table: pd.DataFrame) -> Chart:
     return chart(name, svg, caption, source=cells.source(run), table=table, file=FILES.get(name, ""))
 
 

@@ -190,9 +190,7 @@ def embedded_images(run: ProbeRun, examples: Iterable[Example], views: Iterable[
     named = {(e.scene, view) for e in examples for view in (e.query_view, e.key_view)} | set(views)
     wanted = sorted((scenes.index(scene), view) for scene, view in named)
     images = [_embedded(run.images[f"image/{scenes[n]}"][view], image_key(n, view)) for n, view in wanted]
-    return (
-        f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{"".join(images)}</defs></svg>'
-    )
+    return f'<svg class="store" width="0" height="0" aria-hidden="true"><defs>{"".join(images)}</defs></svg>'
 
 
 def _embedded(image: UInt8[np.ndarray, "3 height width"], key: str) -> str:
@@ -205,7 +203,7 @@ def _embedded(image: UInt8[np.ndarray, "3 height width"], key: str) -> str:
     style = "auto" if photo else "pixelated"
     return (
         f'<image id="{key}" width="{SIDE:g}" height="{height:.4g}" preserveAspectRatio="none" '
-        f'style="image-rendering:{style}" href="data:image/{kind};base64,{data}"/>'
+        f'image-rendering="{style}" href="data:image/{kind};base64,{data}"/>'
     )
 
 

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from analysis.blocks import Chart, Section, Table, chart
+from analysis.figures import Drawing
 from analysis.study import figures, tables, words
 from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS
@@ -15,7 +16,7 @@ WORST = 12
 """Rows of the table of the worst cases at most."""
 
 
-def study_chart(run: StudyRun, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+def study_chart(run: StudyRun, name: str, svg: Drawing, caption: str, table: pd.DataFrame) -> Chart:
     """Put a figure of a study together with its table and what it rests on."""
     return chart(name, svg, caption, source=words.source(run), table=table, file=f"study_{name}.csv")
 

@@ -9,7 +9,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import BLUE, GOLD, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, chart, png, top
+from analysis.exporting.press import press
+from analysis.exporting.style import FigureStyle
+from analysis.figures import (
+    BLUE,
+    GOLD,
+    GREEN,
+    INK,
+    MUTED,
+    PERCENT,
+    POINTS,
+    PURPLE,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    Drawing,
+    chart,
+    top,
+)
 from analysis.training.figures import STEP_STYLES, STEPS
 
 # Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour
@@ -43,7 +60,7 @@ def curves(
     alt: str,
     percent: Collection[str] = (),
     strong: Sequence[str] = (),
-) -> str:
+) -> Drawing:
     """Draw panels of lines over steps, each with the band of its interval; trivial baselines as lines across.
 
     Args:
@@ -75,7 +92,8 @@ def picture(
         percent: See :func:`curves`.
     """
     size = (WIDTH, 290 * _rows_of(titles) + 90)
-    return png(size, lambda figure: _draw_curves(figure, table, titles, styles, percent, ()))
+    style = FigureStyle(width=WIDTH / POINTS, font_size=float(STYLE["font.size"]), dpi=120)
+    return press(size, lambda figure: _draw_curves(figure, table, titles, styles, percent, ()), "png", style)
 
 
 def _columns_of(titles: Mapping[str, str]) -> int:
@@ -125,7 +143,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, style: Mapping[str, Any] | None, stro
 def forest(
     table: pd.DataFrame, *, titles: Mapping[str, str], order: Sequence[str], name: str, alt: str,
     percent: Sequence[str] = (),
-) -> str:  # fmt: skip
+) -> Drawing:  # fmt: skip
     """Draw differences with their intervals, a row each, a panel per metric; the line is "no difference".
 
     Args:
@@ -166,7 +184,7 @@ def _difference(axes: Axes, row: Any, place: int) -> None:
 
 def step_ratios(
     table: pd.DataFrame, seeds: pd.DataFrame, *, titles: Mapping[str, str], order: Sequence[str], goal: float, alt: str
-) -> str:
+) -> Drawing:
     """Draw steps over the plain run's steps, a row per variant and a panel per metric, on a scale of ratios.
 
     Args:
@@ -220,7 +238,7 @@ def _ratio(axes: Axes, row: Any, seeds: pd.DataFrame, place: int) -> None:
 
 def columns_beside(
     tables: Sequence[tuple[str, str, pd.DataFrame]], *, name: str, alt: str, percent: Sequence[bool] = (True, True)
-) -> str:
+) -> Drawing:
     """Draw two tables in two frames with axes of their own: what may be looked at together but not compared.
 
     Args:
@@ -256,7 +274,7 @@ def columns_beside(
     return chart(name, alt, (WIDTH, 360), draw)
 
 
-def dots(table: pd.DataFrame, *, order: Sequence[str], xlabel: str, name: str, alt: str) -> str:
+def dots(table: pd.DataFrame, *, order: Sequence[str], xlabel: str, name: str, alt: str) -> Drawing:
     """Draw one value per row with each seed as a small mark.
 
     Args:

@@ -17,6 +17,7 @@ from analysis.figures import (
     PERCENT,
     VERMILION,
     WIDTH,
+    Drawing,
     chart,
     legend,
     top,
@@ -43,7 +44,7 @@ STEPS = FuncFormatter(lambda step, _: f"{step:,.0f}".replace(",", "\u202f"))
 
 def step_panels(
     table: pd.DataFrame, *, titles: Mapping[str, str], name: str, alt: str, percent: bool = False, height: int = 300
-) -> str:
+) -> Drawing:
     """Draw small panels side by side, each with its lines over training iterations.
 
     Args:
@@ -91,7 +92,7 @@ def _robust_limits(rows: pd.DataFrame) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def trajectory(table: pd.DataFrame, *, lines: Mapping[str, float], ylabel: str, alt: str) -> str:
+def trajectory(table: pd.DataFrame, *, lines: Mapping[str, float], ylabel: str, alt: str) -> Drawing:
     """Draw quality against precision: one point per checkpoint, joined in the order of training.
 
     Args:

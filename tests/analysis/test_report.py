@@ -263,16 +263,22 @@ def test_the_command_links_all_runs(run_folder: Path, tmp_path: Path, monkeypatc
     shutil.copytree(run_folder, tmp_path / "runs" / "a b")
     shutil.copytree(run_folder, tmp_path / "runs" / "unfinished")
     (tmp_path / "runs" / "unfinished" / "selection.json").unlink()
-    monkeypatch.setattr(building, "_make_page", lambda run, explored: run)
-    monkeypatch.setattr(building, "render", lambda run: run.name)
+
+    def build(run: Path, explored: object) -> tuple[Path, None]:
+        (run / "report.html").write_text(run.name)
+        return run / "report.html", None
+
+    monkeypatch.setattr(building, "_build", build)
+    monkeypatch.setattr(building, "_print_files", lambda *arguments: None)
     assert report.main([]) == 0
     reader = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     assert [attrs["href"] for tag, attrs in reader.tags if tag == "a"] == ["../runs/a%20b/report.html"]
     assert (tmp_path / "runs" / "a b" / "report.html").read_text() == "a b"
-    (row,) = reader.tables["table"][1:]
+    group, row = reader.tables["probes"][1:]
+    assert group == ["tiny on shapes"]
     precision = pd.read_csv(run_folder / "layers.csv").set_index("layer").loc[10, "precision"]
-    assert row[:5] == ["a b", "tiny", "shapes", "attention-v1", "10 (up 2.0, 16x16)"]
-    assert row[5].startswith(f"{100 * precision:.1f}\u00a0% (")
+    assert row[:4] == ["a b", "", "attention-v1", "10 (up 2.0, 16x16)"]
+    assert row[4].startswith(f"{100 * precision:.1f}\u00a0% (")
 
 
 def test_without_runs_the_index_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import BLUE, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, chart, top
+from analysis.figures import BLUE, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, Drawing, chart, top
 from analysis.probing.causal_figures import SIGNED, SIGNED_PERCENT
 from analysis.study.figures import looks
 from analysis.training.figures import STEPS
@@ -54,7 +54,7 @@ def style_of(who: str) -> dict[str, Any]:
     return STYLES.get(who) or STYLES.get(who.partition(",")[0]) or {"color": GREEN, "marker": "^"}
 
 
-def grouped(panels: Sequence[Panel], *, styles: Mapping[str, Any], name: str, alt: str, columns: int = 2) -> str:
+def grouped(panels: Sequence[Panel], *, styles: Mapping[str, Any], name: str, alt: str, columns: int = 2) -> Drawing:
     """Draw values side by side at each x, with their intervals and their nulls.
 
     Args:
@@ -128,7 +128,7 @@ def emergence(
     titles: tuple[str, str],
     ylabel: str,
     alt: str,
-) -> str:
+) -> Drawing:
     """Draw precision of every layer over steps, and beside it the best layer's precision against quality.
 
     Args:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.blocks import Chart, Section
 from analysis.blocks import chart as with_table
+from analysis.figures import Drawing
 from analysis.study.claims import figures
 from analysis.study.claims.claim import NOT_SHOWN, SHOWN, Claim, judge, stands, together
 from analysis.study.claims.figures import Panel
@@ -47,7 +48,7 @@ def layer_of(run: StudyRun, parts: Parts, name: str) -> int:
     return supervised if name not in (BASE, PLAIN) and supervised in set(probed.layers["layer"]) else probed.layer
 
 
-def probe_chart(parts: Parts, name: str, svg: str, caption: str, table: pd.DataFrame) -> Chart:
+def probe_chart(parts: Parts, name: str, svg: Drawing, caption: str, table: pd.DataFrame) -> Chart:
     """Put a figure of probes together with its table and what it rests on."""
     first = next(iter(parts.probes.values())).selection
     seen = "; ".join(f"{name}: {plural(len(scenes(probed)), 'scene')}" for name, probed in probed_models(parts).items()

@@ -250,7 +250,7 @@ def test_the_index_and_the_command_know_evaluations(folder: Path, tmp_path: Path
     assert report.main([]) == 0
     index = Reader((tmp_path / "reports" / "index.html").read_text(encoding="utf-8"))
     values = [words.with_trivial(read_evaluation(run), 1, name) for name in ("psnr", "ssim", "match_error")]
-    assert index.tables["evaluations"][1] == ["evaluate", "tiny", "shapes", "8", "1", *values]
+    assert index.tables["evaluations"][1:] == [["tiny on shapes"], ["evaluate", "8", "1", *values]]
     assert evaluation_entry(read_evaluation(run), "x").psnr == "15.2 (15.3)\u00a0†"
 
 

@@ -66,7 +66,7 @@ class Shown:
     def settled(self) -> None:
         """Wait until what is drawn stops changing."""
         drawn = "() => document.querySelector('#explorer').dataset.drawn"
-        self.page.wait_for_function(drawn)
+        self.page.wait_for_selector("#explorer[data-drawn]", state="attached")
         before = None
         while before != (before := self.page.evaluate(drawn)):
             self.page.wait_for_timeout(200)

@@ -15,6 +15,7 @@ from scipy import stats
 from analysis import report
 from analysis.blocks import Section
 from analysis.evaluation.run import differences, differences_by_rotation, read_evaluation
+from analysis.figures import Drawing
 from analysis.probing.rotation import rotation, verdicts
 from analysis.probing.tables import read_run
 from analysis.study import figures as study_figures
@@ -42,8 +43,8 @@ def look(folder: Path) -> list[Section]:
         return claim_sections(read_study(folder))
 
 
-def _undrawn(name: str, alt: str, size: tuple[int, int], draw: Callable[..., None]) -> str:
-    return f'<svg aria-label="{name}"></svg>'
+def _undrawn(name: str, alt: str, size: tuple[int, int], draw: Callable[..., None]) -> Drawing:
+    return Drawing(f'<svg aria-label="{name}"></svg>', size, draw)
 
 
 def overview(sections: Sequence[Section]) -> dict[str, tuple[str, str]]:

@@ -500,10 +500,11 @@ def test_the_index_lists_both_kinds_apart(
     assert report.find_runs(Path("runs")) == [Path("runs/a b"), Path("runs/begun"), Path("runs/probe")]
     html = report.build_index(report.find_runs(Path("runs"))).read_text(encoding="utf-8").replace("\u00a0", " ")
     reader = Reader(html)
-    assert [row[0] for row in reader.tables["table"][1:]] == ["probe"]
+    assert [row[0] for row in reader.tables["probes"][1:]] == ["tiny on shapes", "probe"]
     assert reader.tables["training"][1:] == [
-        ["a b", "tiny", "shapes", "cameo at 10", "40", "0.125", "14.0 (12.3)", "50.0 % (10)", "+30.0"],
-        ["begun", "tiny", "shapes", "none", "40 of 400", "–", "–", "–", "–"],
+        ["tiny on shapes"],
+        ["a b", "cameo at 10", "40", "0.125", "14.0 (12.3)", "50.0 % (10)", "+30.0"],
+        ["begun", "none", "40 of 400", "–", "–", "–", "–"],
     ]
     assert "../runs/a%20b/report.html" in html
 

@@ -1,0 +1,1 @@
+"""Figures and tables of pages as files for papers and slides."""

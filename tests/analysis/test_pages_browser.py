@@ -1,0 +1,104 @@
+"""Every kind of page in a browser: it opens, in any size and theme, without a word on the console."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from page_kinds import KINDS, build_every_kind
+
+from analysis.overview.watch import serve
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def built(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build_every_kind(tmp_path_factory.mktemp("kinds"), make_explored)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_opens_without_a_word_and_fits_a_phone(kind: str, built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context(viewport={"width": 360, "height": 740}).new_page()
+    page.set_default_timeout(120_000)
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"file://{built[kind]}")
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    page.wait_for_timeout(500)
+    assert faults == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_what_the_policy_forbids_is_said_on_the_console(built: dict[str, Path], browser: "sync_api.Browser"):
+    """The other test could not fail otherwise."""
+    page = browser.new_context().new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.goto(f"file://{built['study']}")
+    page.evaluate("document.body.setAttribute('onclick', 'alert(1)')")
+    page.evaluate("document.body.setAttribute('style', 'color: red')")
+    assert len([fault for fault in faults if "Content Security Policy" in fault]) == 2
+
+
+def test_the_index_sorts_filters_and_gives_the_command_that_compares(
+    built: dict[str, Path], browser: "sync_api.Browser"
+):
+    page = browser.new_context().new_page()
+    page.set_default_timeout(120_000)
+    page.goto(f"file://{built['index']}")
+    names = page.locator("#probes tbody tr:not(.group) th a")
+    assert names.all_inner_texts() == ["plain", "cameo"]
+    page.get_by_role("button", name="run", exact=True).first.click()
+    assert names.all_inner_texts() == ["cameo", "plain"]
+    assert page.locator("#probes thead th").first.get_attribute("aria-sort") == "ascending"
+    page.get_by_role("searchbox").fill("cameo attention-v1")
+    assert page.locator("[data-part='tools'] [role='status']").inner_text() == "1 of 5 runs"
+    assert not names.nth(1).is_visible()
+    page.get_by_role("searchbox").fill("")
+    bar = page.locator("[data-part='compare']")
+    assert not bar.is_visible()
+    page.get_by_label("Compare plain").check()
+    assert "Tick a second run" in bar.inner_text()
+    page.get_by_label("Compare cameo").check()
+    folder = built["index"].parents[1] / "runs"
+    assert bar.locator("code").inner_text() == f"python -m analysis.report --compare {folder}/plain {folder}/cameo"
+    assert bar.get_by_role("button").is_visible()
+    page.get_by_label("Compare training").check()
+    assert not page.get_by_label("Compare plain").is_checked(), "only runs of one kind compare"
+
+
+def test_a_served_page_loads_itself_again(built: dict[str, Path], browser: "sync_api.Browser"):
+    root = built["index"].parents[1]
+    server = serve(root, "/reports/index.html", 0)
+    page = browser.new_context().new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    try:
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        page.evaluate("window.old = true")
+        text = built["index"].read_text(encoding="utf-8")
+        built["index"].write_text(text.replace("<h1>", "<h1>New: "), encoding="utf-8")
+        page.get_by_role("heading", name="New: ").wait_for(timeout=60_000)
+        assert page.evaluate("window.old") is None
+        assert faults == []
+    finally:
+        page.close()
+        server.shutdown()
+        server.server_close()
