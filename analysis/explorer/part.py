@@ -22,7 +22,8 @@ PROTOCOLS = (
 MARKS = " Ring: true point. Blue dot: match, right. Orange cross: match, wrong."
 EXACT_WORDS = (
     "Attention is computed in this page at every token, from queries and keys rounded so that logits are off by "
-    f"{LOGIT_ERROR:g}, root mean square; matches and verdicts, of heads too, are the run's own."
+    f"{LOGIT_ERROR:g}, root mean square; matches and verdicts, of heads too, are the run's own. Where two "
+    "tokens all but tie, the brightest may be the other."
 )
 BEFORE = "This run was made before queries and keys were kept: probe again to see attention at every token."
 
@@ -91,7 +92,7 @@ def _limits(model: Explored, scene: str) -> str:
     pooled = [layer for layer in model.layers if not model.is_exact(layer, scene)]
     parts = [EXACT_WORDS] if len(pooled) < len(model.layers) else [BEFORE] if model.version == 1 else []
     if pooled:
-        parts.append(f"That of layers {listing(pooled)} is pooled to at most {CELLS} x {CELLS} cells a view.")
+        parts.append(f"That of layers {listing(sorted(pooled))} is pooled to at most {CELLS} x {CELLS} cells a view.")
     if thinned:
         parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can be queries, so counts are theirs.")
     if views < all_views:

@@ -278,7 +278,8 @@ def held_words(model: Explored, chosen: Sequence[Block], scenes: int) -> str:
     parts = []
     for layers in dict.fromkeys(tuple(layers) for layers in sorted(at.values(), key=len, reverse=True)):
         times = [int(model.run.timesteps["timestep"].iloc[t]) for t in at if tuple(at[t]) == layers]
-        parts.append(f"of layer{'s' if len(layers) > 1 else ''} {listing(layers)} at t = {listing(times)}")
+        named = f"layer{'s' if len(layers) > 1 else ''} {listing(layers)}"
+        parts.append(f"of {'all layers' if len(layers) == len(model.layers) else named} at t = {listing(times)}")
     return f"The page holds the attention {'; '.join(parts)}, in every scene." if parts else ""
 
 

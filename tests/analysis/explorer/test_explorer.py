@@ -103,6 +103,8 @@ def test_the_page_says_what_is_left_out(own: Explored):
     assert "scene room-1; attention of some layers at t = 100 of scene room-0" in less["dropped"]
     assert "matches of single heads at t = 100 and 500 of scene room-0" in less["dropped"]
     assert less["scenes"][1] is None
+    assert whole["held"] == "The page holds the attention of layer 10 at t = 100 and 500, in every scene."
+    assert less["held"] == "The page holds the attention of layer 10 at t = 500, in every scene."
     assert less["start"]["layer"] == 10
     # the selected layer comes first
     assert "together/0/0/10" in payload([own], sizes["together/0/0/10"])["blocks"]
