@@ -7,23 +7,22 @@ are stored as differences between neighbouring query tokens, modulo 256, which d
 
 import base64
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
 FIELDS = {  # by kind of block: name, bytes a number, numbers a query token and other view
-    "together": (("token", 2, 1), ("right", 1, 1), ("share", 1, 1), ("mass", 1, 1), ("runner_up", 2, 2),
+    "together": (("token", 2, 1), ("right", 1, 1), ("share", 1, 1), ("mass", 1, 1),
                  ("ratio_token", 2, 1), ("ratio", 1, 1), ("ratio_right", 1, 1), ("ratio_kept", 1, 1)),
     "heads": (("head_token", 2, 1), ("head_right", 1, 1), ("head_share", 1, 1), ("head_mass", 1, 1)),
-    "map": (("map", 1, 0),),
+    "map": (("runner_up", 2, 2), ("map", 1, 0)),
     "head_map": (("head_map", 1, 0),),
 }  # fmt: skip
 MAPS = ("map", "head_map")
-EXACT = ("q", "q_step", "k", "k_step")
-"""A layer's queries and keys at one timestep, by which the page computes attention: steps, and the size of a step."""
 EFFORT = 7  # of zlib, 1 to 9: 9 takes seven times as long and saves 3 % of the characters
 ASKED = -3  # axis of the query tokens in a map [... asked other cells]
 
@@ -75,18 +74,6 @@ def differences(maps: UInt8[np.ndarray, "... asked other cells"]) -> UInt8[np.nd
     return np.diff(maps, axis=ASKED, prepend=np.zeros_like(maps.take([0], ASKED))).astype(np.uint8)
 
 
-def pack_exact(arrays: Mapping[str, Array]) -> str:
-    """Pack the arrays of :data:`EXACT`, one after the other: the steps in a byte, their sizes in single precision.
-
-    Args:
-        arrays: By name; q [fq asked heads d], k [f n heads d], and the sizes without d.
-    """
-    raw = b"".join(
-        np.ascontiguousarray(arrays[name], "<f4" if name.endswith("step") else "i1").tobytes() for name in EXACT
-    )
-    return base64.b64encode(zlib.compress(raw, EFFORT)).decode()
-
-
 def pack_floats(values: Array) -> str:
     """Pack positions and the like in single precision, little-endian.
 
@@ -98,17 +85,24 @@ def pack_floats(values: Array) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A packed block with its place in the payload.
+    """A block with its place in the payload, packed when it is first needed.
 
     Attributes:
         path: Scene, model, layer, and timestep (None for all timesteps).
-        text: Packed.
+        make: Packs it.
+        least: Characters that it takes at least, known beforehand.
         kind: Of what it holds: a key of :data:`FIELDS`, or "exact".
     """
 
     path: tuple[int, int, int, int | None]
-    text: str
+    make: Callable[[], str]
+    least: int = 0
     kind: str = "together"
+
+    @cached_property
+    def text(self) -> str:
+        """Packed."""
+        return self.make()
 
 
 def within(groups: Iterable[Sequence[Block]], budget: int) -> tuple[list[Block], list[Block]]:
@@ -125,10 +119,9 @@ def within(groups: Iterable[Sequence[Block]], budget: int) -> tuple[list[Block],
     chosen, dropped, left = list[Block](), list[Block](), budget
     for n, group in enumerate(groups):
         for part in [[block] for block in group] if n == 0 else [list(group)]:
-            size = sum(len(block.text) for block in part)
-            fits = size <= left
+            fits = sum(block.least for block in part) <= left and sum(len(block.text) for block in part) <= left
             (chosen if fits else dropped).extend(part)
-            left -= size if fits else 0
+            left -= sum(len(block.text) for block in part) if fits else 0
     return chosen, dropped
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.explorer.exact import LOGIT_ERROR
 from analysis.explorer.payload import BUDGET, CELLS, START_RULE, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
@@ -20,9 +21,11 @@ PROTOCOLS = (
 
 MARKS = " Ring: true point. Blue dot: match, right. Orange cross: match, wrong."
 EXACT_WORDS = (
-    "Attention is computed in this page at every token, from queries and keys rounded to 8 bits; matches, verdicts and "
-    "shares are the run's own."
+    "Attention is computed in this page at every token, from queries and keys rounded so that logits are off by "
+    f"{LOGIT_ERROR:g}, root mean square; matches and verdicts, of heads too, are the run's own. Where two "
+    "tokens all but tie, the brightest may be the other."
 )
+BEFORE = "This run was made before queries and keys were kept: probe again to see attention at every token."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,9 @@ def explorer_part(models: Sequence[Explored], budget: int = BUDGET) -> Part:
             f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: "
             f"attention.{MARKS if packed['judged'] else ' White ring: match.'}"
         ),
-        limits=f"{f'{START_RULE} {PROTOCOLS} ' if packed['judged'] else ''}{_limits(first, scenes[0])}",
+        limits=" ".join(
+            [*([START_RULE, PROTOCOLS] if packed["judged"] else []), _limits(first, scenes[0]), packed["held"]]
+        ),
         dropped=packed["dropped"],
     )
 
@@ -85,9 +90,9 @@ def _limits(model: Explored, scene: str) -> str:
         if ("asked", grid, scene) in model.tensors and len(model.get("asked", grid, scene)) < _tokens(grid)
     ]
     pooled = [layer for layer in model.layers if not model.is_exact(layer, scene)]
-    parts = [EXACT_WORDS] if len(pooled) < len(model.layers) else []
+    parts = [EXACT_WORDS] if len(pooled) < len(model.layers) else [BEFORE] if model.version == 1 else []
     if pooled:
-        parts.append(f"That of layers {listing(pooled)} is pooled to at most {CELLS} x {CELLS} cells a view.")
+        parts.append(f"That of layers {listing(sorted(pooled))} is pooled to at most {CELLS} x {CELLS} cells a view.")
     if thinned:
         parts.append(f"Of grids of {listing(thinned)} only 16 x 16 tokens a view can be queries, so counts are theirs.")
     if views < all_views:

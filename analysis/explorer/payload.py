@@ -1,14 +1,17 @@
 """What the explorer of a page is given: names, geometry, packed blocks, the start, and what was left out. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from analysis.explorer.packing import EXACT, FIELDS, Block, nested, pack, pack_exact, pack_floats, within
-from analysis.explorer.reading import HEADS, TOGETHER, Explored, shared_scenes
+from analysis.explorer.exact import pack_attention
+from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, within
+from analysis.explorer.reading import Explored, shared_scenes
 from analysis.probing import tables
 from analysis.probing.words import layer_places
 from analysis.words import listing
@@ -16,6 +19,9 @@ from probe.records import parse_grid
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
 LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
+SIDE = 16  # query tokens along a side of a view, at most
+MATCH = ("token", "right")
+LEAST = 0.25  # characters that a query's or key's number takes at least; one as a rule
 SELECTED, OTHERS = slice(0, 1), slice(1, None)  # of a model's layers, the selected one first
 START_RULE = (
     "It opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the median of "
@@ -24,9 +30,9 @@ START_RULE = (
 LEFT_OUT = {
     "together": "matches",
     "exact": "attention of some layers",
-    "map": "attention",
+    "map": "pooled attention",
     "heads": "matches of single heads",
-    "head_map": "attention of single heads",
+    "head_map": "pooled attention of single heads",
 }
 """What a page lacks where it lacks a kind of block."""
 
@@ -126,6 +132,7 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
             "t": int(models[0].run.timesteps["timestep"].iloc[start.time]),
             "token": start.token, "protocol": models[0].run.protocol.partition("-")[0],
         },
+        "held": held_words(models[0], chosen, len(kept)),
         "dropped": dropped_words(models, scenes, chosen, dropped),
     }  # fmt: skip
 
@@ -169,13 +176,7 @@ def _interleaved(parts: Sequence[list[Block]]) -> list[Block]:
 
 
 def _together(model: Explored, scenes: Sequence[str], scene: int, number: int) -> list[Block]:
-    return [
-        Block(
-            path=(scene, number, layer, None),
-            text=pack({name: model.get(name, layer, scenes[scene]) for name in TOGETHER}, "together"),
-        )
-        for layer in model.layers
-    ]
+    return [_block(model, scenes, (scene, number, layer, None), "together") for layer in model.layers]
 
 
 def _attention(model: Explored, scenes: Sequence[str], scene: int, number: int, t: int, which: slice) -> list[Block]:
@@ -184,34 +185,50 @@ def _attention(model: Explored, scenes: Sequence[str], scene: int, number: int, 
         Block(
             path=(scene, number, layer, t),
             kind="exact",
-            text=pack_exact({part: model.get(part, layer, name)[t] for part in EXACT}),
+            make=partial(_packed_attention, model, name, layer, t),
+            least=int(LEAST * sum(model.get(part, layer, name)[t].size for part in ("q", "k"))),
         )
         for layer in model.layers[which]
         if there and model.is_exact(layer, name)
     ]
 
 
+def _packed_attention(model: Explored, scene: str, layer: int, t: int) -> str:
+    """Pack a layer's attention at a timestep, with the single heads' matches where the run kept them."""
+    times, grid = model.get("head_timesteps", "-", scene).tolist(), tables.layer_grids(model.run)[layer]
+    columns = parse_grid(grid)[1]
+    heads = {name: model.get(f"head_{name}", layer, scene)[times.index(t)] for name in MATCH} if t in times else {}
+    return pack_attention(**model.attention(layer, scene, t), **heads, columns=(min(columns, SIDE), columns))
+
+
 def _maps(model: Explored, scenes: Sequence[str], scene: int, number: int) -> list[Block]:
     """Return the pooled maps of the layers whose queries and keys were not kept."""
-    name = scenes[scene]
-    pooled = [layer for layer in model.layers if not model.is_exact(layer, name)]
-    return [
-        Block(path=(scene, number, layer, None), kind="map", text=pack({"map": model.get("map", layer, name)}, "map"))
-        for layer in pooled
-    ]
+    pooled = [layer for layer in model.layers if not model.is_exact(layer, scenes[scene])]
+    return [_block(model, scenes, (scene, number, layer, None), "map") for layer in pooled]
 
 
 def _heads(model: Explored, scenes: Sequence[str], scene: int, number: int, t: int) -> list[Block]:
-    kept, name = model.get("head_timesteps", "-", scenes[scene]).tolist(), scenes[scene]
-    if t not in kept:
-        return []
-    place, blocks = kept.index(t), []
-    for layer in model.layers:
-        for kind, names in (("heads", HEADS), ("head_map", () if model.is_exact(layer, name) else ("head_map",))):
-            if names:
-                arrays = {part: model.get(part, layer, name)[place] for part in names}
-                blocks.append(Block(path=(scene, number, layer, t), kind=kind, text=pack(arrays, kind)))
-    return blocks
+    """Return the matches and pooled maps of such a layer's single heads, where the run kept them."""
+    kept = model.get("head_timesteps", "-", scenes[scene]).tolist()
+    pooled = [layer for layer in model.layers if not model.is_exact(layer, scenes[scene])]
+    return [
+        _block(model, scenes, (scene, number, layer, t), kind, kept.index(t))
+        for layer in pooled
+        for kind in ("heads", "head_map")
+        if t in kept
+    ]
+
+
+def _block(
+    model: Explored, scenes: Sequence[str], path: tuple[int, int, int, int | None], kind: str, place: int | None = None
+) -> Block:
+    """Return the block of a kind, of all timesteps or of that at a place."""
+    layer, at = path[2], ... if place is None else place
+
+    def packed() -> str:
+        return pack({name: model.get(name, layer, scenes[path[0]])[at] for name, *_ in FIELDS[kind]}, kind)
+
+    return Block(path=path, kind=kind, make=packed)
 
 
 def _scene(models: Sequence[Explored], scene: str) -> dict[str, Any]:
@@ -247,10 +264,30 @@ def _model(model: Explored) -> dict[str, Any]:
             {"layer": n, "place": places[n], "grid": list(parse_grid(grids[n])), "heads": heads[n]}
             for n in sorted(heads)
         ],
+        "heads_at": [int(t) for t in model.get("head_timesteps", "-", model.scenes[0])],
     }
 
 
 # --- what was left out -----------------------------------------------------------------------------------------------
+
+
+def held_words(model: Explored, chosen: Sequence[Block], scenes: int) -> str:
+    """Return which layers' attention a page holds in all its scenes, by timestep; empty where it holds none.
+
+    Args:
+        model: The page's own.
+        chosen: Blocks in the page.
+        scenes: How many the page holds.
+    """
+    count = Counter(block.path[2:] for block in chosen if block.kind == "exact" and block.path[1] == 0)
+    whole = sorted((t, layer) for (layer, t), n in count.items() if n == scenes and t is not None)
+    at = {t: [layer for _, layer in group] for t, group in groupby(whole, key=lambda pair: pair[0])}
+    parts = []
+    for layers in dict.fromkeys(tuple(layers) for layers in sorted(at.values(), key=len, reverse=True)):
+        times = [int(model.run.timesteps["timestep"].iloc[t]) for t in at if tuple(at[t]) == layers]
+        named = f"layer{'s' if len(layers) > 1 else ''} {listing(layers)}"
+        parts.append(f"of {'all layers' if len(layers) == len(model.layers) else named} at t = {listing(times)}")
+    return f"The page holds the attention {'; '.join(parts)}, in every scene." if parts else ""
 
 
 def dropped_words(
@@ -265,15 +302,17 @@ def dropped_words(
         dropped: Blocks left out.
     """
     whole = {b.path[0] for b in dropped if b.kind == "together"} - {block.path[0] for block in chosen}
-    parts = [f"scene {scenes[n]}" for n in sorted(whole)]
     rest = [block for block in dropped if block.path[0] not in whole]
     rest.sort(
         key=lambda b: (b.path[0], list(LEFT_OUT).index(b.kind), -1 if b.path[3] is None else b.path[3], b.path[2])
     )
+    of_scenes: dict[str, list[str]] = {}
     for (n, kind), group in groupby(rest, key=lambda block: (block.path[0], block.kind)):
         by_time = groupby(group, key=lambda block: block.path[3])
         where = {t: sorted({block.path[2] for block in blocks}) for t, blocks in by_time}
-        parts.append(f"{LEFT_OUT[kind]}{_times(models[0], where)} of scene {scenes[n]}")
+        of_scenes.setdefault(f"{LEFT_OUT[kind]}{_times(models[0], where)}", []).append(scenes[n])
+    parts = [f"scene {scenes[n]}" for n in sorted(whole)]
+    parts += [f"{what} of scene{'s' if len(names) > 1 else ''} {listing(names)}" for what, names in of_scenes.items()]
     return f"Left out to keep this page small: {'; '.join(parts)}." if parts else ""
 
 

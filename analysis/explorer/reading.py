@@ -12,7 +12,8 @@ from analysis.probing.tables import ProbeRun, read_run
 from analysis.words import metric_words
 from probe.records import EXPLORER, RunError, parse_grid
 
-TOGETHER = ("token", "right", "share", "mass", "runner_up", "ratio_token", "ratio", "ratio_right", "ratio_kept")
+VERSION = 3  # as probe.measure.explored writes
+TOGETHER = ("token", "right", "share", "mass", "ratio_token", "ratio", "ratio_right", "ratio_kept")
 HEADS = ("head_token", "head_right", "head_share", "head_mass")
 
 Array = Shaped[np.ndarray, "..."]
@@ -43,6 +44,29 @@ class Explored:
         """Return whether a layer's queries and keys were kept, in place of pooled maps."""
         return ("q", str(layer), scene) in self.tensors
 
+    def attention(self, layer: int, scene: str, time: int) -> dict[str, Array]:
+        """Return a layer's queries and keys at a timestep, and the share of each head's weight within the views kept.
+
+        Runs of version 2 kept queries and keys in 8 bits, with the size of each token's step, and no share.
+
+        Args:
+            layer: Its index; one that was kept exactly.
+            scene: The scene's name.
+            time: Position of the timestep.
+        """
+        q, k = (self.get(name, layer, scene)[time].astype(np.float32) for name in ("q", "k"))
+        if self.version < VERSION:
+            q, k = (x * self.get(f"{name}_step", layer, scene)[time][..., None] for name, x in (("q", q), ("k", k)))
+            return {"q": q, "k": k, "within": np.ones(q.shape[:-1], np.float32)}
+        return {"q": q, "k": k, "within": self.get("within", layer, scene)[time]}
+
+    @property
+    def version(self) -> int:
+        """Return the version of the tensors, of which the first two have no number."""
+        kept = {what for what, _, _ in self.tensors}
+        numbers = [int(value[0]) for (what, *_), value in self.tensors.items() if what == "version"]
+        return max(numbers, default=2 if "q_step" in kept else 1)
+
     def get(self, what: str, part: object, scene: str) -> Array:
         """Return a tensor.
 
@@ -72,13 +96,18 @@ def explored(run: ProbeRun) -> Explored | None:
         None where the run kept nothing for it.
 
     Raises:
-        RunError: If tensors are missing or of other shapes than each other's.
+        RunError: If tensors are missing, of other shapes than each other's, or of a later version of this suite.
     """
     if not run.explorer:
         return None
     tensors = {key: run.explorer[name] for name in run.explorer if len(key := tuple(name.split("/", 2))) == 3}
     scenes = tuple(scene for what, _, scene in tensors if what == "views")
     found = Explored(run=run, tensors=tensors, scenes=tuple(sorted(set(scenes))))  # type: ignore[arg-type]
+    if found.version > VERSION:
+        raise RunError(
+            f"read_explored: {run.name}/{EXPLORER} has version {found.version}, expected at most {VERSION}; update "
+            "this suite, or run the probe again"
+        )
     for scene in found.scenes:
         _check_scene(found, scene)
     return found
@@ -96,7 +125,7 @@ def _check_scene(explored: Explored, scene: str) -> None:
         heads = explored.get("head_token", layer, scene).shape[1:2]
         exact = explored.is_exact(layer, scene)
         wrong += _wrong_exact(explored, layer, scene, times, views) if exact else []
-        for name in (*TOGETHER, *(() if exact else ("map",))):
+        for name in (*TOGETHER, *(() if exact else ("map", "runner_up"))):
             wrong += [] if explored.get(name, layer, scene).shape[:4] == (times, *pairs) else [f"{name}/{layer}"]
         for name in (*HEADS, *(() if exact else ("head_map",))):
             shape = explored.get(name, layer, scene).shape[:5]
@@ -113,11 +142,9 @@ def _wrong_exact(explored: Explored, layer: int, scene: str, times: int, views: 
     grid = tables.layer_grids(explored.run).get(layer, "")
     tokens = int(np.prod(parse_grid(grid))) if grid else 0
     *_, heads, d = explored.get("q", layer, scene).shape
-    wanted: dict[str, tuple[int, ...]] = {
-        "q": (times, views, len(explored.get("asked", grid, scene)), heads, d),
-        "k": (times, views, tokens, heads, d),
-    }
-    wanted |= {f"{name}_step": shape[:-1] for name, shape in wanted.items()}
+    pairs = {"q": (times, views, len(explored.get("asked", grid, scene)), heads), "k": (times, views, tokens, heads)}
+    wanted: dict[str, tuple[int, ...]] = {name: (*shape, d) for name, shape in pairs.items()}
+    wanted |= {"within": pairs["q"]} if explored.version >= VERSION else {f"{name}_step": pairs[name] for name in pairs}
     return [f"{name}/{layer}" for name, shape in wanted.items() if explored.get(name, layer, scene).shape != shape]
 
 

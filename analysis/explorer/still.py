@@ -1,13 +1,11 @@
 """The explorer's still picture, for print and for browsers that run no scripts: where it starts. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from markupsafe import escape
 
-from analysis.explorer.packing import EXACT
 from analysis.explorer.payload import CELLS, MAP_LEVELS, Start
 from analysis.explorer.reading import Explored
 from analysis.probing import tables
@@ -93,32 +91,34 @@ def _levels(model: Explored, scene: str, start: Start, slot: int) -> np.ndarray:
     if not model.is_exact(start.layer, scene):
         return model.get("map", start.layer, scene)[start.time][start.view, start.token, slot] / MAP_LEVELS
     other = slot + (slot >= start.view)
-    weights = attention(
-        {name: model.get(name, start.layer, scene)[start.time] for name in EXACT}, start.view, start.token
-    )[other]
+    weights = attention(**model.attention(start.layer, scene, start.time), view=start.view, token=start.token)[other]
     return np.sqrt(weights / weights.max())
 
 
 def attention(
-    coded: Mapping[str, np.ndarray], view: int, token: int, head: int | None = None
+    q: Float[np.ndarray, "fq a heads d"],
+    k: Float[np.ndarray, "f n heads d"],
+    within: Float[np.ndarray, "fq a heads"],
+    *,
+    view: int,
+    token: int,
 ) -> Float[np.ndarray, "f n"]:
-    """Compute where a query token looks, as the page's script does.
+    """Compute where a query token looks, all heads together, as the page's script does.
 
     Args:
-        coded: q, q_step, k and k_step of a layer at one timestep.
+        q: Queries, times the factor of the logits.
+        k: Keys.
+        within: Share of each head's weight on the views kept.
         view: Of the query, among the kept ones.
         token: Its place among the asked ones.
-        head: One of them; None for the mean of all.
 
     Returns:
-        Weights, which sum to 1 over the tokens of all kept views.
+        Weights over the tokens of all kept views, which sum to 1 where these are all tokens.
     """
-    q = coded["q"][view, token].astype(np.float64) * coded["q_step"][view, token][:, None]
-    k = coded["k"].astype(np.float64) * coded["k_step"][..., None]
-    logits = np.einsum("hd,fnhd->hfn", q, k)
+    logits = np.einsum("hd,fnhd->hfn", q[view, token].astype(np.float64), k)
     weights = np.exp(logits - logits.max((1, 2), keepdims=True))
-    weights /= weights.sum((1, 2), keepdims=True)
-    return weights.mean(0) if head is None else weights[head]
+    weights *= within[view, token][:, None, None] / weights.sum((1, 2), keepdims=True)
+    return weights.mean(0)
 
 
 def _heat(levels: np.ndarray, grid: str, aspect: float) -> str:

@@ -60,5 +60,7 @@ const explorerTools = (() => {
     return STOPS[low].map((value, i) => Math.round(value + (STOPS[low + 1][i] - value) * (place - low)));
   });
 
-  return { inflate, floats, unpack, element, mark, percent, clipped, ramp };
+  const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }; // rows and columns
+
+  return { inflate, floats, unpack, element, mark, percent, clipped, ramp, STEPS };
 })();

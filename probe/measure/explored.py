@@ -1,8 +1,9 @@
 """What the page's match explorer shows: for each query token of an example scene, where every layer and head looks.
 
-Matches are kept exactly. Attention is kept as queries and keys in 8 bits, of which the page computes all weights; where
-these are too many (:data:`EXACT_BYTES`) or a mask hides keys, as maps pooled to at most 8 x 8 cells. Shares are the
-square root of their value in one byte. Streamed over query tokens, so no attention map is ever held whole.
+Matches are kept exactly. Attention is kept as queries and keys in half precision, of which the page computes all
+weights; where these are too many (:data:`EXACT_NUMBERS`) or a mask hides keys, as maps pooled to at most 8 x 8 cells.
+Shares are the square root of their value in one byte. Streamed over query tokens, so no attention map is ever held
+whole.
 
 Tensors are named "what/part/scene"; the part is a layer's index, a grid such as "16x16", or "-". Axes beside the usual:
 ``t`` timesteps, ``rows`` all heads together and then each head, ``queries`` the query tokens kept of a view, ``other``
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from einops import einsum, rearrange, reduce, repeat
-from jaxtyping import Bool, Float, Int, Int8, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from probe.geometry import fundamental_matrix
@@ -29,8 +30,9 @@ from probe.views import Views
 
 VIEWS, SIDE, CELLS = 4, 16, 8  # at most: views kept, query tokens along a side of a view, cells along a side of a map
 RUNNERS_UP = 2
-LEVELS, MAP_LEVELS, STEPS = 255, 15, 127
-EXACT_BYTES = 4 * 2**20  # of one layer's queries and keys at one timestep; beyond it maps are kept instead
+LEVELS, MAP_LEVELS = 255, 15
+VERSION = 3  # of the tensors: 1 has pooled maps only, 2 queries and keys in 8 bits; both without a number
+EXACT_NUMBERS = 4 * 2**20  # of one layer's queries and keys at one timestep; beyond it maps are kept instead
 HEAD_MAPS_BYTES = 64 * 2**20  # of one scene; beyond it the heads are kept at fewer timesteps, the middle ones
 BY_ROW = ("token", "right", "share", "mass", "map")  # with a row of all heads together and one of each head
 
@@ -90,23 +92,8 @@ def quantise(share: Float[Tensor, "*shape"], levels: int) -> UInt8[Tensor, "*sha
     return (share.clamp(0, 1).sqrt() * levels).round().to(torch.uint8)
 
 
-def coded_tokens(x: Float[Tensor, "heads *tokens d"]) -> tuple[Int8[Tensor, "*tokens heads d"], Tensor]:
-    """Round each token's channels in a head to 255 steps of its own size; the error is at most half a step.
-
-    Args:
-        x: Queries or keys.
-
-    Returns:
-        The steps, and their sizes [*tokens heads].
-    """
-    moved = x.movedim(0, -2).float()
-    size = moved.abs().amax(-1) / STEPS
-    steps = (moved / size.clamp(min=torch.finfo(size.dtype).tiny)[..., None]).round()
-    return steps.to(torch.int8), size
-
-
 def exact_attention(call: LayerCall, views: Sequence[int]) -> dict[str, Tensor]:
-    """Return a call's queries, times the factor of the logits, and keys, coded; nothing where they are too many.
+    """Return a call's queries, times the factor of the logits, and keys, in half precision; nothing if they are many.
 
     Keys are without their mean, which changes no weight: a query's logits all move alike.
 
@@ -115,21 +102,25 @@ def exact_attention(call: LayerCall, views: Sequence[int]) -> dict[str, Tensor]:
         views: Those to keep.
 
     Returns:
-        q [fq queries heads d] and k [f n heads d] in steps, q_step and k_step: the size of a step. Empty where a mask
-        hides keys, which the page would have to know.
+        q [fq queries heads d] and k [f n heads d], off by at most 2**-11 of each number's size, or 2**-25. Empty where
+        they are too many, or where a mask hides keys, which the page would have to know.
     """
     q, k = (_of_views(x, call.layout, views) for x in (call.q, call.k))
-    q = q[:, :, query_tokens(call.layout.grid)] * call.scale
-    if call.bias is not None or q.numel() + k.numel() > EXACT_BYTES:
+    q = q[:, query_tokens(call.layout.grid)] * call.scale
+    if call.bias is not None or q.numel() + k.numel() > EXACT_NUMBERS:
         return {}
-    (queries, q_step), (keys, k_step) = coded_tokens(q), coded_tokens(k - k.mean((1, 2), keepdim=True))
-    return {name: x.cpu() for name, x in {"q": queries, "q_step": q_step, "k": keys, "k_step": k_step}.items()}
+    return {"q": _in_half(q.cpu()), "k": _in_half((k - k.mean((0, 1))).cpu())}
+
+
+def _in_half(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return numbers in half precision, or as they are where one is too large for it."""
+    return half if (half := x.half()).isfinite().all() else x
 
 
 def _of_views(
     x: Float[Tensor, "1 heads joint d"], layout: ViewLayout, views: Sequence[int]
-) -> Float[Tensor, "heads f n d"]:
-    return rearrange(layout.split(x), "1 heads f h w d -> heads f (h w) d")[:, list(views)]
+) -> Float[Tensor, "f n heads d"]:
+    return rearrange(layout.split(x).float(), "1 heads f h w d -> f (h w) heads d")[list(views)]
 
 
 def pooling(side: int) -> Float[Tensor, "cells side"]:
@@ -180,7 +171,8 @@ def read_attention(
     Returns:
         The matches of all query tokens, as :func:`probe.matching.attention_matches` returns them; and of the
         queries kept and the other views, coded: runner_up [fq queries other 2] of all heads together, and by row share
-        (of the key view's weight, on the match), mass (of all weight, on the key view) and map.
+        (of the key view's weight, on the match), mass (of all weight, on the key view) and map. Not coded: within
+        [fq queries heads], the share of a head's weight that falls on the views kept, the query's own among them.
     """
     n, queries = layout.grid[0] * layout.grid[1], query_tokens(layout.grid)
     wanted = torch.zeros(layout.views, n, dtype=torch.bool, device=q.device)
@@ -192,12 +184,14 @@ def read_attention(
         start, mine = start + weights.shape[2], keys[done : done + len(here)]
         done += len(here)
         tokens.append(first_highest(weights)[0].cpu())
-        parts.append(_of_others(weights[0][:, here], mass[0][:, here], mine, layout.grid))
+        within = rearrange(mass[0][1:, here][..., list(views)].sum(-1), "heads r -> 1 r heads")
+        parts.append((*_of_others(weights[0][:, here], mass[0][:, here], mine, layout.grid), within.cpu()))
     columns = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     split = [rearrange(x, "rows (fq queries) ... -> rows fq queries ...", fq=len(views)) for x in columns]
-    runner_up, share, mass, maps = split
+    runner_up, share, mass, maps, within = split
     token = rearrange(torch.cat(tokens, dim=1), "rows (fq n) fk -> rows fq n fk", fq=layout.views)
-    return token, {"runner_up": runner_up[0].to(torch.uint16), "share": share, "mass": mass, "map": maps}
+    coded = {"runner_up": runner_up[0].to(torch.uint16), "share": share, "mass": mass, "map": maps}
+    return token, coded | {"within": within[0].clamp(max=1)}
 
 
 def _of_others(
@@ -227,7 +221,7 @@ def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Se
     Returns:
         What :func:`read_attention` gives, and: token and right [rows fq queries other]; ratio_token, ratio, ratio_right
         and ratio_kept (the protocol's share of the query tokens, the least ambiguous) [fq queries other]; and what
-        :func:`exact_attention` gives, in place of the map.
+        :func:`exact_attention` gives, in place of the map; without it nothing is within.
     """
     queries = query_tokens(call.layout.grid)
 
@@ -237,8 +231,7 @@ def read_call(call: LayerCall, truth: GridTruth, threshold: Threshold, views: Se
     token, coded = read_attention(call.q, call.k, call.scale, call.layout, views, call.bias)
     nearest = ratio_matches(call.q, call.k, call.layout)
     kept, exact = RATIO_V1.kept(nearest, truth), exact_attention(call, views)
-    if exact:
-        del coded["map"]
+    del coded["map" if exact else "within"]
     return (
         coded
         | exact
@@ -308,7 +301,8 @@ def explore_scene(
     Returns:
         Tensors "what/part/scene": what :func:`scene_geometry` returns, and by layer what :func:`read_call` returns,
         with all heads together [t ...], and with the single heads as head_token, head_right, head_share, head_mass and
-        head_map [heads_t heads ...]; head_timesteps are the positions of the latter's timesteps.
+        head_map [heads_t heads ...]; head_timesteps are the positions of the latter's timesteps. version: of the
+        format.
     """
     views = scene.views.count
     layers = [layer for layer in layers if joint_layout(layer, views).grid != (1, 1)]
@@ -324,7 +318,7 @@ def explore_scene(
 
         denoise(model, scene, layers, t, keep)
     shown = scene_geometry(scene) | {name: torch.stack(values) for name, values in read.items()}
-    shown["head_timesteps/-"] = torch.tensor(with_heads)
+    shown |= {"head_timesteps/-": torch.tensor(with_heads), "version/-": torch.tensor([VERSION])}
     return {f"{name}/{scene.name}": value.contiguous() for name, value in shown.items()}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from analysis.explorer.payload import MAP_LEVELS
+from analysis.explorer.reading import VERSION
 
 VIEWS, CHANNELS = 3, 4
 EXACT = (10,)
@@ -31,6 +32,7 @@ def write_explored(
         tensors[f"views/-/{scene}"] = np.arange(VIEWS)
         tensors[f"fundamental/-/{scene}"] = truth.normal(size=(VIEWS, VIEWS - 1, 3, 3)).astype(np.float32)
         tensors[f"head_timesteps/-/{scene}"] = np.arange(times)
+        tensors[f"version/-/{scene}"] = np.array([VERSION])
         for side in sorted({side for side, _ in layers.values()}):
             tensors |= {f"{name}/{side}x{side}/{scene}": x for name, x in grid_tensors(side, truth).items()}
         random = np.random.default_rng(seed)
@@ -38,7 +40,7 @@ def write_explored(
             found = layer_tensors(side, times, heads, random)
             if layer in EXACT:
                 del found["map"], found["head_map"]
-                found |= coded_tensors(side, times, heads, random)
+                found |= exact_tensors(side, times, heads, random)
             tensors |= {f"{name}/{layer}/{scene}": x for name, x in found.items()}
     save_file(tensors, folder / "explorer.safetensors")
 
@@ -75,13 +77,8 @@ def layer_tensors(side: int, times: int, heads: int, random: np.random.Generator
     }
 
 
-def coded_tensors(side: int, times: int, heads: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+def exact_tensors(side: int, times: int, heads: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return queries and keys; a sixth of the weight falls on views that are not kept."""
     shape = (times, VIEWS, side * side, heads)
-    return {
-        name: value
-        for part in ("q", "k")
-        for name, value in (
-            (part, random.integers(-127, 128, (*shape, CHANNELS), dtype=np.int8)),
-            (f"{part}_step", random.uniform(0.002, 0.02, shape).astype(np.float32)),
-        )
-    }
+    q, k = (random.normal(size=(*shape, CHANNELS)).astype(np.float16) for _ in range(2))
+    return {"q": q, "k": k, "within": np.full(shape, 5 / 6, np.float32)}

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from analysis import report
 from analysis.explorer.packing import FIELDS, Block, pack, unpack, within
+from analysis.explorer.part import BEFORE, explorer_part
 from analysis.explorer.payload import LEFT_OUT, payload, start_of
-from analysis.explorer.reading import Explored, explored, read_beside
+from analysis.explorer.reading import VERSION, Explored, explored, read_beside
 from analysis.explorer.still import attention
 from analysis.probing import page as pages
 from analysis.probing.tables import read_run
@@ -65,7 +67,7 @@ def test_unpacking_gives_back_what_was_packed(data: st.DataObject, kind: str, se
 
 
 def blocks(*sizes: int, scene: int = 0) -> list[Block]:
-    return [Block(path=(scene, 0, n, None), text="x" * size) for n, size in enumerate(sizes)]
+    return [Block(path=(scene, 0, n, None), make=partial(str.__mul__, "x", size)) for n, size in enumerate(sizes)]
 
 
 def test_what_fits_is_taken_in_order_known():
@@ -73,6 +75,11 @@ def test_what_fits_is_taken_in_order_known():
     chosen, dropped = within([first, second, third], 10)
     assert chosen == [first[0], first[2], third[0]]  # the second group only as a whole
     assert dropped == [first[1], *second]
+
+
+def test_what_surely_is_too_large_is_not_packed():
+    block = Block(path=(0, 0, 0, None), make=partial(pytest.fail, "it was packed"), least=11)
+    assert within([[block]], 10) == ([], [block])
 
 
 @given(sizes=st.lists(st.lists(st.integers(0, 30), max_size=4), max_size=4), budget=st.integers(0, 100))
@@ -89,13 +96,15 @@ def test_the_page_says_what_is_left_out(own: Explored):
     sizes = {path: len(text) for path, text in whole["blocks"].items()}
     kinds = {kind: [path for path in sizes if path.startswith(f"{kind}/0/")] for kind in LEFT_OUT}
     # three layers, at two timesteps where a block is of one; queries and keys of layer 10, maps of the others
-    assert [len(kinds[kind]) for kind in LEFT_OUT] == [3, 2, 2, 6, 4]
+    assert [len(kinds[kind]) for kind in LEFT_OUT] == [3, 2, 2, 4, 4]
     first = [*kinds["together"], "exact/0/0/10/1"]
     less = payload([own], sum(sizes[path] for path in first))
     assert set(less["blocks"]) == set(first)
     assert "scene room-1; attention of some layers at t = 100 of scene room-0" in less["dropped"]
     assert "matches of single heads at t = 100 and 500 of scene room-0" in less["dropped"]
     assert less["scenes"][1] is None
+    assert whole["held"] == "The page holds the attention of layer 10 at t = 100 and 500, in every scene."
+    assert less["held"] == "The page holds the attention of layer 10 at t = 500, in every scene."
     assert less["start"]["layer"] == 10
     # the selected layer comes first
     assert "together/0/0/10" in payload([own], sizes["together/0/0/10"])["blocks"]
@@ -107,7 +116,9 @@ def test_the_page_says_what_is_left_out(own: Explored):
 @pytest.mark.slow
 def test_a_run_without_it_has_no_explorer(run_folder: Path, quick: None):
     assert explored(read_run(run_folder)) is None
-    assert 'id="explorer"' not in report.build_report(run_folder).read_text(encoding="utf-8")
+    html = report.build_report(run_folder).read_text(encoding="utf-8")
+    assert 'id="explorer"' not in html
+    assert html.count("This run kept nothing for the match explorer; probe it again") == 1
 
 
 def change(folder: Path, name: str, value: np.ndarray | None) -> None:
@@ -121,8 +132,9 @@ def change(folder: Path, name: str, value: np.ndarray | None) -> None:
     ("name", "value", "message"),
     [
         ("map/2/", None, "lacks map/2/room-"),
-        ("k/10/", np.zeros((2, 3, 5, 2, 4), np.int8), r"does not fit, in k/10"),
-        ("q_step/10/", None, "lacks q_step/10/room-"),
+        ("k/10/", np.zeros((2, 3, 5, 2, 4), np.float16), r"does not fit, in k/10"),
+        ("within/10/", None, "lacks within/10/room-"),
+        ("runner_up/2/", None, "lacks runner_up/2/room-"),
         ("head_token/7/", np.zeros((2, 3, 3, 5, 2), np.uint16), r"does not fit, in head_token/7"),
         ("right/2/", np.zeros((1, 3, 256, 2), bool), r"does not fit, in right/2"),
         ("views/-/", np.zeros(1, np.int64), "does not fit"),
@@ -187,10 +199,53 @@ def test_it_starts_at_the_pair_nearest_the_median(own: Explored):
     assert above <= 0.51
 
 
-def test_attention_is_the_softmax_of_what_is_coded():
-    coded = {"q": np.array([[[[2, 0]]]], np.int8), "q_step": np.array([[[0.5]]]),
-             "k": np.array([[[[1, 9]], [[0, 9]]]], np.int8), "k_step": np.array([[[2.0], [2.0]]])}  # fmt: skip
-    np.testing.assert_allclose(attention(coded, 0, 0), [[np.e**2 / (np.e**2 + 1), 1 / (np.e**2 + 1)]])
+def test_attention_known():
+    q, k = np.array([[[[2.0, 0]]]]), np.array([[[[1, 9]], [[0, 9.0]]]])
+    weights = attention(q, k, np.array([[[0.5]]]), view=0, token=0)
+    np.testing.assert_allclose(weights, [[0.5 * np.e**2 / (np.e**2 + 1), 0.5 / (np.e**2 + 1)]])
+
+
+def older(folder: Path, version: int) -> Explored:
+    """Read a run as an older version of the suite wrote it: 2 with 8 bits and steps, 1 with maps alone."""
+    tensors = {n: x for n, x in load_file(folder / "explorer.safetensors").items() if n.split("/")[0] not in NEW}
+    for name in [name for name in tensors if name.split("/")[0] in ("q", "k")]:
+        value = tensors.pop(name).astype(np.float32)
+        if version == 2:
+            step = np.abs(value).max(-1) / 127
+            tensors |= {name: np.rint(value / step[..., None]).astype(np.int8), name.replace("/", "_step/", 1): step}
+        else:
+            pairs = tensors[name.replace("q/", "token/").replace("k/", "token/")].shape
+            tensors[name.replace("q/", "map/").replace("k/", "map/")] = np.ones((*pairs, 64), np.uint8)
+            heads = tensors[name.replace("q/", "head_token/").replace("k/", "head_token/")].shape
+            tensors[name.replace("q/", "head_map/").replace("k/", "head_map/")] = np.ones((*heads, 64), np.uint8)
+    save_file(tensors, folder / "explorer.safetensors")
+    found = explored(read_run(folder))
+    assert found is not None
+    return found
+
+
+NEW = ("version", "within")
+
+
+def test_runs_of_older_versions_are_shown(make_explored: Make, own: Explored, tmp_path: Path):
+    coded = older(make_explored(tmp_path / "coded"), 2)
+    assert (coded.version, own.version) == (2, VERSION)
+    new, old = (model.attention(10, "room-0", 1) for model in (own, coded))
+    assert np.abs(new["q"] - old["q"]).max() < np.abs(new["q"]).max() / 127
+    assert (old["within"] == 1).all()
+    assert "exact/0/0/10/1" in payload([coded])["blocks"]
+    assert BEFORE not in explorer_part([coded]).limits
+    maps = older(make_explored(tmp_path / "maps"), 1)
+    assert maps.version == 1
+    assert not [name for name in payload([maps])["blocks"] if name.startswith("exact")]
+    assert BEFORE in explorer_part([maps]).limits
+
+
+def test_a_later_version_is_refused(make_explored: Make, tmp_path: Path):
+    folder = make_explored(tmp_path / "run")
+    change(folder, "version/-/", np.array([VERSION + 1]))
+    with pytest.raises(RunError, match=r"has version 4, expected at most 3; update this suite, or run the probe again"):
+        explored(read_run(folder))
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
