@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -59,7 +60,7 @@ def write_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], 
 def _write(stem: Path, files: dict[str, bytes]) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{name}") for name in files]
     for path, content in zip(paths, files.values(), strict=True):
-        write(path, lambda part, content=content: part.write_bytes(content))
+        write(path, partial(Path.write_bytes, data=content))
     return paths
 
 

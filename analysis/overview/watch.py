@@ -64,7 +64,8 @@ class Pages(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a page, with its stamp, or with the way to the first page."""
-        port = self.server.server_address[1]
+        assert isinstance(self.server, ThreadingHTTPServer)
+        port = self.server.server_port
         if self.headers.get("Host") not in (f"{LOOPBACK}:{port}", f"localhost:{port}"):
             return self.send_error(HTTPStatus.MISDIRECTED_REQUEST)  # another site's name that was led to this machine
         if urlsplit(self.path).path == "/":

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.blocks import Section
+from analysis.figures import Drawing
 from analysis.study import figures as study_figures
 from analysis.study import tables
 from analysis.study.claims import figures
@@ -203,7 +204,13 @@ def _deciding(run: StudyRun, base: str, variants: Sequence[str]) -> pd.DataFrame
 
 
 def _compared(
-    run: StudyRun, *, base: str, variants: Sequence[str], name: str, heading: str, drawn: tuple[str, str, pd.DataFrame]
+    run: StudyRun,
+    *,
+    base: str,
+    variants: Sequence[str],
+    name: str,
+    heading: str,
+    drawn: tuple[Drawing, str, pd.DataFrame],
 ) -> Claim:
     """Make the claim that one variant is ahead of others: shown, if all of them are behind it."""
     rows, metric = _deciding(run, base, variants), panels(run)[0]
@@ -226,7 +233,7 @@ def _number(rows: pd.DataFrame) -> str:
     return next((f"{row.variant}, {title(row.metric)}: {interval_words(row)}" for row in rows.itertuples()), MISSING)
 
 
-def _forest(run: StudyRun, name: str, groups: Sequence[Rows]) -> tuple[str, str, pd.DataFrame]:
+def _forest(run: StudyRun, name: str, groups: Sequence[Rows]) -> tuple[Drawing, str, pd.DataFrame]:
     """Draw differences, a row per variant and per variant that it is compared with."""
     named = {group.base: f" minus {group.base}" if len(groups) > 1 else "" for group in groups}
     parts = [each.table.assign(who=each.table["variant"] + named[each.base], base=each.base) for each in groups]
