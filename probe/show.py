@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from analysis.explorer.photos import Shown
+    from probe.models.model import MultiViewModel
 
 PROG = "python -m probe.show"
 SHOWN_SIZE = 256
@@ -32,8 +33,8 @@ class Settings:
     model: tyro.conf.Positional[str]
     """Model, as in python -m probe.run --model."""
     image: tuple[Path, ...]
-    """Two or more photos; the first is the reference, which enters without noise. The middle square of each is
-    shown."""
+    """Two or more photos; the first is the reference, which enters without noise where the model has such. The middle
+    square of each is shown."""
     out: Path = Path("show.html")
     """The page."""
     layer: int | None = None
@@ -48,6 +49,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Show the photos to the model, and write the page."""
+    if not settings.out.parent.is_dir() or settings.out.is_dir():
+        raise ValueError(f"--out {settings.out}: expected the name of a page in a folder that exists")
     if len(settings.image) < 2:
         raise ValueError(f"--image {' '.join(map(str, settings.image))}: expected two or more photos")
     with command.flag("--model"):
@@ -93,8 +96,18 @@ def show_photos(settings: Settings) -> Shown:
             for name, tensor in explore_photos(model, views.to(device), layers, timesteps, settings.seed).items()
         },
         names=tuple(path.name for path in settings.image),
+        shown=_how_shown(model),
         command=_words(settings),
     )
+
+
+def _how_shown(model: MultiViewModel) -> str:
+    """Return how the model sees the photos: with which noise."""
+    if model.prediction == "none":
+        return "The model takes no noise."
+    if model.clean_references:
+        return "The first is the reference, which enters without noise."
+    return "All views are noised alike."
 
 
 def _read(path: Path) -> torch.Tensor:
@@ -118,8 +131,8 @@ def _words(settings: Settings) -> str:
     import shlex
 
     words = [*PROG.split(), settings.model, "--image", *map(str, settings.image), "--out", str(settings.out)]
-    for name in ("layer", "timesteps"):
-        if getattr(settings, name) is not None:
+    for name, usual in (("layer", None), ("timesteps", None), ("seed", 0)):
+        if getattr(settings, name) != usual:
             words += [f"--{name}", str(getattr(settings, name))]
     return shlex.join(words)
 

@@ -27,6 +27,7 @@ class Shown:
         image: uint8 [f 3 H W]: the photos.
         tensors: As :func:`probe.measure.explored.explore_scene`.
         names: Of the photos' files.
+        shown: How the model sees them, in a sentence.
         command: That makes the page again.
     """
 
@@ -37,6 +38,7 @@ class Shown:
     image: np.ndarray
     tensors: Mapping[str, np.ndarray]
     names: tuple[str, ...]
+    shown: str
     command: str
 
 
@@ -46,7 +48,7 @@ def photo_page(shown: Shown) -> str:
     images = Markup(embedded_images(_run(shown), (), part.views))
     return TEMPLATES.get_template("photos.html.j2").render(page={
         "title": f"{shown.model} on {len(shown.names)} photos", "explorer": part, "images": images,
-        "names": shown.names, "command": shown.command,
+        "names": shown.names, "shown": shown.shown, "command": shown.command,
     })  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from analysis.probing import causal, causal_figures, caveats, cells, rotation, t
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import answer, best_row, layer_labels, layer_places, verdict_texts
+from analysis.probing.words import answer, best_row, doubt, layer_labels, layer_places, verdict_texts
 from analysis.training import words
 from analysis.words import (
     INTERVALS,
@@ -64,6 +64,7 @@ class Page:
     settings: dict[str, Any]
     facts: tuple[tuple[str, str, str], ...]
     answer: tuple[str, ...]
+    doubt: str
     evidence: str
     intervals: str
     verdicts: tuple[tuple[str, str, str], ...]
@@ -145,6 +146,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = (), budget: int = BU
         settings=run.settings,
         facts=_facts(run),
         answer=tuple(answer(run)),
+        doubt=doubt(run, best_row(run)),
         intervals=INTERVALS,
         evidence=str(run.selection.get("evidence", "")),
         verdicts=tuple(verdict_texts(run)),

@@ -62,7 +62,7 @@ def answer(run: ProbeRun) -> list[str]:
         f"{_ci(row['precision_low'], row['precision_high'])}, over {_behind(run)}. "
         f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
         f"{_ci(row.get('share_low'), row.get('share_high'))}.",
-        _doubt(run, row),
+        doubt(run, row),
         f"On {_points(run)} a uniform guess gets {percent(row['chance'])}, the token at the same position "
         f"{percent(row['same_position'])},{_cameras(row)} and the best possible token"
         f"{', on points of its choice,' * run.choosing} "
@@ -120,7 +120,8 @@ def _ci(low: Any, high: Any) -> str:
     return "" if text == MISSING else f" (95{NBSP}% interval {text})"
 
 
-def _doubt(run: ProbeRun, row: pd.Series) -> str:
+def doubt(run: ProbeRun, row: pd.Series) -> str:
+    """Return why nothing is claimed of the selected layer; empty where it is shown to be above its strongest null."""
     if row["above_null"]:
         return ""
     if len(run.units) < LEAST_UNITS:
@@ -128,7 +129,8 @@ def _doubt(run: ProbeRun, row: pd.Series) -> str:
     if np.isnan(row.get("lead_low", np.nan)):
         return "It was not shown to be above its strongest null, so nothing is claimed about correspondence."
     return (
-        f"That is not shown to be more than {row['null']} gives: the lead is {points(row['lead'])} points, "
+        f"The {percent(row['precision'])} of layer {run.layer} are not shown to be more than {row['null']} gives: "
+        f"the lead is {points(row['lead'])} points, "
         f"{points(row['lead_low'])} to {points(row['lead_high'])} with 95{NBSP}% for all layers at once. So no layer "
         "was shown to find correspondence."
     )

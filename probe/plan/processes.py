@@ -3,11 +3,14 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 from accelerate import PartialState
 
 Item = TypeVar("Item")
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others, which may still measure their scenes."""
 
 
 def _nothing() -> None:
@@ -48,7 +51,7 @@ def join_processes(device: str) -> Processes:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     return Processes(
         index=state.process_index,
         count=state.num_processes,
