@@ -28,9 +28,15 @@ def keep(run: Path, name: str) -> None:
     folder = EXAMPLES / name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report.html"))
+    if name == COMPARED[0].name:  # only compared
+        (folder / EXPLORER).unlink()
+        return
     tensors = load_file(folder / EXPLORER)
-    first = min(key.split("/", 2)[2] for key in tensors)
-    save_file({key: value for key, value in tensors.items() if key.endswith(f"/{first}")}, folder / EXPLORER)
+    scenes = [key.split("/", 2)[2] for key in tensors if key.startswith("views/")]
+    kept = {
+        key: value for key, value in tensors.items() if not key.endswith(tuple(f"/{scene}" for scene in scenes[1:]))
+    }
+    save_file(kept, folder / EXPLORER)
 
 
 def build(folder: Path) -> list[Path]:
