@@ -1,5 +1,6 @@
 """A probe run -> all that its page shows: finished text, tables of text, figures. Pure."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -392,9 +393,9 @@ def _emergence(run: ProbeRun) -> Chart | None:
 
 
 def _own_scenes(run: ProbeRun, table: pd.DataFrame) -> bool:
-    """Return whether the history is of scenes of the run's kind: one of other scenes says nothing of these."""
-    kind = str(run.settings.get("scenes", "")).partition(":")[0]
-    return any(name.partition(":")[0] == kind for name in table["scenes"].astype(str))
+    """Return whether the history is of scenes of the run's kind, of any version: others say nothing of these."""
+    kind = re.split("[:-]", str(run.settings.get("scenes", "")))[0]
+    return any(re.split("[:-]", name)[0] == kind for name in table["scenes"].astype(str))
 
 
 def _emergence_bands(table: pd.DataFrame) -> str:
