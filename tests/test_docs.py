@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 
 from analysis import report
+from analysis.exporting.style import FigureStyle
 from probe import emergence, preview, run, show, truth_quality
 from probe.baselines import BASELINES, NULLS
 from probe.correspondence.sources import SOURCES
@@ -43,6 +44,7 @@ NOTEBOOKS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROO
 OTHER_PROGRAMS = r"pip|torchrun|accelerate|\./check|jupytext|[./\w]*venv/bin/\w+"
 SETTINGS = (
     report.Arguments,
+    FigureStyle,
     ship.Settings,
     run.Settings,
     emergence.Settings,

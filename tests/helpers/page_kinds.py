@@ -125,6 +125,7 @@ def photos_of(probe: Path, path: Path) -> Path:
         image=load_file(probe / "examples.safetensors")[f"image/{scene}"],
         tensors=tensors,
         names=("a.jpg", "b.jpg", "c.jpg"),
+        shown="The model takes no noise.",
         command="python -m probe.show tiny --image a.jpg b.jpg c.jpg",
     )  # fmt: skip
     path.write_text(photo_page(shown), encoding="utf-8")

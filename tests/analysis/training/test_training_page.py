@@ -442,7 +442,7 @@ def test_panels_draw_every_line_of_their_table(folder: Path):
     texts = {"".join(element.itertext()).strip() for element in root.iter("text")}
     assert {*titles.values(), figures.THIS_MODEL, *training_figures.ACROSS} <= texts
     blue = [
-        path for path in root.iter("path") if "--blue" in path.get("style", "") and path.get("d", "").count("L") == 3
+        path for path in root.iter("path") if "--blue" in path.get("stroke", "") and path.get("d", "").count("L") == 3
     ]
     assert len(blue) == 2
 
