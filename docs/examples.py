@@ -5,6 +5,7 @@
 
 import shutil
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -45,7 +46,8 @@ def build(folder: Path) -> list[Path]:
         built = build_report(run, budget=BUDGET)
         (folder / name).write_bytes(built.read_bytes())
         built.unlink()
-    compared, _ = build_comparison(*COMPARED, folder)
+    with chdir(ROOT):  # the page names the runs as they are named here
+        compared, _ = build_comparison(*(run.relative_to(ROOT) for run in COMPARED), folder.resolve())
     return [*(folder / name for name in RUNS), compared.rename(folder / "comparison.html")]
 
 
