@@ -90,7 +90,7 @@ def sections_of(page: Page | SectionPage) -> tuple[Section, ...]:
 
 
 def charts_of(page: Page | SectionPage) -> Iterator[Chart]:
-    """Give a page's figures in order.
+    """Return a page's figures in order.
 
     Args:
         page: The page.

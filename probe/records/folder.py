@@ -131,7 +131,7 @@ def open_run(out: Path, settings: dict[str, Any], *, resume: bool, may_grow: Seq
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold a run's folder for this process while the context is open: two runs must never write one.
+    """Lock a run's folder for this process while the context is open: two runs must never write one.
 
     Args:
         out: The folder, which exists. Where its file system knows no locks, nothing is held.

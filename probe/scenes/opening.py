@@ -80,7 +80,7 @@ class Request:
         needs_truth: Whether scenes without any truth are rejected.
         reading: How files are read.
         frames_per_view: Frames of a video that make one view, as a video autoencoder packs them: the first view is one
-            frame, each other is the last of so many (:func:`probe.views.group_frames`). 1: views are images alone.
+            frame, each later view the last frame of its group (:func:`probe.views.group_frames`). 1: views are images.
     """
 
     groups: int

@@ -73,7 +73,7 @@ class Weighted:
         return (joined.to(self.value.dtype) if mixed else joined).permute(self.order)
 
     def _apart(self, tensor: Tensor) -> Tensor:
-        """Give a tensor [*lead n d] a batch and a heads axis; a bias may have one entry for all."""
+        """Add a batch and a heads axis to a tensor [*lead n d]; a bias may have one entry for all."""
         lead = self.value.shape[:-2]
         if len(lead) == 1:
             return tensor[None] if tensor.shape[0] == 1 != lead[0] else tensor.unflatten(0, (-1, self.heads))

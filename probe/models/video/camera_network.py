@@ -176,7 +176,7 @@ class CameraWanTransformer(ModelMixin, ConfigMixin):
 
     Args:
         dim: Width of the tokens.
-        in_channels: Of the latents, with what stands beside them.
+        in_channels: Of the latents and the conditioning channels that are concatenated to them.
         out_channels: Of the prediction.
         ffn_dim: Width of the feed-forward networks.
         text_dim: Width of the text's embeddings.
@@ -233,7 +233,7 @@ class CameraWanTransformer(ModelMixin, ConfigMixin):
         """Predict the latents' velocity.
 
         Args:
-            hidden_states: Latents, with what stands beside them.
+            hidden_states: Latents, with their conditioning channels concatenated.
             timestep: 1000 sigma, of each scene or of each token.
             encoder_hidden_states: The text.
             places: Of the frames in time.
