@@ -1,12 +1,12 @@
 """A run that several processes share: its numbers are those of one, also where it was stopped and resumed by others."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,12 +60,15 @@ def test_two_processes_write_the_run_of_one_also_after_a_stop(tmp_path: Path) ->
 
 
 def kill_after_a_scene(out: Path) -> None:
-    """Kill a run of two processes as soon as one scene is whole."""
-    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True) as run:
+    """Kill a run of two processes as soon as one scene is whole; the launcher gives each a session of its own."""
+    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL) as run:
         while not list(out.glob("parts/scene-*.parquet")):
             assert run.poll() is None
             time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGKILL)
+        processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        for process in processes:
+            process.kill()
+        assert not psutil.wait_procs(processes, timeout=30)[1]
     assert (out / "parts").is_dir()
     assert not (out / "selection.json").exists()
 
