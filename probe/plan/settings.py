@@ -85,6 +85,9 @@ class Settings(Reading):
     --interventions is given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
+    offload: bool = False
+    """Keep the weights in the CPU's memory and bring each module's to the device when it is called: for networks larger
+    than the device, and slower."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision that the network runs in; scores are computed in float32."""
     seed: int = 0
