@@ -1,6 +1,5 @@
 """Builders: from plain values to the objects of a training (layers, objective, batches, trainer)."""
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 
 from probe.layers import Layer, select_layers
 from probe.models.model import MultiViewModel
+from probe.records import parse_json
 from probe.seeds import derive
 from train.batches import Batches, Draw
 from train.loop.trainer import Trainer, make_trainer, weight_at
@@ -57,7 +57,7 @@ def selected_layer(probe: Path, layers: Sequence[Layer]) -> Layer:
     if not path.is_file():
         raise ValueError(f"auto: {path} does not exist; run python -m probe.run --out {probe} first")
     try:
-        selection = json.loads(path.read_text(encoding="utf-8"))
+        selection = parse_json(path.read_text(encoding="utf-8"))
         index, name = int(selection["layer"]), str(selection["name"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"auto: {path} names no layer ({error!r}); probe again, or name an index") from error

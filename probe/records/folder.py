@@ -20,6 +20,18 @@ class RunError(ValueError):
     """A run folder cannot be used, and why, in one line."""
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is not JSON, or nested deeper than any file of honest make.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists are nested too deep") from None
+
+
 def write(path: Path, save: Callable[[Path], object]) -> None:
     """Write a file whole or not at all: save to ``path.part``, then rename.
 
@@ -153,6 +165,6 @@ def alone(out: Path) -> Iterator[None]:
 
 def _settings_in(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        return dict(parse_json(path.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"open_run: {path} is not the config.json of a run; choose another --out") from error

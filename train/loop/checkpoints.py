@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from probe.records import write_folder, write_text
+from probe.records import parse_json, write_folder, write_text
 from train.loop.trainer import Trainer, averaged
 
 FOLDER = "checkpoints"
@@ -132,4 +132,4 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Drop logged rows that a resumed run will log again, and an incomplete last line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        write_text(path, "".join(line for line in lines if line.endswith("\n") and parse_json(line)["step"] <= step))
