@@ -1,6 +1,5 @@
 """Checkpoint files of the field: found, read without running code, and held in memory once."""
 
-import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +160,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"read_json: {path} is not JSON: {error}; fetch the file again, or correct it") from error
     if not isinstance(values, dict):
         raise ValueError(
