@@ -18,7 +18,8 @@ from train.batches import Batches, Draw
 from train.loop.trainer import Trainer, make_trainer, weight_at
 from train.objectives import AttentionSupervision, Objective, grid_of, make_competing_objective
 from train.objectives.truth import TruthTransform, keep_truth
-from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth
+from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth, read_trainable
+from train.trainable import choose_weights
 
 
 def choose_layers(choice: str, layers: Sequence[Layer], *, probe: Path, seed: int) -> list[Layer]:
@@ -179,9 +180,10 @@ def build_trainer(
         transform_truth: Turns a batch's views into those that supervision sees.
 
     Raises:
-        ValueError: If the batch cannot be shared out evenly.
+        ValueError: If the batch cannot be shared out evenly, or the network has no such weights to train.
     """
     until = settings.weight_until or settings.steps
+    choose_weights(model, read_trainable(settings.trainable), settings.seed)
     return make_trainer(
         model,
         make_batches(settings, model, draw),

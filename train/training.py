@@ -31,6 +31,7 @@ from train.monitor import HeldOutScenes, evaluate, follow_precision, hold_out
 from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
 from train.supervised import build_trainer, choose_layers, make_objective, read_shares
+from train.trainable import count_weights, merge_adapters
 
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
 """Models whose name takes the folder that a training writes."""
@@ -70,6 +71,9 @@ def train_model(command: Command) -> None:
         accelerator=accelerator,
         transform_truth=transform_truth,
     )
+    if accelerator.is_main_process:
+        trained, total = count_weights(model.network)
+        print(f"trained weights: {trained:,} of {total:,} ({command.trainable})")
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
     record = {name: value for name, value in record_reading(asdict(command)).items() if name not in NOT_DECISIVE}
     record["layers"] = [layer.name for layer in layers]
@@ -155,7 +159,7 @@ def _run(command: Command, trainer: Trainer, held_out: HeldOutScenes, record: Ma
         start_tracker(trainer.accelerator, command.tracker, command.out, record, resume=command.resume)
     _train(command, trainer, held_out)
     if trainer.accelerator.is_main_process:
-        _finish(command, trainer.model, record)
+        _finish(command, trainer.evaluated.model, record)
     if trainer.accelerator.trackers:
         trainer.accelerator.end_training()
 
@@ -171,7 +175,10 @@ def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
     watch = Watch(
         scenes=rooms if rooms in GENERATED else Watch.scenes, groups=command.probe_groups, timesteps=PROBE_TIMESTEPS
     )
-    accelerator, measure = trainer.accelerator, evaluate(held_out, trainer.objective, command.out, _draw_samples)
+    accelerator, measure = (
+        trainer.accelerator,
+        evaluate(held_out, trainer.evaluated.objective, command.out, _draw_samples),
+    )
 
     def probe_and_measure(averaged: MultiViewModel, step: int) -> dict[str, object]:
         if command.probe_every and (step % command.probe_every == 0 or step == command.steps):
@@ -187,7 +194,8 @@ def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
 
 
 def _finish(command: Command, model: MultiViewModel, record: Mapping[str, object]) -> None:
-    """Save the averaged weights with their card, and the page."""
+    """Save the averaged weights with their card, adapters merged into the weights beside them, and the page."""
+    merge_adapters(model.network)
 
     def save(part: Path) -> None:
         model.network.save_pretrained(part)  # type: ignore[operator]
