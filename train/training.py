@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from probe.cli import flag
@@ -30,6 +29,7 @@ from train.loop.trackers import check_tracker, start_tracker, track_precision
 from train.monitor import HeldOutScenes, evaluate, follow_precision, hold_out
 from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
+from train.processes import make_accelerator
 from train.supervised import build_trainer, choose_layers, make_objective, read_shares
 from train.trainable import count_weights, merge_adapters
 
@@ -50,7 +50,7 @@ def train_model(command: Command) -> None:
     """
     with flag("--tracker"):
         check_tracker(command.tracker)
-    accelerator = _make_accelerator(command)
+    accelerator = make_accelerator(command.device, command.precision, command.tracker, command.out)
     model = _make_model(command, accelerator.device)
     if command.layer == DEFAULT:
         command = replace(command, layer=str(model.default_layer))
@@ -85,17 +85,6 @@ def train_model(command: Command) -> None:
     accelerator.wait_for_everyone()
     with alone(command.out) if accelerator.is_main_process else nullcontext(), naming_last_checkpoint(command.out):
         _run(command, trainer, held_out, record)
-
-
-def _make_accelerator(command: Command) -> Accelerator:
-    if command.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
-    return Accelerator(
-        cpu=command.device == "cpu",
-        mixed_precision=command.precision,
-        log_with=None if command.tracker == "none" else command.tracker,
-        project_dir=command.out,
-    )
 
 
 def _make_model(command: Command, device: torch.device) -> MultiViewModel:

@@ -193,6 +193,7 @@ def _whole_copy(module: TrainingStep, accelerator: Accelerator) -> TrainingStep 
     if accelerator.distributed_type != DistributedType.FSDP:
         return None
     module.cpu()  # so that a device never holds two; FSDP moves each process's parts back
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP takes no channels_last
     if not accelerator.is_main_process:
         return None
     return TrainingStep(replace(module.model, network=deepcopy(module.network)), deepcopy(module.objective))
