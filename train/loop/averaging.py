@@ -64,7 +64,7 @@ def _fill_copy(trainer: Trainer) -> None:
     objective = {} if trainer.objective is None else gathered(trainer.objective.state_dict(), keep=keep)
     if trainer.copy is None:
         return
-    copy = trainer.copy.to(trainer.accelerator.device).eval()
+    copy = trainer.copy.to(trainer.model.alpha_bar.device).eval()
     load_weights(copy.network, {**dict(trainer.network.named_buffers()), **weights})
     if copy.objective is not None:
         load_weights(copy.objective, objective)

@@ -142,7 +142,7 @@ def restore(path: Path, trainer: Trainer) -> int:
     load_weights(trainer.network, _read_weights(path, trainer))
     if trainer.objective is not None:
         load_weights(trainer.objective, load_file(path / "objective.safetensors"))
-    state = torch.load(path / "trainer.pt", weights_only=True, map_location=trainer.accelerator.device)
+    state = torch.load(path / "trainer.pt", weights_only=True, map_location="cpu")
     for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(_shared_state(saved, optimizer))
     for schedule, saved in zip(trainer.rate_schedules, state["schedules"], strict=True):
@@ -150,6 +150,7 @@ def restore(path: Path, trainer: Trainer) -> int:
     shadows = zip(state["ema"]["shadow_params"], trained_weights(trainer.network).values(), strict=True)
     parts = own_parts(shared_out(shadow, weight) for shadow, weight in shadows)
     trainer.ema.load_state_dict({**state["ema"], "shadow_params": parts})
+    trainer.ema.to(trainer.model.alpha_bar.device)
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     return int(state["step"])
