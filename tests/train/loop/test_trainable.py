@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 from training import SETTINGS, run, small_batches, small_model, small_trainer, supervision
 
+from probe.capture import AttentionTap
 from probe.layers import JOINING, find_layers
 from probe.models.model import MultiViewModel
 from train import flags, loop
 from train.loop import checkpoints
 from train.loop.trainer import Trainer
+from train.objectives import AttentionSupervision
 from train.objectives.diffusion import denoising_error
 from train.settings import Trainable, read_trainable
 from train.trainable import add_adapters, count_weights, merge_adapters, trained_weights
@@ -94,6 +96,30 @@ def test_the_supervised_layers_queries_and_keys_learn_through_their_adapters():
             weight = trainer.network.get_submodule(f"{LAYER}.{projection}.{factor}.default").weight
             assert weight.grad is not None
             assert float(weight.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("trainable", ["all", "cross-view", "lora:2"])
+def test_recomputed_activations_are_recorded_once_and_leave_the_gradients_as_they_are(
+    trainable: str, monkeypatch: pytest.MonkeyPatch
+):
+    gradients, counts, taps = [], [], list[AttentionTap]()
+
+    def watch(self: AttentionSupervision, network: torch.nn.Module) -> AttentionTap:
+        taps.append(AttentionTap(network, self.layers, keep="graph"))
+        return taps[-1]
+
+    monkeypatch.setattr(AttentionSupervision, "watch", watch)
+    for recompute in (False, True):
+        trainer = trainer_of(trainable)
+        if recompute:
+            trainer.network.enable_gradient_checkpointing()  # type: ignore[operator]
+        trainer.network.train()
+        loop.accumulate_gradients(trainer, 0)
+        gradients.append([weight.grad for weight in trained_weights(trainer.module).values()])
+        counts.append(len(taps[-1].records(LAYER)))
+    assert counts == [1, 1]
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed, rtol=0, atol=0)
 
 
 def error_of(model: MultiViewModel) -> torch.Tensor:
