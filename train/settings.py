@@ -100,6 +100,7 @@ class Settings:
         warmup: Steps over which the learning rate grows from 0.
         clip: Largest norm of the gradients.
         trainable: Which of the network's weights train, as :func:`read_trainable` takes it.
+        workers: Processes that read scenes ahead, of each process that trains; decides nothing.
     """
 
     steps: int
@@ -122,3 +123,4 @@ class Settings:
     warmup: int = 100
     clip: float = 1.0
     trainable: str = "all"
+    workers: int = 0

@@ -15,6 +15,7 @@ from probe.layers import Layer, select_layers
 from probe.models.model import MultiViewModel
 from probe.seeds import derive
 from train.batches import Batches, Draw
+from train.footage import CPU
 from train.loop.trainer import Trainer, make_trainer, weight_at
 from train.objectives import AttentionSupervision, Objective, grid_of, make_competing_objective
 from train.objectives.truth import TruthTransform, keep_truth
@@ -149,7 +150,7 @@ def make_batches(settings: Settings, model: MultiViewModel, draw: Draw) -> Batch
     return Batches(
         draw=draw,
         latent_shape=model.latent_shape,
-        device=model.alpha_bar.device,
+        device=CPU if settings.workers else model.alpha_bar.device,
         seed=settings.seed,
         size=settings.batch_size,
         views=settings.views,
@@ -199,4 +200,5 @@ def build_trainer(
         ema_decay=settings.ema_decay,
         accumulate=settings.accumulate,
         clip=settings.clip,
+        workers=settings.workers,
     )

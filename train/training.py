@@ -1,5 +1,6 @@
 """One training run, from its command line to its folder: model, scenes, objective, loop, final weights, page."""
 
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -21,8 +22,9 @@ from probe.records import LPIPS, alone, environment, open_run, write_folder, wri
 from probe.records.names import FINAL
 from probe.scenes import GENERATED
 from probe.scenes.reading import record_reading
-from train.batches import Draw, open_training_scenes
+from train.batches import Draw, moved_to, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
+from train.footage import CPU
 from train.loop import Schedule, Trainer, train
 from train.loop.checkpoints import naming_last_checkpoint
 from train.loop.trackers import check_tracker, start_tracker, track_precision
@@ -35,7 +37,7 @@ from train.trainable import count_weights, merge_adapters
 
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
 """Models whose name takes the folder that a training writes."""
-NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker")
+NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker", "workers")
 PROBE_TIMESTEPS = "500,900"
 
 
@@ -112,16 +114,18 @@ def _load_model(command: Command) -> MultiViewModel:
 
 def scenes_of(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
     """Open the scenes that a command line trains and tests a model on."""
+    device = model.alpha_bar.device
     with flag("--scenes"):
-        return open_training_scenes(
+        train, test = open_training_scenes(
             command.scenes,
             views=command.views,
             size=model.size,
             max_rotation=command.max_rotation,
-            device=model.alpha_bar.device,
+            device=CPU if command.workers else device,
             supervised=command.layer != "none" and not command.truth_source,
             reading=command.reading,
         )
+    return train, moved_to(device, test) if command.workers else test
 
 
 def objective_of(command: Command, layers: list[Layer]) -> Objective | None:
@@ -174,12 +178,16 @@ def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
             track_precision(accelerator, follow_precision(averaged, step, watch, command.out), step)
         return measure(averaged)
 
+    started = time.perf_counter()
     steps = train(
         trainer, command.out, schedule, steps=command.steps, resume=command.resume, evaluate=probe_and_measure
     )
     for step in steps:
         if command.report and accelerator.is_main_process and step % command.evaluate_every == 0:
             _report(command.out)
+    waited, seconds = trainer.reader.waited, time.perf_counter() - started
+    if accelerator.is_main_process and seconds:
+        print(f"waited for scenes: {waited:.1f} of {seconds:.1f} s ({waited / seconds:.0%})")
 
 
 def _finish(command: Command, model: MultiViewModel, record: Mapping[str, object]) -> None:

@@ -84,6 +84,9 @@ class Command(Reading):
     """Scenes to train on: shapes[:DIFFICULTY] or shapes-v1[:DIFFICULTY] (procedural, see python -m probe.run), or
     NAME:FOLDER with a data set of python -m probe.run. Of a single recording the first 70 % of the frames are trained
     on and the last 25 % tested on; of several recordings the last quarter by name is tested on."""
+    workers: int = 0
+    """Processes that read scenes ahead while a step is computed, of each process that trains; the numbers stay the same
+    to the bit, and each keeps up to 2 GiB of frames. 0 reads them when they are needed."""
     steps: int = 4000
     """Number of optimiser steps."""
     batch_size: int = 3
@@ -170,7 +173,7 @@ AT_LEAST_ONE = (
     "sampling_steps",
     "probe_groups",
 )
-NOT_NEGATIVE = ("rotation_ramp", "weight", "weight_until", "warmup", "probe_every")
+NOT_NEGATIVE = ("rotation_ramp", "weight", "weight_until", "warmup", "probe_every", "workers")
 POSITIVE = ("timestep_shift", "learning_rate", "clip", "cycle_tolerance")
 SHARES = ("camera_dropout", "shuffle_views", "ema_decay")
 

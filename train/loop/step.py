@@ -59,7 +59,7 @@ def accumulate_gradients(trainer: Trainer, step: int) -> dict[str, float]:
         The losses, averaged over parts and processes.
     """
     accelerator, accumulate = trainer.accelerator, trainer.accumulate
-    batch = trainer.batches.at(step, trainer.own_scenes)
+    batch = trainer.reader.at(step)
     truth = prepare_truth(trainer, batch.views, step)
     seed = derive("query subset", trainer.batches.seed, step, accelerator.process_index)
     generator = torch.Generator().manual_seed(seed)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probe.models.model import MultiViewModel
 from train.batches import Batch, Batches
 from train.loop.muon import BatchedMuon
+from train.loop.reading import SceneReader
 from train.loop.sharing import is_shared, own_parts, shared_out
 from train.objectives import Objective
 from train.objectives.diffusion import denoising_error
@@ -65,6 +66,7 @@ class Trainer:
     Attributes:
         model: The denoiser whose network is trained.
         batches: The scenes of each step.
+        reader: Reads those of this process.
         objective: The added one; None for none.
         weight: Of the added objective, by step.
         transform_truth: Turns a batch's views into those that supervision sees.
@@ -82,6 +84,7 @@ class Trainer:
 
     model: MultiViewModel
     batches: Batches
+    reader: SceneReader
     objective: Objective | None
     weight: Callable[[int], float]
     transform_truth: TruthTransform
@@ -113,8 +116,13 @@ class Trainer:
     @property
     def own_scenes(self) -> slice:
         """Return which scenes of a batch this process computes."""
-        each = self.batches.size // self.accelerator.num_processes
-        return slice(self.accelerator.process_index * each, (self.accelerator.process_index + 1) * each)
+        return own_scenes(self.batches.size, self.accelerator)
+
+
+def own_scenes(count: int, accelerator: Accelerator) -> slice:
+    """Return which scenes of a batch a process computes."""
+    each = count // accelerator.num_processes
+    return slice(accelerator.process_index * each, (accelerator.process_index + 1) * each)
 
 
 def make_trainer(
@@ -133,6 +141,7 @@ def make_trainer(
     ema_decay: float,
     accumulate: int,
     clip: float,
+    workers: int = 0,
 ) -> Trainer:
     """Set up optimisers, their schedules, the running average of the weights, and accelerate around them.
 
@@ -151,6 +160,7 @@ def make_trainer(
         ema_decay: Of the running average.
         accumulate: Parts in which a process computes its part of a batch.
         clip: Largest norm of the gradients.
+        workers: Processes that read scenes ahead.
 
     Raises:
         ValueError: If the batch cannot be shared out evenly.
@@ -170,9 +180,11 @@ def make_trainer(
     parts = own_parts(trained_weights(model.network).values())
     ema = EMAModel(parts, decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     ema.to(model.alpha_bar.device)
+    own = own_scenes(batches.size, accelerator)
     return Trainer(
         model=model,
         batches=batches,
+        reader=SceneReader(batches, own, device=model.alpha_bar.device, workers=workers, steps=steps),
         objective=objective,
         weight=weight,
         transform_truth=transform_truth,
