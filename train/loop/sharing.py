@@ -50,7 +50,7 @@ def gathered(tree: Any, *, keep: bool) -> Any:
         keep: Whether this process wants the result; elsewhere the tensors are empty.
     """
     if isinstance(tree, DTensor):
-        full = tree.detach().full_tensor()
+        full = tree.full_tensor().detach()
         return full.cpu() if keep else full.new_empty(0)
     if isinstance(tree, dict):
         return {name: gathered(value, keep=keep) for name, value in tree.items()}
