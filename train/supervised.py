@@ -15,10 +15,12 @@ from probe.models.model import MultiViewModel
 from probe.records import parse_json
 from probe.seeds import derive
 from train.batches import Batches, Draw
+from train.footage import CPU
 from train.loop.trainer import Trainer, make_trainer, weight_at
 from train.objectives import AttentionSupervision, Objective, grid_of, make_competing_objective
 from train.objectives.truth import TruthTransform, keep_truth
-from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth
+from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth, read_trainable
+from train.trainable import choose_weights
 
 
 def choose_layers(choice: str, layers: Sequence[Layer], *, probe: Path, seed: int) -> list[Layer]:
@@ -148,7 +150,7 @@ def make_batches(settings: Settings, model: MultiViewModel, draw: Draw) -> Batch
     return Batches(
         draw=draw,
         latent_shape=model.latent_shape,
-        device=model.alpha_bar.device,
+        device=CPU if settings.workers else model.alpha_bar.device,
         seed=settings.seed,
         size=settings.batch_size,
         views=settings.views,
@@ -179,9 +181,10 @@ def build_trainer(
         transform_truth: Turns a batch's views into those that supervision sees.
 
     Raises:
-        ValueError: If the batch cannot be shared out evenly.
+        ValueError: If the batch cannot be shared out evenly, or the network has no such weights to train.
     """
     until = settings.weight_until or settings.steps
+    choose_weights(model, read_trainable(settings.trainable), settings.seed)
     return make_trainer(
         model,
         make_batches(settings, model, draw),
@@ -197,4 +200,5 @@ def build_trainer(
         ema_decay=settings.ema_decay,
         accumulate=settings.accumulate,
         clip=settings.clip,
+        workers=settings.workers,
     )
