@@ -23,7 +23,8 @@ SIGNS = {
 """Signs that LaTeX reads otherwise, or that its fonts lack."""
 ACCENTS = {
     "\u0300": "\\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0304": r"\=", "\u0306": r"\u",
-    "\u0307": r"\.", "\u0308": "\\\"", "\u030a": r"\r", "\u030b": r"\H", "\u030c": r"\v", "\u0323": r"\d", "\u0327": r"\c",
+    "\u0307": r"\.", "\u0308": "\\\"", "\u030a": r"\r", "\u030b": r"\H", "\u030c": r"\v", "\u0323": r"\d",
+    "\u0327": r"\c",
 }  # fmt: skip
 """Marks that join a letter, and LaTeX's commands for them."""
 LIGATURES = ("--", "''", ",,", "?`", "!`")
@@ -39,9 +40,8 @@ def latex_text(text: str) -> str:
         text: Any; a letter that is not known becomes its number, such as [U+4E2D], for a person to see.
     """
     text = unicodedata.normalize("NFC", text)
-    return "".join(
-        _sign(sign) + "{}" * (sign + after in LIGATURES) for sign, after in zip(text, text[1:] + " ", strict=True)
-    )
+    pairs = zip(text, f"{text[1:]} ", strict=False)
+    return "".join(_sign(sign) + "{}" * (sign + after in LIGATURES) for sign, after in pairs)
 
 
 def _sign(sign: str) -> str:
@@ -66,9 +66,11 @@ def latex_table(name: str, table: Table) -> str:
     rows = [_row(row, bold=n in table.marked) for n, row in enumerate(table.rows)]
     lines = [
         r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
-        r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}", r"\smallskip",
+        r"\begin{table}", r"\centering",
+        rf"\caption{{{latex_text(table.caption)}}}", r"\smallskip",
         rf"\label{{tab:{_label(name)}}}", rf"\resizebox{{{FITTED}}}{{!}}{{%",
-        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", _row(table.columns), r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}", r"\end{table}",
+        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", _row(table.columns), r"\midrule", *rows,
+        r"\bottomrule", r"\end{tabular}}", r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+import subprocess
 import unicodedata
 import zlib
 from collections.abc import Callable
@@ -13,13 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from page_kinds import evaluation_run, study_run, training_run
+from papers import make_paper
 from PIL import Image
 
 from analysis import report
 from analysis.blocks import Table
+from analysis.building import _make_page
 from analysis.exporting.latex import ACCENTS, SIGNS, latex_table, latex_text
 from analysis.exporting.press import press, scaled_pdf
 from analysis.exporting.style import LETTERS, FigureStyle, formats_of
+from analysis.exporting.write import tables_of
 from analysis.figures import BLUE, INK, STYLE, WIDTH
 
 
@@ -64,10 +69,9 @@ def test_text_of_a_pdf_stays_text_in_fonts_that_are_in_the_file():
     assert re.search(rb"/Subtype /(TrueType|CIDFontType2)", pdf)
     assert b"/FontFile2" in pdf
     streams = re.findall(rb"stream\n(.*?)\nendstream", pdf, re.DOTALL)
-    shown = b"".join(zlib.decompress(stream) for stream in streams if stream[:1] == b"x")
-    words = [bytes.fromhex(text.decode()).decode("utf-16-be") for text in re.findall(rb"<([0-9a-f]+)> Tj", shown)]
-    plain = [text.decode() for text in re.findall(rb"\((\w+)\) Tj", shown)]
-    assert "line" in words + plain
+    shown = b"\n".join(zlib.decompress(stream) for stream in streams if stream[:1] == b"x")
+    parts = (re.findall(rb"\((.*?)\)", words, re.DOTALL) for words in re.findall(rb"BT\n(.*?)ET", shown, re.DOTALL))
+    assert b"line" in {b"".join(part).replace(b"\0", b"") for part in parts}
 
 
 def test_a_scaled_pdf_finds_its_objects():
@@ -162,10 +166,10 @@ def test_every_sign_of_the_list_is_one_letter():
 def test_latex_runs_nothing_of_a_text(text: str):
     """What is left without our own commands has no sign that LaTeX acts on."""
     rest = latex_text(text)
-    for own in sorted((own for sign, own in SIGNS.items() if own != sign), key=len, reverse=True):
-        rest = rest.replace(own, "")
     for accent in ACCENTS.values():
         rest = re.sub(re.escape(accent) + r"\{[A-Za-z]\}", "", rest)
+    for own in sorted((own for sign, own in SIGNS.items() if own != sign), key=len, reverse=True):
+        rest = rest.replace(own, "")
     assert not set(rest.replace("{}", "")) & set("\\{}$&#%_^")
 
 
@@ -177,6 +181,36 @@ def test_a_table_in_latex():
     assert r"\label{tab:my-table}" in lines
     assert r"\begin{tabular}{@{}lr@{}}" in lines
     assert lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")] == [r"{}[a] & 1 \\", r"\textbf{b} &  \\"]
+
+
+PREAMBLE = r"\documentclass{article}\usepackage{booktabs}\usepackage{graphicx}\begin{document}"
+
+
+@pytest.mark.slow
+def test_every_table_compiles(make: Callable[[Path], Path], make_probe: Callable[..., Path], tmp_path: Path):
+    """Of all kinds of pages, and one of every sign."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
+    runs = [make(tmp_path / "probe"), study_run(tmp_path / "study"), training_run(tmp_path / "training"),
+            evaluation_run(tmp_path / "evaluation"), make_paper(tmp_path / "paper", make_probe)]  # fmt: skip
+    tables = {f"{run.name}-{name}": table for run in runs for name, table in tables_of(_make_page(run, (), 0)).items()}
+    signs = "".join(chr(n) for n in range(0x180)) + "".join(SIGNS)
+    rows = tuple((f"[{sign}", sign) for sign in (*signs, "--", "?`", "中🙂"))
+    parts = [rows[start : start + 40] for start in range(0, len(rows), 40)]
+    tables |= {
+        f"signs-{n}": Table(caption=" ".join(signs), columns=("a", "b"), rows=part, marked=(0,))
+        for n, part in enumerate(parts)
+    }
+    assert len(tables) > 30
+    text = "\\clearpage\n".join(latex_table(name, table) for name, table in tables.items())
+    (tmp_path / "all.tex").write_text(f"{PREAMBLE}\n{text}\n\\end{{document}}\n", encoding="ascii")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "all.tex"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=300, check=False
+    )
+    assert done.returncode == 0, [line for line in done.stdout.splitlines() if line.startswith(("!", "l."))]
+    assert "Missing character" not in (tmp_path / "all.log").read_text(errors="replace")
+    assert not re.findall(r"Overfull \\hbox.*", done.stdout), "each table fits the line"
 
 
 def figures_on(page: str) -> set[str]:
