@@ -75,6 +75,20 @@ def latex_table(name: str, table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def latex_figure(name: str, caption: str) -> str:
+    r"""Write a figure and its caption for ``\input``; it needs the package graphicx.
+
+    Args:
+        name: Of its file, in the folder ``figures``.
+        caption: What is written under it.
+    """
+    lines = [
+        r"\begin{figure}", r"\centering", rf"\includegraphics[width=\linewidth]{{figures/{name}}}",
+        rf"\caption{{{latex_text(caption)}}}", rf"\label{{fig:{_label(name)}}}", r"\end{figure}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
 def _row(cells: tuple[str, ...], *, bold: bool = False) -> str:
     texts = [latex_text(cell) for cell in cells]
     shown = [rf"\textbf{{{text}}}" if bold and text else text for text in texts]

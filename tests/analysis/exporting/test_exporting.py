@@ -196,11 +196,9 @@ def test_every_table_compiles(make: Callable[[Path], Path], make_probe: Callable
     tables = {f"{run.name}-{name}": table for run in runs for name, table in tables_of(_make_page(run, (), 0)).items()}
     signs = "".join(chr(n) for n in range(0x180)) + "".join(SIGNS)
     rows = tuple((f"[{sign}", sign) for sign in (*signs, "--", "?`", "中🙂"))
-    parts = [rows[start : start + 40] for start in range(0, len(rows), 40)]
-    tables |= {
-        f"signs-{n}": Table(caption=" ".join(signs), columns=("a", "b"), rows=part, marked=(0,))
-        for n, part in enumerate(parts)
-    }
+    for start in range(0, len(rows), 40):
+        part = rows[start : start + 40]
+        tables[f"signs-{start}"] = Table(caption=" ".join(signs), columns=("a", "b"), rows=part, marked=(0,))
     assert len(tables) > 30
     text = "\\clearpage\n".join(latex_table(name, table) for name, table in tables.items())
     (tmp_path / "all.tex").write_text(f"{PREAMBLE}\n{text}\n\\end{{document}}\n", encoding="ascii")
@@ -235,8 +233,14 @@ def test_every_figure_and_table_of_a_page_becomes_a_file(
         re.findall(r'<table id="table-([^"]+)"', page)
     )
     captions = Path("runs/one/figures/captions.txt").read_text(encoding="utf-8")
-    assert {block.partition(":")[0] for block in captions.split("\n\n")} == figures
-    assert "captions in runs/one/figures/captions.txt" in capsys.readouterr().out
+    command, *blocks = captions.rstrip().split("\n\n")
+    assert command.startswith("Made by: python -m ")
+    assert {block.partition(":")[0] for block in blocks} == figures
+    latex = Path("runs/one/figures/captions.tex").read_text(encoding="ascii")
+    assert latex.startswith("% Made by: python -m ")
+    assert set(re.findall(r"\\includegraphics\[width=\\linewidth\]\{figures/([^}]+)\}", latex)) == figures
+    assert latex.count("\\caption{") == latex.count("\\label{fig:") == len(figures)
+    assert "captions in runs/one/figures/captions.txt and .tex" in capsys.readouterr().out
 
 
 def test_a_comparison_has_files_too(make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
