@@ -10,6 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -46,7 +47,7 @@ def fit(figure: Figure) -> None:
     """
     canvas = FigureCanvasAgg(figure)
     panels = _panels(figure)
-    height = figure.bbox.height / max(panels[0].get_gridspec().nrows, 1)
+    height = figure.bbox.height / max(_grid(panels).nrows, 1)
     _stack(figure, panels)
     for axes in panels:
         axes.tick_params(axis="x", pad=PAD)
@@ -71,6 +72,12 @@ def _lay_out(figure: Figure) -> None:
     engine.execute(figure)
 
 
+def _grid(panels: Sequence[Axes]) -> GridSpec:
+    grid = panels[0].get_gridspec()
+    assert grid is not None
+    return grid
+
+
 def _panels(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_visible() and axes.get_subplotspec() is not None]
 
@@ -80,7 +87,7 @@ def _panels(figure: Figure) -> list[Axes]:
 
 def _stack(figure: Figure, panels: Sequence[Axes]) -> None:
     """Put fewer panels in a row where they would be thinner than ``PANEL``; those that share names need less."""
-    before, columns = panels[0].get_gridspec(), _columns(figure, panels)
+    before, columns = _grid(panels), _columns(figure, panels)
     if columns == before.ncols:
         return
     grid = figure.add_gridspec(-(-len(panels) // columns), columns)
@@ -100,12 +107,12 @@ def _columns(figure: Figure, panels: Sequence[Axes]) -> int:
     if _is_named(panels[0].yaxis):
         names = [label.get_window_extent().width for axes in panels for label in axes.get_yticklabels()]
         room, least = room - max(names, default=0), SHARING
-    return min(panels[0].get_gridspec().ncols, max(1, int(room // least)))
+    return min(_grid(panels).ncols, max(1, int(room // least)))
 
 
 def _set_height(figure: Figure, panels: Sequence[Axes], natural: float) -> bool:
     """Give each row of panels the height that it needs, and return whether that moved anything."""
-    rows = panels[0].get_gridspec().nrows
+    rows = _grid(panels).nrows
     short = max(_wanted_height(axes, natural) - _height(figure, axes) for axes in panels)
     figure.set_figheight(max(figure.bbox.height + rows * short, SHORTEST) / figure.dpi)
     return bool(abs(short) > 1)
@@ -134,16 +141,16 @@ def _place_legends(figure: Figure, canvas: FigureCanvasAgg) -> None:
         made = _refill(figure, legend, canvas, **where)
         figure.set_figheight((figure.bbox.height + made.get_window_extent().height) / figure.dpi)
     for axes in figure.axes if narrow else ():
-        legend = axes.get_legend()
-        if legend is not None:
-            below = axes.transAxes + ScaledTranslation(0, -_below(axes) / figure.dpi, figure.dpi_scale_trans)
+        own = axes.get_legend()
+        if own is not None:
+            below = axes.transAxes + ScaledTranslation(0, -_below(figure, axes) / figure.dpi, figure.dpi_scale_trans)
             where = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": below, "borderaxespad": 0}
-            _refill(axes, legend, canvas, **where)
+            _refill(axes, own, canvas, **where)
 
 
-def _below(axes: Axes) -> float:
+def _below(figure: Figure, axes: Axes) -> float:
     """Return how far an axes' labels reach below it."""
-    _lay_out(axes.figure)
+    _lay_out(figure)
     tight = axes.xaxis.get_tightbbox()
     return 6.0 if tight is None else axes.bbox.y0 - tight.y0 + 6
 

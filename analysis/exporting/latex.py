@@ -49,9 +49,10 @@ def _sign(sign: str) -> str:
         return SIGNS[sign]
     if " " <= sign <= "~":
         return sign
-    letter, *marks = unicodedata.normalize("NFD", sign)
-    if letter.isascii() and letter.isalpha() and len(marks) == 1 and marks[0] in ACCENTS:
-        return f"{ACCENTS[marks[0]]}{{{letter}}}"
+    parts = unicodedata.normalize("NFD", sign)
+    letter, marks = parts[0], parts[1:]
+    if letter.isascii() and letter.isalpha() and marks in ACCENTS:
+        return f"{ACCENTS[marks]}{{{letter}}}"
     return f"[U+{ord(sign):04X}]"
 
 

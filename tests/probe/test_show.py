@@ -107,7 +107,8 @@ def test_what_is_no_photo_is_refused_before_torch_is_imported(images: list[str],
     photos(tmp_path)
     (tmp_path / "text.jpg").write_text("words")
     words = ["cat3d-tiny:plain", "--image", *images, "--out", "x.html"]
-    code = f"import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); from probe.show import cli; cli({words})"
+    seen = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    code = f"{seen}; from probe.show import cli; cli({words})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=_here(), check=False
     )
