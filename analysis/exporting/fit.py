@@ -24,7 +24,7 @@ PAD = 7
 """Room above the labels of the x axis: where the axes meet stand labels of both."""
 ROW = 24
 """Height of a row that has a name of its own."""
-SHORTEST, SHAPE = 150, 0.68
+SHORTEST, SHAPE = 150.0, 0.68
 """Least height of a panel, and its height over its width where the canvas is narrow."""
 PASSES = 3
 """Rounds of arranging: a shorter label leaves more room for its neighbours."""
