@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -12,8 +13,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 class RunError(ValueError):
@@ -78,9 +77,9 @@ def _without_nan(value: Any) -> Any:
         return {str(key): _without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(part) for part in value]
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype") and not isinstance(value, str):  # a number of NumPy's
         value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @cache
