@@ -304,10 +304,7 @@ def _pairs(run: ProbeRun) -> Table:
 
 
 def _missing(run: ProbeRun) -> Table:
-    rows = [
-        (row.metric, number(row.rows), number(row.missing), number(row.count))
-        for row in tables.missing(run).itertuples()
-    ]
+    rows = [(row.metric, number(row.rows), number(row.missing), number(row.count)) for row in run.missing.itertuples()]
     return Table(
         caption="Rows of the score table by metric. A missing row is one in which nothing could be counted; it is "
         "left out of every average, never taken as zero.",
@@ -348,7 +345,7 @@ def methods(run: ProbeRun) -> tuple[tuple[str, str], ...]:
     """
     digests = sorted(run.scores["pair_list"].unique().astype(str))
     versions = {name: text for name, text in run.environment.items() if name not in ("commit", "machine")}
-    lost = tables.missing(run)
+    lost = run.missing
     facts = {
         "Model": model_words(run.card),
         "Protocol": f"{run.protocol}. {PROTOCOL_WORDS.get(run.protocol, '')}".strip(),
@@ -412,7 +409,7 @@ def downloads(run: ProbeRun) -> tuple[tuple[str, str], ...]:
         "matchers.csv": tables.matchers(run), "thresholds.csv": tables.thresholds(run),
         "effects.csv": causal.effects(run), "effects_beside_selected.csv": causal.beside_selected(run),
         "effects_by_head.csv": causal.effects_by_head(run),
-        "worst_pairs.csv": tables.worst_pairs(run), "pairs.csv": run.pairs, "missing.csv": tables.missing(run),
+        "worst_pairs.csv": tables.worst_pairs(run), "pairs.csv": run.pairs, "missing.csv": run.missing,
         **({} if run.truth_check is None else {TRUTH_CHECK: run.truth_check}),
     }  # fmt: skip
     return tuple((name, csv_link(frame)) for name, frame in frames.items() if len(frame))

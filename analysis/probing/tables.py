@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyarrow import parquet, types
 from safetensors.numpy import load_file
 
+from analysis.probing.scores import UNIT, no_rows, read_shown
 from analysis.reading import read_config, read_file, read_json
 from probe.records import (
     ALL_HEADS,
@@ -31,7 +31,6 @@ from probe.records import (
     REFERENCES,
     SAME_POSITION,
     SCENES_NOTE,
-    SCORE_COLUMNS,
     SCORES,
     SELECTION,
     TIMESTEPS,
@@ -47,9 +46,6 @@ from probe.records import (
     summarise,
 )
 
-UNIT = "unit"
-READ_COLUMNS = tuple(name for name in SCORE_COLUMNS if name not in ("pair", "layer_name"))
-"""Columns of the score table that the page needs."""
 ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
 LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
@@ -66,7 +62,8 @@ class ProbeRun:
         settings: Every resolved setting.
         environment: Versions, commit, machine.
         selection: The chosen layer with its evidence.
-        scores: The score table of each model's last training step.
+        scores: The rows of the score table that the page shows, of each model's last training step
+            (:mod:`analysis.probing.scores`).
         layers: One row per 3D layer, by index.
         pairs: The frozen list of view pairs.
         timesteps: Each timestep's alpha-bar and signal-to-noise ratio.
@@ -80,6 +77,8 @@ class ProbeRun:
         notes: Of real scenes: what was left out (note), what the check of the truth found (truth, warning), the limits
             of a truth of tracks (tracks).
         truth_check: Of real scenes, one row per pair of views that SIFT matches were compared in.
+        missing: How much could not be measured, of all rows of the score table: columns metric, rows, missing (NaN or
+            nothing counted), count.
     """
 
     name: str
@@ -98,6 +97,7 @@ class ProbeRun:
     explorer: dict[str, np.ndarray] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     truth_check: pd.DataFrame | None = None
+    missing: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def layer(self) -> int:
@@ -166,7 +166,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
 
     Args:
         folder: Made by ``python -m probe.run``.
-        scores: Whether to read the score table, which may have millions of rows; without it, it has none.
+        scores: Whether to read the score table, of which millions of rows may be read; without it, it has none.
 
     Returns:
         Its tables; the optional ones are None where the file is missing.
@@ -187,12 +187,13 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         raise RunError(
             f"read_run: {folder / SELECTION} names layer {selection['layer']}, which {LAYERS} lacks; {ADVICE}"
         )
+    shown = _read(folder / SCORES, partial(read_shown, selection=selection) if scores else no_rows)
     return ProbeRun(
         name=folder.resolve().name,
         settings=config.settings,
         environment=config.environment,
         selection=selection,
-        scores=_last_step(_read(folder / SCORES, _read_scores if scores else _no_scores, READ_COLUMNS)),
+        scores=shown.rows,
         layers=_with_nulls(layers.sort_values("layer", ignore_index=True)),
         pairs=_read(folder / PAIRS, pd.read_csv, ("pair", "scene", "rotation_bin")),
         timesteps=_read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr")),
@@ -204,6 +205,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         explorer=_optional(folder / EXPLORER, load_file) or {},
         notes=_optional(folder / SCENES_NOTE, read_json) or {},
         truth_check=_optional(folder / TRUTH_CHECK, pd.read_csv),
+        missing=shown.missing,
     )
 
 
@@ -213,19 +215,6 @@ def _read(path: Path, load: Callable[[Path], Any], columns: Sequence[str] = ()) 
 
 def _optional(path: Path, load: Callable[[Path], Any]) -> Any:
     return _read(path, load) if path.is_file() else None
-
-
-def _read_scores(path: Path) -> pd.DataFrame:
-    """Read what the page needs of the score table; text is read as categories, a hundredth of its size."""
-    schema = parquet.read_schema(path)
-    absent = [name for name in SCORE_COLUMNS if name not in schema.names and name != UNIT]
-    if absent:
-        raise ValueError(f"it lacks {', '.join(absent)}")
-    columns = [name for name in READ_COLUMNS if name in schema.names]
-    text = [name for name in columns if _is_text(schema.field(name).type)]
-    table = parquet.read_table(path, columns=columns, read_dictionary=text).to_pandas()
-    table = table.assign(**{name: _in_order(table[name]) for name in text})
-    return table if UNIT in table else table.assign(unit=table["scene"])
 
 
 def _with_nulls(layers: pd.DataFrame) -> pd.DataFrame:
@@ -240,26 +229,6 @@ def _with_nulls(layers: pd.DataFrame) -> pd.DataFrame:
         above_null=layers["precision_low"] > layers[["chance", "same_position"]].max(axis=1),
         units=layers["scenes"],
     )
-
-
-def _in_order(column: pd.Series) -> pd.Series:
-    """Sort categories by name, so that groups stand in the order of their names and not in that of the file."""
-    return column.cat.set_categories(sorted(column.cat.categories))
-
-
-def _is_text(kind: Any) -> bool:
-    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_dictionary))
-
-
-def _no_scores(_: Path) -> pd.DataFrame:
-    return pd.DataFrame(columns=list(READ_COLUMNS))
-
-
-def _last_step(scores: pd.DataFrame) -> pd.DataFrame:
-    """Keep each model's last training step; a score without a step belongs to the only one that there is."""
-    step = scores["step"].fillna(-1)
-    last = step.groupby(scores["model"], observed=True).transform("max")
-    return scores if (step == last).all() else scores[step == last]
 
 
 def _of(run: ProbeRun, protocol: str) -> pd.DataFrame:
@@ -432,14 +401,6 @@ def coverage(run: ProbeRun) -> pd.DataFrame:
     table = summarise(named(run, rows), ["who", "coverage"])
     order = {name: n for n, name in enumerate(shown(run))}
     return table.sort_values("who", key=lambda who: who.map(order), kind="stable", ignore_index=True)
-
-
-def missing(run: ProbeRun) -> pd.DataFrame:
-    """Return how much could not be measured: columns metric, rows, missing (NaN or nothing counted), count."""
-    lost = run.scores["value"].isna() | (run.scores["count"] == 0)
-    table = run.scores[["metric", "count"]].assign(missing=lost, rows=1).groupby("metric", observed=True).sum()
-    table = table[["rows", "missing", "count"]].astype(int).rename(index=str).sort_index()
-    return table.reset_index()
 
 
 def worst_pairs(run: ProbeRun, count: int = 12) -> pd.DataFrame:

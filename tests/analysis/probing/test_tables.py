@@ -1,6 +1,7 @@
 """Laws of the tables: each is a group-by of the score table, a missing value is never a number."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from analysis.probing import rotation, tables
 from analysis.probing.cells import text_tables
 from analysis.probing.leads import leads
+from analysis.probing.scores import count_missing
 from analysis.probing.tables import ProbeRun, RunError, read_run
 from analysis.probing.words import answer
 from probe.records import ALL_HEADS, CEILING, NO_LAYER, SAME_POSITION, UNIFORM, summarise
@@ -89,15 +91,52 @@ def test_only_each_models_last_step_counts(run_folder: Path, tmp_path: Path):
     scores = pd.read_parquet(twice / "scores.parquet")
     early = scores[scores["model"] == "tiny"].assign(step=0, value=0.0)
     pd.concat([early, scores]).to_parquet(twice / "scores.parquet")
-    read = read_run(twice).scores.reset_index(drop=True)
-    pd.testing.assert_frame_equal(read.astype(scores[read.columns].dtypes), scores[read.columns])
-    assert set(scores.columns) - set(read.columns) == {"pair", "layer_name"}
+    read, once = read_run(twice), read_run(run_folder)
+    pd.testing.assert_frame_equal(read.scores, once.scores)
+    pd.testing.assert_frame_equal(read.missing, once.missing)
+    assert set(scores.columns) - set(read.scores.columns) == {"pair", "layer_name"}
+
+
+@pytest.mark.parametrize("steps", [(math.nan, 100), (None, None), (100, 100)])
+def test_a_score_without_a_step_belongs_to_the_only_one(
+    run_folder: Path, tmp_path: Path, steps: tuple[float | None, float | None]
+):
+    """Of a model's rows those without a step are left out only where others have one."""
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    scores = pd.read_parquet(folder / "scores.parquet")
+    mine = scores["model"] == "tiny"
+    step = pd.Series(np.where(mine & (scores["scene"] == "room-0"), *steps), index=scores.index)
+    scores.assign(step=step if steps[0] else None).to_parquet(folder / "scores.parquet")
+    known = ["room-0"] if steps == (100, 100) or steps[0] is None else []
+    read = read_run(folder).scores
+    assert sorted(set(read[read["model"] == "tiny"]["scene"])) == sorted({*known, *(f"room-{n}" for n in range(1, 6))})
+
+
+def test_rows_that_no_table_shows_are_counted_and_not_read(run: ProbeRun, run_folder: Path):
+    """Single heads count by the metric of the selection alone; the other directions tell their rotation alone."""
+    every = pd.read_parquet(run_folder / "scores.parquet")
+    single = run.scores[run.scores["head"] != ALL_HEADS]
+    assert set(single["metric"]) == {"precision@5%"}
+    assert set(run.scores[run.scores["direction"] != "tgt-ref"]["metric"]) == {"precision@5%"}
+    assert len(run.scores) < 0.3 * len(every)
+    assert run.missing["metric"].tolist() == sorted(set(every["metric"]))
+    assert run.missing["rows"].sum() == len(every)
+    pairs = ["scene", "query_view", "key_view", "rotation_deg"]
+    assert set(run.scores[pairs].itertuples(index=False)) == set(every[pairs].itertuples(index=False))
+
+
+def test_an_empty_score_table_has_no_rows(run_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    pd.read_parquet(folder / "scores.parquet")[:0].to_parquet(folder / "scores.parquet")
+    run = read_run(folder)
+    assert (len(run.scores), len(run.missing)) == (0, 0)
 
 
 def test_text_is_read_as_categories_and_the_tables_are_those_of_text(run: ProbeRun, run_folder: Path):
     assert {str(run.scores[name].dtype) for name in ("model", "scene", "metric", "grid", "protocol")} == {"category"}
     plain = replace(run, scores=pd.read_parquet(run_folder / "scores.parquet"))
-    for table in (tables.profile, tables.matchers, tables.by_head, tables.attention, tables.missing, rotation.rotation):
+    shown = (tables.profile, tables.matchers, tables.by_head, tables.attention, tables.thresholds, rotation.rotation)
+    for table in shown:
         expected = table(plain)
         pd.testing.assert_frame_equal(table(run).astype(expected.dtypes), expected)
 
@@ -173,8 +212,8 @@ def test_what_was_not_counted_is_no_zero(run: ProbeRun):
     )
     assert table["scenes"] == 5
     assert table["value"] == kept["value"]
-    assert tables.missing(lost).set_index("metric").loc["precision@5%", "missing"] > 0
-    assert tables.missing(run)["missing"].sum() == 0
+    assert count_missing(lost.scores).set_index("metric").loc["precision@5%", "missing"] > 0
+    assert run.missing["missing"].sum() == 0
 
 
 def test_matchers_start_with_the_model_and_end_with_the_ceiling(run: ProbeRun):
