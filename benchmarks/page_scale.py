@@ -8,12 +8,15 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import tyro
+from pyarrow import parquet
 
 from analysis.report import build_index, build_report
 from probe.records import (
@@ -27,6 +30,7 @@ from probe.records import (
     rotation_bin,
     write_json,
 )
+from probe.records.scores import write_scores
 
 METRICS = ("precision@2%", "precision@5%", "precision@10%", "precision@1token", "precision@1%scene",
            "precision@2%scene", "precision@5%scene", "precision@10%scene", "mass_3x3", "mass_key_view", "entropy",
@@ -46,6 +50,10 @@ class Scale:
     """3D layers."""
     heads: int = 16
     """Of each layer; all of them together are one more row."""
+    views: Literal[2, 3] = 3
+    """Of a scene, in all ordered pairs."""
+    timesteps: int = 5
+    """Of each layer, five at most."""
     out: Path | None = None
     """Folder to keep the run in; default a temporary one."""
 
@@ -71,14 +79,18 @@ def peak() -> float:
 
 
 def make_run(folder: Path, scale: Scale) -> int:
+    """Make up a run; return how many rows its score table has."""
     folder.mkdir(parents=True)
-    per_scene = len(VIEWS) * scale.layers * (scale.heads + 1) * len(TIMESTEPS) * len(METRICS)
-    scenes = -(-scale.rows // per_scene)
+    scenes = -(-scale.rows // len(scene_table(0, scale, "")))
     pairs = pair_list(scenes)
-    scores = score_table(scenes, scale).assign(pair_list=digest(pairs))
-    scores = scores.astype({"pair_list": "category"})[list(SCORE_COLUMNS)]
-    scores.to_parquet(folder / "scores.parquet", index=False)
     pairs.to_csv(folder / "pairs.csv", index=False)
+    write_scores(folder / "scores.parquet", (scene_table(scene, scale, digest(pairs)) for scene in range(scenes)))
+    describe_run(folder, scale, scenes)
+    return parquet.read_metadata(folder / "scores.parquet").num_rows
+
+
+def describe_run(folder: Path, scale: Scale, scenes: int) -> None:
+    """Write what a run folder holds beside scores and pairs."""
     pd.DataFrame({"timestep": TIMESTEPS, "alpha_bar": 0.5, "snr": 1.0}).to_csv(folder / "timesteps.csv", index=False)
     layers = layer_list(scale, scenes)
     layers.to_csv(folder / "layers.csv", index=False)
@@ -90,7 +102,6 @@ def make_run(folder: Path, scale: Scale) -> int:
         "direction": "tgt-ref",
         "protocol": "attention-v1", "ties": [], "runners_up": [],
     })  # fmt: skip
-    return len(scores)
 
 
 def pair_list(scenes: int) -> pd.DataFrame:
@@ -113,40 +124,29 @@ def layer_list(scale: Scale, scenes: int) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def score_table(scenes: int, scale: Scale) -> pd.DataFrame:
-    heads = np.arange(ALL_HEADS, scale.heads)
-    axes = (scenes, len(VIEWS), scale.layers, len(heads), len(TIMESTEPS), len(METRICS))
-    own = rows_of(axes, "large", np.arange(scale.layers), heads, TIMESTEPS)
-    references = [
-        rows_of((*axes[:2], 1, 1, 1, len(METRICS)), name, np.array([NO_LAYER]), np.array([ALL_HEADS]), (-1,))
-        for name in (UNIFORM, SAME_POSITION, CEILING)
-    ]
-    table = pd.concat([own, *references], ignore_index=True)
-    text = ("model", "scene", "pair", "direction", "layer_name", "grid", "protocol", "metric")
-    return table.astype(dict.fromkeys(text, "category"))
-
-
-def rows_of(
-    axes: tuple[int, ...], model: str, layers: np.ndarray, heads: np.ndarray, timesteps: tuple[int, ...]
-) -> pd.DataFrame:
-    scene, view, layer, head, timestep, metric = (n.ravel() for n in np.indices(axes))
-    names = [f"s{n}" for n in range(axes[0])]
-    turns = np.array([[turn(n, max(pair)) for pair in VIEWS] for n in range(axes[0])])
-    value = np.random.default_rng(0).random(len(scene)) * 0.5
-
-    def text(codes: np.ndarray, kinds: list[str]) -> pd.Categorical:
-        return pd.Categorical.from_codes(codes, kinds)
-
-    once = np.zeros(len(scene), dtype=np.int8)
-    ways = sorted(set(DIRECTIONS))
-    return pd.DataFrame(
-        {"model": text(once, [model]), "step": 0, "scene": text(scene, names), "pair": text(scene, names),
-         "query_view": np.array([q for q, _ in VIEWS])[view], "key_view": np.array([k for _, k in VIEWS])[view],
-         "direction": text(np.array([ways.index(way) for way in DIRECTIONS])[view], ways),
-         "rotation_deg": turns[scene, view], "layer": layers[layer], "layer_name": text(once, ["blocks.0.attn1"]),
-         "grid": text(once, ["32x32"]), "head": heads[head], "timestep": np.array(timesteps)[timestep],
-         "protocol": text(once, ["attention-v1"]), "metric": text(metric, list(METRICS)), "value": value, "count": 512}
+def scene_table(scene: int, scale: Scale, pair_list: str) -> pd.DataFrame:
+    """Make up the scores of one scene: of the layers, and of the references."""
+    heads, pairs = np.arange(ALL_HEADS, scale.heads), range(scale.views * (scale.views - 1))
+    own = axes(["large"], pairs, range(scale.layers), heads, TIMESTEPS[: scale.timesteps], METRICS)
+    references = axes((UNIFORM, SAME_POSITION, CEILING), pairs, [NO_LAYER], [ALL_HEADS], [-1], METRICS)
+    table = pd.concat([own, references], ignore_index=True)
+    place = table["place"].to_numpy()
+    query, key = np.array(VIEWS)[place].T
+    names = {"scene": f"s{scene}", "unit": f"s{scene}", "pair": f"s{scene}", "grid": "32x32", "pair_list": pair_list}
+    table = table.assign(
+        **names, query_view=query, key_view=key, direction=np.array(DIRECTIONS)[place], count=512, step=0,
+        rotation_deg=[turn(scene, max(pair)) for pair in zip(query, key, strict=True)], protocol="attention-v1",
+        layer_name=np.where(table["layer"] < 0, "", "blocks." + table["layer"].astype(str) + ".attn1"),
+        value=np.random.default_rng(scene).integers(0, 256, len(table)) / 512,
     )  # fmt: skip
+    text = ("model", "direction", "layer_name", "protocol", "metric", *names)
+    return table.astype(dict.fromkeys(text, "category"))[list(SCORE_COLUMNS)]
+
+
+def axes(*values: Sequence[object]) -> pd.DataFrame:
+    """List every combination of what a row of the score table is about."""
+    names = ["model", "place", "layer", "head", "timestep", "metric"]
+    return pd.MultiIndex.from_product(values, names=names).to_frame(index=False)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def as_frame(groups: Sequence[pa.Table]) -> pd.DataFrame:
     Args:
         groups: From :func:`row_groups`, at least one.
     """
-    frame = pa.concat_tables(groups).to_pandas(split_blocks=True)
+    frame = pa.concat_tables(groups).to_pandas()
     text = frame.select_dtypes("category")
     return frame.assign(**{name: text[name].cat.set_categories(sorted(text[name].cat.categories)) for name in text})
 
