@@ -27,13 +27,27 @@ def example_matches(
     frames: list[pd.DataFrame] = []
 
     def read(call: LayerCall) -> None:
-        truth = scene.truths[call.layout.grid]
-        token = protocol.match(call, truth)[0, 0, -1, :, 0]
-        own = {"layer": call.layer.index, "layer_name": call.layer.name, "grid": grid_name(truth.grid), "timestep": t}
-        frames.append(_rows(token, truth, scene.views).assign(**own))
+        frames.append(match_rows(call, scene, protocol))
 
     denoise(model, scene, layers, t, read)
     return pd.concat(frames, ignore_index=True)
+
+
+def match_rows(call: LayerCall, scene: Scene, protocol: Protocol) -> pd.DataFrame:
+    """List where one layer's call leads every token of the last view in view 0.
+
+    Args:
+        call: Of the layer, on the scene.
+        scene: Whose first view is looked at.
+        protocol: That matches.
+
+    Returns:
+        Columns as :func:`example_matches` lists them.
+    """
+    truth = scene.truths[call.layout.grid]
+    token = protocol.match(call, truth)[0, 0, -1, :, 0]
+    layer = {"layer": call.layer.index, "layer_name": call.layer.name, "grid": grid_name(truth.grid)}
+    return _rows(token, truth, scene.views).assign(**layer, timestep=call.timestep)
 
 
 def _rows(token: Tensor, truth: GridTruth, views: Views) -> pd.DataFrame:

@@ -322,6 +322,30 @@ def explore_scene(
     return {f"{name}/{scene.name}": value.contiguous() for name, value in shown.items()}
 
 
+def explored_bytes(scene: Scene, timesteps: Sequence[int], threshold: Threshold, calls: Sequence[LayerCall]) -> int:
+    """Count the bytes of what :func:`explore_scene` returns.
+
+    Args:
+        scene: To show.
+        timesteps: Those to show.
+        threshold: Which matches are right.
+        calls: One of each layer; their numbers do not matter.
+    """
+    views = scene.views.count
+    calls = [call for call in calls if call.layout.grid != (1, 1)]
+    with_heads = len(head_timesteps(timesteps, [call.layer for call in calls], views))
+    total = _bytes_of(scene_geometry(scene))
+    for call in calls:
+        values = read_call(call, scene.truths[call.layout.grid], threshold, kept_views(views))
+        together, both = (_bytes_of(_by_heads(values, heads=heads)) for heads in (False, True))
+        total += len(timesteps) * together + with_heads * (both - together)
+    return total
+
+
+def _bytes_of(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
 def _by_heads(values: dict[str, Tensor], *, heads: bool) -> dict[str, Tensor]:
     """Part the row of all heads together from the single heads, which not every timestep has."""
     by_row = [name for name in BY_ROW if name in values]

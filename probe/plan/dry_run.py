@@ -15,6 +15,7 @@ from probe.layers import Layer
 from probe.measure.matcher import measure_matcher
 from probe.measure.references import measure_references
 from probe.models.model import model_layers
+from probe.plan.disk import Disk, disk_of
 from probe.plan.parts import EXAMPLES
 from probe.plan.plan import Plan, device_named
 from probe.plan.rehearsal import (
@@ -45,6 +46,7 @@ class Estimate:
         passes: Denoising steps whose layers are scored, in all.
         edited: Denoising steps under edits, which are not.
         other: Seconds of everything else, in all: scenes, truth, references, baselines.
+        disk: Bytes that the run writes.
     """
 
     scoring: dict[str, Cost]
@@ -55,6 +57,7 @@ class Estimate:
     passes: int
     edited: int
     other: float
+    disk: Disk
 
     @property
     def probed(self) -> float:
@@ -99,6 +102,7 @@ def estimate(plan: Plan, device: torch.device, examples: int) -> Estimate:
         passes=scenes * (len(plan.timesteps) + nulls) + min(examples, scenes),
         edited=passes(plan.experiment, plan.layers, scenes),
         other=scenes * seconds_of(lambda: _without_model(plan), device),
+        disk=disk_of(plan, scene),
     )
 
 
@@ -143,7 +147,8 @@ def show(console: Console, plan: Plan, estimated: Estimate, views: int) -> None:
 
 
 def lines(estimated: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
-    """What a run takes in memory and time."""
+    """What a run takes in memory, time and disk."""
+    disk = estimated.disk
     return (
         f"memory: {estimated.weights / MIB:.0f} MiB of weights and up to {estimated.work / MIB:.0f} MiB of work, "
         f"beside about {estimated.libraries / MIB:.0f} MiB of main memory for Python and its libraries",
@@ -152,8 +157,19 @@ def lines(estimated: Estimate, scenes: int, timesteps: int) -> tuple[str, ...]:
         f"and {estimated.edited} under edits: "
         f"about {duration(estimated.total)} after the start, {duration(estimated.other)} of it for scenes, truth, "
         "baselines",
+        f"the folder: about {size(disk.scores + disk.pictures)} beside the page, {size(disk.scores)} of it "
+        f"{disk.rows:,} rows of scores and {size(disk.pictures)} pictures and the match explorer; until all is "
+        f"measured the scenes' own files take about {size(disk.parts)} more",
         "the model was not loaded, and nothing was written",
     )
+
+
+def size(count: int) -> str:
+    """Write a number of bytes to two digits, in the largest fitting unit."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:

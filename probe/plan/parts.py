@@ -19,6 +19,7 @@ from probe.measure.matcher import measure_matcher
 from probe.measure.model import cameras_only, measure_layers, timestep_table
 from probe.measure.references import measure_references
 from probe.measure.scene import Scene, pair_table
+from probe.metrics import Threshold
 from probe.models.model import MultiViewModel
 from probe.plan.plan import Plan
 from probe.plan.processes import Processes
@@ -109,11 +110,15 @@ def _save_example(plan: Plan, scene: Scene, parts: Path, index: int) -> None:
     matches = example_matches(plan.model, scene, plan.layers, plan.middle, plan.protocol)
     _write_tensors(parts / f"image-{index:05d}.safetensors", {f"image/{scene.name}": _bytes(scene.views.image[0])})
     if index < EXPLORED:
-        name = plan.select_by.partition("|")[0]
-        threshold = next(limit for limit in plan.protocol.limits(scene.thresholds) if limit.name == name)
-        seen = explore_scene(plan.model, scene, plan.layers, plan.timesteps, threshold)
+        seen = explore_scene(plan.model, scene, plan.layers, plan.timesteps, ranked_threshold(plan, scene))
         _write_tensors(parts / f"explorer-{index:05d}.safetensors", seen)
     write(parts / f"matches-{index:05d}.parquet", lambda part: matches.to_parquet(part, index=False))
+
+
+def ranked_threshold(plan: Plan, scene: Scene) -> Threshold:
+    """Return which matches are right by the metric that layers are ranked by."""
+    name = plan.select_by.partition("|")[0]
+    return next(limit for limit in plan.protocol.limits(scene.thresholds) if limit.name == name)
 
 
 def _edit(plan: Plan, scene: Scene, parts: Path, index: int) -> pd.DataFrame:

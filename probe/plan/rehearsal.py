@@ -222,12 +222,12 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def scoring_cost(layer: Layer, scene: Scene, protocol: Protocol) -> Cost:
-    """Score random queries and keys of a layer's shape: the seconds and the bytes it takes."""
+def random_call(layer: Layer, scene: Scene) -> LayerCall:
+    """Return a call of random queries and keys of a layer's shape."""
     views, device = scene.views.count, scene.views.image.device
     shape = (1, layer.heads, tokens_of(layer, views), layer.channels)
     q, k = (torch.randn(shape, device=device) for _ in range(2))
-    call = LayerCall(
+    return LayerCall(
         layer=layer,
         layout=joint_layout(layer, views),
         q=q,
@@ -237,6 +237,11 @@ def scoring_cost(layer: Layer, scene: Scene, protocol: Protocol) -> Cost:
         step=0,
         timestep=0,
     )
+
+
+def scoring_cost(layer: Layer, scene: Scene, protocol: Protocol) -> Cost:
+    """Score random queries and keys of a layer's shape: the seconds and the bytes it takes."""
+    device, call = scene.views.image.device, random_call(layer, scene)
     with Memory() as memory:
         score_call(call, scene, protocol)
     return Cost(
