@@ -28,6 +28,10 @@ from probe.plan import plan
 from probe.protocols import PROTOCOLS
 from probe.records import INTERVENTIONS, REFERENCES, SAME_POSITION, SCORE_COLUMNS, UNIFORM, alone, digest
 from probe.scenes import SCENES, Request, SceneList, open_scenes
+from probe.selection import layer_table, select_layer
+from probe.selection.comparisons import comparisons
+from probe.selection.reading import read_ranked
+from probe.selection.terminal import empty_scenes
 
 SMALL = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report"]
 QUICK = [*SMALL, "--timesteps", "500", "--layers", "6,8", "--baselines", "none"]
@@ -168,6 +172,19 @@ def test_layers_and_selection_agree(whole: Path):
     assert selection["timesteps"] == [100, 500]
     assert selection["scenes"] == 4
     assert (layers["ceiling"] >= layers["chance"]).all()
+
+
+@pytest.mark.parametrize("metric", ["precision@5%", "precision@10%"])
+def test_selection_needs_few_rows_of_the_scores(whole: Path, metric: str):
+    """All that is told of the layers is the same from the rows that selection reads and from all rows."""
+    every = pd.read_parquet(whole / "scores.parquet")
+    few = read_ranked(whole / "scores.parquet", PROTOCOLS["attention-v1"], metric)
+    assert len(few) < 0.2 * len(every)
+    chosen = [select_layer(scores, metric=metric, model="cat3d-tiny:random") for scores in (every, few)]
+    assert json.dumps(chosen[0].record()) == json.dumps(chosen[1].record())
+    for table in (layer_table, comparisons):
+        pd.testing.assert_frame_equal(*(table(scores, chosen[0]) for scores in (every, few)), check_exact=True)
+    assert empty_scenes(every, chosen[0]) == empty_scenes(few, chosen[0])
 
 
 def test_timesteps_say_what_they_mean(whole: Path):
