@@ -275,7 +275,11 @@ def main(fuzz: Fuzz) -> None:
             shutil.copytree(folder, copy)
             target = copy / random.choice(files).relative_to(folder)
             try:
-                how = lie(target, random, canary) if random.random() < 0.25 else damage_file(target, random)
+                how = (
+                    lie(target, random, canary)
+                    if random.random() < 0.25 and name != "flags"
+                    else damage_file(target, random)
+                )
             except (ValueError, UnicodeDecodeError, IndexError, KeyError):
                 continue  # a file that its damage cannot be told for
             outcome, words, seconds = attempt(lambda use=use, copy=copy: use(copy))

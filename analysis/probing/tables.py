@@ -54,6 +54,7 @@ ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
 LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
                  "same_position", "ceiling", "count", "scenes")  # fmt: skip
+WHOLE = ("layer", "grid_h", "grid_w")
 SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
 
 
@@ -182,6 +183,9 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         )
     config = read_config(folder, ADVICE)
     layers = _read(folder / LAYERS, pd.read_csv, LAYER_COLUMNS)
+    broken = [name for name in WHOLE if layers[name].dtype.kind != "i"]
+    if broken:
+        raise RunError(f"read_run: {folder / LAYERS} has a {broken[0]} that is no whole number; {ADVICE}")
     selection = _read(folder / SELECTION, read_json, SELECTION_KEYS)
     if selection["layer"] not in set(layers["layer"]):
         raise RunError(

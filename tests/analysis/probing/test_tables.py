@@ -1,6 +1,7 @@
 """Laws of the tables: each is a group-by of the score table, a missing value is never a number."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -71,6 +72,14 @@ def test_a_selection_of_an_unknown_layer_is_refused(run_folder: Path, tmp_path: 
     selection = json.loads((broken / "selection.json").read_text())
     (broken / "selection.json").write_text(json.dumps({**selection, "layer": 99}))
     with pytest.raises(RunError, match=r"names layer 99, which layers\.csv lacks"):
+        read_run(broken)
+
+
+def test_a_layer_without_a_whole_number_is_refused(run_folder: Path, tmp_path: Path):
+    broken = shutil.copytree(run_folder, tmp_path / "broken")
+    layers = pd.read_csv(broken / "layers.csv")
+    layers.astype({"layer": float}).replace({"layer": {layers["layer"][0]: -math.inf}}).to_csv(broken / "layers.csv")
+    with pytest.raises(RunError, match=r"layers\.csv has a layer that is no whole number"):
         read_run(broken)
 
 
