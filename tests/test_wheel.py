@@ -1,4 +1,4 @@
-"""What people install: a wheel that runs away from its sources and holds no tests; a source distribution without results."""
+"""What people install: a wheel that runs away from its sources and holds no tests; a source without results."""
 
 import os
 import shlex
