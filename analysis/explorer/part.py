@@ -67,6 +67,7 @@ def explorer_part(models: Sequence[Explored], budget: int = BUDGET) -> Part:
     start = start_of(first, scenes, [n for n, there in enumerate(packed["scenes"]) if there])
     numbers = {name.removeprefix("image/"): n for n, name in enumerate(first.run.images)}
     shown = [scene for scene, there in zip(scenes, packed["scenes"], strict=True) if there]
+    rules = (layer_rule(first), START_RULE, PROTOCOLS) if packed["judged"] else ()
     return Part(
         payload=packed,
         images=tuple(numbers[scene] for scene in scenes),
@@ -78,13 +79,7 @@ def explorer_part(models: Sequence[Explored], budget: int = BUDGET) -> Part:
             f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: "
             f"attention.{MARKS if packed['judged'] else ' White ring: match.'}"
         ),
-        limits=" ".join(
-            [
-                *([layer_rule(first), START_RULE, PROTOCOLS] if packed["judged"] else []),
-                _limits(first, scenes[0]),
-                packed["held"],
-            ]
-        ),
+        limits=" ".join([*rules, _limits(first, scenes[0]), packed["held"]]),
         dropped=packed["dropped"],
     )
 

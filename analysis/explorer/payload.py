@@ -24,8 +24,8 @@ MATCH = ("token", "right")
 LEAST = 0.25  # characters that a query's or key's number takes at least; one as a rule
 FIRST, OTHERS = slice(0, 1), slice(1, None)  # of a model's layers, the one that it opens on first
 START_RULE = (
-    "There, it opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the median of "
-    "those shown here, at the token whose match has the median error of that pair: right where most are."
+    "There, it opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the "
+    "median of those shown here, at the token whose match has the median error of that pair: right where most are."
 )
 LEFT_OUT = {
     "together": "matches",

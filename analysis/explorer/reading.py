@@ -35,7 +35,7 @@ class Explored:
 
     @property
     def layers(self) -> list[int]:
-        """Return the indexes of the layers that were read: the one it opens on, the selected one, its runners-up, rest."""
+        """Return the indexes of the layers that were read: the one it opens on, the selected one, runners-up, others."""
         present, ranked = self._present(), [int(entry["layer"]) for entry in self.run.selection.get("runners_up", [])]
         ranked = [*([] if self.opens_on_selected else [self._most_precise()]), self.run.layer, *ranked]
         return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]
@@ -55,7 +55,7 @@ class Explored:
         return sorted({int(part) for what, part, _ in self.tensors if what == "token"})
 
     def _most_precise(self) -> int:
-        """Return the layer of highest precision among those that were read; the selected one where nothing was counted."""
+        """Return the layer of highest precision among those that were read; the selected one where none is known."""
         precision = self.run.layers.set_index("layer")["precision"].reindex(self._present())
         return int(precision.idxmax()) if precision.notna().any() else self.run.layer
 
