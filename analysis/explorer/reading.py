@@ -35,7 +35,7 @@ class Explored:
 
     @property
     def layers(self) -> list[int]:
-        """Return the indexes of the layers that were read: the one it opens on, the selected one, runners-up, others."""
+        """Return the indexes of the layers that were read: the one it opens on, the selected, runners-up, others."""
         present, ranked = self._present(), [int(entry["layer"]) for entry in self.run.selection.get("runners_up", [])]
         ranked = [*([] if self.opens_on_selected else [self._most_precise()]), self.run.layer, *ranked]
         return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]

@@ -229,7 +229,7 @@ def _against(run: TrainingRun) -> Table:
     return Table(
         caption=f"The last values, at iteration {listing(map(number, steps))}, beside trivial baselines, on the same "
         f"scenes. {MARK_WORDS}.",
-        columns=("", *(METRICS[name].heading for name in names)),
+        columns=("method", *(METRICS[name].heading for name in names)),
         rows=(
             (METHOD_LABELS[MODEL], *(words.with_mark(name, row) for name, row in rows.items())),
             (BEST, *(best_text(name, best_in_row(name, row)) for name, row in rows.items())),

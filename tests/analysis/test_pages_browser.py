@@ -1,11 +1,11 @@
 """Every kind of page in a browser: it opens, in any size and theme, without a word on the console."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_kinds import KINDS, build_every_kind
+from page_kinds import KINDS
 
 from analysis.overview.watch import serve
 
@@ -17,11 +17,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
 ]
-
-
-@pytest.fixture(scope="module")
-def built(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return build_every_kind(tmp_path_factory.mktemp("kinds"), make_explored)
 
 
 @pytest.fixture(scope="module")
