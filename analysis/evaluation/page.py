@@ -188,7 +188,11 @@ def _samples(run: Evaluation) -> Section | None:
     if run.samples is None:
         return None
     picture = "data:image/png;base64," + base64.b64encode(run.samples).decode()
-    text = "Reference, true view and generated view of the three worst by PSNR, and of three from the middle."
+    psnr = run.worst[PSNR]
+    text = (
+        f"Reference, true view and generated view of the three worst by PSNR (from {amount(PSNR, psnr.min())} up), and "
+        f"of three from the middle (about {amount(PSNR, psnr.median())})."
+    )
     return Section(name="samples", title="What it generates", text=text, picture=picture)
 
 

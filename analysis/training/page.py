@@ -186,13 +186,14 @@ def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
 
 
 def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
-    """Return the last value of each line, as the figure's alternative text."""
-    lines = (
-        table[(table["who"] != training_figures.LOGGED) & table["panel"].isin(titles)]
-        .groupby(["panel", "who"], sort=False)
-        .tail(1)
+    """Return the last value of each line, as the figure's alternative text; of single steps where nothing else is."""
+    drawn = table[table["panel"].isin(titles)]
+    alone = drawn.groupby("panel")["who"].transform("nunique") == 1
+    lines = drawn[alone | (drawn["who"] != training_figures.LOGGED)].groupby(["panel", "who"], sort=False).tail(1)
+    return "; ".join(
+        f"{titles[row.panel]}, {row.who}: {number(row.value)} at iteration {number(row.step)}"
+        for row in lines.itertuples()
     )
-    return "; ".join(f"{titles[row.panel]}, {row.who}: {number(row.value)} at {row.step}" for row in lines.itertuples())
 
 
 def _step_charts(

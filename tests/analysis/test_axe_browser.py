@@ -27,7 +27,8 @@ PLAIN = ".scroll { background: none !important }"
 """What shades the edges of wide tables is a gradient, on which axe cannot tell contrast."""
 RUN = """async (options) => {
   const {violations} = await axe.run({exclude: [["svg > *"]]}, options);
-  return violations.map(({id, impact, nodes}) => `${impact} ${id}: ${nodes.map(({html}) => html).join(" ").slice(0, 300)}`);
+  const where = (nodes) => nodes.map(({html}) => html).join(" ").slice(0, 300);
+  return violations.map(({id, impact, nodes}) => `${impact} ${id}: ${where(nodes)}`);
 }"""
 """Inside of figures nothing is asked: axe takes no colour of theirs, and their text is beside the figure."""
 
