@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures
-from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
+from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, picture_first, present
 from analysis.training import figures as training_figures
 from analysis.training import run as training
 from analysis.training import words
@@ -82,7 +82,10 @@ def make_training_page(run: TrainingRun) -> SectionPage:
     Args:
         run: The training run.
     """
-    made = [maker(run) for maker in (_quality, _worst, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
+    made = [
+        maker(run) for maker in (_samples, _quality, _worst, _precision, _readout, _tradeoff, _losses, _cost, _rows)
+    ]
+    lead, sections = picture_first(present(made))
     settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
     return SectionPage(
         kind="training run",
@@ -91,8 +94,8 @@ def make_training_page(run: TrainingRun) -> SectionPage:
         answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
-        lead=_samples(run),
-        sections=present(made),
+        lead=lead,
+        sections=sections,
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=_packed(command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),

@@ -97,3 +97,53 @@ def test_a_served_page_loads_itself_again(built: dict[str, Path], browser: "sync
         page.close()
         server.shutdown()
         server.server_close()
+
+
+PICTURES = {  # by kind: what the page opens with
+    "probe": "#explorer", "study": "figure svg.chart", "training": "img.samples", "evaluation": "img.samples",
+    "comparison": "figure svg.chart", "photos": "#explorer",
+}  # fmt: skip
+NARROW, BROAD = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_page_opens_with_its_picture(kind: str, built: dict[str, Path], browser: "sync_api.Browser"):
+    """On a phone it begins within the first screen, above the answer; the contents are folded there."""
+    page = browser.new_context(viewport=NARROW).new_page()
+    page.goto(f"file://{built[kind]}")
+    assert page.locator(PICTURES[kind]).first.bounding_box()["y"] < 700
+    if kind == "photos":
+        return
+    assert page.locator(PICTURES[kind]).first.bounding_box()["y"] < page.locator("#answer").bounding_box()["y"]
+    contents = page.get_by_role("navigation", name="Contents")
+    assert not contents.get_by_role("link", name="answer").is_visible()
+    contents.get_by_text("Contents").click()
+    assert contents.get_by_role("link", name="answer").is_visible()
+
+
+def test_beside_the_text_the_contents_are_open(built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context(viewport=BROAD).new_page()
+    page.goto(f"file://{built['study']}")
+    contents = page.get_by_role("navigation", name="Contents")
+    assert contents.get_by_role("link", name="answer").is_visible()
+    assert not contents.get_by_text("Contents").is_visible()
+    assert (
+        contents.bounding_box()["x"] + contents.bounding_box()["width"] < page.locator("main").bounding_box()["x"] + 20
+    )
+    page.set_viewport_size(NARROW)
+    page.wait_for_function("!document.querySelector('nav details').open")
+
+
+def test_a_wide_figure_says_that_it_scrolls(built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context(viewport=NARROW).new_page()
+    page.goto(f"file://{built['comparison']}")
+    if not page.evaluate("CSS.supports('container-type: scroll-state')"):
+        pytest.skip("this chromium has no scroll-state queries, so nothing is said")
+    hint = page.locator("figure .hint").first
+    hint.scroll_into_view_if_needed() if hint.is_visible() else page.wait_for_timeout(300)
+    assert hint.is_visible()
+    page.locator("figure .scroll").first.evaluate("(part) => { part.scrollLeft = part.scrollWidth; }")
+    hint.wait_for(state="hidden")
+    page.set_viewport_size(BROAD)
+    page.wait_for_timeout(200)
+    assert not hint.is_visible()
