@@ -1,5 +1,6 @@
 """Every kind of page in a browser: it opens, in any size and theme, without a word on the console."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,33 @@ def test_a_wide_figure_says_that_it_scrolls(built: dict[str, Path], browser: "sy
     page.set_viewport_size(BROAD)
     page.wait_for_timeout(200)
     assert not hint.is_visible()
+
+
+PRINT = """() => [...document.querySelectorAll(".table table")]
+  .filter((table) => table.getBoundingClientRect().width && Boolean(table.closest(".broad")) === (innerWidth > 800))
+  .filter((table) => {
+    const points = 0.75 * parseFloat(getComputedStyle(table).fontSize);
+    return points < 6.5 || table.getBoundingClientRect().right > innerWidth;
+  })
+  .map((table) => table.id)"""
+PAPER = {"portrait": 693, "landscape": 1024}  # of A4 between its margins of 1.3 cm, in CSS pixels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_fit_on_paper_in_letters_that_can_be_read(
+    kind: str, built: dict[str, Path], browser: "sync_api.Browser"
+):
+    for width in PAPER.values():
+        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        page.emulate_media(media="print")
+        page.goto(f"file://{built[kind]}")
+        page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert page.evaluate(PRINT) == []
+        page.context.close()
+
+
+def test_the_table_of_layers_lies_on_a_landscape_page(built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context().new_page()
+    page.goto(f"file://{built['probe']}")
+    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", page.pdf(prefer_css_page_size=True))
+    assert {float(width) > float(height) for width, height in boxes} == {True, False}
