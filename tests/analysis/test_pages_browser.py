@@ -161,9 +161,7 @@ PAPER = {"portrait": 693, "landscape": 1024}  # of A4 between its margins of 1.3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tables_fit_on_paper_in_letters_that_can_be_read(
-    kind: str, built: dict[str, Path], browser: "sync_api.Browser"
-):
+def test_tables_fit_on_paper_in_readable_letters(kind: str, built: dict[str, Path], browser: "sync_api.Browser"):
     for width in PAPER.values():
         page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
         page.emulate_media(media="print")
