@@ -163,7 +163,7 @@ def test_the_command_writes_a_page_and_shows_a_table(
     assert "reports/compare-a-b.html" in out
     page = Path("reports/compare-a-b.html").read_text(encoding="utf-8")
     assert "<code>python -m analysis.report --compare runs/a runs/b</code>" in page
-    assert re.findall(r'<section id="(\w+)"', page) == ["answer", "layers", "metrics", "rotation", "worst", "settings",
+    assert re.findall(r'<section id="(\w+)"', page) == ["layers", "answer", "metrics", "rotation", "worst", "settings",
                                                          "method"]  # fmt: skip
     assert 'href="compare-a-b.html"' in Path("reports/index.html").read_text(encoding="utf-8")
     assert report.main(["--compare", "runs/a", "runs/b"]) == 0
