@@ -340,8 +340,8 @@ def show_comparison(runs: Sequence[Path], formats: Sequence[str], style: FigureS
 
 def _print_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], style: FigureStyle) -> None:
     if formats:
-        count = len(write_files(page, folder, formats, style)) - 1
-        print(f"{folder}/figures, {folder}/tables: {count} files, captions in {folder}/figures/captions.txt")
+        count = len(write_files(page, folder, formats, style)) - 2
+        print(f"{folder}/figures, {folder}/tables: {count} files, captions in {folder}/figures/captions.txt and .tex")
 
 
 def rebuild(runs: Sequence[Path], explore_with: Sequence[Path], formats: Sequence[str], style: FigureStyle) -> None:

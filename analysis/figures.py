@@ -194,7 +194,8 @@ def layer_profile(
             _rival(axes, rows[rows["model"] == rival], null_label(rival), _shift(n), n)
         _probed(axes, rows[rows["model"] == model], selected, mark)
         axes.set_xticks(list(place.values()), list(labels.values()), linespacing=1.35)
-        axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, top([*rows["value"], *rows["high"]])), ylabel="precision")
+        axes.set(xlim=(-0.6, len(place) - 0.4), ylim=(0, top([*rows["value"], *rows["high"]])))
+        axes.set(xlabel="layer", ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
         legend(figure, axes)
 
@@ -257,7 +258,8 @@ def rotation_bins(table: pd.DataFrame, *, captions: Mapping[str, str], rivals: S
             if (rows["who"] == who).any():
                 _rival(axes, rows[rows["who"] == who], who, 0.24 + 0.05 * n, n)
         axes.set_xticks(list(place.values()), list(captions.values()), linespacing=1.35)
-        axes.set(xlim=(-0.55, len(place) - 0.45), ylim=(0, top([*rows["value"], *rows["high"]])), ylabel="precision")
+        axes.set(xlim=(-0.55, len(place) - 0.45), ylim=(0, top([*rows["value"], *rows["high"]])))
+        axes.set(xlabel="rotation between the cameras", ylabel="precision")
         axes.yaxis.set_major_formatter(PERCENT)
         legend(figure, axes)
 
@@ -398,7 +400,8 @@ def small_multiples(
             _interval(axes, part["x"], part, colors=colours)
             axes.scatter(part["x"], part["value"], c=colours, s=34, zorder=3)
             axes.set_xticks(list(place.values()), [str(layer) for layer in place])
-            axes.set(title=title, ylim=(0, top([*here["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
+            axes.set(title=title, xlabel="layer")
+            axes.set(ylim=(0, top([*here["value"], *part["high"]])), xlim=(-0.6, len(place) - 0.4))
             if describe(metric).share:
                 axes.yaxis.set_major_formatter(PERCENT)
 

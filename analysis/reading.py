@@ -1,13 +1,12 @@
 """The readers of what every run folder holds: settings and tables. Whatever cannot be used ends in one line."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
-from probe.records import CONFIG, RunError
+from probe.records import CONFIG, RunError, parse_json
 
 
 class Config(NamedTuple):
@@ -24,7 +23,7 @@ def read_json(path: Path) -> Any:
         OSError: If there is none.
         ValueError: If it is not JSON.
     """
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def read_config(folder: Path, advice: str) -> Config:

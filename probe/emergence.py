@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from probe import cli as command
-from probe.plan.settings import Watch
+from probe.plan.settings import Device, Watch
 
 PROG = "python -m probe.emergence"
 
@@ -18,11 +18,14 @@ class Settings(Watch):
     checkpoints: tyro.conf.Positional[Path]
     """Folder of checkpoints named step-NNNNNN, as the trainer's OUT/averaged."""
     out: Path | None = None
-    """File to write; default emergence.csv in the folder of checkpoints."""
+    """File to write; default emergence.csv in the folder of checkpoints. Checkpoints that were measured before a stop
+    wait in a folder beside it."""
+    device: Device = "auto"
+    """Device; auto takes CUDA if it is available."""
 
 
 def main(settings: Settings) -> None:
-    """Measure checkpoint after checkpoint; write one row per step and layer."""
+    """Measure the checkpoints, shared out among the processes; write one row per step and layer."""
     checkpoints = sorted(settings.checkpoints.glob("step-*"))
     if not checkpoints:
         raise ValueError(
@@ -30,21 +33,16 @@ def main(settings: Settings) -> None:
         )
     with command.flag("--scenes"):
         command.check_scenes(settings.scenes)
-    import pandas as pd
-    from tqdm import tqdm
-
-    from probe.measure.emergence import measure_step, try_first_scene
-    from probe.models import load_model
-    from probe.records import write
+    from probe.measure.emergence import measure_steps, try_first_scene
+    from probe.plan.processes import join_processes
 
     try_first_scene(settings)
-    tables = [
-        measure_step(load_model(f"cat3d-tiny:{path}"), int(path.name.removeprefix("step-")), settings)
-        for path in tqdm(checkpoints, desc="checkpoints")
-    ]
+    processes = join_processes(settings.device)
     out = settings.out or settings.checkpoints / "emergence.csv"
-    write(out, lambda part: pd.concat(tables).to_csv(part, index=False, float_format="%.6f"))
-    print(out)
+    measure_steps(checkpoints, settings, settings.device, out, processes)
+    if processes.is_first:
+        print(out)
+    processes.leave()
 
 
 def cli(arguments: list[str] | None = None) -> None:

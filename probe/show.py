@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from probe import cli as command
+from probe.scenes.photo_files import check_photo_files, photo_doubts
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +54,10 @@ def main(settings: Settings) -> None:
     """Show the photos to the model, and write the page."""
     if not settings.out.parent.is_dir() or settings.out.is_dir():
         raise ValueError(f"--out {settings.out}: expected the name of a page in a folder that exists")
-    if len(settings.image) < 2:
-        raise ValueError(f"--image {' '.join(map(str, settings.image))}: expected two or more photos")
+    with command.flag("--image"):
+        check_photo_files(settings.image)
+    if settings.layer is not None and settings.layer < 0:
+        raise ValueError(f"--layer {settings.layer}: expected the index of a layer, 0 or above")
     with command.flag("--model"):
         command.check_model(settings.model)
     # torch and the models are imported when the flags are known to be right, so that --help answers at once
@@ -75,16 +80,18 @@ def show_photos(settings: Settings) -> Shown:
     from probe.plan.plan import device_named
 
     photos = [_read(path) for path in settings.image]
+    names = photo_names(settings.image)
+    _warn(dict(zip(names, photos, strict=True)))
     device = device_named(settings.device)
     with command.flag("--model"):
         model = to_device(load_model(settings.model), device)
     layers = select_layers(model_layers(model), "3d")
+    with command.flag("--layer"):
+        first = _first_layer(settings.layer, model.default_layer, [layer.index for layer in layers])
     with command.flag("--timesteps"):
         timesteps = timesteps_of(model, settings.timesteps, TIMESTEPS)
     with command.flag("--image"):
         views = photo_views(photos, size=max(SHOWN_SIZE, model.size), name="photos")
-    with command.flag("--layer"):
-        first = _first_layer(settings.layer, model.default_layer, [layer.index for layer in layers])
     return Shown(
         model=model.name,
         layers=tuple((layer.index, layer.name, joint_layout(layer, views.count).grid) for layer in layers),
@@ -95,7 +102,7 @@ def show_photos(settings: Settings) -> Shown:
             name: tensor.cpu().numpy()
             for name, tensor in explore_photos(model, views.to(device), layers, timesteps, settings.seed).items()
         },
-        names=tuple(path.name for path in settings.image),
+        names=names,
         shown=_how_shown(model),
         command=_words(settings),
     )
@@ -115,6 +122,28 @@ def _read(path: Path) -> torch.Tensor:
 
     with command.flag("--image"), open_image(path, path.parent) as image:
         return decode_rgb(upright(image))
+
+
+def photo_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the names of photos' files; with their folders where two have one name, and numbered where that is one.
+
+    Args:
+        paths: Of the photos.
+    """
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place})" for place, name in enumerate(names)]
+    return tuple(names)
+
+
+def _warn(photos: dict[str, torch.Tensor]) -> None:
+    first, *others = photos.values()
+    identical = all(first.shape == other.shape and bool((first == other).all()) for other in others)
+    sizes = {name: (photo.shape[1], photo.shape[2]) for name, photo in photos.items()}
+    for doubt in photo_doubts(sizes, identical=identical):
+        print(f"{PROG}: note: {doubt}", file=sys.stderr)
 
 
 def _first_layer(wanted: int | None, usual: int, indexes: list[int | None]) -> int:

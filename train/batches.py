@@ -58,6 +58,11 @@ class Batch:
             keep_cameras=self.keep_cameras[chosen],
         )
 
+    def to(self, device: torch.device) -> "Batch":
+        """Move the batch to a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("views", "t", "noise", "keep_cameras")}
+        return Batch(**moved)
+
 
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of everything random in one step."""
@@ -167,6 +172,15 @@ def open_training_scenes(
     real = ", ".join(f"{known}:FOLDER" for known in DATA_SETS)
     versions = ", ".join(f"{world}[:{'|'.join(OBJECTS)}]" for world in WORLDS)
     raise ValueError(f"{name!r} is unknown; choose {versions} or {real}")
+
+
+def moved_to(device: torch.device, draw: Draw) -> Draw:
+    """Return a draw whose scenes are moved to a device."""
+
+    def moved(generator: torch.Generator, count: int, n_ref: int, **how: Any) -> Views:
+        return draw(generator, count, n_ref, **how).to(device)
+
+    return moved
 
 
 def ramp(step: int, length: int) -> float:

@@ -1,7 +1,7 @@
 """The choices of a training run and its plain values. Imports nothing heavy: the command line reads it first."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Mixing = Literal["mlp", "mean", "positive"]
 Target = Literal["per_pair", "global_nearest"]
@@ -15,6 +15,7 @@ OptimizerName = Literal["adamw", "muon"]
 Precision = Literal["no", "bf16", "fp16"]
 Tracker = Literal["none", "tensorboard", "wandb"]
 Device = Literal["auto", "cpu", "cuda"]
+TrainedPart = Literal["all", "attention", "cross-view", "lora"]
 
 
 class FeatureExtractor(NamedTuple):
@@ -37,6 +38,39 @@ EXTRACTORS: dict[str, FeatureExtractor] = {
     ),
 }
 """Feature extractors by torch-fidelity's names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """Which of a network's weights train.
+
+    Attributes:
+        part: All; those of all attention layers; of the layers that join views; or adapters on all attention layers.
+        rank: Of the adapters; 0 for none.
+    """
+
+    part: TrainedPart = "all"
+    rank: int = 0
+
+
+def read_trainable(text: str) -> Trainable:
+    """Read which weights train.
+
+    Args:
+        text: "all", "attention", "cross-view" or "lora:RANK".
+
+    Raises:
+        ValueError: If it is none of these, or the rank is not a whole number of at least 1.
+    """
+    for part in get_args(TrainedPart):
+        if text == part != "lora":
+            return Trainable(part=part)
+    part, _, rank = text.partition(":")
+    if part == "lora" and rank.isascii() and rank.isdigit() and int(rank) >= 1:
+        return Trainable(part="lora", rank=int(rank))
+    raise ValueError(
+        f"{text!r}: expected all, attention, cross-view or lora:RANK with a whole number of at least 1, such as lora:16"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +99,8 @@ class Settings:
         schedule: Of the learning rate.
         warmup: Steps over which the learning rate grows from 0.
         clip: Largest norm of the gradients.
+        trainable: Which of the network's weights train, as :func:`read_trainable` takes it.
+        workers: Processes that read scenes ahead, of each process that trains; decides nothing.
     """
 
     steps: int
@@ -86,3 +122,5 @@ class Settings:
     schedule: RateSchedule = "constant_with_warmup"
     warmup: int = 100
     clip: float = 1.0
+    trainable: str = "all"
+    workers: int = 0

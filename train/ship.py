@@ -1,6 +1,5 @@
 """Pack a checkpoint for the package: half-precision weights, configuration, card: ``python -m train.ship``."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -8,6 +7,7 @@ from statistics import median
 import tyro
 
 from probe.cli import parse, run
+from probe.records import parse_json
 
 PROG = "python -m train.ship"
 
@@ -77,9 +77,9 @@ def card(run: Path, step: int, parameters: int) -> dict[str, object]:
     """
     from probe.records import environment
 
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((run / "config.json").read_text(encoding="utf-8"))
     logged, validated = (
-        [row for row in map(json.loads, (run / name).read_text(encoding="utf-8").splitlines()) if row["step"] <= step]
+        [row for row in map(parse_json, (run / name).read_text(encoding="utf-8").splitlines()) if row["step"] <= step]
         for name in ("metrics.jsonl", "evaluation.jsonl")
     )
     seconds = median([row["seconds"] for row in logged]) if logged else None

@@ -1,6 +1,5 @@
 """Builders: from plain values to the objects of a training (layers, objective, batches, trainer)."""
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -13,12 +12,15 @@ from accelerate import Accelerator
 
 from probe.layers import Layer, select_layers
 from probe.models.model import MultiViewModel
+from probe.records import parse_json
 from probe.seeds import derive
 from train.batches import Batches, Draw
+from train.footage import CPU
 from train.loop.trainer import Trainer, make_trainer, weight_at
 from train.objectives import AttentionSupervision, Objective, grid_of, make_competing_objective
 from train.objectives.truth import TruthTransform, keep_truth
-from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth
+from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth, read_trainable
+from train.trainable import choose_weights
 
 
 def choose_layers(choice: str, layers: Sequence[Layer], *, probe: Path, seed: int) -> list[Layer]:
@@ -57,7 +59,7 @@ def selected_layer(probe: Path, layers: Sequence[Layer]) -> Layer:
     if not path.is_file():
         raise ValueError(f"auto: {path} does not exist; run python -m probe.run --out {probe} first")
     try:
-        selection = json.loads(path.read_text(encoding="utf-8"))
+        selection = parse_json(path.read_text(encoding="utf-8"))
         index, name = int(selection["layer"]), str(selection["name"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"auto: {path} names no layer ({error!r}); probe again, or name an index") from error
@@ -148,7 +150,7 @@ def make_batches(settings: Settings, model: MultiViewModel, draw: Draw) -> Batch
     return Batches(
         draw=draw,
         latent_shape=model.latent_shape,
-        device=model.alpha_bar.device,
+        device=CPU if settings.workers else model.alpha_bar.device,
         seed=settings.seed,
         size=settings.batch_size,
         views=settings.views,
@@ -179,9 +181,10 @@ def build_trainer(
         transform_truth: Turns a batch's views into those that supervision sees.
 
     Raises:
-        ValueError: If the batch cannot be shared out evenly.
+        ValueError: If the batch cannot be shared out evenly, or the network has no such weights to train.
     """
     until = settings.weight_until or settings.steps
+    choose_weights(model, read_trainable(settings.trainable), settings.seed)
     return make_trainer(
         model,
         make_batches(settings, model, draw),
@@ -197,4 +200,5 @@ def build_trainer(
         ema_decay=settings.ema_decay,
         accumulate=settings.accumulate,
         clip=settings.clip,
+        workers=settings.workers,
     )

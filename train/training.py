@@ -1,12 +1,12 @@
 """One training run, from its command line to its folder: model, scenes, objective, loop, final weights, page."""
 
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from probe.cli import flag
@@ -22,19 +22,22 @@ from probe.records import LPIPS, alone, environment, open_run, write_folder, wri
 from probe.records.names import FINAL
 from probe.scenes import GENERATED
 from probe.scenes.reading import record_reading
-from train.batches import Draw, open_training_scenes
+from train.batches import Draw, moved_to, open_training_scenes
 from train.flags import DEFAULT, Command, can_grow, settings_of
+from train.footage import CPU
 from train.loop import Schedule, Trainer, train
 from train.loop.checkpoints import naming_last_checkpoint
 from train.loop.trackers import check_tracker, start_tracker, track_precision
 from train.monitor import HeldOutScenes, evaluate, follow_precision, hold_out
 from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
+from train.processes import make_accelerator
 from train.supervised import build_trainer, choose_layers, make_objective, read_shares
+from train.trainable import count_weights, merge_adapters
 
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
 """Models whose name takes the folder that a training writes."""
-NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker")
+NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker", "workers")
 PROBE_TIMESTEPS = "500,900"
 
 
@@ -49,7 +52,7 @@ def train_model(command: Command) -> None:
     """
     with flag("--tracker"):
         check_tracker(command.tracker)
-    accelerator = _make_accelerator(command)
+    accelerator = make_accelerator(command.device, command.precision, command.tracker, command.out)
     model = _make_model(command, accelerator.device)
     if command.layer == DEFAULT:
         command = replace(command, layer=str(model.default_layer))
@@ -70,6 +73,9 @@ def train_model(command: Command) -> None:
         accelerator=accelerator,
         transform_truth=transform_truth,
     )
+    if accelerator.is_main_process:
+        trained, total = count_weights(model.network)
+        print(f"trained weights: {trained:,} of {total:,} ({command.trainable})")
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
     record = {name: value for name, value in record_reading(asdict(command)).items() if name not in NOT_DECISIVE}
     record["layers"] = [layer.name for layer in layers]
@@ -81,17 +87,6 @@ def train_model(command: Command) -> None:
     accelerator.wait_for_everyone()
     with alone(command.out) if accelerator.is_main_process else nullcontext(), naming_last_checkpoint(command.out):
         _run(command, trainer, held_out, record)
-
-
-def _make_accelerator(command: Command) -> Accelerator:
-    if command.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
-    return Accelerator(
-        cpu=command.device == "cpu",
-        mixed_precision=command.precision,
-        log_with=None if command.tracker == "none" else command.tracker,
-        project_dir=command.out,
-    )
 
 
 def _make_model(command: Command, device: torch.device) -> MultiViewModel:
@@ -119,16 +114,18 @@ def _load_model(command: Command) -> MultiViewModel:
 
 def scenes_of(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
     """Open the scenes that a command line trains and tests a model on."""
+    device = model.alpha_bar.device
     with flag("--scenes"):
-        return open_training_scenes(
+        train, test = open_training_scenes(
             command.scenes,
             views=command.views,
             size=model.size,
             max_rotation=command.max_rotation,
-            device=model.alpha_bar.device,
+            device=CPU if command.workers else device,
             supervised=command.layer != "none" and not command.truth_source,
             reading=command.reading,
         )
+    return train, moved_to(device, test) if command.workers else test
 
 
 def objective_of(command: Command, layers: list[Layer]) -> Objective | None:
@@ -155,7 +152,7 @@ def _run(command: Command, trainer: Trainer, held_out: HeldOutScenes, record: Ma
         start_tracker(trainer.accelerator, command.tracker, command.out, record, resume=command.resume)
     _train(command, trainer, held_out)
     if trainer.accelerator.is_main_process:
-        _finish(command, trainer.model, record)
+        _finish(command, trainer.evaluated.model, record)
     if trainer.accelerator.trackers:
         trainer.accelerator.end_training()
 
@@ -171,23 +168,31 @@ def _train(command: Command, trainer: Trainer, held_out: HeldOutScenes) -> None:
     watch = Watch(
         scenes=rooms if rooms in GENERATED else Watch.scenes, groups=command.probe_groups, timesteps=PROBE_TIMESTEPS
     )
-    accelerator, measure = trainer.accelerator, evaluate(held_out, trainer.objective, command.out, _draw_samples)
+    accelerator, measure = (
+        trainer.accelerator,
+        evaluate(held_out, trainer.evaluated.objective, command.out, _draw_samples),
+    )
 
     def probe_and_measure(averaged: MultiViewModel, step: int) -> dict[str, object]:
         if command.probe_every and (step % command.probe_every == 0 or step == command.steps):
             track_precision(accelerator, follow_precision(averaged, step, watch, command.out), step)
         return measure(averaged)
 
+    started = time.perf_counter()
     steps = train(
         trainer, command.out, schedule, steps=command.steps, resume=command.resume, evaluate=probe_and_measure
     )
     for step in steps:
         if command.report and accelerator.is_main_process and step % command.evaluate_every == 0:
             _report(command.out)
+    waited, seconds = trainer.reader.waited, time.perf_counter() - started
+    if accelerator.is_main_process and seconds:
+        print(f"waited for scenes: {waited:.1f} of {seconds:.1f} s ({waited / seconds:.0%})")
 
 
 def _finish(command: Command, model: MultiViewModel, record: Mapping[str, object]) -> None:
-    """Save the averaged weights with their card, and the page."""
+    """Save the averaged weights with their card, adapters merged into the weights beside them, and the page."""
+    merge_adapters(model.network)
 
     def save(part: Path) -> None:
         model.network.save_pretrained(part)  # type: ignore[operator]

@@ -140,6 +140,8 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table: pd.DataFrame = read_file(path, pd.read_csv, ADVICE, columns)
     if table.empty:
         raise RunError(f"read_evaluation: {path} has no rows; {ADVICE}")
+    if "metric" in table and not all(isinstance(name, str) for name in table["metric"]):
+        raise RunError(f"read_evaluation: {path} has a row whose metric is no name; {ADVICE}")
     return table
 
 

@@ -5,7 +5,8 @@ const explorerDrawing = (section, data, store, { listen, choose }) => {
   const SIDE = 100, SHADES = 255, HEAT = ramp(SHADES), SIGNS = { right: "●", wrong: "×", unseen: "·" };
   const byName = (name) => section.querySelector(`[data-part="${name}"]`);
   const aspectOf = (state) => data.scenes[state.scene].aspect;
-  const viewName = (state, n) => `view ${store.viewsOf(state)[n].index}`;
+  const viewName = (state, n) => store.viewsOf(state)[n].name ?? `view ${store.viewsOf(state)[n].index}`;
+  const capital = (name) => name.replace(/^view /, "View ");
 
   // --- panels ---------------------------------------------------------------------------------------------------------
 
@@ -39,30 +40,30 @@ const explorerDrawing = (section, data, store, { listen, choose }) => {
 
   function drawQuery(state, place, brush) {
     const layer = store.shown(state), at = store.centreAsked(state, place), panel = panels[state.view];
-    const { index, role } = store.viewsOf(state)[state.view], kind = state.locked ? "query locked" : "query";
+    const { role } = store.viewsOf(state)[state.view], kind = state.locked ? "query locked" : "query";
     panel.whole.className = state.locked ? "asks locked" : "asks";
     panel.canvas.hidden = true;
     const painted = brush.map((one) => box(state, store.centreAsked(state, one), layer, "brushed"));
     panel.marks.replaceChildren(...painted, box(state, at, layer, "query-case"), box(state, at, layer, kind));
-    panel.title.textContent = `query: view ${index}`;
+    panel.title.textContent = `query: ${viewName(state, state.view)}`;
     panel.title.dataset.verdict = ""; // of when it answered
     const words = [role, `x ${percent(at[0], 0)}, y ${percent(at[1], 0)}`, ...(state.locked ? ["locked"] : [])];
     panel.note.textContent = words.join(" · ");
-    panel.stage.setAttribute("aria-label", `View ${index}, ${role}: the query view. Arrow keys move the query token.`);
+    panel.stage.setAttribute("aria-label", `${capital(viewName(state, state.view))}, ${role}: the query view. Arrow keys move the query token.`);
   }
   /** How many tokens are asked together. */
   const together = (place, brush) => new Set([place, ...brush]).size;
   function drawFound(state, found, asked) {
-    const { index, role } = store.viewsOf(state)[found.other], panel = panels[found.other];
+    const { role } = store.viewsOf(state)[found.other], panel = panels[found.other];
     const said = asked > 1 ? `mean of ${asked} tokens` : verdict(state, found);
     panel.whole.className = "answers";
     panel.canvas.hidden = !found.shades;
     if (found.shades) heat(panel.canvas, found.shades);
     panel.marks.replaceChildren(...(asked > 1 ? strongest(state, found) : findings(state, found)));
-    panel.title.textContent = said ? `view ${index}: ${said}` : `view ${index}`;
+    panel.title.textContent = viewName(state, found.other) + (said && `: ${said}`);
     panel.title.dataset.verdict = asked === 1 && found.counted ? said : "";
     panel.note.textContent = found.shades ? role : `${role} · the page holds no attention of this layer at this t`;
-    panel.stage.setAttribute("aria-label", `View ${index}, ${role}${said && `: ${said}`}. Press Enter or an arrow key to ask from here.`);
+    panel.stage.setAttribute("aria-label", `${capital(viewName(state, found.other))}, ${role}${said && `: ${said}`}. Press Enter or an arrow key to ask from here.`);
   }
   /** The match of the mean attention of several tokens, which have no one truth: its strongest token, not counted. */
   function strongest(state, { shades }) {

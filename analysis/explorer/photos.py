@@ -1,7 +1,7 @@
 """Photos shown to a model -> a page with the match explorer only. Pure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from analysis.building import TEMPLATES
-from analysis.explorer.part import explorer_part
+from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.reading import Explored, explored
 from analysis.probing.pictures import embedded_images
 from analysis.probing.tables import LAYER_COLUMNS, ProbeRun
@@ -44,12 +44,21 @@ class Shown:
 
 def photo_page(shown: Shown) -> str:
     """Write the page: one self-contained HTML document."""
-    part = explorer_part([_explored(shown)])
+    part = _named(explorer_part([_explored(shown)]), shown.names)
     images = Markup(embedded_images(_run(shown), (), part.views))
     return TEMPLATES.get_template("photos.html.j2").render(page={
         "title": f"{shown.model} on {len(shown.names)} photos", "explorer": part, "images": images,
         "names": shown.names, "shown": shown.shown, "command": shown.command,
     })  # fmt: skip
+
+
+def _named(part: Part, names: Sequence[str]) -> Part:
+    """Call the views by their photos' names."""
+    [scene] = part.payload["scenes"]
+    views = [{**view, "name": names[view["index"]]} for view in scene["views"]]
+    titles = {f"{asks}view {view['index']}": f"{asks}{view['name']}" for view in views for asks in ("query: ", "")}
+    stills = tuple(replace(still, title=titles[still.title]) for still in part.stills)
+    return replace(part, payload={**part.payload, "scenes": [{**scene, "views": views}]}, stills=stills)
 
 
 def _explored(shown: Shown) -> Explored:

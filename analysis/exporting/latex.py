@@ -1,30 +1,63 @@
 """Tables of pages -> LaTeX with booktabs. Pure."""
 
+import unicodedata
+
 from analysis.blocks import Table
 
 SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "\"": "''",
-    "\u00a0": "~", "\u202f": r"\,", "\u2009": r"\,", "−": "$-$", "–": "--", "—": "---", "×": r"$\times$", "±": r"$\pm$",
-    "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$", "√": r"$\surd$", "°": r"$^\circ$", "†": r"\dag{}",
-    "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "ᾱ": r"$\bar\alpha$", "α": r"$\alpha$", "σ": r"$\sigma$",
-    "∞": r"$\infty$", "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'", "●": r"$\bullet$", "\n": " ",
-    "²": r"$^2$", "½": r"$\frac12$", "µ": r"$\mu$",
+    "`": r"\textasciigrave{}", "\n": " ", "\t": " ",
+    "\u00a0": "~", "\u202f": r"\,", "\u2009": r"\,", "\u2011": "-", "−": "$-$", "–": "--", "—": "---",
+    "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "÷": r"$\div$", "≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$",
+    "≠": r"$\ne$", "∈": r"$\in$", "√": r"$\surd$", "∞": r"$\infty$", "°": r"$^\circ$", "²": r"$^2$", "³": r"$^3$",
+    "½": r"$\frac12$", "¼": r"$\frac14$", "⅛": r"$\frac18$", "→": r"$\to$", "←": r"$\gets$", "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$", "◂": r"$\triangleleft$", "▸": r"$\triangleright$", "●": r"$\bullet$", "○": r"$\circ$",
+    "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "…": r"\ldots{}", "“": "``", "”": "''", "‘": "`", "’": "'",
+    "ᾱ": r"$\bar\alpha$", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "Δ": r"$\Delta$",
+    "ε": r"$\varepsilon$", "θ": r"$\theta$", "λ": r"$\lambda$", "μ": r"$\mu$", "µ": r"$\mu$", "π": r"$\pi$",
+    "ρ": r"$\rho$", "σ": r"$\sigma$", "Σ": r"$\Sigma$", "τ": r"$\tau$", "φ": r"$\varphi$", "ω": r"$\omega$",
+    "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}",
+    "ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}",
 }  # fmt: skip
 """Signs that LaTeX reads otherwise, or that its fonts lack."""
+ACCENTS = {
+    "\u0300": "\\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0304": r"\=", "\u0306": r"\u",
+    "\u0307": r"\.", "\u0308": "\\\"", "\u030a": r"\r", "\u030b": r"\H", "\u030c": r"\v", "\u0323": r"\d",
+    "\u0327": r"\c",
+}  # fmt: skip
+"""Marks that join a letter, and LaTeX's commands for them."""
+LIGATURES = ("--", "''", ",,", "?`", "!`")
+"""Pairs that LaTeX's fonts join to another sign, such as the hyphens of a flag to a dash."""
+FITTED = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
+"""The table's own width, or the line's where that is less."""
 
 
 def latex_text(text: str) -> str:
-    """Write text so that LaTeX shows it and runs nothing of it; letters of other scripts stay as they are.
+    """Write text so that LaTeX shows it and runs nothing of it, in ASCII alone: no package need know its letters.
 
     Args:
-        text: Any.
+        text: Any; a letter that is not known becomes its number, such as [U+4E2D], for a person to see.
     """
-    return "".join(SIGNS.get(sign, sign) for sign in text)
+    text = unicodedata.normalize("NFC", text)
+    pairs = zip(text, f"{text[1:]} ", strict=False)
+    return "".join(_sign(sign) + "{}" * (sign + after in LIGATURES) for sign, after in pairs)
+
+
+def _sign(sign: str) -> str:
+    if sign in SIGNS:
+        return SIGNS[sign]
+    if " " <= sign <= "~":
+        return sign
+    parts = unicodedata.normalize("NFD", sign)
+    letter, marks = parts[0], parts[1:]
+    if letter.isascii() and letter.isalpha() and marks in ACCENTS:
+        return f"{ACCENTS[marks]}{{{letter}}}"
+    return f"[U+{ord(sign):04X}]"
 
 
 def latex_table(name: str, table: Table) -> str:
-    r"""Write a table for ``\input``; it needs the package booktabs, and graphicx where it is wide.
+    r"""Write a table for ``\input``; it needs the packages booktabs, and graphicx, which shrinks it to the line.
 
     Args:
         name: Of its label.
@@ -32,12 +65,27 @@ def latex_table(name: str, table: Table) -> str:
     """
     columns = "".join("l" if n < table.texts else "r" for n in range(len(table.columns)))
     rows = [_row(row, bold=n in table.marked) for n, row in enumerate(table.rows)]
-    fit, end = (r"\resizebox{\linewidth}{!}{%", "}") if table.wide else ("", "")
-    needs = r"% needs \usepackage{booktabs}" + (r" and \usepackage{graphicx}" if table.wide else "")
     lines = [
-        needs, r"\begin{table}", r"\centering", rf"\caption{{{latex_text(table.caption)}}}",
-        rf"\label{{tab:{_label(name)}}}", rf"{fit}\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule",
-        _row(table.columns), r"\midrule", *rows, r"\bottomrule", r"\end{tabular}" + end, r"\end{table}",
+        r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
+        r"\begin{table}", r"\centering",
+        rf"\caption{{{latex_text(table.caption)}}}", r"\smallskip",
+        rf"\label{{tab:{_label(name)}}}", rf"\resizebox{{{FITTED}}}{{!}}{{%",
+        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", _row(table.columns), r"\midrule", *rows,
+        r"\bottomrule", r"\end{tabular}}", r"\end{table}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def latex_figure(name: str, caption: str) -> str:
+    r"""Write a figure and its caption for ``\input``; it needs the package graphicx.
+
+    Args:
+        name: Of its file, in the folder ``figures``.
+        caption: What is written under it.
+    """
+    lines = [
+        r"\begin{figure}", r"\centering", rf"\includegraphics[width=\linewidth]{{figures/{name}}}",
+        rf"\caption{{{latex_text(caption)}}}", rf"\label{{fig:{_label(name)}}}", r"\end{figure}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -50,4 +98,4 @@ def _row(cells: tuple[str, ...], *, bold: bool = False) -> str:
 
 
 def _label(name: str) -> str:
-    return "".join(sign if sign.isalnum() else "-" for sign in name)
+    return "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in name)

@@ -12,11 +12,10 @@ from matplotlib.collections import Collection
 from matplotlib.colors import is_color_like, to_hex
 from matplotlib.figure import Figure
 
-from analysis.exporting.style import PALETTES, FigureStyle
-from analysis.figures import POINTS, STYLE, THEME, WIDTH
+from analysis.exporting.fit import fit
+from analysis.exporting.style import INCH, PALETTES, POINTS, FigureStyle
+from analysis.figures import STYLE, THEME
 
-SQUEEZE = 0.7
-"""A figure is drawn on at least this share of its width on the page: its labels would meet on less."""
 COLOURED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
 PLAIN: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -29,11 +28,10 @@ def press(size: tuple[int, int], draw: Callable[[Figure], None], format: str, st
     """Draw a figure as a file.
 
     The figure is drawn in the page's letters on a canvas so wide that these have the size asked for once the canvas is
-    scaled to the width asked for. So lines, marks and letters keep their proportions.
+    scaled to the width asked for, and arranged for that width. So lines, marks and letters keep their proportions.
 
     Args:
-        size: Width and height on the page. The height counts rows and is kept as the canvas narrows; only figures
-            narrower than the page's text keep their proportions.
+        size: Width and height on the page, whatever the width of the file.
         draw: Fills the empty figure.
         format: pdf or png.
         style: Its width, letters and colours.
@@ -41,18 +39,18 @@ def press(size: tuple[int, int], draw: Callable[[Figure], None], format: str, st
     Returns:
         The file; equal data gives equal bytes. Fonts are embedded as TrueType, not Type 3.
     """
-    width = style.width * POINTS * min(1, size[0] / WIDTH)
-    canvas = max(width * STYLE["font.size"] / style.font_size, SQUEEZE * size[0])
-    height = size[1] if size[0] >= WIDTH else size[1] * canvas / size[0]
+    width = style.width * POINTS / INCH
+    canvas = style.canvas
     theme = {colour: PALETTES[style.colours].get(name, colour) for name, colour in THEME.items()}
     settings = {key: theme.get(value, value) if isinstance(value, str) else value for key, value in STYLE.items()}
     paper = theme[THEME["paper"]] if style.colours == "dark" else "white"
-    settings |= {"savefig.facecolor": paper, "pdf.fonttype": 42}
+    settings |= {"savefig.facecolor": paper, "pdf.fonttype": 42, "figure.dpi": POINTS}
     buffer = io.BytesIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
-        figure = Figure(figsize=(canvas / POINTS, height / POINTS), layout="constrained")
+        figure = Figure(figsize=(canvas / POINTS, size[1] / POINTS), layout="constrained")
         draw(figure)
+        fit(figure)
         _recolour(figure, theme)
         figure.savefig(buffer, format=format, dpi=style.dpi * width / canvas, metadata=PLAIN[format])
     return scaled_pdf(buffer.getvalue(), width / canvas) if format == "pdf" else buffer.getvalue()

@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+INCH, POINTS = 25.4, 72
+"""Millimetres and points of an inch."""
+LETTERS = 13.0
+"""Size of the page's letters, in its pixels."""
+LEAST = 240
+"""Width below which labels leave no room for what they name, in the page's pixels."""
 FORMATS = ("pdf", "png")
 PALETTES: dict[str, dict[str, str]] = {
     "page": {},
@@ -18,10 +24,10 @@ PALETTES: dict[str, dict[str, str]] = {
 class FigureStyle:
     """How figures look as files; says nothing of the page's own."""
 
-    width: float = 5.5
-    """Width of a figure as wide as the page's text, in inches: 5.5 in a NeurIPS paper, 3.25 in a column of CVPR."""
+    width: float = 140.0
+    """Width of every figure in millimetres: 140 in a NeurIPS paper, 84 in a column, 174 across two columns of CVPR."""
     font_size: float = 8.0
-    """Of axis labels, in points; smaller only in figures whose labels need more room than the width has."""
+    """Of axis labels, in points."""
     colours: Literal["page", "grey", "dark"] = "page"
     """page: as on the page in its light theme; grey: for print; dark: for dark slides, on their ground."""
     dpi: int = 300
@@ -33,13 +39,24 @@ class FigureStyle:
         Raises:
             ValueError: If a size lies outside its range.
         """
-        for flag, value, low, high in (
-            ("--width", self.width, 1, 40),
-            ("--font-size", self.font_size, 3, 40),
-            ("--dpi", self.dpi, 30, 1200),
+        for flag, value, low, high, unit in (
+            ("--width", self.width, 25, 1000, "millimetres"),
+            ("--font-size", self.font_size, 3, 40, "points"),
+            ("--dpi", self.dpi, 30, 1200, "pixels per inch"),
         ):
             if not low <= value <= high:
-                raise ValueError(f"{flag} {value:g}: expected a number from {low} to {high}")
+                raise ValueError(f"{flag} {value:g}: expected {low} to {high} {unit}")
+        if self.canvas < LEAST:
+            largest = self.font_size * self.canvas / LEAST
+            raise ValueError(
+                f"--font-size {self.font_size:g} on --width {self.width:g}: the words leave no room for the figure; "
+                f"expected at most {largest - 0.05:.1f} points there"
+            )
+
+    @property
+    def canvas(self) -> float:
+        """Width at which the page's letters have the size asked for, in the page's pixels."""
+        return self.width / INCH * POINTS * LETTERS / self.font_size
 
 
 def formats_of(words: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from analysis.blocks import Chart, Section, SectionPage, Table
-from analysis.exporting.latex import latex_table
+from analysis.exporting.latex import latex_figure, latex_table
 from analysis.exporting.press import press
 from analysis.exporting.style import FigureStyle
 from analysis.probing.page import Page
@@ -22,7 +22,8 @@ def write_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], 
     """Write what a page shows as files for a paper.
 
     Figures become ``figures/NAME.pdf`` or ``.png``, tables ``tables/NAME.tex``; ``figures/captions.txt`` holds what to
-    write under each figure. Match pictures and the explorer stay on the page.
+    write under each figure and the command that made them, ``figures/captions.tex`` the same as figures of LaTeX. Match
+    pictures and the explorer stay on the page.
 
     Args:
         page: The page.
@@ -40,21 +41,29 @@ def write_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], 
     figures, tables = folder / "figures", folder / "tables"
     for made in (figures, tables):
         made.mkdir(parents=True, exist_ok=True)
-    paths, captions = [], []
+    paths, captions = [], {}
     for chart in charts_of(page):
         drawn = chart.drawing
         files = {name: press(drawn.size, drawn.draw, name, style) for name in formats}
         paths += _write(figures / chart.name, files)
-        captions.append(f"{chart.name}: {chart.caption}\n{chart.source}")
+        captions[chart.name] = f"{chart.caption}\n{chart.source}"
     for section in sections_of(page):
         if section.picture is not None:
             paths += _write(figures / section.name, _picture(section.picture, formats, style))
-            captions.append(f"{section.name}: {section.text}")
+            captions[section.name] = section.text
     for name, table in tables_of(page).items():
         paths.append(tables / f"{name}.tex")
         write_text(paths[-1], latex_table(name, table))
-    write_text(figures / "captions.txt", "\n\n".join(captions) + "\n")
-    return [*paths, figures / "captions.txt"]
+    command = " ".join((page.command or page.rebuild).split())
+    blocks = [f"{name}: {caption}" for name, caption in captions.items()]
+    write_text(figures / "captions.txt", "\n\n".join([f"Made by: {command}", *blocks]) + "\n")
+    environments = [latex_figure(name, caption) for name, caption in captions.items()]
+    write_text(figures / "captions.tex", "\n".join([f"% Made by: {_ascii(command)}\n", *environments]))
+    return [*paths, figures / "captions.txt", figures / "captions.tex"]
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _write(stem: Path, files: dict[str, bytes]) -> list[Path]:

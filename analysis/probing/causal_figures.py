@@ -49,7 +49,7 @@ def effect_bars(
             part = table[table["intervention"] == intervention]
             _bars(axes, part.assign(x=part["layer"].map(place)), selected)
             axes.set_xticks(list(place.values()), list(labels.values()) if columns == 1 else [str(k) for k in place])
-            axes.set(title=title, xlim=(-0.6, len(place) - 0.4), ylabel=ylabel)
+            axes.set(title=title, xlim=(-0.6, len(place) - 0.4), xlabel="layer", ylabel=ylabel)
             axes.tick_params(labelleft=True)
             axes.yaxis.set_major_formatter(SIGNED_PERCENT if percent else SIGNED)
 

@@ -92,7 +92,7 @@ def picture(
         percent: See :func:`curves`.
     """
     size = (WIDTH, 290 * _rows_of(titles) + 90)
-    style = FigureStyle(width=WIDTH / POINTS, font_size=float(STYLE["font.size"]), dpi=120)
+    style = FigureStyle(width=25.4 * WIDTH / POINTS, font_size=float(STYLE["font.size"]), dpi=120)
     return press(size, lambda figure: _draw_curves(figure, table, titles, styles, percent, ()), "png", style)
 
 

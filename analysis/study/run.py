@@ -1,6 +1,5 @@
 """A study's folder: variants of the training times seeds."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from probe.records import (
     STUDY_TABLES,
     RunError,
     layer_column,
+    parse_json,
     seed_folder,
     split_layer,
 )
@@ -141,7 +141,7 @@ def _seconds(folder: Path, study: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for variant, seed in study[["variant", "seed"]].drop_duplicates().itertuples(index=False):
         log = folder / seed_folder(variant, int(seed)) / STEP_LOG
-        seconds = [json.loads(line).get("seconds") for line in whole_lines(log)]
+        seconds = [parse_json(line).get("seconds") for line in whole_lines(log)]
         known = [float(value) for value in seconds if value is not None]
         if known:
             rows.append((variant, seed, float(np.median(known)), len(known)))

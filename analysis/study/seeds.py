@@ -4,7 +4,6 @@ Every number of a variant is a mean over seeds with its 95 % interval; how fast 
 run of the same seed. Missing is NaN, counted, and never read as slow or bad.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from probe.records import (
     better,
     family,
     layer_column,
+    parse_json,
     seed_folder,
     split_layer,
     trivial_column,
@@ -102,7 +102,7 @@ def read_finished(folder: Path, variant: str, seed: int) -> FinishedRun:
         RunError: If one of its files cannot be used.
     """
     try:
-        settings = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["settings"])
+        settings = dict(parse_json((folder / CONFIG).read_text(encoding="utf-8"))["settings"])
         values = pd.concat([_evaluations(folder / EVALUATION_LOG), _probes(folder / EMERGENCE)], ignore_index=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
@@ -112,7 +112,7 @@ def read_finished(folder: Path, variant: str, seed: int) -> FinishedRun:
 
 
 def _evaluations(path: Path) -> pd.DataFrame:
-    rows = pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    rows = pd.DataFrame([parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()])
     kept = [name for name in rows if name in EVALUATED or split_layer(str(name))[0] in (READOUT, ATTENTION)]
     return rows[["step", *kept]].astype(float).astype({"step": int}).melt("step", var_name="metric")
 

@@ -1,6 +1,5 @@
 """A training run folder as small tidy tables: every figure and table of its page is one of these."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from probe.records import (
     WORST,
     RunError,
     layer_column,
+    parse_json,
     split_layer,
     trivial_column,
 )
@@ -160,7 +160,7 @@ def _read_rows(path: Path) -> tuple[pd.DataFrame, bool]:
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) and "step" in row else None

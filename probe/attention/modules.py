@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 _WRAPPER = re.compile(r"(^|\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)(?=\.|$)")
@@ -42,6 +43,15 @@ def network_of(model: Any) -> nn.Module:
     if networks:
         raise ValueError(f"{kind} has several networks, {', '.join(networks)}; give one, as in pipe.{networks[0]}")
     raise ValueError(f"{kind} has no transformer, unet or prior; give one of its networks: {', '.join(parts)}")
+
+
+def compute_device(model: nn.Module) -> torch.device:
+    """Return where a module computes; accelerate's offloading, which keeps weights elsewhere, says so in its hooks."""
+    for module in model.modules():
+        place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if place is not None:
+            return torch.device(place)
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def clean_name(name: str) -> str:

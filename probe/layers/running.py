@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probe.attention.call import Call
 from probe.attention.explicit.trace import NAME as SOFTMAX_NAME
-from probe.attention.modules import inner_model
+from probe.attention.modules import compute_device, inner_model
 from probe.attention.tap import Tap
 from probe.layers.counting import Inputs, Key
 
@@ -47,12 +47,8 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Return where it computes; accelerate's offloading, which keeps weights elsewhere, says so in its hooks."""
-        for module in self.model.modules():
-            place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-            if place is not None:
-                return torch.device(place)
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        """Return where it computes."""
+        return compute_device(self.model)
 
     def calls(self, inputs: Inputs, look: Callable[[Call], Any], edit: Any = None) -> Calls:
         """Run the network and look at its calls.

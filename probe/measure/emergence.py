@@ -1,8 +1,13 @@
 """Precision of every 3D layer at one step of a training."""
 
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
 from probe.cli import flag
 from probe.layers import Layer, select_layers
@@ -10,12 +15,53 @@ from probe.measure.model import measure_layers, scene_noise, timestep_indexes
 from probe.measure.references import measure_references
 from probe.measure.scene import make_scene, pair_table
 from probe.metrics import Threshold, thresholds
-from probe.models.model import MultiViewModel, model_layers
-from probe.plan.settings import Watch
+from probe.models import load_model
+from probe.models.model import MultiViewModel, model_layers, to_device
+from probe.plan.plan import device_named
+from probe.plan.processes import Processes
+from probe.plan.settings import Device, Watch
 from probe.protocols import ATTENTION_V1, Protocol
-from probe.records import ALL_HEADS, UNIFORM, digest, summarise
+from probe.records import ALL_HEADS, UNIFORM, alone, digest, open_run, summarise, write
 from probe.scenes import Request, SceneList, open_scenes
 from probe.views import Views, without_images
+
+
+def measure_steps(checkpoints: Sequence[Path], watch: Watch, device: Device, out: Path, processes: Processes) -> None:
+    """Score checkpoints, each to a file of its own until all are there; then write one table and drop the files.
+
+    Args:
+        checkpoints: Folders named step-NNNNNN.
+        watch: On what, and by what.
+        device: That measures.
+        out: The table.
+        processes: That share the checkpoints.
+
+    Raises:
+        RunError: If measurements of other settings wait beside the table, or another process is writing there.
+    """
+    parts = out.with_name(f"{out.name}.parts")
+    if processes.is_first:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        open_run(parts, {field.name: getattr(watch, field.name) for field in fields(Watch)}, resume=True)
+    with alone(parts) if processes.is_first else nullcontext():
+        processes.wait()
+        missing = [path for path in checkpoints if not _part(parts, path).exists()]
+        processes.wait()  # all have counted before anyone writes
+        for path in tqdm(processes.share(missing), desc="checkpoints", disable=not processes.is_first):
+            model = to_device(load_model(f"cat3d-tiny:{path}"), device_named(device))
+            _write(measure_step(model, int(path.name.removeprefix("step-")), watch), _part(parts, path))
+        processes.wait()
+        if processes.is_first:
+            _write(pd.concat([pd.read_csv(_part(parts, path)) for path in checkpoints]), out)
+            shutil.rmtree(parts)
+
+
+def _part(parts: Path, checkpoint: Path) -> Path:
+    return parts / f"{checkpoint.name}.csv"
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write(path, lambda part: table.to_csv(part, index=False, float_format="%.6f"))
 
 
 def measure_step(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate import cpu_offload
 from diffusers.configuration_utils import ConfigMixin
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -17,6 +18,8 @@ from probe.models.schedules import Prediction, Spacing, add_noise, noise_scales,
 from probe.views import Views
 
 OTHERS = 2  # index of the domain "others"
+WHOLE = ("MultiheadAttention", "HunyuanDiTAttentionPool")
+"""Modules that use their parts' weights without calling the parts: brought to the device as a whole."""
 
 
 Inputs = dict[str, Tensor]
@@ -181,14 +184,26 @@ def check_frames(model: MultiViewModel, frames: int) -> None:
         )
 
 
-def to_device(model: ModelKind, device: torch.device, dtype: torch.dtype | None = None) -> ModelKind:
-    """Move a model to a device: its network in the given precision, its other modules and tensors in their own."""
+def to_device(
+    model: ModelKind, device: torch.device, dtype: torch.dtype | None = None, *, offload: bool = False
+) -> ModelKind:
+    """Move a model to a device: its network in a precision, its other modules and tensors in their own.
+
+    Args:
+        model: The model.
+        device: Where it computes.
+        dtype: Of the network; None leaves its own.
+        offload: Keep the weights in the CPU's memory, and bring those of a module to the device when it is called.
+    """
+    weights_on = torch.device("cpu") if offload else device
     moved: dict[str, object] = {}
     for field in fields(model):
         value = getattr(model, field.name)
         if isinstance(value, nn.Module):
             # diffusers' own method warns of modules to keep in float32, even of none
-            moved[field.name] = nn.Module.to(value, device, dtype if field.name == "network" else None)
+            moved[field.name] = nn.Module.to(value, weights_on, dtype if field.name == "network" else None)
+            if offload:
+                cpu_offload(value, device, preload_module_classes=list(WHOLE))
         elif isinstance(value, Tensor):
             moved[field.name] = value.to(device)
     return replace(model, **moved)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from probe.attention.modules import compute_device
 from probe.geometry import invert_rigid
 from probe.models.model import Inputs
 from probe.models.parts.files import (
@@ -128,14 +129,14 @@ class MVDreamNetwork(nn.Module):
             scale: Side of the deepest level's token grid; None for the size that the views are shown at.
         """
         side = self.native_side if scale is None else scale * deepest(self.settings)
-        weight = next(self.parameters())
+        weight, device = next(self.parameters()), compute_device(self)
         shapes = {
             "latents": (1, views, self.settings["in_channels"], side, side),
             "cameras": (1, views, self.settings["camera_dim"]),
             "context": (1, 77, self.settings["context_dim"]),
         }
-        made = {name: weight.new_zeros(shape) for name, shape in shapes.items()}
-        return {**made, "t": weight.new_zeros(1, dtype=torch.long)}
+        made = {name: weight.new_zeros(shape, device=device) for name, shape in shapes.items()}
+        return {**made, "t": weight.new_zeros(1, dtype=torch.long, device=device)}
 
 
 def deepest(settings: dict[str, Any]) -> int:

@@ -32,6 +32,7 @@ from torch.nn import attention
 from torch.nn import functional as F
 
 from probe.attention.kernels import replaced
+from probe.attention.modules import compute_device
 from probe.geometry import camera_centre, plucker_rays, resize_intrinsics
 from probe.models.model import Inputs
 from probe.models.parts.files import (
@@ -113,15 +114,15 @@ class SevaNetwork(nn.Module):
             scale: Side of the deepest level's token grid; None for the size that the views are shown at.
         """
         side = self.native_side if scale is None else scale * deepest(self.params)
-        weight = next(self.parameters())
+        weight, device = next(self.parameters()), compute_device(self)
         shapes = {
             "latents": (1, views, self.params.out_channels, side, side),
             "mask": (1, views, 1, side, side),
             "rays": (1, views, self.params.dense_in_channels, side, side),
             "context": (1, 1, self.params.context_dim),
         }
-        made = {name: weight.new_zeros(shape) for name, shape in shapes.items()}
-        return {**made, "t": weight.new_zeros(1, dtype=torch.long)}
+        made = {name: weight.new_zeros(shape, device=device) for name, shape in shapes.items()}
+        return {**made, "t": weight.new_zeros(1, dtype=torch.long, device=device)}
 
 
 @contextmanager

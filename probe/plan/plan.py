@@ -23,6 +23,9 @@ from probe.scenes.reading import record_reading
 from probe.scenes.recordings import GeometrySource
 from probe.views import Views, resize
 
+NOT_DECISIVE = ("resume", "report", "dry_run", "offload")
+"""Settings that change no number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -125,7 +128,12 @@ def _model(settings: Settings, device: torch.device) -> MultiViewModel:
     loading = Loading(base=settings.base, size=settings.model_size, outline=settings.dry_run)
     place_on = META if settings.dry_run else device
     with flag("--model"):
-        return to_device(load_model(settings.model, loading), place_on, getattr(torch, settings.dtype))
+        return _placed(load_model(settings.model, loading), settings, place_on)
+
+
+def _placed(model: MultiViewModel, settings: Settings, device: torch.device) -> MultiViewModel:
+    offload = settings.offload and device != META
+    return to_device(model, device, getattr(torch, settings.dtype), offload=offload)
 
 
 def _scenes(settings: Settings, groups: int, device: torch.device) -> SceneList:
@@ -189,7 +197,7 @@ def _untrained(model: MultiViewModel, settings: Settings, device: torch.device) 
     """Return the network with random weights; a rehearsal needs none."""
     if settings.dry_run:
         return model
-    return to_device(randomised(model, settings.seed), device, getattr(torch, settings.dtype))
+    return _placed(randomised(model, settings.seed), settings, device)
 
 
 def not_scored(layers: Sequence[Layer]) -> dict[str, object]:
@@ -206,7 +214,7 @@ def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experime
         **experiment.record(),
     }
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
-    return {name: value for name, value in resolved.items() if name not in ("resume", "report", "dry_run")}
+    return {name: value for name, value in resolved.items() if name not in NOT_DECISIVE}
 
 
 def _try_first_scene(spec: str, scenes: SceneList, layers: list[Layer], protocol: Protocol, select_by: str) -> None:

@@ -12,6 +12,7 @@ from probe.registry import listing
 from probe.scenes.names import SCENES
 from probe.scenes.reading import Reading
 
+Device = Literal["auto", "cpu", "cuda"]
 BINS = 4
 TIMESTEPS = "100,300,500,700,900"
 SEEDS = 2**32
@@ -83,8 +84,11 @@ class Settings(Reading):
     sampling_steps: int | None = None
     """DDIM steps of the views that edits are judged on as well, 0 for predictions only; default 10 where
     --interventions is given."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes CUDA where there is one."""
+    offload: bool = False
+    """Keep the weights in the CPU's memory and bring each module's to the device when it is called: for networks larger
+    than the device, and slower."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision that the network runs in; scores are computed in float32."""
     seed: int = 0

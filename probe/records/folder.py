@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -13,11 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 
 class RunError(ValueError):
     """A run folder cannot be used, and why, in one line."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is not JSON, or nested deeper than any file of honest make.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists are nested too deep") from None
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
@@ -66,9 +77,9 @@ def _without_nan(value: Any) -> Any:
         return {str(key): _without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(part) for part in value]
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype") and not isinstance(value, str):  # a number of NumPy's
         value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @cache
@@ -153,6 +164,6 @@ def alone(out: Path) -> Iterator[None]:
 
 def _settings_in(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        return dict(parse_json(path.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"open_run: {path} is not the config.json of a run; choose another --out") from error

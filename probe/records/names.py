@@ -294,6 +294,7 @@ PROBES, EVALUATIONS = "probes", "evaluations"
 """Folders of a study with what was measured of its weights: run folders by name."""
 PLAIN, PAPERS, BASE = "plain", "cameo", "base"
 """Variants of a study: the diffusion objective alone; the paper's method; the single-view run others start from."""
+JOBS = "jobs"
 SAMPLES_TABLE = "samples.json"
 """What ``samples.png`` of a study shows, and by which rule it was chosen."""
 

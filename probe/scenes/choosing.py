@@ -5,7 +5,6 @@ that was written to a file is read back to the same scenes.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from probe.records import parse_json
 from probe.records.names import block_name
 from probe.scenes.grouping import BINS, BinSupply, Group, Pairs, count_groups, draw_groups
 from probe.scenes.reading import Dropped, flag_of, left_out
@@ -475,7 +475,7 @@ def read_list(path: Path) -> ViewList:
         ValueError: If it holds something else, or its scenes are not those that its digest names.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        record = parse_json(path.read_text(encoding="utf-8-sig"))
         scenes = tuple(_scene_of(scene) for scene in record["scenes"])
         chosen = ViewList(protocol=str(record["protocol"]), scenes=scenes)
         digest = str(record["digest"])

@@ -4,7 +4,6 @@ import codecs
 import gzip
 import importlib
 import io
-import json
 import pickle
 import re
 import struct
@@ -23,6 +22,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from probe.records import parse_json
 from probe.scenes.kinds import EXPECTED, HEAD, READ, is_hidden, kind_of
 from probe.scenes.reading import IMAGES, Folder, inside
 
@@ -318,7 +318,7 @@ def read_json(path: Path, root: Folder | Path) -> Any:
     """
     data = inside(path, root).read_bytes()
     try:
-        return json.loads(_unpack(data) if path.suffix in (".jgz", ".gz") else data)
+        return parse_json(_unpack(data) if path.suffix in (".jgz", ".gz") else data)
     except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
         raise ValueError(f"read_json: {path} is not whole JSON: {error}; is the download whole?") from None
 

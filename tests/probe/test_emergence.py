@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from probe import emergence, run
+from probe.measure import emergence as measuring
+from probe.measure.emergence import measure_step
 from probe.models import load_model
 from probe.models.cat3d import TINY, load_unet
+from probe.models.model import MultiViewModel
+from probe.plan.settings import Watch
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8, 8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 
@@ -57,6 +61,34 @@ def test_the_history_beside_the_weights_is_copied_into_the_run(checkpoints: Path
         run.cli(["--model", f"cat3d-tiny:{folder}", *quick, "--no-report", "--out", str(tmp_path / f"run-{name}")])
         copied = tmp_path / f"run-{name}" / "emergence.csv"
         assert (copied.read_text() if copied.exists() else None) == history
+
+
+def test_a_stopped_one_goes_on_where_it_was(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd):
+    shared = [str(checkpoints), "--groups", "4", "--timesteps", "500"]
+    flags = [*shared, "--out", str(tmp_path / "x.csv")]
+    emergence.cli([*shared, "--out", str(tmp_path / "whole.csv")])
+    steps: list[int] = []
+
+    def once(model: MultiViewModel, step: int, watch: Watch) -> pd.DataFrame:
+        if steps:
+            raise KeyboardInterrupt
+        steps.append(step)
+        return measure_step(model, step, watch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "measure_step", once)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            emergence.cli(flags)
+    assert not (tmp_path / "x.csv").exists()
+    with pytest.raises(SystemExit, match="2"):
+        emergence.cli([*flags, "--seed", "6"])
+    assert "was made with other values of ['seed']" in capfd.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "measure_step", lambda *asked: steps.append(asked[1]) or measure_step(*asked))
+        emergence.cli(flags)
+    assert steps == [3, 20]
+    assert (tmp_path / "x.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.csv", "x.csv"]
 
 
 @pytest.mark.parametrize(

@@ -34,18 +34,8 @@ def test_pretended_device_refuses_what_cuda_refuses() -> None:
 
 @pytest.mark.slow
 def test_probe_gives_the_same_scores_there(tmp_path: Path) -> None:
-    flags = [
-        "--model",
-        "cat3d-tiny:plain",
-        "--pairs",
-        "4",
-        "--views",
-        "2",
-        "--no-report",
-        "--interventions",
-        "identity",
-    ]
-    flags += ["--edit-scenes", "1", "--layers", "10"]
+    flags = ["--model", "cat3d-tiny:plain", "--pairs", "1", "--views", "2", "--timesteps", "500", "--layers", "10"]
+    flags += ["--interventions", "identity", "--edit-scenes", "1", "--image-size", "64", "--no-report"]
     with pretend_cuda():
         probe_run.cli([*flags, "--out", str(tmp_path / "cuda")])
     probe_run.cli([*flags, "--device", "cpu", "--out", str(tmp_path / "cpu")])

@@ -407,8 +407,8 @@ def test_help_names_every_choice():
     text = " ".join(done.stdout.replace("│", " ").split())
     flags = ["model", "scenes", "out", "protocol", "layers", "timesteps", "pairs", "views", "n-ref", "min-overlap",
              "image-size", "truth-source", "select-by", "baselines", "interventions",
-             "edit-timesteps", "edit-scenes", "edit-heads", "sampling-steps", "device", "dtype", "seed", "resume",
-             "report"]  # fmt: skip
+             "edit-timesteps", "edit-scenes", "edit-heads", "sampling-steps", "device", "offload", "dtype", "seed",
+             "resume", "report"]  # fmt: skip
     assert [flag for flag in flags if f"--{flag}" not in text] == []
     choices = [
         *MODELS, *SCENES, *BASELINES, *NULLS, *SOURCES, *PROTOCOLS, *EDITS,
@@ -417,6 +417,12 @@ def test_help_names_every_choice():
         "{auto,cpu,cuda}", "{float32,bfloat16,float16}",
     ]  # fmt: skip
     assert [choice for choice in choices if choice not in text] == []
+
+
+def test_offloaded_weights_write_the_same_run(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plan, "load_model", load_model)  # not the one that the other tests share
+    run.cli([*QUICK, "--offload", "--out", str(tmp_path / "run")])
+    assert contents(tmp_path / "run") == contents(quick)
 
 
 def test_a_folder_that_another_run_is_writing_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

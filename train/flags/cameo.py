@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,10 @@ from train.settings import (
     Settings,
     Target,
     Tracker,
+    Trainable,
     Truth,
     WeightSchedule,
+    read_trainable,
 )
 
 DEFAULT = "default"
@@ -81,6 +84,9 @@ class Command(Reading):
     """Scenes to train on: shapes[:DIFFICULTY] or shapes-v1[:DIFFICULTY] (procedural, see python -m probe.run), or
     NAME:FOLDER with a data set of python -m probe.run. Of a single recording the first 70 % of the frames are trained
     on and the last 25 % tested on; of several recordings the last quarter by name is tested on."""
+    workers: int = 0
+    """Processes that read scenes ahead while a step is computed, of each process that trains; the numbers stay the same
+    to the bit, and each keeps up to 2 GiB of frames. 0 reads them when they are needed."""
     steps: int = 4000
     """Number of optimiser steps."""
     batch_size: int = 3
@@ -116,6 +122,10 @@ class Command(Reading):
     """Decay of the running average of the weights, which is what is evaluated and saved."""
     precision: Precision = "no"
     """Mixed precision: no (float32), bf16 or fp16."""
+    trainable: str = "all"
+    """Weights of the network that train: all; attention (those of every attention layer); cross-view (those of the
+    layers that join views); lora:RANK (adapters of that rank on every linear layer of the attention layers, merged into
+    OUT/final; needs peft). Checkpoints and OUT/averaged then hold only what trains."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     seed: int = 0
@@ -163,7 +173,7 @@ AT_LEAST_ONE = (
     "sampling_steps",
     "probe_groups",
 )
-NOT_NEGATIVE = ("rotation_ramp", "weight", "weight_until", "warmup", "probe_every")
+NOT_NEGATIVE = ("rotation_ramp", "weight", "weight_until", "warmup", "probe_every", "workers")
 POSITIVE = ("timestep_shift", "learning_rate", "clip", "cycle_tolerance")
 SHARES = ("camera_dropout", "shuffle_views", "ema_decay")
 
@@ -181,9 +191,24 @@ def check_command(command: Command) -> None:
         check_scenes(command.scenes)
     with flag("--model"):
         check_model(command.model)
+    with flag("--trainable"):
+        check_trainable(read_trainable(command.trainable))
     if command.layer == "auto" and not (command.probe / "selection.json").is_file():
         raise FileNotFoundError(
             f"--probe {command.probe}: it has no selection.json; run python -m probe.run --out {command.probe} first"
+        )
+
+
+def check_trainable(trainable: Trainable) -> None:
+    """Refuse adapters where the package that makes them is missing.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    if trainable.part == "lora" and find_spec("peft") is None:
+        raise ValueError(
+            f"lora:{trainable.rank}: peft makes the adapters and is not installed; install it with: python -m pip "
+            "install 'attention-probing[lora]', or train attention"
         )
 
 

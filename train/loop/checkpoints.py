@@ -6,17 +6,24 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from probe.records import write_folder, write_text
-from train.loop.trainer import Trainer, averaged
+from probe.records import parse_json, write_folder, write_json, write_text
+from train.loop.averaging import average_whole, averaged, shared_average
+from train.loop.sharing import gathered, own_parts, shared_out
+from train.loop.trainer import Trainer, load_weights
+from train.trainable import trained_weights
 
 FOLDER = "checkpoints"
+TRAINED, BASE = "trained.safetensors", "base.json"
+"""Of a network that trains in part: the weights that train; the model, and a checksum of the weights that do not."""
 MIB = 2**20
 
 
@@ -24,24 +31,47 @@ MIB = 2**20
 
 
 def save_all(out: Path, step: int, trainer: Trainer, keep: int) -> None:
-    """Save the averaged weights, which are all kept, and the trainer's state, of which the last ``keep`` are."""
-    with averaged(trainer):
-        write_folder(out / "averaged" / name_of(step), trainer.network.save_pretrained)  # type: ignore[arg-type]
+    """Save the averaged weights, which are all kept, and the trainer's state, of which the last ``keep`` are.
+
+    All processes must call this; the main one writes. Of a network that trains in part only that part is written.
+    """
+    with averaged(trainer) as model:
+        weights = average_whole(trainer)
+        if trainer.accelerator.is_main_process:
+            save = partial(_save_network, trainer, model.network, weights)
+            write_folder(out / "averaged" / name_of(step), save)
     save_checkpoint(out / FOLDER, step, trainer)
-    for old in complete_checkpoints(out / FOLDER)[:-keep]:
-        shutil.rmtree(old)
+    if trainer.accelerator.is_main_process:
+        for old in complete_checkpoints(out / FOLDER)[:-keep]:
+            shutil.rmtree(old)
 
 
 def save_checkpoint(folder: Path, step: int, trainer: Trainer) -> None:
     """Write network, average, added objective, optimisers and schedules of a step, completely or not at all."""
+    keep = trainer.accelerator.is_main_process
+    weights = gathered(trained_weights(trainer.network), keep=keep)
+    objective = None if trainer.objective is None else gathered(trainer.objective.state_dict(), keep=keep)
+    state = gathered({**_states(trainer), "step": step}, keep=keep)
 
     def save(part: Path) -> None:
-        trainer.network.save_pretrained(part)  # type: ignore[operator]
-        if trainer.objective is not None:
-            save_file(trainer.objective.state_dict(), part / "objective.safetensors")
-        _save_state({**_states(trainer), "step": step}, part / "trainer.pt")
+        _save_network(trainer, trainer.evaluated.network, weights, part)
+        if objective is not None:
+            save_file(objective, part / "objective.safetensors")
+        _save_state(state, part / "trainer.pt")
 
-    write_folder(folder / name_of(step), save)
+    if keep:
+        write_folder(folder / name_of(step), save)
+
+
+def _save_network(trainer: Trainer, network: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write a network whole, or the part that trains with a word about the rest."""
+    if trainer.frozen is not None:
+        save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, folder / TRAINED)
+        write_json(folder / BASE, {"model": trainer.model.name, "frozen": trainer.frozen})
+        return
+    if trainer.copy is not None:
+        load_weights(network, weights)
+    network.save_pretrained(folder)  # type: ignore[operator]
 
 
 def name_of(step: int) -> str:
@@ -54,7 +84,7 @@ def _states(trainer: Trainer) -> dict[str, Any]:
     return {
         "optimizers": [one.state_dict() for one in trainer.optimizers],
         "schedules": [one.state_dict() for one in trainer.rate_schedules],
-        "ema": trainer.ema.state_dict(),
+        "ema": {**trainer.ema.state_dict(), "shadow_params": shared_average(trainer)},
         "scaler": None if scaler is None else scaler.state_dict(),
     }
 
@@ -103,19 +133,63 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def restore(path: Path, trainer: Trainer) -> int:
-    """Load a checkpoint into the trainer in place; return its step."""
-    trainer.network.load_state_dict(load_file(path / "diffusion_pytorch_model.safetensors"))
+    """Load a checkpoint into the trainer in place; return its step.
+
+    Raises:
+        ValueError: If the weights that do not train are not those that the checkpoint was trained beside.
+    """
+    _check_base(path, trainer)
+    load_weights(trainer.network, _read_weights(path, trainer))
     if trainer.objective is not None:
-        trainer.objective.load_state_dict(load_file(path / "objective.safetensors"))
-    state = torch.load(path / "trainer.pt", weights_only=True, map_location=trainer.accelerator.device)
+        load_weights(trainer.objective, load_file(path / "objective.safetensors"))
+    state = torch.load(path / "trainer.pt", weights_only=True, map_location="cpu")
     for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
+        optimizer.load_state_dict(_shared_state(saved, optimizer))
     for schedule, saved in zip(trainer.rate_schedules, state["schedules"], strict=True):
         schedule.load_state_dict(saved)
-    trainer.ema.load_state_dict(state["ema"])
+    shadows = zip(state["ema"]["shadow_params"], trained_weights(trainer.network).values(), strict=True)
+    parts = own_parts(shared_out(shadow, weight) for shadow, weight in shadows)
+    trainer.ema.load_state_dict({**state["ema"], "shadow_params": parts})
+    trainer.ema.to(trainer.model.alpha_bar.device)
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
     return int(state["step"])
+
+
+def _check_base(path: Path, trainer: Trainer) -> None:
+    base = parse_json((path / BASE).read_text(encoding="utf-8")) if (path / BASE).is_file() else {}
+    if base.get("frozen") != trainer.frozen:
+        raise ValueError(
+            f"train: {path} was trained beside other weights of {base.get('model', trainer.model.name)} that do not "
+            "train themselves; start from the same --model, or train into another folder"
+        )
+
+
+def _read_weights(path: Path, trainer: Trainer) -> dict[str, Tensor]:
+    """Return the weights that train, from one file or several; the buffers too, where all train."""
+    files = (
+        [path / TRAINED] if trainer.frozen is not None else sorted(path.glob("diffusion_pytorch_model*.safetensors"))
+    )
+    weights = {name: weight for file in files for name, weight in load_file(file).items()}
+    missing = trained_weights(trainer.network).keys() - weights.keys()
+    if missing:
+        raise ValueError(f"train: {path} lacks {len(missing)} weights that train, such as {min(missing)}")
+    return weights
+
+
+def _shared_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Share an optimiser's saved tensors out as the weights are that they belong to."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+
+    def share(value: Any, weight: Tensor) -> Any:
+        fits = isinstance(value, Tensor) and value.shape == weight.shape
+        return shared_out(value, weight) if fits else value
+
+    state = {
+        number: {name: share(value, weights[number]) for name, value in one.items()}
+        for number, one in saved["state"].items()
+    }
+    return {**saved, "state": state}
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -132,4 +206,4 @@ def drop_rows_after(path: Path, step: int) -> None:
     """Drop logged rows that a resumed run will log again, and an incomplete last line."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        write_text(path, "".join(line for line in lines if line.endswith("\n") and parse_json(line)["step"] <= step))

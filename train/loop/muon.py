@@ -10,18 +10,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Muon
 
+from train.loop.sharing import as_shared, own_parts, shared_out, whole
+
 SIZE = 0.2
 """Root mean square of an AdamW update, which Muon's updates are scaled to.
 
 Source: arXiv 2502.16982, equation 4.
 """
 
+TOGETHER = 2**26
+"""Values of the matrices that are orthogonalised at once: of large ones there is no gain, and much memory."""
+
 
 class BatchedMuon(Muon):
     """Take the steps of ``torch.optim.Muon`` in a fifth of its time where there are many small matrices.
 
     PyTorch's own computes one matrix after another, and for small ones the calls cost more than the arithmetic. State
-    and checkpoints are PyTorch's; updates agree to rounding.
+    and checkpoints are PyTorch's; updates agree to rounding. Of a matrix that processes share out, each makes the whole
+    update and keeps its part.
 
     Args:
         matrices: To optimise.
@@ -53,22 +59,30 @@ class BatchedMuon(Muon):
         self._init_group(group, matrices, gradients, momenta)
         if not matrices:
             return
+        parts, gradients, momenta = own_parts(matrices), own_parts(gradients), own_parts(momenta)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        torch._foreach_mul_(matrices, 1 - float(group["lr"]) * group["weight_decay"])
+        torch._foreach_mul_(parts, 1 - float(group["lr"]) * group["weight_decay"])
         for numbers in _by_shape(matrices):
-            together = torch.stack([updates[number] for number in numbers])
+            together = torch.stack([whole(as_shared(updates[number], matrices[number])) for number in numbers])
             direction = orthogonalise(together, group["ns_coefficients"], group["ns_steps"], group["eps"])
             rate = float(group["lr"]) * SIZE * math.sqrt(max(together.shape[1:]))
-            chosen = [matrices[number] for number in numbers]
-            torch._foreach_add_(chosen, list(direction.to(together.dtype)), alpha=-rate)
+            pairs = zip(direction.to(together.dtype), numbers, strict=True)
+            own = own_parts(shared_out(one, matrices[number]) for one, number in pairs)
+            torch._foreach_add_([parts[number] for number in numbers], own, alpha=-rate)
 
 
 def _by_shape(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """Return the positions of matrices of one shape, together as many as :data:`TOGETHER` allows."""
     groups: dict[torch.Size, list[int]] = defaultdict(list)
     for number, matrix in enumerate(matrices):
         groups[matrix.shape].append(number)
-    return list(groups.values())
+    return [
+        group[first : first + most]
+        for shape, group in groups.items()
+        for most in [max(1, TOGETHER // shape.numel())]
+        for first in range(0, len(group), most)
+    ]
 
 
 def orthogonalise(

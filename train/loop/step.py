@@ -10,8 +10,10 @@ from torch import Tensor
 from probe.seeds import derive
 from probe.views import Views
 from train.batches import step_seed
+from train.loop.sharing import own_parts, whole
 from train.loop.trainer import Trainer
 from train.objectives import BatchTruth
+from train.trainable import trained_weights
 
 
 def take_step(trainer: Trainer, step: int) -> dict[str, float]:
@@ -36,7 +38,7 @@ def take_step(trainer: Trainer, step: int) -> dict[str, float]:
     torch.manual_seed(derive("inside the network", seed, step, accelerator.process_index))
     losses = accumulate_gradients(trainer, step)
     _check_finite(losses, seed, step)
-    norm = float(accelerator.clip_grad_norm_(trainer.module.parameters(), trainer.clip))
+    norm = float(whole(accelerator.clip_grad_norm_(trainer.module.parameters(), trainer.clip)))
     if accelerator.scaler is None:
         _check_finite({"gradient": norm}, seed, step)
     if accelerator.scaler is None or math.isfinite(norm):
@@ -57,7 +59,7 @@ def accumulate_gradients(trainer: Trainer, step: int) -> dict[str, float]:
         The losses, averaged over parts and processes.
     """
     accelerator, accumulate = trainer.accelerator, trainer.accumulate
-    batch = trainer.batches.at(step, trainer.own_scenes)
+    batch = trainer.reader.at(step)
     truth = prepare_truth(trainer, batch.views, step)
     seed = derive("query subset", trainer.batches.seed, step, accelerator.process_index)
     generator = torch.Generator().manual_seed(seed)
@@ -115,4 +117,4 @@ def _update(trainer: Trainer) -> None:
         else:
             scaler.step(optimizer.optimizer)  # type: ignore[attr-defined]
         schedule.step()
-    trainer.ema.step(trainer.network.parameters())
+    trainer.ema.step(own_parts(trained_weights(trainer.network).values()))

@@ -9,10 +9,11 @@ from typing import Any
 from tqdm import tqdm
 
 from probe.models.model import MultiViewModel
+from train.loop.averaging import averaged, keep_average
 from train.loop.checkpoints import FOLDER, append_row, drop_rows_after, last_checkpoint, restore, save_all
 from train.loop.step import take_step
 from train.loop.trackers import track
-from train.loop.trainer import Trainer, averaged
+from train.loop.trainer import Trainer
 
 LOG_EVERY = 10
 """Steps between rows of metrics.jsonl."""
@@ -39,7 +40,9 @@ class Schedule:
 def train(
     trainer: Trainer, out: Path, schedule: Schedule, *, steps: int, resume: bool, evaluate: Evaluate
 ) -> Iterator[int]:
-    """Train in place, yielding the step after each checkpoint or evaluation; at the end the model holds the average.
+    """Train in place, yielding the step after each checkpoint or evaluation.
+
+    At the end the model that is evaluated holds the average.
 
     Args:
         trainer: From :func:`train.loop.trainer.make_trainer`.
@@ -63,17 +66,14 @@ def train(
         if main and due["log"]:
             bar.set_postfix(loss=f"{row['loss']:.3f}")
             _record(out / "metrics.jsonl", trainer, at, {**row, "seconds": time.perf_counter() - started})
-        if main and due["evaluate"]:
-            with averaged(trainer):
-                numbers = evaluate(trainer.model, at)
-            _record(out / "evaluation.jsonl", trainer, at, numbers)
-        if main and due["checkpoint"]:
+        if due["evaluate"]:
+            _evaluate(trainer, out, at, evaluate)
+        if due["checkpoint"]:
             save_all(out, at, trainer, schedule.keep)
         if due["evaluate"] or due["checkpoint"]:
             trainer.accelerator.wait_for_everyone()
             yield at
-    trainer.ema.copy_to(trainer.network.parameters())
-    trainer.network.eval()
+    keep_average(trainer)
 
 
 def _step(trainer: Trainer, step: int, out: Path) -> dict[str, float]:
@@ -82,6 +82,13 @@ def _step(trainer: Trainer, step: int, out: Path) -> dict[str, float]:
     except FloatingPointError as error:
         last = last_checkpoint(out / FOLDER) or "none yet"
         raise ValueError(f"train: {error}; last good checkpoint: {last}; lower the learning rate") from error
+
+
+def _evaluate(trainer: Trainer, out: Path, step: int, evaluate: Evaluate) -> None:
+    """Let the main process measure the averaged weights, which all processes may have to give their parts of."""
+    with averaged(trainer) as model:
+        if trainer.accelerator.is_main_process:
+            _record(out / "evaluation.jsonl", trainer, step, evaluate(model, step))
 
 
 def _record(path: Path, trainer: Trainer, step: int, row: dict[str, Any]) -> None:

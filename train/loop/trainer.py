@@ -1,12 +1,13 @@
 """What a step changes and how it is computed: model, objective, optimisers, running average, accelerate around them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 from probe.models.model import MultiViewModel
 from train.batches import Batch, Batches
 from train.loop.muon import BatchedMuon
+from train.loop.reading import SceneReader
+from train.loop.sharing import is_shared, own_parts, shared_out
 from train.objectives import Objective
 from train.objectives.diffusion import denoising_error
 from train.objectives.truth import TruthTransform, keep_truth
 from train.settings import OptimizerName, RateSchedule, WeightSchedule
+from train.trainable import checksum_frozen, trained_weights
 
 MUON_RATE = 2.5
 """Muon's matrices learn at this multiple of AdamW's learning rate (updates matched in size)."""
@@ -34,6 +38,7 @@ class TrainingStep(nn.Module):
     def __init__(self, model: MultiViewModel, objective: Objective | None) -> None:
         super().__init__()
         self.model, self.network, self.objective = model, model.network, objective
+        self._no_split_modules = _blocks_of(model.network)
 
     def forward(self, batch: Batch, truth: Any, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return the mean denoising error and the added objective (zero where there is none)."""
@@ -48,6 +53,12 @@ class TrainingStep(nn.Module):
         return denoising_error(self.model, batch.views, batch.t, batch.noise, batch.keep_cameras).mean()
 
 
+def _blocks_of(network: nn.Module) -> list[str]:
+    """Return the classes of blocks that FSDP gathers one by one: those that the network names and has."""
+    present = {type(module).__name__ for module in network.modules()}
+    return [name for name in getattr(network, "_no_split_modules", None) or () if name in present]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """What a step changes, and how it is computed.
@@ -55,6 +66,7 @@ class Trainer:
     Attributes:
         model: The denoiser whose network is trained.
         batches: The scenes of each step.
+        reader: Reads those of this process.
         objective: The added one; None for none.
         weight: Of the added objective, by step.
         transform_truth: Turns a batch's views into those that supervision sees.
@@ -64,11 +76,15 @@ class Trainer:
         module: Network and objective, prepared.
         optimizers: Prepared.
         rate_schedules: Of the learning rates, one per optimiser.
-        ema: Running average of the network's weights.
+        ema: Running average of the network's weights that train, of this process's part of each.
+        frozen: Checksum of the network's weights that do not train; None where all train.
+        copy: Network and objective with whole weights, to evaluate and to save; only on the main process, and only
+            where processes share the weights out.
     """
 
     model: MultiViewModel
     batches: Batches
+    reader: SceneReader
     objective: Objective | None
     weight: Callable[[int], float]
     transform_truth: TruthTransform
@@ -79,6 +95,18 @@ class Trainer:
     optimizers: list[torch.optim.Optimizer]
     rate_schedules: list[torch.optim.lr_scheduler.LRScheduler]
     ema: EMAModel
+    frozen: int | None
+    copy: TrainingStep | None
+
+    @property
+    def shares_weights(self) -> bool:
+        """Return whether each process holds a part of the weights only."""
+        return any(map(is_shared, self.network.parameters()))
+
+    @property
+    def evaluated(self) -> TrainingStep:
+        """Return what is evaluated and saved: the whole copy, or network and objective themselves."""
+        return self.copy or TrainingStep(self.model, self.objective)
 
     @property
     def network(self) -> nn.Module:
@@ -88,8 +116,13 @@ class Trainer:
     @property
     def own_scenes(self) -> slice:
         """Return which scenes of a batch this process computes."""
-        each = self.batches.size // self.accelerator.num_processes
-        return slice(self.accelerator.process_index * each, (self.accelerator.process_index + 1) * each)
+        return own_scenes(self.batches.size, self.accelerator)
+
+
+def own_scenes(count: int, accelerator: Accelerator) -> slice:
+    """Return which scenes of a batch a process computes."""
+    each = count // accelerator.num_processes
+    return slice(accelerator.process_index * each, (accelerator.process_index + 1) * each)
 
 
 def make_trainer(
@@ -108,11 +141,12 @@ def make_trainer(
     ema_decay: float,
     accumulate: int,
     clip: float,
+    workers: int = 0,
 ) -> Trainer:
     """Set up optimisers, their schedules, the running average of the weights, and accelerate around them.
 
     Args:
-        model: The denoiser; its network is trained in place.
+        model: The denoiser; those of its network's weights that require gradients are trained in place.
         batches: The scenes of each step.
         objective: The added one; None trains on the diffusion objective alone.
         accelerator: Of this process.
@@ -126,27 +160,31 @@ def make_trainer(
         ema_decay: Of the running average.
         accumulate: Parts in which a process computes its part of a batch.
         clip: Largest norm of the gradients.
+        workers: Processes that read scenes ahead.
 
     Raises:
         ValueError: If the batch cannot be shared out evenly.
     """
-    parts = accelerator.num_processes * accumulate
-    if batches.size % parts:
+    shares = accelerator.num_processes * accumulate
+    if batches.size % shares:
         raise ValueError(
             f"a batch of {batches.size} scenes cannot be shared by {accelerator.num_processes} processes "
-            f"in {accumulate} parts each; choose a multiple of {parts}"
+            f"in {accumulate} parts each; choose a multiple of {shares}"
         )
-    model.network.requires_grad_(True)
-    module = TrainingStep(model, objective).to(model.alpha_bar.device)
+    module, frozen = TrainingStep(model, objective).to(model.alpha_bar.device), checksum_frozen(model.network)
+    copy = _whole_copy(module, accelerator)
     optimizers = make_optimizers(module, optimizer, learning_rate)
     lengths = {"num_warmup_steps": warmup, "num_training_steps": steps}
     schedules = [get_scheduler(schedule, one, **lengths) for one in optimizers]
-    ema = EMAModel(model.network.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    ema.to(model.alpha_bar.device)
     module, *prepared = accelerator.prepare(module, *optimizers)
+    parts = own_parts(trained_weights(model.network).values())
+    ema = EMAModel(parts, decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    ema.to(model.alpha_bar.device)
+    own = own_scenes(batches.size, accelerator)
     return Trainer(
         model=model,
         batches=batches,
+        reader=SceneReader(batches, own, device=model.alpha_bar.device, workers=workers, steps=steps),
         objective=objective,
         weight=weight,
         transform_truth=transform_truth,
@@ -157,11 +195,24 @@ def make_trainer(
         optimizers=prepared,
         rate_schedules=schedules,
         ema=ema,
+        frozen=frozen,
+        copy=copy,
     )
 
 
+def _whole_copy(module: TrainingStep, accelerator: Accelerator) -> TrainingStep | None:
+    """Copy network and objective on the main process before their weights are shared out; None where they are not."""
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return None
+    module.cpu()  # so that a device never holds two; FSDP moves each process's parts back
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP takes no channels_last
+    if not accelerator.is_main_process:
+        return None
+    return TrainingStep(replace(module.model, network=deepcopy(module.network)), deepcopy(module.objective))
+
+
 def make_optimizers(module: TrainingStep, name: OptimizerName, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Build AdamW for all, or Muon for the network's hidden matrices and AdamW for the rest.
+    """Build AdamW for all weights that train, or Muon for the network's hidden matrices and AdamW for the rest.
 
     Args:
         module: Network and objective.
@@ -172,15 +223,20 @@ def make_optimizers(module: TrainingStep, name: OptimizerName, learning_rate: fl
         Muon: Jordan et al. 2024, as torch.optim.Muon; embeddings, convolutions and vectors stay with AdamW as advised
         there.
     """
-    parameters, hidden = list(module.parameters()), set[int]()
+    named = trained_weights(module.network).items()
+    hidden = [weight for own, weight in named if _is_hidden_matrix(own, weight)] if name == "muon" else []
+    known = set(map(id, hidden))
+    rest = [weight for weight in trained_weights(module).values() if id(weight) not in known]
     optimizers: list[torch.optim.Optimizer] = []
-    if name == "muon":
-        named = module.network.named_parameters()
-        matrices = [weight for name, weight in named if weight.ndim == 2 and "emb" not in name]
-        hidden = {id(weight) for weight in matrices}
-        optimizers.append(BatchedMuon(matrices, lr=MUON_RATE * learning_rate, weight_decay=0.01))
-    rest = [weight for weight in parameters if id(weight) not in hidden]
-    return [torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True), *optimizers]
+    if rest:
+        optimizers.append(torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True))
+    if hidden:
+        optimizers.append(BatchedMuon(hidden, lr=MUON_RATE * learning_rate, weight_decay=0.01))
+    return optimizers
+
+
+def _is_hidden_matrix(name: str, weight: Tensor) -> bool:
+    return weight.ndim == 2 and "emb" not in name
 
 
 def weight_at(step: int, *, weight: float, schedule: WeightSchedule, until: int) -> float:
@@ -197,15 +253,14 @@ def weight_at(step: int, *, weight: float, schedule: WeightSchedule, until: int)
     return 0.0 if schedule == "off" and step >= until else weight
 
 
-@contextmanager
-def averaged(trainer: Trainer) -> Iterator[None]:
-    """Put the averaged weights into the network, and restore the trained ones afterwards."""
-    parameters = list(trainer.network.parameters())
-    trainer.ema.store(parameters)
-    trainer.ema.copy_to(parameters)
-    trainer.network.eval()
-    try:
-        yield
-    finally:
-        trainer.ema.restore(parameters)
-        trainer.network.train()
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put whole weights into a module in place, each shared out as the module's own is; others stay.
+
+    Args:
+        module: Changed in place.
+        weights: By name; names that it has not are left out.
+    """
+    own = module.state_dict()
+    module.load_state_dict(
+        {name: shared_out(weight, own[name]) for name, weight in weights.items() if name in own}, strict=False
+    )

@@ -1,11 +1,9 @@
-"""The runs of a study, in processes of their own; then its tables, its figure and its page."""
+"""The runs of a study, each in a process of its own; then its tables, its figure and its page."""
 
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,45 +27,30 @@ from probe.records import (
     write,
     write_json,
 )
-from probe.records.names import BASE, FINAL, SAMPLES_TABLE
+from probe.records.names import BASE, FINAL, JOBS, SAMPLES_TABLE
 from train.studying.evidence import Look, plan_looks
+from train.studying.launching import Launcher, Runner, Slurm, Task, as_they_end, parse_slurm, processes, run_process
 from train.studying.pictures import samples_at_steps
 from train.studying.runs import has_weights, is_finished, last_step
 from train.studying.variants import VARIANTS, Run, Study, arguments, command_of, plan, plan_bases, steps_of
 from train.supervised import choose_layers
 
-NOT_DECISIVE = ("variants", "seeds", "few_seeds", "checkpoint_every", "jobs", "paper", "quick", "out")
-POLL = 5.0
-"""Seconds between updates of the progress bar."""
+WHERE = ("jobs", "launcher", "slurm")
+NOT_DECISIVE = (
+    "variants",
+    "seeds",
+    "few_seeds",
+    "checkpoint_every",
+    "jobs",
+    "launcher",
+    "slurm",
+    "paper",
+    "quick",
+    "out",
+)
+STOPPED = "stopped"
 
-Runner = Callable[[str, Sequence[str], int], tuple[int, str]]
-"""Run a command with some flags on some number of threads; return the exit code and stderr."""
 TRAINER = "train.cameo"
-
-
-def run_process(module: str, arguments: Sequence[str], threads: int) -> tuple[int, str]:
-    """Run a command in a process of its own, which holds the study's lock while it runs.
-
-    Args:
-        module: Of the command, as in python -m MODULE.
-        arguments: Its flags.
-        threads: Of the process.
-
-    Returns:
-        The exit code and stderr.
-    """
-    process = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        close_fds=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        check=False,
-    )
-    return process.returncode, process.stderr
 
 
 def run_study(study: Study, runner: Runner = run_process) -> None:
@@ -75,7 +58,7 @@ def run_study(study: Study, runner: Runner = run_process) -> None:
 
     Args:
         study: As :func:`train.studying.variants.check_study` accepts it.
-        runner: Trains one run.
+        runner: Runs one command on this machine.
 
     Raises:
         SystemExit: With code 1, if a run is missing.
@@ -85,11 +68,11 @@ def run_study(study: Study, runner: Runner = run_process) -> None:
     check_layers(study, runs)
     settings = {name: value for name, value in asdict(study).items() if name not in NOT_DECISIVE}
     open_run(study.out, settings, resume=True, may_grow=("steps",))
-    with alone(study.out):
+    with alone(study.out), launcher_of(study, runner) as launcher:
         save(study)  # raises on runs that do not belong together now, not after hours
-        missing = train_all(study, [*bases, *runs], runner)
-        if study.paper:
-            missing |= measure_all(study, runner)
+        missing = train_all(study, [*bases, *runs], launcher)
+        if study.paper and not any(reason.endswith(STOPPED) for reason in missing.values()):
+            missing |= measure_all(study, launcher)
             save_pictures(study)
         finished = save(study)
         if finished:
@@ -101,6 +84,16 @@ def run_study(study: Study, runner: Runner = run_process) -> None:
         console.print(f"missing: {name}: {reason}", markup=False, soft_wrap=True)
     if missing:
         raise SystemExit(1)
+
+
+@contextmanager
+def launcher_of(study: Study, runner: Runner) -> Iterator[Launcher]:
+    """Open what starts the commands of a study, as its flags say."""
+    if study.launcher == "slurm":
+        yield Slurm(folder=study.out / JOBS, parameters=parse_slurm(study.slurm))
+    else:
+        with processes(study.jobs, max(1, torch.get_num_threads() // study.jobs), runner) as launcher:
+            yield launcher
 
 
 def check_layers(study: Study, runs: Sequence[Run]) -> None:
@@ -137,24 +130,23 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, str]:
-    """Train the runs that are not finished, several in parallel, and write the tables after each; stop on Ctrl-C.
+def train_all(study: Study, runs: Sequence[Run], launcher: Launcher) -> dict[str, str]:
+    """Train the runs that are not finished, and write the tables after each; stop on Ctrl-C.
 
     Args:
         study: Of the runs.
         runs: All of them, bases before what starts from them.
-        runner: Trains one run.
+        launcher: Starts their trainers.
 
     Returns:
         The names of runs that are missing, and why.
     """
     left = _left(study, runs)
-    missing = {run.name: "not trained: stopped" for run in left}
-    with ThreadPoolExecutor(study.jobs) as pool, _bar(study, runs) as bar:
-        started = _start_all(study, left, pool, runner)
+    missing = {run.name: f"not trained: {STOPPED}" for run in left}
+    with _bar(study, runs) as bar:
         try:
-            for future in _as_they_end(study, started, bar):
-                run, (code, words) = started[future], future.result()
+            started = _start_all(study, left, launcher)
+            for run, (code, words) in as_they_end(started, _advance(study, left, bar)):
                 missing[run.name] = f"failed with exit code {code}: {last_words(words)}"
                 if not code and _is_finished(study, run):
                     del missing[run.name]
@@ -162,9 +154,7 @@ def train_all(study: Study, runs: Sequence[Run], runner: Runner) -> dict[str, st
                     bar.write(f"{run.name} {missing[run.name]}", file=sys.stderr)
                 save(study)
         except KeyboardInterrupt:
-            bar.write("stopped; the same command continues", file=sys.stderr)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            bar.write(f"{STOPPED}; the same command continues", file=sys.stderr)
     return missing
 
 
@@ -176,29 +166,15 @@ def _left(study: Study, runs: Sequence[Run]) -> list[Run]:
     return [run for run in bases if not has_weights(study.out / run.name / FINAL)] + left
 
 
-def _start_all(
-    study: Study, runs: Sequence[Run], pool: ThreadPoolExecutor, runner: Runner
-) -> dict[Future[tuple[int, str]], Run]:
-    """Submit runs, bases before those that start from them, which wait for theirs."""
-    bases: dict[int, Future[tuple[int, str]]] = {}
+def _start_all(study: Study, runs: Sequence[Run], launcher: Launcher) -> dict[Run, Task]:
+    """Start runs, bases before those that start from them, which wait for theirs."""
+    bases: dict[int, Task] = {}
     started = {}
     for run in runs:
-        future = pool.submit(_train_after, bases.get(run.seed), runner, study, run)
-        started[future] = run
+        started[run] = launcher.start(TRAINER, arguments(study, run), after=bases.get(run.seed))
         if run.variant == BASE:
-            bases[run.seed] = future
+            bases[run.seed] = started[run]
     return started
-
-
-def _train_after(base: Future[tuple[int, str]] | None, runner: Runner, study: Study, run: Run) -> tuple[int, str]:
-    """Train a run as soon as its base is trained; not without it."""
-    if base is not None and base.result()[0]:
-        return base.result()[0], "its base failed"
-    return runner(TRAINER, arguments(study, run), _threads(study))
-
-
-def _threads(study: Study) -> int:
-    return max(1, torch.get_num_threads() // study.jobs)
 
 
 def _is_finished(study: Study, run: Run) -> bool:
@@ -210,16 +186,15 @@ def _bar(study: Study, runs: Sequence[Run]) -> tqdm:
     return tqdm(desc=f"{len(runs)} runs", total=total, initial=done, unit="step", disable=not runs)
 
 
-def _as_they_end(
-    study: Study, started: dict[Future[tuple[int, str]], Run], bar: tqdm
-) -> Iterator[Future[tuple[int, str]]]:
-    """Yield runs as they end, and advance the bar by the steps that all of them have logged."""
-    waiting, before = set(started), bar.n - sum(_steps_done(study, run) for run in started.values())
-    while waiting:
-        ended, waiting = wait(waiting, timeout=POLL, return_when=FIRST_COMPLETED)
-        bar.n = before + sum(_steps_done(study, run) for run in started.values())
+def _advance(study: Study, runs: Sequence[Run], bar: tqdm) -> Callable[[], None]:
+    """Return what advances the bar by the steps that all runs have logged."""
+    before = bar.n - sum(_steps_done(study, run) for run in runs)
+
+    def look() -> None:
+        bar.n = before + sum(_steps_done(study, run) for run in runs)
         bar.refresh()
-        yield from ended
+
+    return look
 
 
 def _steps_done(study: Study, run: Run) -> int:
@@ -234,33 +209,30 @@ def last_words(text: str) -> str:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure_all(study: Study, runner: Runner) -> dict[str, str]:
-    """Probe and evaluate what was trained and is not measured yet, several in parallel; stop on Ctrl-C.
+def measure_all(study: Study, launcher: Launcher) -> dict[str, str]:
+    """Probe and evaluate what was trained and is not measured yet; stop on Ctrl-C.
 
     Args:
         study: The study.
-        runner: Runs one command.
+        launcher: Starts the commands.
 
     Returns:
         The names of measurements that are missing, and why.
     """
     left = [look for look in plan_looks(study) if not look.is_finished]
-    missing = {look.name: "not measured: stopped" for look in left}
+    missing = {look.name: f"not measured: {STOPPED}" for look in left}
     ready = [look for look in left if has_weights(look.weights)]
     missing |= {look.name: f"not measured: no {look.weights}" for look in left if look not in ready}
-    with ThreadPoolExecutor(study.jobs) as pool, _count(ready) as bar:
-        started = {pool.submit(runner, look.module, look.arguments, _threads(study)): look for look in ready}
+    with _count(ready) as bar:
         try:
-            for future in as_completed(started):
-                look, (code, words) = started[future], future.result()
+            started = {look: launcher.start(look.module, look.arguments) for look in ready}
+            for look, (code, words) in as_they_end(started, bar.refresh):
                 missing[look.name] = f"failed with exit code {code}: {last_words(words)}"
                 if not code and look.is_finished:
                     del missing[look.name]
                 bar.update()
         except KeyboardInterrupt:
-            bar.write("stopped; the same command continues", file=sys.stderr)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            bar.write(f"{STOPPED}; the same command continues", file=sys.stderr)
     return missing
 
 

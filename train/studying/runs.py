@@ -1,9 +1,8 @@
 """How far the runs of a study are."""
 
-import json
 from pathlib import Path
 
-from probe.records import RunError
+from probe.records import RunError, parse_json
 from probe.records.names import EVALUATION_LOG, FINAL_CARD
 
 
@@ -19,7 +18,7 @@ def last_step(log: Path) -> int:
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
     try:
-        return int(json.loads(whole[-1])["step"]) if whole else 0
+        return int(parse_json(whole[-1])["step"]) if whole else 0
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"last_step: the last row of {log} has no step ({error!r}); remove that run's folder") from error
 
@@ -38,7 +37,7 @@ def is_finished(folder: Path, steps: int) -> bool:
 def _step_of(card: Path) -> int | None:
     """Return the step that a card tells: a run that went on has, until it ends again, the weights of its last end."""
     try:
-        return json.loads(card.read_text(encoding="utf-8")).get("steps")
+        return parse_json(card.read_text(encoding="utf-8")).get("steps")
     except (ValueError, AttributeError):
         return None
 

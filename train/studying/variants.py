@@ -11,6 +11,7 @@ from probe.cli import parse
 from probe.records.names import BASE, FINAL, PAPERS, PLAIN, seed_folder
 from train.flags import Command, check_command
 from train.settings import Device
+from train.studying.launching import Where, check_launcher
 
 PROG = "python -m train.study"
 NOISE = {
@@ -134,7 +135,13 @@ class Study:
     out: Path = Path("runs/study")
     """Folder of the runs, VARIANT-seedN, and of the tables; rejected if it has a study with other settings."""
     jobs: int = 1
-    """Number of runs in parallel."""
+    """Number of runs in parallel on this machine; a cluster decides itself."""
+    launcher: Where = "local"
+    """Where the runs are: processes of this machine, or jobs of a Slurm cluster, which this command waits for and finds
+    again if it was stopped."""
+    slurm: str = ""
+    """With --launcher slurm: what each job asks for, such as partition=gpu,gpus_per_node=1,time=120 (minutes; a job
+    that has used up its time, or had to make room, is queued again and continues)."""
     device: Device = "auto"
     """Device; auto takes CUDA if it is available."""
 
@@ -261,6 +268,7 @@ def check_study(study: Study) -> None:
         raise ValueError(f"--few-seeds {study.few_seeds} --base-steps {study.base_steps}: expected 0 or more")
     if study.layer == study.other_layer and any(run.variant == OTHER_LAYER for run in runs):
         raise ValueError(f"--other-layer {study.other_layer}: is --layer too; choose another one")
+    check_launcher(study.launcher, study.slurm)
     if study.quick and not study.paper:
         raise ValueError("--quick: goes with --paper, of which it is the short version")
     started = replace(study, base_steps=0)  # from --model: bases are not trained yet

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probe.attention.modules import compute_device
 from probe.models.model import Inputs, MultiViewModel
 from probe.models.parts.files import (
     CPU,
@@ -62,7 +63,7 @@ class FeedForwardNetwork(nn.Module):
             scale: Patches along a side; None for the size that the views are shown at.
         """
         side = self.native_side if scale is None else PATCH * scale
-        return {"images": next(self.parameters()).new_zeros(1, views, 3, side, side)}
+        return {"images": next(self.parameters()).new_zeros(1, views, 3, side, side, device=compute_device(self))}
 
     def running(self, images: Float[Tensor, "b f 3 H W"]) -> AbstractContextManager[Any]:
         """Compute in the network's own precision; without numbers where the images have none."""

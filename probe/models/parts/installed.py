@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from probe.attention.modules import compute_device
+
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 SETTINGS = "params.json"
 
@@ -60,7 +62,7 @@ def _to_float32(norm: nn.Module, _args: Any) -> None:
 
 def own_precision(network: nn.Module) -> AbstractContextManager[Any]:
     """Compute in a network's own precision, as the packages do: autocast, but for single precision."""
-    weight = next(network.parameters())
-    if weight.dtype not in (torch.bfloat16, torch.float16) or not torch.amp.is_autocast_available(weight.device.type):
+    dtype, device = next(network.parameters()).dtype, compute_device(network).type
+    if dtype not in (torch.bfloat16, torch.float16) or not torch.amp.is_autocast_available(device):
         return nullcontext()
-    return torch.autocast(weight.device.type, weight.dtype)
+    return torch.autocast(device, dtype)

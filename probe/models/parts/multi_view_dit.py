@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.attention.modules import compute_device
 from probe.models.parts.encoders import InputEncoder
 
 STOCK = frozenset(inspect.signature(HunyuanDiT2DModel.__init__).parameters) - {"self"}
@@ -191,9 +192,10 @@ class MultiViewDiT(HunyuanDiT2DModel):
         patch = self.config.patch_size
         side = self.config.sample_size // patch if scale is None else scale
         pixels = side * self.config.encoder_stride
-        like = {"device": self.device, "dtype": self.dtype}
+        device = compute_device(self)
+        like = {"device": device, "dtype": self.dtype}
         return {
             "latents": torch.zeros(1, views, self.config.in_channels, side * patch, side * patch, **like),
-            "t": torch.zeros(1, dtype=torch.long, device=self.device),
+            "t": torch.zeros(1, dtype=torch.long, device=device),
             "inputs": torch.zeros(1, views, 7, pixels, pixels, **like),
         }

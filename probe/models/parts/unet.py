@@ -19,6 +19,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from probe.attention.modules import compute_device
 from probe.models.parts.encoders import InputEncoder
 
 ANY_TEXT_WIDTH = 32  # the text branch is removed after construction; stock diffusers asks for a width
@@ -183,12 +184,13 @@ class MultiViewUNet(UNet2DConditionModel):
         deepest = 2 ** (len(self.config.block_out_channels) - 1)
         side = self.config.sample_size if scale is None else scale * deepest
         stride = self.config.encoder_stride
-        like = {"device": self.device, "dtype": self.dtype}
+        device = compute_device(self)
+        like = {"device": device, "dtype": self.dtype}
         return {
             "latents": torch.zeros(1, views, self.config.in_channels, side, side, **like),
-            "t": torch.zeros(1, dtype=torch.long, device=self.device),
+            "t": torch.zeros(1, dtype=torch.long, device=device),
             "inputs": torch.zeros(1, views, self.INPUTS, side * stride, side * stride, **like),
-            "domain": torch.zeros(1, dtype=torch.long, device=self.device),
+            "domain": torch.zeros(1, dtype=torch.long, device=device),
         }
 
 

@@ -21,6 +21,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from probe.attention.modules import compute_device
 from probe.models.model import Inputs, MultiViewModel, check_frames, to_latents
 from probe.models.schedules import STEPS, noise_scales
 from probe.views import Views
@@ -116,12 +117,12 @@ class VideoModel(MultiViewModel):
     def probe_inputs(self, views: int, scale: int | None = None) -> dict[str, Any]:
         """Make inputs for recognising layers; scale None gives the size that the views are shown at."""
         side = self.size // self.stride if scale is None else scale * self.patch
-        weight = next(self.network.parameters())
-        like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        device, dtype = compute_device(self.network), next(self.network.parameters()).dtype
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
         inputs = self.probe_conditioning(views, side, like)
         latents = torch.zeros(1, views, self.channels, side, side, **like)
-        arguments = self.network_inputs(latents, torch.zeros(1, dtype=torch.long, device=weight.device), inputs)
-        return {name: x.to(weight.dtype) if _is_float(x) else x for name, x in arguments.items()}
+        arguments = self.network_inputs(latents, torch.zeros(1, dtype=torch.long, device=device), inputs)
+        return {name: x.to(dtype) if _is_float(x) else x for name, x in arguments.items()}
 
     def probe_conditioning(self, views: int, side: int, like: dict[str, Any]) -> Inputs:
         """Make what :meth:`condition` returns, of zeros.

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from io import StringIO
@@ -262,6 +263,8 @@ def test_the_index_and_the_command_know_evaluations(folder: Path, tmp_path: Path
         (lambda run: (run / "images.csv").write_text(""), "cannot be read"),
         (lambda run: (run / "summary.csv").write_text(",".join(evaluation.COLUMNS["summary.csv"])),
          "has no rows"),
+        (lambda run: (run / "summary.csv").write_text(
+            re.sub("(?m)psnr", "nan", (run / "summary.csv").read_text(), count=1)), "a row whose metric is no name"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_used_are_refused(spoil: Callable[[Path], object], expected: str, tmp_path: Path):

@@ -17,7 +17,7 @@ from probe.layers import JOINING, Layer, select_layers
 from probe.measure.model import denoise, measure_layers, scene_noise
 from probe.measure.scene import Scene, make_scene
 from probe.models import MODELS, load_model
-from probe.models.model import MultiViewModel, model_layers, predict
+from probe.models.model import MultiViewModel, model_layers, predict, to_device
 from probe.models.parts.files import Loading
 from probe.plan.plan import make_plan
 from probe.plan.settings import Settings
@@ -136,6 +136,21 @@ def test_the_rehearsal_agrees(words: list[str], layers: list[Layer]):
         (x.index, x.name, x.grid, x.heads) for x in layers
     ]
     assert [x.on(VIEWS).tokens for x in plan.layers] == [x.on(VIEWS).tokens for x in layers]
+
+
+def test_weights_that_wait_elsewhere_change_nothing(
+    words: list[str], model: MultiViewModel, layers: list[Layer], scene: Scene, t: int
+):
+    """As with --offload: found, run and scored alike, to the bit."""
+    settings = settings_of(words)
+    loaded = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
+    loaded.network.load_state_dict(model.network.state_dict())  # random ones are drawn anew
+    offloaded = to_device(loaded, torch.device("cpu"), offload=True)
+    assert "meta" in {parameter.device.type for parameter in offloaded.network.parameters()}
+    assert select_layers(model_layers(offloaded), offloaded.default_layers) == layers
+    assert torch.equal(predicted(offloaded, scene, t), predicted(model, scene, t))
+    tables = [measure_layers(shown, scene, layers[:1], (t,), ATTENTION_V1) for shown in (model, offloaded)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.mark.slow

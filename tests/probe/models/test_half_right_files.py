@@ -131,7 +131,7 @@ def test_a_file_that_breaks_off(name: str, copy: Path):
     assert re.search(f"read_weights: {path} cannot be read as weights: ", refusal(name, copy))
 
 
-@pytest.mark.parametrize("text", ["{nope", "[1]", "\xff"])
+@pytest.mark.parametrize("text", ["{nope", "[1]", "\xff", "[" * 100_000])
 def test_settings_that_are_none(name: str, copy: Path, text: str):
     path = copy / FAMILIES[name].within / FAMILIES[name].settings
     path.write_text(text, encoding="latin-1")

@@ -1,19 +1,20 @@
 """A run that several processes share: its numbers are those of one, also where it was stopped and resumed by others."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.plan.processes import Processes, join_processes
 
-FLAGS = ["--model", "cat3d-tiny:plain", "--pairs", "6", "--views", "2", "--layers", "10", "--device", "cpu"]
+FLAGS = ["--model", "cat3d-tiny:plain", "--pairs", "4", "--views", "2", "--timesteps", "500", "--layers", "10"]
+FLAGS += ["--image-size", "64", "--device", "cpu"]
 TABLES = ("scores.parquet", "pairs.csv", "layers.csv", "selection.json", "matches.parquet", "explorer.safetensors")
 
 
@@ -53,19 +54,22 @@ def test_two_processes_write_the_run_of_one_also_after_a_stop(tmp_path: Path) ->
     for table in TABLES:
         assert (tmp_path / "two/run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
     kill_after_a_scene(tmp_path / "killed/run")
-    done = launch(3, tmp_path / "killed/run", "--resume")
+    done = launch(1, tmp_path / "killed/run", "--resume")
     assert done.returncode == 0, done.stderr[-2000:]
     for table in TABLES:
         assert (tmp_path / "killed/run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
 
 
 def kill_after_a_scene(out: Path) -> None:
-    """Kill a run of two processes as soon as one scene is whole."""
-    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True) as run:
+    """Kill a run of two processes as soon as one scene is whole; the launcher gives each a session of its own."""
+    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL) as run:
         while not list(out.glob("parts/scene-*.parquet")):
             assert run.poll() is None
             time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGKILL)
+        processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        for process in processes:
+            process.kill()
+        assert not psutil.wait_procs(processes, timeout=30)[1]
     assert (out / "parts").is_dir()
     assert not (out / "selection.json").exists()
 

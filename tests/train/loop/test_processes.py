@@ -11,18 +11,26 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("objective", ["cameo", "irepa-dsift", "trd-dsift"])
-def test_two_processes_have_the_gradients_of_one(objective: str, tmp_path: Path):
-    program = str(Path(__file__).parent / "two_processes.py")
+OBJECTIVES = ("cameo", "irepa-dsift", "trd-dsift")
+
+
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gradients and losses of every objective, by one process and by two."""
+    folder, program = tmp_path_factory.mktemp("stepped"), str(Path(__file__).parent / "two_processes.py")
+    for count in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        words = [*launch, program, str(folder / str(count)), *OBJECTIVES]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_processes_have_the_gradients_of_one(objective: str, stepped: Path):
     gradients, losses = [], []
     for count in (1, 2):
-        out = tmp_path / f"{count}.safetensors"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        done = subprocess.run(
-            [*launch, program, str(out), objective], capture_output=True, text=True, check=False, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        gradients.append(load_file(out))
+        gradients.append(load_file(stepped / str(count) / f"{objective}.safetensors"))
         assert int(gradients[-1].pop("processes")) == count
         losses.append(gradients[-1].pop("losses"))  # of three steps: DDP finds an unused weight in the second
     assert gradients[0].keys() == gradients[1].keys()

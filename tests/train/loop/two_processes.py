@@ -1,4 +1,4 @@
-"""Run by torchrun FILE OBJECTIVE: write the averaged gradients of one step, and the losses of three."""
+"""Run by torchrun FOLDER OBJECTIVE ...: write the averaged gradients of one step, and the losses of three."""
 
 import sys
 from dataclasses import replace
@@ -19,6 +19,7 @@ from train import loop  # noqa: E402
 def main(out: Path, objective: str) -> None:
     """Take the gradients and save them from the main process."""
     accelerator, model = Accelerator(cpu=True), small_model()
+    out.parent.mkdir(exist_ok=True)
     trainer = small_trainer(replace(SETTINGS, batch_size=4, weight=0.5), model, added(model, objective), accelerator)
     loop.accumulate_gradients(trainer, 0)
     if accelerator.is_main_process:
@@ -32,4 +33,5 @@ def main(out: Path, objective: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    for objective in sys.argv[2:]:
+        main(Path(sys.argv[1]) / f"{objective}.safetensors", objective)

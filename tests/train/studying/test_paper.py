@@ -12,6 +12,7 @@ from train.flags import Command, check_command
 from train.flags.evaluate import Settings as EvaluationSettings
 from train.studying import running
 from train.studying.evidence import QUICK, WHOLE, plan_looks
+from train.studying.launching import processes
 from train.studying.paper import preset
 from train.studying.variants import PROG, VARIANTS, Run, Study, command_of, plan, plan_bases
 
@@ -80,14 +81,16 @@ def test_only_what_is_trained_is_measured_and_measured_once(tmp_path: Path):
         (out / ("selection.json" if module == "probe.run" else "summary.csv")).touch()
         return 0, ""
 
-    missing = running.measure_all(study, runner)
+    with processes(1, 1, runner) as launcher:
+        missing = running.measure_all(study, launcher)
     assert {name for module, name in calls if module == "probe.run"} >= {"plain", "plain-cluttered", "plain-fine"}
     assert ("train.evaluate", "plain-seed0") in calls
     assert missing["probes/plain-fine"] == "failed with exit code 2: python -m probe.run: no"
     assert missing["probes/cameo"].startswith("not measured: no ")
     assert "probes/plain" not in missing
     calls.clear()
-    running.measure_all(study, runner)
+    with processes(1, 1, runner) as launcher:
+        running.measure_all(study, launcher)
     assert [name for _, name in calls] == ["plain-fine"]
 
 

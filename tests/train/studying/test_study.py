@@ -18,6 +18,7 @@ from probe.correspondence.noise import read_noise
 from train.flags import Command
 from train.study import cli
 from train.studying import running
+from train.studying.launching import run_process
 from train.studying.running import last_words
 from train.studying.running import run_study as main
 from train.studying.runs import is_finished, last_step
@@ -371,7 +372,7 @@ def test_more_steps_continue_finished_runs(small):
 
 
 def test_a_real_process_gives_its_exit_code_and_last_words():
-    code, words = running.run_process("train.cameo", ["--steps", "none"], 1)
+    code, words = run_process("train.cameo", ["--steps", "none"], 1)
     assert code == 2
     assert last_words(words).startswith("python -m train.cameo: ")
     assert last_words("\n \n") == "no output"
