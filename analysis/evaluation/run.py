@@ -45,6 +45,8 @@ COLUMNS = {
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count", "note"),
     WORST: (*VIEW, *SAMPLE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
 }
+WORDS = ("scene", "view", "rotation_bin", "method", "metric", "note")
+"""Columns that are not numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,9 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table: pd.DataFrame = read_file(path, pd.read_csv, ADVICE, columns)
     if table.empty:
         raise RunError(f"read_evaluation: {path} has no rows; {ADVICE}")
+    broken = [name for name in columns if name not in WORDS and table[name].dtype.kind not in "if"]
+    if broken:
+        raise RunError(f"read_evaluation: {path} has a {broken[0]} that is no number; {ADVICE}")
     if "metric" in table and not all(isinstance(name, str) for name in table["metric"]):
         raise RunError(f"read_evaluation: {path} has a row whose metric is no name; {ADVICE}")
     return table
