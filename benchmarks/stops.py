@@ -120,7 +120,7 @@ class Stops:
     """Times that each command is killed."""
     commands: str = ",".join(COMMANDS)
     """Of them, separated by commas."""
-    ways: str = "kill,full,locked"
+    ways: str = "clock,kill,full,locked"
     """What is done to them."""
     seed: int = 0
     """Of the times."""
@@ -139,6 +139,8 @@ def main(stops: Stops) -> None:
             assert done.returncode == 0, done.stderr
             expected = digests(whole)
             print(f"{name}: undisturbed {seconds:.0f} s, {len(expected)} files", flush=True)
+            if "clock" in stops.ways:
+                _elsewhere(name, command, work, expected)
             if "kill" in stops.ways:
                 _kill(name, command, work, expected, seconds, chance, stops.points)
             if "full" in stops.ways:
@@ -168,11 +170,16 @@ def _environment() -> dict[str, str]:
 def digests(folder: Path) -> dict[str, str]:
     """Return what a run came to: the digests of its tables and weights."""
     paths = sorted({path for pattern in SHOWN for path in folder.rglob(pattern) if path.name not in CLOCKS})
-    return {str(path.relative_to(folder)): hashlib.sha256(_content(path)).hexdigest()[:12] for path in paths}
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in paths}
 
 
-def _content(path: Path) -> bytes:
-    return path.read_bytes()
+def _elsewhere(name: str, command: Command, work: Path, expected: dict[str, str]) -> None:
+    """Run in another time zone and language."""
+    folder = work / "elsewhere" / name
+    _prepare(command, work, folder)
+    place = {**_environment(), "TZ": "Pacific/Chatham", "LC_ALL": "C", "PYTHONUTF8": "1"}
+    subprocess.run(command.words(folder, again=False), env=place, capture_output=True, check=True)
+    print(f"{name}: in another time zone equal: {digests(folder) == expected}", flush=True)
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------
