@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
@@ -165,9 +166,7 @@ class Job:
 
     def checkpoint(self) -> Any:
         """Return what submitit queues again: the same command."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+        return import_module("submitit.helpers").DelayedSubmission(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +185,10 @@ class SlurmTask:
 
     def result(self) -> Outcome:
         """Wait for its end; return its outcome."""
-        from submitit.core.utils import FailedJobError, UncompletedJobError
-
+        errors = import_module("submitit.core.utils")
         try:
-            return self.job.result()
-        except (FailedJobError, UncompletedJobError):
+            return cast(Outcome, self.job.result())
+        except (errors.FailedJobError, errors.UncompletedJobError):
             return 1, f"Slurm job {self.job.job_id} ended as {self.job.state}; see {self.job.paths.stderr}"
 
 
@@ -208,8 +206,7 @@ class Slurm:
 
     def start(self, module: str, arguments: Sequence[str], after: Task | None = None) -> SlurmTask:
         """Submit a command, or find the job that runs it already; see :class:`Launcher`."""
-        import submitit
-
+        submitit = import_module("submitit")
         name = job_name(self.folder, module, arguments)
         if (queued := _queued(name)) is not None:
             return SlurmTask(job=submitit.SlurmJob(self.folder, queued))
