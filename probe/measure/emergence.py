@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -40,11 +40,8 @@ def measure_steps(checkpoints: Sequence[Path], watch: Watch, device: Device, out
         RunError: If measurements of other settings wait beside the table, or another process is writing there.
     """
     parts = out.with_name(f"{out.name}.parts")
-    if processes.is_first:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        open_run(parts, {field.name: getattr(watch, field.name) for field in fields(Watch)}, resume=True)
-    with alone(parts) if processes.is_first else nullcontext():
-        processes.wait()
+    with ExitStack() as stack:
+        processes.first_does(lambda: _open(parts, watch, stack))
         missing = [path for path in checkpoints if not _part(parts, path).exists()]
         processes.wait()  # all have counted before anyone writes
         for path in tqdm(processes.share(missing), desc="checkpoints", disable=not processes.is_first):
@@ -54,6 +51,12 @@ def measure_steps(checkpoints: Sequence[Path], watch: Watch, device: Device, out
         if processes.is_first:
             _write(pd.concat([pd.read_csv(_part(parts, path)) for path in checkpoints]), out)
             shutil.rmtree(parts)
+
+
+def _open(parts: Path, watch: Watch, stack: ExitStack) -> None:
+    parts.parent.mkdir(parents=True, exist_ok=True)
+    open_run(parts, {field.name: getattr(watch, field.name) for field in fields(Watch)}, resume=True)
+    stack.enter_context(alone(parts))
 
 
 def _part(parts: Path, checkpoint: Path) -> Path:
