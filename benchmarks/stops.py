@@ -23,18 +23,8 @@ import tyro
 
 MODEL = "cat3d-tiny:plain"
 TRAINER = (
-    "--batch-size",
-    "2",
-    "--rotation-ramp",
-    "0",
-    "--evaluate-scenes",
-    "2",
-    "--sampling-steps",
-    "2",
-    "--checkpoint-every",
-    "2",
-    "--device",
-    "cpu",
+    "--batch-size 1 --rotation-ramp 0 --evaluate-scenes 1 --sampling-steps 1 --probe-every 0 --checkpoint-every 2 "
+    "--device cpu"
 )
 SHOWN = ("*.csv", "*.parquet", "*.safetensors", "selection.json", "evaluation.jsonl")
 CLOCKS = ("settings.csv",)
@@ -54,61 +44,42 @@ class Command:
     """
 
     module: str
-    flags: tuple[str, ...]
+    flags: str
     out: str = "--out"
-    resume: tuple[str, ...] = ("--resume",)
+    resume: str = "--resume"
     first: str = ""
 
     def words(self, folder: Path, again: bool) -> list[str]:
         place = [str(folder)] if not self.out else [self.out, str(folder)]
-        return [sys.executable, "-m", self.module, *place, *self.flags, *(self.resume if again else ())]
+        more = f"{self.flags} {self.resume if again else ''}"
+        return [sys.executable, "-m", self.module, *place, *more.split()]
 
 
 COMMANDS = {
     "probe": Command(
         module="probe.run",
-        flags=("--model", MODEL, "--pairs", "8", "--views", "2", "--layers", "10,11", "--device", "cpu"),
+        flags=f"--model {MODEL} --pairs 8 --views 2 --layers 10,11 --timesteps 500 --image-size 64 --baselines null "
+        "--no-report --device cpu",
     ),
-    "train": Command(
-        module="train.cameo",
-        flags=("--layer", "10", "--steps", "12", "--evaluate-every", "6", "--probe-every", "6", *TRAINER),
-    ),
+    "train": Command(module="train.cameo", flags=f"--layer 10 --steps 8 --evaluate-every 4 --no-report {TRAINER}"),
     "evaluate": Command(
         module="train.evaluate",
-        flags=(
-            "--model",
-            MODEL,
-            "--groups",
-            "6",
-            "--views",
-            "2",
-            "--n-ref",
-            "1",
-            "--features",
-            "none",
-            "--device",
-            "cpu",
-        ),
+        flags=f"--model {MODEL} --groups 8 --views 2 --n-ref 1 --features none --sampling-steps 2 --no-report "
+        "--device cpu",
     ),
     "study": Command(
         module="train.study",
-        flags=(
-            "--variants",
-            "plain,mean",
-            "--seeds",
-            "0,1",
-            "--steps",
-            "4",
-            "--evaluate-every",
-            "4",
-            "--probe-every",
-            "0",
-            *TRAINER,
-        ),
-        resume=(),
+        flags=f"--variants plain,mean --seeds 0,1 --steps 4 --evaluate-every 4 {TRAINER}",
+        resume="",
     ),
-    "emergence": Command(module="probe.emergence", flags=("--pairs", "4"), out="", resume=(), first="train"),
-    "report": Command(module="analysis.report", flags=(), out="", resume=(), first="probe"),
+    "emergence": Command(
+        module="probe.emergence",
+        flags="--groups 4 --timesteps 500 --device cpu",
+        out="",
+        resume="",
+        first="train",
+    ),
+    "report": Command(module="analysis.report", flags="", out="", resume="", first="probe"),
 }
 
 
@@ -206,7 +177,7 @@ def _kill(
             )
             killed += not ended
             refused += error
-            again = command.resume != () and (folder / "config.json").exists()
+            again = command.resume != "" and (folder / "config.json").exists()
             if error:
                 return
         wholes += 1
@@ -281,7 +252,7 @@ def _starve(name: str, command: Command, work: Path, expected: dict[str, str]) -
             else:
                 lines += _is_one_line(done)
             change("size=900m")
-            again = _run(command.words(folder, again=command.resume != () and (folder / "config.json").exists()))
+            again = _run(command.words(folder, again=command.resume != "" and (folder / "config.json").exists()))
             if again.returncode:
                 print("  refused after a full disk:", again.stderr[-600:])
             equal += again.returncode == 0 and digests(folder) == expected

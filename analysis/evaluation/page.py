@@ -1,6 +1,7 @@
 """A folder of python -m train.evaluate -> all that its page shows, and its line in the index. Pure."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, picture_first, present
 from analysis.evaluation import figures, words
 from analysis.evaluation import run as evaluation
+from analysis.evaluation.pictures import shown_cases
 from analysis.evaluation.run import Evaluation
 from analysis.evaluation.words import SHORT, reference_words, with_range
 from analysis.figures import Drawing
@@ -189,12 +191,14 @@ def _samples(run: Evaluation) -> Section | None:
     if run.samples is None:
         return None
     picture = "data:image/png;base64," + base64.b64encode(run.samples).decode()
-    psnr = run.worst[PSNR]
-    text = (
-        f"Reference, true view and generated view of the three worst by PSNR (from {amount(PSNR, psnr.min())} up), and "
-        f"of three from the middle (about {amount(PSNR, psnr.median())})."
-    )
+    psnr = {kind: [case[PSNR] for one, case in shown_cases(run.worst) if one == kind] for kind in ("worst", "median")}
+    text = f"Reference, true view and generated view of the {_spanned(psnr['worst'])} worst by PSNR"
+    text += f", and of {_spanned(psnr['median'])} from the middle." if psnr["median"] else "."
     return Section(name="samples", title="What it generates", text=text, picture=picture)
+
+
+def _spanned(values: Sequence[float]) -> str:
+    return f"{len(values)} ({amount(PSNR, min(values))} to {amount(PSNR, max(values))})"
 
 
 def _worst(run: Evaluation) -> Section:

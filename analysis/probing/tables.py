@@ -12,7 +12,7 @@ import pandas as pd
 from pyarrow import parquet, types
 from safetensors.numpy import load_file
 
-from analysis.reading import read_config, read_file, read_json
+from analysis.reading import check_numbers, read_config, read_file, read_json, read_precision
 from probe.records import (
     ALL_HEADS,
     ATTENTION_METRICS,
@@ -183,9 +183,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         )
     config = read_config(folder, ADVICE)
     layers = _read(folder / LAYERS, pd.read_csv, LAYER_COLUMNS)
-    broken = [name for name in WHOLE if layers[name].dtype.kind != "i"]
-    if broken:
-        raise RunError(f"read_run: {folder / LAYERS} has a {broken[0]} that is no whole number; {ADVICE}")
+    check_numbers(layers, folder / LAYERS, ADVICE, whole=WHOLE, keys=("layer",))
     selection = _read(folder / SELECTION, read_json, SELECTION_KEYS)
     if selection["layer"] not in set(layers["layer"]):
         raise RunError(
@@ -200,7 +198,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         layers=_with_nulls(layers.sort_values("layer", ignore_index=True)),
         pairs=_read(folder / PAIRS, pd.read_csv, ("pair", "scene", "rotation_bin")),
         timesteps=_read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr")),
-        emergence=_optional(folder / EMERGENCE, pd.read_csv),
+        emergence=read_precision(folder / EMERGENCE, ADVICE),
         images=_optional(folder / EXAMPLES, load_file) or {},
         matches=_optional(folder / MATCHES, pd.read_parquet),
         card=_optional(folder / MODEL_CARD, read_json),

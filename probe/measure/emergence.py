@@ -1,5 +1,6 @@
 """Precision of every 3D layer at one step of a training."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from probe.plan.plan import device_named
 from probe.plan.processes import Processes
 from probe.plan.settings import Device, Watch
 from probe.protocols import ATTENTION_V1, Protocol
-from probe.records import ALL_HEADS, UNIFORM, alone, digest, open_run, summarise, write
+from probe.records import ALL_HEADS, UNIFORM, alone, digest, open_run, read_emergence, summarise, write
 from probe.scenes import Request, SceneList, open_scenes
 from probe.views import Views, without_images
 
@@ -49,7 +50,7 @@ def measure_steps(checkpoints: Sequence[Path], watch: Watch, device: Device, out
             _write(measure_step(model, int(path.name.removeprefix("step-")), watch), _part(parts, path))
         processes.wait()
         if processes.is_first:
-            _write(pd.concat([pd.read_csv(_part(parts, path)) for path in checkpoints]), out)
+            _write(pd.concat([read_emergence(_part(parts, path)) for path in checkpoints]), out)
             shutil.rmtree(parts)
 
 
@@ -60,7 +61,12 @@ def _open(parts: Path, watch: Watch, stack: ExitStack) -> None:
 
 
 def _part(parts: Path, checkpoint: Path) -> Path:
-    return parts / f"{checkpoint.name}.csv"
+    """Return the file of a checkpoint: of its step and its weights, which another training has not."""
+    weights = hashlib.sha256()
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with path.open("rb") as file:
+            weights.update(hashlib.file_digest(file, "sha256").digest())
+    return parts / f"{checkpoint.name}-{weights.hexdigest()[:12]}.csv"
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

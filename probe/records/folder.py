@@ -41,6 +41,9 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     try:
         save(part)
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # "No space left on device" says not where
+        raise
     finally:
         part.unlink(missing_ok=True)
 
