@@ -18,6 +18,7 @@ from probe.records import (
     COPY,
     IMAGE_METRICS,
     IMAGES,
+    METHODS,
     MODEL,
     PARTS,
     PSNR,
@@ -26,6 +27,7 @@ from probe.records import (
     SCENES_NOTE,
     SUMMARY,
     TRIVIAL,
+    TRUTH,
     WORST,
     RunError,
     digest,
@@ -151,6 +153,9 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     unnamed = [name for name in names if not all(isinstance(cell, str) for cell in table[name])]
     if unnamed:
         raise RunError(f"read_evaluation: {path} has a row whose {unnamed[0]} is no name; {ADVICE}")
+    unknown = sorted(set(table.get("method", ())) - {*METHODS, TRUTH})
+    if unknown:
+        raise RunError(f"read_evaluation: {path} has a method {unknown[0]!r}, expected {', '.join(METHODS)}; {ADVICE}")
     numbers = [name for name in numbers if name not in ("note", "view")]
     check_numbers(table, path, ADVICE, numbers=numbers, keys=KEYS[path.name])
     return table

@@ -80,7 +80,7 @@ def test_measurements_of_other_weights_are_not_taken(
     for folder in (checkpoints, other):
         with contextlib.suppress(SystemExit):
             emergence.cli([str(folder), *flags])
-    assert [Path(spec).parent == other for spec in seen] == [False, False, True, True]
+    assert [str(other) in spec for spec in seen] == [False, False, True, True]
     table = read_emergence(tmp_path / "x.csv")
     assert table["pair_list"].tolist() == ["12345e678901", "12345e678901"]  # no number
 
