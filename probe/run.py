@@ -68,15 +68,18 @@ def _open(plan, console, stack) -> None:
 
 def _choose(plan, console) -> None:
     from probe.plan.parts import join_scenes, save
+    from probe.records import SCORES
     from probe.selection import layer_table, select_layer
+    from probe.selection.reading import read_ranked
     from probe.selection.terminal import show
     from probe.selection.ties import supervision_costs
 
-    scores, pairs = join_scenes(plan)
+    pairs = join_scenes(plan)
+    scores = read_ranked(plan.settings.out / SCORES, plan.protocol, plan.select_by)
     costs = supervision_costs(plan.layers, plan.settings.views)
-    selection = select_layer(scores, metric=plan.settings.select_by, model=plan.model.name, costs=costs)
+    selection = select_layer(scores, metric=plan.select_by, model=plan.model.name, costs=costs)
     layers = layer_table(scores, selection)
-    save(plan, scores, pairs, layers, selection)
+    save(plan, pairs, layers, selection)
     show(console, layers, selection, pairs, scores)
 
 

@@ -22,7 +22,8 @@ from probe.measure.scene import Scene, pair_table
 from probe.models.model import MultiViewModel
 from probe.plan.plan import Plan
 from probe.plan.processes import Processes
-from probe.records import CAMERAS_ONLY, PARTS, digest, write, write_json
+from probe.records import CAMERAS_ONLY, PARTS, SCORES, digest, write, write_json
+from probe.records.scores import write_scores
 from probe.seeds import derive
 from probe.selection import Selection
 
@@ -56,18 +57,18 @@ def measure_scenes(plan: Plan, processes: Processes) -> None:
             bar.update(len(list(parts.glob(SCENE_FILES))) - bar.n)
 
 
-def join_scenes(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put the files of all scenes together.
+def join_scenes(plan: Plan) -> pd.DataFrame:
+    """Write the score table from the files of all scenes, a few of which are in memory at a time.
 
     Returns:
-        The score table, and the list of pairs.
+        The list of pairs.
     """
-    pairs, scores = (_joined(plan.settings.out / PARTS, files) for files in (PAIR_FILES, SCENE_FILES))
-    return plan.scenes.with_units(scores.assign(pair_list=digest(pairs))), pairs
-
-
-def _joined(parts: Path, files: str) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(path) for path in sorted(parts.glob(files))], ignore_index=True)
+    parts = plan.settings.out / PARTS
+    pairs = pd.concat([pd.read_parquet(path) for path in sorted(parts.glob(PAIR_FILES))], ignore_index=True)
+    pair_list = digest(pairs)
+    scenes = (pd.read_parquet(path).assign(pair_list=pair_list) for path in sorted(parts.glob(SCENE_FILES)))
+    write_scores(plan.settings.out / SCORES, map(plan.scenes.with_units, scenes))
+    return pairs
 
 
 def _file(parts: Path, files: str, index: int) -> Path:
@@ -130,10 +131,9 @@ def _bytes(image: torch.Tensor) -> torch.Tensor:
     return (image * 255).round().to(torch.uint8).cpu().contiguous()
 
 
-def save(plan: Plan, scores: pd.DataFrame, pairs: pd.DataFrame, layers: pd.DataFrame, selection: Selection) -> None:
-    """Write the run folder's tables whole, then drop the parts."""
+def save(plan: Plan, pairs: pd.DataFrame, layers: pd.DataFrame, selection: Selection) -> None:
+    """Write the run folder's other tables whole, then drop the parts."""
     out = plan.settings.out
-    write(out / "scores.parquet", lambda part: scores.to_parquet(part, index=False))
     write(out / "layers.csv", lambda part: layers.to_csv(part, index=False))
     write(out / "pairs.csv", lambda part: pairs.to_csv(part, index=False))
     write(out / "timesteps.csv", lambda part: timestep_table(plan.model, plan.timesteps).to_csv(part, index=False))

@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from probe.records import ALL_HEADS
 from probe.records.words import counted
 from probe.selection.choose import Selection, in_direction
 from probe.selection.comparisons import comparison_table
@@ -54,6 +55,7 @@ def show(
 def empty_scenes(scores: pd.DataFrame, selection: Selection) -> str:
     """Return which scenes have no true match that the selected layer is measured on; nothing if all have some."""
     rows = scores[(scores["metric"] == selection.metric) & (scores["layer"] == selection.layer)]
+    rows = rows[rows["head"] == ALL_HEADS]
     rows, way = in_direction(rows[rows["model"] == selection.model], selection.direction)
     counts = rows.groupby(rows["scene"].astype(str))["count"].sum()
     names = list(counts.index[counts == 0])

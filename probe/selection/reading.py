@@ -1,0 +1,37 @@
+"""The rows of a run's score table that the choice of the layer rests on."""
+
+from pathlib import Path
+
+import pandas as pd
+from pyarrow.compute import field
+
+from probe.protocols import Protocol
+from probe.records import ALL_HEADS, INTERVENTIONS, MASS
+from probe.records.scores import holds, read_scores
+
+COLUMNS = (
+    "model", "step", "scene", "unit", "direction", "layer", "layer_name", "grid", "head", "timestep", "protocol",
+    "pair_list", "metric", "value", "count",
+)  # fmt: skip
+
+
+def read_ranked(path: Path, protocol: Protocol, metric: str) -> pd.DataFrame:
+    """Read what :func:`select_layer`, :func:`layer_table` and the terminal need of a score table.
+
+    All heads together: the metric and the attention on the true token, in the protocol's direction where the table has
+    it, and the causal effects.
+
+    Args:
+        path: Of the table.
+        protocol: That measured.
+        metric: That layers are ranked by.
+
+    Returns:
+        The rows, in the order of the table, without the columns that tell view from view.
+    """
+    ranked = (field("protocol") == protocol.name) & (field("metric") == metric)
+    forward = field("direction") == protocol.direction
+    shown = field("metric").isin([metric, MASS])
+    if holds(path, ("protocol", "metric", "direction"), ranked & forward):
+        shown &= forward
+    return read_scores(path, COLUMNS, (field("head") == ALL_HEADS) & (shown | (field("protocol") == INTERVENTIONS)))
