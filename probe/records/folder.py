@@ -42,7 +42,8 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
         save(part)
         part.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # "No space left on device" says not where
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # "No space left on device" says not where
         raise
     finally:
         part.unlink(missing_ok=True)
