@@ -189,6 +189,8 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         raise RunError(
             f"read_run: {folder / SELECTION} names layer {selection['layer']}, which {LAYERS} lacks; {ADVICE}"
         )
+    timesteps = _read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr"))
+    check_numbers(timesteps, folder / TIMESTEPS, ADVICE, whole=("timestep",), keys=("timestep",))
     return ProbeRun(
         name=folder.resolve().name,
         settings=config.settings,
@@ -197,7 +199,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         scores=_last_step(_read(folder / SCORES, _read_scores if scores else _no_scores, READ_COLUMNS)),
         layers=_with_nulls(layers.sort_values("layer", ignore_index=True)),
         pairs=_read(folder / PAIRS, pd.read_csv, ("pair", "scene", "rotation_bin")),
-        timesteps=_read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr")),
+        timesteps=timesteps,
         emergence=read_precision(folder / EMERGENCE, ADVICE),
         images=_optional(folder / EXAMPLES, load_file) or {},
         matches=_optional(folder / MATCHES, pd.read_parquet),
