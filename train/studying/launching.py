@@ -299,5 +299,5 @@ def check_launcher(where: Where, slurm: str) -> None:
     if where == "slurm" and (shutil.which("sbatch") is None or find_spec("submitit") is None):
         raise ValueError(
             "--launcher slurm: expected Slurm's sbatch on this machine, and submitit; run it where jobs are submitted, "
-            'after pip install "attention-probing[cluster]"'
+            'after pip install -e ".[cluster]"'
         )
