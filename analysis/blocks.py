@@ -143,6 +143,20 @@ def present(sections: Sequence[Section | None]) -> tuple[Section, ...]:
     return tuple(section for section in sections if section is not None)
 
 
+def picture_first(sections: Sequence[Section]) -> tuple[Section | None, tuple[Section, ...]]:
+    """Take out the section that stands above the answer: the first with a picture, else the first with a figure.
+
+    Args:
+        sections: In the page's order.
+
+    Returns:
+        That section, or None, and the others.
+    """
+    drawn = [*(one for one in sections if one.picture), *(one for one in sections if one.charts)]
+    lead = drawn[0] if drawn else None
+    return lead, tuple(section for section in sections if section is not lead)
+
+
 def csv_link(frame: pd.DataFrame) -> str:
     """Write a table as a link that holds it as a CSV file.
 

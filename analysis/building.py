@@ -311,13 +311,14 @@ def _distinct_names(first: Path, second: Path) -> tuple[str, str]:
 
 
 def show(console: Console, page: SectionPage) -> None:
-    """Print a comparison's answer and its first table.
+    """Print a comparison's answer and the table of its lead.
 
     Args:
         console: Where to.
         page: The comparison.
     """
-    table = next(table for section in page.sections for table in section.tables.values())
+    assert page.lead is not None
+    table = next(iter(page.lead.tables.values()))
     shown = RichTable(title=page.title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for n, column in enumerate(table.columns[:-1]):
         shown.add_column(Text(column), justify="left" if n < table.texts else "right")

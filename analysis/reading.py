@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from safetensors import SafetensorError
 
-from probe.records import CONFIG, RunError, parse_json
+from probe.records import CONFIG, RunError, parse_json, read_emergence
+
+PRECISION = ("step", "layer", "value")
 
 
 class Config(NamedTuple):
@@ -64,6 +67,49 @@ def read_file(path: Path, load: Callable[[Path], Any], advice: str, columns: Seq
     if absent:
         raise RunError(f"read_file: {path} lacks {', '.join(absent)}; {advice}")
     return content
+
+
+def check_numbers(
+    table: pd.DataFrame,
+    path: Path,
+    advice: str,
+    *,
+    numbers: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    keys: Sequence[str] = (),
+) -> None:
+    """Refuse a table whose numbers are none, or that says something twice.
+
+    Args:
+        table: As read.
+        path: Of it, for the message.
+        advice: What to do then.
+        numbers: Columns of numbers, which may be missing.
+        whole: Columns of whole numbers.
+        keys: Columns that tell the rows apart.
+
+    Raises:
+        RunError: If a column holds something else, or two rows have the same keys.
+    """
+    for columns, kinds, words in ((numbers, "if", "number"), (whole, "i", "whole number")):
+        broken = [name for name in columns if table[name].dtype.kind not in kinds]
+        if broken and len(table):
+            raise RunError(f"check_numbers: {path} has a {broken[0]} that is no {words}; {advice}")
+    if keys and table.duplicated(list(keys)).any():
+        raise RunError(f"check_numbers: {path} has two rows of the same {', '.join(keys)}; {advice}")
+
+
+def read_precision(path: Path, advice: str) -> pd.DataFrame | None:
+    """Read a table of precision over training (emergence.csv) by step and layer; None where it is absent or empty.
+
+    Raises:
+        RunError: If it lacks a column, holds no numbers, or has a layer twice at a step.
+    """
+    if not path.is_file():
+        return None
+    table: pd.DataFrame = read_file(path, read_emergence, advice, PRECISION)
+    check_numbers(table, path, advice, numbers=("value",), whole=("step", "layer"), keys=("step", "layer"))
+    return table.sort_values(["step", "layer"], ignore_index=True) if len(table) else None
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import pandas as pd
 import tyro
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "helpers")]
@@ -99,6 +100,49 @@ def _lie_in_safetensors(path: Path, data: bytes, random: Random) -> str:
     words = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(words)) + words + data[8 + size :])
     return kind
+
+
+def damage(path: Path, case: str, random: Random, canary: Path) -> str:
+    """Damage a file in one of three ways; tell how."""
+    from damage import damage_file
+
+    kind = random.random()
+    if case.startswith("run") and path.suffix in (".json", ".csv") and kind < 0.4:
+        return mark_up(path, random)
+    return lie(path, random, canary) if kind < 0.25 and case != "flags" else damage_file(path, random)
+
+
+MARKUP = "</script><img src=x onerror=alert(1)>"
+
+
+def mark_up(path: Path, random: Random) -> str:
+    """Append markup to one text of a JSON file or of a table."""
+    if path.suffix == ".json":
+        value = json.loads(path.read_text())
+        holders = [(value, key) for key in value if isinstance(value[key], str)]
+        holders += [(inner, key) for inner in value.values() if isinstance(inner, dict) for key in inner]
+        holder, key = random.choice([(holder, key) for holder, key in holders if isinstance(holder[key], str)])
+        holder[key] += MARKUP
+        path.write_text(json.dumps(value))
+        return f"markup in {key}"
+    table = pd.read_csv(path)
+    column = random.choice([name for name in table if table[name].map(lambda cell: isinstance(cell, str)).all()])
+    row = random.randrange(len(table))
+    table[column] = table[column].where(table[column] != table[column][row], table[column] + MARKUP)
+    table.to_csv(path, index=False)
+    return f"markup in {column} of line {row}"
+
+
+def checked(build: Callable[[Path], Path]) -> Callable[[Path], object]:
+    """Return what builds a page and finds no markup of the run's in it."""
+
+    def use(copy: Path) -> object:
+        page = build(copy)
+        if MARKUP in page.read_text():
+            raise RuntimeError("the page holds the markup of its run")
+        return page
+
+    return use
 
 
 # --- one input -------------------------------------------------------------------------------------------------------
@@ -200,7 +244,7 @@ def runs(work: Path) -> dict[str, Case]:
     cases = {}
     for name in ("probe", "train", "evaluate"):
         files = [path for path in (folder / name).glob("*") if path.is_file()]
-        cases[f"run of {name}"] = (folder / name, files, build_report)
+        cases[f"run of {name}"] = (folder / name, files, checked(build_report))
     return cases
 
 
@@ -254,7 +298,6 @@ MAKERS = {"weights": weights, "runs": runs, "lists": lists, "flags": flags}
 
 def main(fuzz: Fuzz) -> None:
     import torch
-    from damage import damage_file
     from standin_packages import standins
 
     torch.set_num_threads(1)
@@ -275,7 +318,7 @@ def main(fuzz: Fuzz) -> None:
             shutil.copytree(folder, copy)
             target = copy / random.choice(files).relative_to(folder)
             try:
-                how = lie(target, random, canary) if random.random() < 0.25 else damage_file(target, random)
+                how = damage(target, name, random, canary)
             except (ValueError, UnicodeDecodeError, IndexError, KeyError):
                 continue  # a file that its damage cannot be told for
             outcome, words, seconds = attempt(lambda use=use, copy=copy: use(copy))

@@ -23,18 +23,8 @@ import tyro
 
 MODEL = "cat3d-tiny:plain"
 TRAINER = (
-    "--batch-size",
-    "2",
-    "--rotation-ramp",
-    "0",
-    "--evaluate-scenes",
-    "2",
-    "--sampling-steps",
-    "2",
-    "--checkpoint-every",
-    "2",
-    "--device",
-    "cpu",
+    "--batch-size 1 --rotation-ramp 0 --evaluate-scenes 1 --sampling-steps 1 --probe-every 0 --checkpoint-every 2 "
+    "--device cpu"
 )
 SHOWN = ("*.csv", "*.parquet", "*.safetensors", "selection.json", "evaluation.jsonl")
 CLOCKS = ("settings.csv",)
@@ -54,61 +44,42 @@ class Command:
     """
 
     module: str
-    flags: tuple[str, ...]
+    flags: str
     out: str = "--out"
-    resume: tuple[str, ...] = ("--resume",)
+    resume: str = "--resume"
     first: str = ""
 
     def words(self, folder: Path, again: bool) -> list[str]:
         place = [str(folder)] if not self.out else [self.out, str(folder)]
-        return [sys.executable, "-m", self.module, *place, *self.flags, *(self.resume if again else ())]
+        more = f"{self.flags} {self.resume if again else ''}"
+        return [sys.executable, "-m", self.module, *place, *more.split()]
 
 
 COMMANDS = {
     "probe": Command(
         module="probe.run",
-        flags=("--model", MODEL, "--pairs", "8", "--views", "2", "--layers", "10,11", "--device", "cpu"),
+        flags=f"--model {MODEL} --pairs 8 --views 2 --layers 10,11 --timesteps 500 --image-size 64 --baselines null "
+        "--no-report --device cpu",
     ),
-    "train": Command(
-        module="train.cameo",
-        flags=("--layer", "10", "--steps", "12", "--evaluate-every", "6", "--probe-every", "6", *TRAINER),
-    ),
+    "train": Command(module="train.cameo", flags=f"--layer 10 --steps 8 --evaluate-every 4 --no-report {TRAINER}"),
     "evaluate": Command(
         module="train.evaluate",
-        flags=(
-            "--model",
-            MODEL,
-            "--groups",
-            "6",
-            "--views",
-            "2",
-            "--n-ref",
-            "1",
-            "--features",
-            "none",
-            "--device",
-            "cpu",
-        ),
+        flags=f"--model {MODEL} --groups 8 --views 2 --n-ref 1 --features none --sampling-steps 2 --no-report "
+        "--device cpu",
     ),
     "study": Command(
         module="train.study",
-        flags=(
-            "--variants",
-            "plain,mean",
-            "--seeds",
-            "0,1",
-            "--steps",
-            "4",
-            "--evaluate-every",
-            "4",
-            "--probe-every",
-            "0",
-            *TRAINER,
-        ),
-        resume=(),
+        flags=f"--variants plain,mean --seeds 0,1 --steps 4 --evaluate-every 4 {TRAINER}",
+        resume="",
     ),
-    "emergence": Command(module="probe.emergence", flags=("--pairs", "4"), out="", resume=(), first="train"),
-    "report": Command(module="analysis.report", flags=(), out="", resume=(), first="probe"),
+    "emergence": Command(
+        module="probe.emergence",
+        flags="--groups 4 --timesteps 500 --device cpu",
+        out="",
+        resume="",
+        first="train",
+    ),
+    "report": Command(module="analysis.report", flags="", out="", resume="", first="probe"),
 }
 
 
@@ -120,7 +91,7 @@ class Stops:
     """Times that each command is killed."""
     commands: str = ",".join(COMMANDS)
     """Of them, separated by commas."""
-    ways: str = "kill,full,locked"
+    ways: str = "clock,kill,full,locked"
     """What is done to them."""
     seed: int = 0
     """Of the times."""
@@ -139,6 +110,8 @@ def main(stops: Stops) -> None:
             assert done.returncode == 0, done.stderr
             expected = digests(whole)
             print(f"{name}: undisturbed {seconds:.0f} s, {len(expected)} files", flush=True)
+            if "clock" in stops.ways:
+                _elsewhere(name, command, work, expected)
             if "kill" in stops.ways:
                 _kill(name, command, work, expected, seconds, chance, stops.points)
             if "full" in stops.ways:
@@ -168,11 +141,16 @@ def _environment() -> dict[str, str]:
 def digests(folder: Path) -> dict[str, str]:
     """Return what a run came to: the digests of its tables and weights."""
     paths = sorted({path for pattern in SHOWN for path in folder.rglob(pattern) if path.name not in CLOCKS})
-    return {str(path.relative_to(folder)): hashlib.sha256(_content(path)).hexdigest()[:12] for path in paths}
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in paths}
 
 
-def _content(path: Path) -> bytes:
-    return path.read_bytes()
+def _elsewhere(name: str, command: Command, work: Path, expected: dict[str, str]) -> None:
+    """Run in another time zone and language."""
+    folder = work / "elsewhere" / name
+    _prepare(command, work, folder)
+    place = {**_environment(), "TZ": "Pacific/Chatham", "LC_ALL": "C", "PYTHONUTF8": "1"}
+    subprocess.run(command.words(folder, again=False), env=place, capture_output=True, check=True)
+    print(f"{name}: in another time zone equal: {digests(folder) == expected}", flush=True)
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------
@@ -199,7 +177,7 @@ def _kill(
             )
             killed += not ended
             refused += error
-            again = command.resume != () and (folder / "config.json").exists()
+            again = command.resume != "" and (folder / "config.json").exists()
             if error:
                 return
         wholes += 1
@@ -274,7 +252,7 @@ def _starve(name: str, command: Command, work: Path, expected: dict[str, str]) -
             else:
                 lines += _is_one_line(done)
             change("size=900m")
-            again = _run(command.words(folder, again=command.resume != () and (folder / "config.json").exists()))
+            again = _run(command.words(folder, again=command.resume != "" and (folder / "config.json").exists()))
             if again.returncode:
                 print("  refused after a full disk:", again.stderr[-600:])
             equal += again.returncode == 0 and digests(folder) == expected

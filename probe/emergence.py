@@ -7,6 +7,7 @@ import tyro
 
 from probe import cli as command
 from probe.plan.settings import Device, Watch
+from probe.records.names import TRAINED
 
 PROG = "python -m probe.emergence"
 
@@ -30,6 +31,11 @@ def main(settings: Settings) -> None:
     if not checkpoints:
         raise ValueError(
             f"{settings.checkpoints} holds no checkpoint named step-NNNNNN; train with python -m train.cameo"
+        )
+    if (checkpoints[0] / TRAINED).is_file():
+        raise ValueError(
+            f"{settings.checkpoints} holds only the weights that a training in part (--trainable) changed, of which no "
+            "history can be measured; probe OUT/final of that training"
         )
     with command.flag("--scenes"):
         command.check_scenes(settings.scenes)

@@ -1,7 +1,7 @@
 """Measure where a multi-view model's 3D attention finds the true corresponding point: ``python -m probe.run``."""
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 from probe import cli as command
 from probe.plan.settings import Settings, choices
@@ -34,13 +34,10 @@ def main(settings: Settings) -> None:
 def _run(plan, processes, console) -> None:
     """Measure with all processes; the first one opens the folder, chooses the layer, and writes the page."""
     from probe.plan.parts import measure_scenes
-    from probe.records import alone
 
     out = plan.settings.out
-    if processes.is_first:
-        _open(plan, console)
-    with alone(out) if processes.is_first else nullcontext():
-        processes.wait()
+    with ExitStack() as stack:
+        processes.first_does(lambda: _open(plan, console, stack))
         if (out / "parts").exists():
             measure_scenes(plan, processes)
             processes.wait()
@@ -52,14 +49,15 @@ def _run(plan, processes, console) -> None:
             console.print(f"page: {refresh(out)}")
 
 
-def _open(plan, console) -> None:
-    """Open the folder, with a part of it for the scenes unless the run is complete."""
+def _open(plan, console, stack) -> None:
+    """Open the folder and lock it, with a part of it for the scenes unless the run is complete."""
     from probe.plan.parts import open_parts
     from probe.plan.truth import check_plan, record_truth
-    from probe.records import open_run
+    from probe.records import alone, open_run
 
     out = plan.settings.out
     open_run(out, plan.record, resume=plan.settings.resume)
+    stack.enter_context(alone(out))
     if (out / "selection.json").exists() and not (out / "parts").exists():
         console.print(f"{out} is complete already")
         return

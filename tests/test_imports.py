@@ -18,7 +18,7 @@ COMMANDS = (
 TRAINING = ("train.cameo", "train.evaluate", "train.study", "train.ship")
 BODIES = ("train.training", "train.evaluation", "train.studying.running")
 """What the trainer's commands do: they may call analysis last, for pictures, tables and pages."""
-OPTIONAL = ("probe.compat", "probe.image_quality", "probe.baselines.dino", "train.loop.trackers")
+OPTIONAL = ("probe.compat", "probe.image_quality", "probe.baselines.dino", "train.loop.trackers", "train.trainable")
 """Modules that import what may be absent, or must not be imported before they are called."""
 LATE = (*COMMANDS, *TRAINING, *BODIES, *OPTIONAL, "analysis.report")
 """Modules that may import inside functions: the commands' edges, which parse flags first, and a few with a reason."""

@@ -23,7 +23,7 @@ from probe.models.model import MultiViewModel, predict
 from probe.models.sampling import sample_views
 from probe.plan.settings import Watch
 from probe.protocols import ATTENTION_V1
-from probe.records import EMERGENCE, MODEL, SAMPLES, TRUTH, WORST, layer_column, trivial_column, write
+from probe.records import EMERGENCE, MODEL, SAMPLES, TRUTH, WORST, layer_column, read_emergence, trivial_column, write
 from probe.seeds import derive
 from probe.views import Views
 from train.alignment import CorrespondenceAlignment, readout_matches
@@ -212,7 +212,7 @@ def follow_precision(model: MultiViewModel, step: int, watch: Watch, out: Path) 
     """
     path = out / EMERGENCE
     new = measure_step(model, step, watch)
-    earlier = [table[table["step"] < step] for table in [pd.read_csv(path)]] if path.exists() else []
+    earlier = [table[table["step"] < step] for table in [read_emergence(path)]] if path.exists() else []
     table = pd.concat([*earlier, new], ignore_index=True)
     write(path, lambda part: table.to_csv(part, index=False, float_format="%.6f"))
     return new

@@ -28,12 +28,11 @@ def main(settings: Settings) -> None:
     """Pack one averaged checkpoint."""
     step = _find_step(settings.run, settings.step)
     # after the flags are checked: PyTorch is slow to import
-    import pandas as pd
     from safetensors.torch import load_file, save_file
 
     from probe.models import load_folder
     from probe.models.cat3d import settings_of
-    from probe.records import EMERGENCE, write, write_json
+    from probe.records import EMERGENCE, read_emergence, write, write_json
 
     checkpoint = settings.run / "averaged" / f"step-{step:06d}"
     network = load_folder(checkpoint)
@@ -45,7 +44,7 @@ def main(settings: Settings) -> None:
     write_json(settings.out / "config.json", {"_class_name": type(network).__name__, **sizes})
     history_file = _find_history(settings.run)
     if history_file is not None:
-        history = pd.read_csv(history_file)
+        history = read_emergence(history_file)
         write(settings.out / EMERGENCE, lambda part: history[history["step"] <= step].to_csv(part, index=False))
     parameters = sum(weight.numel() for weight in weights.values())
     write_json(settings.out / "card.json", card(settings.run, step, parameters))

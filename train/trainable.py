@@ -1,7 +1,9 @@
 """Which weights of a network train: all, those of attention layers, or low-rank adapters beside them."""
 
 import re
+import zlib
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,15 @@ def add_adapters(network: nn.Module, modules: Sequence[str], rank: int, seed: in
 
 
 def _is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer.
+
+    Raises:
+        ValueError: If it is a linear layer of another class, which an adapter may not see as it is.
+    """
+    if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
+        raise ValueError(
+            f"{type(module).__name__} is a linear layer of its own kind, which no adapter fits; train attention"
+        )
     return type(module) is nn.Linear
 
 
@@ -115,13 +126,12 @@ def count_weights(network: nn.Module) -> tuple[int, int]:
 
 
 def checksum_frozen(network: nn.Module) -> int | None:
-    """Return a sum over the bytes of the weights that do not train; None where all train.
-
-    A whole number, so that the order of addition, and so the machine, does not matter.
-    """
-    frozen = [weight for weight in network.parameters() if not weight.requires_grad]
-    return sum(map(_byte_sum, frozen)) if frozen else None
+    """Return a checksum of the weights that do not train, with their names; None where all train."""
+    frozen = [(name, weight) for name, weight in network.named_parameters() if not weight.requires_grad]
+    return reduce(_add, frozen, 0) if frozen else None
 
 
-def _byte_sum(weight: Tensor) -> int:
-    return int(weight.detach().contiguous().flatten().view(torch.uint8).sum(dtype=torch.int64))
+def _add(checksum: int, named: tuple[str, Tensor]) -> int:
+    name, weight = named
+    content = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return zlib.crc32(content, zlib.crc32(name.encode(), checksum))

@@ -78,6 +78,8 @@ def train_model(command: Command) -> None:
         print(f"trained weights: {trained:,} of {total:,} ({command.trainable})")
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
     record = {name: value for name, value in record_reading(asdict(command)).items() if name not in NOT_DECISIVE}
+    if command.trainable == "all":
+        del record["trainable"]  # as before there was a choice, so that runs of then go on
     record["layers"] = [layer.name for layer in layers]
     if accelerator.is_main_process:
         may_grow = ("steps",) if can_grow(command) else ()

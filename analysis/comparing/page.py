@@ -43,9 +43,9 @@ def probe_comparison(a: ProbeRun, b: ProbeRun, names: tuple[str, str], rebuild: 
         answer=tuple(_answer(a, b, table, layer, names)),
         facts=tuple(_facts(table, a.metric, layer, names)),
         caveats=tuple(_caveats(table, a)),
+        lead=_layers(a, b, table, names),
         sections=present(
             [
-                _layers(a, table, names),
                 _metrics(a, table),
                 _rotation(rotation, layer, names),
                 _worst_scenes(scenes, a.metric, layer, names),
@@ -146,7 +146,7 @@ def _chart(run: ProbeRun, name: str, svg: Drawing, caption: str, table: pd.DataF
     return chart(name, svg, caption, source=source(run), table=table, file=f"compare_{name}.csv")
 
 
-def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Section:
+def _layers(run: ProbeRun, other: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Section:
     own = table[table["metric"] == run.metric]
     rows = [
         (
@@ -186,7 +186,30 @@ def _layers(run: ProbeRun, table: pd.DataFrame, names: tuple[str, str]) -> Secti
         texts=2,
         wide=True,
     )
-    return Section(name="layers", title="Layer by layer", tables={"layers": listed})
+    charts = (_profiles((run, other), own, names),)
+    return Section(name="layers", title="Layer by layer", charts=charts, tables={"layers": listed})
+
+
+def _profiles(runs: tuple[ProbeRun, ProbeRun], own: pd.DataFrame, names: tuple[str, str]) -> Chart:
+    """Draw the precision of both runs, layer by layer."""
+    columns = {"precision_low": "low", "precision_high": "high"}
+    parts = [
+        own[["layer", which]].merge(run.layers[["layer", *columns]]).rename(columns={which: "value", **columns})
+        for which, run in zip("ab", runs, strict=True)
+    ]
+    parts = [part.assign(who=name) for name, part in zip(names, parts, strict=True)]
+    drawn = pd.concat(parts, ignore_index=True)
+    alt = f"Precision per 3D layer of both runs, {names[0]} first. " + "; ".join(
+        f"layer {row.layer}: {percent(row.a)} and {percent(row.b)}" for row in own.itertuples()
+    )
+    frame = ("precision per 3D layer", "layer", drawn.assign(x=drawn["layer"].astype(str)))
+    svg = figures.columns_beside([frame], name="profiles", percent=(True,), alt=alt)
+    caption = (
+        f"Share of matches with {metric_words(runs[0].metric)}. Bars: 95{NBSP}% intervals of each run over independent "
+        "units, where there are enough; whether the two differ is told by their paired difference, in the table. Grids "
+        "differ between layers, so compare the runs at one layer, not layers along a line."
+    )
+    return _chart(runs[0], "profiles", svg, caption, drawn)
 
 
 def _metrics(run: ProbeRun, table: pd.DataFrame) -> Section:

@@ -47,7 +47,8 @@ def training_comparison(a: TrainingRun, b: TrainingRun, names: tuple[str, str], 
             for row in table.itertuples()
         ),
         caveats=_TRAINING_CAVEATS,
-        sections=present([_evaluations(a, b, table, names), _probed(probed, names), settings_section(a, b, names)]),
+        lead=_evaluations(a, b, table, names),
+        sections=present([_probed(probed, names), settings_section(a, b, names)]),
         settings=(),
         environment=(),
         command="",
@@ -113,7 +114,7 @@ def _evaluations(a: TrainingRun, b: TrainingRun, table: pd.DataFrame, names: tup
     ]
     curves = pd.concat(lines, ignore_index=True).dropna().assign(low=np.nan, high=np.nan)
     titles = {str(metric): panel_title(str(metric)) for metric in table["metric"]}
-    phrases = "; ".join(
+    phrases = f"Both runs over steps, {names[0]} first. At the end: " + "; ".join(
         f"{title(r.metric)}: {value_text(r.metric, r.a)} and {value_text(r.metric, r.b)}" for r in table.itertuples()
     )
     svg = figures.curves(curves, titles=titles, styles=figures.looks(names), name="evaluations", alt=phrases)

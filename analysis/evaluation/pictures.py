@@ -16,6 +16,14 @@ SHOWN = 3
 """Worst cases in the picture, and as many median ones."""
 
 
+def shown_cases(worst: pd.DataFrame) -> list[tuple[str, pd.Series]]:
+    """Choose the rows of the picture, each with its kind: the worst, and those about the median."""
+    worst = worst.drop_duplicates(["scene", "view"])  # once, with the number of references that it is worst at
+    middle = max(SHOWN, (len(worst) - SHOWN) // 2)
+    chosen = {"worst": range(min(SHOWN, len(worst))), "median": range(middle, min(middle + SHOWN, len(worst)))}
+    return [(kind, worst.iloc[place]) for kind, places in chosen.items() for place in places]
+
+
 def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.ndarray, "targets 3 h w"]]]) -> Figure:
     """Draw reference, truth and sample (rows) of the worst cases and of the median ones (columns).
 
@@ -23,13 +31,8 @@ def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.n
         worst: From :func:`train.quality.worst_cases`.
         images: Per scene, ``"N_REF/METHOD"``: target views.
     """
-    worst = worst.drop_duplicates(
-        ["scene", "view"]
-    )  # a target appears once, with the number of references it is worst at
-    best = best_method(worst)
-    middle = max(SHOWN, (len(worst) - SHOWN) // 2)
-    chosen = {"worst": range(min(SHOWN, len(worst))), "median": range(middle, min(middle + SHOWN, len(worst)))}
-    cases = [(kind, worst.iloc[place]) for kind, places in chosen.items() for place in places]
+    best = best_method(worst.drop_duplicates(["scene", "view"]))
+    cases = shown_cases(worst)
     figure = Figure(figsize=(2.2 * len(cases) + 0.6, 7.4), layout="constrained")
     axes = figure.subplots(3, len(cases), squeeze=False)
     for column, (kind, case) in zip(axes.T, cases, strict=True):

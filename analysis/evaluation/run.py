@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reading import read_config, read_file, read_json
+from analysis.reading import check_numbers, read_config, read_file, read_json
 from analysis.trivial import Trivial, best_trivial
 from analysis.words import METHOD_LABELS
 from probe.records import (
@@ -18,6 +18,7 @@ from probe.records import (
     COPY,
     IMAGE_METRICS,
     IMAGES,
+    METHODS,
     MODEL,
     PARTS,
     PSNR,
@@ -26,6 +27,7 @@ from probe.records import (
     SCENES_NOTE,
     SUMMARY,
     TRIVIAL,
+    TRUTH,
     WORST,
     RunError,
     digest,
@@ -45,6 +47,13 @@ COLUMNS = {
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count", "note"),
     WORST: (*VIEW, *SAMPLE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
 }
+NAMES = ("scene", "rotation_bin", "method", "metric")
+KEYS = {
+    IMAGES: ("scene", "view", "n_ref", "method", "metric"),
+    SUMMARY: ("n_ref", "rotation_bin", "method", "metric"),
+    WORST: ("scene", "view", "n_ref"),
+}
+"""Columns that tell the rows of a table apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +149,15 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table: pd.DataFrame = read_file(path, pd.read_csv, ADVICE, columns)
     if table.empty:
         raise RunError(f"read_evaluation: {path} has no rows; {ADVICE}")
-    if "metric" in table and not all(isinstance(name, str) for name in table["metric"]):
-        raise RunError(f"read_evaluation: {path} has a row whose metric is no name; {ADVICE}")
+    numbers, names = ([name for name in columns if (name in NAMES) == wanted] for wanted in (False, True))
+    unnamed = [name for name in names if not all(isinstance(cell, str) for cell in table[name])]
+    if unnamed:
+        raise RunError(f"read_evaluation: {path} has a row whose {unnamed[0]} is no name; {ADVICE}")
+    unknown = sorted(set(table.get("method", ())) - {*METHODS, TRUTH})
+    if unknown:
+        raise RunError(f"read_evaluation: {path} has a method {unknown[0]!r}, expected {', '.join(METHODS)}; {ADVICE}")
+    numbers = [name for name in numbers if name not in ("note", "view")]
+    check_numbers(table, path, ADVICE, numbers=numbers, keys=KEYS[path.name])
     return table
 
 

@@ -51,16 +51,26 @@ const explorerDrawing = (section, data, store, { listen, choose }) => {
     panel.note.textContent = words.join(" · ");
     panel.stage.setAttribute("aria-label", `${capital(viewName(state, state.view))}, ${role}: the query view. Arrow keys move the query token.`);
   }
-  function drawFound(state, found) {
-    const { role } = store.viewsOf(state)[found.other], said = verdict(state, found), panel = panels[found.other];
+  /** How many tokens are asked together. */
+  const together = (place, brush) => new Set([place, ...brush]).size;
+  function drawFound(state, found, asked) {
+    const { role } = store.viewsOf(state)[found.other], panel = panels[found.other];
+    const said = asked > 1 ? `mean of ${asked} tokens` : verdict(state, found);
     panel.whole.className = "answers";
     panel.canvas.hidden = !found.shades;
     if (found.shades) heat(panel.canvas, found.shades);
-    panel.marks.replaceChildren(...findings(state, found));
+    panel.marks.replaceChildren(...(asked > 1 ? strongest(state, found) : findings(state, found)));
     panel.title.textContent = viewName(state, found.other) + (said && `: ${said}`);
-    panel.title.dataset.verdict = found.counted ? said : "";
+    panel.title.dataset.verdict = asked === 1 && found.counted ? said : "";
     panel.note.textContent = found.shades ? role : `${role} · the page holds no attention of this layer at this t`;
     panel.stage.setAttribute("aria-label", `${capital(viewName(state, found.other))}, ${role}${said && `: ${said}`}. Press Enter or an arrow key to ask from here.`);
+  }
+  /** The match of the mean attention of several tokens, which have no one truth: its strongest token, not counted. */
+  function strongest(state, { shades }) {
+    if (!shades) return [];
+    const best = shades.levels.indexOf(shades.levels.reduce((a, b) => Math.max(a, b), 0)), { rows, columns } = shades;
+    const [x, y] = [((best % columns) + 0.5) / columns, (Math.floor(best / columns) + 0.5) / rows];
+    return [mark("circle", { class: "match-open", cx: SIDE * x, cy: SIDE * aspectOf(state) * y, r: 1.9 })];
   }
   function findings(state, { match, right, visible, truth, runnersUp, layer, line, counted }) {
     const spot = ([x, y]) => ({ cx: SIDE * x, cy: SIDE * aspectOf(state) * y }), drawn = [], ends = clipped(line), { cx, cy } = spot(match);
@@ -107,12 +117,14 @@ const explorerDrawing = (section, data, store, { listen, choose }) => {
     byName("body").replaceChildren(...rows);
     const who = state.head === "all" ? "all heads" : `head ${state.head}`;
     const what = `${data.models[state.model].name}, layer ${layer.layer}, ${who}, t ${state.t}`;
-    const more = brush.length ? `; shaded: the mean of ${new Set([place, ...brush]).size} tokens` : "";
+    const asked = together(place, brush);
+    const more = asked > 1 ? `; shaded and marked: the mean of ${asked} tokens; the numbers below are of this token alone` : "";
+    byName("body").parentNode.classList.toggle("alone", asked > 1);
     byName("where").textContent = `${what}: token ${store.gridOf(state.scene, layer).asked[place]} of ${viewName(state, state.view)}${more}`;
     clearTimeout(speaking);
     const away = (each) => (offBy(state, each) === null ? "" : `, off by ${percent(offBy(state, each))}`);
     const sentence = found.map((each) => `${viewName(state, each.other)} ${verdict(state, each)}${away(each)}`).join("; ");
-    speaking = setTimeout(() => (byName("live").textContent = `${what}. ${sentence}.`), 250);
+    speaking = setTimeout(() => (byName("live").textContent = `${what}${more}. ${sentence}.`), 250);
   }
 
   // --- every layer and timestep at once -------------------------------------------------------------------------------
@@ -171,7 +183,7 @@ const explorerDrawing = (section, data, store, { listen, choose }) => {
     const [found, cells] = await Promise.all([store.look(state, place, brush), data.judged ? matrixCells(state) : null]);
     if (!stillWanted()) return;
     drawQuery(state, place, brush);
-    for (const each of found) drawFound(state, each);
+    for (const each of found) drawFound(state, each, together(place, brush));
     readOut(state, found, place, brush);
     if (cells) drawMatrix(state, cells);
   }

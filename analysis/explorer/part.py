@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.explorer.exact import LOGIT_ERROR
-from analysis.explorer.payload import BUDGET, CELLS, START_RULE, payload, start_of
+from analysis.explorer.payload import BUDGET, CELLS, START_RULE, layer_rule, payload, start_of
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.explorer.still import Still, stills
 from analysis.probing import tables
@@ -37,6 +37,7 @@ class Part:
         images: Numbers of the scenes' images among the page's.
         views: Names of the scenes and the indexes of the views whose images it needs.
         right: When a match is right.
+        opening: Why it does not open on the selected layer, in a sentence; empty where it does.
         stills: Its still picture.
         caption: Of the still picture.
         limits: What the data holds, in words.
@@ -47,6 +48,7 @@ class Part:
     images: tuple[int, ...]
     views: tuple[tuple[str, int], ...]
     right: str
+    opening: str
     stills: tuple[Still, ...]
     caption: str
     limits: str
@@ -65,19 +67,19 @@ def explorer_part(models: Sequence[Explored], budget: int = BUDGET) -> Part:
     start = start_of(first, scenes, [n for n, there in enumerate(packed["scenes"]) if there])
     numbers = {name.removeprefix("image/"): n for n, name in enumerate(first.run.images)}
     shown = [scene for scene, there in zip(scenes, packed["scenes"], strict=True) if there]
+    rules = (layer_rule(first), START_RULE, PROTOCOLS) if packed["judged"] else ()
     return Part(
         payload=packed,
         images=tuple(numbers[scene] for scene in scenes),
         views=tuple((scene, int(view)) for scene in shown for view in first.get("views", "-", scene)),
         right=metric_words(first.run.metric) if packed["judged"] else "",
+        opening="" if first.opens_on_selected else layer_rule(first),
         stills=stills(first, scenes, start),
         caption=(
             f"{first.run.model}, layer {start.layer}, all heads together, t = {packed['start']['t']}. Red: "
             f"attention.{MARKS if packed['judged'] else ' White ring: match.'}"
         ),
-        limits=" ".join(
-            [*([START_RULE, PROTOCOLS] if packed["judged"] else []), _limits(first, scenes[0]), packed["held"]]
-        ),
+        limits=" ".join([*rules, _limits(first, scenes[0]), packed["held"]]),
         dropped=packed["dropped"],
     )
 

@@ -14,7 +14,7 @@ from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, 
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.probing import tables
 from analysis.probing.words import layer_places
-from analysis.words import listing
+from analysis.words import listing, percent
 from probe.records import parse_grid
 
 BUDGET = 4_000_000  # characters of packed blocks in a page, of all models and scenes together
@@ -22,10 +22,10 @@ LEVELS, MAP_LEVELS, CELLS = 255, 15, 8  # as probe.measure.explored codes
 SIDE = 16  # query tokens along a side of a view, at most
 MATCH = ("token", "right")
 LEAST = 0.25  # characters that a query's or key's number takes at least; one as a rule
-SELECTED, OTHERS = slice(0, 1), slice(1, None)  # of a model's layers, the selected one first
+FIRST, OTHERS = slice(0, 1), slice(1, None)  # of a model's layers, the one that it opens on first
 START_RULE = (
-    "It opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the median of "
-    "those shown here, at the token whose match has the median error of that pair: right where most are."
+    "There, it opens at the pair of views whose precision, of a target's tokens in the first view, is nearest the "
+    "median of those shown here, at the token whose match has the median error of that pair: right where most are."
 )
 LEFT_OUT = {
     "together": "matches",
@@ -57,7 +57,7 @@ class Start:
 
 
 def start_of(model: Explored, scenes: Sequence[str], numbers: Sequence[int]) -> Start:
-    """Start at the selected layer and the middle timestep, at a pair and a token chosen by :data:`START_RULE`.
+    """Start at the model's first layer and the middle timestep, at a pair and a token chosen by :data:`START_RULE`.
 
     Args:
         model: The page's own.
@@ -79,6 +79,18 @@ def start_of(model: Explored, scenes: Sequence[str], numbers: Sequence[int]) -> 
     _, scene, view = min(pairs, key=lambda pair: (abs(pair[0] - median), pair[1:]))
     token = _median_error(model, scenes[scene], view)
     return Start(scene=scene, layer=layer, time=time, view=view, token=token)
+
+
+def layer_rule(model: Explored) -> str:
+    """Return on which layer the explorer opens, and why, in a sentence."""
+    if model.opens_on_selected:
+        return f"It opens on the selected layer, {model.run.layer}, at the middle timestep."
+    precision = model.run.layers.set_index("layer")["precision"]
+    first, selected = model.layers[0], model.run.layer
+    return (
+        f"No layer is shown to be above its strongest null, so it opens on the one of highest precision: layer {first} "
+        f"with {percent(precision[first])} (the selected layer, {selected}, has {percent(precision[selected])})."
+    )
 
 
 def _median_error(model: Explored, scene: str, view: int) -> int:
@@ -140,8 +152,8 @@ def payload(models: Sequence[Explored], budget: int = BUDGET) -> dict[str, Any]:
 def groups(models: Sequence[Explored], scenes: Sequence[str]) -> Iterator[list[Block]]:
     """Return blocks by use.
 
-    Of every scene the matches, and the selected layer's attention at the middle timestep; then the other layers' there,
-    single heads, the selected layer's at other timesteps, and the rest.
+    Of every scene the matches, and the first layer's attention at the middle timestep; then the other layers' there,
+    single heads, the first layer's at other timesteps, and the rest.
 
     Args:
         models: The page's own first.
@@ -155,7 +167,7 @@ def groups(models: Sequence[Explored], scenes: Sequence[str]) -> Iterator[list[B
         return _interleaved([make(model, scenes, n, m, *more) for m, model in enumerate(models)])
 
     for n in numbers:
-        yield of_all(_together, n) + of_all(_attention, n, middle, SELECTED)
+        yield of_all(_together, n) + of_all(_attention, n, middle, FIRST)
     for n in numbers:
         yield of_all(_attention, n, middle, OTHERS)
         yield of_all(_maps, n)
@@ -163,7 +175,7 @@ def groups(models: Sequence[Explored], scenes: Sequence[str]) -> Iterator[list[B
         yield of_all(_heads, n, middle)
     for t in others:
         for n in numbers:
-            yield of_all(_attention, n, t, SELECTED)
+            yield of_all(_attention, n, t, FIRST)
             yield of_all(_heads, n, t)
     for t in others:
         for n in numbers:

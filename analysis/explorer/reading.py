@@ -35,10 +35,29 @@ class Explored:
 
     @property
     def layers(self) -> list[int]:
-        """Return the indexes of the layers that were read: the selected one, its runners-up, then the others."""
-        present = sorted({int(part) for what, part, _ in self.tensors if what == "token"})
-        ranked = [self.run.layer, *(int(entry["layer"]) for entry in self.run.selection.get("runners_up", []))]
+        """Return the indexes of the layers that were read: the one it opens on, the selected, runners-up, others."""
+        present, ranked = self._present(), [int(entry["layer"]) for entry in self.run.selection.get("runners_up", [])]
+        ranked = [*([] if self.opens_on_selected else [self._most_precise()]), self.run.layer, *ranked]
         return [layer for layer in dict.fromkeys([*ranked, *present]) if layer in present]
+
+    @property
+    def opens_on_selected(self) -> bool:
+        """Whether the explorer opens on the selected layer: it does unless all layers may be no more than their nulls.
+
+        The selected one may then find next to nothing; the layer of highest precision shows more.
+        """
+        layers = self.run.layers.set_index("layer")
+        if not self.run.metric or layers["above_null"].astype(bool).any():
+            return True
+        return self._most_precise() == self.run.layer
+
+    def _present(self) -> list[int]:
+        return sorted({int(part) for what, part, _ in self.tensors if what == "token"})
+
+    def _most_precise(self) -> int:
+        """Return the layer of highest precision among those that were read; the selected one where none is known."""
+        precision = self.run.layers.set_index("layer")["precision"].reindex(self._present())
+        return int(precision.idxmax()) if precision.notna().any() else self.run.layer
 
     def is_exact(self, layer: int, scene: str) -> bool:
         """Return whether a layer's queries and keys were kept, in place of pooled maps."""

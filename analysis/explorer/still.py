@@ -39,10 +39,11 @@ def stills(model: Explored, scenes: list[str], start: Start) -> tuple[Still, ...
     aspect = image.shape[2] / image.shape[3]
     grid = tables.layer_grids(model.run)[start.layer]
     asked = _centre(int(model.get("asked", grid, scene)[start.token]), grid)
+    said = f"view {views[start.view]}: the query token, x {100 * asked[0]:.0f} %, y {100 * asked[1]:.0f} %"
     first = Still(
         title=f"query: view {views[start.view]}",
         note="the token in the square",
-        svg=_svg(image_key(number, views[start.view]), aspect, _token(asked, grid, aspect), "the query token"),
+        svg=_svg(image_key(number, views[start.view]), aspect, _token(asked, grid, aspect), said),
     )
     others = [n for n in range(len(views)) if n != start.view]
     return first, *(_found(model, scene, start, slot, views[n], number, aspect) for slot, n in enumerate(others))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ def write_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], 
     for name, table in tables_of(page).items():
         paths.append(tables / f"{name}.tex")
         write_text(paths[-1], latex_table(name, table))
-    command = " ".join((page.command or page.rebuild).split())
+    command = re.sub(r"\s*\\\n\s*", " ", page.command or page.rebuild)
     blocks = [f"{name}: {caption}" for name, caption in captions.items()]
     write_text(figures / "captions.txt", "\n\n".join([f"Made by: {command}", *blocks]) + "\n")
     environments = [latex_figure(name, caption) for name, caption in captions.items()]

@@ -139,7 +139,7 @@ def _rotation(run: ProbeRun) -> Table:
     return Table(
         caption=f"Precision by rotation between the two cameras, with 95{NBSP}% intervals over independent units; all "
         f"on the grid of layer {run.layer} ({run.grid}), except other layers. n: matches counted.",
-        columns=("", *(bin_words(name) for name in names)),
+        columns=("matcher", *(bin_words(name) for name in names)),
         rows=tuple((name, *(_cell(cells[name, part]) for part in names)) for name in who),
         marked=tuple(n for n, name in enumerate(who) if name == f"layer {run.layer}"),
     )
@@ -265,7 +265,7 @@ def _edits(run: ProbeRun) -> Table:
         "what was not measured. PSNR, SSIM, LPIPS and the colour error are of sampled views against the true ones. "
         f"Last column: whether editing layer {run.layer} raises the prediction's error more than editing another layer "
         f"does, by the 95{NBSP}% interval of the difference paired by unit, for all layers at once.",
-        columns=("", *(causal.heading(measure) for measure in measures), f"layer {run.layer} hurts"),
+        columns=("edit", *(causal.heading(measure) for measure in measures), f"layer {run.layer} hurts"),
         rows=tuple(
             (name, *(found.get((name, measure), MISSING) for measure in measures), causal.verdict(run, name) or MISSING)
             for name in names

@@ -29,14 +29,13 @@ from analysis.words import (
     command,
     direction_words,
     interval,
-    listing,
     metric_words,
     number,
     percent,
     rebuild,
     with_interval,
 )
-from probe.records import ATTENTION_METRICS, EFFECT, METRICS, PSNR
+from probe.records import ATTENTION_METRICS, EFFECT, METRICS, PSNR, UNIFORM
 from probe.records.intervals import LEAST_UNITS
 
 FILES = {
@@ -230,7 +229,10 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
         f"Steps: what the best token of each grid reaches (ceiling), the same position, a uniform guess. "
         f"Open marks: nulls of the model, and other matchers on the grids where they were run. {_count(mine)}"
     )
-    alt = f"Precision per 3D layer; layer {run.layer} is selected. " + _spoken(mine, "layer")
+    alt = (
+        f"Precision per 3D layer; layer {run.layer} is selected, a uniform guess there gets "
+        f"{percent(best_row(run)['chance'])}. {_spoken(mine, 'layer')}"
+    )
     svg = figures.layer_profile(
         profile,
         model=run.model,
@@ -276,7 +278,8 @@ def _rotation(run: ProbeRun) -> Chart | None:
         f"has to beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. "
         f"{_count(mine)}"
     )
-    alt = f"Precision of layer {run.layer} by rotation between the cameras. " + _spoken(mine, "rotation_bin")
+    spoken = "; ".join(f"{bin_words(row.rotation_bin)}: {percent(row.value)}" for row in mine.itertuples())
+    alt = f"Precision of layer {run.layer} by rotation between the cameras. {spoken}"
     svg = figures.rotation_bins(table, captions=captions, rivals=_rivals(run, table), alt=alt)
     return _draw(run, "rotation", svg, caption, table)
 
@@ -331,7 +334,8 @@ def _heads(run: ProbeRun) -> Chart | None:
         f"{with_interval(best['value'], best['low'], best['high'])}, the highest of "
         f"{len(table)} and so partly luck. {_empty(grid)}{_count(table)}"
     )
-    alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])}."
+    where = f"head {best['head']:.0f} of layer {best['layer']:.0f}"
+    alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])}, of {where}."
     return _draw(run, "heads", figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption, table)
 
 
@@ -362,8 +366,9 @@ def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) 
         f"Target views and timesteps per bar: {number(int(table['count'].min()))}."
     )
     alt = f"{causal.heading(measure)} per edited layer. " + "; ".join(
-        f"{kind}: layer {part.loc[part['value'].abs().idxmax(), 'layer']} changes most"
+        f"{kind}: layer {most['layer']} changes most, {causal.change(most, measure)}"
         for kind, part in table.groupby("intervention", sort=False)
+        for most in [part.loc[part["value"].abs().idxmax()]]
     )
     svg = causal_figures.effect_bars(
         table, titles=titles, selected=run.layer, labels=layer_labels(run), ylabel=ylabel,
@@ -439,9 +444,21 @@ def _attention(run: ProbeRun) -> Chart | None:
         f"One point per layer, the selected one in colour; {_bars(mine)} Dotted: attention that is equal everywhere. "
         f"Low entropy means sharp attention, which may still be wrong: read it beside the cross-entropy. {_count(mine)}"
     )
-    alt = "Attention per layer: " + listing(titles.values())
+    alt = f"Attention per layer. {'; '.join(_attention_spoken(run, table, name, titles[name]) for name in titles)}"
     svg = figures.small_multiples(table, titles=titles, selected=run.layer, labels=labels, alt=alt)
     return _draw(run, "attention", svg, caption, table)
+
+
+def _attention_spoken(run: ProbeRun, table: pd.DataFrame, metric: str, title: str) -> str:
+    """Return where a measure of attention is highest, what the selected layer has, and attention equal everywhere."""
+    rows = table[table["metric"] == metric].set_index("layer")
+    mine, equal = (rows.loc[rows["model"] == model, "value"] for model in (run.model, UNIFORM))
+    text = percent if METRICS[metric].share else number
+    top = mine.idxmax()
+    words = [f"layer {top} highest, {text(mine[top])}"]
+    words += [f"layer {run.layer} {text(mine[run.layer])}"] if run.layer in mine and run.layer != top else []
+    words += [f"equal everywhere {text(equal[top])}"] if top in equal else []
+    return f"{title}: {', '.join(words)}"
 
 
 def _attention_title(metric: str) -> str:

@@ -10,7 +10,7 @@ from analysis.probing.cells import source
 from analysis.probing.tables import ProbeRun
 from analysis.study import figures
 from analysis.training import words
-from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, percent, with_interval
+from analysis.words import MISSING, NBSP, bin_words, listing, metric_words, number, percent, with_interval
 from probe.records.intervals import LEAST_UNITS
 from probe.records.words import shorten
 
@@ -70,7 +70,11 @@ def _bars(table: pd.DataFrame) -> str:
 
 
 def _spoken(table: pd.DataFrame) -> str:
-    return ", ".join(f"{row.who} at {row.x} {percent(row.value)}" for row in table.itertuples())
+    return ", ".join(f"{row.who} at {_place(row.x)} {percent(row.value)}" for row in table.itertuples())
+
+
+def _place(x: object) -> str:
+    return number(x) if isinstance(x, float) else str(x)
 
 
 def _published(name: str) -> pd.DataFrame:

@@ -225,16 +225,18 @@ def panels(run: ProbeRun, example: Example, names: Mapping[int, str]) -> list[Pa
     seen = int(finest["visible"].sum())
     drawn = thinned(finest)
     shown = drawn[drawn["visible"]]
+    asked_marks = _hidden(drawn, aspect) + _dots(shown, "query", shown, aspect)
+    counted, drawn_of = f"{seen} of {len(finest)} tokens seen in both views", f"{len(shown)} of {seen} tokens drawn"
     first = [
         Panel(
             title=f"query: view {example.query_view}",
-            note=f"{seen} of {len(finest)} tokens\nseen in both views",
-            svg=_panel(asked, aspect, _hidden(drawn, aspect) + _dots(shown, "query", shown, aspect), "query view"),
+            note=counted.replace(" seen", "\nseen"),
+            svg=_panel(asked, aspect, asked_marks, f"query view, {counted}"),
         ),
         Panel(
             title=f"truth in view {example.key_view}",
-            note=f"{len(shown)} of {seen} tokens drawn",
-            svg=_panel(found, aspect, _dots(shown, "true", shown, aspect), "true matches"),
+            note=drawn_of,
+            svg=_panel(found, aspect, _dots(shown, "true", shown, aspect), f"true matches, {drawn_of}"),
         ),
     ]
     return first + [_layer_panel(run, layer, rows[layer], found, aspect, names) for layer in layers]

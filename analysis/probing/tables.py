@@ -12,7 +12,7 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from analysis.probing.scores import UNIT, no_rows, read_shown
-from analysis.reading import read_config, read_file, read_json
+from analysis.reading import check_numbers, read_config, read_file, read_json, read_precision
 from probe.records import (
     ALL_HEADS,
     ATTENTION_METRICS,
@@ -50,6 +50,7 @@ ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
 LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
                  "same_position", "ceiling", "count", "scenes")  # fmt: skip
+WHOLE = ("layer", "grid_h", "grid_w")
 SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
 
 
@@ -182,11 +183,14 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         )
     config = read_config(folder, ADVICE)
     layers = _read(folder / LAYERS, pd.read_csv, LAYER_COLUMNS)
+    check_numbers(layers, folder / LAYERS, ADVICE, whole=WHOLE, keys=("layer",))
     selection = _read(folder / SELECTION, read_json, SELECTION_KEYS)
     if selection["layer"] not in set(layers["layer"]):
         raise RunError(
             f"read_run: {folder / SELECTION} names layer {selection['layer']}, which {LAYERS} lacks; {ADVICE}"
         )
+    timesteps = _read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr"))
+    check_numbers(timesteps, folder / TIMESTEPS, ADVICE, whole=("timestep",), keys=("timestep",))
     shown = _read(folder / SCORES, partial(read_shown, selection=selection) if scores else no_rows)
     return ProbeRun(
         name=folder.resolve().name,
@@ -196,8 +200,8 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         scores=shown.rows,
         layers=_with_nulls(layers.sort_values("layer", ignore_index=True)),
         pairs=_read(folder / PAIRS, pd.read_csv, ("pair", "scene", "rotation_bin")),
-        timesteps=_read(folder / TIMESTEPS, pd.read_csv, ("timestep", "alpha_bar", "snr")),
-        emergence=_optional(folder / EMERGENCE, pd.read_csv),
+        timesteps=timesteps,
+        emergence=read_precision(folder / EMERGENCE, ADVICE),
         images=_optional(folder / EXAMPLES, load_file) or {},
         matches=_optional(folder / MATCHES, pd.read_parquet),
         card=_optional(folder / MODEL_CARD, read_json),

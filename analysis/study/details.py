@@ -9,7 +9,7 @@ from analysis.study.run import StudyRun
 from analysis.study.seeds import LEAST_SEEDS
 from analysis.study.words import best_words, difference_text, title, value_text
 from analysis.trivial import BEST, MARK_WORDS, marked
-from analysis.words import MISSING, NBSP, listing, number
+from analysis.words import MISSING, NBSP, listing, number, percent
 from probe.records.names import PLAIN
 
 WORST = 12
@@ -70,7 +70,7 @@ def layers_section(run: StudyRun) -> Section | None:
         return Section(name="layers", title="Which layer is supervised", tables={"layers": table})
     svg = figures.columns_beside(
         [("precision of every 3D layer at the last step", "layer", shown.assign(x=shown["x"].astype(str)))],
-        name="layers", percent=(True,), alt="Precision of every layer, by which layer was supervised",
+        name="layers", percent=(True,), alt=_layers_spoken(run, shown),
     )  # fmt: skip
     caption = (
         "What supervising one layer does to all of them: precision of every 3D layer at the last step, by variant. "
@@ -83,6 +83,18 @@ def layers_section(run: StudyRun) -> Section | None:
         charts=(study_chart(run, "layers", svg, caption, shown),),
         tables={"layers": table},
     )
+
+
+def _layers_spoken(run: StudyRun, shown: pd.DataFrame) -> str:
+    """Return the layer of highest precision of each variant, and what the layer that it supervises has."""
+    layer = run.variants.set_index("variant")["layer"].to_dict() if "layer" in run.variants else {}
+    texts = []
+    for who, rows in shown.groupby("who", sort=False):
+        values = rows.set_index(rows["x"].astype(str))["value"]
+        own, top = str(layer.get(who)), values.idxmax()
+        more = f", its supervised layer {own} {percent(values[own])}" if own in values and own != top else ""
+        texts.append(f"{who}: layer {top} highest, {percent(values[top])}{more}")
+    return f"Precision of every layer, by which layer was supervised. {'; '.join(texts)}"
 
 
 def readout_section(run: StudyRun) -> Section | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, present
+from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, picture_first, present
 from analysis.study import figures, tables, words
 from analysis.study.claims.page import claim_sections
 from analysis.study.details import (
@@ -55,7 +55,7 @@ def make_study_page(run: StudyRun) -> SectionPage:
               "how_soon.csv": how_soon(run)}  # fmt: skip
     claims, usual = claim_sections(run), present([maker(run) for maker in makers])
     names = {section.name for section in claims}
-    lead = next((section for section in claims if section.picture), None)
+    lead, sections = picture_first([*claims, *(section for section in usual if section.name not in names)])
     return SectionPage(
         kind="study",
         title=f"{plural(len(run.names), 'way')} of training, seed by seed",
@@ -64,10 +64,7 @@ def make_study_page(run: StudyRun) -> SectionPage:
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
         lead=lead,
-        sections=(
-            *(one for one in claims if one is not lead),
-            *(section for section in usual if section.name not in names),
-        ),
+        sections=sections,
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=command(_flags(run), "train.study"),

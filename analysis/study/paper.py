@@ -38,7 +38,7 @@ def beside_paper(run: StudyRun) -> Section:
     ]  # fmt: skip
     soon = Table(
         caption="The share of the baseline's steps after which CAMEO is where the baseline ends.",
-        columns=("whose", "scenes", "metric", "share of the steps", ""),
+        columns=("whose", "scenes", "metric", "share of the steps", "note"),
         rows=tuple(rows),
         texts=3,
     )

@@ -1,6 +1,10 @@
 "use strict";
-/* Marks in the contents what one reads, and opens what is folded before printing. */
+/* Folds the contents on narrow screens, marks in them what one reads, and opens what is folded before printing. */
 (() => {
+  const fold = document.querySelector('nav[aria-label="Contents"] details'), narrow = matchMedia("(max-width: 40rem)");
+  const setFold = () => { fold.open = !narrow.matches; };
+  narrow.addEventListener("change", setFold);
+  setFold();
   const links = new Map([...document.querySelectorAll('nav[aria-label="Contents"] a')].map((a) => [a.hash.slice(1), a]));
   const sections = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
   const mark = () => {

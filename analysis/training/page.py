@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import figures
-from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, present
+from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, picture_first, present
 from analysis.training import figures as training_figures
 from analysis.training import run as training
 from analysis.training import words
@@ -82,7 +82,10 @@ def make_training_page(run: TrainingRun) -> SectionPage:
     Args:
         run: The training run.
     """
-    made = [maker(run) for maker in (_quality, _worst, _precision, _readout, _tradeoff, _losses, _cost, _rows)]
+    made = [
+        maker(run) for maker in (_samples, _quality, _worst, _precision, _readout, _tradeoff, _losses, _cost, _rows)
+    ]
+    lead, sections = picture_first(present(made))
     settings = {**run.settings, "steps": run.settings.get("steps", run.step)}
     return SectionPage(
         kind="training run",
@@ -91,8 +94,8 @@ def make_training_page(run: TrainingRun) -> SectionPage:
         answer=tuple(sentence for sentence in words.answer(run) if sentence),
         facts=tuple(_facts(run)),
         caveats=tuple(words.caveats(run)),
-        lead=_samples(run),
-        sections=present(made),
+        lead=lead,
+        sections=sections,
         settings=_texts(run.settings),
         environment=_texts(run.environment),
         command=_packed(command({key: settings[key] for key in settings if key not in NOT_FLAGS}, PROGRAM)),
@@ -186,13 +189,14 @@ def _panels(table: pd.DataFrame, titles: dict[str, str]) -> dict[str, str]:
 
 
 def _spoken(table: pd.DataFrame, titles: dict[str, str]) -> str:
-    """Return the last value of each line, as the figure's alternative text."""
-    lines = (
-        table[(table["who"] != training_figures.LOGGED) & table["panel"].isin(titles)]
-        .groupby(["panel", "who"], sort=False)
-        .tail(1)
+    """Return the last value of each line, as the figure's alternative text; of single steps where nothing else is."""
+    drawn = table[table["panel"].isin(titles)]
+    alone = drawn.groupby("panel")["who"].transform("nunique") == 1
+    lines = drawn[alone | (drawn["who"] != training_figures.LOGGED)].groupby(["panel", "who"], sort=False).tail(1)
+    return "; ".join(
+        f"{titles[row.panel]}, {row.who}: {number(row.value)} at iteration {number(row.step)}"
+        for row in lines.itertuples()
     )
-    return "; ".join(f"{titles[row.panel]}, {row.who}: {number(row.value)} at {row.step}" for row in lines.itertuples())
 
 
 def _step_charts(
@@ -229,7 +233,7 @@ def _against(run: TrainingRun) -> Table:
     return Table(
         caption=f"The last values, at iteration {listing(map(number, steps))}, beside trivial baselines, on the same "
         f"scenes. {MARK_WORDS}.",
-        columns=("", *(METRICS[name].heading for name in names)),
+        columns=("method", *(METRICS[name].heading for name in names)),
         rows=(
             (METHOD_LABELS[MODEL], *(words.with_mark(name, row) for name, row in rows.items())),
             (BEST, *(best_text(name, best_in_row(name, row)) for name, row in rows.items())),

@@ -1,8 +1,9 @@
 """Precision of every 3D layer at one step of a training."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from probe.plan.plan import device_named
 from probe.plan.processes import Processes
 from probe.plan.settings import Device, Watch
 from probe.protocols import ATTENTION_V1, Protocol
-from probe.records import ALL_HEADS, UNIFORM, alone, digest, open_run, summarise, write
+from probe.records import ALL_HEADS, UNIFORM, alone, digest, open_run, read_emergence, summarise, write
 from probe.scenes import Request, SceneList, open_scenes
 from probe.views import Views, without_images
 
@@ -40,11 +41,8 @@ def measure_steps(checkpoints: Sequence[Path], watch: Watch, device: Device, out
         RunError: If measurements of other settings wait beside the table, or another process is writing there.
     """
     parts = out.with_name(f"{out.name}.parts")
-    if processes.is_first:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        open_run(parts, {field.name: getattr(watch, field.name) for field in fields(Watch)}, resume=True)
-    with alone(parts) if processes.is_first else nullcontext():
-        processes.wait()
+    with ExitStack() as stack:
+        processes.first_does(lambda: _open(parts, watch, stack))
         missing = [path for path in checkpoints if not _part(parts, path).exists()]
         processes.wait()  # all have counted before anyone writes
         for path in tqdm(processes.share(missing), desc="checkpoints", disable=not processes.is_first):
@@ -52,12 +50,23 @@ def measure_steps(checkpoints: Sequence[Path], watch: Watch, device: Device, out
             _write(measure_step(model, int(path.name.removeprefix("step-")), watch), _part(parts, path))
         processes.wait()
         if processes.is_first:
-            _write(pd.concat([pd.read_csv(_part(parts, path)) for path in checkpoints]), out)
+            _write(pd.concat([read_emergence(_part(parts, path)) for path in checkpoints]), out)
             shutil.rmtree(parts)
 
 
+def _open(parts: Path, watch: Watch, stack: ExitStack) -> None:
+    parts.parent.mkdir(parents=True, exist_ok=True)
+    open_run(parts, {field.name: getattr(watch, field.name) for field in fields(Watch)}, resume=True)
+    stack.enter_context(alone(parts))
+
+
 def _part(parts: Path, checkpoint: Path) -> Path:
-    return parts / f"{checkpoint.name}.csv"
+    """Return the file of a checkpoint: of its step and its weights, which another training has not."""
+    weights = hashlib.sha256()
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with path.open("rb") as file:
+            weights.update(hashlib.file_digest(file, "sha256").digest())
+    return parts / f"{checkpoint.name}-{weights.hexdigest()[:12]}.csv"
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

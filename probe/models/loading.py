@@ -1,6 +1,9 @@
 """Models by name, and their control with random weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from probe.models.about import ABOUT
 from probe.models.model import MultiViewModel
@@ -18,9 +21,24 @@ def load_model(spec: str, loading: Loading | None = None) -> MultiViewModel:
     name, _, source = spec.partition(":")
     if name not in MODELS:
         raise ValueError(f"{name!r} is unknown; choose one of {', '.join(MODELS)} (NAME or NAME:FOLDER)")
-    model: MultiViewModel = MODELS[name](source, loading or Loading())
+    with _of_files(name, source):
+        model: MultiViewModel = MODELS[name](source, loading or Loading())
     about = ABOUT[str((model.card or {}).get("family", name))]
     return replace(model, card={**(model.card or {}), "about": about.record()})
+
+
+@contextmanager
+def _of_files(name: str, source: str) -> Iterator[None]:
+    """Refuse files whose settings are of other kinds than a loader and diffusers' classes count on."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError) as error:
+        if name == "module" or not Path(source).exists():
+            raise
+        raise ValueError(
+            f"{name}:{source} has settings that nothing can be built of ({type(error).__name__}: {error}); fetch the "
+            "files again, or correct them"
+        ) from error
 
 
 def randomised(model: MultiViewModel, seed: int) -> MultiViewModel:

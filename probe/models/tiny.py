@@ -13,6 +13,7 @@ from probe.models.names import SHIPPED
 from probe.models.parts.files import Loading, read_json, read_settings
 from probe.models.parts.unet import MultiViewUNet
 from probe.models.schedules import pixel_scheduler
+from probe.records.names import TRAINED
 
 
 def load_tiny(source: str, loading: Loading) -> MultiViewModel:
@@ -47,6 +48,11 @@ def load_folder(folder: Path) -> MultiViewUNet:
         ValueError: If configuration or weights are absent, unreadable or of another model.
     """
     config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    if (folder / TRAINED).is_file():
+        raise ValueError(
+            f"{folder} holds only the weights that a training in part (--trainable) changed; give OUT/final of that "
+            "training, which is whole"
+        )
     for path in (config, weights):
         if not path.is_file():
             raise ValueError(

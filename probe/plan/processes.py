@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)
@@ -17,6 +18,10 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+def _itself(value: bool) -> bool:
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Processes:
     """The processes of a run, seen from one of them.
@@ -25,12 +30,14 @@ class Processes:
         index: Of this one; the first writes what is the run's.
         count: Of all.
         wait: Return when all have come here.
+        agree: Return to all what the first one calls it with.
         leave: Part from the others; the run is over.
     """
 
     index: int = 0
     count: int = 1
     wait: Callable[[], None] = _nothing
+    agree: Callable[[bool], bool] = _itself
     leave: Callable[[], None] = _nothing
 
     @property
@@ -41,6 +48,23 @@ class Processes:
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return this process's part: every ``count``-th item."""
         return items[self.index :: self.count]
+
+    def first_does(self, act: Callable[[], object]) -> None:
+        """Let the first do something while the others wait; where it fails all end, and it alone says why.
+
+        Raises:
+            ValueError, OSError: In the first process, what ``act`` raised.
+            SystemExit: With code 2, in the others.
+        """
+        error: Exception | None = None
+        if self.is_first:
+            try:
+                act()
+            except (ValueError, OSError) as caught:
+                error = caught
+        if self.agree(error is None):
+            return
+        raise error or SystemExit(2)
 
 
 def join_processes(device: str) -> Processes:
@@ -56,5 +80,6 @@ def join_processes(device: str) -> Processes:
         index=state.process_index,
         count=state.num_processes,
         wait=state.wait_for_everyone,
+        agree=lambda value: bool(broadcast_object_list([value])[0]),
         leave=state.destroy_process_group,
     )

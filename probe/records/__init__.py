@@ -213,6 +213,7 @@ __all__ = [
     "open_run",
     "parse_grid",
     "parse_json",
+    "read_emergence",
     "rotation_bin",
     "rotation_bin_names",
     "scene_values",

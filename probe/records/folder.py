@@ -41,6 +41,10 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     try:
         save(part)
         part.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # "No space left on device" says not where
+        raise
     finally:
         part.unlink(missing_ok=True)
 

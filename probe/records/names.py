@@ -283,6 +283,8 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
 )
 
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
+TRAINED = "trained.safetensors"
+"""Of a checkpoint of a network that trains in part: the weights that train."""
 FINAL = "final"
 """Folder of the last weights of a training."""
 FINAL_CARD = f"{FINAL}/card.json"

@@ -11,7 +11,7 @@ from probe.records.folder import write
 from probe.records.table import SCORE_COLUMNS
 
 ROWS = 2**18
-"""Rows of a row group at least, but for the last one: thousands of small ones would be slow to open."""
+"""Rows that a row group of the file has at least, but for the last one: thousands of small ones open slowly."""
 INTEGERS = ("step", "query_view", "key_view", "layer", "head", "timestep", "count")
 KINDS = {**dict.fromkeys(INTEGERS, pa.int64()), **dict.fromkeys(("rotation_deg", "value"), pa.float64())}
 SCHEMA = pa.schema([(name, KINDS.get(name, pa.string())) for name in SCORE_COLUMNS])

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,11 @@ def digest(table: pd.DataFrame) -> str:
     """Return a table's content as 12 hexadecimal digits, the same on every machine."""
     text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_emergence(path: Path) -> pd.DataFrame:
+    """Read a table of precision over training: digests stay text, though some look like numbers (12345e678901)."""
+    return pd.read_csv(path, dtype={"pair_list": str})
 
 
 def rotation_bin(rotation_deg: pd.Series) -> pd.Series:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from exploring import write_explored
+from page_kinds import build_every_kind
 from safetensors.numpy import save_file
 
 from probe.records import (
@@ -322,3 +323,9 @@ def make_explored() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def built(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give a page of each kind, that tests only read."""
+    return build_every_kind(tmp_path_factory.mktemp("kinds"), make_explored)

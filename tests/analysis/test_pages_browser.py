@@ -1,11 +1,12 @@
 """Every kind of page in a browser: it opens, in any size and theme, without a word on the console."""
 
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_kinds import KINDS, build_every_kind
+from page_kinds import KINDS
 
 from analysis.overview.watch import serve
 
@@ -17,11 +18,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
 ]
-
-
-@pytest.fixture(scope="module")
-def built(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return build_every_kind(tmp_path_factory.mktemp("kinds"), make_explored)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +98,81 @@ def test_a_served_page_loads_itself_again(built: dict[str, Path], browser: "sync
         page.close()
         server.shutdown()
         server.server_close()
+
+
+PICTURES = {  # by kind: what the page opens with
+    "probe": "#explorer", "study": "figure svg.chart", "training": "img.samples", "evaluation": "img.samples",
+    "comparison": "figure svg.chart", "photos": "#explorer",
+}  # fmt: skip
+NARROW, BROAD = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_page_opens_with_its_picture(kind: str, built: dict[str, Path], browser: "sync_api.Browser"):
+    """On a phone it begins within the first screen, above the answer; the contents are folded there."""
+    page = browser.new_context(viewport=NARROW).new_page()
+    page.goto(f"file://{built[kind]}")
+    assert page.locator(PICTURES[kind]).first.bounding_box()["y"] < 700
+    if kind == "photos":
+        return
+    assert page.locator(PICTURES[kind]).first.bounding_box()["y"] < page.locator("#answer").bounding_box()["y"]
+    contents = page.get_by_role("navigation", name="Contents")
+    assert not contents.get_by_role("link", name="answer").is_visible()
+    contents.get_by_text("Contents").click()
+    assert contents.get_by_role("link", name="answer").is_visible()
+
+
+def test_beside_the_text_the_contents_are_open(built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context(viewport=BROAD).new_page()
+    page.goto(f"file://{built['study']}")
+    contents = page.get_by_role("navigation", name="Contents")
+    assert contents.get_by_role("link", name="answer").is_visible()
+    assert not contents.get_by_text("Contents").is_visible()
+    assert (
+        contents.bounding_box()["x"] + contents.bounding_box()["width"] < page.locator("main").bounding_box()["x"] + 20
+    )
+    page.set_viewport_size(NARROW)
+    page.wait_for_function("!document.querySelector('nav details').open")
+
+
+def test_a_wide_figure_says_that_it_scrolls(built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context(viewport=NARROW).new_page()
+    page.goto(f"file://{built['comparison']}")
+    if not page.evaluate("CSS.supports('container-type: scroll-state')"):
+        pytest.skip("this chromium has no scroll-state queries, so nothing is said")
+    hint = page.locator("figure .hint").first
+    hint.scroll_into_view_if_needed() if hint.is_visible() else page.wait_for_timeout(300)
+    assert hint.is_visible()
+    page.locator("figure .scroll").first.evaluate("(part) => { part.scrollLeft = part.scrollWidth; }")
+    hint.wait_for(state="hidden")
+    page.set_viewport_size(BROAD)
+    page.wait_for_timeout(200)
+    assert not hint.is_visible()
+
+
+PRINT = """() => [...document.querySelectorAll(".table table")]
+  .filter((table) => table.getBoundingClientRect().width && Boolean(table.closest(".broad")) === (innerWidth > 800))
+  .filter((table) => {
+    const points = 0.75 * parseFloat(getComputedStyle(table).fontSize);
+    return points < 6.5 || table.getBoundingClientRect().right > innerWidth;
+  })
+  .map((table) => table.id)"""
+PAPER = {"portrait": 693, "landscape": 1024}  # of A4 between its margins of 1.3 cm, in CSS pixels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_fit_on_paper_in_readable_letters(kind: str, built: dict[str, Path], browser: "sync_api.Browser"):
+    for width in PAPER.values():
+        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        page.emulate_media(media="print")
+        page.goto(f"file://{built[kind]}")
+        page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        assert page.evaluate(PRINT) == []
+        page.context.close()
+
+
+def test_the_table_of_layers_lies_on_a_landscape_page(built: dict[str, Path], browser: "sync_api.Browser"):
+    page = browser.new_context().new_page()
+    page.goto(f"file://{built['probe']}")
+    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", page.pdf(prefer_css_page_size=True))
+    assert {float(width) > float(height) for width, height in boxes} == {True, False}

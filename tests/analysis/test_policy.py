@@ -3,12 +3,11 @@
 import base64
 import hashlib
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from page_kinds import KINDS, build_every_kind
+from page_kinds import KINDS
 
 from analysis.figures import inline
 from analysis.policy import seal
@@ -38,8 +37,7 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    built = build_every_kind(tmp_path_factory.mktemp("kinds"), make_explored)
+def pages(built: dict[str, Path]) -> dict[str, str]:
     return {kind: path.read_text(encoding="utf-8") for kind, path in built.items()}
 
 
@@ -77,6 +75,13 @@ def test_every_picture_can_be_heard(kind: str, pages: dict[str, str]):
     assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
     drawn = [attributes for tag, attributes in tags if tag == "svg" and attributes.get("aria-hidden") != "true"]
     assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in drawn)
+    words = [attributes["alt"] for tag, attributes in tags if tag == "img"] + [a["aria-label"] for a in drawn]
+    assert [text for text in words if not re.search(r"\d", text or "")] == [], "each is said with a number"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_column_has_a_heading(kind: str, pages: dict[str, str]):
+    assert not re.findall(r"<th[^>]*></th>", pages[kind])
 
 
 def test_a_script_of_a_run_is_refused():

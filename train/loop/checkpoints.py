@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from probe.records import parse_json, write_folder, write_json, write_text
+from probe.records.names import TRAINED
 from train.loop.averaging import average_whole, averaged, shared_average
 from train.loop.sharing import gathered, own_parts, shared_out
 from train.loop.trainer import Trainer, load_weights
 from train.trainable import trained_weights
 
 FOLDER = "checkpoints"
-TRAINED, BASE = "trained.safetensors", "base.json"
-"""Of a network that trains in part: the weights that train; the model, and a checksum of the weights that do not."""
+BASE = "base.json"
+"""Of a network that trains in part: the model, and a checksum of the weights that do not."""
 MIB = 2**20
 
 

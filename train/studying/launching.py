@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
@@ -31,7 +32,7 @@ ROOM = 120
 TIMEOUTS = 100
 """Times that a job is queued again because it has used up its time."""
 PARAMETERS = (
-    "account", "comment", "constraint", "cpus_per_gpu", "cpus_per_task", "exclude", "exclusive", "gpus_per_node",
+    "account", "constraint", "cpus_per_gpu", "cpus_per_task", "exclude", "gpus_per_node",
     "gres", "mem", "mem_per_cpu", "mem_per_gpu", "nodelist", "partition", "qos", "signal_delay_s", "time",
 )  # fmt: skip
 """What ``--slurm`` may say of a job, in submitit's names of sbatch's options."""
@@ -165,9 +166,7 @@ class Job:
 
     def checkpoint(self) -> Any:
         """Return what submitit queues again: the same command."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+        return import_module("submitit.helpers").DelayedSubmission(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +185,10 @@ class SlurmTask:
 
     def result(self) -> Outcome:
         """Wait for its end; return its outcome."""
-        from submitit.core.utils import FailedJobError, UncompletedJobError
-
+        errors = import_module("submitit.core.utils")
         try:
-            return self.job.result()
-        except (FailedJobError, UncompletedJobError):
+            return cast(Outcome, self.job.result())
+        except (errors.FailedJobError, errors.UncompletedJobError):
             return 1, f"Slurm job {self.job.job_id} ended as {self.job.state}; see {self.job.paths.stderr}"
 
 
@@ -207,15 +205,25 @@ class Slurm:
     parameters: dict[str, int | str]
 
     def start(self, module: str, arguments: Sequence[str], after: Task | None = None) -> SlurmTask:
-        """Submit a command, or find the job that runs it already; see :class:`Launcher`."""
-        import submitit
+        """Submit a command, or find the job that runs it already; see :class:`Launcher`.
 
-        name = job_name(self.folder, module, arguments)
+        Raises:
+            ValueError: If Slurm does not answer, or does not take the job.
+        """
+        submitit, errors = import_module("submitit"), import_module("submitit.core.utils")
+        name, flags = job_name(module, arguments), _digest(*arguments, str(self.parameters))
         if (queued := _queued(name)) is not None:
-            return SlurmTask(job=submitit.SlurmJob(self.folder, queued))
+            number, _, before = queued.partition(" ")
+            if before != flags:
+                print(f"{_folder(arguments)}: its job {number} goes on with the flags it was submitted with")
+            return SlurmTask(job=submitit.SlurmJob(self.folder, number))
         executor = submitit.SlurmExecutor(self.folder, max_num_timeout=TIMEOUTS)
-        executor.update_parameters(**self.parameters, job_name=name, **_dependency(cast(SlurmTask | None, after)))
-        return SlurmTask(job=executor.submit(Job(module=module, arguments=tuple(arguments))))
+        waits = _dependency(cast(SlurmTask | None, after))
+        executor.update_parameters(**self.parameters, job_name=name, comment=flags, **waits)
+        try:
+            return SlurmTask(job=executor.submit(Job(module=module, arguments=tuple(arguments))))
+        except errors.FailedJobError as error:
+            raise ValueError(f"--slurm {self.parameters}: Slurm did not take the job: {_last(str(error))}") from error
 
 
 def _dependency(after: SlurmTask | None) -> dict[str, Any]:
@@ -224,18 +232,30 @@ def _dependency(after: SlurmTask | None) -> dict[str, Any]:
     return {"dependency": f"afterok:{after.job.job_id}", "additional_parameters": {"kill-on-invalid-dep": "yes"}}
 
 
-def job_name(folder: Path, module: str, arguments: Sequence[str]) -> str:
-    """Return a job's name in the queue: the command, and a digest of its flags and of where it runs."""
-    words = "\0".join((str(folder.resolve()), module, *arguments))
-    return f"{module}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+def job_name(module: str, arguments: Sequence[str]) -> str:
+    """Return a job's name in the queue: the command, and a digest of the folder that it writes."""
+    return f"{module}-{_digest(str(_folder(arguments).resolve()))}"
+
+
+def _folder(arguments: Sequence[str]) -> Path:
+    return Path(arguments[arguments.index("--out") + 1])
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
 def _queued(name: str) -> str | None:
-    """Return the number of the job of that name which waits or runs; None if there is none."""
-    listed = subprocess.run(
-        ["squeue", "--noheader", "--me", "--name", name, "--format", "%A"], capture_output=True, text=True, check=True
-    )
-    return next(iter(listed.stdout.split()), None)
+    """Return number and comment of the job of that name which waits or runs; None if there is none."""
+    words = ["squeue", "--noheader", "--me", "--name", name, "--format", "%A %k"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        raise ValueError(f"--launcher slurm: squeue does not answer: {_last(listed.stderr)}")
+    return next((line.strip() for line in listed.stdout.splitlines() if line.strip()), None)
+
+
+def _last(text: str) -> str:
+    return (text.strip().splitlines() or ["no word"])[-1]
 
 
 def parse_slurm(text: str) -> dict[str, int | str]:
@@ -257,7 +277,9 @@ def parse_slurm(text: str) -> dict[str, int | str]:
         raise ValueError(
             f"--slurm {text}: expected NAME=VALUE, separated by commas, each name once of {', '.join(PARAMETERS)}"
         )
-    parameters: dict[str, int | str] = {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
+    parameters: dict[str, int | str] = {
+        name: int(value) if value.isascii() and value.isdecimal() else value for name, _, value in pairs
+    }
     if not isinstance(parameters.get("time", 1), int):
         raise ValueError(f"--slurm {text}: expected time in minutes, such as time=120")
     return parameters
@@ -269,11 +291,13 @@ def check_launcher(where: Where, slurm: str) -> None:
     Raises:
         ValueError: If they do not go together, this machine has no Slurm, or submitit is not installed.
     """
-    parse_slurm(slurm)
+    asked = parse_slurm(slurm)
+    if where == "slurm" and "time" not in asked:
+        raise ValueError(f"--slurm {slurm}: expected time=MINUTES among others: Slurm ends a job after it")
     if where == "local" and slurm:
         raise ValueError(f"--slurm {slurm}: goes with --launcher slurm")
     if where == "slurm" and (shutil.which("sbatch") is None or find_spec("submitit") is None):
         raise ValueError(
             "--launcher slurm: expected Slurm's sbatch on this machine, and submitit; run it where jobs are submitted, "
-            'after pip install "attention-probing[cluster]"'
+            'after pip install -e ".[cluster]"'
         )

@@ -163,7 +163,7 @@ def test_the_command_writes_a_page_and_shows_a_table(
     assert "reports/compare-a-b.html" in out
     page = Path("reports/compare-a-b.html").read_text(encoding="utf-8")
     assert "<code>python -m analysis.report --compare runs/a runs/b</code>" in page
-    assert re.findall(r'<section id="(\w+)"', page) == ["answer", "layers", "metrics", "rotation", "worst", "settings",
+    assert re.findall(r'<section id="(\w+)"', page) == ["layers", "answer", "metrics", "rotation", "worst", "settings",
                                                          "method"]  # fmt: skip
     assert 'href="compare-a-b.html"' in Path("reports/index.html").read_text(encoding="utf-8")
     assert report.main(["--compare", "runs/a", "runs/b"]) == 0
@@ -215,10 +215,10 @@ def test_both_trainings_stand_beside_the_best_trivial_baseline(tmp_path: Path, m
     folders = [make_training(tmp_path / name, rows=rows) for name in ("a", "b")]
     page = report.build_comparison(*folders)[1]
     assert page.answer[-1] == "By SSIM neither run beats the best trivial baseline."
-    cells = {row[0].partition(",")[0]: row[2:4] + row[-1:] for row in page.sections[0].tables["evaluations"].rows}
+    cells = {row[0].partition(",")[0]: row[2:4] + row[-1:] for row in page.lead.tables["evaluations"].rows}
     assert cells["PSNR (dB)"] == ("14.00", "14.00", "12.30 (mean colour)")
     assert cells["SSIM"] == ("0.350\u00a0†", "0.350\u00a0†", "0.400 (mean colour)")
-    assert "mean colour of that reference" in page.sections[0].charts[0].svg
+    assert "mean colour of that reference" in page.lead.charts[0].svg
 
 
 def test_two_of_a_kind(run_folder: Path, tmp_path: Path):

@@ -261,6 +261,7 @@ def test_the_index_and_the_command_know_evaluations(folder: Path, tmp_path: Path
         (lambda run: (run / "config.json").write_text("[]"), "is not the config.json of a run"),
         (lambda run: (run / "worst.csv").write_text("scene\nroom"), "lacks view"),
         (lambda run: (run / "images.csv").write_text(""), "cannot be read"),
+        (lambda run: (run / "worst.csv").write_text(2 * (run / "worst.csv").read_text()), "a n_ref that is no number"),
         (lambda run: (run / "summary.csv").write_text(",".join(evaluation.COLUMNS["summary.csv"])),
          "has no rows"),
         (lambda run: (run / "summary.csv").write_text(

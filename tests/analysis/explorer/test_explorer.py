@@ -199,6 +199,30 @@ def test_it_starts_at_the_pair_nearest_the_median(own: Explored):
     assert above <= 0.51
 
 
+def test_it_opens_on_the_selected_layer_where_one_is_above_its_null(own: Explored):
+    assert own.run.layers["above_null"].any()
+    assert (start_of(own, own.scenes, (0, 1)).layer, own.layers[0]) == (own.run.layer, own.run.layer)
+    assert explorer_part([own]).opening == ""
+    assert "It opens on the selected layer, 10, at the middle timestep." in explorer_part([own]).limits
+
+
+def test_where_no_layer_is_above_its_null_it_opens_on_the_highest_precision(make_explored: Make, tmp_path: Path):
+    """The selected layer has the highest share of its ceiling, and that may be next to nothing."""
+    low = explored(read_run(make_explored(tmp_path / "low", quality={2: 0.05, 7: 0.08, 10: 0.02})))
+    assert low is not None
+    precision = low.run.layers.set_index("layer")["precision"]
+    assert not low.run.layers["above_null"].any()
+    assert (low.run.layer, int(precision.idxmax())) == (7, 2)
+    assert start_of(low, low.scenes, (0, 1)).layer == 2
+    assert low.layers == [2, 7, 10]
+    part = explorer_part([low])
+    rule = "No layer is shown to be above its strongest null, so it opens on the one of highest precision: layer 2 with"
+    assert part.opening.startswith(f"{rule} {100 * precision[2]:.1f}\u00a0% (the selected layer, 7, has ")
+    assert part.opening in part.limits
+    assert (part.payload["start"]["layer"], part.payload["models"][0]["selected"]) == (2, 7)
+    assert "layer 2," in part.caption
+
+
 def test_attention_known():
     q, k = np.array([[[[2.0, 0]]]]), np.array([[[[1, 9]], [[0, 9.0]]]])
     weights = attention(q, k, np.array([[[0.5]]]), view=0, token=0)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from analysis import report
 from analysis.explorer.exact import pack_attention
+from analysis.explorer.still import attention
 from analysis.probing import page as pages
 from probe.layers import Layer, ViewLayout
 from probe.matching import attention_matches, weights_within_views
@@ -398,11 +399,19 @@ def test_dragging_asks_several_tokens(runs: tuple[Path, Path], browser: "sync_ap
     shown.page.mouse.up()
     shown.settled()
     assert shown.page.locator("#explorer .brushed").count() in (3, 4)
-    assert "shaded: the mean of" in shown.where
+    assert "shaded and marked: the mean of" in shown.where
     shown.page.locator("[data-part='clear']").click()
     shown.settled()
     assert shown.page.locator("#explorer .brushed").count() == 0
     assert not shown.faults
+
+
+def strongest_of_mean(folder: Path, places: list[int], *, view: int, other: int) -> int:
+    """Return the token of a view on which the mean attention of several, each over its weight there, is highest."""
+    file = load_file(folder / "explorer.safetensors")
+    q, k, share = (file[f"{name}/10/room-0"][1].astype(np.float32) for name in ("q", "k", "within"))
+    inside = [attention(q, k, share, view=view, token=place)[other] for place in places]
+    return int(np.mean([weights / weights.sum() for weights in inside], axis=0).argmax())
 
 
 def test_several_tokens_are_asked_together_and_a_link_holds_them(runs: tuple[Path, Path], browser: "sync_api.Browser"):
@@ -414,10 +423,22 @@ def test_several_tokens_are_asked_together_and_a_link_holds_them(runs: tuple[Pat
     shown.stage(2).press("b")
     shown.settled()
     assert shown.page.locator("#explorer .brushed").count() == 2
+    assert "the mean of 2 tokens; the numbers below are of this token alone" in shown.where
     fragment = shown.page.evaluate("location.hash")
     assert re.search(r"brush=\d+\.\d+", fragment)
     again = Shown(browser, runs[0], fragment)
     assert again.page.locator("#explorer .brushed").count() == 2
+    places = [int(place) for place in re.search(r"brush=(\d+)\.(\d+)", fragment).groups()]
+    for other in (0, 1):
+        panel = again.page.locator("#explorer .answers").nth(other)
+        assert panel.locator("strong").inner_text() == f"view {other}: mean of 2 tokens"
+        assert panel.locator("strong").get_attribute("data-verdict") == ""
+        assert panel.locator(":is(.true, .line, .runner, .match-right, .match-wrong)").count() == 0
+        best = strongest_of_mean(runs[0], places, view=2, other=other)
+        mark = panel.locator("circle.match-open")
+        at = [float(mark.get_attribute(name)) * 0.16 - 0.5 for name in ("cx", "cy")]
+        assert at == pytest.approx([best % 16, best // 16])
+    assert again.page.locator("#table-explorer.alone").count() == 1
     again.stage(2).press("Escape")
     again.settled()
     assert again.page.locator("#explorer .brushed").count() == 0

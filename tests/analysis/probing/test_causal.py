@@ -120,7 +120,7 @@ def test_the_page_shows_table_bars_and_pictures(page: str, folder: Path):
     assert rows[2][2].startswith("−")
     heading, *rows = reader.tables["table-edits"]
     assert heading == [
-        "", "growth of the prediction's error", "change of the prediction", "PSNR, dB", "layer 10 hurts",
+        "edit", "growth of the prediction's error", "change of the prediction", "PSNR, dB", "layer 10 hurts",
     ]  # fmt: skip
     assert rows[0][0] == "identity"
     assert rows[0][-1] == "more than every other layer"

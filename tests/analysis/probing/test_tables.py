@@ -76,6 +76,14 @@ def test_a_selection_of_an_unknown_layer_is_refused(run_folder: Path, tmp_path: 
         read_run(broken)
 
 
+def test_a_layer_without_a_whole_number_is_refused(run_folder: Path, tmp_path: Path):
+    broken = shutil.copytree(run_folder, tmp_path / "broken")
+    layers = pd.read_csv(broken / "layers.csv")
+    layers.astype({"layer": float}).replace({"layer": {layers["layer"][0]: -math.inf}}).to_csv(broken / "layers.csv")
+    with pytest.raises(RunError, match=r"layers\.csv has a layer that is no whole number"):
+        read_run(broken)
+
+
 def test_optional_files_may_be_missing(run_folder: Path, tmp_path: Path):
     bare = shutil.copytree(run_folder, tmp_path / "bare")
     for name in ("emergence.csv", "examples.safetensors", "matches.parquet"):

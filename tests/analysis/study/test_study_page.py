@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from analysis import paper, report
+from analysis.blocks import Section
 from analysis.study import tables as study
 from analysis.study import words
 from analysis.study.page import make_study_page
@@ -26,6 +27,12 @@ SETTINGS = {
     "plain": {"layer": "none", "control": "none"}, "cameo": {"layer": "12", "control": "none"},
     "shuffled": {"layer": "12", "control": "shuffled"},
 }  # fmt: skip
+
+
+def shown(run: StudyRun) -> list[Section]:
+    """Return the sections of the run's page, in order."""
+    page = make_study_page(run)
+    return [*([page.lead] if page.lead else []), *page.sections]
 
 
 def make_study(
@@ -128,7 +135,7 @@ def test_what_the_seeds_vary_is_said_under_every_figure_and_the_final_values(
     run = read_study(folder)
     assert expected in words.source(run)
     assert "the same 16 held-out scenes" in words.source(run)
-    final = next(table for section in make_study_page(run).sections for name, table in section.tables.items()
+    final = next(table for section in shown(run) for name, table in section.tables.items()
                  if name == "final")  # fmt: skip
     assert expected in final.caption
     assert "on the same 16 held-out scenes" in final.caption
@@ -136,7 +143,7 @@ def test_what_the_seeds_vary_is_said_under_every_figure_and_the_final_values(
 
 def test_the_best_trivial_baseline_stands_below_and_marks_what_does_not_beat_it(folder: Path):
     run = read_study(folder)
-    final = make_study_page(run).sections[0].tables["final"]
+    final = shown(run)[0].tables["final"]
     column = final.columns.index("PSNR (dB), higher is better")
     cells = {row[0]: row[column].replace("\u00a0", " ") for row in final.rows}
     assert cells["best trivial baseline"] == "12.00 (mean colour)"
@@ -169,7 +176,7 @@ def test_the_page_says_it(page: str):
     assert "half the steps, as the paper claims, is not shown by any measure" in text
     assert "shuffled worse by 3" in text
     sections = re.findall(r'<section id="(\w+)"', page)
-    assert sections == ["answer", "convergence", "variants", "reach", "readout", "worst", "cost", "paper", "method"]
+    assert sections == ["convergence", "answer", "variants", "reach", "readout", "worst", "cost", "paper", "method"]
     figures = re.findall(r'<figure id="figure-(\w+)"(.*?)</figure>', page, flags=re.S)
     assert [name for name, _ in figures] == ["convergence", "precision", "differences", "reach", "readout", "cost"]
     assert all("data:text/csv" in body and 'class="copy"' in body and "held-out scenes" in body for _, body in figures)

@@ -297,7 +297,7 @@ def test_missing_pieces_leave_their_sections_out(tmp_path: Path):
     for name in ("emergence.csv", "samples.png"):
         (run / name).unlink()
     html = build(run)
-    assert Reader(html).sections == ["answer", "loss", "cost", "evaluations", "method"]
+    assert Reader(html).sections == ["loss", "answer", "cost", "evaluations", "method"]
     assert "Its samples have not been measured yet" in html
     assert "precision has no chance level" in html
 

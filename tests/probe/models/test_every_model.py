@@ -26,6 +26,8 @@ from probe.scenes import Request, open_scenes
 from probe.views import resize
 
 MIDDLE = 500
+PAGED = ("cat3d-tiny", "sd21", "wan", "vggt")
+"""Models whose page is built too: one of each kind."""
 VIEWS, SIDE = 3, 40  # images of another side than any model's
 
 
@@ -141,7 +143,7 @@ def test_the_rehearsal_agrees(words: list[str], layers: list[Layer]):
 def test_weights_that_wait_elsewhere_change_nothing(
     words: list[str], model: MultiViewModel, layers: list[Layer], scene: Scene, t: int
 ):
-    """As with --offload: found, run and scored alike, to the bit."""
+    """As with --offload: found and run alike, to the bit."""
     settings = settings_of(words)
     loaded = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
     loaded.network.load_state_dict(model.network.state_dict())  # random ones are drawn anew
@@ -149,13 +151,13 @@ def test_weights_that_wait_elsewhere_change_nothing(
     assert "meta" in {parameter.device.type for parameter in offloaded.network.parameters()}
     assert select_layers(model_layers(offloaded), offloaded.default_layers) == layers
     assert torch.equal(predicted(offloaded, scene, t), predicted(model, scene, t))
-    tables = [measure_layers(shown, scene, layers[:1], (t,), ATTENTION_V1) for shown in (model, offloaded)]
-    pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.mark.slow
 def test_a_run_ends_in_its_page(words: list[str], t: int, tmp_path: Path):
     flags = ["--pairs", "1", "--views", str(VIEWS), "--image-size", str(SIDE), "--timesteps", str(t)]
+    page = words[0].partition(":")[0] in PAGED
+    flags += [] if page else ["--no-report"]
     run.cli(["--model", *words, *flags, "--baselines", "null", "--out", str(tmp_path / "run")])
-    assert (tmp_path / "run" / "report.html").stat().st_size > 50_000
+    assert not page or (tmp_path / "run" / "report.html").stat().st_size > 50_000
     assert pd.read_csv(tmp_path / "run" / "layers.csv")["precision"].between(0, 1).any()

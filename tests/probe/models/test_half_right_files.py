@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from standin_packages import standins
 
 from probe import run
-from probe.models import MODELS, load_model
+from probe.models import MODELS, load_model, loading
 from probe.models.about import ABOUT
 from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading, build_of, read_json
@@ -273,3 +273,18 @@ def test_a_run_keeps_it_and_its_page_shows_it(folders: dict[str, Path], tmp_path
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "licence: tencent-hunyuan-community (not free: limits on use and on region); hub: " in page
     assert "text: none: zeros, masked out" in page
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), KeyError("x"), ZeroDivisionError("x"), UnboundLocalError("x")])
+def test_whatever_files_make_a_loader_raise_is_one_line(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def load(source: str, options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(loading, "MODELS", dict.fromkeys(("wan", "module"), load))
+    with pytest.raises(ValueError, match=f"^wan:{tmp_path} has settings that nothing can be built of .*x"):
+        load_model(f"wan:{tmp_path}")
+    for spec in (f"module:{tmp_path}", "wan:random"):  # of one's own code; of this suite's
+        with pytest.raises(type(error)):
+            load_model(spec)

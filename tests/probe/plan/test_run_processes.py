@@ -31,6 +31,23 @@ def test_without_a_launcher_there_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (alone.is_first, alone.count) == (True, 1)
 
 
+def test_what_the_first_fails_at_ends_all_and_it_alone_says_why() -> None:
+    done: list[str] = []
+    Processes().first_does(lambda: done.append("alone"))
+    Processes(index=1, count=2, agree=lambda _: True).first_does(lambda: done.append("second"))
+    assert done == ["alone"]
+
+    def fail() -> None:
+        raise ValueError("why")
+
+    told: list[bool] = []
+    with pytest.raises(ValueError, match="why"):
+        Processes(count=2, agree=lambda value: told.append(value) or value).first_does(fail)
+    assert told == [False]
+    with pytest.raises(SystemExit, match="2"):
+        Processes(index=1, count=2, agree=lambda _: False).first_does(fail)
+
+
 def words(count: int, out: Path, *more: str) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
     return [sys.executable, *launcher, "-m", "probe.run", *FLAGS, "--out", str(out), *more]
@@ -80,3 +97,4 @@ def test_a_folder_of_another_run_is_refused_and_no_process_is_left_waiting(tmp_p
     done = launch(2, tmp_path)
     assert done.returncode != 0
     assert "is not empty and holds no config.json" in done.stderr
+    assert "[rank1]" not in done.stderr  # one line, and torchrun's own report

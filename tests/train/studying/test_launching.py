@@ -1,6 +1,7 @@
 """Where the commands of a study run: this machine's processes, and a Slurm cluster where one is at hand."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from train.studying.launching import (
 STUDY = ["--variants", "plain,mean", "--seeds", "0,1", "--steps", "40", "--batch-size", "2", "--rotation-ramp", "0"]
 STUDY += ["--evaluate-every", "40", "--evaluate-scenes", "2", "--sampling-steps", "2", "--probe-every", "0"]
 STUDY += ["--checkpoint-every", "10", "--device", "cpu"]
+ONE = ["--steps", "1", "--out", "runs/one"]
 TABLES = ("study.csv", "summary.csv", "reach.csv")
 
 
@@ -61,20 +63,17 @@ def test_flags_that_do_not_go_together_are_refused(monkeypatch: pytest.MonkeyPat
     check_launcher("local", "")
     with pytest.raises(ValueError, match="goes with --launcher slurm"):
         check_launcher("local", "time=5")
+    with pytest.raises(ValueError, match="expected time=MINUTES"):
+        check_launcher("slurm", "partition=gpu")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="expected Slurm's sbatch"):
         check_launcher("slurm", "time=5")
 
 
-def test_names_of_jobs_tell_commands_and_studies_apart(tmp_path: Path):
-    jobs = [
-        (tmp_path, "a", ("x",)),
-        (tmp_path, "b", ("x",)),
-        (tmp_path, "a", ("x", "y")),
-        (tmp_path / "o", "a", ("x",)),
-    ]
-    assert len({job_name(*job) for job in jobs}) == len(jobs)
-    assert job_name(tmp_path, "a", ["x"]) == job_name(tmp_path / "o" / "..", "a", ("x",))
+def test_names_of_jobs_tell_commands_and_folders_apart(tmp_path: Path):
+    here, there = ["--out", str(tmp_path / "one")], ["--out", str(tmp_path / "two")]
+    assert len({job_name("a", here), job_name("b", here), job_name("a", there)}) == 3
+    assert job_name("a", here) == job_name("a", ["--steps", "3", "--out", str(tmp_path / "o" / ".." / "one")])
 
 
 def test_a_command_waits_for_the_one_before_and_does_not_run_after_a_failure():
@@ -152,22 +151,38 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_job_asks_for_what_the_flags_say_and_waits_for_its_base(tmp_path: Path, queue: Path):
     launcher = Slurm(folder=tmp_path / "jobs", parameters={"partition": "gpu", "time": 30})
-    base = launcher.start("train.cameo", ["--steps", "1"])
-    launcher.start("train.cameo", ["--steps", "2"], after=base)
+    base = launcher.start("train.cameo", ONE)
+    launcher.start("train.cameo", ["--out", "runs/two"], after=base)
     first, second = ((queue / name).read_text() for name in ("sent-0", "sent-1"))
     assert "#SBATCH --partition=gpu" in first
     assert "#SBATCH --time=30" in first
-    assert f"#SBATCH --job-name={job_name(tmp_path / 'jobs', 'train.cameo', ['--steps', '1'])}" in first
+    assert f"#SBATCH --job-name={job_name('train.cameo', ONE)}" in first
     assert "dependency" not in first
     assert f"#SBATCH --dependency=afterok:{base.job.job_id}" in second
     assert "#SBATCH --kill-on-invalid-dep=yes" in second
 
 
-def test_a_job_that_is_queued_already_is_not_submitted_again(tmp_path: Path, queue: Path):
-    (queue / "queued").write_text("4711\n")
-    task = Slurm(folder=tmp_path / "jobs", parameters={}).start("train.cameo", ["--steps", "1"])
-    assert task.job.job_id == "4711"
-    assert not list(queue.glob("sent-*"))
+def test_a_job_that_is_queued_already_is_not_submitted_again(
+    tmp_path: Path, queue: Path, capsys: pytest.CaptureFixture[str]
+):
+    launcher = Slurm(folder=tmp_path / "jobs", parameters={})
+    launcher.start("train.cameo", ONE)
+    flags = re.findall("#SBATCH --comment=(.*)", (queue / "sent-0").read_text())[0]
+    (queue / "queued").write_text(f"4711 {flags}\n")
+    assert launcher.start("train.cameo", ONE).job.job_id == "4711"
+    assert capsys.readouterr().out == ""
+    assert launcher.start("train.cameo", [*ONE, "--checkpoint-every", "9"]).job.job_id == "4711"
+    assert "runs/one: its job 4711 goes on with the flags it was submitted with" in capsys.readouterr().out
+    assert len(list(queue.glob("sent-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [("squeue", "squeue does not answer: no"), ("sbatch", "did not take the job: .*no")]
+)
+def test_what_slurm_refuses_is_said_in_one_line(command: str, message: str, tmp_path: Path, queue: Path):
+    (queue.parent / "bin" / command).write_text("#!/bin/sh\necho no >&2\nexit 1\n")
+    with pytest.raises(ValueError, match=message):
+        Slurm(folder=tmp_path / "jobs", parameters={}).start("train.cameo", ONE)
 
 
 # --- a real Slurm ----------------------------------------------------------------------------------------------------
