@@ -111,7 +111,7 @@ def _columns(figure: Figure, panels: Sequence[Axes]) -> int:
 
 
 def _set_height(figure: Figure, panels: Sequence[Axes], natural: float) -> bool:
-    """Give each row of panels the height that it needs, and return whether that moved anything."""
+    """Make each row of panels as high as it needs to be; return whether that moved anything."""
     rows = _grid(panels).nrows
     short = max(_wanted_height(axes, natural) - _height(figure, axes) for axes in panels)
     figure.set_figheight(max(figure.bbox.height + rows * short, SHORTEST) / figure.dpi)

@@ -52,12 +52,12 @@ def read_shown(path: Path, selection: Mapping[str, Any]) -> Shown:
 
 
 def no_rows(_: Path) -> Shown:
-    """Read nothing: for the index, which shows no scores."""
+    """Return no rows, for the index, which shows no scores."""
     return Shown(pd.DataFrame(columns=list(READ_COLUMNS)), pd.DataFrame(columns=["metric", "rows", "missing", "count"]))
 
 
 def _wanted(selection: Mapping[str, Any]) -> Expression:
-    """Tell the rows of the page: of single heads only the metric by which the layer was selected, and edits.
+    """Return which rows the page shows: of single heads only the metric by which the layer was selected, and edits.
 
     In other directions that metric alone, since each pair's rotation is read off it.
     """
@@ -75,7 +75,7 @@ def _wanted(selection: Mapping[str, Any]) -> Expression:
 
 
 def _last_steps(path: Path) -> Expression:
-    """Tell each model's last training step; a score without a step belongs to the only one that there is."""
+    """Return which rows are of each model's last training step; a score without one belongs to the only one there is."""
     steps = pd.concat(group.to_pandas().drop_duplicates() for group in row_groups(path, ("model", "step")))
     last = steps.assign(step=steps["step"].fillna(NO_STEP)).astype({"model": str}).groupby("model")["step"].max()
     return reduce(or_, (_at(model, step) for model, step in last.astype(float).items()), scalar(False))
