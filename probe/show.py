@@ -109,12 +109,13 @@ def show_photos(settings: Settings) -> Shown:
 
 
 def _how_shown(model: MultiViewModel) -> str:
-    """Return how the model sees the photos: with which noise."""
+    """Return how the model sees the photos: how small, and with which noise."""
+    seen = f"The model sees the middle square of each at {model.size} × {model.size} pixels."
     if model.prediction == "none":
-        return "The model takes no noise."
+        return f"{seen} It takes no noise."
     if model.clean_references:
-        return "The first is the reference, which enters without noise."
-    return "All views are noised alike."
+        return f"{seen} The first is the reference, which enters without noise."
+    return f"{seen} All views are noised alike."
 
 
 def _read(path: Path) -> torch.Tensor:

@@ -1,11 +1,16 @@
 """Two workers on two cores: each computes on one thread. ``--random-order SEED`` shuffles the tests."""
 
+import os
 import random
 
 import pytest
 import torch
 
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # of workers, and of what tests start
+    os.environ.setdefault(name, "1")
 torch.set_num_threads(1)
+LONG = ("test_frozen.py", "test_launched.py", "test_run_processes.py", "test_notebooks.py", "test_fit.py")
+"""Modules that begin first, lest one worker ends with them while the other has nothing left."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Shuffle the modules and the tests in each: what a module's tests share is still made once."""
     seed = config.getoption("--random-order")
     if seed is None:
+        items.sort(key=lambda item: item.path.name not in LONG)
         return
     by_module: dict[str, list[pytest.Item]] = {}
     for item in items:

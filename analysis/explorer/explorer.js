@@ -99,7 +99,7 @@
     fill("scene", data.scenes.map((scene, n) => scene && [n, scene.name]).filter(Boolean));
     fill("model", data.models.map(({ name }, n) => [n, name]));
     fill("layer", model.layers.map(({ layer: n, place, grid }) =>
-      [n, `${n} · ${place} · ${grid.join("x")}${data.judged && n === model.selected ? " (selected)" : ""}`, !has("together", { ...state, layer: n })]));
+      [n, `${n} · ${place} · ${grid.join("x")}${data.judged && n === model.selected ? ` (${model.standing})` : ""}`, !has("together", { ...state, layer: n })]));
     fill("t", model.timesteps.map((t) => [t, `${t}`]));
     fill("head", [["all", "all together"], ...Array.from({ length: layer.heads }, (_, n) =>
       [n, heads ? `head ${n}` : `head ${n} (left out at this t)`, state.protocol === "ratio" || !heads])]);

@@ -13,7 +13,7 @@ from analysis.explorer.exact import pack_attention
 from analysis.explorer.packing import FIELDS, Block, nested, pack, pack_floats, within
 from analysis.explorer.reading import Explored, shared_scenes
 from analysis.probing import tables
-from analysis.probing.words import layer_places
+from analysis.probing.words import layer_places, standing
 from analysis.words import listing, percent
 from probe.records import parse_grid
 
@@ -271,6 +271,7 @@ def _model(model: Explored) -> dict[str, Any]:
     return {
         "name": f"{run.model} ({run.name})",
         "selected": run.layer,
+        "standing": standing(run) if "above_null" in run.layers else "",
         "timesteps": [int(t) for t in run.timesteps["timestep"]],
         "layers": [
             {"layer": n, "place": places[n], "grid": list(parse_grid(grids[n])), "heads": heads[n]}

@@ -14,6 +14,7 @@ from PIL import Image
 
 from analysis.probing.pictures import Panel
 from analysis.probing.tables import ProbeRun
+from analysis.probing.words import standing
 from analysis.words import MISSING, NBSP, listing
 from probe.records import (
     ALL_HEADS,
@@ -202,7 +203,7 @@ def shown_layers(run: ProbeRun, table: pd.DataFrame, intervention: str) -> dict[
     """
     rows = table[(table["measure"] == EFFECT) & (table["intervention"] == intervention)].sort_values("value")
     order = [int(layer) for layer in rows["layer"]]
-    chosen = {run.layer: ["selected"]} if run.layer in order else {}
+    chosen = {run.layer: [standing(run)]} if run.layer in order else {}
     places = {"hurts most": -1, "hurts next": -2, "hurts least": 0}
     for what, place in places.items():
         if len(order) >= -place:

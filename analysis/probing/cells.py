@@ -9,6 +9,7 @@ from analysis.blocks import Table, csv_link
 from analysis.probing import causal, rotation, tables
 from analysis.probing.leads import leads
 from analysis.probing.tables import ProbeRun
+from analysis.probing.words import standing
 from analysis.words import (
     INTERVALS,
     MISSING,
@@ -89,7 +90,7 @@ def _layers(run: ProbeRun) -> Table:
 
 def _layer_row(run: ProbeRun, row: dict[Any, Any], more: Sequence[str]) -> tuple[str, ...]:
     return (
-        f"{row['layer']}{' selected' if row['layer'] == run.layer else ''}",
+        f"{row['layer']}{f' {standing(run)}' if row['layer'] == run.layer else ''}",
         grid_name((row["grid_h"], row["grid_w"])),
         counted(row["precision"], row["count"]),
         interval(row["precision_low"], row["precision_high"]),

@@ -19,7 +19,7 @@ from analysis.probing import causal, causal_figures, caveats, cells, rotation, t
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import answer, best_row, doubt, layer_labels, layer_places, verdict_texts
+from analysis.probing.words import answer, best_row, doubt, layer_labels, layer_places, standing, verdict_texts
 from analysis.training import words
 from analysis.words import (
     INTERVALS,
@@ -230,14 +230,14 @@ def _profile_of(run: ProbeRun, profile: pd.DataFrame, labels: dict[int, str], na
         f"Open marks: nulls of the model, and other matchers on the grids where they were run. {_count(mine)}"
     )
     alt = (
-        f"Precision per 3D layer; layer {run.layer} is selected, a uniform guess there gets "
+        f"Precision per 3D layer; layer {run.layer} is {standing(run)}, a uniform guess there gets "
         f"{percent(best_row(run)['chance'])}. {_spoken(mine, 'layer')}"
     )
     svg = figures.layer_profile(
         profile,
         model=run.model,
         selected=run.layer,
-        mark="selected" if best_row(run)["above_null"] else "highest; not shown",
+        mark=standing(run),
         labels=labels,
         rivals=beside,
         name=name,
@@ -274,8 +274,9 @@ def _rotation(run: ProbeRun) -> Chart | None:
     captions = {name: f"{bin_words(name)}\n{counts[name]} view pairs" for name in counts.index}
     mine = table[(table["who"] == f"layer {run.layer}") & (table["count"] > 0)]
     caption = (
-        f"Filled: the selected layer and its runners-up; {_bars(mine)} Steps and open marks: what layer {run.layer} "
-        f"has to beat, on its grid of {run.grid}. The further apart the cameras, the less a good guess helps. "
+        f"Filled: layer {run.layer} ({standing(run)}) and its runners-up; {_bars(mine)} Steps and open marks: "
+        f"references and matchers on its grid of {run.grid}; cameras only is not among them, as it was measured at one "
+        f"timestep. The further apart the cameras, the less a good guess helps. "
         f"{_count(mine)}"
     )
     spoken = "; ".join(f"{bin_words(row.rotation_bin)}: {percent(row.value)}" for row in mine.itertuples())
@@ -362,7 +363,7 @@ def _bars_of(run: ProbeRun, measure: str, reading: str, name: str, ylabel: str) 
         return None
     titles = {kind: f"{kind}: {text}" for kind, text in causal.KINDS.items() if kind in set(table["intervention"])}
     caption = (
-        f"{reading} In colour: the selected layer, {run.layer}; {_bars(table)} All panels share one scale. "
+        f"{reading} In colour: layer {run.layer} ({standing(run)}); {_bars(table)} All panels share one scale. "
         f"Target views and timesteps per bar: {number(int(table['count'].min()))}."
     )
     alt = f"{causal.heading(measure)} per edited layer. " + "; ".join(
@@ -390,7 +391,7 @@ def _emergence(run: ProbeRun) -> Chart | None:
     caption = (
         "Precision of each layer while this model was trained, always on the scenes "
         f"\u201c{_names(table['scenes'])}\u201d; {_emergence_bands(table)}. "
-        "Dotted: a uniform guess on the selected layer's grid."
+        f"Dotted: a uniform guess on the grid of layer {run.layer}."
     )
     alt = f"Precision over training iterations; layer {run.layer}: " + _spoken(mine, "step")
     svg = figures.emergence_curve(table, highlighted=shown, alt=alt)
@@ -441,7 +442,8 @@ def _attention(run: ProbeRun) -> Chart | None:
     labels = layer_labels(run)
     mine = table[table["model"] == run.model]
     caption = (
-        f"One point per layer, the selected one in colour; {_bars(mine)} Dotted: attention that is equal everywhere. "
+        f"One point per layer, layer {run.layer} ({standing(run)}) in colour; {_bars(mine)} "
+        "Dotted: attention that is equal everywhere. "
         f"Low entropy means sharp attention, which may still be wrong: read it beside the cross-entropy. {_count(mine)}"
     )
     alt = f"Attention per layer. {'; '.join(_attention_spoken(run, table, name, titles[name]) for name in titles)}"

@@ -50,10 +50,10 @@ def _beside(
     svg = figures.columns_beside(frames, name=f"paper-{name}", alt=alt)
     both = pd.concat([published.assign(whose="paper"), ours.assign(whose=run.name)], ignore_index=True)
     sentences = (
-        f"{caption} {_bars(ours)} Left, the published numbers, without intervals or counts; right, this run; each on "
-        "a scale of its own."
+        f"{caption} {_bars(ours)} One frame has the published numbers, without intervals or counts, the other this "
+        "run; each on a scale of its own."
     )
-    basis = f"Right: {basis or source(run)}"
+    basis = f"This run: {basis or source(run)}"
     return chart(f"paper-{name}", svg, sentences, source=basis, table=both, file=f"paper_{name}.csv")
 
 
@@ -65,8 +65,8 @@ def _title(run: ProbeRun) -> str:
 
 def _bars(table: pd.DataFrame) -> str:
     if table["low"].notna().any():
-        return f"Bars on the right: 95{NBSP}% intervals."
-    return f"No intervals on the right: they need {LEAST_UNITS} independent units."
+        return f"Bars in the frame of this run: 95{NBSP}% intervals."
+    return f"No intervals in the frame of this run: they need {LEAST_UNITS} independent units."
 
 
 def _spoken(table: pd.DataFrame) -> str:

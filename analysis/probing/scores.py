@@ -75,7 +75,7 @@ def _wanted(selection: Mapping[str, Any]) -> Expression:
 
 
 def _last_steps(path: Path) -> Expression:
-    """Return which rows are of each model's last training step; a score without one belongs to the only one there is."""
+    """Return which rows are of each model's last training step; one without a step is of the only step there is."""
     steps = pd.concat(group.to_pandas().drop_duplicates() for group in row_groups(path, ("model", "step")))
     last = steps.assign(step=steps["step"].fillna(NO_STEP)).astype({"model": str}).groupby("model")["step"].max()
     return reduce(or_, (_at(model, step) for model, step in last.astype(float).items()), scalar(False))

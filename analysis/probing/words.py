@@ -53,6 +53,11 @@ def best_row(run: ProbeRun) -> pd.Series:
     return run.layers.set_index("layer", drop=False).loc[run.layer]
 
 
+def standing(run: ProbeRun) -> str:
+    """Return what the chosen layer is called: selected, or where it is not shown to beat its nulls, only highest."""
+    return "selected" if best_row(run)["above_null"] else "highest; not shown"
+
+
 def answer(run: ProbeRun) -> list[str]:
     """Return the result in sentences: the layer, its share of the ceiling, the references on the same points."""
     row = best_row(run)

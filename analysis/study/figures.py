@@ -124,6 +124,7 @@ def _draw_curves(
             handles[who] = _curve(axes, part[part["who"] == who], styles.get(who), not strong or who in strong)
         axes.set(title=title, xlabel="step")
         axes.xaxis.set_major_formatter(STEPS)
+        axes.locator_params(axis="x", integer=True)
         if panel in percent:
             axes.set_ylim(0, top([*shares["value"], *shares["high"]]))
             axes.yaxis.set_major_formatter(PERCENT)
@@ -265,7 +266,7 @@ def columns_beside(
                 axes.set_xticks(range(len(places)), [str(place) for place in places])
             else:
                 axes.xaxis.set_major_formatter(STEPS)
-                axes.locator_params(axis="x", nbins=5)
+                axes.locator_params(axis="x", nbins=5, integer=True)
             axes.set(title=title, xlabel=xlabel, ylim=(0, top([*table["value"], *table["high"]])))
             if share:
                 axes.yaxis.set_major_formatter(PERCENT)

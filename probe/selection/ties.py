@@ -76,9 +76,16 @@ def compared(effects: CausalEffects, layer: int) -> dict[int, int]:
     Paired by unit; the intervals of the differences of all pairs of layers hold at once, since the layer may have been
     chosen for its effect.
     """
+    ahead = leads(effects, layer)
+    sign = (ahead["low"] > 0).astype(int) - (ahead["high"] < 0)
+    return {other: 0 if other == layer else int(sign[other]) for other in effects.layers}
+
+
+def leads(effects: CausalEffects, layer: int) -> pd.DataFrame:
+    """Return by how much a layer's effect is ahead of every other's: value, low, high by layer, as :func:`compared`."""
     ahead = against_all(effects.means, effects.layers.index(layer))
-    sign = (ahead.low > 0).astype(int) - (ahead.high < 0)
-    return dict(zip(effects.layers, sign.tolist(), strict=True))
+    table = pd.DataFrame({"value": ahead.value, "low": ahead.low, "high": ahead.high}, index=effects.layers)
+    return table.drop(index=layer)
 
 
 def weigh(contenders: Sequence[int], effects: CausalEffects, costs: Mapping[int, float]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from probe.records.intervals import LEAST_UNITS
 from probe.records.words import counted, too_few
 from probe.selection.candidate import Candidate
-from probe.selection.ties import CausalEffects, compared, remaining
+from probe.selection.ties import CausalEffects, compared, leads, remaining
 
 LISTED = 6
 """Ties that the evidence names; more are counted."""
@@ -107,11 +107,22 @@ def _effect_sentence(chosen: int, effects: CausalEffects) -> str:
     others = [(k, sign) for k, sign in compared(effects, chosen).items() if k != chosen and k in effects.table.index]
     words = {1: "more than breaking", -1: "less than", 0: "not separable from"}
     groups = {words[kind]: [k for k, sign in others if sign == kind] for kind in words}
-    others_text = "; ".join(f"{word} {listed(group)}" for word, group in groups.items() if group)
+    others_text = "; ".join(
+        f"{word} {listed(group)}{_nearest(effects, chosen, group) if word == words[0] else ''}"
+        for word, group in groups.items()
+        if group
+    )
     return (
         f"Breaking layer {chosen} ({effects.intervention}) changes the error of the denoised prediction by {value:+.1%}"
         f"{spread}{': ' if others_text else ''}{others_text}."
     )
+
+
+def _nearest(effects: CausalEffects, chosen: int, others: Sequence[int]) -> str:
+    """Return the smallest lead over layers that it is not separable from: its interval is wider than one alone."""
+    lead = leads(effects, chosen).loc[list(others)].nsmallest(1, "value").iloc[0]
+    ends = f"{lead['low']:+.1%} to {lead['high']:+.1%}, with 95 % for all pairs of layers at once"
+    return f" (the smallest lead is {lead['value']:+.1%}, {ends})"
 
 
 def listed(layers: Sequence[int]) -> str:

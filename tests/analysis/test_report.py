@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from analysis import building, report
-from analysis.probing import caveats, paper
+from analysis.probing import caveats, cells, paper
 from analysis.probing.tables import read_run
-from analysis.probing.words import answer
+from analysis.probing.words import answer, standing
 from analysis.words import interval, metric_words, number, percent, short_name, with_interval
 from probe.records.words import TRACKS_LIMIT, too_few
 
@@ -348,6 +348,8 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     assert "The true points come from" not in " ".join(caveats.caveats(run))
     assert "Layers 7 and 10 are not shown to be above the strongest null" in " ".join(caveats.caveats(run))
     assert "So no layer was shown to find correspondence" in " ".join(answer(run))
+    assert standing(run) == "highest; not shown"
+    assert cells.text_tables(run)["layers"].rows[-1][0] == "10 highest; not shown"
 
 
 def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
@@ -388,4 +390,4 @@ def test_long_data_names_fit_over_a_frame_and_captions_promise_only_intervals_th
     few = replace(run, scores=run.scores[run.scores["scene"].isin(["room-0", "room-1"])])
     said = [paper._rotation(each).caption for each in (run, few)]
     assert ["95\u00a0% intervals" in text for text in said] == [True, False]
-    assert "No intervals on the right: they need 5 independent units." in said[1]
+    assert "No intervals in the frame of this run: they need 5 independent units." in said[1]

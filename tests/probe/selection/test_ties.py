@@ -11,7 +11,7 @@ from test_selection import STEADY, row, table_of, times
 from probe.layers import Layer
 from probe.records import EFFECT, INTERVENTIONS, SAME_POSITION
 from probe.selection import Selection, layer_table, select_layer
-from probe.selection.ties import causal_effects, compared, supervision_costs
+from probe.selection.ties import causal_effects, compared, leads, supervision_costs
 
 BEST = np.array([0.4, 0.5, 0.6, 0.7, 0.45, 0.55])
 TIED = {
@@ -146,6 +146,16 @@ def test_effects_are_compared_for_all_layers_at_once():
         for layer in range(1, 12)
     }
     assert any(alone[layer] == 1 and among[layer] == 0 for layer in alone)
+
+
+def test_a_lead_that_is_not_shown_is_said_with_its_interval():
+    far = effects({3: [0.0, 1.5, 0.0, 1.4, 0.1, 0.0], 4: [0.0] * 6, 5: [0.1, 0.0, 0.1, 0.0, 0.1, 0.0]})
+    found = causal_effects(far, [3, 4, 5])
+    lead = leads(found, 3)
+    assert lead["value"].tolist() == pytest.approx([0.5, 0.45])
+    assert compared(found, 3) == {3: 0, 4: 0, 5: 0}
+    ends = f"{lead.loc[5, 'low']:+.1%} to {lead.loc[5, 'high']:+.1%}, with 95 % for all pairs of layers at once"
+    assert f"not separable from layers 4, 5 (the smallest lead is +45.0%, {ends})" in chosen(TIED, far).weighing
 
 
 # Reading the table

@@ -99,7 +99,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("trainable", "parts"), [("all", ["2", "4"]), ("lora:2", ["4"])])
 def test_weights_that_two_processes_share_out_train_as_those_of_one(
     trainable: str, parts: list[str], start: Path, tmp_path: Path
