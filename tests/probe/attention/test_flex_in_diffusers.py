@@ -1,10 +1,22 @@
 """A model of diffusers on flex attention, apart from the stand-ins, which diffusers would take for real packages."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from probe.capture import AttentionTap
+
+
+@pytest.fixture(autouse=True)
+def active_backend() -> Iterator[None]:
+    """What one model's ``set_attention_backend`` sets is diffusers' choice for every model of the process."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
+
+    active, _ = registry.get_active_backend()
+    yield
+    registry.set_active_backend(active)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
