@@ -1,14 +1,28 @@
-"""Two workers on two cores: each computes on one thread. ``--random-order SEED`` shuffles the tests."""
+"""Two workers on two cores: each computes on one thread. ``--random-order SEED`` shuffles the tests.
+
+Calls of the modules whose signatures bear shapes are checked; a check of every call of every module took more
+than half of the tests' time.
+"""
 
 import os
 import random
+from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # of workers, and of what tests start
     os.environ.setdefault(name, "1")
 torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("probe", "train", "analysis")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+]
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 LONG = ("test_frozen.py", "test_launched.py", "test_run_processes.py", "test_notebooks.py", "test_fit.py")
 """Modules that begin first, lest one worker ends with them while the other has nothing left."""
 

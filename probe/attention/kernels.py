@@ -13,7 +13,7 @@ Source: docs/references.md, "Attention kernels".
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType, MethodType
@@ -211,6 +211,7 @@ class _Replacement:
 
 COMPILED = "_torchdynamo_orig_callable"
 """Where torch.compile keeps what it compiled."""
+Function = Callable[..., Any]
 Place = tuple[dict[str, Any], str]
 """A module's names, and one of them."""
 
@@ -224,7 +225,7 @@ def replaced(model: nn.Module, original: Callable[..., Any], call: Callable[...,
         original: The function to replace.
         call: What is called instead; it may call ``original``.
     """
-    with _replaced_at(_places(_packages(model), original)[original], original, call):
+    with _replaced_at(_places(_packages(model), [original])[original][original], original, call):
         yield
 
 
@@ -258,31 +259,42 @@ def _packages(model: nn.Module) -> set[str]:
     return {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch", "builtins"}
 
 
-def _places(packages: set[str], function: Callable[..., Any]) -> dict[Callable[..., Any], list[Place]]:
-    """Find where a function, and what torch.compile made of it, are held by name.
+def _places(packages: set[str], functions: Iterable[Function]) -> dict[Function, dict[Function, list[Place]]]:
+    """Find where functions, and what torch.compile made of them, are held by name, in one pass over the modules.
 
     Args:
-        packages: Where to look, beside the function's own module and package.
-        function: The function, or what replaces it in a tap around this one.
+        packages: Where to look, beside each function's own module and package.
+        functions: The functions, or what replaces them in a tap around this one.
+
+    Returns:
+        Of each function its forms, the function itself first, and the places that hold each.
     """
-    home, first = function.__module__, _first(function)
-    packages = packages | {home.partition(".")[0]} - {"torch"}
-    places: dict[Callable[..., Any], list[Place]] = {function: []}
+    places: dict[Function, dict[Function, list[Place]]] = {function: {function: []} for function in functions}
+    exact = {id(function): function for function in places}
+    firsts = {id(_first(function)): function for function in places}
+    homes = {function: {function.__module__, function.__module__.partition(".")[0]} - {"torch"} for function in places}
+    watched = packages.union(*homes.values())
     for name, module in list(sys.modules.items()):
-        if name != home and name.partition(".")[0] not in packages:
+        own = {name, name.partition(".")[0]}
+        if own.isdisjoint(watched):
             continue
         names = getattr(module, "__dict__", {})
         for key, value in list(names.items()):
-            if value is function:
-                places[function].append((names, key))
-            elif isinstance(value, FunctionType):
-                if value.__name__ == function.__name__ and vars(value).get(COMPILED) is first:
-                    places.setdefault(value, []).append((names, key))
-            elif isinstance(value, _Replacement):
-                form = _still_open(value)
-                if form is function or vars(_first(value)).get(COMPILED) is first:
-                    places.setdefault(form, []).append((names, key))
+            if id(value) in exact or isinstance(value, _Replacement) or _is_compiled(value):
+                function, form = _sought(value, exact, firsts)
+                if function is not None and not own.isdisjoint(packages | homes[function]):
+                    places[function].setdefault(form, []).append((names, key))
     return places
+
+
+def _is_compiled(value: Any) -> bool:
+    return isinstance(value, FunctionType) and COMPILED in vars(value)
+
+
+def _sought(value: Any, exact: dict[int, Function], firsts: dict[int, Function]) -> tuple[Function | None, Any]:
+    """Return which function a value is, replaces or was compiled from, and its form: what is to be replaced."""
+    form = value if id(value) in exact else _still_open(value)
+    return exact.get(id(form)) or firsts.get(id(vars(_first(form)).get(COMPILED))), form
 
 
 def _still_open(function: Any) -> Any:
@@ -307,6 +319,7 @@ def watched_kernels(model: nn.Module, attend: Attend) -> Iterator[None]:
         model: The model, by whose classes packages are found.
         attend: Called with the kernel and the arguments.
     """
+    functions: dict[Function, tuple[str, Kernel]] = {}
     with ExitStack() as stack:
         for path, kernel in KERNELS.items():
             home, _, name = path.rpartition(".")
@@ -316,9 +329,11 @@ def watched_kernels(model: nn.Module, attend: Attend) -> Iterator[None]:
                 foreign = Foreign(f"{owner.__name__}.{name}", function, kernel)
                 stack.enter_context(_replaced_method(owner, name, _handing(foreign, attend)))
             elif function is not None:
-                for form, places in _places(_packages(model), function).items():
-                    foreign = Foreign(name, form, kernel)
-                    stack.enter_context(_replaced_at(places, form, _handing(foreign, attend)))
+                functions.setdefault(function, (name, kernel))
+        for function, forms in _places(_packages(model), functions).items():
+            for form, places in forms.items():
+                foreign = Foreign(functions[function][0], form, functions[function][1])
+                stack.enter_context(_replaced_at(places, form, _handing(foreign, attend)))
         yield
 
 

@@ -5,6 +5,7 @@ Needs neither torch nor pandas.
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Literal
 
@@ -118,6 +119,7 @@ METRICS = {
 """By family: see :func:`family`."""
 
 
+@cache
 def family(metric: str) -> str:
     """Return the part of a metric's name that says what is measured.
 
@@ -127,6 +129,7 @@ def family(metric: str) -> str:
     return re.sub(r"_\d+$", "", re.split(r"[@|\[]", metric, maxsplit=1)[0])
 
 
+@cache
 def describe(metric: str) -> Metric:
     """Return what is known of a metric; of an unknown one its name, better neither way."""
     return METRICS.get(family(metric), Metric(title=metric.replace("_", " "), better=0))

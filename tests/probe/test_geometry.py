@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Float
+from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
 from probe.geometry import (
@@ -272,3 +272,9 @@ def test_crop_intrinsics_leaves_its_argument():
     intrinsics = torch.eye(3)
     crop_intrinsics(intrinsics, 1, 2)
     assert torch.equal(intrinsics, torch.eye(3))
+
+
+def test_shapes_are_checked_while_tests_run():
+    """By the hook of tests/conftest.py."""
+    with pytest.raises(TypeCheckError, match="parameters of probe.geometry.camera_centre"):
+        camera_centre(torch.eye(3))
