@@ -23,7 +23,10 @@ SHAPED = [
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
 ]
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
-LONG = ("test_frozen.py", "test_launched.py", "test_run_processes.py", "test_notebooks.py", "test_fit.py")
+LONG = (
+    *("test_frozen.py", "test_launched.py", "test_run_processes.py", "test_notebooks.py", "test_fit.py"),
+    *("test_every_model.py", "test_claims.py", "test_videos.py", "test_cameo.py"),
+)
 """Modules that begin first, lest one worker ends with them while the other has nothing left."""
 
 

@@ -50,7 +50,7 @@ def _check_launch(sharding: bool, precision: Precision) -> None:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
         raise ValueError(
             "accelerate was launched for DEEPSPEED, whose optimiser steps inside the backward pass and keeps its "
-            "states in files of its own; share the states out with configs/accelerate/fsdp2.yaml instead"
+            "states in files of its own; share the states out with configs/accelerate/zero2.yaml instead"
         )
     if not sharding:
         return

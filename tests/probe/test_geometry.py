@@ -276,5 +276,5 @@ def test_crop_intrinsics_leaves_its_argument():
 
 def test_shapes_are_checked_while_tests_run():
     """By the hook of tests/conftest.py."""
-    with pytest.raises(TypeCheckError, match="parameters of probe.geometry.camera_centre"):
+    with pytest.raises(TypeCheckError, match=r"parameters of probe\.geometry\.camera_centre"):
         camera_centre(torch.eye(3))

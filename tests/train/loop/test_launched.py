@@ -25,23 +25,20 @@ FLAGS = shlex.split(
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("fsdp2", "FSDP"), ("multi-gpu", "MULTI_GPU"), ("deepspeed-zero2", "DEEPSPEED")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero2", "FSDP"), ("multi-gpu", "MULTI_GPU")])
 def test_accelerate_reads_the_configurations_that_ship(name: str, kind: str):
     configuration = load_config_from_file(str(CONFIGURATIONS / f"{name}.yaml"))
     assert configuration.distributed_type == DistributedType[kind]
     assert configuration.num_processes == 2
     if kind == "FSDP":
         assert configuration.fsdp_config["fsdp_version"] == 2
-    if kind == "DEEPSPEED":
-        assert configuration.deepspeed_config["zero_stage"] == 2
+        assert configuration.fsdp_config["fsdp_reshard_after_forward"] == (name == "fsdp2")
 
 
 @pytest.mark.parametrize(
     ("launched", "precision", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "no", "launched for DEEPSPEED.*configs/accelerate/fsdp2.yaml"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "no", "launched for DEEPSPEED.*configs/accelerate/zero2.yaml"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "no", "FSDP version 1, which hides the layers"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "fp16", "--precision fp16: .* use bf16"),
         (
@@ -100,9 +97,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("trainable", "parts"), [("all", ["2", "4"]), ("lora:2", ["4"])])
+@pytest.mark.parametrize(
+    ("configuration", "trainable", "parts"), [("fsdp2", "all", ["2", "4"]), ("zero2", "lora:2", ["4"])]
+)
 def test_weights_that_two_processes_share_out_train_as_those_of_one(
-    trainable: str, parts: list[str], start: Path, tmp_path: Path
+    configuration: str, trainable: str, parts: list[str], start: Path, tmp_path: Path
 ):
     """By muon and adamw; two steps, then two more of a resumed run."""
     if trainable != "all":
@@ -110,7 +109,7 @@ def test_weights_that_two_processes_share_out_train_as_those_of_one(
     for steps in parts:
         flags = ["--trainable", trainable, "--steps", steps, "--resume"]
         cameo.cli(arguments(start, tmp_path / "one", flags))
-        launch("fsdp2", arguments(start, tmp_path / "two", flags))
+        launch(configuration, arguments(start, tmp_path / "two", flags))
     for alone, shared in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert alone["step"] == shared["step"]
         for name, tolerance in {"loss": 1e-5, "objective": 5e-5, "gradient_norm": 2e-4}.items():
