@@ -32,7 +32,7 @@ def probe_comparison(a: ProbeRun, b: ProbeRun, names: tuple[str, str], rebuild: 
     """
     compare.check_probes(a, b)
     table = compare.compare_layers(a, b)
-    layer = _layer(a, table)
+    layer, chosen = _layer(a, table), _chosen(a, b, table)
     rotation, scenes = compare.compare_bins(a, b, layer), compare.paired_scenes(a, b)
     frames = {"layers.csv": table, "rotation.csv": rotation, "scenes.csv": scenes}
     return SectionPage(
@@ -40,8 +40,8 @@ def probe_comparison(a: ProbeRun, b: ProbeRun, names: tuple[str, str], rebuild: 
         title=f"{names[0]} against {names[1]}",
         subtitle=f"What changed from {names[0]} ({a.model}) to {names[1]} ({b.model}), layer by layer, paired by "
         "independent unit.",
-        answer=tuple(_answer(a, b, table, layer, names)),
-        facts=tuple(_facts(table, a.metric, layer, names)),
+        answer=tuple(_answer(a, b, table, chosen, names)),
+        facts=tuple(_facts(table, a.metric, chosen, names)),
         caveats=tuple(_caveats(table, a)),
         lead=_layers(a, b, table, names),
         sections=present(
@@ -66,19 +66,15 @@ def _layer(run: ProbeRun, table: pd.DataFrame) -> int:
     return run.layer if run.layer in set(own["layer"]) else int(own.loc[own["difference"].abs().idxmax(), "layer"])
 
 
-def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tuple[str, str]) -> list[str]:
+def _chosen(a: ProbeRun, b: ProbeRun, table: pd.DataFrame) -> list[int]:
+    """Return the layers that are named first: the first run's selected layer, then the second's if it is another."""
+    both = set(table.loc[table["metric"] == a.metric, "layer"])
+    return list(dict.fromkeys([_layer(a, table), *({b.layer} & both)]))
+
+
+def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, chosen: list[int], names: tuple[str, str]) -> list[str]:
     own = table[table["metric"] == a.metric]
-    row = own[own["layer"] == layer].iloc[0]
-    clear = {
-        "better": f"{names[1]} is clearly better at",
-        "worse": f"{names[1]} is clearly worse at",
-        "too few units": f"With {plural(int(row['units']), 'independent unit')} nothing can be told at",
-    }.get(row["joint"], "Nothing separates the two at")
-    sentences = [
-        f"{clear} layer {layer}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
-        f"{points(row['difference'])} points ({_joint_words(row)}{plural(int(row['scenes']), 'scene')}; right: "
-        f"{metric_words(a.metric)}).",
-    ]
+    sentences = [_change_words(own[own["layer"] == layer].iloc[0], a.metric, names) for layer in chosen]
     for verdict in ("better", "worse"):
         layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
         sentences += (
@@ -94,6 +90,20 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, layer: int, names: tu
     return [*sentences, same]
 
 
+def _change_words(row: pd.Series, metric: str, names: tuple[str, str]) -> str:
+    """Return what changed at a layer, in a sentence."""
+    clear = {
+        "better": f"{names[1]} is clearly better at",
+        "worse": f"{names[1]} is clearly worse at",
+        "too few units": f"With {plural(int(row['units']), 'independent unit')} nothing can be told at",
+    }.get(row["joint"], "Nothing separates the two at")
+    return (
+        f"{clear} layer {int(row['layer'])}: {percent(row['a'])} in {names[0]}, {percent(row['b'])} in {names[1]}, "
+        f"{points(row['difference'])} points ({_joint_words(row)}{plural(int(row['scenes']), 'scene')}; right: "
+        f"{metric_words(metric)})."
+    )
+
+
 def _joint_words(row: pd.Series) -> str:
     if not np.isfinite(row["joint_low"]):
         return ""
@@ -101,15 +111,20 @@ def _joint_words(row: pd.Series) -> str:
     return f"95{NBSP}% interval {ends}, for all layers at once, over {plural(int(row['units']), 'independent unit')}; "
 
 
-def _facts(table: pd.DataFrame, metric: str, layer: int, names: tuple[str, str]) -> list[tuple[str, str, str]]:
-    row = table[(table["metric"] == metric) & (table["layer"] == layer)].iloc[0]
+def _facts(table: pd.DataFrame, metric: str, chosen: list[int], names: tuple[str, str]) -> list[tuple[str, str, str]]:
+    own = table[table["metric"] == metric].set_index("layer")
     clear = int(table["joint"].isin(["better", "worse", "changed"]).sum())
-    return [
-        (f"layer {layer}, {names[0]}", percent(row["a"]), ""),
-        (f"layer {layer}, {names[1]}", percent(row["b"]), ""),
-        ("difference in points", points(row["difference"]), row["joint"]),
-        ("comparisons that are clear", f"{clear} of {len(table)}", "by intervals that hold for all layers of a metric"),
+    changes = [
+        (
+            f"points at layer {layer}: {percent(own['a'][layer])} in {names[0]}, {percent(own['b'][layer])} in "
+            f"{names[1]}",
+            points(own["difference"][layer]),
+            str(own["joint"][layer]),
+        )
+        for layer in chosen
     ]
+    told = "by intervals that hold for all layers of a metric"
+    return [*changes, ("comparisons that are clear", f"{clear} of {len(table)}", told)]
 
 
 def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
@@ -124,7 +139,7 @@ def _caveats(table: pd.DataFrame, run: ProbeRun) -> list[str]:
     return [
         *sentences,
         "One run each: what another seed of training, or other noise, would have given is not in the intervals.",
-        f"The layer that is named first was chosen by {run.name}, on these same scenes.",
+        "The layers that are named first were chosen by these runs, on these same scenes.",
     ]
 
 

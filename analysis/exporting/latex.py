@@ -1,8 +1,10 @@
 """Tables of pages -> LaTeX with booktabs. Pure."""
 
 import unicodedata
+from collections.abc import Sequence
 
 from analysis.blocks import Table
+from analysis.exporting.style import INCH, POINTS
 
 SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -31,6 +33,10 @@ LIGATURES = ("--", "''", ",,", "?`", "!`")
 """Pairs that LaTeX's fonts join to another sign, such as the hyphens of a flag to a dash."""
 FITTED = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
 """The table's own width, or the line's where that is less."""
+BODY, LEAST = 10.0, 6.0
+"""Size of letters in points: of a paper's text, and below which a table is divided."""
+LETTER, GAP = 0.5, 12.0
+"""Width of a letter of Computer Modern as a share of its size, and between columns in points (twice tabcolsep)."""
 
 
 def latex_text(text: str) -> str:
@@ -56,24 +62,50 @@ def _sign(sign: str) -> str:
     return f"[U+{ord(sign):04X}]"
 
 
-def latex_table(name: str, table: Table) -> str:
+def latex_table(name: str, table: Table, width: float = 140.0) -> str:
     r"""Write a table for ``\input``; it needs the packages booktabs, and graphicx, which shrinks it to the line.
+
+    Where its letters would shrink below :data:`LEAST`, its columns are divided: parts stand one below the other, and
+    each begins with the table's first column.
 
     Args:
         name: Of its label.
         table: The table; rows set off on the page are bold.
+        width: Of the line in millimetres.
     """
-    columns = "".join("l" if n < table.texts else "r" for n in range(len(table.columns)))
-    rows = [_row(row, bold=n in table.marked) for n, row in enumerate(table.rows)]
     lines = [
         r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
         r"\begin{table}", r"\centering",
         rf"\caption{{{latex_text(table.caption)}}}", r"\smallskip",
-        rf"\label{{tab:{_label(name)}}}", rf"\resizebox{{{FITTED}}}{{!}}{{%",
-        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", _row(table.columns), r"\midrule", *rows,
-        r"\bottomrule", r"\end{tabular}}", r"\end{table}",
+        rf"\label{{tab:{_label(name)}}}",
+        *"\n\\par\\medskip\n".join(_tabular(table, columns) for columns in _parts(table, width)).split("\n"),
+        r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _parts(table: Table, width: float) -> list[list[int]]:
+    """Divide the columns so that each part, the first column before it, keeps letters that can be read."""
+    room = width / INCH * POINTS * BODY / LEAST
+    longest = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+    widths = [LETTER * BODY * length + GAP for length in longest]
+    parts = [[0]]
+    for column in range(1, len(widths)):
+        if parts[-1] != [0] and sum(widths[n] for n in parts[-1]) + widths[column] > room:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
+
+
+def _tabular(table: Table, columns: list[int]) -> str:
+    """Write some columns of a table, shrunk to the line where they are broader."""
+    kinds = "".join("l" if n < table.texts else "r" for n in columns)
+    rows = [_row([row[n] for n in columns], bold=number in table.marked) for number, row in enumerate(table.rows)]
+    lines = [
+        rf"\resizebox{{{FITTED}}}{{!}}{{%", rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}", r"\toprule",
+        _row([table.columns[n] for n in columns]), r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}",
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def latex_figure(name: str, caption: str) -> str:
@@ -90,7 +122,7 @@ def latex_figure(name: str, caption: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: tuple[str, ...], *, bold: bool = False) -> str:
+def _row(cells: Sequence[str], *, bold: bool = False) -> str:
     texts = [latex_text(cell) for cell in cells]
     shown = [rf"\textbf{{{text}}}" if bold and text else text for text in texts]
     guard = "{}" if shown and shown[0].startswith("[") else ""  # [ behind \\ would be read as its argument

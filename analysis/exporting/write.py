@@ -54,7 +54,7 @@ def write_files(page: Page | SectionPage, folder: Path, formats: Sequence[str], 
             captions[section.name] = section.text
     for name, table in tables_of(page).items():
         paths.append(tables / f"{name}.tex")
-        write_text(paths[-1], latex_table(name, table))
+        write_text(paths[-1], latex_table(name, table, style.width))
     command = re.sub(r"\s*\\\n\s*", " ", page.command or page.rebuild)
     blocks = [f"{name}: {caption}" for name, caption in captions.items()]
     write_text(figures / "captions.txt", "\n\n".join([f"Made by: {command}", *blocks]) + "\n")

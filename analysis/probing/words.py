@@ -19,8 +19,9 @@ from analysis.words import (
     points,
     short_name,
 )
-from probe.records import NO_LAYER, UNIFORM
+from probe.records import CAMERAS_ONLY, NO_LAYER, SAME_POSITION, UNIFORM
 from probe.records.intervals import LEAST_UNITS
+from probe.records.names import NULL_LABELS
 from probe.records.words import too_few
 
 FEW_TOKENS = 200
@@ -45,6 +46,12 @@ def layer_labels(run: ProbeRun, separator: str = "\n") -> dict[int, str]:
     return {layer: separator.join([str(layer), place, grids[layer]]) for layer, place in layer_places(run).items()}
 
 
+NULL_WORDS = {
+    NULL_LABELS[UNIFORM]: "a uniform guess",
+    NULL_LABELS[SAME_POSITION]: "the same position",
+    NULL_LABELS[CAMERAS_ONLY]: "the cameras alone",
+}
+
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 
@@ -64,9 +71,8 @@ def answer(run: ProbeRun) -> list[str]:
     return [
         f"Layer {run.layer} ({run.selection['name']}, {run.grid} tokens) {_place(run)}: "
         f"{percent(row['precision'])} of its matches have {metric_words(run.metric)}"
-        f"{_ci(row['precision_low'], row['precision_high'])}, over {_behind(run)}. "
-        f"That is {percent(row['share_of_ceiling'])} of what its grid allows"
-        f"{_ci(row.get('share_low'), row.get('share_high'))}.",
+        f"{_ci(row['precision_low'], row['precision_high'])}, over {_behind(run)}."
+        f"{_share_words(row)}",
         doubt(run, row),
         f"On {_points(run)} a uniform guess gets {percent(row['chance'])}, the token at the same position "
         f"{percent(row['same_position'])},{_cameras(row)} and the best possible token"
@@ -75,6 +81,13 @@ def answer(run: ProbeRun) -> list[str]:
         _ties(run),
         _weighed(run),
     ]
+
+
+def _share_words(row: pd.Series) -> str:
+    """Return how near the layer comes to what its grid allows; empty where the grid allows all."""
+    share = percent(row["share_of_ceiling"])
+    ends = _ci(row.get("share_low"), row.get("share_high"))
+    return "" if share == percent(row["precision"]) else f" That is {share} of what its grid allows{ends}."
 
 
 def _cameras(row: pd.Series) -> str:
@@ -134,7 +147,8 @@ def doubt(run: ProbeRun, row: pd.Series) -> str:
     if np.isnan(row.get("lead_low", np.nan)):
         return "It was not shown to be above its strongest null, so nothing is claimed about correspondence."
     return (
-        f"The {percent(row['precision'])} of layer {run.layer} are not shown to be more than {row['null']} gives: "
+        f"The {percent(row['precision'])} of layer {run.layer} are not shown to be more than what "
+        f"{NULL_WORDS.get(row['null'], row['null'])} would find: "
         f"the lead is {points(row['lead'])} points, "
         f"{points(row['lead_low'])} to {points(row['lead_high'])} with 95{NBSP}% for all layers at once. So no layer "
         "was shown to find correspondence."

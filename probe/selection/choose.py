@@ -9,9 +9,9 @@ import pandas as pd
 
 from probe.protocols import PROTOCOLS
 from probe.records import CAMERAS_ONLY, COMMON_GRID, INTERVENTIONS, REFERENCES, SAME_POSITION, UNIFORM
-from probe.records.names import is_null
+from probe.records.names import NULL_LABELS, is_null
 from probe.selection.candidate import Candidate
-from probe.selection.evidence import NULL_LABELS, Evidence, layers_of, weigh_evidence
+from probe.selection.evidence import Evidence, layers_of, weigh_evidence
 from probe.selection.ties import RULE, CausalEffects, causal_effects, weigh
 from probe.selection.words import effect_words, evidence_words, weighing_words
 

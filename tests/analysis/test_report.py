@@ -361,7 +361,7 @@ def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
     doubted = replace(sure, layers=sure.layers.assign(above_null=False, lead_low=-0.1, lead_high=0.2))
     for unsure in (tied, doubted):
         assert "scores highest" in answer(unsure)[0]
-    assert "are not shown to be more than same position gives" in answer(doubted)[1]
+    assert "are not shown to be more than what the same position would find" in answer(doubted)[1]
     alone = replace(sure, layers=sure.layers[sure.layers["layer"] == 10])
     alone = replace(alone, selection={**alone.selection, "runners_up": []})
     assert "was the only layer measured" in answer(alone)[0]

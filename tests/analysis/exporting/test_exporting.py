@@ -186,6 +186,19 @@ def test_a_table_in_latex():
 PREAMBLE = r"\documentclass{article}\usepackage{booktabs}\usepackage{graphicx}\begin{document}"
 
 
+@pytest.mark.parametrize(("width", "parts"), [(84.0, 3), (174.0, 2), (1000.0, 1)])
+def test_a_broad_table_is_divided_where_its_letters_would_shrink_too_far(width: float, parts: int):
+    columns = ("layer", *(f"score {n}" for n in range(20)))
+    table = Table(columns=columns, rows=(("up.0", *["12.3 %"] * 20), ("up.1", *["45.6 %"] * 20)), caption="Many")
+    text = latex_table("broad", table, width)
+    heads = [line for line in text.splitlines() if line.startswith("layer & ")]
+    assert text.count(r"\begin{tabular}") == text.count(r"\resizebox") == len(heads) == parts
+    assert text.count(r"\begin{table}") == text.count(r"\label") == 1
+    assert [name for line in heads for name in line.removesuffix(r" \\").split(" & ")[1:]] == list(columns[1:])
+    assert text.count("12.3") == text.count("45.6") == 20
+    assert text.count("up.0") == text.count("up.1") == parts
+
+
 @pytest.mark.slow
 def test_every_table_compiles(make: Callable[[Path], Path], make_probe: Callable[..., Path], tmp_path: Path):
     """Of all kinds of pages, and one of every sign."""

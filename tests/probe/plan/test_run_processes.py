@@ -1,9 +1,11 @@
 """A run that several processes share: its numbers are those of one, also where it was stopped and resumed by others."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from probe import run
 from probe.plan.processes import Processes, join_processes
 
 FLAGS = ["--model", "cat3d-tiny:plain", "--pairs", "4", "--views", "2", "--timesteps", "500", "--layers", "10"]
@@ -63,27 +66,25 @@ def launch(count: int, out: Path, *more: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_run_of_one_also_after_a_stop(tmp_path: Path) -> None:
-    for count, name in ((1, "run"), (2, "two/run")):
-        done = launch(count, tmp_path / name)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("page: ") == 1
-    for table in TABLES:
-        assert (tmp_path / "two/run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
-    kill_after_a_scene(tmp_path / "killed/run")
-    done = launch(1, tmp_path / "killed/run", "--resume")
+def test_two_processes_write_the_run_of_one_after_a_stop_and_so_does_one(tmp_path: Path) -> None:
+    run.cli([*FLAGS, "--out", str(tmp_path / "run")])
+    kill_after_a_scene(tmp_path / "two/run")
+    shutil.copytree(tmp_path / "two", tmp_path / "one")
+    done = launch(2, tmp_path / "two/run", "--resume")
     assert done.returncode == 0, done.stderr[-2000:]
-    for table in TABLES:
-        assert (tmp_path / "killed/run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
+    assert done.stdout.count("page: ") == 1
+    run.cli([*FLAGS, "--out", str(tmp_path / "one/run"), "--resume"])
+    for table, folder in product(TABLES, ("one", "two")):
+        assert (tmp_path / folder / "run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
 
 
 def kill_after_a_scene(out: Path) -> None:
     """Kill a run of two processes as soon as one scene is whole; the launcher gives each a session of its own."""
-    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(words(2, out), env=environment(), stderr=subprocess.DEVNULL) as launched:
         while not list(out.glob("parts/scene-*.parquet")):
-            assert run.poll() is None
+            assert launched.poll() is None
             time.sleep(0.05)
-        processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        processes = [psutil.Process(launched.pid), *psutil.Process(launched.pid).children(recursive=True)]
         for process in processes:
             process.kill()
         assert not psutil.wait_procs(processes, timeout=30)[1]

@@ -107,17 +107,15 @@ def test_a_run_killed_at_a_random_step_resumes_to_the_bits_of_the_unbroken_one(t
     )
     helpers, chance = str(Path(__file__).parents[2] / "helpers"), random.Random()
     after, wait = f"step-{3 * chance.randint(1, 6):06d}", chance.uniform(0, 0.5)
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "broken"), helpers]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "broken" / "checkpoints" / after).exists() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(wait)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() in (-signal.SIGKILL, 0), (after, wait)
     for name in ("broken", "unbroken"):
-        command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / name), helpers]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if name == "broken":
-            while not (tmp_path / name / "checkpoints" / after).exists() and process.poll() is None:
-                time.sleep(0.001)
-            time.sleep(wait)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() in (-signal.SIGKILL, 0), (after, wait)
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        assert process.wait() == 0, (after, wait)
+        run(tmp_path / name, resume=True, steps=24, every=3, supervised=True, optimizer="muon")
     broken, unbroken = (everything(tmp_path / name / "checkpoints" / "step-000024") for name in ("broken", "unbroken"))
     assert equal(broken, unbroken), (after, wait)
     logs = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("broken", "unbroken")]

@@ -98,15 +98,15 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("configuration", "trainable", "parts"), [("fsdp2", "all", ["2", "4"]), ("zero2", "lora:2", ["4"])]
+    ("trainable", "parts"), [("all", {"fsdp2": "2", "zero2": "4"}), ("lora:2", {"fsdp2": "4"})], ids=["all", "lora"]
 )
 def test_weights_that_two_processes_share_out_train_as_those_of_one(
-    configuration: str, trainable: str, parts: list[str], start: Path, tmp_path: Path
+    trainable: str, parts: dict[str, str], start: Path, tmp_path: Path
 ):
-    """By muon and adamw; two steps, then two more of a resumed run."""
+    """By muon and adamw; two steps, then two more of a run resumed with another configuration."""
     if trainable != "all":
         pytest.importorskip("peft", reason="peft makes the adapters")
-    for steps in parts:
+    for configuration, steps in parts.items():
         flags = ["--trainable", trainable, "--steps", steps, "--resume"]
         cameo.cli(arguments(start, tmp_path / "one", flags))
         launch(configuration, arguments(start, tmp_path / "two", flags))
