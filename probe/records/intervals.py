@@ -22,7 +22,7 @@ In arrays rows are units and columns are what is estimated; a unit in which noth
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -40,7 +40,8 @@ LEAST_UNITS = 5
 SKEW = 1.0
 INTRACLASS = 0.05
 OWN_VARIANCE = 0.75
-DRAWS = 4000
+DRAWS, MANY = 4000, 500
+"""Draws of a joint interval; above so many units, their normal numbers are not all held at once."""
 
 
 class Interval(NamedTuple):
@@ -262,19 +263,33 @@ def joint_widening(estimate: Ratios) -> float:
     if moving.sum() < 2:
         return 1.0
     freedom = float(estimate.freedom[moving].min())
-    normal, variance = _multipliers(len(estimate.influence), int(moving.sum()), freedom)
-    together = normal @ (estimate.influence[:, moving] / size[moving])
+    together, variance = _together(estimate.influence[:, moving] / size[moving], freedom)
     largest = (np.abs(together) / variance**0.5).max(1)
     return max(1.0, float(np.quantile(largest, LEVEL)) / float(student.ppf(UPPER, freedom)))
 
 
-@cache
+def _together(influence: np.ndarray, freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the columns' errors of one size, [draws, columns], and their variances; of many units block by block."""
+    units, columns = influence.shape
+    if units <= MANY:
+        normal, variance = _multipliers(units, columns, freedom)
+        return normal @ influence, variance
+    generator, rows = np.random.default_rng(0), max(1, MANY * DRAWS // units)
+    blocks = (min(rows, DRAWS - start) for start in range(0, DRAWS, rows))
+    errors = np.concatenate([generator.standard_normal((block, units)) @ influence for block in blocks])
+    return errors, _variances(generator, columns, freedom)
+
+
+@lru_cache(maxsize=8)
 def _multipliers(units: int, columns: int, freedom: float) -> tuple[np.ndarray, np.ndarray]:
     """Draw normal numbers per unit, and variances per column, [draws, ...]: always the same."""
     generator = np.random.default_rng(0)
-    normal = generator.standard_normal((DRAWS, units))
+    return generator.standard_normal((DRAWS, units)), _variances(generator, columns, freedom)
+
+
+def _variances(generator: np.random.Generator, columns: int, freedom: float) -> np.ndarray:
     own, common = (generator.chisquare(freedom, (DRAWS, size)) / freedom for size in (columns, 1))
-    return normal, own**OWN_VARIANCE * common ** (1 - OWN_VARIANCE)
+    return own**OWN_VARIANCE * common ** (1 - OWN_VARIANCE)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

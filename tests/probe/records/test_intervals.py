@@ -196,6 +196,14 @@ def columns_of(influence: np.ndarray, freedom: float = 1e6) -> Ratios:
                   freedom=np.full(size, freedom), trials=np.full(size, np.inf))  # fmt: skip
 
 
+def test_many_units_are_drawn_block_by_block_to_the_same_width(monkeypatch: pytest.MonkeyPatch):
+    columns = columns_of(np.random.default_rng(3).standard_normal((30, 6)), freedom=9.0)
+    whole = joint_widening(columns)
+    monkeypatch.setattr("probe.records.intervals.MANY", 7)  # five blocks, the last one shorter
+    assert joint_widening(columns) == pytest.approx(whole, rel=1e-12)
+    assert whole > 1.1
+
+
 def test_known_joint_widenings():
     """Nothing to join; ten independent columns (Sidak); equal columns are one, but for their variance estimates."""
     random = np.random.default_rng(0)
