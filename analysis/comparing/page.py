@@ -78,7 +78,9 @@ def _answer(a: ProbeRun, b: ProbeRun, table: pd.DataFrame, chosen: list[int], na
     for verdict in ("better", "worse"):
         layers = [str(n) for n in own.loc[own["joint"] == verdict, "layer"]]
         sentences += (
-            [f"With all layers taken together, clearly {verdict} at layer {listing(layers)}."] if layers else []
+            [f"With all layers taken together, clearly {verdict} at layer{'s' * (len(layers) > 1)} {listing(layers)}."]
+            if layers
+            else []
         )
     if not own["joint"].isin(["better", "worse"]).any():
         sentences.append("With all layers taken together, no layer's change is clear.")
