@@ -273,22 +273,19 @@ def _places(packages: set[str], functions: Iterable[Function]) -> dict[Function,
     exact = {id(function): function for function in places}
     firsts = {id(_first(function)): function for function in places}
     homes = {function: {function.__module__, function.__module__.partition(".")[0]} - {"torch"} for function in places}
-    watched = packages.union(*homes.values())
+    watched, titles = packages.union(*homes.values()), {function.__name__ for function in firsts.values()}
     for name, module in list(sys.modules.items()):
-        own = {name, name.partition(".")[0]}
-        if own.isdisjoint(watched):
+        package = name.partition(".")[0]
+        if package not in watched and name not in watched:
             continue
         names = getattr(module, "__dict__", {})
         for key, value in list(names.items()):
-            if id(value) in exact or isinstance(value, _Replacement) or _is_compiled(value):
+            compiled = isinstance(value, FunctionType) and value.__name__ in titles and COMPILED in vars(value)
+            if compiled or id(value) in exact or isinstance(value, _Replacement):
                 function, form = _sought(value, exact, firsts)
-                if function is not None and not own.isdisjoint(packages | homes[function]):
+                if function is not None and not {package, name}.isdisjoint(packages | homes[function]):
                     places[function].setdefault(form, []).append((names, key))
     return places
-
-
-def _is_compiled(value: Any) -> bool:
-    return isinstance(value, FunctionType) and COMPILED in vars(value)
 
 
 def _sought(value: Any, exact: dict[int, Function], firsts: dict[int, Function]) -> tuple[Function | None, Any]:
