@@ -8,6 +8,7 @@ import os
 import random
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -15,6 +16,8 @@ import torch
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # of workers, and of what tests start
     os.environ.setdefault(name, "1")
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("tests", deadline=None)  # no test is timed: machines differ
+hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parents[1]
 SHAPED = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reading import read_config, read_file
+from analysis.reading import check_numbers, read_config, read_file
 from analysis.training import figures as training_figures
 from analysis.words import METHOD_LABELS
 from probe.records import (
@@ -37,6 +37,8 @@ from probe.records import (
 )
 
 LOGS = (STEP_LOG, EVALUATION_LOG)
+WORDS = ("scene", "view", "layer_name", "grid")
+"""Columns that hold no number."""
 WORST_COLUMNS = ("scene", "view", "rotation_deg", "n_ref", PSNR, trivial_column(COPY, PSNR), "truth_match_error")
 VIEW_COLUMNS = ["scene", "view", "n_ref", "rotation_deg"]
 EMERGENCE_COLUMNS = ("step", "layer", "layer_name", "grid", "value", "low", "high", "chance")
@@ -183,7 +185,9 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     """Read a table that may be absent or empty."""
     if not path.is_file():
         return None
-    table: pd.DataFrame = read_file(path, pd.read_csv, "remove it or probe again", columns)
+    advice = "remove it or probe again"
+    table: pd.DataFrame = read_file(path, pd.read_csv, advice, columns)
+    check_numbers(table, path, advice, numbers=[name for name in columns if name not in WORDS])
     return table if len(table) else None
 
 

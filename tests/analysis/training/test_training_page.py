@@ -479,6 +479,11 @@ def test_a_folder_that_is_neither_is_refused(tmp_path: Path):
         ("evaluation.jsonl", '{"step": null}\n', "evaluation.jsonl holds what is no number"),
         ("emergence.csv", "step,layer\n1,2\n", "emergence.csv lacks layer_name"),
         ("emergence.csv", "", "emergence.csv cannot be read"),
+        (
+            "worst.csv",
+            "scene,view,rotation_deg,n_ref,psnr,copy_psnr,truth_match_error\na,1,9,1,low,9,0\n",
+            "worst.csv has a psnr that is no number",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, name: str, text: str, message: str):
