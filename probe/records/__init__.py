@@ -118,6 +118,7 @@ if TYPE_CHECKING:
         SCORE_COLUMNS,
         Rows,
         digest,
+        read_emergence,
         rotation_bin,
         scene_values,
         score_table,

@@ -32,6 +32,7 @@ def test_pretended_device_refuses_what_cuda_refuses() -> None:
         assert there.cpu().tolist() == [0, 1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_probe_gives_the_same_scores_there(tmp_path: Path) -> None:
     flags = ["--model", "cat3d-tiny:plain", "--pairs", "1", "--views", "2", "--timesteps", "500", "--layers", "10"]

@@ -168,6 +168,7 @@ def test_figures_of_a_small_study(tmp_path: Path):
     check(charts_of(_make_page(study_run(tmp_path / "study"), (), 0)), {"convergence", "differences", "reach"})
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_figures_of_a_study_with_all_claims(make_probe: Probe, tmp_path: Path):
     page = _make_page(make_paper(tmp_path / "paper", make_probe), (), 0)

@@ -185,6 +185,7 @@ def test_a_figure_draws_open_ends_to_its_edge_and_every_seed():
     assert all(text in svg for text in ("PSNR", "cameo", "½"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("shape", "luck"), [("rising", 0.05), ("saturated", 0.2), ("flat", 0.0)])
 def test_a_variant_identical_to_plain_is_hardly_ever_called_sooner(shape: str, luck: float):

@@ -92,6 +92,7 @@ def kill_after_a_scene(out: Path) -> None:
     assert not (out / "selection.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_folder_of_another_run_is_refused_and_no_process_is_left_waiting(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")

@@ -303,6 +303,7 @@ def test_coverage_is_at_least_93_percent(units: int):
     assert min(found.values()) > 0.93 - 0.006, found  # two standard errors of the simulation
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("units", [5, 16])
 def test_equal_layers_are_rarely_told_apart(units: int):
@@ -310,6 +311,7 @@ def test_equal_layers_are_rarely_told_apart(units: int):
     assert max(found.values()) < 0.05 + 0.022, found  # two standard errors of the simulation
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_same_position_that_differs_between_bins_is_rarely_beaten_by_luck():
     """Not wholly cured (docs/log.md): its rare good scenes may be missing from few."""

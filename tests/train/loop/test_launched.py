@@ -98,7 +98,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("trainable", "parts"), [("all", {"fsdp2": "2", "zero2": "4"}), ("lora:2", {"fsdp2": "4"})], ids=["all", "lora"]
+    ("trainable", "parts"),
+    [
+        pytest.param("all", {"fsdp2": "2", "zero2": "4"}, id="all"),
+        pytest.param("lora:2", {"fsdp2": "4"}, id="lora", marks=pytest.mark.long),
+    ],
 )
 def test_weights_that_two_processes_share_out_train_as_those_of_one(
     trainable: str, parts: dict[str, str], start: Path, tmp_path: Path
