@@ -40,8 +40,10 @@ LEAST_UNITS = 5
 SKEW = 1.0
 INTRACLASS = 0.05
 OWN_VARIANCE = 0.75
-DRAWS, MANY = 4000, 500
-"""Draws of a joint interval; above so many units, their normal numbers are not all held at once."""
+DRAWS = 4000
+"""Of a joint interval."""
+MANY = 500
+"""Units above which the draws are made in blocks of rows, to bound memory."""
 
 
 class Interval(NamedTuple):

@@ -18,7 +18,7 @@ RANDOM_WEIGHTS, CAMERAS_ONLY = ": random weights", ": cameras only"
 NULLS = (RANDOM_WEIGHTS, CAMERAS_ONLY)
 """Nulls of a probed model, by what follows its name."""
 NULL_LABELS = {UNIFORM: "uniform chance", SAME_POSITION: "same position", CAMERAS_ONLY: "cameras only"}
-"""What a layer must find more than, as the layer table names it."""
+"""The nulls that a layer has to beat, each where it was measured, as the layer table names them."""
 ALL_HEADS = -1
 NO_LAYER = -1
 """Layer of rows that belong to a grid: baselines and references."""

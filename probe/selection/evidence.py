@@ -14,8 +14,6 @@ from probe.records import ALL_HEADS, CAMERAS_ONLY, CEILING, NO_LAYER, SAME_POSIT
 from probe.records.intervals import Ratios, against_all, divide, joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
-"""The nulls that a layer has to beat, each where it was measured."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Lead:

@@ -1,12 +1,14 @@
 """A probe run folder made of hand-made numbers: what probe.run would write, without a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import CHROMIUM, FLAGS
 from exploring import write_explored
 from page_kinds import build_every_kind
 from safetensors.numpy import save_file
@@ -329,3 +331,14 @@ def make_explored() -> Callable[..., Path]:
 def built(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Give a page of each kind, that tests only read."""
     return build_every_kind(tmp_path_factory.mktemp("kinds"), make_explored)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a chromium of playwright's, which tests import where they drive it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

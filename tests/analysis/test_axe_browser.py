@@ -4,20 +4,14 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import IN_BROWSER
 from page_kinds import KINDS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
-]
+pytestmark = IN_BROWSER
 LOOKS = {  # by name: how the page is opened, and what is left to the other looks
     "light": ({"viewport": {"width": 1300, "height": 800}}, {}),
     "dark": ({"viewport": {"width": 1300, "height": 800}, "color_scheme": "dark"}, {"runOnly": ["color-contrast"]}),
@@ -35,7 +29,7 @@ RUN = """async (options) => {
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give axe-core's script (MPL-2.0), which is not in this repository: from $AXE_CORE, or from the npm registry."""
+    """Return axe-core's script (MPL-2.0), which is not in this repository: from $AXE_CORE, or from the npm registry."""
     if path := os.environ.get("AXE_CORE"):
         return Path(path).read_text(encoding="utf-8")
     if shutil.which("npm") is None:
@@ -51,14 +45,6 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         script = archive.extractfile("package/axe.min.js")
         assert script is not None
         return script.read().decode()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def findings(browser: "sync_api.Browser", path: Path, axe: str, look: str) -> list[str]:

@@ -1,13 +1,13 @@
 """The explorer in a browser: what it shows, read back by mouse, keys and touch, is what the run's files hold."""
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsing import IN_BROWSER
 from einops import rearrange
 from safetensors.numpy import load_file
 
@@ -21,16 +21,9 @@ from probe.measure.explored import exact_attention, key_views, of_pairs, query_t
 from probe.measure.scene import LayerCall
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 MIDDLE = "#explore:scene=0&view=2&x=.5&y=.5"
 TIMEOUT = 120_000  # milliseconds; the machine may be busy
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; apt-get install chromium"),
-]
+pytestmark = IN_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +35,6 @@ def runs(make_explored: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         patch.setattr(pages, "_figures", lambda run: {})
         report.build_report(plain, [cameo])
     return plain, cameo
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Shown:

@@ -97,7 +97,7 @@ def _confirmed(
 
 
 def scale_note(name: str, recording: Recording, depth_scale: float) -> str:
-    """Say that depths and cameras seem to be of different scales; nothing if they do not, or it cannot be told."""
+    """Return a warning that depths and cameras seem to differ in scale; empty if they do not, or it cannot be told."""
     better = better_scale(recording, depth_scale)
     if better is None:
         return ""
