@@ -362,6 +362,9 @@ def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
     for unsure in (tied, doubted):
         assert "scores highest" in answer(unsure)[0]
     assert "are not shown to be more than what the same position would find" in answer(doubted)[1]
+    assert "of what its grid allows" in answer(sure)[0]
+    whole = replace(sure, layers=sure.layers.assign(share_of_ceiling=sure.layers["precision"]))
+    assert "of what its grid allows" not in answer(whole)[0]  # the same number would stand there twice
     alone = replace(sure, layers=sure.layers[sure.layers["layer"] == 10])
     alone = replace(alone, selection={**alone.selection, "runners_up": []})
     assert "was the only layer measured" in answer(alone)[0]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from analysis import report
 from analysis.comparing import run
+from analysis.comparing.page import probe_comparison
 from analysis.probing.tables import read_run
 from analysis.training.run import read_training
 from probe.records import RunError, scene_values
@@ -168,6 +170,15 @@ def test_the_command_writes_a_page_and_shows_a_table(
     assert 'href="compare-a-b.html"' in Path("reports/index.html").read_text(encoding="utf-8")
     assert report.main(["--compare", "runs/a", "runs/b"]) == 0
     assert Path("reports/compare-a-b.html").read_text(encoding="utf-8") == page
+
+
+def test_the_layers_that_both_runs_chose_are_named_first(run_folder: Path, tmp_path: Path):
+    first, second = read_run(run_folder), read_run(shifted(run_folder, tmp_path / "b"))
+    moved = replace(second, selection={**second.selection, "layer": 2})
+    for other, layers in ((second, [10]), (moved, [10, 2])):
+        page = probe_comparison(first, other, ("a", "b"), "")
+        assert [int(line.partition(" layer ")[2].partition(":")[0]) for line in page.answer[: len(layers)]] == layers
+        assert [name.partition(":")[0] for name, *_ in page.facts[:-1]] == [f"points at layer {n}" for n in layers]
 
 
 # --- training runs ---------------------------------------------------------------------------------------------------

@@ -255,6 +255,19 @@ def test_a_record_is_what_the_kernel_computes(case: Case):
 PLAIN = [case for case in CASES if case.others or not case.options]
 
 
+def test_a_kernel_that_another_package_holds_stays_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    """What such a package computes with it is part of its own kernel, which is recorded as one."""
+    kernel = sys.modules[FA].flash_attn_func
+    monkeypatch.setattr(sys.modules["xformers.ops"], "held", kernel, raising=False)
+    model = Layer(
+        lambda q, k, v: sys.modules[FA].flash_attn_func(*(rearrange(x, "b h n d -> b n h d") for x in (q, k, v)))
+    )
+    with AttentionTap(model, ""):
+        assert sys.modules["xformers.ops"].held is kernel
+        assert sys.modules[FA].flash_attn_func is not kernel
+        model(*drawn())
+
+
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_an_edit_goes_back_in_the_kernels_layout(case: Case):
     model, tensors = Layer(lambda *x: made(case, *x)), inputs(case)
