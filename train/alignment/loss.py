@@ -4,7 +4,8 @@ Only pairs (query token, key view) that count are computed, a chunk at a time. A
 with its loss, on detached leaves, so that memory per pair of tokens is freed with its chunk and nothing is computed
 twice; the backward pass then only multiplies. On one CPU core, with 4 views of 32 x 32 tokens and 10 heads of 64, this
 takes 1/10 of the plain formula's time and 1/92 of its memory; recomputing every chunk in the backward pass, 1/5 and
-1/11 (benchmarks/alignment_cost.py).
+1/11 (benchmarks/alignment_cost.py). On other devices, where many small kernels cost more than idle arithmetic, all
+pairs of whole scenes are computed at once, if they fit.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,9 @@ NUMBERS_AT_ONCE = {"cpu": 2**22}
 
 NUMBERS_ELSEWHERE = 2**26
 """The same for other devices: 256 MiB in float32, so that a scene takes tens of kernels and not thousands."""
+
+NUMBERS_OF_SCENES = 2**28
+"""Numbers that a chunk of whole scenes may have on such devices: 1 GiB in float32."""
 
 
 # The sum over pairs, in two ways
@@ -58,13 +62,67 @@ def _plain(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pai
     return -(pairs.weight * at_match).sum()
 
 
+def _auto(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
+    """Compute whole scenes where kernels are few and wide; on a CPU, or where a scene does not fit, chunks of rows."""
+    return _chunked(q, k, pairs) if q.device.type == "cpu" or not _scenes_at_once(pairs, q) else _scenes(q, k, pairs)
+
+
 def _chunked(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
     """Compute the pairs that have a weight, a chunk at a time."""
+    return _summed(_sum_chunks, q, k, pairs)
+
+
+def _scenes(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
+    """Compute every pair, some scenes at a time."""
+    return _summed(_sum_scenes, q, k, pairs)
+
+
+def _summed(sum_parts: Callable[..., Tensor], q: Tensor, k: Tensor, pairs: _Pairs) -> Float[Tensor, ""]:
     inputs = (q, k, *pairs.mixing.weights(pairs.mix))
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        return _WithGradients.apply(pairs, *inputs)
+        return _WithGradients.apply(sum_parts, pairs, *inputs)
     with torch.no_grad():
-        return _sum_chunks(pairs, inputs, None)
+        return sum_parts(pairs, inputs, None)
+
+
+def _scenes_at_once(pairs: _Pairs, q: Float[Tensor, "b heads n d"]) -> int:
+    """Return how many scenes a chunk may have; 0 where one is too large."""
+    return NUMBERS_OF_SCENES // (pairs.mixing.numbers * q.shape[1] * q.shape[2] ** 2)
+
+
+def _sum_scenes(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tensor] | None) -> Float[Tensor, ""]:
+    """Sum the losses of scenes, and add their gradients to ``gradients``, where there are any."""
+    q, k, *weights = inputs
+    total, count = pairs.weight.new_zeros(()), max(1, _scenes_at_once(pairs, q))
+    for first in range(0, len(q), count):
+        scenes = slice(first, first + count)
+        loss_of = partial(_scenes_loss, pairs.mixing.logits, pairs.scale, pairs.index[scenes], pairs.weight[scenes])
+        parts = [x.detach().to(total.dtype) for x in (q[scenes], k[scenes], *weights)]
+        if gradients is None:
+            total += loss_of(*parts)
+        else:
+            loss, (of_q, of_k, *of_weights) = _value_and_gradients(loss_of, parts)
+            total += loss
+            gradients[0][scenes], gradients[1][scenes] = of_q, of_k
+            torch._foreach_add_(gradients[2:], of_weights)
+    return total
+
+
+def _scenes_loss(
+    logits: Callable[..., Tensor],
+    scale: float,
+    index: Int[Tensor, "b fq m fk"],
+    weight: Float[Tensor, "b fq m fk"],
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads n d"],
+    *weights: Tensor,
+) -> Float[Tensor, ""]:
+    """Sum the weighted cross-entropies of all queries with the tokens of every key view."""
+    of_scene = torch.vmap(logits, in_dims=(0, 0, *(None for _ in weights)))
+    of_views = rearrange(
+        of_scene(q * scale, k, *weights), "b (fq n) (fk m) -> b fq n fk m", fq=index.shape[1], fk=index.shape[3]
+    )
+    return -(weight * of_views.log_softmax(-1).gather(-1, index[..., None])[..., 0]).sum()
 
 
 def _sum_chunks(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tensor] | None) -> Float[Tensor, ""]:
@@ -132,9 +190,9 @@ class _WithGradients(torch.autograd.Function):
     """The chunks' sum. Gradients are kept from the forward pass: as large as q and k, with nothing per pair."""
 
     @staticmethod
-    def forward(ctx: Any, pairs: _Pairs, *inputs: Tensor) -> Float[Tensor, ""]:
+    def forward(ctx: Any, sum_parts: Callable[..., Tensor], pairs: _Pairs, *inputs: Tensor) -> Float[Tensor, ""]:
         gradients = [torch.zeros_like(x, dtype=pairs.weight.dtype) for x in inputs]
-        total = _sum_chunks(pairs, inputs, gradients)
+        total = sum_parts(pairs, inputs, gradients)
         ctx.save_for_backward(*gradients)
         ctx.dtypes = [x.dtype for x in inputs]
         return total
@@ -145,10 +203,15 @@ class _WithGradients(torch.autograd.Function):
         scaled = (  # in the precision of the loss: a scaler of half precision multiplies before anything is rounded
             (outer * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return None, *scaled
+        return None, None, *scaled
 
 
-BACKENDS: dict[str, Callable[..., Float[Tensor, ""]]] = {"auto": _chunked, "plain": _plain, "chunked": _chunked}
+BACKENDS: dict[str, Callable[..., Float[Tensor, ""]]] = {
+    "auto": _auto,
+    "plain": _plain,
+    "chunked": _chunked,
+    "scenes": _scenes,
+}
 
 
 class CorrespondenceAlignment(nn.Module):
@@ -169,7 +232,8 @@ class CorrespondenceAlignment(nn.Module):
         target: ``"per_pair"``: every counted pair has its match. ``"global_nearest"`` reproduces the release: only the
             pair whose match is the nearest of all other views has one; the rest adds 0 and counts in the mean.
         max_queries: Draw at most this many pairs of each scene and side, see :func:`pair_weights`; None takes all.
-        backend: Key of :data:`BACKENDS`; ``"auto"`` takes ``"chunked"``.
+        backend: Key of :data:`BACKENDS`; ``"auto"`` takes ``"chunked"`` on a CPU, and ``"scenes"`` elsewhere where a
+            scene fits.
 
     Attributes:
         mix: The mixing's weights, which serve training only.

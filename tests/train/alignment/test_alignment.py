@@ -24,6 +24,7 @@ CLOSE = {"rtol": 1e-8, "atol": 1e-10}
 FLOAT = {"rtol": 1e-5, "atol": 1e-6}
 SEEDS = st.integers(0, 2**31 - 1)
 KINDS = list(product(MIXINGS, TARGETS))
+EVERY = ("plain", "chunked", "scenes")
 
 
 def own_view(views: int) -> Tensor:
@@ -51,9 +52,10 @@ def losses(mixing: str, target: str = "per_pair", heads: int = 3, **more) -> dic
     loss = CorrespondenceAlignment(heads, mixing=mixing, target=target, backend="plain", **more).double()
     for weight in loss.parameters():
         nn.init.normal_(weight)
-    twin = copy.deepcopy(loss)
-    twin.backend = "chunked"
-    return {"plain": loss, "chunked": twin}
+    every = {backend: copy.deepcopy(loss) for backend in EVERY}
+    for backend, one in every.items():
+        one.backend = backend
+    return every
 
 
 def value_and_gradients(loss: CorrespondenceAlignment, q: Tensor, k: Tensor, *rest, **more) -> list[Tensor]:
@@ -86,7 +88,7 @@ def nearest_view(matches: TokenMatches, s: int, fq: int, token: int) -> int:
 # By hand
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_two_views_of_two_tokens_by_hand(backend: str):
     loss = CorrespondenceAlignment(1, mixing="mean", backend=backend)
     q = torch.tensor([[[[math.log(3)], [0.0], [2.0], [5.0]]]])  # reference tokens 0 and 1, target tokens 2 and 3
@@ -159,7 +161,7 @@ def test_perfect_queries_and_keys_have_no_loss(mixing: str):
 
 
 @pytest.mark.parametrize(("mixing", "target"), KINDS)
-@pytest.mark.parametrize("backend", ["plain", "chunked"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_the_formula_is_that_of_the_loops(backend: str, mixing: str, target: str):
     loss = losses(mixing, target)[backend]
     for n_ref in range(4):
@@ -180,12 +182,29 @@ def test_chunks_equal_the_plain_formula(seed, kind, sizes, n_ref, share, numbers
     torch.manual_seed(seed)
     b, views, n = sizes
     matches, (q, k) = some_matches(seed, b, views, n, share), some_heads(seed, b, 3, views * n)
-    both = losses(*kind)
+    every = losses(*kind)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(alignment.NUMBERS_AT_ONCE, "cpu", numbers)
-        parts = value_and_gradients(both["chunked"], q, k, matches, min(n_ref, views))
-    whole = value_and_gradients(both["plain"], q, k, matches, min(n_ref, views))
-    torch.testing.assert_close(parts, whole, **CLOSE)
+        patch.setattr(alignment.loss, "NUMBERS_OF_SCENES", numbers)
+        parts = [value_and_gradients(every[name], q, k, matches, min(n_ref, views)) for name in EVERY]
+    for part in parts[1:]:
+        torch.testing.assert_close(part, parts[0], **CLOSE)
+
+
+def test_where_kernels_are_slow_to_start_whole_scenes_are_taken_if_one_fits(monkeypatch: pytest.MonkeyPatch):
+    """On a CPU never; elsewhere where the numbers of one scene are few enough."""
+    matches, (q, k) = some_matches(1, 2, 2, 3), some_heads(1, 2, 3, 6)
+    chunked, scenes = torch.tensor(0.0), torch.tensor(1.0)
+    monkeypatch.setattr(alignment.loss, "_chunked", lambda *_: chunked)
+    monkeypatch.setattr(alignment.loss, "_scenes", lambda *_: scenes)
+    pairs = alignment.loss._Pairs(
+        index=matches.index, weight=matches.counted.double(), mixing=MIXINGS["mlp"], mix=nn.Identity(), scale=1.0
+    )
+    assert alignment.loss._auto(q, k, pairs) is chunked
+    elsewhere, needed = q.to("meta"), MIXINGS["mlp"].numbers * 3 * 6 * 6
+    for most, way in ((needed, scenes), (needed - 1, chunked)):
+        monkeypatch.setattr(alignment.loss, "NUMBERS_OF_SCENES", most)
+        assert alignment.loss._auto(elsewhere, elsewhere, pairs) is way
 
 
 @pytest.mark.parametrize(("mixing", "target"), KINDS)
@@ -259,7 +278,7 @@ def test_order_of_scenes_and_sizes_of_both_sides_cannot_matter(seed: int, kind: 
     torch.testing.assert_close(loss(q * factor, k, matches, 1, scale=0.5 / factor), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_an_empty_side_adds_nothing(backend: str):
     loss, matches, (q, k) = losses("mlp")[backend], some_matches(8, 2, 3, 4), some_heads(8, 2, 3, 12)
     reference = torch.arange(3)[:, None, None] < 1
@@ -271,7 +290,7 @@ def test_an_empty_side_adds_nothing(backend: str):
 
 
 @pytest.mark.parametrize(("mixing", "target"), KINDS)
-@pytest.mark.parametrize("backend", ["plain", "chunked"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_every_weight_has_a_gradient_also_when_nothing_counts(backend: str, mixing: str, target: str):
     loss, matches, (q, k) = losses(mixing, target)[backend], some_matches(9, 1, 2, 3, 0.0), some_heads(9, 1, 3, 6)
     value, *gradients = value_and_gradients(loss, q, k, matches, 1)
@@ -300,7 +319,7 @@ def data_parallel_gradients(loss: CorrespondenceAlignment) -> list[Tensor | None
 # Precision
 
 
-@pytest.mark.parametrize("backend", ["plain", "chunked"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_autocast_and_half_precision_take_the_loss_in_float32(mixing: str, backend: str):
     torch.manual_seed(0)
@@ -335,7 +354,7 @@ def test_queries_may_be_more_precise_than_weights():
 
 
 @pytest.mark.parametrize(("mixing", "target"), KINDS)
-@pytest.mark.parametrize("backend", ["plain", "chunked"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_parts_of_a_batch_that_share_counts_average_to_the_batch(backend: str, mixing: str, target: str):
     loss, matches, (q, k) = losses(mixing, target)[backend], some_matches(16, 2, 3, 4), some_heads(16, 2, 3, 12)
     matches.counted[1, 1:] &= torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0)) < 0.3
