@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 import tyro
+from torch import Tensor
 
 from probe.correspondence import TokenMatches
 from probe.models import fresh_tiny
@@ -61,13 +62,11 @@ def differences(device: str, mixing: str) -> dict[str, float]:
         value = loss(*leaves, matches, 1)
         gradients = torch.autograd.grad(value, [*leaves, *loss.parameters()], allow_unused=True)
         results[way] = [value.detach(), *(x for x in gradients if x is not None)]
-    return {
-        way: max(
-            float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
-            for a, b in zip(one, results["plain"], strict=True)
-        )
-        for way, one in results.items()
-    }
+    return {way: max(map(_difference, one, results["plain"])) for way, one in results.items()}
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-6))
 
 
 def seconds_of_steps(settings: Settings, variant: str, way: str, batch: int) -> dict[str, float]:
