@@ -121,10 +121,12 @@ def main(stops: Stops) -> None:
 
 
 def _prepare(command: Command, work: Path, folder: Path) -> None:
-    """Copy the run that a command looks at into its folder."""
+    """Copy the run that a command looks at into its folder; make it where no earlier command has."""
     if command.first:
         folder.parent.mkdir(parents=True, exist_ok=True)
         source = work / "whole" / command.first
+        if not source.is_dir():
+            _run(COMMANDS[command.first].words(source, again=False)).check_returncode()
         subprocess.run(
             ["cp", "-r", str(source / "averaged" if command.first == "train" else source), folder], check=True
         )

@@ -19,7 +19,7 @@ from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import half_interval
 from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
-from analysis.trivial import MARK_WORDS, best_text, marked
+from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
 from probe.records.names import PLAIN, is_null
@@ -51,7 +51,9 @@ SUPERVISED = {
 }
 SHORT = (PLAIN, "cameo", "mean", "shuffled")
 PAPER = "paper"
-"""Folder of the study of the paper's claims."""
+"""Folder of the study of the paper's claims on two cores."""
+LARGE = "paper-h100"
+"""Folder of the same with larger batches and the negative control, on a GPU."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -74,7 +76,7 @@ def _probe(name: str) -> dict[str, Any]:
 
 def probe_words() -> str:
     """Return what the shipped model's probe shows on procedural rooms and on real frames."""
-    return f"*{_on_rooms()} {_on_real_frames()}*"
+    return f"*{_on_rooms()} {_on_real_frames('probe-kitchen')}*"
 
 
 def _on_rooms() -> str:
@@ -99,8 +101,8 @@ def _numbers(layers: Sequence[int]) -> str:
     return f"layer {layers[0]} alone is" if len(layers) == 1 else f"layers {listing(layers)} are"
 
 
-def _on_real_frames() -> str:
-    kept = _probe("probe-kitchen")
+def _on_real_frames(name: str) -> str:
+    kept = _probe(name)
     chosen, row = kept["selection"], kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     return (
         f"On real frames that it never saw (one 7-Scenes recording, cameras {kept['bins']} degrees apart, "
@@ -189,6 +191,12 @@ def study_table(name: str, variants: Sequence[str], *, short: bool = False) -> s
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def study_block(name: str, variants: Sequence[str], *, short: bool = False) -> str:
+    """Return the table, and what its mark means where it has one."""
+    table = study_table(name, variants, short=short)
+    return f"{table}\n\n" + (f"{MARK_WORDS}. " if MARK in table else "")
+
+
 def _precision_of(study: str) -> str:
     """Return the metric that is the precision of the layer which the study supervises."""
     return layer_column(PRECISION, int(_study(study).settings["layer"]))
@@ -231,7 +239,77 @@ def short_words(name: str) -> str:
     shown = f"In half the steps, as the paper claims: {listing(half)}." if half else (
         "Half the steps, as the paper claims, are not shown."
     )  # fmt: skip
-    return f"{MARK_WORDS}. {'; '.join(parts)} (each interval alone). {shown}"
+    return f"{'; '.join(parts)} (each interval alone). {shown}"
+
+
+def control_words(name: str, *, short: bool = False) -> str:
+    """Return how the negative control stands to plain, and ours to the control."""
+    run = _study(name)
+    gains = tables.differences(run)
+    own = gains[(gains["variant"] == "shuffled") & (gains["verdict"] == "worse")]
+    every = (gains["variant"] == "shuffled").sum()
+    first = f"The control is worse than plain by {len(own)} of {every}" if len(own) else "The control equals plain"
+    rows = [_paired(run, metric, "mean", "shuffled") for metric in (PSNR, *(() if short else (HIGH_NOISE,)))]
+    return f"{first}; `mean` minus the control: {'; '.join(_gain_words(row) for row in rows)}."
+
+
+def _gain_words(row: dict[str, Any]) -> str:
+    shown = [value_text(row["metric"], row[name]) for name in ("value", "half")]
+    return f"{title(row['metric'])} {shown[0]} ± {shown[1]}"
+
+
+def laptop_words() -> str:
+    """Return how soon the paper's method is where plain ends in the study on two cores."""
+    run = _study(PAPER)
+    row = how_soon(run).set_index(["variant", "metric"]).loc[("cameo", PSNR)]
+    return (
+        f"Steps of `mlp` over plain's to plain's last PSNR, with batches of {run.settings['batch_size']} "
+        f"({plural(run.seeds['cameo'], 'seed')}): {pace_words(row)}."
+    )
+
+
+def pair_words() -> str:
+    """Return what the shipped plain and supervised weights find."""
+    return " ".join(map(_found_by, ("plain", "supervised")))
+
+
+def _found_by(name: str) -> str:
+    kept = _probe(f"probe-{name}")
+    layers, chosen = kept["layers"], kept["selection"]
+    row = layers.set_index("layer").loc[chosen["layer"]]
+    return (
+        f"`cat3d-tiny:{name}` ({_steps_of(name)} steps): {_shown(layers)} shown to be above the strongest null; layer "
+        f"{chosen['layer']} finds {_precision(row)} of the points of {chosen['scenes']} rooms. "
+        f"{_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
+    )
+
+
+def pair_short() -> str:
+    """Return the same in few words, and what the supervised weights find on real frames."""
+    return f"*{' '.join(map(_found_short, ('supervised', 'plain')))} {_on_real_frames('probe-kitchen-supervised')}*"
+
+
+def _found_short(name: str) -> str:
+    kept = _probe(f"probe-{name}")
+    row = kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
+    rival = kept["leads"].set_index("model")
+    grey = next(rival.loc[model] for model in rival.index if is_null(model) and null_label(model) == "cameras only")
+    trained = "supervised in layer 10" if name == "supervised" else "not supervised"
+    return (
+        f"`cat3d-tiny:{name}` ({trained}, {_steps_of(name)} steps): {_shown(kept['layers'])} shown to be above the "
+        f"strongest null; layer {kept['selection']['layer']} finds {_precision(row)} of the points of "
+        f"{kept['selection']['scenes']} rooms ({_points(grey)} over the same weights with grey images)."
+    )
+
+
+def _shown(layers: pd.DataFrame) -> str:
+    above = [int(layer) for layer in layers.loc[layers["above_null"], "layer"]]
+    return _numbers(above) if above else "no layer is"
+
+
+def _steps_of(name: str) -> int:
+    card = CARD.parents[1] / f"cat3d-tiny-{name}" / CARD.name
+    return int(json.loads(card.read_text(encoding="utf-8"))["steps"])
 
 
 def mixing_words(name: str) -> str:
@@ -281,8 +359,16 @@ def noise_words() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "probe": probe_words,
-    "paper-short": lambda: f"{study_table(PAPER, SHORT, short=True)}\n\n{short_words(PAPER)}",
-    "paper": lambda: f"{study_table(PAPER, tuple(SUPERVISED))}\n\n{MARK_WORDS}.",
+    "paper-short": lambda: (
+        f"{study_block(LARGE, SHORT, short=True)}{short_words(LARGE)} {control_words(LARGE, short=True)} "
+        f"{laptop_words()}"
+    ),
+    "paper-large": lambda: (
+        f"{study_block(LARGE, SHORT)}{study_words(LARGE)} {control_words(LARGE)} {mixing_words(LARGE)}"
+    ),
+    "pair": pair_words,
+    "pair-short": pair_short,
+    "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
     "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",
     "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,

@@ -47,9 +47,8 @@ def samples_at_steps(study: Study) -> tuple[list[Column], dict[str, Any]] | None
     if not steps:
         return None
     held_out, model = _held_out(study)
-    drawn = {name: [_sample(model, folders[name][step], held_out) for step in steps] for name in SHOWN}
-    order = _psnr(drawn[SHOWN[0]][-1]).argsort()
-    chosen = [int(order[round(rank * (len(order) - 1))]) for rank in RANKS]
+    drawn = {name: [sample_with(model, folders[name][step], held_out) for step in steps] for name in SHOWN}
+    chosen = at_ranks(drawn[SHOWN[0]][-1])
     words = {
         "rule": RULE, "steps": steps, "methods": list(SHOWN), "scenes": [_scene(drawn, index) for index in chosen],
     }  # fmt: skip
@@ -70,22 +69,29 @@ def _held_out(study: Study) -> tuple[HeldOutScenes, MultiViewModel]:
     return hold_out(model, draw, ROOMS, study.sampling_steps), model
 
 
-def _sample(model: MultiViewModel, weights: Path, held_out: HeldOutScenes) -> Quality:
+def sample_with(model: MultiViewModel, weights: Path, held_out: HeldOutScenes) -> Quality:
+    """Sample the held-out scenes with the weights of a folder, which the model holds afterwards."""
     model.network.load_state_dict(load_folder(weights).state_dict())
     return evaluate_quality(model, held_out.views, held_out.noise, steps=held_out.sampling_steps)
 
 
-def _psnr(quality: Quality) -> Float[Tensor, " b"]:
+def scene_psnr(quality: Quality) -> Float[Tensor, " b"]:
     """Return each scene's PSNR, the mean over its targets."""
     rows = quality.rows[(quality.rows["method"] == MODEL) & (quality.rows["metric"] == PSNR)]
     return torch.tensor(rows.groupby("scene", sort=False)["value"].mean().to_numpy())
+
+
+def at_ranks(quality: Quality) -> list[int]:
+    """Return the scenes at :data:`RANKS` of the PSNR."""
+    order = scene_psnr(quality).argsort()
+    return [int(order[round(rank * (len(order) - 1))]) for rank in RANKS]
 
 
 def _scene(drawn: dict[str, list[Quality]], index: int) -> dict[str, Any]:
     rows = drawn[SHOWN[0]][-1].rows
     name = list(dict.fromkeys(rows["scene"]))[index]
     rotation = float(rows.loc[rows["scene"] == name, "rotation_deg"].iloc[0])
-    psnr = {method: [float(_psnr(one)[index]) for one in qualities] for method, qualities in drawn.items()}
+    psnr = {method: [float(scene_psnr(one)[index]) for one in qualities] for method, qualities in drawn.items()}
     return {"name": name, "rotation_deg": rotation, "psnr": psnr}
 
 
