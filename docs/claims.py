@@ -231,7 +231,13 @@ def short_words(name: str) -> str:
     for variant, mixing in (("cameo", "mlp"), ("mean", "mean")):
         own = gains[(gains["variant"] == variant) & (gains["verdict"] == "better")]
         better, every = [title(metric) for metric in own["metric"]], (gains["variant"] == variant).sum()
-        measures = f"all {every} measures" if better and len(better) == every else listing(better) or "nothing"
+        measures = (
+            f"all {every} measures"
+            if better and len(better) == every
+            else f"{len(better)} of {every}"
+            if better
+            else "none"
+        )
         parts.append(f"`{mixing}` is better than plain by {measures}")
     half = [
         f"`{row.variant}` by {title(row.metric)}" for row in soon.itertuples() if row.variant in SHORT and in_half(row)
@@ -239,7 +245,7 @@ def short_words(name: str) -> str:
     shown = f"In half the steps, as the paper claims: {listing(half)}." if half else (
         "Half the steps, as the paper claims, are not shown."
     )  # fmt: skip
-    return f"{'; '.join(parts)} (each interval alone). {shown}"
+    return f"{'; '.join(parts)}. {shown}"
 
 
 def control_words(name: str, *, short: bool = False) -> str:
@@ -248,7 +254,9 @@ def control_words(name: str, *, short: bool = False) -> str:
     gains = tables.differences(run)
     own = gains[(gains["variant"] == "shuffled") & (gains["verdict"] == "worse")]
     every = (gains["variant"] == "shuffled").sum()
-    first = f"The control is worse than plain by {len(own)} of {every}" if len(own) else "The control equals plain"
+    first = (
+        f"The control is worse than plain by {len(own)} of {every} measures" if len(own) else "The control equals plain"
+    )
     rows = [_paired(run, metric, "mean", "shuffled") for metric in (PSNR, *(() if short else (HIGH_NOISE,)))]
     return f"{first}; `mean` minus the control: {'; '.join(_gain_words(row) for row in rows)}."
 
@@ -263,8 +271,8 @@ def laptop_words() -> str:
     run = _study(PAPER)
     row = how_soon(run).set_index(["variant", "metric"]).loc[("cameo", PSNR)]
     return (
-        f"Steps of `mlp` over plain's to plain's last PSNR, with batches of {run.settings['batch_size']} "
-        f"({plural(run.seeds['cameo'], 'seed')}): {pace_words(row)}."
+        f"With {run.settings['batch_size']} rooms ({plural(run.seeds['cameo'], 'seed')}) the steps of `mlp` to plain's "
+        f"last PSNR are {pace_words(row)}."
     )
 
 
@@ -286,7 +294,25 @@ def _found_by(name: str) -> str:
 
 def pair_short() -> str:
     """Return the same in few words, and what the supervised weights find on real frames."""
-    return f"*{' '.join(map(_found_short, ('supervised', 'plain')))} {_on_real_frames('probe-kitchen-supervised')}*"
+    real = _probe("probe-kitchen-supervised")
+    row = real["layers"].set_index("layer").loc[real["selection"]["layer"]]
+    return (
+        f"*{_found_short('supervised')} {_found_short('plain')} On real frames (7-Scenes, never seen) layer "
+        f"{real['selection']['layer']} finds {_precision(row)}; "
+        f"{_others(real)}.*"
+    )
+
+
+def _others(kept: dict[str, Any]) -> str:
+    """Return what other matchers find on the grid of the selected layer."""
+    table = kept["matchers"]
+    table = table[table["grid"] == table.loc[table["layer"] == kept["selection"]["layer"], "grid"].iloc[0]]
+    values = {
+        null_label(name) if is_null(name) else name: value
+        for name, value in zip(table["model"], table["value"], strict=True)
+    }
+    names = {"cameras only": "cameras alone", "pixels": "raw pixels", "dsift": "dense SIFT"}
+    return ", ".join(f"{words} {percent(values[name])}" for name, words in names.items())
 
 
 def _found_short(name: str) -> str:
@@ -294,11 +320,10 @@ def _found_short(name: str) -> str:
     row = kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     rival = kept["leads"].set_index("model")
     grey = next(rival.loc[model] for model in rival.index if is_null(model) and null_label(model) == "cameras only")
-    trained = "supervised in layer 10" if name == "supervised" else "not supervised"
     return (
-        f"`cat3d-tiny:{name}` ({trained}, {_steps_of(name)} steps): {_shown(kept['layers'])} shown to be above the "
-        f"strongest null; layer {kept['selection']['layer']} finds {_precision(row)} of the points of "
-        f"{kept['selection']['scenes']} rooms ({_points(grey)} over the same weights with grey images)."
+        f"`cat3d-tiny:{name}` ({_steps_of(name)} steps), {kept['selection']['scenes']} rooms: {_shown(kept['layers'])} "
+        f"shown to be above the strongest null; layer {kept['selection']['layer']} finds {_precision(row)} of the "
+        f"points ({_points(grey)} over cameras alone)."
     )
 
 
