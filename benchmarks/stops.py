@@ -236,7 +236,7 @@ def _starve(name: str, command: Command, work: Path, expected: dict[str, str]) -
     lines, equal, tried = 0, 0, 0
     for size in SIZES[name]:
         mounted = work / "small"
-        with small(mounted, f"{size}k") as change:
+        with small(mounted, f"{max(size, 4)}k") as change:  # 0 would be no limit
             folder = mounted / name
             if command.first:
                 change("size=900m")
