@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             rebuild(arguments.run, arguments.explore_with, *files)
     except (ValueError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        words = " ".join(str(error).split())
+        print(words if words.startswith(PROG) else f"{PROG}: {words}", file=sys.stderr)
         return 2
     return 0
 

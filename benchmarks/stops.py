@@ -117,7 +117,7 @@ def main(stops: Stops) -> None:
             if "full" in stops.ways:
                 _starve(name, command, work, expected)
             if "locked" in stops.ways:
-                _lock(name, command, work)
+                _lock(name, command, work, seconds)
 
 
 def _prepare(command: Command, work: Path, folder: Path) -> None:
@@ -282,10 +282,10 @@ def _is_one_line(done: subprocess.CompletedProcess[str]) -> bool:
     return good
 
 
-def _lock(name: str, command: Command, work: Path) -> None:
+def _lock(name: str, command: Command, work: Path, seconds: float) -> None:
     """Make the folder read-only before the command, and in the middle of it."""
     lines = 0
-    for after in (0.0, 9.0):
+    for after in (0.0, seconds / 2):
         with small(work / "small", "900m") as change:
             folder = work / "small" / name
             _prepare(command, work, folder)

@@ -33,7 +33,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     drawn = {"plain": [float(rank) for rank in order], "mean": [float(-rank) for rank in order]}
     monkeypatch.setattr(pictures, "_held_out", lambda study: (None, None))
     monkeypatch.setattr(
-        pictures, "_sample", lambda model, weights, held_out: quality(drawn[weights.parents[1].name.partition("-")[0]])
+        pictures,
+        "sample_with",
+        lambda model, weights, held_out: quality(drawn[weights.parents[1].name.partition("-")[0]]),
     )
     return Study(out=tmp_path, seeds="3,4", steps=800)
 
