@@ -1,5 +1,6 @@
 """A study in words: what was compared, what helped, how soon, and the limits of the numbers. Pure."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -212,7 +213,13 @@ def ratio_text(row: Any) -> str:
         row: Of :func:`analysis.study.soon.how_soon`.
     """
     mark = {(True, False): "≤ ", (False, True): "≥ ", (True, True): "? "}.get((row.at_most, row.at_least), "")
-    return f"{mark}{_times(row.ratio)}"
+    return f"{mark}{_times(_bound(row.ratio, row.at_most, row.at_least))}"
+
+
+def _bound(value: float, at_most: bool, at_least: bool) -> float:
+    """Round a bound to two decimals away from what it excludes."""
+    hundred = round(value * 100, 6)
+    return (math.ceil(hundred) if at_most else math.floor(hundred)) / 100 if at_most != at_least else value
 
 
 def share_text(row: Any) -> str:

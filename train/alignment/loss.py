@@ -41,13 +41,17 @@ NUMBERS_OF_SCENES = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class _Pairs:
-    """Every pair's matching token and weight in the loss, and how logits are made of queries and keys."""
+    """Every pair's matching token and weight in the loss, and how logits are made of queries and keys.
+
+    ``drawn`` tells that few of the pairs have a weight.
+    """
 
     index: Int[Tensor, "b fq m fk"]
     weight: Float[Tensor, "b fq m fk"]
     mixing: HeadMixing
     mix: nn.Module
     scale: float
+    drawn: bool = False
 
 
 def _plain(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
@@ -63,8 +67,9 @@ def _plain(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pai
 
 
 def _auto(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
-    """Compute whole scenes where kernels are few and wide; on a CPU, or where a scene does not fit, chunks of rows."""
-    return _chunked(q, k, pairs) if q.device.type == "cpu" or not _scenes_at_once(pairs, q) else _scenes(q, k, pairs)
+    """Compute whole scenes where kernels are few and wide; on a CPU, of few pairs or large scenes, chunks of rows."""
+    wide = q.device.type != "cpu" and not pairs.drawn and _scenes_at_once(pairs, q) > 0
+    return (_scenes if wide else _chunked)(q, k, pairs)
 
 
 def _chunked(q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], pairs: _Pairs) -> Float[Tensor, ""]:
@@ -86,8 +91,11 @@ def _summed(sum_parts: Callable[..., Tensor], q: Tensor, k: Tensor, pairs: _Pair
 
 
 def _scenes_at_once(pairs: _Pairs, q: Float[Tensor, "b heads n d"]) -> int:
-    """Return how many scenes a chunk may have; 0 where one is too large."""
-    return NUMBERS_OF_SCENES // (pairs.mixing.numbers * q.shape[1] * q.shape[2] ** 2)
+    """Return how many scenes a chunk may have; 0 where one is too large.
+
+    Each pair of tokens has its logit, the logarithm of its share and their gradient at least.
+    """
+    return NUMBERS_OF_SCENES // (max(3, pairs.mixing.numbers * q.shape[1]) * q.shape[2] ** 2)
 
 
 def _sum_scenes(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tensor] | None) -> Float[Tensor, ""]:
@@ -117,12 +125,18 @@ def _scenes_loss(
     k: Float[Tensor, "b heads n d"],
     *weights: Tensor,
 ) -> Float[Tensor, ""]:
-    """Sum the weighted cross-entropies of all queries with the tokens of every key view."""
+    """Sum the weighted cross-entropies of all queries with the tokens of every key view.
+
+    What enters with no key view, and matches without a weight, may be anything.
+    """
+    entering = rearrange(weight.ne(0).any(-1), "b fq n -> b 1 (fq n) 1")
+    queries = torch.where(entering, q * scale, 0.0)
     of_scene = torch.vmap(logits, in_dims=(0, 0, *(None for _ in weights)))
     of_views = rearrange(
-        of_scene(q * scale, k, *weights), "b (fq n) (fk m) -> b fq n fk m", fq=index.shape[1], fk=index.shape[3]
+        of_scene(queries, k, *weights), "b (fq n) (fk m) -> b fq n fk m", fq=index.shape[1], fk=index.shape[3]
     )
-    return -(weight * of_views.log_softmax(-1).gather(-1, index[..., None])[..., 0]).sum()
+    match = torch.where(weight.ne(0), index, 0)
+    return -(weight * of_views.log_softmax(-1).gather(-1, match[..., None])[..., 0]).sum()
 
 
 def _sum_chunks(pairs: _Pairs, inputs: tuple[Tensor, ...], gradients: list[Tensor] | None) -> Float[Tensor, ""]:
@@ -312,6 +326,7 @@ class CorrespondenceAlignment(nn.Module):
                 mixing=MIXINGS[self.mixing],
                 mix=self.mix,
                 scale=_scale(q, scale),
+                drawn=self.max_queries is not None,
             )
             return BACKENDS[self.backend](q, k, pairs)
 

@@ -1,6 +1,7 @@
 """Laws of the CAMEO loss: the formula by hand and by loops, chunks against the plain formula, the draw, refusals."""
 
 import copy
+import dataclasses
 import math
 from itertools import product
 
@@ -202,6 +203,7 @@ def test_where_kernels_are_slow_to_start_whole_scenes_are_taken_if_one_fits(monk
     )
     assert alignment.loss._auto(q, k, pairs) is chunked
     elsewhere, needed = q.to("meta"), MIXINGS["mlp"].numbers * 3 * 6 * 6
+    assert alignment.loss._auto(elsewhere, elsewhere, dataclasses.replace(pairs, drawn=True)) is chunked
     for most, way in ((needed, scenes), (needed - 1, chunked)):
         monkeypatch.setattr(alignment.loss, "NUMBERS_OF_SCENES", most)
         assert alignment.loss._auto(elsewhere, elsewhere, pairs) is way
@@ -256,13 +258,19 @@ def test_nothing_per_pair_of_tokens_is_kept_for_the_backward_pass(mixing: str):
 
 
 @pytest.mark.parametrize("mixing", MIXINGS)
-def test_pairs_that_do_not_count_cannot_matter(mixing: str):
-    loss, matches, (q, k) = losses(mixing)["chunked"], some_matches(7, 2, 3, 8, 0.2), some_heads(7, 2, 3, 24)
+@pytest.mark.parametrize("backend", ["chunked", "scenes"])
+def test_pairs_that_do_not_count_cannot_matter(backend: str, mixing: str):
+    loss, matches, (q, k) = losses(mixing)[backend], some_matches(7, 2, 3, 8, 0.2), some_heads(7, 2, 3, 24)
     unused = rearrange(~matches.counted.any(-1), "b f n -> b 1 (f n) 1")
     assert unused.any()
-    torch.testing.assert_close(loss(q.masked_fill(unused, torch.nan), k, matches, 1), loss(q, k, matches, 1), **EXACT)
+    expected = value_and_gradients(loss, q, k, matches, 1)
+    torch.testing.assert_close(
+        value_and_gradients(loss, q.masked_fill(unused, torch.nan), k, matches, 1), expected, **EXACT
+    )
+    nowhere = TokenMatches(matches.index.masked_fill(~matches.counted, -1), matches.counted, matches.distance)
+    torch.testing.assert_close(value_and_gradients(loss, q, k, nowhere, 1), expected, **EXACT)
     own_counts = TokenMatches(matches.index, matches.counted | own_view(3), matches.distance)
-    torch.testing.assert_close(loss(q, k, own_counts, 1), loss(q, k, matches, 1), **EXACT)
+    torch.testing.assert_close(loss(q, k, own_counts, 1), expected[0], **EXACT)
 
 
 @settings(max_examples=15, deadline=None)
