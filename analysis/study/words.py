@@ -253,7 +253,15 @@ def ends_text(low: float, high: float) -> str:
     if np.isnan(low) or np.isnan(high):
         return MISSING
     if low == 0 or high == np.inf:
-        return "open" if (low, high) == (0, np.inf) else f"below {_times(high)}" if low == 0 else f"above {_times(low)}"
+        return (
+            "open"
+            if (low, high) == (0, np.inf)
+            else (
+                f"below {_times(_bound(high, True, False))}"
+                if low == 0
+                else f"above {_times(_bound(low, False, True))}"
+            )
+        )
     return f"{_times(low)} to {_times(high)}"
 
 
