@@ -157,7 +157,7 @@ def test_weights_that_wait_elsewhere_change_nothing(
 def test_a_run_ends_in_its_page(words: list[str], t: int, tmp_path: Path):
     flags = ["--pairs", "1", "--views", str(VIEWS), "--image-size", str(SIDE), "--timesteps", str(t)]
     page = words[0].partition(":")[0] in PAGED
-    flags += [] if page else ["--no-report"]
-    run.cli(["--model", *words, *flags, "--baselines", "null", "--out", str(tmp_path / "run")])
+    flags += ["--baselines", "null"] if page else ["--no-report", "--baselines", "none", "--interventions", "none"]
+    run.cli(["--model", *words, *flags, "--out", str(tmp_path / "run")])
     assert not page or (tmp_path / "run" / "report.html").stat().st_size > 50_000
     assert pd.read_csv(tmp_path / "run" / "layers.csv")["precision"].between(0, 1).any()
