@@ -21,6 +21,8 @@ METHOD_LABELS = {
     TRUTH: "true views",
 }
 """Whose images are measured, as figures and tables name them."""
+THESE_PREDICTIONS = "these predictions"
+"""Another program's images, where no model made them."""
 ANSWERS = {COPY: "copying the nearest reference", MEAN_COLOUR: "filling in that reference's mean colour"}
 """What the trivial baselines do."""
 ONE_STEP_WORDS = (
@@ -37,7 +39,7 @@ THRESHOLDS = {
     "%scene": "a 3D error below {}\u00a0% of the scene's size",
 }
 """When a match counts as right, by the unit of the threshold."""
-NOT_FLAGS = {"resume", "no_report", "report"}
+NOT_FLAGS = {"resume", "no_report", "report", "scenes_read", "scenes_digest", "left_out"}
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.blocks import Table
 from analysis.trivial import BEST, MARK, Trivial, best_trivial, marked
-from analysis.words import ANSWERS, amount, number
+from analysis.words import ANSWERS, MISSING, amount, number
 from probe.records import COPY, MATCH_ERROR, MEAN_COLOUR, METRICS, PSNR, SAMPLE_METRICS, TRIVIAL, trivial_column
 
 SHOWN = 12
@@ -54,4 +54,5 @@ def _row(row: dict[Any, Any], columns: list[str], method: str) -> tuple[str, ...
     own = [marked(text, name, row[name], Trivial(method, theirs)) if name == PSNR else text
            for name, text in zip(columns, own, strict=True)]  # fmt: skip
     beside = [amount(PSNR, theirs), amount(MATCH_ERROR, row["truth_match_error"])]
-    return (str(row["scene"]), number(row["view"]), f"{row['rotation_deg']:.0f}°", number(row["n_ref"]), *own, *beside)
+    turn = MISSING if pd.isna(row["rotation_deg"]) else f"{row['rotation_deg']:.0f}°"
+    return (str(row["scene"]), number(row["view"]), turn, number(row["n_ref"]), *own, *beside)

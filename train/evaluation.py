@@ -1,11 +1,15 @@
-"""One evaluation, from its command line to its folder: generated views of held-out scenes, beside trivial baselines."""
+"""One evaluation, from its command line to its folder: views of held-out scenes, beside trivial baselines.
+
+They are sampled from a model, or read from files that another program made (:mod:`train.predictions`).
+"""
 
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import pandas as pd
 import torch
@@ -31,6 +35,7 @@ from probe.records import (
     LPIPS,
     MATCH_ERROR,
     METHODS,
+    MODEL,
     PARTS,
     SAMPLES,
     SCENES_NOTE,
@@ -45,10 +50,10 @@ from probe.records import (
     write_json,
 )
 from probe.scenes import Request, SceneList, open_scenes
-from probe.scenes.reading import record_reading
+from probe.scenes.reading import Folder, record_reading
 from probe.seeds import derive
-from probe.views import Views
-from train.flags.evaluate import Settings, read_features, read_references
+from train.flags.evaluate import OF_A_MODEL, Settings, read_features, read_references
+from train.predictions import open_predictions
 from train.quality import (
     Quality,
     evaluate_quality,
@@ -72,8 +77,8 @@ def evaluate_model(settings: Settings) -> None:
     """
     plan = Plan.make(settings)
     open_run(settings.out, plan.record, resume=settings.resume)
-    if plan.scenes.note:
-        write_json(settings.out / SCENES_NOTE, {"note": plan.scenes.note})
+    if plan.source.scenes.note:
+        write_json(settings.out / SCENES_NOTE, {"note": plan.source.scenes.note})
     console = Console(width=None if sys.stdout.isatty() else 120)
     parts = settings.out / PARTS
     if (settings.out / SUMMARY).exists() and not parts.exists():
@@ -81,7 +86,7 @@ def evaluate_model(settings: Settings) -> None:
     else:
         with alone(settings.out):
             parts.mkdir(exist_ok=True)
-            measure(plan, settings, parts)
+            measure(plan, parts)
             save(plan, settings.out, parts)
     show(console, plan, pd.read_csv(settings.out / SUMMARY), settings.out)
     if settings.report:
@@ -94,69 +99,105 @@ def _report(out: Path) -> Path:
     return refresh(out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that a run needs, resolved from the settings."""
+# --- whose images ----------------------------------------------------------------------------------------------------
 
+
+class Source(Protocol):
+    """Where images come from: a model, or another program's files.
+
+    Attributes:
+        noun: What made or holds them, in the terminal's tables.
+        unmatched: Why a match error is NaN.
+        name: For the terminal.
+        scenes: The true views.
+        facts: What else of it decides the numbers, as a run records it.
+    """
+
+    noun: ClassVar[str]
+    unmatched: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def scenes(self) -> SceneList: ...  # noqa: D102
+    @property
+    def facts(self) -> dict[str, object]: ...  # noqa: D102
+
+    def measure(self, index: int, references: Sequence[int], lpips: Lpips | None) -> dict[int, Quality]:
+        """Measure the images of a scene for each number of references."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """Images sampled from a model."""
+
+    noun: ClassVar[str] = MODEL
+    unmatched: ClassVar[str] = "no point of a target is seen in a reference"
     model: MultiViewModel
     scenes: SceneList
-    references: tuple[int, ...]
-    extractors: tuple[str, ...]
-    lpips: Lpips | None
-    notes: tuple[str, ...]
-    record: dict[str, object]
+    steps: int
+    guidance: float
+    seed: int
 
-    @classmethod
-    def make(cls, settings: Settings) -> "Plan":
-        """Resolve settings; raise on those that cannot be run before anything is written."""
-        references, extractors = read_references(settings), read_features(settings.features)
-        device = _device(settings.device)
-        with flag("--model"):
-            model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
-            check_predicts(model, "an evaluation of sampled views needs")
-        timesteps = len(model.alpha_bar) - OFFSET[model.spacing]
-        if settings.sampling_steps > timesteps:
-            raise ValueError(f"--sampling-steps {settings.sampling_steps}: expected 1 to {timesteps}")
-        request = Request(
-            groups=settings.groups,
-            views=settings.views,
-            n_ref=max(references),
-            seed=settings.seed,
-            needs_truth=False,
-            reading=settings.reading,
-        )
-        with flag("--scenes"):
-            scenes = open_scenes(settings.scenes, request)
-        scenes.load(0)
-        absent = [absence(LPIPS, LPIPS_WEIGHTS)]
-        absent += [absence(f"FID/KID by {name}", EXTRACTORS[name].files) for name in extractors]
-        notes = [scenes.note, *absent, _untrained_guidance(model, settings.guidance)]
-        return cls(
-            model=to_device(model, device),
-            scenes=scenes,
-            references=references,
-            extractors=extractors,
-            lpips=load_lpips(device),
-            notes=tuple(note for note in notes if note),
-            record=_record(settings, references, extractors),
-        )
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.model.name
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Return nothing: the settings say it all."""
+        return {}
+
+    def measure(self, index: int, references: Sequence[int], lpips: Lpips | None) -> dict[int, Quality]:
+        """Sample the targets of a scene from noise of its own, for each number of references, and measure them."""
+        views, _ = self.scenes.load(index)
+        generator = torch.Generator().manual_seed(derive("noise", self.seed, index))
+        noise = torch.randn(self.model.latent_shape(1, views.count), generator=generator)
+        how = {"steps": self.steps, "guidance": self.guidance, "lpips": lpips}
+        return {n: evaluate_quality(self.model, replace(views, n_ref=n), noise, **how) for n in references}  # type: ignore[arg-type]
 
 
-def _record(settings: Settings, references: tuple[int, ...], extractors: tuple[str, ...]) -> dict[str, object]:
-    """Return what decides the numbers, as plain values."""
-    said = record_reading(asdict(settings))
-    resolved = {**said, "n_ref": list(references), "features": list(extractors), "out": str(settings.out)}
-    return {name: value for name, value in resolved.items() if name not in NOT_DECISIVE}
+def _open_source(settings: Settings, references: tuple[int, ...], device: torch.device) -> Source:
+    if settings.predictions is None:
+        return _open_model(settings, references, device)
+    with flag("--predictions"):
+        return open_predictions(Folder(settings.predictions, settings.reading), references[0], device)
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def _open_model(settings: Settings, references: tuple[int, ...], device: torch.device) -> Sampled:
+    with flag("--model"):
+        model = load_model(settings.model, Loading(base=settings.base, size=settings.model_size))
+        check_predicts(model, "an evaluation of sampled views needs")
+    timesteps = len(model.alpha_bar) - OFFSET[model.spacing]
+    if settings.sampling_steps > timesteps:
+        raise ValueError(f"--sampling-steps {settings.sampling_steps}: expected 1 to {timesteps}")
+    request = Request(
+        groups=settings.groups,
+        views=settings.views,
+        n_ref=max(references),
+        seed=settings.seed,
+        needs_truth=False,
+        reading=settings.reading,
+    )
+    with flag("--scenes"):
+        scenes = open_scenes(settings.scenes, request)
+    scenes.load(0)
+    return Sampled(
+        model=to_device(model, device),
+        scenes=scenes,
+        steps=settings.sampling_steps,
+        guidance=settings.guidance,
+        seed=settings.seed,
+    )
 
 
-def _untrained_guidance(model: MultiViewModel, guidance: float) -> str:
+def _untrained_guidance(source: Source) -> str:
     """Return a warning of guidance by a prediction that the model has not learned, as far as its card says."""
+    if not isinstance(source, Sampled):
+        return ""
+    model, guidance = source.model, source.guidance
     card = model.card or {}
     training = card.get("training", card)
     dropped = training.get("camera_dropout") if isinstance(training, dict) else None
@@ -168,24 +209,64 @@ def _untrained_guidance(model: MultiViewModel, guidance: float) -> str:
     )
 
 
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a run needs, resolved from the settings."""
+
+    source: Source
+    references: tuple[int, ...]
+    extractors: tuple[str, ...]
+    lpips: Lpips | None
+    notes: tuple[str, ...]
+    record: dict[str, object]
+
+    @classmethod
+    def make(cls, settings: Settings) -> "Plan":
+        """Resolve settings; raise on those that cannot be run before anything is written."""
+        references, extractors = read_references(settings), read_features(settings.features)
+        device = _device(settings.device)
+        source = _open_source(settings, references, device)
+        absent = [absence(LPIPS, LPIPS_WEIGHTS)]
+        absent += [absence(f"FID/KID by {name}", EXTRACTORS[name].files) for name in extractors]
+        notes = [source.scenes.note, *absent, _untrained_guidance(source)]
+        return cls(
+            source=source,
+            references=references,
+            extractors=extractors,
+            lpips=load_lpips(device),
+            notes=tuple(note for note in notes if note),
+            record={**_record(settings, references, extractors), **source.facts},
+        )
+
+
+def _record(settings: Settings, references: tuple[int, ...], extractors: tuple[str, ...]) -> dict[str, object]:
+    """Return what decides the numbers, as plain values: without what says nothing of a model, or of predictions."""
+    said = record_reading(asdict(settings))
+    resolved = {**said, "n_ref": list(references), "features": list(extractors), "out": str(settings.out)}
+    idle: Sequence[str] = ("predictions",)
+    if settings.predictions is not None:
+        resolved["predictions"], idle = str(settings.predictions.resolve()), OF_A_MODEL
+    return {name: value for name, value in resolved.items() if name not in (*NOT_DECISIVE, *idle)}
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no CUDA device is available here; choose cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure(plan: Plan, settings: Settings, parts: Path) -> None:
+def measure(plan: Plan, parts: Path) -> None:
     """Measure scene after scene, each to files of its own, so that a stopped run can be resumed."""
-    for index in tqdm(range(len(plan.scenes.names)), desc="scenes", unit="scene"):
+    for index in tqdm(range(len(plan.source.scenes.names)), desc="scenes", unit="scene"):
         rows = parts / f"scene-{index:05d}.parquet"
         if not rows.exists():
-            views, _ = plan.scenes.load(index)
-            measured = {n_ref: _measure_scene(plan, settings, views, index, n_ref) for n_ref in plan.references}
-            _write_part(rows, measured)
-
-
-def _measure_scene(plan: Plan, settings: Settings, views: Views, index: int, n_ref: int) -> Quality:
-    generator = torch.Generator().manual_seed(derive("noise", settings.seed, index))
-    noise = torch.randn(plan.model.latent_shape(1, views.count), generator=generator)
-    sampling = {"steps": settings.sampling_steps, "guidance": settings.guidance}
-    return evaluate_quality(plan.model, replace(views, n_ref=n_ref), noise, **sampling, lpips=plan.lpips)  # type: ignore[arg-type]
+            _write_part(rows, plan.source.measure(index, plan.references, plan.lpips))
 
 
 def _write_part(path: Path, measured: Mapping[int, Quality]) -> None:
@@ -203,15 +284,15 @@ def _write_part(path: Path, measured: Mapping[int, Quality]) -> None:
 def save(plan: Plan, out: Path, parts: Path) -> None:
     """Write the run folder's tables and picture, the summary last; then remove the parts."""
     rows = pd.concat([pd.read_parquet(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
-    rows = plan.scenes.with_units(rows)
+    rows = plan.source.scenes.with_units(rows)
     images = [load_file(path) for path in sorted(parts.glob("*.safetensors"))]
     worst = worst_cases(rows)
     summary = pd.concat([quality_summary(rows), distance_table(plan, images)], ignore_index=True)
-    picture = _draw(worst, dict(zip(plan.scenes.names, images, strict=True)))
+    picture = _draw(worst, dict(zip(plan.source.scenes.names, images, strict=True)))
     _write_table(out / IMAGES, rows)
     _write_table(out / WORST, worst)
     write(out / SAMPLES, lambda part: picture.savefig(part, format="png", metadata={"Software": None}))
-    _write_table(out / SUMMARY, with_notes(summary))
+    _write_table(out / SUMMARY, with_notes(summary, plan.source.unmatched))
     shutil.rmtree(parts)
 
 
@@ -221,28 +302,28 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
 
 def distance_table(plan: Plan, images: list[dict[str, Float[Tensor, "targets 3 h w"]]]) -> pd.DataFrame:
     """Return FID and KID per number of references and method: rows of the summary, without intervals."""
-    rows = []
+    rows, scenes = [], plan.source.scenes
     for n_ref in plan.references:
-        sets = {name: torch.cat([scene[f"{n_ref}/{name}"] for scene in images]) for name in (*METHODS, TRUTH)}
+        sets = {name: [image for scene in images for image in scene[f"{n_ref}/{name}"]] for name in (*METHODS, TRUTH)}
         for extractor in plan.extractors:
             for method in METHODS:
                 distances = set_distances(sets[method], sets[TRUTH], extractor)
                 rows += [
                     {"n_ref": n_ref, "rotation_bin": ALL_ROTATIONS, "method": method, "metric": metric, "value": value,
                      "low": math.nan, "high": math.nan, "scenes": 0 if math.isnan(value) else len(images),
-                     "units": 0 if math.isnan(value) else len(set(plan.scenes.units or plan.scenes.names)),
+                     "units": 0 if math.isnan(value) else len(set(scenes.units or scenes.names)),
                      "count": 0 if math.isnan(value) else len(sets[TRUTH])}
                     for metric, value in distances.items()
                 ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def with_notes(summary: pd.DataFrame) -> pd.DataFrame:
-    """Add a column with the reason of every missing value."""
+def with_notes(summary: pd.DataFrame, unmatched: str) -> pd.DataFrame:
+    """Add a column with the reason of every missing value; ``unmatched`` is that of a match error."""
     reasons = {
         LPIPS: absence(LPIPS, LPIPS_WEIGHTS),
         SSIM: f"images are smaller than the window of {WINDOW} pixels",
-        MATCH_ERROR: "no point of a target is seen in a reference",
+        MATCH_ERROR: unmatched,
     }
     for name, (_, files) in EXTRACTORS.items():
         for metric in (FID, KID):
@@ -264,6 +345,8 @@ def show(console: Console, plan: Plan, summary: pd.DataFrame, out: Path) -> None
     """Print the tables, what is absent, and where the worst cases are."""
     from analysis.evaluation import terminal
 
-    terminal.show(console, summary, f"{plan.model.name}, {len(plan.scenes.names)} scenes")
-    for text in (*plan.notes, *terminal.LEGEND, f"worst cases first: {out / WORST}; pictures: {out / SAMPLES}"):
+    source = plan.source
+    terminal.show(console, summary, f"{source.name}, {len(source.scenes.names)} scenes", source.noun)
+    where = f"worst cases first: {out / WORST}; pictures: {out / SAMPLES}"
+    for text in (*plan.notes, *terminal.legend(source.noun), where):
         console.print(text, markup=False, soft_wrap=True)

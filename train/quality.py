@@ -6,6 +6,7 @@ that reference's mean colour. A model that does not beat them has not used its c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from probe.compat import declare_torchvision_operators
-from probe.correspondence import project_tokens
+from probe.correspondence import TokenProjections, project_tokens
 from probe.geometry import rotation_degrees
 from probe.image_quality import Lpips, Measured, image_metrics, match_error, missing_weights
 from probe.models.model import MultiViewModel
@@ -51,6 +52,8 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: 
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # noqa: E402
 
 MOST_KID = 1000  # images of a KID subset
+BATCH = 64  # images that an extractor sees at a time, torch-fidelity's default
+Images = Float[Tensor, "n 3 h w"] | Sequence[Float[Tensor, "3 _h _w"]]
 GROUP = ["n_ref", "rotation_bin", "method", "metric"]
 
 
@@ -62,8 +65,8 @@ class Quality:
     """The metrics of a batch of scenes, and the images.
 
     Attributes:
-        rows: scene, view, rotation_deg (of the target against view 0), n_ref, method, metric, value, count: how many
-            matches a match_error is a mean of, else 1, or 0 if the value is NaN.
+        rows: scene, view, rotation_deg (of the target against view 0; NaN without cameras), n_ref, method, metric,
+            value, count: how many matches a match_error is a mean of, else 1, or 0 if the value is NaN.
         targets: Target views, at the model's size, per method, and the true ones under "truth".
     """
 
@@ -100,22 +103,56 @@ def evaluate_quality(
     with targets_only(model.network, small.n_ref):
         drawn = sample_views(model, small, noise.to(device), steps=steps, guidance=guidance)
         predicted = predict_views(model, small, noise.to(device), steps=steps, guidance=guidance)
-    images = {MODEL: drawn, **trivial_baselines(small), TRUTH: small.image}
     seen = project_tokens(views, (min(views.size[0], model.size), min(views.size[1], model.size)))
+    return measure_images(small, drawn, single=predicted, seen=Seen(seen, views.size), lpips=lpips)
+
+
+class Seen(NamedTuple):
+    """Where true points of the targets lie in the references.
+
+    Attributes:
+        tokens: Their positions, and whether they are seen.
+        size: (height, width) in pixels that the positions are expressed in.
+    """
+
+    tokens: TokenProjections
+    size: tuple[int, int]
+
+
+@torch.no_grad()
+def measure_images(
+    views: Views,
+    image: Float[Tensor, "b f 3 h w"],
+    *,
+    single: Float[Tensor, "b f 3 h w"] | None = None,
+    seen: Seen | None = None,
+    lpips: Lpips | None = None,
+) -> Quality:
+    """Measure images of target views, whoever made them, beside the trivial baselines.
+
+    Args:
+        views: The true views, with names.
+        image: References first, then the images to measure under the name of the model.
+        single: Single predictions from pure noise; None leaves their PSNR out, for the baselines too.
+        seen: True matches; None leaves the match error NaN.
+        lpips: From :func:`probe.image_quality.load_lpips`; None leaves LPIPS NaN.
+    """
+    images = {MODEL: image, **trivial_baselines(views), TRUTH: views.image}
     rows: list[dict[str, object]] = []
-    for method, image in images.items():
-        single = predicted if method == MODEL else image
-        metrics = _compare(image, single, small, lpips) if method != TRUTH else {}
-        rows += _rows(small, method, {**metrics, MATCH_ERROR: match_error(image, seen, views.size, views.n_ref)})
-    targets = {method: image[:, views.n_ref :] for method, image in images.items()}
+    for method, shown in images.items():
+        metrics = {} if method == TRUTH else image_metrics(shown, views, lpips)
+        if method != TRUTH and single is not None:
+            metrics[PSNR_ONE_STEP] = image_metrics(single if method == MODEL else shown, views, None)[PSNR]
+        rows += _rows(views, method, {**metrics, MATCH_ERROR: _match_error(shown, seen, views.n_ref)})
+    targets = {method: shown[:, views.n_ref :] for method, shown in images.items()}
     return Quality(rows=pd.DataFrame(rows), targets=targets)
 
 
-def _compare(
-    image: Float[Tensor, "b f 3 h w"], single: Float[Tensor, "b f 3 h w"], views: Views, lpips: Lpips | None
-) -> dict[str, Measured]:
-    """Compare images with the true views, and single predictions from noise by PSNR alone."""
-    return {**image_metrics(image, views, lpips), PSNR_ONE_STEP: image_metrics(single, views, None)[PSNR]}
+def _match_error(image: Float[Tensor, "b f 3 h w"], seen: Seen | None, n_ref: int) -> Measured:
+    if seen is None:
+        shape = (image.shape[0], image.shape[1] - n_ref)
+        return torch.full(shape, torch.nan), torch.zeros(shape, dtype=torch.long)
+    return match_error(image, seen.tokens, seen.size, n_ref)
 
 
 def trivial_baselines(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
@@ -128,11 +165,12 @@ def trivial_baselines(views: Views) -> dict[str, Float[Tensor, "b f 3 h w"]]:
 
 
 def nearest_reference(views: Views) -> Int[Tensor, "b targets"]:
-    """Return the reference view rotated least against each target view; of equal ones the first."""
+    """Return the reference view rotated least against each target view; of equal or unknown ones (NaN) the first."""
     targets = rearrange(views.world_to_cam[:, views.n_ref :], "b t i j -> b t 1 i j")
     references = rearrange(views.world_to_cam[:, : views.n_ref], "b r i j -> b 1 r i j")
     shape = (len(views.image), targets.shape[1], views.n_ref, 4, 4)
-    return rotation_degrees(targets.expand(shape), references.expand(shape)).argmin(-1)
+    rotation = rotation_degrees(targets.expand(shape), references.expand(shape))
+    return rotation.nan_to_num(nan=torch.inf).argmin(-1)
 
 
 def _rows(views: Views, method: str, measured: Mapping[str, Measured]) -> list[dict[str, object]]:
@@ -191,25 +229,23 @@ class ColourCells(FeatureExtractorBase):
 class _Images(Dataset):
     """Images for torch-fidelity, in 8 bits."""
 
-    def __init__(self, images: Float[Tensor, "n 3 h w"]) -> None:
-        self.images = (images * 255).round().to(torch.uint8).cpu()
+    def __init__(self, images: Images) -> None:
+        self.images = images
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        return self.images[index]
+        return (self.images[index] * 255).round().to(torch.uint8).cpu()
 
 
-def set_distances(
-    images: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"], extractor: str
-) -> dict[str, float]:
+def set_distances(images: Images, truth: Images, extractor: str) -> dict[str, float]:
     """Measure FID and KID of a set of images against the true ones, by torch-fidelity.
 
     Few images make both noisy and FID too high; compare sets of equal size, of one extractor, only.
 
     Args:
-        images: Colours in [0, 1]; compared in 8 bits.
+        images: Colours in [0, 1]; compared in 8 bits. They may differ in size: an extractor sees each on its own then.
         truth: As many true ones.
         extractor: A name registered with torch-fidelity. "colour-cells" is the suite's own: mean and standard deviation
             of each colour in four quarters of the image; its distances ignore details.
@@ -246,6 +282,7 @@ def set_distances(
         kid=True,
         kid_subset_size=min(len(images), MOST_KID),
         kid_subsets=1 if len(images) <= MOST_KID else 100,
+        batch_size=BATCH if len({image.shape for image in (*images, *truth)}) == 1 else 1,
         cuda=False,
         save_cpu_ram=True,
         cache=False,
@@ -269,6 +306,7 @@ def quality_summary(rows: pd.DataFrame) -> pd.DataFrame:
     both = pd.concat([binned, binned.assign(rotation_bin=ALL_ROTATIONS)], ignore_index=True)
     for column, kinds in (("rotation_bin", names), ("method", [*METHODS, TRUTH])):
         both[column] = pd.Categorical(both[column].astype(str), kinds)  # in this order the table is sorted
+    both = both[both["rotation_bin"].notna()]  # views of unknown rotation count in all alone
     groups = both[GROUP].drop_duplicates().sort_values(GROUP[:-1], kind="stable", ignore_index=True)
     table = groups.merge(summarise(both, GROUP, shares=False), on=GROUP, how="left")
     counts = {name: table[name].fillna(0).astype(int) for name in ("scenes", "units", "count")}

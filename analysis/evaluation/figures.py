@@ -8,17 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import BLUE, GOLD, GREEN, INK, LINE_STYLES, MUTED, THIS_MODEL, VERMILION, WIDTH, Drawing, chart
-from analysis.words import METHOD_LABELS
+from analysis.words import METHOD_LABELS, THESE_PREDICTIONS
 from probe.records import COPY, MEAN_COLOUR, TRUTH
 
 OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.6}
 MARKS: dict[str, dict[str, Any]] = {
     THIS_MODEL: {"color": BLUE, "marker": "o", "markersize": 8},
+    THESE_PREDICTIONS: {"color": BLUE, "marker": "o", "markersize": 8},
     METHOD_LABELS[COPY]: {"color": VERMILION, "marker": "s", "markersize": 6, **OPEN},
     METHOD_LABELS[MEAN_COLOUR]: {"color": INK, "marker": "D", "markersize": 5.5, **OPEN, "markeredgewidth": 1.5},
     METHOD_LABELS[TRUTH]: {"color": GREEN, "marker": "_", "markersize": 26, "markeredgewidth": 2.2},
 }
-SHIFTS = dict(zip(MARKS, (-0.2, 0.0, 0.2, 0.0), strict=True))
+MEASURED = (THIS_MODEL, THESE_PREDICTIONS)
+SHIFTS = dict(zip(MARKS, (-0.2, -0.2, 0.0, 0.2, 0.0), strict=True))
 
 
 def beside_trivial(
@@ -57,7 +59,13 @@ def beside_trivial(
 
 def _marks(axes: Axes, rows: pd.DataFrame, who: str, spots: Mapping[str, int]) -> Any:
     x = rows["x"].map(spots) + SHIFTS[who]
-    axes.vlines(x, rows["low"], rows["high"], color=MARKS[who]["color"], linewidth=2 if who == THIS_MODEL else 1.3)
+    axes.vlines(
+        x,
+        rows["low"],
+        rows["high"],
+        color=MARKS[who]["color"],
+        linewidth=2 if who in MEASURED else 1.3,
+    )
     return axes.plot(x, rows["value"], linestyle="", **MARKS[who])[0]
 
 

@@ -42,11 +42,14 @@ def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.n
             image = images[case["scene"]][f"{case['n_ref']}/{method}"][case["view"] - case["n_ref"]]
             axis.imshow(rearrange(image, "c h w -> h w c"), interpolation="nearest")
             axis.set(xticks=[], yticks=[], ylabel=name if axis in axes[:, 0] else "")
-        place = f"view {case['view']}, {case['rotation_deg']:.0f}° from view 0"
+        turn = "" if np.isnan(case["rotation_deg"]) else f", {case['rotation_deg']:.0f}° from view 0"
+        place = f"view {case['view']}{turn}"
         column[0].set_title(textwrap.fill(f"{kind}: {case['scene']}", 30) + f"\n{place}", fontsize=9)
         references = "1 reference" if case["n_ref"] == 1 else f"{case['n_ref']} references"
         column[2].set_xlabel(
             f"{references}\nPSNR {case[PSNR]:.1f} dB, {best} {case[trivial_column(best, PSNR)]:.1f}", fontsize=9
         )
-    figure.suptitle("Reference rotated least against the target; true target; generated target", fontsize=11)
+    posed = all(not np.isnan(case["rotation_deg"]) for _, case in cases)
+    shown = f"Reference rotated least against the target{'' if posed else ', or the first'}"
+    figure.suptitle(f"{shown}; true target; generated target", fontsize=11)
     return figure

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.reading import check_numbers, read_config, read_file, read_json
 from analysis.trivial import Trivial, best_trivial
-from analysis.words import METHOD_LABELS
+from analysis.words import METHOD_LABELS, THESE_PREDICTIONS
 from probe.records import (
     ALL_ROTATIONS,
     CONFIG,
@@ -41,6 +41,7 @@ from probe.records.intervals import joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 ADVICE = "evaluate again"
+UNPOSED = -1.0  # stands for the rotation of a view without cameras
 VIEW = ["scene", "view", "n_ref", "rotation_deg"]
 COLUMNS = {
     IMAGES: (*VIEW, "method", "metric", "value", "count"),
@@ -79,6 +80,16 @@ class Evaluation:
     worst: pd.DataFrame
     samples: bytes | None = None
     note: str = ""
+
+    @property
+    def predictions(self) -> str:
+        """Return the folder of another program's images that were measured; nothing where they are a model's."""
+        return str(self.settings.get("predictions") or "")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return how figures and tables name each method."""
+        return METHOD_LABELS | ({MODEL: THESE_PREDICTIONS} if self.predictions else {})
 
     @cached_property
     def references(self) -> list[int]:
@@ -188,7 +199,7 @@ def by_references(run: Evaluation) -> pd.DataFrame:
 
 def _tidy(run: Evaluation, rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["metric"].isin(run.measured) & rows["value"].notna()]
-    table = rows.assign(panel=rows["metric"], who=rows["method"].map(METHOD_LABELS))
+    table = rows.assign(panel=rows["metric"], who=rows["method"].map(run.labels))
     return table[["panel", "who", "x", "value", "low", "high", "scenes", "count"]].reset_index(drop=True)
 
 
@@ -221,7 +232,9 @@ def differences(run: Evaluation) -> pd.DataFrame:
 def _paired(images: pd.DataFrame) -> pd.DataFrame:
     """Subtract each trivial baseline's value from the model's, view by view."""
     keys = [*VIEW, *(["unit"] if "unit" in images else []), "metric"]
-    table = images.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
+    known = images.assign(rotation_deg=images["rotation_deg"].fillna(UNPOSED))  # a pivot leaves missing keys out
+    table = known.pivot_table(index=keys, columns="method", values="value", sort=False).reset_index()
+    table = table.assign(rotation_deg=table["rotation_deg"].mask(table["rotation_deg"] == UNPOSED))
     parts = [table.assign(method=name, value=table[MODEL] - table[name], count=1) for name in TRIVIAL if name in table]
     return pd.concat(parts, ignore_index=True)
 

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.trivial import MARK_WORDS, best_trivial, marked
@@ -38,28 +39,43 @@ COLUMNS = (
     ("truth", MATCH_ERROR, TRUTH, 3),
 )
 """Heading, metric, method, decimals."""
-LEGEND = (
-    "95 %: of the model's PSNR, over independent units, from five on",
-    "copy, mean: of the reference rotated least to the target",
-    MARK_WORDS,
+SSIM_WORDS = "SSIM: gaussian window 11, sigma 1.5"
+OF_A_MODEL = (
     "one step: PSNR of the single prediction from pure noise",
-    "SSIM: gaussian window 11, sigma 1.5. match: colour difference to references at true matches; truth is its floor",
+    f"{SSIM_WORDS}. match: colour difference to references at true matches; truth is its floor",
 )
 
 
-def show(console: Console, summary: pd.DataFrame, title: str) -> None:
+def legend(noun: str = MODEL) -> tuple[str, ...]:
+    """Return what the columns mean, in lines.
+
+    Args:
+        noun: Whose images were measured: "model", or "predictions", which have fewer columns.
+    """
+    whose = "the model's" if noun == MODEL else f"the {noun}'"
+    return (
+        f"95 %: of {whose} PSNR, over independent units, from five on",
+        "copy, mean: of the reference rotated least to the target",
+        MARK_WORDS,
+        *(OF_A_MODEL if noun == MODEL else (SSIM_WORDS,)),
+    )
+
+
+def show(console: Console, summary: pd.DataFrame, title: str, noun: str = MODEL) -> None:
     """Print a table per number of references and rotation bin, then the distances of sets of images.
 
     Args:
         console: Where to.
         summary: The content of summary.csv.
         title: Above the table.
+        noun: Whose images were measured: see :func:`legend`.
     """
     of_sets = summary["metric"].map(lambda name: split_set_metric(name) is not None)
-    console.print(_table(summary[~of_sets], title))
+    console.print(_table(summary[~of_sets], escape(title)))
     for (n_ref, metric), group in summary[of_sets].groupby(["n_ref", "metric"], sort=False):
         if group["value"].notna().any():
-            values = ", ".join(f"{row.method} {row.value:.4f}" for row in group.itertuples())
+            named = group["method"].replace(MODEL, noun)
+            values = ", ".join(f"{who} {value:.4f}" for who, value in zip(named, group["value"], strict=True))
             console.print(f"{metric} of {group['count'].iloc[0]} images, n_ref {n_ref}: {values}", markup=False)
 
 

@@ -239,7 +239,7 @@ def _listing(folder: Path, changed: int) -> dict[str, Path]:
 
 
 def read_all(
-    named: Iterable[tuple[str, Callable[[], T]]], root: Folder, origin: str
+    named: Iterable[tuple[str, Callable[[], T]]], root: Folder, origin: str, kind: str = "frames"
 ) -> tuple[list[T], tuple[Dropped, ...]]:
     """Read what can be read; leave out what is missing or broken, unless reading is strict.
 
@@ -247,6 +247,7 @@ def read_all(
         named: Names, and what reads each.
         root: The folder, which says whether reading is strict.
         origin: What they belong to, for the error.
+        kind: What they are, for the error.
 
     Returns:
         What was read, in order, and what was left out.
@@ -263,7 +264,7 @@ def read_all(
                 raise
             dropped.append(Dropped(name, str(error)))
     if dropped and not whole:
-        raise ValueError(f"none of the {len(dropped)} frames of {origin} can be read; the first: {dropped[0].reason}")
+        raise ValueError(f"none of the {len(dropped)} {kind} of {origin} can be read; the first: {dropped[0].reason}")
     return whole, tuple(dropped)
 
 

@@ -1,18 +1,23 @@
 """The command line of ``python -m train.evaluate``: its flags and their ranges."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
 from probe.cli import check_model, check_scenes, flag
-from probe.scenes.reading import Reading
+from probe.scenes.reading import Reading, flag_of
 from train.settings import EXTRACTORS, Device
 
 SEEDS = 2**32
 NONE = "none"
+OF_A_MODEL = (
+    *("model", "base", "model_size", "scenes", "groups", "views", "sampling_steps", "guidance", "seed"),
+    *("images", "depth_scale", "unit"),
+)
+"""Settings that say nothing of predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,10 @@ class Settings(Reading):
     scenes: str = "shapes"
     """Scenes, NAME or NAME:FOLDER: shapes[:DIFFICULTY] or shapes-v1[:DIFFICULTY] (procedural), or a data set of
     python -m probe.run, such as rgbd:FOLDER."""
+    predictions: Path | None = None
+    """Score images that another program made, without a model: a folder of SCENE.npz (gt_rgb, pred_rgb) or of
+    SCENE/truth/*.png and SCENE/prediction/*.png. --n-ref is then one number: how many of the first views are
+    references."""
     groups: int = 8
     """Number of scenes; procedural ones take the four 30-degree rotation bins in turn."""
     views: int = 3
@@ -70,6 +79,8 @@ def check_settings(settings: Settings) -> None:
     """
     read_references(settings)
     read_features(settings.features)
+    if settings.predictions is not None:
+        _check_predictions(settings, settings.predictions)
     if settings.groups < 1:
         raise ValueError(f"--groups {settings.groups}: expected at least 1 scene")
     if settings.sampling_steps < 1:
@@ -84,6 +95,15 @@ def check_settings(settings: Settings) -> None:
         check_model(settings.model)
 
 
+def _check_predictions(settings: Settings, folder: Path) -> None:
+    default = {one.name: one.default for one in fields(Settings)}
+    other = [flag_of(name) for name in OF_A_MODEL if getattr(settings, name) != default[name]]
+    if other:
+        raise ValueError(f"--predictions takes images as they are, without a model: leave out {' '.join(other)}")
+    if not folder.is_dir():
+        raise ValueError(f"--predictions {folder}: there is no such folder; give one that exists (now in {Path.cwd()})")
+
+
 def read_references(settings: Settings) -> tuple[int, ...]:
     """Return the numbers of reference views, in rising order.
 
@@ -94,12 +114,24 @@ def read_references(settings: Settings) -> tuple[int, ...]:
         numbers = tuple(int(part) for part in settings.n_ref.split(","))
     except ValueError:
         raise ValueError(f"--n-ref {settings.n_ref!r}: expected numbers separated by commas, such as 1,2") from None
+    if settings.predictions is not None:
+        return _reference_of_predictions(numbers)
     if len(set(numbers)) != len(numbers) or not all(1 <= number < settings.views for number in numbers):
         raise ValueError(
             f"--n-ref {settings.n_ref} --views {settings.views}: expected different numbers of references, from 1 "
             "up to one view less than all, and at least 2 views"
         )
     return tuple(sorted(numbers))
+
+
+def _reference_of_predictions(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the number of references that the predictions were made from: it cannot be told from the images."""
+    if len(numbers) != 1 or numbers[0] < 1:
+        raise ValueError(
+            f"--n-ref {','.join(map(str, numbers))}: expected one number with --predictions, how many of the first "
+            "views they were made from, such as --n-ref 2"
+        )
+    return numbers
 
 
 def read_features(text: str) -> tuple[str, ...]:
