@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -53,7 +53,7 @@ from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.reading import Folder, record_reading
 from probe.seeds import derive
 from train.flags.evaluate import OF_A_MODEL, Settings, read_features, read_references
-from train.predictions import open_predictions
+from train.predictions import Predictions, open_predictions
 from train.quality import (
     Quality,
     evaluate_quality,
@@ -102,35 +102,19 @@ def _report(out: Path) -> Path:
 # --- whose images ----------------------------------------------------------------------------------------------------
 
 
-class Source(Protocol):
-    """Where images come from: a model, or another program's files.
-
-    Attributes:
-        noun: What made or holds them, in the terminal's tables.
-        unmatched: Why a match error is NaN.
-        name: For the terminal.
-        scenes: The true views.
-        facts: What else of it decides the numbers, as a run records it.
-    """
-
-    noun: ClassVar[str]
-    unmatched: ClassVar[str]
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def scenes(self) -> SceneList: ...  # noqa: D102
-    @property
-    def facts(self) -> dict[str, object]: ...  # noqa: D102
-
-    def measure(self, index: int, references: Sequence[int], lpips: Lpips | None) -> dict[int, Quality]:
-        """Measure the images of a scene for each number of references."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """Images sampled from a model."""
+    """Images sampled from a model.
+
+    Attributes:
+        noun: What made the images, as the terminal's tables name it.
+        unmatched: Why a match error is NaN.
+        model: The denoiser.
+        scenes: The true views.
+        steps: Of DDIM.
+        guidance: On the cameras; 1 is none.
+        seed: Of the noise.
+    """
 
     noun: ClassVar[str] = MODEL
     unmatched: ClassVar[str] = "no point of a target is seen in a reference"
@@ -157,6 +141,9 @@ class Sampled:
         noise = torch.randn(self.model.latent_shape(1, views.count), generator=generator)
         how = {"steps": self.steps, "guidance": self.guidance, "lpips": lpips}
         return {n: evaluate_quality(self.model, replace(views, n_ref=n), noise, **how) for n in references}  # type: ignore[arg-type]
+
+
+Source = Sampled | Predictions
 
 
 def _open_source(settings: Settings, references: tuple[int, ...], device: torch.device) -> Source:

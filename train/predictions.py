@@ -288,6 +288,8 @@ class Predictions:
     """Images that another program made of scenes.
 
     Attributes:
+        noun: What the images are, as the terminal's tables name them.
+        unmatched: Why their match error is NaN.
         name: Of them all, for the terminal.
         scenes: The true views.
         read: What reads each scene.
