@@ -44,7 +44,9 @@ def draw_cases(worst: pd.DataFrame, images: Mapping[str, Mapping[str, Float[np.n
             axis.set(xticks=[], yticks=[], ylabel=name if axis in axes[:, 0] else "")
         turn = "" if np.isnan(case["rotation_deg"]) else f", {case['rotation_deg']:.0f}° from view 0"
         place = f"view {case['view']}{turn}"
-        column[0].set_title(textwrap.fill(f"{kind}: {case['scene']}", 30) + f"\n{place}", fontsize=9)
+        column[0].set_title(
+            textwrap.fill(f"{kind}: {case['scene']}", 30).replace("$", r"\$") + f"\n{place}", fontsize=9
+        )
         references = "1 reference" if case["n_ref"] == 1 else f"{case['n_ref']} references"
         column[2].set_xlabel(
             f"{references}\nPSNR {case[PSNR]:.1f} dB, {best} {case[trivial_column(best, PSNR)]:.1f}", fontsize=9

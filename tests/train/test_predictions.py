@@ -269,7 +269,7 @@ def test_terminal_and_page_name_the_folder_and_nothing_that_predictions_lack(
 ):
     cameras = {"world_to_cam": turned(0, 5, 40, 95)} if posed else {}
     for seed in range(2):
-        save_npz(tmp_path / "[b]theirs" / f"{seed}.npz", drawn(seed), drawn(seed + 5), **cameras)
+        save_npz(tmp_path / "[b]theirs" / f"$_{seed}^$.npz", drawn(seed), drawn(seed + 5), **cameras)
     command = ["--predictions", str(tmp_path / "[b]theirs"), "--n-ref", "2", "--features", "colour-cells"]
     evaluate.cli([*command, "--out", str(tmp_path / "run")])
     shown = capsys.readouterr().out
