@@ -13,6 +13,7 @@ SHOWN = {
     "CHANGELOG.md": "CHANGELOG.md",
     "reports/reference/README.md": "reports/reference/README.md",
     "reports/reference/profile.png": "reports/reference/profile.png",
+    "reports/reference/samples.png": "reports/reference/samples.png",
     "reports/reference/paper/study.png": "reports/reference/paper/study.png",
     "reports/reference/paper/samples.png": "reports/reference/paper/samples.png",
 }
