@@ -244,10 +244,11 @@ def short_words(name: str) -> str:
     ]
     late = run.study["step"].min() >= CLAIM * run.step
     shown = f"In half the steps, as the paper claims: {listing(half)}." if half else (
-        "Whether in half the steps, the first evaluation at half cannot show." if late else
+        "Whether supervision halves the steps was not measured." if late else
         "Half the steps, as the paper claims, are not shown."
     )  # fmt: skip
-    return f"{'; '.join(parts)}. {shown}"
+    seeds = plural(run.seeds["cameo"], "seed")
+    return f"±: half of the 95 % interval over {seeds}. {'; '.join(parts)}. {shown}"
 
 
 def control_words(name: str, *, short: bool = False) -> str:
@@ -291,15 +292,16 @@ def pair_short() -> str:
     real = _probe("probe-kitchen-supervised")
     row = real["layers"].set_index("layer").loc[real["selection"]["layer"]]
     return (
-        f"*{_found_short('supervised')} {_found_short('plain')} On real frames (7-Scenes, never seen) "
-        f"{_shown(real['layers'])} shown above it: layer {real['selection']['layer']} finds {_precision(row)}, "
-        f"{_others(real)}, `plain` {percent(_chosen('probe-kitchen-plain'))}.*"
+        f"*{_found_short('supervised')} {_found_short('plain')} On real frames (7-Scenes) "
+        f"{_shown(real['layers'])} shown above its null: layer {real['selection']['layer']} of `supervised` finds "
+        f"{_precision(row)}, {_chosen('probe-kitchen-plain')} of `plain`, {_others(real)}.*"
     )
 
 
-def _chosen(name: str) -> float:
+def _chosen(name: str) -> str:
     kept = _probe(name)
-    return float(kept["layers"].set_index("layer").loc[kept["selection"]["layer"], "precision"])
+    row = kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
+    return f"layer {kept['selection']['layer']} {_precision(row)}"
 
 
 def _found_short(name: str) -> str:
@@ -307,15 +309,18 @@ def _found_short(name: str) -> str:
     row = kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
     leads = kept["leads"].set_index("model")
     rival = {null_label(name) if is_null(name) else name: leads.loc[name] for name in map(str, leads.index)}
+    layers = _shown(kept["layers"])
+    if name == "supervised":
+        layers = f"on {kept['selection']['scenes']} rooms {layers} shown above the strongest null"
     return (
-        f"`cat3d-tiny:{name}` ({_steps_of(name)} steps), {kept['selection']['scenes']} rooms: {_shown(kept['layers'])} "
-        f"shown above the strongest null; layer {kept['selection']['layer']} finds {_precision(row)}, "
-        f"{_lead(rival['cameras only'])} over cameras alone, {_lead(rival['pixels'])} over raw pixels."
+        f"`cat3d-tiny:{name}` ({_steps_of(name)} steps): {layers.removesuffix(' are')}; layer "
+        f"{kept['selection']['layer']} finds {_precision(row)}, {_lead(rival['cameras only'])} over cameras alone, "
+        f"{_lead(rival['pixels'])} over raw pixels."
     )
 
 
 def _lead(row: Any) -> str:
-    return f"{points(row.value)} points ({points(row.low)} to {points(row.high)})"
+    return f"{points(row.value)} ({points(row.low)} to {points(row.high)})"
 
 
 def _others(kept: dict[str, Any]) -> str:
