@@ -287,7 +287,7 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
     write(path, lambda part: table.to_csv(part, index=False))
 
 
-def distance_table(plan: Plan, images: list[dict[str, Float[Tensor, "targets 3 h w"]]]) -> pd.DataFrame:
+def distance_table(plan: Plan, images: list[dict[str, Float[Tensor, "_targets 3 _h _w"]]]) -> pd.DataFrame:
     """Return FID and KID per number of references and method: rows of the summary, without intervals."""
     rows, scenes = [], plan.source.scenes
     for n_ref in plan.references:
