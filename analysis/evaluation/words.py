@@ -106,7 +106,7 @@ def spoken(run: Evaluation, n_ref: int) -> str:
 
 
 def beside(run: Evaluation) -> str:
-    """Return what stands beside a measure in a table."""
+    """Name the baselines that a table shows with each measure."""
     if run.predictions:
         return "the copy of the nearest reference and that reference's mean colour"
     return "the copy of the nearest reference, that reference's mean colour, and for the match error the true views"

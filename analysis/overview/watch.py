@@ -95,7 +95,7 @@ class Pages(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of each request."""
+        """Leave requests out of the log."""
 
 
 def serve(root: Path, start: str, port: int) -> ThreadingHTTPServer:

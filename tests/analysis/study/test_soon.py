@@ -1,6 +1,7 @@
 """Laws of how soon a variant is where plain ends: symmetric, nothing dropped, bounds kept, verdicts hold jointly."""
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,19 @@ def test_by_the_first_evaluation_is_a_bound():
     found = row(study(plain=[(11, 9, 10)] * 3, cameo=[(12, 11, 13)] * 3))
     assert (words.ratio_text(found), words.ends_text(found["low"], found["high"])) == ("? 1.00", "open")
     assert found["verdict"] == "not separated"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "at_most", "at_least", "text"),
+    [
+        (1 / 3, True, False, "≤ 0.34"),
+        (8 / 3, False, True, "≥ 2.66"),
+        (0.5, True, False, "≤ 0.50"),
+        (8 / 3, False, False, "2.67"),
+    ],
+)
+def test_a_bound_is_rounded_away_from_what_it_excludes(ratio: float, at_most: bool, at_least: bool, text: str):
+    assert words.ratio_text(SimpleNamespace(ratio=ratio, at_most=at_most, at_least=at_least)) == text
 
 
 def test_half_the_steps_needs_the_whole_interval():

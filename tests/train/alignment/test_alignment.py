@@ -207,6 +207,10 @@ def test_where_kernels_are_slow_to_start_whole_scenes_are_taken_if_one_fits(monk
     for most, way in ((needed, scenes), (needed - 1, chunked)):
         monkeypatch.setattr(alignment.loss, "NUMBERS_OF_SCENES", most)
         assert alignment.loss._auto(elsewhere, elsewhere, pairs) is way
+    single, one_head = dataclasses.replace(pairs, mixing=MIXINGS["mean"]), elsewhere[:, :1]
+    for most, way in ((3 * 6 * 6, scenes), (3 * 6 * 6 - 1, chunked)):  # logit, logarithm and gradient of each pair
+        monkeypatch.setattr(alignment.loss, "NUMBERS_OF_SCENES", most)
+        assert alignment.loss._auto(one_head, one_head, single) is way
 
 
 @pytest.mark.parametrize(("mixing", "target"), KINDS)
