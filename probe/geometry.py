@@ -83,6 +83,16 @@ def stand_apart(
     return shift.norm(dim=-1) > SAME_CENTRE * distance
 
 
+def inverse(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """Invert matrices.
+
+    Raises:
+        RuntimeError: If one is singular; not while a CUDA graph is recorded, which cannot wait for the answer.
+    """
+    recorded = matrix.is_cuda and torch.cuda.is_current_stream_capturing()
+    return torch.linalg.inv_ex(matrix, check_errors=not recorded).inverse
+
+
 def fundamental_matrix(
     intrinsics: Float[Tensor, "*batch 3 3"],
     world_to_cam: Float[Tensor, "*batch 4 4"],
@@ -150,7 +160,7 @@ def ray_directions(
 ) -> Float[Tensor, "*batch p 3"]:
     """Return world directions of the rays through pixels, scaled so that camera z is 1 (ray parameter = z-depth)."""
     homogeneous = torch.cat([xy, torch.ones_like(xy[..., :1])], dim=-1)
-    local = homogeneous @ torch.linalg.inv(intrinsics).mT
+    local = homogeneous @ inverse(intrinsics).mT
     return local @ world_to_cam[..., :3, :3]
 
 

@@ -49,6 +49,11 @@ class Batch:
     noise: Float[Tensor, "b f c h w"]
     keep_cameras: Float[Tensor, " b"]
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors, by name."""
+        return {**self.views.tensors, "t": self.t, "noise": self.noise, "keep_cameras": self.keep_cameras}
+
     def scenes(self, chosen: slice) -> "Batch":
         """Select scenes of the batch."""
         return Batch(

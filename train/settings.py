@@ -13,6 +13,7 @@ WeightSchedule = Literal["constant", "linear", "off"]
 RateSchedule = Literal["constant_with_warmup", "linear", "cosine"]
 OptimizerName = Literal["adamw", "muon"]
 Precision = Literal["no", "bf16", "fp16"]
+Execution = Literal["eager", "graph"]
 Tracker = Literal["none", "tensorboard", "wandb"]
 Device = Literal["auto", "cpu", "cuda"]
 TrainedPart = Literal["all", "attention", "cross-view", "lora"]
@@ -101,6 +102,7 @@ class Settings:
         clip: Largest norm of the gradients.
         trainable: Which of the network's weights train, as :func:`read_trainable` takes it.
         workers: Processes that read scenes ahead, of each process that trains; decides nothing.
+        execution: Whether a step's gradients are computed anew, or replayed from a CUDA graph.
     """
 
     steps: int
@@ -124,3 +126,4 @@ class Settings:
     clip: float = 1.0
     trainable: str = "all"
     workers: int = 0
+    execution: Execution = "eager"

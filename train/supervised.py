@@ -201,4 +201,5 @@ def build_trainer(
         accumulate=settings.accumulate,
         clip=settings.clip,
         workers=settings.workers,
+        execution=settings.execution,
     )

@@ -37,7 +37,7 @@ from train.trainable import count_weights, merge_adapters
 
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
 """Models whose name takes the folder that a training writes."""
-NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker", "workers")
+NOT_DECISIVE = ("resume", "out", "report", "probe", "keep_checkpoints", "tracker", "workers", "execution")
 PROBE_TIMESTEPS = "500,900"
 
 

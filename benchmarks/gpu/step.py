@@ -1,7 +1,8 @@
-"""Seconds of a training step on a GPU, by way to compute the loss: python -m benchmarks.gpu.step --out step.csv
+"""Seconds of a training step on a GPU, by way to compute the loss and to launch: python -m benchmarks.gpu.step
 
 First the loss alone: each way's value and gradients against the plain formula's, on random queries and keys. Then
-whole steps of the small model (scenes, truth, forward, loss, backward, optimisers, average), medians after warm-up.
+whole steps of the small model (scenes, truth, forward, loss, backward, optimisers, average), medians after warm-up, and
+the loss of the last one, by which executions can be compared.
 """
 
 import statistics
@@ -22,6 +23,7 @@ from train.alignment import CorrespondenceAlignment
 from train.flags import Command, settings_of
 from train.loop import take_step
 from train.processes import make_accelerator
+from train.settings import Execution
 from train.supervised import build_trainer, choose_layers
 from train.training import objective_of, scenes_of
 
@@ -45,6 +47,8 @@ class Settings:
     """Scenes per step."""
     steps: int = 12
     """Timed steps of each case, after four."""
+    workers: int = 0
+    """Processes that render scenes ahead; 0 renders on the device."""
 
 
 def differences(device: str, mixing: str) -> dict[str, float]:
@@ -69,9 +73,11 @@ def _difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max().clamp(min=1e-6))
 
 
-def seconds_of_steps(settings: Settings, variant: str, way: str, batch: int) -> dict[str, float]:
-    """Return the median seconds of a step and the largest memory, in GiB."""
-    command = Command(**STEPS[variant], batch_size=batch, device=settings.device)
+def seconds_of_steps(settings: Settings, variant: str, way: str, execution: Execution, batch: int) -> dict[str, float]:
+    """Return the median seconds of a step, the largest memory in GiB, and the loss of the last step."""
+    command = Command(
+        **STEPS[variant], batch_size=batch, device=settings.device, workers=settings.workers, execution=execution
+    )
     accelerator = make_accelerator(command.device, command.precision, command.tracker, command.out)
     model = to_device(fresh_tiny(0), accelerator.device)
     model.network.to(memory_format=torch.channels_last)
@@ -84,27 +90,35 @@ def seconds_of_steps(settings: Settings, variant: str, way: str, batch: int) -> 
     cuda = accelerator.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    seconds = []
+    seconds, losses = [], {}
     for step in range(settings.steps + 4):
         begun = time.perf_counter()
-        take_step(trainer, step)  # ends with numbers on the CPU
+        losses = take_step(trainer, step)  # ends with numbers on the CPU
         seconds.append(time.perf_counter() - begun)
     memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
-    return {"seconds": statistics.median(seconds[4:]), "gib": memory}
+    return {"seconds": statistics.median(seconds[4:]), "gib": memory, "loss": losses["loss"]}
 
 
 def main(settings: Settings) -> None:
     rows = []
     for mixing in ("mean", "positive", "mlp"):
         print(mixing, "difference to the plain formula:", differences(settings.device, mixing), flush=True)
-    cases = [("plain", "auto"), *((variant, way) for variant in ("mean", "mlp") for way in ("chunked", "scenes"))]
+    cases: list[tuple[str, str, Execution]] = [
+        ("plain", "auto", "eager"),
+        ("plain", "auto", "graph"),
+        *((variant, way, "eager") for variant in ("mean", "mlp") for way in ("chunked", "scenes")),
+        *((variant, "scenes", "graph") for variant in ("mean", "mlp")),
+    ]
+    if settings.device != "cuda":
+        cases = [case for case in cases if case[2] == "eager"]
     for batch in settings.batches:
-        for variant, way in cases:
-            row = {"variant": variant, "way": way, "batch": batch, **seconds_of_steps(settings, variant, way, batch)}
+        for variant, way, execution in cases:
+            row = {"variant": variant, "way": way, "execution": execution, "workers": settings.workers, "batch": batch}
+            row |= seconds_of_steps(settings, variant, way, execution, batch)
             print(row, flush=True)
             rows.append(row)
     table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name() if settings.device == "cuda" else "cpu")
-    table.to_csv(settings.out, index=False, float_format="%.4f")
+    table.to_csv(settings.out, index=False, float_format="%.6f")
 
 
 if __name__ == "__main__":

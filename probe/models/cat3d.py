@@ -18,7 +18,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.geometry import full_precision, pixel_centres
+from probe.geometry import full_precision, inverse, pixel_centres
 from probe.models.model import Inputs
 from probe.models.parts.files import (
     META,
@@ -233,14 +233,14 @@ def _odd_rays(
     reference: int,
     normalise: bool,
 ) -> Float[Tensor, "b f 6 height width"]:
-    odd = torch.linalg.inv(world_to_cam[:, reference, None]) @ world_to_cam
-    cam_to_world = torch.linalg.inv(odd)
+    odd = inverse(world_to_cam[:, reference, None]) @ world_to_cam
+    cam_to_world = inverse(odd)
     centre = cam_to_world[..., :3, 3]
     if normalise:
         centre = centre / (reduce(centre.abs(), "b f xyz -> b 1 1", "max") + 1e-8)
     pixels = pixel_centres(*size, device=intrinsics.device, dtype=intrinsics.dtype)
     pixels = torch.stack([pixels[..., 0] - 1, pixels[..., 1], torch.ones_like(pixels[..., 0])], dim=-1)
-    through = cam_to_world[..., :3, :3] @ torch.linalg.inv(intrinsics)
+    through = cam_to_world[..., :3, :3] @ inverse(intrinsics)
     direction = einsum(through, pixels, "b f i j, height width j -> b f height width i")
     direction = torch.nn.functional.normalize(direction, dim=-1)
     moment = torch.linalg.cross(rearrange(centre, "b f i -> b f 1 1 i").expand_as(direction), direction)

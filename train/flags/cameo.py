@@ -12,6 +12,7 @@ from train.settings import (
     CompetingObjective,
     Control,
     Device,
+    Execution,
     Mixing,
     OptimizerName,
     Precision,
@@ -126,6 +127,10 @@ class Command(Reading):
     """Weights of the network that train: all; attention (those of every attention layer); cross-view (those of the
     layers that join views); lora:RANK (adapters of that rank on every linear layer of the attention layers, merged into
     OUT/final; needs peft). Checkpoints and OUT/averaged then hold only what trains."""
+    execution: Execution = "eager"
+    """How a GPU is told a step's work: eager launches each kernel; graph records a step's gradients once as a CUDA
+    graph and replays it, which is faster where the network is small. graph needs CUDA, one process, --precision no, and
+    supervision of all true pairs."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     seed: int = 0
@@ -187,6 +192,7 @@ def check_command(command: Command) -> None:
     """
     _check_ranges(command)
     _check_combinations(command)
+    _check_execution(command)
     with flag("--scenes"):
         check_scenes(command.scenes)
     with flag("--model"):
@@ -251,6 +257,22 @@ def _check_combinations(command: Command) -> None:
             f"--probe-every {command.probe_every}: expected a multiple of --evaluate-every {command.evaluate_every}, "
             "or 0"
         )
+
+
+def _check_execution(command: Command) -> None:
+    """Refuse to record what differs from step to step, or waits for the device."""
+    eager = {
+        "--device cpu": command.device == "cpu",
+        f"--precision {command.precision}": command.precision != "no",
+        f"--accumulate {command.accumulate}": command.accumulate != 1,
+        f"--max-queries {command.max_queries}": command.max_queries is not None,
+        f"--objective {command.objective}": command.objective != "cameo",
+        "--truth-source and --truth-noise": bool(command.truth_source or command.truth_noise),
+        "--gradient-checkpointing": command.gradient_checkpointing,
+    }
+    wrong = [flags for flags, present in eager.items() if present]
+    if command.execution == "graph" and wrong:
+        raise ValueError(f"--execution graph: does not go with {', '.join(wrong)}; choose --execution eager")
 
 
 def can_grow(command: Command) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from probe.seeds import derive
 from probe.views import Views
-from train.batches import step_seed
+from train.batches import Batch, step_seed
 from train.loop.sharing import own_parts, whole
 from train.loop.trainer import Trainer
 from train.objectives import BatchTruth
@@ -32,8 +33,9 @@ def take_step(trainer: Trainer, step: int) -> dict[str, float]:
         FloatingPointError: If a loss is not finite, or the gradient is not. In fp16 such a gradient has overflowed, and
             the step is skipped.
     """
-    for optimizer in trainer.optimizers:
-        optimizer.zero_grad()
+    if trainer.replay is None:
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad()
     seed, accelerator = trainer.batches.seed, trainer.accelerator
     torch.manual_seed(derive("inside the network", seed, step, accelerator.process_index))
     losses = accumulate_gradients(trainer, step)
@@ -58,21 +60,50 @@ def accumulate_gradients(trainer: Trainer, step: int) -> dict[str, float]:
     Returns:
         The losses, averaged over parts and processes.
     """
-    accelerator, accumulate = trainer.accelerator, trainer.accumulate
     batch = trainer.reader.at(step)
+    if trainer.replay is not None:
+        losses = [trainer.replay(partial(whole_gradients, trainer), batch, trainer.weight(step))]
+    else:
+        losses = _gradients_of_parts(trainer, batch, step)
+    mean = trainer.accelerator.reduce(torch.stack(losses).mean(0), "mean")
+    return {"loss": float(mean[0]), "objective": float(mean[1])}
+
+
+def whole_gradients(trainer: Trainer, batch: Batch, weight: Tensor) -> Tensor:
+    """Add a whole batch's gradients, in this process alone, from truth that nothing is drawn for.
+
+    Args:
+        trainer: Its parameters' gradients are added to.
+        batch: Of the step.
+        weight: Of the added objective.
+
+    Returns:
+        The denoising error and the added objective.
+    """
+    return _add_gradients(trainer, batch, prepare_truth(trainer, batch.views, 0), weight, None)
+
+
+def _gradients_of_parts(trainer: Trainer, batch: Batch, step: int) -> list[Tensor]:
+    """Add the gradients of a step's scenes, part by part; return the losses of each."""
+    accelerator = trainer.accelerator
     truth = prepare_truth(trainer, batch.views, step)
     seed = derive("query subset", trainer.batches.seed, step, accelerator.process_index)
     generator = torch.Generator().manual_seed(seed)
-    size, weight = len(batch.t) // accumulate, trainer.weight(step)
+    size, weight = len(batch.t) // trainer.accumulate, trainer.weight(step)
     losses = []
     for part in (slice(first, first + size) for first in range(0, len(batch.t), size)):
         last = part.stop == len(batch.t)
         with _synchronised(trainer, last):
-            error, extra = trainer.module(batch.scenes(part), truth and truth.scenes(part), generator)
-            accelerator.backward((error + weight * extra) / accumulate)
-        losses.append(torch.stack([error.detach(), extra.detach()]))
-    mean = accelerator.reduce(torch.stack(losses).mean(0), "mean")
-    return {"loss": float(mean[0]), "objective": float(mean[1])}
+            losses.append(_add_gradients(trainer, batch.scenes(part), truth and truth.scenes(part), weight, generator))
+    return losses
+
+
+def _add_gradients(
+    trainer: Trainer, part: Batch, truth: BatchTruth | None, weight: float | Tensor, generator: torch.Generator | None
+) -> Tensor:
+    error, extra = trainer.module(part, truth, generator)
+    trainer.accelerator.backward((error + weight * extra) / trainer.accumulate)
+    return torch.stack([error.detach(), extra.detach()])
 
 
 def prepare_truth(trainer: Trainer, views: Views, step: int) -> BatchTruth | None:

@@ -16,11 +16,12 @@ from probe.models.model import MultiViewModel
 from train.batches import Batch, Batches
 from train.loop.muon import BatchedMuon
 from train.loop.reading import SceneReader
+from train.loop.replay import Replay
 from train.loop.sharing import is_shared, own_parts, shared_out
 from train.objectives import Objective
 from train.objectives.diffusion import denoising_error
 from train.objectives.truth import TruthTransform, keep_truth
-from train.settings import OptimizerName, RateSchedule, WeightSchedule
+from train.settings import Execution, OptimizerName, RateSchedule, WeightSchedule
 from train.trainable import checksum_frozen, trained_weights
 
 MUON_RATE = 2.5
@@ -80,6 +81,7 @@ class Trainer:
         frozen: Checksum of the network's weights that do not train; None where all train.
         copy: Network and objective with whole weights, to evaluate and to save; only on the main process, and only
             where processes share the weights out.
+        replay: Replays a step's gradients; None computes them anew.
     """
 
     model: MultiViewModel
@@ -97,6 +99,7 @@ class Trainer:
     ema: EMAModel
     frozen: int | None
     copy: TrainingStep | None
+    replay: Replay | None = None
 
     @property
     def shares_weights(self) -> bool:
@@ -142,6 +145,7 @@ def make_trainer(
     accumulate: int,
     clip: float,
     workers: int = 0,
+    execution: Execution = "eager",
 ) -> Trainer:
     """Set up optimisers, their schedules, the running average of the weights, and accelerate around them.
 
@@ -161,10 +165,13 @@ def make_trainer(
         accumulate: Parts in which a process computes its part of a batch.
         clip: Largest norm of the gradients.
         workers: Processes that read scenes ahead.
+        execution: graph replays a step's gradients from a CUDA graph.
 
     Raises:
-        ValueError: If the batch cannot be shared out evenly.
+        ValueError: If the batch cannot be shared out evenly, or a graph cannot be recorded.
     """
+    if execution == "graph":
+        _check_recordable(accelerator)
     shares = accelerator.num_processes * accumulate
     if batches.size % shares:
         raise ValueError(
@@ -197,7 +204,16 @@ def make_trainer(
         ema=ema,
         frozen=frozen,
         copy=copy,
+        replay=Replay(list(module.parameters())) if execution == "graph" else None,
     )
+
+
+def _check_recordable(accelerator: Accelerator) -> None:
+    if accelerator.device.type != "cuda" or accelerator.num_processes > 1:
+        raise ValueError(
+            f"a graph is recorded by one process on a CUDA device, not by {accelerator.num_processes} on "
+            f"{accelerator.device.type}; choose eager"
+        )
 
 
 def _whole_copy(module: TrainingStep, accelerator: Accelerator) -> TrainingStep | None:

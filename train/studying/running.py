@@ -44,6 +44,8 @@ NOT_DECISIVE = (
     "jobs",
     "launcher",
     "slurm",
+    "workers",
+    "execution",
     "paper",
     "quick",
     "out",

@@ -10,7 +10,7 @@ from tyro.conf import arg
 from probe.cli import parse
 from probe.records.names import BASE, FINAL, PAPERS, PLAIN, seed_folder
 from train.flags import Command, check_command
-from train.settings import Device
+from train.settings import Device, Execution
 from train.studying.launching import Where, check_launcher
 
 PROG = "python -m train.study"
@@ -74,6 +74,8 @@ PASSED_ON = (
     "sampling_steps",
     "probe_every",
     "checkpoint_every",
+    "workers",
+    "execution",
     "device",
 )
 
@@ -142,6 +144,10 @@ class Study:
     slurm: str = ""
     """With --launcher slurm: what each job asks for, such as partition=gpu,gpus_per_node=1,time=120 (minutes; a job
     that has used up its time, or had to make room, is queued again and continues)."""
+    workers: int = 0
+    """Processes that read scenes ahead, of each run."""
+    execution: Execution = "eager"
+    """How a GPU is told a step's work: see python -m train.cameo --help."""
     device: Device = "auto"
     """Device; auto takes CUDA if it is available."""
 
