@@ -4,6 +4,7 @@ Conventions (docs/references.md, "Conventions"): ``world_to_cam`` is 4x4 with Op
 stated size; the first pixel's centre is (0.5, 0.5); the last axis of length 2 is xy, of length 3 is xyz.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -81,6 +82,11 @@ def stand_apart(
     shift = relative_camera(other.double(), world_to_cam.double())[..., :3, 3]
     distance = torch.maximum(camera_centre(world_to_cam).norm(dim=-1), camera_centre(other).norm(dim=-1))
     return shift.norm(dim=-1) > SAME_CENTRE * distance
+
+
+def numbers_like(numbers: Sequence[int | float], like: Tensor) -> Float[Tensor, " n"]:
+    """Return numbers of a tensor's kind, made on its device: nothing is copied there, so a CUDA graph can record it."""
+    return torch.stack([like.new_full((), number) for number in numbers])
 
 
 def inverse(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

@@ -47,6 +47,8 @@ class Settings:
     """Scenes per step."""
     steps: int = 12
     """Timed steps of each case, after four."""
+    executions: tuple[Execution, ...] = ("eager", "graph")
+    """Ways to launch; graph needs CUDA."""
     workers: int = 0
     """Processes that render scenes ahead; 0 renders on the device."""
 
@@ -109,8 +111,7 @@ def main(settings: Settings) -> None:
         *((variant, way, "eager") for variant in ("mean", "mlp") for way in ("chunked", "scenes")),
         *((variant, "scenes", "graph") for variant in ("mean", "mlp")),
     ]
-    if settings.device != "cuda":
-        cases = [case for case in cases if case[2] == "eager"]
+    cases = [case for case in cases if case[2] in settings.executions]
     for batch in settings.batches:
         for variant, way, execution in cases:
             row = {"variant": variant, "way": way, "execution": execution, "workers": settings.workers, "batch": batch}

@@ -240,7 +240,12 @@ def timestep_of(parameters: Sequence[str], args: Sequence[Any], kwargs: Mapping[
 
 
 def _is_readable(value: Any) -> TypeGuard[Tensor]:
-    """Return whether a value is a timestep per item or token, with numbers (not on the meta device, not under vmap)."""
+    """Return whether a value is a timestep per item or token, with numbers.
+
+    There are none on the meta device, under vmap, and while a CUDA graph is recorded.
+    """
     if type(value) not in (Tensor, nn.Parameter) or value.is_meta or value.is_complex():
+        return False
+    if value.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     return value.ndim <= 2 and value.numel() > 0 and not torch._C._functorch.is_functorch_wrapped_tensor(value)

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from probe.geometry import numbers_like
+
 
 def own_view(views: int, *, device: torch.device | str = "cpu") -> Bool[Tensor, "fq 1 fk"]:
     """Return where the key view is the query's own: true on the diagonal of query and key views.
@@ -39,7 +41,7 @@ def token_of(xy: Float[Tensor, "*batch 2"], size: tuple[int, int], grid: tuple[i
         ValueError: If the grid does not fit the image.
     """
     check_grid("token_of", size, grid)
-    extent, tokens = xy.new_tensor([size[1], size[0]]), xy.new_tensor([grid[1], grid[0]])
+    extent, tokens = (numbers_like([columns, rows], xy) for rows, columns in (size, grid))
     inside = ((xy >= 0) & (xy < extent)).all(-1)
     # floor_divide is exact; division by a constant and floor may put a position on a border to the left of it
     place = torch.floor_divide(xy.where(inside[..., None], 0) * tokens, extent).long()
@@ -60,8 +62,8 @@ def token_centres(
         ValueError: If the grid does not fit the image.
     """
     check_grid("token_centres", size, grid)
-    index = torch.arange(grid[0] * grid[1], device=device)
-    return pixel_xy(index, grid[1]) * torch.tensor([size[1] / grid[1], size[0] / grid[0]], device=device)
+    xy = pixel_xy(torch.arange(grid[0] * grid[1], device=device), grid[1])
+    return xy * numbers_like([size[1] / grid[1], size[0] / grid[0]], xy)
 
 
 def token_points(

@@ -266,6 +266,7 @@ def _check_execution(command: Command) -> None:
         f"--precision {command.precision}": command.precision != "no",
         f"--accumulate {command.accumulate}": command.accumulate != 1,
         f"--max-queries {command.max_queries}": command.max_queries is not None,
+        "--truth gated": command.truth == "gated",
         f"--objective {command.objective}": command.objective != "cameo",
         "--truth-source and --truth-noise": bool(command.truth_source or command.truth_noise),
         "--gradient-checkpointing": command.gradient_checkpointing,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probe.geometry import numbers_like
 from probe.layers import Layer
 from probe.views import Views
 
@@ -58,7 +59,7 @@ class Objective(nn.Module):
     def weigh(self, losses: Sequence[Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """Average the losses of the layers by their shares."""
         each = torch.stack(list(losses))
-        return each.mean() if self.shares is None else (each * each.new_tensor(list(self.shares))).sum()
+        return each.mean() if self.shares is None else (each * numbers_like(self.shares, each)).sum()
 
 
 def grid_of(layer: Layer) -> Grid:

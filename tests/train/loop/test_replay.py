@@ -82,15 +82,23 @@ class Waiting(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("mixing", ["none", "mlp", "mean", "positive"])
-def test_gradients_of_a_batch_need_no_number_of_another_device(mixing: Any, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "changes",
+    [None, {}, {"mixing": "mean"}, {"mixing": "positive"}, {"control": "shuffled"}, {"truth": "visible"},
+     {"target": "global_nearest"}],
+)  # fmt: skip
+def test_gradients_of_a_batch_need_no_number_of_another_device(
+    changes: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(alignment_loss.torch, "autocast", lambda *_, **__: nullcontext())  # knows no device "meta"
     model = small_model()
-    objective = None if mixing == "none" else supervision(model, mixing=mixing)
+    objective = None if changes is None else supervision(model, shares=[1.0], **changes)
     trainer = small_trainer(replace(SETTINGS, views=3), model, objective)
     batch = trainer.reader.at(0).to(torch.device("meta"))  # numbers that nobody can ask for
     trainer.module.to("meta")
     trainer.module.model = replace(model, alpha_bar=model.alpha_bar.to("meta"))
+    for owner, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):  # would copy to the device
+        monkeypatch.setattr(owner, name, None)
     with Waiting() as waiting:
         whole_gradients(trainer, batch, torch.zeros((), device="meta"))
     assert waiting.operations == []
