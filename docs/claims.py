@@ -17,7 +17,7 @@ from scipy.stats import ttest_rel
 from analysis.study import tables
 from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import half_interval
-from analysis.study.soon import CLAIM, how_soon, in_half
+from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
@@ -49,11 +49,14 @@ SUPERVISED = {
     "geometry": "an encoding of the true points",
     "shuffled": "negative control: another scene's matches",
 }
+MIXED = {"mlp": SUPERVISED["cameo"]}
 SHORT = (PLAIN, "cameo", "mean", "shuffled")
 PAPER = "paper"
 """Folder of the study of the paper's claims on two cores."""
 LARGE = "paper-h100"
 """Folder of the same with larger batches and the negative control, on a GPU."""
+LONG = "paper-long"
+"""Folder of one of its seeds anew, for longer, without the control."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -224,46 +227,58 @@ def study_words(name: str) -> str:
 
 
 def short_words(name: str) -> str:
-    """Return what the two supervised variants gain over plain, and whether half the steps are shown."""
+    """Return by how many measures the supervised variants are better than plain, and the negative control worse."""
     run = _study(name)
-    gains, soon = tables.differences(run), how_soon(run)
-    parts = []
-    for variant, mixing in (("cameo", "mlp"), ("mean", "mean")):
-        own = gains[(gains["variant"] == variant) & (gains["verdict"] == "better")]
-        better, every = [title(metric) for metric in own["metric"]], (gains["variant"] == variant).sum()
-        measures = (
-            f"all {every} measures"
-            if better and len(better) == every
-            else f"{len(better)} of {every}"
-            if better
-            else "none"
-        )
-        parts.append(f"`{mixing}` is better than plain by {measures}")
-    half = [
-        f"`{row.variant}` by {title(row.metric)}" for row in soon.itertuples() if row.variant in SHORT and in_half(row)
-    ]
-    late = run.study["step"].min() >= CLAIM * run.step
-    shown = f"In half the steps, as the paper claims: {listing(half)}." if half else (
-        "Whether supervision halves the steps was not measured." if late else
-        "Half the steps, as the paper claims, are not shown."
-    )  # fmt: skip
+    gains = tables.differences(run)
+    every = gains["metric"].nunique()
+    better = [f"`{words}` by {_count(gains, key, 'better')}" for key, words in (("cameo", "mlp"), ("mean", "mean"))]
+    half = [f"`{row.variant}` by {title(row.metric)}" for row in how_soon(run).itertuples() if in_half(row)]
+    shown = f" In half the steps, as the paper claims: {listing(half)}." if half else ""
+    row = _paired(run, PSNR, "cameo", "shuffled")
+    seeds, worse = plural(run.seeds["cameo"], "seed"), _count(gains, "shuffled", "worse")
+    return (
+        f"±: half of the 95 % interval over {seeds}. Of {every} measures better than plain: {', '.join(better)}; "
+        f"worse: the control by {worse}; `mlp` minus the control: {_gain_words(row)}.{shown}"
+    )
+
+
+def _count(gains: pd.DataFrame, variant: str, verdict: str) -> int:
+    return int(((gains["variant"] == variant) & (gains["verdict"] == verdict)).sum())
+
+
+def long_words(name: str) -> str:
+    """Return what the runs of one seed reach in the end, and after which share of plain's steps they are there."""
+    run = _study(name)
+    last = run.summary[run.summary["step"] == run.step].set_index(["variant", "metric"])
+    psnr = ", ".join(
+        f"{words} {with_half(PSNR, last.loc[variant, PSNR])}"
+        for variant, words in ((PLAIN, "plain"), ("cameo", "`mlp`"), ("mean", "`mean`"))
+    )
+    soon = how_soon(run)
+    own = soon[soon["variant"] == "cameo"].sort_values("ratio")
+    least, most = map(ratio_text, own.iloc[[0, -1]].itertuples())
+    share = ratio_text(own.set_index("metric").loc[PSNR])
     seeds = plural(run.seeds["cameo"], "seed")
-    return f"±: half of the 95 % interval over {seeds}. {'; '.join(parts)}. {shown}"
+    return (
+        f"{seeds[0].upper()}{seeds[1:]}, {run.step} steps: PSNR {psnr}; `mlp` has plain's last after {share} of its "
+        f"steps (all measures {least} to {most}); {listing(sorted(set(own['verdict'])))} to show half the steps."
+    )
 
 
-def control_words(name: str, *, short: bool = False) -> str:
+def control_words(name: str) -> str:
     """Return how the negative control stands to plain, and the method that it controls to it."""
     run = _study(name)
     gains = tables.differences(run)
-    own = gains[gains["variant"] == "shuffled"]
-    worse = int((own["verdict"] == "worse").sum())
+    worse, every = _count(gains, "shuffled", "worse"), int((gains["variant"] == "shuffled").sum())
     first = (
-        f"The control is worse than plain by {worse} of {len(own)} measures" if worse else
+        f"The control is worse than plain by {worse} of {every} measures" if worse else
         "The control is not separated from plain"
     )  # fmt: skip
-    rows = [_paired(run, metric, "cameo", "shuffled") for metric in (PSNR, *(() if short else (HIGH_NOISE,)))]
-    text = f"{first}; `mlp` minus the control, also `mlp`: {'; '.join(_gain_words(row) for row in rows)}"
-    return f"{text}." if short else f"{text} (each by its own interval; the measures are correlated)."
+    rows = [_paired(run, metric, "cameo", "shuffled") for metric in (PSNR, HIGH_NOISE)]
+    return (
+        f"{first}; `mlp` minus the control, also `mlp`: {'; '.join(_gain_words(row) for row in rows)} (each by its own "
+        "interval; the measures are correlated)."
+    )
 
 
 def _gain_words(row: dict[str, Any]) -> str:
@@ -388,16 +403,30 @@ def noise_words() -> str:
     )
 
 
+def graph_words() -> str:
+    """Return the seconds of steps on a GPU, launched kernel by kernel and replayed from a graph."""
+    table = pd.read_csv(REFERENCE / "kernels" / "steps-graph-h100.csv")
+    rows = [("step", "scenes", "eager", "graph"), ("---",) * 4]
+    for (variant, workers), part in table[table["way"] != "chunked"].groupby(["variant", "workers"], sort=False):
+        seconds = part.set_index("execution")["seconds"]
+        shown = [f"{seconds[way]:.3f} s" if way in seconds else "not measured" for way in ("eager", "graph")]
+        where = f"by {workers} workers" if workers else "on the GPU"
+        rows.append((f"{SUPERVISED.get(variant, MIXED.get(variant, variant))}", where, *shown))
+    batch, device = table["batch"].iloc[0], table["device"].iloc[0]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
+        f"\n\nMedian seconds of a step of {batch} rooms of the small model on one {device}."
+    )
+
+
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "probe": probe_words,
-    "paper-short": lambda: (
-        f"{study_block(LARGE, SHORT, short=True)}{short_words(LARGE)} {control_words(LARGE, short=True)}"
-    ),
+    "paper-short": lambda: f"{study_block(LARGE, SHORT, short=True)}{short_words(LARGE)} {long_words(LONG)}",
     "paper-large": lambda: (
         f"{study_block(LARGE, SHORT)}{study_words(LARGE)} {control_words(LARGE)} {mixing_words(LARGE)}"
     ),
+    "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}",
     "pair": pair_words,
     "pair-short": pair_short,
     "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
@@ -406,5 +435,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),
     "causal": causal_words,
+    "graph": graph_words,
 }
 """What stands between ``<!-- claims: NAME -->`` and ``<!-- end -->`` in README and docs."""

@@ -14,6 +14,7 @@ SHOWN = {
     "reports/reference/README.md": "reports/reference/README.md",
     "reports/reference/profile.png": "reports/reference/profile.png",
     "reports/reference/samples.png": "reports/reference/samples.png",
+    "reports/reference/paper-long/study.png": "reports/reference/paper-long/study.png",
     "reports/reference/paper/study.png": "reports/reference/paper/study.png",
     "reports/reference/paper/samples.png": "reports/reference/paper/samples.png",
 }
