@@ -15,14 +15,14 @@ SHIPPED = {
     "supervised": WEIGHTS / "cat3d-tiny-supervised",
 }
 """The small model by what follows its name: trained plainly and with CAMEO from random weights; on single views; and
-from that base, with one seed, plainly (1000 steps) and with supervised attention (800)."""
+from that base, with one seed and 2200 steps each, plainly and with supervised attention."""
 
 MODELS: dict[str, Callable[..., Any]] = {
     "cat3d-tiny": Choice(
         "probe.models.tiny:load_tiny",
         "the shipped small model, trained plainly; cat3d-tiny:cameo is shipped too, trained with CAMEO, and "
         "cat3d-tiny:base, trained on single views, which has seen no other view to match; cat3d-tiny:plain and "
-        "cat3d-tiny:supervised go on from it with one seed, 1000 and 800 steps; "
+        "cat3d-tiny:supervised go on from it with one seed, 2200 steps each; "
         "cat3d-tiny:random has random weights; cat3d-tiny:FOLDER as the suite saved it",
     ),
     "cat3d": Choice("probe.models.cat3d:load_cat3d", "checkpoints of CAMEO's release; cat3d:random"),
