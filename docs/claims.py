@@ -33,6 +33,7 @@ SUPERVISED = {
     "positive": "mixing `positive`",
     "visible": "truth `visible`",
     "gated": "truth `gated`",
+    "one-head": "the first head alone, `mean`",
     "weight-0.1": "five times the paper's weight",
     "weight-0.004": "a fifth of the paper's weight",
     "early-stop": "no supervision in the second half",

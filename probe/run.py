@@ -69,8 +69,8 @@ def _open(plan, console, stack) -> None:
 def _choose(plan, console) -> None:
     from probe.plan.parts import join_scenes, save
     from probe.records import SCORES
-    from probe.selection import layer_table, select_layer
-    from probe.selection.reading import read_ranked
+    from probe.selection import layer_table, select_heads, select_layer
+    from probe.selection.reading import read_heads, read_ranked
     from probe.selection.terminal import show
     from probe.selection.ties import supervision_costs
 
@@ -79,8 +79,12 @@ def _choose(plan, console) -> None:
     costs = supervision_costs(plan.layers, plan.settings.views)
     selection = select_layer(scores, metric=plan.select_by, model=plan.model.name, costs=costs)
     layers = layer_table(scores, selection)
-    save(plan, pairs, layers, selection)
+    apart = read_heads(plan.settings.out / SCORES, selection.protocol, selection.metric, selection.layer)
+    heads = select_heads(apart, selection)
+    save(plan, pairs, layers, selection, heads)
     show(console, layers, selection, pairs, scores)
+    if heads is not None:
+        console.print(heads.evidence, soft_wrap=True)
 
 
 def cli(arguments: list[str] | None = None) -> None:

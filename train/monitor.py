@@ -1,6 +1,6 @@
 """Evaluation of the averaged weights during training: validation loss, image quality, readout gap, precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,23 +142,23 @@ def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held_out
     with torch.no_grad(), AttentionTap(model.network, objective.layers, keep="detached") as tap:
         predict(model, held_out.views, t, held_out.noise)
     row = {}
-    for layer, loss in zip(objective.layers, objective.losses, strict=True):
+    for layer, loss, heads in zip(objective.layers, objective.losses, objective.heads, strict=True):
         assert isinstance(loss, CorrespondenceAlignment)
-        for name, token in _tokens(tap[layer], layer, loss, held_out.views).items():
+        for name, token in _tokens(tap[layer], layer, loss, heads, held_out.views).items():
             assert layer.index is not None
             row[layer_column(name, layer.index)] = _precision(*token)
     return row
 
 
 def _tokens(
-    call: Call, layer: Layer, loss: CorrespondenceAlignment, views: Views
+    call: Call, layer: Layer, loss: CorrespondenceAlignment, heads: Sequence[int], views: Views
 ) -> dict[str, tuple[Tensor, GridTruth, int]]:
     layout = layer.layout(views.count)
     truth = grid_truth(views, layout.grid)
     attention = attention_matches(
         call.q, call.k_per_head, call.scale, layout, truth.token, bias=logit_bias(call)
     ).token[:, :1]
-    q, k = view_tokens(layer, call, views.count)
+    q, k = view_tokens(layer, call, views.count, heads)
     readout = rearrange(readout_matches(loss, q, k, views.count, scale=call.scale), "b fq n fk -> b 1 fq n fk")
     return {"attention": (attention, truth, views.n_ref), "readout": (readout, truth, views.n_ref)}
 

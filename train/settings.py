@@ -74,6 +74,37 @@ def read_trainable(text: str) -> Trainable:
     )
 
 
+ALL, AUTO = "all", "auto"
+
+
+def read_heads(text: str) -> dict[int, tuple[int, ...]] | None:
+    """Read which heads of which layers are supervised.
+
+    Args:
+        text: "all", "auto", or LAYER:HEAD,HEAD, several separated by semicolons.
+
+    Returns:
+        Heads by the index of their layer; None for "all" and "auto".
+
+    Raises:
+        ValueError: If it is none of these, or a layer or a head stands twice.
+    """
+    if text in (ALL, AUTO):
+        return None
+    chosen: dict[int, tuple[int, ...]] = {}
+    for part in text.split(";"):
+        layer, _, heads = part.partition(":")
+        names = [layer, *heads.split(",")]
+        if not all(name.isascii() and name.isdigit() for name in names) or int(layer) in chosen:
+            raise ValueError(
+                f"{text!r}: expected all, auto, or LAYER:HEAD,HEAD such as 10:0,2, layers after semicolons"
+            )
+        chosen[int(layer)] = tuple(map(int, names[1:]))
+        if len(set(chosen[int(layer)])) < len(names) - 1:
+            raise ValueError(f"{text!r}: names a head twice; name each once")
+    return chosen
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What decides a training run, as plain values.

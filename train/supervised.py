@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,17 @@ from train.footage import CPU
 from train.loop.trainer import Trainer, make_trainer, weight_at
 from train.objectives import AttentionSupervision, Objective, grid_of, make_competing_objective
 from train.objectives.truth import TruthTransform, keep_truth
-from train.settings import CompetingObjective, Control, Mixing, Settings, Target, Truth, read_trainable
+from train.settings import (
+    AUTO,
+    CompetingObjective,
+    Control,
+    Mixing,
+    Settings,
+    Target,
+    Truth,
+    read_heads,
+    read_trainable,
+)
 from train.trainable import choose_weights
 
 
@@ -72,6 +82,41 @@ def selected_layer(probe: Path, layers: Sequence[Layer]) -> Layer:
     )
 
 
+def choose_heads(choice: str, layers: Sequence[Layer], *, probe: Path) -> dict[int, tuple[int, ...]] | None:
+    """Return the heads to supervise by the index of their layer; None for all of every layer.
+
+    Args:
+        choice: As :func:`train.settings.read_heads` takes it.
+        layers: That are supervised.
+        probe: Folder of the probe run that "auto" reads.
+
+    Raises:
+        ValueError: If the probe run chose no head of a supervised layer, or a layer is not supervised, or lacks a head.
+    """
+    chosen = _selected_heads(probe) if choice == AUTO else read_heads(choice)
+    counts = {layer.index: layer.heads for layer in layers}
+    for index, heads in (chosen or {}).items():
+        if index not in counts:
+            raise ValueError(f"{choice}: layer {index} is not supervised; supervised are {sorted(map(str, counts))}")
+        if max(heads) >= counts[index]:
+            raise ValueError(f"{choice}: layer {index} has the heads 0 to {counts[index] - 1}, not {max(heads)}")
+    return chosen
+
+
+def _selected_heads(probe: Path) -> dict[int, tuple[int, ...]]:
+    path = probe / "selection.json"
+    if not path.is_file():
+        raise ValueError(f"auto: {path} does not exist; run python -m probe.run --out {probe} first")
+    try:
+        selection = parse_json(path.read_text(encoding="utf-8"))
+        layer, heads = int(selection["layer"]), tuple(int(head) for head in selection["heads"]["chosen"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"auto: {path} names no heads ({error!r}); probe again, or name them") from error
+    if not heads:
+        raise ValueError(f"auto: {path} chose no head of layer {layer}, as none is above its null; name some, or all")
+    return {layer: heads}
+
+
 def read_shares(text: str | None, count: int) -> tuple[float, ...]:
     """Return each layer's share in the objective; the shares add up to 1.
 
@@ -103,6 +148,7 @@ def make_objective(
     cycle_tolerance: float,
     control: Control,
     max_queries: int | None,
+    heads: Mapping[int, Sequence[int]] | None = None,
 ) -> Objective | None:
     """Build the objective that is added to the diffusion objective; its weights are drawn by the seed.
 
@@ -117,6 +163,7 @@ def make_objective(
         cycle_tolerance: Of the cycle-consistent ones, in tokens.
         control: Negative control.
         max_queries: Pairs of each scene and side that are drawn.
+        heads: Of each layer, by its index; None for all.
 
     Raises:
         ValueError: If a layer cannot be supervised, or the weights of an encoder are missing.
@@ -136,6 +183,7 @@ def make_objective(
             control=control,
             max_queries=max_queries,
             shares=shares,
+            heads=heads,
         )
 
 

@@ -32,7 +32,8 @@ from train.monitor import HeldOutScenes, evaluate, follow_precision, hold_out
 from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
 from train.processes import make_accelerator
-from train.supervised import build_trainer, choose_layers, make_objective, read_shares
+from train.settings import ALL, AUTO
+from train.supervised import build_trainer, choose_heads, choose_layers, make_objective, read_shares
 from train.trainable import count_weights, merge_adapters
 
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
@@ -78,8 +79,11 @@ def train_model(command: Command) -> None:
         print(f"trained weights: {trained:,} of {total:,} ({command.trainable})")
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
     record = {name: value for name, value in record_reading(asdict(command)).items() if name not in NOT_DECISIVE}
-    if command.trainable == "all":
-        del record["trainable"]  # as before there was a choice, so that runs of then go on
+    for name in ("trainable", "heads"):
+        if record[name] == ALL:
+            del record[name]  # as before there was a choice, so that runs of then go on
+    if command.heads == AUTO:
+        record["heads"] = _heads_text(command, layers)
     record["layers"] = [layer.name for layer in layers]
     if accelerator.is_main_process:
         may_grow = ("steps",) if can_grow(command) else ()
@@ -130,8 +134,16 @@ def scenes_of(command: Command, model: MultiViewModel) -> tuple[Draw, Draw]:
     return train, moved_to(device, test) if command.workers else test
 
 
+def _heads_text(command: Command, layers: list[Layer]) -> str:
+    """Return the heads that "auto" stands for, as --heads takes them: another probe must not change a run."""
+    chosen = choose_heads(command.heads, layers, probe=command.probe) or {}
+    return ";".join(f"{layer}:{','.join(map(str, heads))}" for layer, heads in chosen.items())
+
+
 def objective_of(command: Command, layers: list[Layer]) -> Objective | None:
     """Build the objective that a command line adds for some layers."""
+    with flag("--heads"):
+        heads = choose_heads(command.heads, layers, probe=command.probe)
     with flag("--layer-weights"):
         shares = read_shares(command.layer_weights if layers else None, len(layers))
     with flag("--objective"):
@@ -146,6 +158,7 @@ def objective_of(command: Command, layers: list[Layer]) -> Objective | None:
             cycle_tolerance=command.cycle_tolerance,
             control=command.control,
             max_queries=command.max_queries,
+            heads=heads,
         )
 
 

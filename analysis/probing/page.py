@@ -333,11 +333,17 @@ def _heads(run: ProbeRun) -> Chart | None:
         f"Precision in percent of each head by itself. Layers have different numbers of heads. The best head is head "
         f"{best['head']:.0f} of layer {best['layer']:.0f}: "
         f"{with_interval(best['value'], best['low'], best['high'])}, the highest of "
-        f"{len(table)} and so partly luck. {_empty(grid)}{_count(table)}"
+        f"{len(table)} and so partly luck. {_chosen_heads(run)}{_empty(grid)}{_count(table)}"
     )
     where = f"head {best['head']:.0f} of layer {best['layer']:.0f}"
     alt = f"Heat map of precision per layer and head; the highest is {percent(best['value'])}, of {where}."
     return _draw(run, "heads", figures.heat_map(grid, xlabel="head", name="heads", alt=alt), caption, table)
+
+
+def _chosen_heads(run: ProbeRun) -> str:
+    """Return which heads of the selected layer were chosen, and what the best has on scenes that did not choose it."""
+    heads = run.selection.get("heads")
+    return f"{heads['evidence']} " if isinstance(heads, dict) and isinstance(heads.get("evidence"), str) else ""
 
 
 def _effects(run: ProbeRun) -> Chart | None:

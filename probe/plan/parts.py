@@ -26,7 +26,7 @@ from probe.plan.processes import Processes
 from probe.records import CAMERAS_ONLY, PARTS, SCORES, digest, write, write_json
 from probe.records.scores import write_scores
 from probe.seeds import derive
-from probe.selection import Selection
+from probe.selection import HeadSelection, Selection
 
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
 EXPLORED = 4  # of them, scenes whose attention is kept for the page's match explorer
@@ -136,13 +136,15 @@ def _bytes(image: torch.Tensor) -> torch.Tensor:
     return (image * 255).round().to(torch.uint8).cpu().contiguous()
 
 
-def save(plan: Plan, pairs: pd.DataFrame, layers: pd.DataFrame, selection: Selection) -> None:
+def save(
+    plan: Plan, pairs: pd.DataFrame, layers: pd.DataFrame, selection: Selection, heads: HeadSelection | None
+) -> None:
     """Write the run folder's other tables whole, then drop the parts."""
     out = plan.settings.out
     write(out / "layers.csv", lambda part: layers.to_csv(part, index=False))
     write(out / "pairs.csv", lambda part: pairs.to_csv(part, index=False))
     write(out / "timesteps.csv", lambda part: timestep_table(plan.model, plan.timesteps).to_csv(part, index=False))
-    write_json(out / "selection.json", selection.record())
+    write_json(out / "selection.json", {**selection.record(), "heads": heads and heads.record()})
     write_json(out / "model.json", {"name": plan.model.name, **(plan.model.card or {})})
     _copy_emergence(plan.model, out)
     _join_parts(out)

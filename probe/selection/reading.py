@@ -6,13 +6,26 @@ import pandas as pd
 from pyarrow.compute import field
 
 from probe.protocols import Protocol
-from probe.records import ALL_HEADS, INTERVENTIONS, MASS
+from probe.records import ALL_HEADS, INTERVENTIONS, MASS, NO_LAYER
 from probe.records.scores import holds, read_scores
 
 COLUMNS = (
     "model", "step", "scene", "unit", "direction", "layer", "layer_name", "grid", "head", "timestep", "protocol",
     "pair_list", "metric", "value", "count",
 )  # fmt: skip
+
+
+def read_heads(path: Path, protocol: str, metric: str, layer: int) -> pd.DataFrame:
+    """Read what :func:`probe.selection.heads.select_heads` needs of a score table: one layer, its heads apart.
+
+    Args:
+        path: Of the table.
+        protocol: That measured.
+        metric: That layers are ranked by.
+        layer: Index of the layer; what stands beside the layers is read too.
+    """
+    wanted = (field("protocol") == protocol) & (field("metric") == metric)
+    return read_scores(path, COLUMNS, wanted & field("layer").isin([layer, NO_LAYER]))
 
 
 def read_ranked(path: Path, protocol: Protocol, metric: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import Literal
 from probe.cli import check_model, check_scenes, flag
 from probe.scenes.reading import Reading
 from train.settings import (
+    ALL,
     CompetingObjective,
     Control,
     Device,
@@ -24,6 +25,7 @@ from train.settings import (
     Trainable,
     Truth,
     WeightSchedule,
+    read_heads,
     read_trainable,
 )
 
@@ -56,6 +58,9 @@ class Command(Reading):
     mixing: Mixing = "mean"
     """How the logits of the heads are combined: mean times a learned scale, mlp (the paper; can satisfy the loss by
     weighing heads negatively), positive learned weights."""
+    heads: str = ALL
+    """Heads whose attention is supervised, which --mixing mixes: all; auto, those that the probe run in --probe chose
+    of its layer; or LAYER:HEAD,HEAD, such as 10:0,2, several layers separated by semicolons."""
     target: Target = "per_pair"
     """per_pair: one match per key view (the paper); global_nearest: one over all key views (the release)."""
     truth: Truth = "cycle"
@@ -199,7 +204,7 @@ def check_command(command: Command) -> None:
         check_model(command.model)
     with flag("--trainable"):
         check_trainable(read_trainable(command.trainable))
-    if command.layer == "auto" and not (command.probe / "selection.json").is_file():
+    if "auto" in (command.layer, command.heads) and not (command.probe / "selection.json").is_file():
         raise FileNotFoundError(
             f"--probe {command.probe}: it has no selection.json; run python -m probe.run --out {command.probe} first"
         )
@@ -250,6 +255,10 @@ def _check_combinations(command: Command) -> None:
         raise ValueError(
             "--views 1 has no reference, whose depth mvgenmaster takes as an input; train it on at least 2 views"
         )
+    if command.heads != ALL and (command.objective != "cameo" or command.layer == "none"):
+        raise ValueError(f"--heads {command.heads}: goes with --objective cameo and a supervised layer; leave it out")
+    with flag("--heads"):
+        read_heads(command.heads)
     if command.layer == "none" and (command.truth_source or command.truth_noise):
         raise ValueError("--layer none supervises nothing: leave --truth-source and --truth-noise out, or name a layer")
     if command.probe_every % command.evaluate_every:

@@ -92,6 +92,6 @@ class Replay:
 
 
 def _copied(batch: Batch) -> Batch:
-    own = {name: tensor.clone() for name, tensor in batch.tensors.items()}
+    own: dict[str, Any] = {name: tensor.clone() for name, tensor in batch.tensors.items()}
     views = replace(batch.views, **{name: own.pop(name) for name in batch.views.tensors})
     return replace(batch, views=views, **own)

@@ -1,8 +1,9 @@
 """CAMEO: a layer's attention is supervised with true matches, by one of several truth rules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -108,6 +109,7 @@ class AttentionSupervision(Objective):
         control: ``"shuffled"`` takes another scene's matches.
         max_queries: Pairs of each scene and side that are drawn; None takes all.
         shares: Weight of each layer; None for equal ones that add up to 1.
+        heads: Of each layer, by its index: those whose logits are mixed; None, or a layer that is not named, for all.
 
     Raises:
         ValueError: If a layer cannot be supervised.
@@ -127,12 +129,14 @@ class AttentionSupervision(Objective):
         control: Control,
         max_queries: int | None,
         shares: Sequence[float] | None = None,
+        heads: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(layers, shares)
+        self.heads = [list((heads or {}).get(cast("int", layer.index), range(layer.heads))) for layer in layers]
         self.truth, self.cycle_tolerance, self.control = truth, cycle_tolerance, control
         self.losses = nn.ModuleList(
-            CorrespondenceAlignment(layer.heads, mixing=mixing, target=target, max_queries=max_queries)
-            for layer in layers
+            CorrespondenceAlignment(len(chosen), mixing=mixing, target=target, max_queries=max_queries)
+            for chosen in self.heads
         )
 
     def prepare(self, views: Views, average: Average) -> AttentionTruth:
@@ -167,16 +171,16 @@ class AttentionSupervision(Objective):
             In nats, 0 or more.
         """
         losses = []
-        for layer, loss in zip(self.layers, self.losses, strict=True):
+        for layer, loss, heads in zip(self.layers, self.losses, self.heads, strict=True):
             grid = grid_of(layer)
             matches, counts = truth.matches[grid], truth.average[grid]
-            q, k = view_tokens(layer, seen[layer], matches.index.shape[1])
+            q, k = view_tokens(layer, seen[layer], matches.index.shape[1], heads)
             losses.append(loss(q, k, matches, n_ref, scale=seen[layer].scale, generator=generator, counts=counts))
         return self.weigh(losses)
 
 
 def view_tokens(
-    layer: Layer, call: Call, views: int
+    layer: Layer, call: Call, views: int, heads: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "b heads n d"], Float[Tensor, "b heads n d"]]:
     """Return the queries and keys of the views' own tokens; text and registers are left out.
 
@@ -184,6 +188,7 @@ def view_tokens(
         layer: Joins views on a grid.
         call: Of that layer.
         views: Views per scene.
+        heads: To return; None for all.
 
     Raises:
         ValueError: If the layer's mask hides image tokens, which the losses compare.
@@ -192,4 +197,6 @@ def view_tokens(
     if hides_image_tokens(logit_bias(call), layout):
         raise ValueError(f"layer {layer.index} ({layer.name}) hides image tokens by its mask: it cannot be supervised")
     q, k = (rearrange(layout.split(x), "b heads f h w d -> b heads (f h w) d") for x in (call.q, call.k_per_head))
-    return q, k
+    if heads is None or len(heads) == layer.heads:
+        return q, k
+    return torch.stack([q[:, head] for head in heads], 1), torch.stack([k[:, head] for head in heads], 1)

@@ -42,12 +42,13 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     **{f"layer-{index}": ("--layer", str(index)) for index in (2, 6, 8, 12)},
     "layers-10-12": ("--layer", "10,12"),
     "random-layer": ("--layer", "random"),
+    "one-head": ("--layer", "{layer}", "--mixing", "mean", "--heads", "{layer}:0"),
     "weight-0.1": ("--layer", "{layer}", "--weight", "0.1"),
     "weight-0.004": ("--layer", "{layer}", "--weight", "0.004"),
     "early-stop": ("--layer", "{layer}", "--weight-schedule", "off", "--weight-until", "{half}"),
 }
-"""Other layers, weights and lengths of supervision: first, middle (the coarsest grid), decoder at half and full
-resolution; five times and a fifth of the paper's weight; none in the second half of the steps."""
+"""Other layers, heads, weights and lengths of supervision: first, middle (the coarsest grid), decoder at half and full
+resolution; the first head alone; five times and a fifth of the paper's weight; none in the second half of the steps."""
 RIVALS: dict[str, tuple[str, ...]] = {
     name: ("--layer", "{layer}", "--objective", name, "--weight", "0.5") for name in ("trd-dsift", "irepa-dsift")
 }
@@ -90,7 +91,8 @@ class Study:
             help=f"Variants, separated by commas, from {', '.join(VARIANTS)}. plain: the diffusion objective alone; "
             "cameo: the paper's; each other one changes one thing of cameo (noise-depth-N: relative error of depth in "
             "percent; noise-rotation-N: error of the cameras in degrees; noise-holes-N: percent of points missing; "
-            "early-stop: no supervision in the second half of the steps)."
+            "one-head: only the layer's first head, as mean; early-stop: no supervision in the second half of the "
+            "steps)."
         ),
     ] = ",".join(COMMON)
     paper: bool = False

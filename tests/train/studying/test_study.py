@@ -227,6 +227,7 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         assert (asked.seed, asked.steps, asked.resume, asked.report) == (4, 30, True, False)
         assert asked.out.name == f"{variant}-seed4"
         found[variant] = (asked.layer, asked.mixing, asked.truth, asked.control, asked.objective)
+        assert asked.heads == ("11:0" if variant == "one-head" else "all")
         assert asked.truth_noise == NOISE.get(variant)
         assert variant not in NOISE or any(vars(read_noise(asked.truth_noise)).values())
         weights = {**dict.fromkeys(("repa-dsift", "geometry", *RIVALS), 0.5), "weight-0.1": 0.1, "weight-0.004": 0.004}
@@ -245,6 +246,7 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         "cameo": ("11", "mlp", "cycle", "none", "cameo"),
         "other-layer": ("8", "mlp", "cycle", "none", "cameo"),
         "mean": ("11", "mean", "cycle", "none", "cameo"),
+        "one-head": ("11", "mean", "cycle", "none", "cameo"),
         "positive": ("11", "positive", "cycle", "none", "cameo"),
         "visible": ("11", "mlp", "visible", "none", "cameo"),
         "gated": ("11", "mlp", "gated", "none", "cameo"),
