@@ -50,6 +50,7 @@ SUPERVISED = {
     "geometry": "an encoding of the true points",
     "shuffled": "negative control: another scene's matches",
 }
+PAIR = ("plain", "supervised")
 MIXED = {"mlp": SUPERVISED["cameo"]}
 SHORT = (PLAIN, "cameo", "mean", "shuffled")
 PAPER = "paper"
@@ -289,7 +290,13 @@ def _gain_words(row: dict[str, Any]) -> str:
 
 def pair_words() -> str:
     """Return what the shipped plain and supervised weights find."""
-    return " ".join(map(_found_by, ("plain", "supervised")))
+    return " ".join(map(_found_by, PAIR))
+
+
+def heads_words() -> str:
+    """Return how the heads of the selected layers of the shipped plain and supervised weights find correspondences."""
+    said = [f"`cat3d-tiny:{name}`: {_probe(f'probe-{name}')['selection']['heads']['evidence']}" for name in PAIR]
+    return " ".join(said)
 
 
 def _found_by(name: str) -> str:
@@ -429,6 +436,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     ),
     "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}",
     "pair": pair_words,
+    "heads": heads_words,
     "pair-short": pair_short,
     "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
     "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",

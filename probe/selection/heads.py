@@ -17,7 +17,7 @@ from probe.selection.evidence import Evidence, layers_of, weigh_evidence
 RULE = (
     "Of the heads of the selected layer that are shown to be above the strongest null, with intervals that hold for "
     "all heads at once, those are chosen that are not shown to be worse than the best (paired by unit). Where no head "
-    "is above its null, none is chosen."
+    "is above its null, or the layer is not, which was the best of many, none is chosen."
 )
 
 
@@ -99,7 +99,7 @@ def select_heads(scores: pd.DataFrame, selection: Selection) -> HeadSelection | 
         return None
     evidence = weigh_evidence(rows, own, selection.model)
     best = int(np.nanargmax(evidence.precision.value))
-    chosen = evidence.above_all() & ~evidence.worse(best)
+    chosen = evidence.above_all() & ~evidence.worse(best) & selection.above_null
     heads = tuple(_head(evidence, k, chosen=bool(chosen[k])) for k in range(len(evidence.layers)))
     held_out = held_out_precision(own, evidence.layers)
     return HeadSelection(
@@ -185,7 +185,8 @@ def _words(selection: Selection, heads: Sequence[Head], best: int, held_out: Int
     taken = (
         f"Chosen: {_listed(chosen)}, above the strongest null and not shown to be worse than the best."
         if chosen
-        else "No head is shown to be above the strongest null, so none is chosen."
+        else f"No head is chosen, since {'none' if selection.above_null else 'not even the layer'} is shown to be above "
+        "the strongest null."
     )
     return (
         f"Of the {len(heads)} heads of layer {selection.layer}, head {first.head} has the highest {selection.metric}, "

@@ -1,6 +1,7 @@
 """Laws of choosing heads, on hand-made score tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,16 @@ def test_a_head_that_finds_no_more_than_with_grey_images_is_not_chosen():
 def test_without_a_head_above_its_null_none_is_chosen():
     heads = chosen_of(table_of([around(0.011, spread=0.005), around(0.01, spread=0.005)]))
     assert heads.chosen == ()
-    assert "none is chosen" in heads.evidence
+    assert "No head is chosen, since not even the layer is shown" in heads.evidence
+
+
+def test_of_a_layer_that_is_not_above_its_null_no_head_is_chosen():
+    scores = table_of([around(0.6), around(0.1)])
+    selection = replace(select_layer(scores), above_null=False)
+    heads = select_heads(scores, selection)
+    assert heads is not None
+    assert heads.heads[0].above_null
+    assert heads.chosen == ()
 
 
 def test_the_winners_luck_is_not_in_its_held_out_precision():
