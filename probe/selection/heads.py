@@ -185,8 +185,8 @@ def _words(selection: Selection, heads: Sequence[Head], best: int, held_out: Int
     taken = (
         f"Chosen: {_listed(chosen)}, above the strongest null and not shown to be worse than the best."
         if chosen
-        else f"No head is chosen, since {'none' if selection.above_null else 'not even the layer'} is shown to be above "
-        "the strongest null."
+        else f"No head is chosen, since {'none' if selection.above_null else 'not even the layer'} is shown to be "
+        "above the strongest null."
     )
     return (
         f"Of the {len(heads)} heads of layer {selection.layer}, head {first.head} has the highest {selection.metric}, "
