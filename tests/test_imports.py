@@ -16,7 +16,7 @@ COMMANDS = (
     *("probe.scenes.fetch", "probe.show"),
 )
 TRAINING = ("train.cameo", "train.evaluate", "train.study", "train.ship")
-BODIES = ("train.training", "train.evaluation", "train.studying.running")
+BODIES = ("train.training", "train.quality.evaluation", "train.studying.running")
 """What the trainer's commands do: they may call analysis last, for pictures, tables and pages."""
 OPTIONAL = ("probe.compat", "probe.image_quality", "probe.baselines.dino", "train.loop.trackers", "train.trainable")
 """Modules that import what may be absent, or must not be imported before they are called."""

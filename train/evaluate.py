@@ -9,7 +9,7 @@ PROG = "python -m train.evaluate"
 def main(settings: Settings) -> None:
     """Measure scene after scene, write the run folder, show the table."""
     check_settings(settings)
-    from train.evaluation import evaluate_model  # after the flags are checked: PyTorch is slow to import
+    from train.quality.evaluation import evaluate_model  # after the flags are checked: PyTorch is slow to import
 
     evaluate_model(settings)
 

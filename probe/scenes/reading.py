@@ -24,9 +24,9 @@ class Reading:
     """What a user says of the files, beside where they are."""
 
     strict: bool = False
-    """Real scenes: refuse files that are missing or broken, instead of leaving their frames or recordings out. It
-    checks what the opened recordings list (poses, cameras, files that are there) and the pixels of the frames drawn,
-    not the pixels of all others."""
+    """Files of real scenes and predictions: refuse those that are missing or broken, instead of leaving their frames or
+    recordings out. It checks what the opened recordings list (poses, cameras, files that are there) and the pixels of
+    the frames drawn, not the pixels of all others."""
     follow_links: bool = False
     """Real scenes: also read files that a link or ../ leads out of the folder named."""
     images: str | None = None

@@ -22,7 +22,7 @@ def read_heads(path: Path, protocol: str, metric: str, layer: int) -> pd.DataFra
         path: Of the table.
         protocol: That measured.
         metric: That layers are ranked by.
-        layer: Index of the layer; what stands beside the layers is read too.
+        layer: Index of the layer; the references of its grid are read too.
     """
     wanted = (field("protocol") == protocol) & (field("metric") == metric)
     return read_scores(path, COLUMNS, wanted & field("layer").isin([layer, NO_LAYER]))

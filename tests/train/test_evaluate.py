@@ -15,7 +15,8 @@ from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading
 from probe.models.schedules import pixel_scheduler
 from probe.records import IMAGE_METRICS, METHODS, ROTATION_BINS
-from train import evaluate, evaluation
+from train import evaluate
+from train.quality import evaluation
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 QUICK = ["--groups", "4", "--sampling-steps", "1", "--no-report"]

@@ -25,8 +25,9 @@ from probe.scenes import Request, open_scenes
 from probe.scenes.reading import Folder, Reading
 from probe.seeds import derive
 from probe.views import resize
-from train import evaluate, evaluation, predictions
-from train.predictions import find_scenes, open_predictions, read_npz
+from train import evaluate
+from train.quality import evaluation, predictions
+from train.quality.predictions import find_scenes, open_predictions, read_npz
 
 SMALL = {**TINY, "sample_size": 16, "block_out_channels": (8, 8), "attention_head_dim": 1, "norm_num_groups": 4}
 QUICK = ["--no-report", "--features", "none"]

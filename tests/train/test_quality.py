@@ -31,7 +31,7 @@ from probe.records import (
 )
 from probe.scenes.shapes import draw_shapes, make_views
 from probe.views import Views, resize
-from train.quality import (
+from train.quality.images import (
     FEATURE_EXTRACTORS_REGISTRY,
     ColourCells,
     evaluate_quality,

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from probe.scenes.choosing import Recordings
 from probe.scenes.files import natural
-from probe.scenes.formats.rgbd.agreement import said, scale_note
+from probe.scenes.formats.rgbd.agreement import join_notes, scale_note
 from probe.scenes.formats.rgbd.frames import Frames, to_recording
 from probe.scenes.formats.rgbd.listing import Layout, read_frames
 from probe.scenes.formats.rgbd.numbered import SCANNET_LAYOUT, SEVEN_SCENES_LAYOUT
@@ -118,7 +118,7 @@ def _below(folder: Path, root: Path, levels: int) -> Iterator[tuple[str, Path]]:
 
 def _note(frames: Frames) -> str:
     warning = scale_note(str(frames.root), to_recording(frames), frames.depth_scale)
-    return said((warning, *frames.notes))
+    return join_notes((warning, *frames.notes))
 
 
 def _first_note(frames_of: Callable[[str], Frames], names: Sequence[str]) -> str:

@@ -116,6 +116,6 @@ def _times(factor: float) -> str:
     return f"{times:.{0 if times > 100 else 1}f} times too {'large' if factor < 1 else 'small'}".replace(".0 ", " ")
 
 
-def said(notes: Sequence[str]) -> str:
+def join_notes(notes: Sequence[str]) -> str:
     """Join notes into one."""
     return "; ".join(note for note in notes if note)

@@ -1,6 +1,6 @@
 """One evaluation, from its command line to its folder: views of held-out scenes, beside trivial baselines.
 
-They are sampled from a model, or read from files that another program made (:mod:`train.predictions`).
+They are sampled from a model, or read from files that another program made (:mod:`train.quality.predictions`).
 """
 
 import math
@@ -53,14 +53,14 @@ from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.reading import Folder, record_reading
 from probe.seeds import derive
 from train.flags.evaluate import OF_A_MODEL, Settings, read_features, read_references
-from train.predictions import Predictions, open_predictions
-from train.quality import (
+from train.quality.images import (
     Quality,
     evaluate_quality,
     quality_summary,
     set_distances,
     worst_cases,
 )
+from train.quality.predictions import Predictions, open_predictions
 from train.settings import EXTRACTORS
 
 NOT_DECISIVE = ("resume", "report")

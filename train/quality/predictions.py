@@ -24,7 +24,7 @@ from probe.scenes.files import DAMAGE, image_size, images_in, natural, numbers, 
 from probe.scenes.kinds import is_hidden
 from probe.scenes.reading import Dropped, Folder, inside, left_out, printable, read_all
 from probe.views import IMAGE_PLANE, Views
-from train.quality import Quality, measure_images
+from train.quality.images import Quality, measure_images
 
 TRUE_IMAGES, PREDICTED_IMAGES, CAMERAS, INTRINSICS = "gt_rgb", "pred_rgb", "world_to_cam", "intrinsics"
 MEMBERS = (TRUE_IMAGES, PREDICTED_IMAGES, CAMERAS, INTRINSICS)
