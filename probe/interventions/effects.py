@@ -84,7 +84,7 @@ def _prediction_rows(
     model: MultiViewModel, scene: Scene, layers: Sequence[Layer], experiment: Experiment
 ) -> Iterator[Rows]:
     for t in experiment.timesteps:
-        denoised, clean = _denoiser(model, scene, t)
+        denoised, clean = denoiser(model, scene, t)
         usual = denoised()
         for name, layer, head in experiment.trials(layers, heads=experiment.each_head):
             edit = edit_at(name, layer, head, scene, experiment, (t,))
@@ -93,10 +93,16 @@ def _prediction_rows(
             yield effect_rows(changes, name, scene.views, _constants(model, scene, layer, head, t))
 
 
-def _denoiser(
+def denoiser(
     model: MultiViewModel, scene: Scene, t: int
 ) -> tuple[Callable[[], Float[Tensor, "1 targets c h w"]], Float[Tensor, "1 targets c h w"]]:
-    """Return a function that predicts the clean latents of the target views at a timestep, and the true ones."""
+    """Return a function that predicts the clean latents of the target views at a timestep, and the true ones.
+
+    Args:
+        model: The model.
+        scene: On the model's device.
+        t: Timestep index.
+    """
     small, index = resize(scene.views, model.size, model.size), torch.tensor([t], device=scene.noise.device)
     clean, inputs, level = model.encode_views(small), model.condition(small), model.alpha_bar[index]
     latents, targets = noised(model, small, clean, scene.noise, index), slice(small.n_ref, None)
@@ -196,17 +202,22 @@ def edit_at(
         experiment: When edits act, and the seed.
         timesteps: Of the forwards to come.
     """
+    place = place_of(layer, scene, timesteps, experiment.seed)
+    return edit_of(name, place, heads=None if head == ALL_HEADS else (head,), during=experiment.during)
+
+
+def place_of(layer: Layer, scene: Scene, timesteps: tuple[int, ...], seed: int) -> Place:
+    """Return where a layer is edited on a scene."""
     layout = layer.layout(scene.views.count)
     assert layer.index is not None
-    place = Place(
+    return Place(
         layer=layer.index,
         layout=layout,
         truth=scene.truths[layout.grid].token,
         n_ref=scene.views.n_ref,
         timesteps=timesteps,
-        seed=experiment.seed,
+        seed=seed,
     )
-    return edit_of(name, place, heads=None if head == ALL_HEADS else (head,), during=experiment.during)
 
 
 def _constants(model: MultiViewModel, scene: Scene, layer: Layer, head: int, t: int) -> dict[str, object]:

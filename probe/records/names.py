@@ -287,6 +287,9 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "model.json",
 )
 
+KNOCKOUT = "knockout.csv"
+"""What knocking out heads together changes: a row per scene and set of heads."""
+
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
 TRAINED = "trained.safetensors"
 """Of a checkpoint of a network that trains in part: the weights that train."""

@@ -6,7 +6,7 @@ import pandas as pd
 from pyarrow.compute import field
 
 from probe.protocols import Protocol
-from probe.records import ALL_HEADS, INTERVENTIONS, MASS, NO_LAYER
+from probe.records import ALL_HEADS, INTERVENTIONS, MASS, NO_LAYER, parse_json
 from probe.records.scores import holds, read_scores
 
 COLUMNS = (
@@ -26,6 +26,27 @@ def read_heads(path: Path, protocol: str, metric: str, layer: int) -> pd.DataFra
     """
     wanted = (field("protocol") == protocol) & (field("metric") == metric)
     return read_scores(path, COLUMNS, wanted & field("layer").isin([layer, NO_LAYER]))
+
+
+def read_all_heads(path: Path, selection: Path) -> pd.DataFrame:
+    """Read the precision of every head of the probed model, by the metric, protocol and direction of its selection.
+
+    Args:
+        path: Of the score table.
+        selection: Of selection.json.
+
+    Raises:
+        ValueError: If the selection lacks one of these.
+    """
+    known = parse_json(selection.read_text(encoding="utf-8"))
+    try:
+        protocol, metric, model, direction = (str(known[name]) for name in ("protocol", "metric", "model", "direction"))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{selection} does not tell what was ranked ({error!r}); probe again") from error
+    wanted = (field("protocol") == protocol) & (field("metric") == metric) & (field("head") != ALL_HEADS)
+    if direction != "all":
+        wanted &= field("direction") == direction
+    return read_scores(path, COLUMNS, wanted & (field("model") == model))
 
 
 def read_ranked(path: Path, protocol: Protocol, metric: str) -> pd.DataFrame:

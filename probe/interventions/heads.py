@@ -1,0 +1,188 @@
+"""Knocking out heads together: those that find correspondences best, and as many drawn at random.
+
+One head may cover for another, so heads that can each be missed may not be missed together. The heads are ranked on
+some scenes and knocked out on others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probe.attention.call import Call, Edit, Run
+from probe.capture import AttentionTap
+from probe.interventions.edits import Intervention, edit_of
+from probe.interventions.effects import denoiser, place_of, prediction_effect
+from probe.layers import Layer
+from probe.measure.scene import Scene
+from probe.models.model import MultiViewModel
+from probe.records import ALL_HEADS, EFFECT
+from probe.records.intervals import Ratios, joint_widening, ratios, wide
+from probe.records.table import unit_sums
+
+BEST, RANDOM = "best", "random"
+
+
+class LayerHead(NamedTuple):
+    """A head of a layer, both by number."""
+
+    layer: int
+    head: int
+
+
+def rank_heads(scores: pd.DataFrame, scenes: Sequence[str]) -> list[LayerHead]:
+    """Rank the heads of all layers by precision, best first; equal ones by layer and head.
+
+    Args:
+        scores: Of one model, metric, protocol and direction.
+        scenes: Names of those that count.
+
+    Returns:
+        Heads in which something was counted.
+    """
+    rows = scores[(scores["head"] != ALL_HEADS) & (scores["layer"] >= 0) & scores["scene"].astype(str).isin(scenes)]
+    sums = unit_sums(rows, ["layer", "head"]).groupby(["layer", "head"], observed=True)[["hits", "count"]].sum()
+    counted = sums[sums["count"] > 0]
+    order = (counted["hits"] / counted["count"]).sort_values(ascending=False, kind="stable")
+    return [LayerHead(int(layer), int(head)) for layer, head in order.index]
+
+
+def draw_heads(ranked: Sequence[LayerHead], count: int, generator: torch.Generator) -> list[LayerHead]:
+    """Draw some of the ranked heads, all equally likely.
+
+    Args:
+        ranked: From :func:`rank_heads`.
+        count: How many; at most as many as there are.
+        generator: Of the draw.
+    """
+    return [ranked[int(k)] for k in torch.randperm(len(ranked), generator=generator)[:count]]
+
+
+def edit_of_heads(
+    name: Intervention, chosen: Sequence[LayerHead], layers: Mapping[int, Layer], scene: Scene, t: int, seed: int
+) -> tuple[list[Layer], Edit]:
+    """Make the edit of heads of several layers at once.
+
+    Args:
+        name: Of the intervention.
+        chosen: The heads.
+        layers: By index.
+        scene: With the truth on their grids.
+        t: Timestep of the forward to come.
+        seed: Of the shuffled keys.
+
+    Returns:
+        The layers that are edited, and the edit of their calls.
+    """
+    heads: dict[int, list[int]] = {}
+    for layer, head in chosen:
+        heads.setdefault(layer, []).append(head)
+    edits = {
+        layers[index].name: edit_of(name, place_of(layers[index], scene, (t,), seed), heads=own)
+        for index, own in heads.items()
+    }
+
+    def edit(call: Call, run: Run) -> Tensor:
+        return edits[call.name](call, run)
+
+    return [layers[index] for index in heads], edit
+
+
+@torch.no_grad()
+def knock_out(
+    model: MultiViewModel,
+    scene: Scene,
+    layers: Sequence[Layer],
+    sets: Sequence[Sequence[LayerHead]],
+    *,
+    intervention: Intervention,
+    t: int,
+    seed: int,
+) -> list[tuple[float, int]]:
+    """Measure by how much each set of heads, knocked out together, raises the error of the denoised prediction.
+
+    Args:
+        model: The model.
+        scene: One scene, with the truth on the layers' grids.
+        layers: Among which the heads are.
+        sets: Heads to knock out together.
+        intervention: How.
+        t: Timestep index.
+        seed: Of the shuffled keys.
+
+    Returns:
+        Per set: the growth of the error, summed over the target views in which it is known (0.1 is 10 % more), and
+        their number.
+    """
+    device = model.alpha_bar.device
+    scene = replace(scene, views=scene.views.to(device), noise=scene.noise.to(device))
+    denoised, clean = denoiser(model, scene, t)
+    usual, by_index = denoised(), {layer.index: layer for layer in layers if layer.index is not None}
+    measured = []
+    for chosen in sets:
+        edited, edit = edit_of_heads(intervention, chosen, by_index, scene, t, seed)
+        with AttentionTap(model.network, edited, edit=edit):
+            value, count = prediction_effect(denoised(), usual, clean)[EFFECT]
+        measured.append((float(value[count > 0].sum()), int(count.sum())))
+    return measured
+
+
+def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Compare knocking out the best heads with knocking out as many at random, paired by independent unit.
+
+    Args:
+        rows: Columns heads (number of them), which (:data:`BEST` or :data:`RANDOM`), scene, unit, value (mean growth of
+            the error over target views) and count (of these); random sets of one number are averaged.
+
+    Returns:
+        A row per number of heads: heads, best, best_low, best_high, random, random_low, random_high, ahead (best minus
+        random), ahead_low, ahead_high, scenes, units. The ends of ``ahead`` hold for all numbers at once, the others
+        for themselves; NaN below five units.
+    """
+    numbers = sorted(int(number) for number in rows["heads"].unique())
+    units = sorted(rows["unit"].astype(str).unique())
+    best, random = (_growth(rows[rows["which"] == which], numbers, units) for which in (BEST, RANDOM))
+    ahead = best - random
+    low, high = ahead.widened(joint_widening(ahead))
+    return pd.DataFrame(
+        {
+            "heads": numbers,
+            **_ends("best", best.value, best.low, best.high),
+            **_ends("random", random.value, random.low, random.high),
+            **_ends("ahead", ahead.value, low, high),
+            "scenes": rows["scene"].nunique(),
+            "units": np.minimum(best.units, random.units),
+        }
+    )
+
+
+def _growth(rows: pd.DataFrame, numbers: Sequence[int], units: Sequence[str]) -> Ratios:
+    named = rows.assign(unit=rows["unit"].astype(str))
+    return ratios(*wide(unit_sums(named, ["heads"]), "heads", list(numbers), list(units)), shares=False)
+
+
+def _ends(name: str, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def knockout_words(table: pd.DataFrame) -> str:
+    """Return for which numbers of heads the best ones are shown to matter more than random ones, in a sentence."""
+    more = [str(row.heads) for row in table.itertuples() if row.ahead_low > 0]
+    less = [str(row.heads) for row in table.itertuples() if row.ahead_high < 0]
+    most = table.iloc[-1]
+    parts = [
+        f"Knocking out the {int(most['heads'])} heads that find correspondences best raises the error of the denoised "
+        f"prediction by {most['best']:.1%}, as many at random by {most['random']:.1%} ({int(most['scenes'])} scenes "
+        "that did not rank the heads)"
+    ]
+    if more:
+        parts.append(f"the best are shown to matter more than random ones for {', '.join(more)} heads")
+    if less:
+        parts.append(f"to matter less for {', '.join(less)}")
+    if not (more or less):
+        parts.append("for no number of heads are they shown to matter more or less than random ones")
+    return f"{'; '.join(parts)}."

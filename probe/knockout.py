@@ -1,0 +1,165 @@
+"""Knock out a probe run's best heads together, and as many at random: ``python -m probe.knockout``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from probe import cli as command
+from probe.plan.settings import Device
+from probe.plan.settings import Settings as ProbeSettings
+from probe.records.names import CONFIG, KNOCKOUT, SCORES, SELECTION, Intervention
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probe.plan.plan import Plan
+
+PROG = "python -m probe.knockout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Knock out the heads together that find correspondences best, and as many at random.
+
+    The heads of all 3D layers are ranked on one half of a probe run's scenes and knocked out on scenes of the other
+    half. Writes knockout.csv into the run's folder.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run of python -m probe.run."""
+    counts: str = "1,2,4,8,16"
+    """Numbers of heads that are knocked out together, by commas."""
+    draws: int = 4
+    """Random sets of heads of each number."""
+    scenes: int = 16
+    """Scenes to knock out in, at most."""
+    intervention: Intervention = "within_view"
+    """How: within_view cuts the attention to other views; identity, the paper's, all attention to other tokens."""
+    seed: int = 0
+    """Of the random sets."""
+    device: Device = "auto"
+    """auto takes CUDA where there is one."""
+
+
+def main(settings: Settings) -> None:
+    """Rank, knock out, write and show the table."""
+    counts = read_counts(settings.counts)
+    if settings.draws < 1 or settings.scenes < 1:
+        raise ValueError(f"--draws {settings.draws} --scenes {settings.scenes}: expected at least 1")
+    for name in (CONFIG, SCORES, SELECTION):
+        if not (settings.run / name).is_file():
+            raise FileNotFoundError(f"{settings.run / name}: missing; name the folder of a finished probe run")
+    # after the flags are checked: PyTorch is slow to import
+    from rich.console import Console
+
+    from probe.interventions.heads import knockout_table, knockout_words
+    from probe.plan.plan import make_plan
+    from probe.records import write
+
+    rows = _measure(settings, counts, make_plan(_probe_settings(settings)))
+    write(settings.run / KNOCKOUT, lambda part: rows.to_csv(part, index=False))
+    table, console = knockout_table(rows), Console(width=None if sys.stdout.isatty() else 120)
+    _show(console, table, settings.intervention)
+    console.print(knockout_words(table), soft_wrap=True)
+    console.print(f"table: {settings.run / KNOCKOUT}", markup=False, soft_wrap=True)
+
+
+def read_counts(text: str) -> list[int]:
+    """Read numbers of heads.
+
+    Raises:
+        ValueError: If one is no whole number of at least 1, or stands twice.
+    """
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts) or len(set(parts)) < len(parts):
+        raise ValueError(f"--counts {text!r}: expected different whole numbers of at least 1 by commas, such as 1,2,4")
+    return sorted(map(int, parts))
+
+
+def _probe_settings(settings: Settings) -> ProbeSettings:
+    """Return the settings of the probe run, without what is not measured again."""
+    from probe.records import parse_json
+
+    known = parse_json((settings.run / CONFIG).read_text(encoding="utf-8")).get("settings", {})
+    names = {field.name for field in fields(ProbeSettings)}
+    kept: dict[str, Any] = {name: value for name, value in known.items() if name in names and value is not None}
+    kept["timesteps"] = ",".join(map(str, kept.get("timesteps", ()))) or None
+    for name in ("interventions", "edit_timesteps", "edit_scenes", "edit_heads", "sampling_steps", "view_list"):
+        kept.pop(name, None)
+    with command.flag(str(settings.run / CONFIG)):
+        kept |= {"out": settings.run, "device": settings.device, "baselines": "none", "interventions": "none"}
+        return ProbeSettings(**kept)
+
+
+def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
+    import pandas as pd
+    import torch
+    from tqdm import tqdm
+
+    from probe.interventions.heads import BEST, RANDOM, draw_heads, knock_out, rank_heads
+    from probe.seeds import derive
+    from probe.selection.reading import read_all_heads
+
+    names = list(plan.scenes.names)
+    ranked = rank_heads(read_all_heads(settings.run / SCORES, settings.run / SELECTION), names[::2])
+    if counts[-1] > len(ranked):
+        raise ValueError(f"--counts {settings.counts}: only {len(ranked)} heads were scored apart; name fewer")
+    generator = torch.Generator().manual_seed(derive("knockout", settings.seed))
+    sets = [(count, BEST, ranked[:count]) for count in counts]
+    sets += [(count, RANDOM, draw_heads(ranked, count, generator)) for count in counts for _ in range(settings.draws)]
+    units = dict(zip(names, plan.scenes.units or names, strict=True))
+    rows = []
+    for index in tqdm(range(1, len(names), 2)[: settings.scenes], unit="scene", desc="knocking out"):
+        views, _ = plan.scenes.load(index)
+        scene = plan.scene(index, views.to(plan.model.alpha_bar.device))
+        grown = knock_out(
+            plan.model,
+            scene,
+            plan.layers,
+            [chosen for *_, chosen in sets],
+            intervention=settings.intervention,
+            t=plan.middle,
+            seed=derive("edits", plan.settings.seed, index),
+        )
+        rows += [
+            {
+                "heads": count,
+                "which": which,
+                "chosen": " ".join(f"{layer}:{head}" for layer, head in chosen),
+                "scene": names[index],
+                "unit": units[names[index]],
+                "value": value / number if number else float("nan"),
+                "count": number,
+            }
+            for (count, which, chosen), (value, number) in zip(sets, grown, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def _show(console: Any, table: pd.DataFrame, intervention: str) -> None:
+    from rich.table import Table
+
+    shown = Table(title=f"growth of the error of the denoised prediction, {intervention}; 95 % intervals")
+    for heading in ("heads", "the best", "at random", "best minus random (all numbers at once)"):
+        shown.add_column(heading, justify="right")
+    for row in table.itertuples():
+        cells = [
+            f"{getattr(row, name):+.1%} ({getattr(row, f'{name}_low'):+.1%} to {getattr(row, f'{name}_high'):+.1%})"
+            for name in ("best", "random", "ahead")
+        ]
+        shown.add_row(str(row.heads), *cells)
+    console.print(shown)
+
+
+def cli(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    command.run(main, command.parse(Settings, arguments, prog=PROG), prog=PROG)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,137 @@
+"""Knocking out heads together: known rankings, laws of the edits, and what the table says."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from edited_toys import toy_layers, toy_model, toy_scene
+
+from probe.interventions.effects import measure_effects
+from probe.interventions.experiment import Experiment
+from probe.interventions.heads import (
+    BEST,
+    RANDOM,
+    LayerHead,
+    draw_heads,
+    knock_out,
+    knockout_table,
+    knockout_words,
+    rank_heads,
+)
+from probe.knockout import Settings, main, read_counts
+from probe.layers import Layer
+from probe.measure.scene import Scene
+from probe.models.model import MultiViewModel
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiViewModel:
+    return toy_model()
+
+
+@pytest.fixture(scope="module")
+def layers(model: MultiViewModel) -> list[Layer]:
+    return toy_layers(model)
+
+
+@pytest.fixture(scope="module")
+def scene(model: MultiViewModel) -> Scene:
+    return toy_scene(model)
+
+
+def scores(values: dict[tuple[int, int], list[float]]) -> pd.DataFrame:
+    """Precision of heads, by layer and head, in each scene; all heads together are best of all."""
+    rows = [
+        {"layer": layer, "head": head, "scene": f"s{n}", "unit": f"s{n}", "value": value, "count": 10}
+        for (layer, head), own in values.items()
+        for n, value in enumerate(own)
+    ]
+    together = [{**rows[0], "head": -1, "value": 1.0}]
+    return pd.DataFrame(rows + together)
+
+
+def test_heads_are_ranked_on_the_scenes_that_count():
+    table = scores({(1, 0): [0.1, 0.9], (1, 1): [0.5, 0.5], (7, 0): [0.3, 0.1]})
+    assert rank_heads(table, ["s0"]) == [(1, 1), (7, 0), (1, 0)]
+    assert rank_heads(table, ["s1"]) == [(1, 0), (1, 1), (7, 0)]
+    assert rank_heads(table, ["s0", "s1"])[0] in {(1, 0), (1, 1)}
+
+
+def test_a_head_in_which_nothing_was_counted_is_not_ranked():
+    table = scores({(1, 0): [0.1], (1, 1): [0.5]})
+    table.loc[table["head"] == 1, ["value", "count"]] = [np.nan, 0]
+    assert rank_heads(table, ["s0"]) == [(1, 0)]
+
+
+def test_every_head_is_drawn_as_often_as_any_other():
+    heads, generator = [LayerHead(0, n) for n in range(6)], torch.Generator().manual_seed(0)
+    drawn = [head for _ in range(600) for head in draw_heads(heads, 2, generator)]
+    assert all(abs(drawn.count(head) - 200) < 60 for head in heads)
+    assert all(len(set(draw_heads(heads, 6, generator))) == 6 for _ in range(5))
+
+
+@pytest.mark.parametrize("name", ["identity", "within_view"])
+def test_all_heads_of_a_layer_together_are_the_edit_of_the_layer(model, layers, scene, name):
+    chosen = [LayerHead(layers[1].index, head) for head in range(2)]
+    ((value, count),) = knock_out(model, scene, layers, [chosen], intervention=name, t=500, seed=0)
+    experiment = Experiment(interventions=(name,), timesteps=(500,))
+    rows = measure_effects(model, scene, layers, experiment).rows
+    rows = rows[(rows["layer"] == layers[1].index) & (rows["metric"] == f"effect_error@{name}")]
+    assert value == pytest.approx(rows["value"].sum(), rel=1e-5)
+    assert count == rows["count"].sum() == 2
+
+
+def test_the_sets_do_not_touch_each_other(model, layers, scene):
+    one, both = [LayerHead(layers[0].index, 1)], [LayerHead(layers[0].index, 1), LayerHead(layers[1].index, 0)]
+    how = {"intervention": "within_view", "t": 500, "seed": 0}
+    together = knock_out(model, scene, layers, [one, both, one], **how)
+    assert together[0] == together[2] == knock_out(model, scene, layers, [one], **how)[0]
+    assert together[1] != together[0]
+
+
+def rows_of(best: list[float], random: list[list[float]], heads: int = 2) -> pd.DataFrame:
+    sets = [(BEST, best), *((RANDOM, own) for own in random)]
+    return pd.DataFrame(
+        {"heads": heads, "which": which, "scene": f"s{n}", "unit": f"s{n}", "value": value, "count": 2}
+        for which, values in sets
+        for n, value in enumerate(values)
+    )
+
+
+def test_the_table_pairs_the_best_with_the_mean_of_random_sets():
+    scenes = np.linspace(0.1, 0.3, 8)
+    table = knockout_table(rows_of(list(scenes + 0.2), [list(scenes), list(scenes + 0.1)]))
+    row = table.iloc[0]
+    assert (row["best"], row["random"], row["ahead"]) == pytest.approx((0.4, 0.25, 0.15))
+    assert row["ahead_low"] == pytest.approx(0.15)  # equal in every scene: no spread
+    assert row["best_low"] < 0.4 < row["best_high"]
+    assert (row["scenes"], row["units"]) == (8, 8)
+    assert "shown to matter more than random ones for 2 heads" in knockout_words(table)
+
+
+def test_what_is_not_separated_is_said():
+    generator = np.random.default_rng(0)
+    table = knockout_table(
+        rows_of(*(list(generator.normal(0.2, 0.1, 8)) for _ in range(1)), [list(generator.normal(0.2, 0.1, 8))])
+    )
+    assert "for no number of heads" in knockout_words(table)
+
+
+def test_few_units_have_no_interval():
+    table = knockout_table(rows_of([0.5, 0.6], [[0.1, 0.1]]))
+    assert np.isnan(table["ahead_low"]).all()
+    assert "for no number of heads" in knockout_words(table)
+
+
+def test_counts_are_sorted_and_what_is_none_is_refused():
+    assert read_counts("4,1,2") == [1, 2, 4]
+    for text in ("", "0", "1,1", "a", "1.5", "-1"):
+        with pytest.raises(ValueError, match="--counts"):
+            read_counts(text)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json: missing; name the folder of a finished probe run"):
+        main(Settings(run=tmp_path))
