@@ -224,7 +224,7 @@ def _table(found: pd.DataFrame) -> Table:
         f"better samples (of match error: with a lower one); in brackets its 95{NBSP}% interval, from draws of seeds "
         f"with all their runs and Student's t, from {LEAST_UNITS} seeds on. Ranks are taken over all checkpoints, or "
         "among the runs of one step, or among the runs of one variant and one step. Supervised runs are those that "
-        f"are given true correspondences. Counted: {counted}.",
+        f"are given true correspondences at the study's layer. Counted: {counted}.",
         columns=("precision of", "samples by", *(words for words, *_ in SCOPES.values())),
         rows=tuple(rows),
         texts=2,
