@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import ttest_rel
 
 from analysis.study import tables
+from analysis.study.consistency_section import consistency_words
 from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import half_interval
 from analysis.study.soon import how_soon, in_half
@@ -440,6 +441,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "pair-short": pair_short,
     "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
     "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",
+    "consistency": lambda: consistency_words(_study(PAPER)),
     "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),

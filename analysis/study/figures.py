@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from analysis.exporting.press import press
 from analysis.exporting.style import FigureStyle
@@ -27,6 +28,7 @@ from analysis.figures import (
     chart,
     top,
 )
+from analysis.probing.causal_figures import SIGNED
 from analysis.training.figures import STEP_STYLES, STEPS
 
 # Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour
@@ -38,6 +40,7 @@ VERDICTS = {"better": GREEN, "worse": VERMILION, "not separable": MUTED, "too fe
 CLEAR = ("better", "worse", "changed", "sooner", "later")
 RATIOS = (1 / 8, 8)
 """Least and largest ratio of steps that is drawn."""
+SIGNED_POINTS = FuncFormatter(lambda value, _: f"{round(100 * value, 1):+g}".replace("-", "−") if value else "0")
 
 
 def looks(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -297,3 +300,45 @@ def dots(table: pd.DataFrame, *, order: Sequence[str], xlabel: str, name: str, a
         axes.grid(axis="x")
 
     return chart(name, alt, (WIDTH, 90 + 30 * len(order)), draw)
+
+
+def consistency(
+    points: pd.DataFrame, *, styles: Mapping[str, Mapping[str, Any]], inside: str, outside: tuple[str, str], alt: str
+) -> Drawing:  # fmt: skip
+    """Draw precision against the quality of samples: all checkpoints, and what is left without each step's mean.
+
+    Args:
+        points: Columns variant, seed, step, precision, value.
+        styles: Colour and marker of each variant.
+        inside: What the precision is of.
+        outside: What quality is measured by, alone and with its unit and direction.
+        alt: See ``chart``.
+    """
+    both = ["precision", "value"]
+    rest = points.assign(**(points[both] - points.groupby("step")[both].transform("mean")))
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        handles: dict[str, Any] = {}
+        for axes, table in ((left, points), (right, rest)):
+            for variant, part in table.groupby("variant", sort=False):
+                handles[str(variant)] = _checkpoints(axes, part, points["step"].max(), styles[str(variant)])
+        left.set(title="all checkpoints", xlabel=inside, ylabel=outside[1])
+        right.set(title="minus the mean of each step", xlabel=f"{inside}, difference in points",
+                  ylabel=f"{outside[0]}, difference")  # fmt: skip
+        left.xaxis.set_major_formatter(PERCENT)
+        right.xaxis.set_major_formatter(SIGNED_POINTS)
+        right.yaxis.set_major_formatter(SIGNED)
+        right.axhline(0, color=MUTED, linewidth=1)
+        right.axvline(0, color=MUTED, linewidth=1)
+        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=5, columnspacing=1.2)
+
+    return chart("consistency", alt, (WIDTH, 400), draw)
+
+
+def _checkpoints(axes: Axes, rows: pd.DataFrame, last: float, style: Mapping[str, Any]) -> Any:
+    """Draw a variant's checkpoints, later ones darker; return a mark of the last for the legend."""
+    look = {"color": style["color"], "marker": style["marker"], "linestyle": "", "markersize": 6}
+    for step, part in rows.groupby("step"):
+        axes.plot(part["precision"], part["value"], alpha=0.2 + 0.7 * float(step) / max(last, 1), **look)
+    return axes.plot([], [], **look)[0]

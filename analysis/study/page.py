@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.blocks import Chart, Section, SectionPage, Table, csv_link, picture_first, present
 from analysis.study import figures, tables, words
 from analysis.study.claims.page import claim_sections
+from analysis.study.consistency_section import consistency_section
 from analysis.study.details import (
     bands,
     cost_section,
@@ -49,8 +50,8 @@ def make_study_page(run: StudyRun) -> SectionPage:
     Args:
         run: The study.
     """
-    makers = (_convergence, _compared, reach_section, layers_section, readout_section, worst_section,
-              cost_section, beside_paper)  # fmt: skip
+    makers = (_convergence, _compared, reach_section, layers_section, readout_section, consistency_section,
+              worst_section, cost_section, beside_paper)  # fmt: skip
     frames = {"study.csv": run.study, "summary.csv": run.summary, "reach.csv": run.reach, "settings.csv": run.variants,
               "how_soon.csv": how_soon(run)}  # fmt: skip
     claims, usual = claim_sections(run), present([maker(run) for maker in makers])

@@ -78,7 +78,8 @@ def found(folder: Path) -> list[Section]:
 def test_claims_come_first_each_with_a_figure_below_its_sentence(page: str):
     sections = re.findall(r'<section id="([\w-]+)"(.*?)</section>', page, flags=re.S)
     names = [name for name, _ in sections]
-    assert names == ["samples", "answer", "claims", *NAMES[1:], "convergence", "variants", "layers", "paper", "method"]
+    usual = ["convergence", "variants", "layers", "consistency", "paper", "method"]
+    assert names == ["samples", "answer", "claims", *NAMES[1:], *usual]
     for name, body in (sections[0], *sections[3:15]):
         assert re.search(r"<p><strong>[^<]+</strong></p>", body), name
         drawn = body.count("<figure") + body.count('<img class="samples"')
