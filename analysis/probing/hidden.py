@@ -188,8 +188,8 @@ def _verdict(run: ProbeRun, cause: str) -> str:
     return (
         f"Points {PLACES[cause]} ({number(rate['count'])} queries of layer {run.layer}, t = {timestep(run)}): "
         f"{_written(rate)} are as peaked as a right match, of visible points {_written(seen)}; {spread_words(rate)} "
-        f"Beside visible points, entropy is {percent(entropy['value'])} of its maximum, {_difference(entropy)} points, "
-        f"and {percent(mass['value'])} of all weight falls on the key view, {_difference(mass)} points."
+        f"Their entropy is {percent(entropy['value'])} of its maximum, against visible points {_difference(entropy)} "
+        f"points; {percent(mass['value'])} of all weight falls on the key view, {_difference(mass)} points."
         f"{_beside_null(run, rate)}"
     )
 

@@ -1,6 +1,7 @@
 """Figures of hidden points: tables -> SVG, in the look of :mod:`analysis.figures`. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis.figures import BLUE, PERCENT, PURPLE, VERMILION, WIDTH, Drawing, chart, legend, top
 from probe.records.names import OCCLUDED, OUT_OF_FRAME, VISIBLE
 
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     VISIBLE: {"color": BLUE, "marker": "o"},
     OCCLUDED: {"color": VERMILION, "marker": "s"},
     OUT_OF_FRAME: {"color": PURPLE, "marker": "D"},
@@ -67,6 +68,6 @@ def _queries(
     if rows.empty:
         return
     x, style = rows["x"] + shift, STYLES[cause]
-    face = {"markersize": 6.5} if filled else {"markersize": 4.5, "markerfacecolor": "none"}
+    face: dict[str, Any] = {"markersize": 6.5} if filled else {"markersize": 4.5, "markerfacecolor": "none"}
     axes.vlines(x, rows["low"], rows["high"], color=style["color"], linewidth=2 if filled else 0.8)
     axes.plot(x, rows["value"], linestyle="", label=cause + suffix, **style, **face)
