@@ -15,7 +15,7 @@ from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
 from analysis.figures import Drawing
-from analysis.probing import causal, causal_figures, caveats, cells, rotation, tables
+from analysis.probing import causal, causal_figures, caveats, cells, hidden, rotation, tables
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
@@ -76,6 +76,7 @@ class Page:
     pairs: tuple[Pair, ...]
     edits: tuple[causal.Edits, ...]
     causal: tuple[str, ...]
+    hidden: tuple[str, ...]
     explorer: Part | None
     metric: str
     direction: str
@@ -152,12 +153,13 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = (), budget: int = BU
         verdicts=tuple(verdict_texts(run)),
         caveats=tuple(caveats.caveats(run)),
         figures=_figures(run),
-        tables=cells.text_tables(run),
+        tables=_tables(run),
         paper=beside_paper(run),
         images=Markup(embedded_images(run, examples, explorer.views if explorer else ())),
         pairs=tuple(Pair(title=_example_title(e), panels=tuple(panels(run, e, places))) for e in examples),
         edits=causal.pictures(run),
         causal=causal.words(run),
+        hidden=hidden.words(run),
         explorer=explorer,
         metric=metric_words(run.metric),
         direction=direction_words(str(run.selection["direction"])),
@@ -192,6 +194,11 @@ def _example_title(example: Any) -> str:
     )
 
 
+def _tables(run: ProbeRun) -> dict[str, Table]:
+    looks = hidden.text_table(run)
+    return cells.text_tables(run) | ({"hidden": looks} if looks.rows else {})
+
+
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +206,7 @@ def _figures(run: ProbeRun) -> dict[str, Chart]:
     makers: dict[str, Callable[[ProbeRun], Chart | None]] = {
         "profile": _profile, "common": _common, "rotation": _rotation, "timesteps": _timesteps, "heads": _heads,
         "effects": _effects, "sampled": _sampled, "emergence": _emergence, "coverage": _coverage,
-        "attention": _attention,
+        "attention": _attention, "hidden": hidden.figure,
     }  # fmt: skip
     drawings = {name: maker(run) for name, maker in makers.items()}
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}

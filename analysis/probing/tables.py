@@ -45,6 +45,8 @@ from probe.records import (
     split_threshold,
     summarise,
 )
+from probe.records.hidden import HIDDEN_COLUMNS
+from probe.records.names import HIDDEN_TABLE
 
 ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
@@ -80,6 +82,8 @@ class ProbeRun:
         truth_check: Of real scenes, one row per pair of views that SIFT matches were compared in.
         missing: How much could not be measured, of all rows of the score table: columns metric, rows, missing (NaN or
             nothing counted), count.
+        hidden: Where attention looks from points that the key view does not show, if that was measured
+            (:func:`probe.records.hidden.hidden_table`).
     """
 
     name: str
@@ -99,6 +103,7 @@ class ProbeRun:
     notes: Mapping[str, str] = field(default_factory=dict)
     truth_check: pd.DataFrame | None = None
     missing: pd.DataFrame = field(default_factory=pd.DataFrame)
+    hidden: pd.DataFrame | None = None
 
     @property
     def layer(self) -> int:
@@ -210,7 +215,17 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         notes=_optional(folder / SCENES_NOTE, read_json) or {},
         truth_check=_optional(folder / TRUTH_CHECK, pd.read_csv),
         missing=shown.missing,
+        hidden=_read_hidden(folder / HIDDEN_TABLE),
     )
+
+
+def _read_hidden(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    table = _read(path, pd.read_csv, HIDDEN_COLUMNS)
+    numbers = [name for name in HIDDEN_COLUMNS if name.startswith(("value", "low", "high", "over_visible"))]
+    check_numbers(table, path, ADVICE, numbers=numbers, whole=("layer", "head", "timestep", "count"))
+    return table
 
 
 def _read(path: Path, load: Callable[[Path], Any], columns: Sequence[str] = ()) -> Any:

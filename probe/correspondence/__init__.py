@@ -7,6 +7,7 @@ from probe.registry import lazy_names
 
 if TYPE_CHECKING:
     from probe.correspondence.grid import own_view, token_centres, token_of, token_points
+    from probe.correspondence.hidden import query_causes
     from probe.correspondence.rules import TokenMatches, match_tokens, match_views, visible_tokens
     from probe.correspondence.tokens import TokenProjections, project_tokens
 
@@ -18,9 +19,10 @@ __all__ = [
     "match_views",
     "own_view",
     "project_tokens",
+    "query_causes",
     "token_centres",
     "token_of",
     "token_points",
     "visible_tokens",
 ]
-__getattr__ = lazy_names(__name__, __all__, "grid", "tokens", "rules")
+__getattr__ = lazy_names(__name__, __all__, "grid", "tokens", "rules", "hidden")

@@ -27,6 +27,8 @@ class TokenProjections:
         xy: Its projection in the key view, in pixels of the views' size; may lie outside the frame. NaN where the token
             has no point or the point lies behind the camera. In the own view the centre of the point's pixel.
         visible: The key view really shows the point. In the own view wherever ``valid``.
+        depth_ratio: Depth of the point over the depth of the surface that the key view shows at ``xy``: above 1 behind
+            it. NaN off the frame, behind the camera, and where the key view's depth is missing.
     """
 
     points: Float[Tensor, "b f n 3"]
@@ -35,6 +37,7 @@ class TokenProjections:
     moves: Bool[Tensor, "b fq n fk"]
     xy: Float[Tensor, "b fq n fk 2"]
     visible: Bool[Tensor, "b fq n fk"]
+    depth_ratio: Float[Tensor, "b fq n fk"]
 
 
 @torch.no_grad()
@@ -70,7 +73,8 @@ def project_tokens(views: Views, grid: tuple[int, int]) -> TokenProjections:
     points = points_at(views.point_map, pixel, valid)
     part = None if views.part is None else values_at(views.part, pixel)
     points_at_key, moves = views.follow(points, part)
-    xy, visible = _seen_in_views(points_at_key, views, known)
+    xy, depth_ratio = _seen_in_views(points_at_key, views, known)
+    visible = (depth_ratio - 1).abs() <= DEPTH_TOLERANCE
     if part is not None:
         visible &= ~moves | _same_part(xy, part, views)
     own = own_view(views.count, device=valid.device)
@@ -82,6 +86,7 @@ def project_tokens(views: Views, grid: tuple[int, int]) -> TokenProjections:
         moves=moves,
         xy=torch.where(rearrange(own, "fq n fk -> fq n fk 1"), rearrange(own_xy, "b f n c -> b f n 1 c"), xy),
         visible=torch.where(own, rearrange(valid, "b f n -> b f n 1"), visible),
+        depth_ratio=depth_ratio,
     )
 
 
@@ -90,13 +95,13 @@ def project_tokens(views: Views, grid: tuple[int, int]) -> TokenProjections:
 
 def _seen_in_views(
     points_at_key: Float[Tensor, "b f n f 3"], views: Views, known: Bool[Tensor, "b f height width"]
-) -> tuple[Float[Tensor, "b f n f 2"], Bool[Tensor, "b f n f"]]:
+) -> tuple[Float[Tensor, "b f n f 2"], Float[Tensor, "b f n f"]]:
+    """Return where points are seen in each view, and their depth over that of the surface there."""
     all_points = rearrange(points_at_key, "b fq n fk c -> b fk (fq n) c")
     xy, depth = project(all_points, views.intrinsics, views.world_to_cam)
     surface = _inverse_depth_at(xy, views, known)
-    visible = (depth * surface - 1).abs() <= DEPTH_TOLERANCE
     back = "b fk (fq n) ... -> b fq n fk ..."
-    return rearrange(xy, back, fq=views.count), rearrange(visible, back, fq=views.count)
+    return rearrange(xy, back, fq=views.count), rearrange(depth * surface, back, fq=views.count)
 
 
 def _same_part(xy: Float[Tensor, "b f n f 2"], part: Int[Tensor, "b f n"], views: Views) -> Bool[Tensor, "b f n f"]:

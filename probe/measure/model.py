@@ -143,7 +143,12 @@ def in_own_precision(
 
 
 def measure_layers(
-    model: MultiViewModel, scene: Scene, layers: Sequence[Layer], timesteps: Sequence[int], protocol: Protocol
+    model: MultiViewModel,
+    scene: Scene,
+    layers: Sequence[Layer],
+    timesteps: Sequence[int],
+    protocol: Protocol,
+    on_call: Callable[[LayerCall], object] | None = None,
 ) -> pd.DataFrame:
     """Score all layers of a model on one scene, at every timestep with the same noise.
 
@@ -155,6 +160,7 @@ def measure_layers(
         layers: To score.
         timesteps: Indexes of the noise schedule.
         protocol: How matches are made and counted.
+        on_call: Hears each call as well, once it is scored; None for nobody.
 
     Returns:
         Rows of the score table.
@@ -164,8 +170,14 @@ def measure_layers(
     """
     rows = list[Rows]()
     guesses = {} if is_null(model.name) else guesses_of_layers(scene, protocol)
+
+    def hear(call: LayerCall) -> None:
+        rows.extend(score_call(call, scene, protocol, guesses))
+        if on_call is not None:
+            on_call(call)
+
     for t in timesteps:
-        denoise(model, scene, layers, t, lambda call: rows.extend(score_call(call, scene, protocol, guesses)))
+        denoise(model, scene, layers, t, hear)
     return score_table(rows)
 
 

@@ -1,7 +1,7 @@
 """A probe run on disk: scene after scene to files of its own, so that a stopped run resumes, then the tables whole."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,22 +15,25 @@ from probe.image_quality import load_lpips
 from probe.interventions.effects import measure_effects
 from probe.measure.examples import example_matches
 from probe.measure.explored import explore_scene
+from probe.measure.hidden import hidden_rows, queries_of_scene
 from probe.measure.matcher import measure_matcher
 from probe.measure.model import cameras_only, measure_layers, timestep_table
 from probe.measure.references import measure_references
-from probe.measure.scene import Scene, pair_table
+from probe.measure.scene import LayerCall, Scene, pair_table
 from probe.metrics import Threshold
 from probe.models.model import MultiViewModel
 from probe.plan.plan import Plan
 from probe.plan.processes import Processes
-from probe.records import CAMERAS_ONLY, PARTS, SCORES, digest, write, write_json
+from probe.records import CAMERAS_ONLY, PARTS, SCORES, Rows, digest, score_table, write, write_json
+from probe.records.hidden import hidden_table
+from probe.records.names import HIDDEN_TABLE
 from probe.records.scores import write_scores
 from probe.seeds import derive
 from probe.selection import HeadSelection, Selection
 
 EXAMPLES = 4  # scenes whose matches are kept for the pictures: the first of each rotation bin
 EXPLORED = 4  # of them, scenes whose attention is kept for the page's match explorer
-SCENE_FILES, PAIR_FILES = "scene-*.parquet", "pairs-*.parquet"
+SCENE_FILES, PAIR_FILES, HIDDEN_FILES = "scene-*.parquet", "pairs-*.parquet", "hidden-*.parquet"
 KEPT = {"image": "examples.safetensors", "edited": "edited.safetensors", "explorer": "explorer.safetensors"}
 
 
@@ -86,15 +89,31 @@ def _measure_scene(plan: Plan, index: int, parts: Path) -> None:
 
 def _score_scene(plan: Plan, scene: Scene, index: int, parts: Path) -> pd.DataFrame:
     """Score the references, the model, its nulls and the matchers on one scene; keep what the pictures show."""
-    frames = [measure_references(scene, plan.protocol)]
+    frames, hidden = [measure_references(scene, plan.protocol)], list[Rows]()
+    on_call = _hidden_listener(scene, hidden) if plan.settings.hidden else None
     for model, shown, timesteps in _models(plan, scene):
-        frames.append(measure_layers(model, shown, plan.layers, timesteps, plan.protocol))
+        frames.append(measure_layers(model, shown, plan.layers, timesteps, plan.protocol, on_call))
+    if hidden:
+        _save_hidden(plan, score_table(hidden), _file(parts, HIDDEN_FILES, index))
     frames += [measure_matcher(name, matcher, scene, plan.protocol) for name, matcher in plan.matchers.items()]
     if index < EXAMPLES:
         _save_example(plan, scene, parts, index)
     if plan.experiment.covers(index):
         frames.append(_edit(plan, scene, parts, index))
     return pd.concat(frames, ignore_index=True)
+
+
+def _hidden_listener(scene: Scene, rows: list[Rows]) -> Callable[[LayerCall], None]:
+    """Return what measures where each call looks from points that a key view does not show, into ``rows``."""
+    queries = queries_of_scene(scene)
+    return lambda call: rows.append(hidden_rows(call, scene, queries))
+
+
+def _save_hidden(plan: Plan, rows: pd.DataFrame, path: Path) -> None:
+    """Write what was measured of hidden points, of the direction that layers are ranked by."""
+    way = plan.protocol.direction
+    kept = rows if way == "all" else rows[rows["direction"] == way]
+    write(path, lambda part: plan.scenes.with_units(kept).to_parquet(part, index=False))
 
 
 def _models(plan: Plan, scene: Scene) -> Iterator[tuple[MultiViewModel, Scene, tuple[int, ...]]]:
@@ -147,7 +166,16 @@ def save(
     write_json(out / "selection.json", {**selection.record(), "heads": heads and heads.record()})
     write_json(out / "model.json", {"name": plan.model.name, **(plan.model.card or {})})
     _copy_emergence(plan.model, out)
+    _join_hidden(out)
     _join_parts(out)
+
+
+def _join_hidden(out: Path) -> None:
+    """Write the table of hidden points, where they were measured."""
+    paths = sorted((out / PARTS).glob(HIDDEN_FILES))
+    if paths:
+        table = hidden_table(pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True))
+        write(out / HIDDEN_TABLE, lambda part: table.to_csv(part, index=False, float_format="%.6g"))
 
 
 def _join_parts(out: Path) -> None:

@@ -25,6 +25,8 @@ from probe.views import Views, resize
 
 NOT_DECISIVE = ("resume", "report", "dry_run", "offload")
 """Settings that change no number."""
+UNSAID = {"hidden": False}
+"""Settings that are recorded only where they differ from these: a run made before there were such flags is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def make_plan(settings: Settings) -> Plan:
     scenes, protocol = _scenes(settings, groups, device), PROTOCOLS[settings.protocol]
     select_by = settings.select_by or protocol.select_by
     _try_first_scene(settings.scenes, scenes, layers, protocol, select_by)
-    _check_cameras(model, scenes, baselines)
+    _check_cameras(model, scenes, baselines, hidden=settings.hidden)
     experiment = _experiment(settings, model, layers, timesteps)
     with flag("--baselines"):
         matchers = open_matchers(baselines, device)
@@ -214,7 +216,8 @@ def _record(settings: Settings, timesteps: tuple[int, ...], experiment: Experime
         **experiment.record(),
     }
     resolved["select_by"] = settings.select_by or PROTOCOLS[settings.protocol].select_by
-    return {name: value for name, value in resolved.items() if name not in NOT_DECISIVE}
+    left_out = {name for name, value in UNSAID.items() if resolved[name] == value}
+    return {name: value for name, value in resolved.items() if name not in left_out.union(NOT_DECISIVE)}
 
 
 def _try_first_scene(spec: str, scenes: SceneList, layers: list[Layer], protocol: Protocol, select_by: str) -> None:
@@ -230,8 +233,8 @@ def _try_first_scene(spec: str, scenes: SceneList, layers: list[Layer], protocol
         _check_any_match(spec, scenes, layers, scene)
 
 
-def _check_cameras(model: MultiViewModel, scenes: SceneList, baselines: tuple[str, ...]) -> None:
-    """Refuse scenes without cameras where the model, or a comparison, needs them."""
+def _check_cameras(model: MultiViewModel, scenes: SceneList, baselines: tuple[str, ...], *, hidden: bool) -> None:
+    """Refuse scenes without cameras where the model, a comparison, or hidden points need them."""
     views, _ = scenes.load(0)
     if views.has_cameras:
         return
@@ -239,6 +242,11 @@ def _check_cameras(model: MultiViewModel, scenes: SceneList, baselines: tuple[st
         conditioning(model, resize(views, model.size, model.size))
     if "epipolar" in baselines:
         raise ValueError("--baselines epipolar: the scenes have no cameras, so no epipolar line; leave epipolar out")
+    if hidden:
+        raise ValueError(
+            "--hidden: the scenes have no cameras, so nothing tells whether a point is occluded or out of frame; leave "
+            "--hidden out, or name scenes with cameras and depth"
+        )
 
 
 def _any_match(scene: Scene) -> bool:

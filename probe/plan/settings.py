@@ -72,6 +72,9 @@ class Settings(Reading):
     side)."""
     baselines: str = "pixels,dsift,random,null"
     """Comparisons, by commas, or none. Matchers, NAME or NAME:FOLDER_OR_HUB_ID: {baselines}. Nulls: {nulls}."""
+    hidden: bool = False
+    """Measure where attention looks from points that the key view does not show, occluded or out of frame, beside
+    visible ones: hidden.csv and a section of the page. For scenes with cameras and depth."""
     interventions: str | None = None
     """Edits whose effect each 3D layer is tested by, by commas, or none: {interventions}. Default identity (the
     paper's), on predictions at the middle timestep."""

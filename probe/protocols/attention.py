@@ -23,20 +23,20 @@ def visible_queries(truth: GridTruth) -> Bool[Tensor, "b 1 fq n fk"]:
 
 def attendable(truth: GridTruth, layout: ViewLayout, bias: Float[Tensor, "b #heads #joint joint"]) -> GridTruth:
     """Return the truth with those queries visible only whose true token the layer's mask lets them attend to."""
-    hidden = _hidden(layout, bias).expand(len(truth.token), layout.views * len(truth.centres), -1, -1)
+    hidden = hidden_keys(layout, bias).expand(len(truth.token), layout.views * len(truth.centres), -1, -1)
     token = rearrange(truth.token.clamp(min=0), "b fq n fk -> b (fq n) fk 1")
     shown = ~rearrange(hidden.gather(-1, token), "b (fq n) fk 1 -> b fq n fk", fq=layout.views)
     return replace(truth, visible=truth.visible & shown)
 
 
 def _open_pairs(truth: GridTruth, layout: ViewLayout, bias: Float[Tensor, "b #heads #joint joint"]) -> GridTruth:
-    hidden = _hidden(layout, bias)
+    hidden = hidden_keys(layout, bias)
     hidden = hidden.expand(-1, layout.views * hidden.shape[-1], -1, -1)
     closed = reduce(hidden.float(), "b (fq n) fk m -> b fq 1 fk", "max", fq=layout.views) > 0
     return replace(truth, visible=truth.visible & ~closed)
 
 
-def _hidden(layout: ViewLayout, bias: Float[Tensor, "b #heads #joint joint"]) -> Bool[Tensor, "b #queries fk n"]:
+def hidden_keys(layout: ViewLayout, bias: Float[Tensor, "b #heads #joint joint"]) -> Bool[Tensor, "b #queries fk n"]:
     """Return which image tokens no head lets an image token attend to."""
     inside = image_tokens(bias.mT, layout)
     rows = bias if bias.shape[2] == 1 else bias[:, :, inside]

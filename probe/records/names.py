@@ -55,6 +55,20 @@ LOSSES = (LOSS, HIGH_NOISE)
 PRECISION, READOUT, ATTENTION = "precision", "readout", "attention"
 MASS, KEY_VIEW_MASS, ENTROPY, CROSS_ENTROPY = "mass_3x3", "mass_key_view", "entropy", "cross_entropy"
 ATTENTION_METRICS = (MASS, KEY_VIEW_MASS, ENTROPY, CROSS_ENTROPY)
+HIGHEST_WEIGHT, SHARE_OF_ENTROPY, CONFIDENT = "highest_weight", "share_of_entropy", "confident"
+AT_PROJECTION, PROJECTION_CHANCE, PROJECTION_LEAD = "at_projection", "at_projection_chance", "at_projection_lead"
+RIGHT_MATCH_WEIGHT = "right_match_weight"
+HIDDEN_METRICS = (
+    KEY_VIEW_MASS,
+    SHARE_OF_ENTROPY,
+    HIGHEST_WEIGHT,
+    CONFIDENT,
+    AT_PROJECTION,
+    PROJECTION_CHANCE,
+    PROJECTION_LEAD,
+    RIGHT_MATCH_WEIGHT,
+)
+"""Of attention by cause: whether the key view shows the query's point (:mod:`probe.measure.hidden`)."""
 KEPT = "kept"
 EFFECT, EFFECT_PREDICTION, EFFECT_SAMPLE = "effect_error", "effect_x0", "effect_sample"
 FID, KID = "fid", "kid"
@@ -107,6 +121,13 @@ METRICS = {
     KEY_VIEW_MASS: Metric(title="mass on the key view", share=True),
     ENTROPY: Metric(title="entropy within the key view", unit="nats", better=0),
     CROSS_ENTROPY: Metric(title="cross-entropy with the truth", unit="nats", better=-1),
+    HIGHEST_WEIGHT: Metric(title="highest weight within the key view", better=0, share=True),
+    SHARE_OF_ENTROPY: Metric(title="entropy within the key view, over its maximum", better=0, share=True),
+    CONFIDENT: Metric(title="as peaked as a right match", better=0, share=True),
+    AT_PROJECTION: Metric(title="match where the point projects", better=0, share=True),
+    PROJECTION_CHANCE: Metric(title="the same by uniform chance", better=0, share=True),
+    PROJECTION_LEAD: Metric(title="lead of that over chance", better=0, share=True),
+    RIGHT_MATCH_WEIGHT: Metric(title="highest weight of a right match", better=0, share=True),
     KEPT: Metric(title="share of queries kept", better=0, share=True),
     EFFECT: Metric(title="growth of the prediction's error", better=0, share=True),
     EFFECT_PREDICTION: Metric(title="change of the prediction", better=0, share=True),
@@ -195,6 +216,19 @@ def of_queries(metric: str, kind: str) -> str:
     return f"{metric}|{kind}"
 
 
+VISIBLE, OCCLUDED, OUT_OF_FRAME, UNKNOWN = "visible", "occluded", "out of frame", "unknown"
+CAUSES = (VISIBLE, OCCLUDED, OUT_OF_FRAME, UNKNOWN)
+"""Why a key view shows a query's point, or does not."""
+HIDDEN_CAUSES = (OCCLUDED, OUT_OF_FRAME)
+HIDDEN_PROTOCOL = "hidden-v1"
+
+
+def split_queries(metric: str) -> tuple[str, str]:
+    """Return metric and kind of queries of a name such as "confident|occluded"; no kind where it names none."""
+    plain, _, kind = metric.partition("|")
+    return plain, kind
+
+
 def effect_metric(measure: str, intervention: str) -> str:
     """Return the name of what an intervention changes: "effect_error@identity"."""
     return f"{measure}@{intervention}"
@@ -279,6 +313,8 @@ PROBE_FILES = (CONFIG, SCORES, LAYERS, SELECTION, PAIRS, TIMESTEPS)
 """What every finished probe run has."""
 SCENES_NOTE, TRUTH_CHECK = "scenes.json", "truth_check.csv"
 """Of real scenes: what was left out and what the truth check found, in words; the check's pairs of views."""
+HIDDEN_TABLE = "hidden.csv"
+"""Where attention looks from points that the key view does not show, if that was measured."""
 EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "examples.safetensors",
     "matches.parquet",
