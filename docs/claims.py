@@ -22,8 +22,9 @@ from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
+from probe.interventions.heads import knockout_table, knockout_words
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
-from probe.records.names import PLAIN, is_null
+from probe.records.names import KNOCKOUT, PLAIN, is_null
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 CARD = Path(__file__).parents[1] / "probe" / "models" / "weights" / "cat3d-tiny" / "card.json"
@@ -296,8 +297,15 @@ def pair_words() -> str:
 
 def heads_words() -> str:
     """Return how the heads of the selected layers of the shipped plain and supervised weights find correspondences."""
-    said = [f"`cat3d-tiny:{name}`: {_probe(f'probe-{name}')['selection']['heads']['evidence']}" for name in PAIR]
-    return " ".join(said)
+    parts = []
+    for name in PAIR:
+        table = knockout_table(pd.read_csv(REFERENCE / f"probe-{name}" / KNOCKOUT))
+        evidence = _probe(f"probe-{name}")["selection"]["heads"]["evidence"]
+        few = ", ".join(f"{row.heads}: {percent(row.best)} and {percent(row.random)}" for row in table.itertuples())
+        parts.append(
+            f"`cat3d-tiny:{name}`: {evidence} {knockout_words(table)} By number of heads, best and random: {few}."
+        )
+    return " ".join(parts)
 
 
 def _found_by(name: str) -> str:

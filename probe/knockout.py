@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from probe.plan.plan import Plan
 
 PROG = "python -m probe.knockout"
+COMPARED = ("best", "random", "ahead")
+"""Columns of the table that have intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +151,14 @@ def _show(console: Any, table: pd.DataFrame, intervention: str) -> None:
     for heading in ("heads", "the best", "at random", "best minus random (all numbers at once)"):
         shown.add_column(heading, justify="right")
     for row in table.itertuples():
-        cells = [
-            f"{getattr(row, name):+.1%} ({getattr(row, f'{name}_low'):+.1%} to {getattr(row, f'{name}_high'):+.1%})"
-            for name in ("best", "random", "ahead")
-        ]
+        cells = [_percent(*(getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))) for name in COMPARED]
         shown.add_row(str(row.heads), *cells)
     console.print(shown)
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    """Write a share with its interval, where there are enough units for one."""
+    return f"{value:+.1%}" + (f" ({low:+.1%} to {high:+.1%})" if math.isfinite(low) else " (too few for an interval)")
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -135,12 +135,13 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Compare knocking out the best heads with knocking out as many at random, paired by independent unit.
 
     Args:
-        rows: Columns heads (number of them), which (:data:`BEST` or :data:`RANDOM`), scene, unit, value (mean growth of
-            the error over target views) and count (of these); random sets of one number are averaged.
+        rows: Columns heads (number of them), which (:data:`BEST` or :data:`RANDOM`), chosen (the heads, in words),
+            scene, unit, value (mean growth of the error over target views) and count (of these); random sets of one
+            number, the same in every scene, are averaged: the intervals are over scenes, not over such sets.
 
     Returns:
         A row per number of heads: heads, best, best_low, best_high, random, random_low, random_high, ahead (best minus
-        random), ahead_low, ahead_high, scenes, units. The ends of ``ahead`` hold for all numbers at once, the others
+        random), ahead_low, ahead_high, sets (random ones), scenes, units. The ends of ``ahead`` hold for all numbers at once, the others
         for themselves; NaN below five units.
     """
     numbers = sorted(int(number) for number in rows["heads"].unique())
@@ -154,6 +155,7 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
             **_ends("best", best.value, best.low, best.high),
             **_ends("random", random.value, random.low, random.high),
             **_ends("ahead", ahead.value, low, high),
+            "sets": rows[rows["which"] == RANDOM].groupby("heads")["chosen"].nunique().reindex(numbers).to_numpy(),
             "scenes": rows["scene"].nunique(),
             "units": np.minimum(best.units, random.units),
         }
@@ -176,8 +178,8 @@ def knockout_words(table: pd.DataFrame) -> str:
     most = table.iloc[-1]
     parts = [
         f"Knocking out the {int(most['heads'])} heads that find correspondences best raises the error of the denoised "
-        f"prediction by {most['best']:.1%}, as many at random by {most['random']:.1%} ({int(most['scenes'])} scenes "
-        "that did not rank the heads)"
+        f"prediction by {most['best']:.1%}, as many at random by {most['random']:.1%} ({int(most['sets'])} sets; "
+        f"{int(most['scenes'])} scenes that did not rank the heads)"
     ]
     if more:
         parts.append(f"the best are shown to matter more than random ones for {', '.join(more)} heads")

@@ -94,7 +94,15 @@ def test_the_sets_do_not_touch_each_other(model, layers, scene):
 def rows_of(best: list[float], random: list[list[float]], heads: int = 2) -> pd.DataFrame:
     sets = [(BEST, best), *((RANDOM, own) for own in random)]
     return pd.DataFrame(
-        {"heads": heads, "which": which, "scene": f"s{n}", "unit": f"s{n}", "value": value, "count": 2}
+        {
+            "heads": heads,
+            "which": which,
+            "chosen": str(values[0]),
+            "scene": f"s{n}",
+            "unit": f"s{n}",
+            "value": value,
+            "count": 2,
+        }
         for which, values in sets
         for n, value in enumerate(values)
     )
@@ -107,7 +115,7 @@ def test_the_table_pairs_the_best_with_the_mean_of_random_sets():
     assert (row["best"], row["random"], row["ahead"]) == pytest.approx((0.4, 0.25, 0.15))
     assert row["ahead_low"] == pytest.approx(0.15)  # equal in every scene: no spread
     assert row["best_low"] < 0.4 < row["best_high"]
-    assert (row["scenes"], row["units"]) == (8, 8)
+    assert (row["scenes"], row["units"], row["sets"]) == (8, 8, 2)
     assert "shown to matter more than random ones for 2 heads" in knockout_words(table)
 
 
