@@ -141,8 +141,8 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per number of heads: heads, best, best_low, best_high, random, random_low, random_high, ahead (best minus
-        random), ahead_low, ahead_high, sets (random ones), scenes, units. The ends of ``ahead`` hold for all numbers at once, the others
-        for themselves; NaN below five units.
+        random), ahead_low, ahead_high, sets (random ones), scenes, units. The ends of ``ahead`` hold for all numbers at
+        once, the others for themselves; NaN below five units.
     """
     numbers = sorted(int(number) for number in rows["heads"].unique())
     units = sorted(rows["unit"].astype(str).unique())
