@@ -241,8 +241,8 @@ def short_words(name: str) -> str:
     row = _paired(run, PSNR, "cameo", "shuffled")
     seeds, worse = plural(run.seeds["cameo"], "seed"), _count(gains, "shuffled", "worse")
     return (
-        f"±: half of the 95 % interval over {seeds}. Of {every} measures better than plain: {', '.join(better)}; "
-        f"worse: the control by {worse}; `mlp` minus the control: {_gain_words(row)}.{shown}"
+        f"±: half of the 95 % interval over {seeds}. Better than plain: {', '.join(better)} of {every} "
+        f"measures; worse: the control by {worse}; `mlp` minus the control: {_gain_words(row)}.{shown}"
     )
 
 
@@ -264,8 +264,9 @@ def long_words(name: str) -> str:
     share = ratio_text(own.set_index("metric").loc[PSNR])
     seeds = plural(run.seeds["cameo"], "seed")
     return (
-        f"{seeds[0].upper()}{seeds[1:]}, {run.step} steps: PSNR {psnr}; `mlp` has plain's last after {share} of its "
-        f"steps (all measures {least} to {most}); {listing(sorted(set(own['verdict'])))} to show half the steps."
+        f"{seeds[0].upper()}{seeds[1:]}, {run.step} steps: PSNR {psnr}; `mlp` reaches plain's final PSNR after {share} "
+        f"of plain's steps (all measures {least} to {most}); {listing(sorted(set(own['verdict'])))} to show half the "
+        "steps."
     )
 
 
@@ -320,35 +321,42 @@ def _found_by(name: str) -> str:
 
 
 def pair_short() -> str:
-    """Return the same in few words, and what the supervised weights find on real frames."""
-    real = _probe("probe-kitchen-supervised")
-    row = real["layers"].set_index("layer").loc[real["selection"]["layer"]]
+    """Return the same in few words, and what the weights find on real frames."""
+    (plain, steps), (supervised, _) = ((_probe(f"probe-{name}"), _steps_of(name)) for name in PAIR)
+    real, real_plain = _probe("probe-kitchen-supervised"), _probe("probe-kitchen-plain")
+    shown = "no layer is" if not (real["layers"]["above_null"].any() or real_plain["layers"]["above_null"].any()) else (
+        f"{_shown(real['layers'])} in the first, {_shown(real_plain['layers'])} in the second"
+    )  # fmt: skip
+    rooms = plain["selection"]["scenes"]
+    above = "; ".join(_shown(kept["layers"]).removesuffix(" are") for kept in (supervised, plain))
     return (
-        f"*{_found_short('supervised')} {_found_short('plain')} On real frames (7-Scenes) "
-        f"{_shown(real['layers'])} shown above its null: layer {real['selection']['layer']} of `supervised` finds "
-        f"{_precision(row)}, {_chosen('probe-kitchen-plain')} of `plain`, {_others(real)}.*"
+        f"*One base, {steps} steps more: of the points of {rooms} procedural rooms {_chosen(supervised)} of "
+        f"`cat3d-tiny:supervised` finds {_found(supervised)}, {_rivals(supervised, full=True)}; {_chosen(plain)} of "
+        f"`cat3d-tiny:plain` {_found(plain)}, {_rivals(plain)}. Above every null: {above}. On real frames (7-Scenes) "
+        f"{shown}: {_found(real)} and {_found(real_plain)}, {_others(real)}.*"
     )
 
 
-def _chosen(name: str) -> str:
-    kept = _probe(name)
-    row = kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
-    return f"layer {kept['selection']['layer']} {_precision(row)}"
+def _row(kept: dict[str, Any]) -> pd.Series:
+    return kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
 
 
-def _found_short(name: str) -> str:
-    kept = _probe(f"probe-{name}")
-    row = kept["layers"].set_index("layer").loc[kept["selection"]["layer"]]
+def _chosen(kept: dict[str, Any]) -> str:
+    return f"layer {kept['selection']['layer']}"
+
+
+def _found(kept: dict[str, Any]) -> str:
+    return _precision(_row(kept))
+
+
+def _rivals(kept: dict[str, Any], *, full: bool = False) -> str:
+    """Return by how many points a layer is ahead of its weights with grey images, and of raw pixels."""
     leads = kept["leads"].set_index("model")
     rival = {null_label(name) if is_null(name) else name: leads.loc[name] for name in map(str, leads.index)}
-    layers = _shown(kept["layers"])
-    if name == "supervised":
-        layers = f"on {kept['selection']['scenes']} rooms {layers} shown above the strongest null"
-    return (
-        f"`cat3d-tiny:{name}` ({_steps_of(name)} steps): {layers.removesuffix(' are')}; layer "
-        f"{kept['selection']['layer']} finds {_precision(row)}, {_lead(rival['cameras only'])} over cameras alone, "
-        f"{_lead(rival['pixels'])} over raw pixels."
-    )
+    blind, pixels = _lead(rival["cameras only"]), _lead(rival["pixels"])
+    if not full:
+        return f"{blind} and {pixels}"
+    return f"{blind} points more than with grey images (cameras alone), {pixels} more than raw pixels"
 
 
 def _lead(row: Any) -> str:

@@ -147,8 +147,8 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
 def _show(console: Any, table: pd.DataFrame, intervention: str) -> None:
     from rich.table import Table
 
-    shown = Table(title=f"growth of the error of the denoised prediction, {intervention}; 95 % intervals")
-    for heading in ("heads", "the best", "at random", "best minus random (all numbers at once)"):
+    shown = Table(title=f"growth of the prediction's error under {intervention}; 95 % intervals")
+    for heading in ("heads", "the best", "at random", "best minus random (joint interval)"):
         shown.add_column(heading, justify="right")
     for row in table.itertuples():
         cells = [_percent(*(getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))) for name in COMPARED]

@@ -97,7 +97,10 @@ def choose_heads(choice: str, layers: Sequence[Layer], *, probe: Path) -> dict[i
     counts = {layer.index: layer.heads for layer in layers}
     for index, heads in (chosen or {}).items():
         if index not in counts:
-            raise ValueError(f"{choice}: layer {index} is not supervised; supervised are {sorted(map(str, counts))}")
+            supervised = ", ".join(str(number) for number in counts)
+            raise ValueError(
+                f"{choice}: layer {index} is not supervised, but --layer {supervised}; add {index} or auto there"
+            )
         if max(heads) >= counts[index]:
             raise ValueError(f"{choice}: layer {index} has the heads 0 to {counts[index] - 1}, not {max(heads)}")
     return chosen

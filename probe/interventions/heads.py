@@ -179,7 +179,7 @@ def knockout_words(table: pd.DataFrame) -> str:
     parts = [
         f"Knocking out the {int(most['heads'])} heads that find correspondences best raises the error of the denoised "
         f"prediction by {most['best']:.1%}, as many at random by {most['random']:.1%} ({int(most['sets'])} sets; "
-        f"{int(most['scenes'])} scenes that did not rank the heads)"
+        f"{int(most['scenes'])} scenes, of which none ranked the heads)"
     ]
     if more:
         parts.append(f"the best are shown to matter more than random ones for {', '.join(more)} heads")
