@@ -142,9 +142,9 @@ def measure_gap(model: MultiViewModel, objective: AttentionSupervision, held_out
     with torch.no_grad(), AttentionTap(model.network, objective.layers, keep="detached") as tap:
         predict(model, held_out.views, t, held_out.noise)
     row = {}
-    for layer, loss, heads in zip(objective.layers, objective.losses, objective.heads, strict=True):
+    for layer, loss in zip(objective.layers, objective.losses, strict=True):
         assert isinstance(loss, CorrespondenceAlignment)
-        for name, token in _tokens(tap[layer], layer, loss, heads, held_out.views).items():
+        for name, token in _tokens(tap[layer], layer, loss, objective.heads[layer.name], held_out.views).items():
             assert layer.index is not None
             row[layer_column(name, layer.index)] = _precision(*token)
     return row

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from einops import rearrange
@@ -132,11 +131,11 @@ class AttentionSupervision(Objective):
         heads: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__(layers, shares)
-        self.heads = [list((heads or {}).get(cast("int", layer.index), range(layer.heads))) for layer in layers]
+        self.heads = {layer.name: _heads_of(layer, heads or {}) for layer in layers}
         self.truth, self.cycle_tolerance, self.control = truth, cycle_tolerance, control
         self.losses = nn.ModuleList(
             CorrespondenceAlignment(len(chosen), mixing=mixing, target=target, max_queries=max_queries)
-            for chosen in self.heads
+            for chosen in self.heads.values()
         )
 
     def prepare(self, views: Views, average: Average) -> AttentionTruth:
@@ -171,12 +170,17 @@ class AttentionSupervision(Objective):
             In nats, 0 or more.
         """
         losses = []
-        for layer, loss, heads in zip(self.layers, self.losses, self.heads, strict=True):
+        for layer, loss in zip(self.layers, self.losses, strict=True):
             grid = grid_of(layer)
             matches, counts = truth.matches[grid], truth.average[grid]
-            q, k = view_tokens(layer, seen[layer], matches.index.shape[1], heads)
+            q, k = view_tokens(layer, seen[layer], matches.index.shape[1], self.heads[layer.name])
             losses.append(loss(q, k, matches, n_ref, scale=seen[layer].scale, generator=generator, counts=counts))
         return self.weigh(losses)
+
+
+def _heads_of(layer: Layer, chosen: Mapping[int, Sequence[int]]) -> list[int]:
+    every = range(layer.heads)
+    return list(every if layer.index is None else chosen.get(layer.index, every))
 
 
 def view_tokens(

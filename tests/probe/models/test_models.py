@@ -91,8 +91,8 @@ def test_no_path_means_the_shipped_weights(folder: Path, tmp_path: Path, monkeyp
         ("", "none", 7000),
         ("cameo", "12", 2000),
         ("base", "none", 600),
-        ("plain", "none", 1000),
-        ("supervised", "10", 800),
+        ("plain", "none", 2200),
+        ("supervised", "10", 2200),
     ],
 )
 def test_shipped_weights_load_and_are_no_random_ones(source: str, layer: str, steps: int):
