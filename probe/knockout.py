@@ -13,7 +13,7 @@ import tyro
 from probe import cli as command
 from probe.plan.settings import Device
 from probe.plan.settings import Settings as ProbeSettings
-from probe.records.names import CONFIG, KNOCKOUT, SCORES, SELECTION, Intervention
+from probe.records.names import CONFIG, KNOCKOUT, MODEL_CARD, SCORES, SELECTION, Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,16 +29,16 @@ COMPARED = ("best", "random", "ahead")
 class Settings:
     """Knock out the heads together that find correspondences best, and as many at random.
 
-    The heads of all 3D layers are ranked on one half of a probe run's scenes and knocked out on scenes of the other
-    half. Writes knockout.csv into the run's folder.
+    The heads of all 3D layers are ranked on one half of a probe run's independent units (rooms, recordings) and knocked
+    out on scenes of the other half. Writes knockout.csv into the run's folder.
     """
 
     run: tyro.conf.Positional[Path]
     """Folder of a finished run of python -m probe.run."""
-    counts: str = "1,2,4,8,16"
+    counts: str = "1,2,4,8"
     """Numbers of heads that are knocked out together, by commas."""
-    draws: int = 4
-    """Random sets of heads of each number."""
+    draws: int = 19
+    """Random sets of each number, drawn from the heads that are not the best ones."""
     scenes: int = 16
     """Scenes to knock out in, at most."""
     intervention: Intervention = "within_view"
@@ -49,12 +49,20 @@ class Settings:
     """auto takes CUDA where there is one."""
 
 
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model_size", "pairs", "views", "n_ref", "frames_per_view", "image_size", "seed"), int),
+    **dict.fromkeys(("offload", "strict", "follow_links", "resume", "report", "dry_run", "hidden"), bool),
+    "min_overlap": (int, float),
+}
+"""Of settings that are no text."""
+
+
 def main(settings: Settings) -> None:
     """Rank, knock out, write and show the table."""
     counts = read_counts(settings.counts)
     if settings.draws < 1 or settings.scenes < 1:
         raise ValueError(f"--draws {settings.draws} --scenes {settings.scenes}: expected at least 1")
-    for name in (CONFIG, SCORES, SELECTION):
+    for name in (CONFIG, SCORES, SELECTION, MODEL_CARD):
         if not (settings.run / name).is_file():
             raise FileNotFoundError(f"{settings.run / name}: missing; name the folder of a finished probe run")
     # after the flags are checked: PyTorch is slow to import
@@ -88,15 +96,21 @@ def _probe_settings(settings: Settings) -> ProbeSettings:
     """Return the settings of the probe run, without what is not measured again."""
     from probe.records import parse_json
 
-    known = parse_json((settings.run / CONFIG).read_text(encoding="utf-8")).get("settings", {})
+    path = settings.run / CONFIG
     names = {field.name for field in fields(ProbeSettings)}
-    kept: dict[str, Any] = {name: value for name, value in known.items() if name in names and value is not None}
-    kept["timesteps"] = ",".join(map(str, kept.get("timesteps", ()))) or None
-    for name in ("interventions", "edit_timesteps", "edit_scenes", "edit_heads", "sampling_steps", "view_list"):
+    try:
+        known = dict(parse_json(path.read_text(encoding="utf-8"))["settings"])
+        kept: dict[str, Any] = {name: value for name, value in known.items() if name in names and value is not None}
+        kept["timesteps"] = ",".join(map(str, kept.get("timesteps", ()))) or None
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not the settings of a probe run ({error!r}); probe again") from error
+    for name in ("interventions", "edit_timesteps", "edit_scenes", "edit_heads", "sampling_steps"):
         kept.pop(name, None)
-    with command.flag(str(settings.run / CONFIG)):
-        kept |= {"out": settings.run, "device": settings.device, "baselines": "none", "interventions": "none"}
-        return ProbeSettings(**kept)
+    own = {"out": settings.run, "device": settings.device, "baselines": "none", "interventions": "none"}
+    wrong = [name for name, value in kept.items() if value is not None and not isinstance(value, KINDS.get(name, str))]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} of another kind than a probe run writes; probe again")
+    return ProbeSettings(**{**kept, **own})
 
 
 def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
@@ -106,18 +120,29 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
 
     from probe.interventions.heads import BEST, RANDOM, draw_heads, knock_out, rank_heads
     from probe.seeds import derive
+    from probe.selection.heads import halves
     from probe.selection.reading import read_all_heads
 
+    scores = read_all_heads(settings.run / SCORES, settings.run / SELECTION)
+    _check_same(settings.run, plan, scores)
     names = list(plan.scenes.names)
-    ranked = rank_heads(read_all_heads(settings.run / SCORES, settings.run / SELECTION), names[::2])
-    if counts[-1] > len(ranked):
-        raise ValueError(f"--counts {settings.counts}: only {len(ranked)} heads were scored apart; name fewer")
+    units = dict(zip(names, plan.scenes.units or names, strict=True))
+    ranking, held_out = halves(list(units.values()))
+    if not held_out:
+        raise ValueError(f"{settings.run}: one independent unit; no scene is left that did not rank heads")
+    ranked = rank_heads(scores, [name for name in names if units[name] in ranking])
+    if 2 * counts[-1] > len(ranked):
+        raise ValueError(
+            f"--counts {settings.counts}: {len(ranked)} heads were scored apart; name at most half of them"
+        )
     generator = torch.Generator().manual_seed(derive("knockout", settings.seed))
     sets = [(count, BEST, ranked[:count]) for count in counts]
-    sets += [(count, RANDOM, draw_heads(ranked, count, generator)) for count in counts for _ in range(settings.draws)]
-    units = dict(zip(names, plan.scenes.units or names, strict=True))
+    sets += [
+        (count, RANDOM, draw_heads(ranked[count:], count, generator)) for count in counts for _ in range(settings.draws)
+    ]
     rows = []
-    for index in tqdm(range(1, len(names), 2)[: settings.scenes], unit="scene", desc="knocking out"):
+    edited = [index for index, name in enumerate(names) if units[name] in held_out][: settings.scenes]
+    for index in tqdm(edited, unit="scene", desc="knocking out"):
         views, _ = plan.scenes.load(index)
         scene = plan.scene(index, views.to(plan.model.alpha_bar.device))
         grown = knock_out(
@@ -142,6 +167,23 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
             for (count, which, chosen), (value, number) in zip(sets, grown, strict=True)
         ]
     return pd.DataFrame(rows)
+
+
+def _check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:
+    """Refuse to knock out heads of other weights, or on other scenes, than those that were scored.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    from probe.records import parse_json
+
+    scored, card = parse_json((run / MODEL_CARD).read_text(encoding="utf-8")), plan.model.card or {}
+    if scored != {"name": plan.model.name, **card}:
+        raise ValueError(
+            f"{run / MODEL_CARD}: the weights of {plan.model.name} are not those that were scored; probe again"
+        )
+    if set(scores["scene"].astype(str)) != set(plan.scenes.names):
+        raise ValueError(f"{run / SCORES}: its scenes are not those that its settings give now; probe again")
 
 
 def _show(console: Any, table: pd.DataFrame, intervention: str) -> None:

@@ -93,7 +93,7 @@ def choose_heads(choice: str, layers: Sequence[Layer], *, probe: Path) -> dict[i
     Raises:
         ValueError: If the probe run chose no head of a supervised layer, or a layer is not supervised, or lacks a head.
     """
-    chosen = _selected_heads(probe) if choice == AUTO else read_heads(choice)
+    chosen = _selected_heads(probe, layers) if choice == AUTO else read_heads(choice)
     counts = {layer.index: layer.heads for layer in layers}
     for index, heads in (chosen or {}).items():
         if index not in counts:
@@ -106,17 +106,20 @@ def choose_heads(choice: str, layers: Sequence[Layer], *, probe: Path) -> dict[i
     return chosen
 
 
-def _selected_heads(probe: Path) -> dict[int, tuple[int, ...]]:
+def _selected_heads(probe: Path, layers: Sequence[Layer]) -> dict[int, tuple[int, ...]]:
     path = probe / "selection.json"
     if not path.is_file():
         raise ValueError(f"auto: {path} does not exist; run python -m probe.run --out {probe} first")
     try:
         selection = parse_json(path.read_text(encoding="utf-8"))
-        layer, heads = int(selection["layer"]), tuple(int(head) for head in selection["heads"]["chosen"])
+        layer, name = int(selection["layer"]), str(selection["name"])
+        heads = tuple(int(head) for head in selection["heads"]["chosen"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"auto: {path} names no heads ({error!r}); probe again, or name them") from error
     if not heads:
         raise ValueError(f"auto: {path} chose no head of layer {layer}, as none is above its null; name some, or all")
+    if any(own.index == layer and own.name != name for own in layers):
+        raise ValueError(f"auto: {path} chose heads of {name}, of another model's layer {layer}; probe this model")
     return {layer: heads}
 
 

@@ -54,6 +54,8 @@ def train_model(command: Command) -> None:
     with flag("--tracker"):
         check_tracker(command.tracker)
     accelerator = make_accelerator(command.device, command.precision, command.tracker, command.out)
+    if command.execution == "graph" and accelerator.device.type != "cuda":
+        raise ValueError("--execution graph: needs a CUDA device, and none is here; choose --execution eager")
     model = _make_model(command, accelerator.device)
     if command.layer == DEFAULT:
         command = replace(command, layer=str(model.default_layer))

@@ -141,8 +141,9 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per number of heads: heads, best, best_low, best_high, random, random_low, random_high, ahead (best minus
-        random), ahead_low, ahead_high, sets (random ones), scenes, units. The ends of ``ahead`` hold for all numbers at
-        once, the others for themselves; NaN below five units.
+        random), ahead_low, ahead_high, sets (random ones), sets_above (of these, with a growth of the best's or
+        more), scenes, units. The ends of ``ahead`` hold for all numbers at once, the others for themselves; NaN below
+        five units.
     """
     numbers = sorted(int(number) for number in rows["heads"].unique())
     units = sorted(rows["unit"].astype(str).unique())
@@ -155,11 +156,22 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
             **_ends("best", best.value, best.low, best.high),
             **_ends("random", random.value, random.low, random.high),
             **_ends("ahead", ahead.value, low, high),
-            "sets": rows[rows["which"] == RANDOM].groupby("heads")["chosen"].nunique().reindex(numbers).to_numpy(),
+            "sets": [len(_set_means(rows, number)) for number in numbers],
+            "sets_above": [
+                int((_set_means(rows, number) >= value).sum())
+                for number, value in zip(numbers, best.value, strict=True)
+            ],
             "scenes": rows["scene"].nunique(),
             "units": np.minimum(best.units, random.units),
         }
     )
+
+
+def _set_means(rows: pd.DataFrame, number: int) -> np.ndarray:
+    """Return the mean growth of each random set of a number of heads."""
+    sets = rows[(rows["which"] == RANDOM) & (rows["heads"] == number) & (rows["count"] > 0)]
+    hits = (sets["value"] * sets["count"]).groupby(sets["chosen"]).sum()
+    return (hits / sets.groupby("chosen")["count"].sum()).to_numpy()
 
 
 def _growth(rows: pd.DataFrame, numbers: Sequence[int], units: Sequence[str]) -> Ratios:
@@ -172,19 +184,18 @@ def _ends(name: str, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> di
 
 
 def knockout_words(table: pd.DataFrame) -> str:
-    """Return for which numbers of heads the best ones are shown to matter more than random ones, in a sentence."""
-    more = [str(row.heads) for row in table.itertuples() if row.ahead_low > 0]
-    less = [str(row.heads) for row in table.itertuples() if row.ahead_high < 0]
+    """Return for which numbers of heads the best ones matter more than every random set, in a sentence."""
+    shown = table[(table["ahead_low"] > 0) & (table["sets_above"] == 0)]
     most = table.iloc[-1]
-    parts = [
+    first = (
         f"Knocking out the {int(most['heads'])} heads that find correspondences best raises the error of the denoised "
-        f"prediction by {most['best']:.1%}, as many at random by {most['random']:.1%} ({int(most['sets'])} sets; "
-        f"{int(most['scenes'])} scenes, of which none ranked the heads)"
-    ]
-    if more:
-        parts.append(f"the best are shown to matter more than random ones for {', '.join(more)} heads")
-    if less:
-        parts.append(f"to matter less for {', '.join(less)}")
-    if not (more or less):
-        parts.append("for no number of heads are they shown to matter more or less than random ones")
-    return f"{'; '.join(parts)}."
+        f"prediction by {most['best']:.1%}, as many others at random by {most['random']:.1%} (mean of "
+        f"{int(most['sets'])} sets; {int(most['scenes'])} scenes, of which none ranked the heads)"
+    )
+    if shown.empty:
+        return f"{first}; for no number of heads do the best matter more than every random set."
+    numbers, sets = ", ".join(map(str, shown["heads"])), int(shown["sets"].min())
+    return (
+        f"{first}; for {numbers} heads the best matter more than each of the {sets} random sets, and than their mean "
+        "by an interval over scenes."
+    )

@@ -21,6 +21,10 @@ RULE = (
 )
 
 
+SHUFFLE = 0
+"""Seed of the halves."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """A head of the selected layer.
@@ -125,7 +129,7 @@ def _as_layers(rows: pd.DataFrame, layer: int) -> pd.DataFrame:
 def held_out_precision(own: pd.DataFrame, heads: Sequence[int]) -> Interval:
     """Return the precision of the best head on the units that did not choose it, with its interval.
 
-    Every second unit, in order of name, chooses for the others, and the other way round.
+    Each of two :func:`halves` of the units chooses for the other.
 
     Args:
         own: Rows of the heads, each as a layer.
@@ -137,11 +141,25 @@ def held_out_precision(own: pd.DataFrame, heads: Sequence[int]) -> Interval:
     sums = unit_sums(own, ["layer"])
     units = sorted(sums["unit"].unique())
     hits, counts = wide(sums, "layer", list(heads), units)
-    half = np.arange(len(units)) % 2 == 1
+    half = np.isin(units, halves(units)[1])
     picked = np.where(half, _best(hits[~half], counts[~half]), _best(hits[half], counts[half]))
     row = np.arange(len(units))
     known = np.where(picked < 0, 0, picked)
     return interval(hits[row, known], np.where(picked < 0, 0, counts[row, known]), np.array(units))
+
+
+def halves(units: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split independent units in two, by a shuffle: in order they may alternate, as rooms do in their rotations.
+
+    Args:
+        units: Their names, in any order; repeated ones count once.
+
+    Returns:
+        Both halves, sorted; the first has one more of an odd number. The same for the same names.
+    """
+    names = sorted(set(map(str, units)))
+    order = np.random.default_rng(SHUFFLE).permutation(len(names))
+    return sorted(names[k] for k in order[::2]), sorted(names[k] for k in order[1::2])
 
 
 def _best(hits: np.ndarray, counts: np.ndarray) -> int:

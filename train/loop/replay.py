@@ -53,7 +53,7 @@ class Replay:
     Gradients keep their places in memory between steps: nothing else may set them to None.
 
     Args:
-        parameters: Whose gradients are computed; those that get none keep None.
+        parameters: Whose gradients are computed; those that never get one keep None.
         record: How a computation is recorded.
     """
 
@@ -76,19 +76,16 @@ class Replay:
         for name, tensor in fixed.tensors.items():
             tensor.copy_(batch.tensors[name])
         fixed_weight.fill_(weight)
+        present = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if present:
+            torch._foreach_zero_(present)
         replay()
         return losses.clone()
 
     def _recording(self, gradients: Gradients, batch: Batch) -> tuple[Batch, Tensor, Tensor, Callable[[], None]]:
         fixed, weight = _copied(batch), torch.zeros((), device=batch.t.device)
-        losses, replay = self._record(partial(self._compute, gradients, fixed, weight))
+        losses, replay = self._record(partial(gradients, fixed, weight))
         return fixed, weight, losses, replay
-
-    def _compute(self, gradients: Gradients, batch: Batch, weight: Tensor) -> Tensor:
-        present = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        if present:
-            torch._foreach_zero_(present)
-        return gradients(batch, weight)
 
 
 def _copied(batch: Batch) -> Batch:

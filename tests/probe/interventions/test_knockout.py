@@ -115,8 +115,16 @@ def test_the_table_pairs_the_best_with_the_mean_of_random_sets():
     assert (row["best"], row["random"], row["ahead"]) == pytest.approx((0.4, 0.25, 0.15))
     assert row["ahead_low"] == pytest.approx(0.15)  # equal in every scene: no spread
     assert row["best_low"] < 0.4 < row["best_high"]
-    assert (row["scenes"], row["units"], row["sets"]) == (8, 8, 2)
-    assert "shown to matter more than random ones for 2 heads" in knockout_words(table)
+    assert (row["scenes"], row["units"], row["sets"], row["sets_above"]) == (8, 8, 2, 0)
+    assert "for 2 heads the best matter more than each of the 2 random sets" in knockout_words(table)
+
+
+def test_one_random_set_that_matters_as_much_is_enough_to_say_nothing():
+    scenes = np.linspace(0.1, 0.3, 8)
+    table = knockout_table(rows_of(list(scenes + 0.2), [list(scenes), list(scenes), list(scenes + 0.25)]))
+    assert table["ahead_low"].iloc[0] > 0
+    assert table["sets_above"].tolist() == [1]
+    assert "for no number of heads" in knockout_words(table)
 
 
 def test_what_is_not_separated_is_said():
@@ -135,6 +143,18 @@ def test_counts_are_sorted_and_what_is_none_is_refused():
     for text in ("", "0", "1,1", "a", "1.5", "-1"):
         with pytest.raises(ValueError, match="--counts"):
             read_counts(text)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[]", "{}", '{"settings": null}', '{"settings": {"timesteps": 5}}', '{"settings": {"views": "many"}}', "x",
+     '{"settings": {"baselines": 1}}'],
+)  # fmt: skip
+def test_settings_of_something_else_end_in_one_line(tmp_path: Path, config: str):
+    for name in ("config.json", "scores.parquet", "selection.json", "model.json"):
+        (tmp_path / name).write_text(config)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        main(Settings(run=tmp_path))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):

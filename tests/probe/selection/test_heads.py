@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from probe.records import ALL_HEADS, CAMERAS_ONLY, UNIFORM
 from probe.selection import select_heads, select_layer
-from probe.selection.heads import held_out_precision
+from probe.selection.heads import halves, held_out_precision
 from probe.selection.reading import read_heads
 
 METRIC = "precision@5%"
@@ -131,3 +131,20 @@ def test_the_choice_is_plain_values_and_is_read_from_a_file(tmp_path: Path):
     heads = select_heads(read, selection)
     assert heads == chosen_of(scores)
     assert json.loads(json.dumps(heads.record()))["chosen"] == [0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.text("abc", min_size=1), min_size=1, max_size=12))
+def test_halves_hold_every_unit_once_and_depend_on_names_alone(units: set[str]):
+    one, other = halves(sorted(units))
+    assert sorted(one + other) == sorted(units)
+    assert 0 <= len(one) - len(other) <= 1
+    assert halves([*sorted(units, reverse=True), *units]) == (one, other)
+
+
+def test_halves_do_not_alternate():
+    """Rooms take their rotations in turn: every second one has the same few."""
+    names = [f"{number:03d}" for number in range(64)]
+    one, other = (np.bincount([int(name) % 4 for name in half]) for half in halves(names))
+    assert one.min() > 3
+    assert other.min() > 3

@@ -93,17 +93,19 @@ def test_layers_and_heads_that_are_not_there_are_refused(model: MultiViewModel, 
 
 
 def test_auto_takes_what_the_probe_chose(model: MultiViewModel, tmp_path: Path):
-    (tmp_path / "selection.json").write_text(json.dumps({"layer": 10, "heads": {"chosen": [0, 2]}}))
+    name = layers_of(model)[0].name
+    (tmp_path / "selection.json").write_text(json.dumps({"layer": 10, "name": name, "heads": {"chosen": [0, 2]}}))
     assert choose_heads("auto", layers_of(model), probe=tmp_path) == {10: (0, 2)}
 
 
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ({"layer": 10}, "names no heads"),
-        ({"layer": 10, "heads": None}, "names no heads"),
-        ({"layer": 10, "heads": {"chosen": []}}, "chose no head of layer 10"),
-        ({"layer": 3, "heads": {"chosen": [0]}}, "layer 3 is not supervised"),
+        ({"layer": 10, "name": "a"}, "names no heads"),
+        ({"layer": 10, "name": "a", "heads": None}, "names no heads"),
+        ({"layer": 10, "name": "a", "heads": {"chosen": []}}, "chose no head of layer 10"),
+        ({"layer": 3, "name": "a", "heads": {"chosen": [0]}}, "layer 3 is not supervised"),
+        ({"layer": 10, "name": "blocks.10", "heads": {"chosen": [0]}}, "of another model's layer 10"),
     ],
 )
 def test_a_probe_without_heads_is_refused(model: MultiViewModel, tmp_path: Path, selection: dict, message: str):
