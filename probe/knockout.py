@@ -114,59 +114,33 @@ def _probe_settings(settings: Settings) -> ProbeSettings:
 
 
 def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
+    """Rank on the units of one half, knock out in scenes of the other."""
     import pandas as pd
     import torch
     from tqdm import tqdm
 
-    from probe.interventions.heads import BEST, RANDOM, draw_heads, knock_out, rank_heads
+    from probe.interventions.heads import knock_out, rank_heads, sets_of_heads
     from probe.seeds import derive
     from probe.selection.heads import halves
     from probe.selection.reading import read_all_heads
 
-    scores = read_all_heads(settings.run / SCORES, settings.run / SELECTION)
+    scores, names = read_all_heads(settings.run / SCORES, settings.run / SELECTION), list(plan.scenes.names)
     _check_same(settings.run, plan, scores)
-    names = list(plan.scenes.names)
     units = dict(zip(names, plan.scenes.units or names, strict=True))
     ranking, held_out = halves(list(units.values()))
     if not held_out:
         raise ValueError(f"{settings.run}: one independent unit; no scene is left that did not rank heads")
     ranked = rank_heads(scores, [name for name in names if units[name] in ranking])
-    if 2 * counts[-1] > len(ranked):
-        raise ValueError(
-            f"--counts {settings.counts}: {len(ranked)} heads were scored apart; name at most half of them"
-        )
     generator = torch.Generator().manual_seed(derive("knockout", settings.seed))
-    sets = [(count, BEST, ranked[:count]) for count in counts]
-    sets += [
-        (count, RANDOM, draw_heads(ranked[count:], count, generator)) for count in counts for _ in range(settings.draws)
-    ]
-    rows = []
-    edited = [index for index, name in enumerate(names) if units[name] in held_out][: settings.scenes]
-    for index in tqdm(edited, unit="scene", desc="knocking out"):
-        views, _ = plan.scenes.load(index)
-        scene = plan.scene(index, views.to(plan.model.alpha_bar.device))
-        grown = knock_out(
-            plan.model,
-            scene,
-            plan.layers,
-            [chosen for *_, chosen in sets],
-            intervention=settings.intervention,
-            t=plan.middle,
-            seed=derive("edits", plan.settings.seed, index),
-        )
-        rows += [
-            {
-                "heads": count,
-                "which": which,
-                "chosen": " ".join(f"{layer}:{head}" for layer, head in chosen),
-                "scene": names[index],
-                "unit": units[names[index]],
-                "value": value / number if number else float("nan"),
-                "count": number,
-            }
-            for (count, which, chosen), (value, number) in zip(sets, grown, strict=True)
-        ]
-    return pd.DataFrame(rows)
+    with command.flag("--counts"):
+        sets = sets_of_heads(ranked, counts, settings.draws, generator)
+    edited, tables = [index for index, name in enumerate(names) if units[name] in held_out], []
+    for index in tqdm(edited[: settings.scenes], unit="scene", desc="knocking out"):
+        scene = plan.scene(index, plan.scenes.load(index)[0].to(plan.model.alpha_bar.device))
+        seed = derive("edits", plan.settings.seed, index)
+        how, t = settings.intervention, plan.middle
+        tables.append(knock_out(plan.model, scene, plan.layers, sets, intervention=how, t=t, seed=seed))
+    return plan.scenes.with_units(pd.concat(tables, ignore_index=True))
 
 
 def _check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:

@@ -34,6 +34,17 @@ class LayerHead(NamedTuple):
     head: int
 
 
+class HeadSet(NamedTuple):
+    """Heads to knock out together, and which they are: :data:`BEST` or :data:`RANDOM`."""
+
+    which: str
+    heads: tuple[LayerHead, ...]
+
+    def __str__(self) -> str:
+        """Name the heads: "11:2 12:0", layer and head."""
+        return " ".join(f"{layer}:{head}" for layer, head in self.heads)
+
+
 def rank_heads(scores: pd.DataFrame, scenes: Sequence[str]) -> list[LayerHead]:
     """Rank the heads of all layers by precision, best first; equal ones by layer and head.
 
@@ -60,6 +71,27 @@ def draw_heads(ranked: Sequence[LayerHead], count: int, generator: torch.Generat
         generator: Of the draw.
     """
     return [ranked[int(k)] for k in torch.randperm(len(ranked), generator=generator)[:count]]
+
+
+def sets_of_heads(
+    ranked: Sequence[LayerHead], counts: Sequence[int], draws: int, generator: torch.Generator
+) -> list[HeadSet]:
+    """Return the best heads of each number, and as many drawn from the others.
+
+    Args:
+        ranked: From :func:`rank_heads`.
+        counts: Numbers of heads.
+        draws: Random sets of each number.
+        generator: Of the draws.
+
+    Raises:
+        ValueError: If there are not twice as many heads as are to be knocked out.
+    """
+    if 2 * max(counts) > len(ranked):
+        raise ValueError(f"{len(ranked)} heads were scored apart, of which half can be knocked out, not {max(counts)}")
+    best = [HeadSet(BEST, tuple(ranked[:count])) for count in counts]
+    drawn = (draw_heads(ranked[count:], count, generator) for count in counts for _ in range(draws))
+    return best + [HeadSet(RANDOM, tuple(heads)) for heads in drawn]
 
 
 def edit_of_heads(
@@ -97,12 +129,12 @@ def knock_out(
     model: MultiViewModel,
     scene: Scene,
     layers: Sequence[Layer],
-    sets: Sequence[Sequence[LayerHead]],
+    sets: Sequence[HeadSet],
     *,
     intervention: Intervention,
     t: int,
     seed: int,
-) -> list[tuple[float, int]]:
+) -> pd.DataFrame:
     """Measure by how much each set of heads, knocked out together, raises the error of the denoised prediction.
 
     Args:
@@ -115,20 +147,21 @@ def knock_out(
         seed: Of the shuffled keys.
 
     Returns:
-        Per set: the growth of the error, summed over the target views in which it is known (0.1 is 10 % more), and
-        their number.
+        A row per set: heads (number of them), which, chosen (the heads, in words), scene, value (growth of the error:
+        0.1 is 10 % more; mean over the target views in which it is known, NaN where it is in none) and count (of them).
     """
     device = model.alpha_bar.device
     scene = replace(scene, views=scene.views.to(device), noise=scene.noise.to(device))
     denoised, clean = denoiser(model, scene, t)
     usual, by_index = denoised(), {layer.index: layer for layer in layers if layer.index is not None}
-    measured = []
+    rows = []
     for chosen in sets:
-        edited, edit = edit_of_heads(intervention, chosen, by_index, scene, t, seed)
+        edited, edit = edit_of_heads(intervention, chosen.heads, by_index, scene, t, seed)
         with AttentionTap(model.network, edited, edit=edit):
             value, count = prediction_effect(denoised(), usual, clean)[EFFECT]
-        measured.append((float(value[count > 0].sum()), int(count.sum())))
-    return measured
+        named = {"heads": len(chosen.heads), "which": chosen.which, "chosen": str(chosen), "scene": scene.name}
+        rows.append({**named, "value": float(value.nanmean()), "count": int(count.sum())})
+    return pd.DataFrame(rows)
 
 
 def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from edited_toys import SIZE, toy_layers, toy_model, toy_scene
+from edited_toys import SIZE
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,21 +21,6 @@ from probe.records import INTERVENTIONS, SCORE_COLUMNS
 from probe.views import resize
 
 KEYS = [name for name in SCORE_COLUMNS if name not in ("value", "count")]
-
-
-@pytest.fixture(scope="module")
-def model() -> MultiViewModel:
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
-def layers(model: MultiViewModel) -> list[Layer]:
-    return toy_layers(model)
-
-
-@pytest.fixture(scope="module")
-def scene(model: MultiViewModel) -> Scene:
-    return toy_scene(model)
 
 
 def measure(model: MultiViewModel, scene: Scene, layers: list[Layer], **how) -> Effects:

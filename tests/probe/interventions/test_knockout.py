@@ -6,39 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from edited_toys import toy_layers, toy_model, toy_scene
 
 from probe.interventions.effects import measure_effects
 from probe.interventions.experiment import Experiment
 from probe.interventions.heads import (
     BEST,
     RANDOM,
+    HeadSet,
     LayerHead,
     draw_heads,
     knock_out,
     knockout_table,
     knockout_words,
     rank_heads,
+    sets_of_heads,
 )
 from probe.knockout import Settings, main, read_counts
-from probe.layers import Layer
-from probe.measure.scene import Scene
-from probe.models.model import MultiViewModel
-
-
-@pytest.fixture(scope="module")
-def model() -> MultiViewModel:
-    return toy_model()
-
-
-@pytest.fixture(scope="module")
-def layers(model: MultiViewModel) -> list[Layer]:
-    return toy_layers(model)
-
-
-@pytest.fixture(scope="module")
-def scene(model: MultiViewModel) -> Scene:
-    return toy_scene(model)
 
 
 def scores(values: dict[tuple[int, int], list[float]]) -> pd.DataFrame:
@@ -75,20 +58,41 @@ def test_every_head_is_drawn_as_often_as_any_other():
 @pytest.mark.parametrize("name", ["identity", "within_view"])
 def test_all_heads_of_a_layer_together_are_the_edit_of_the_layer(model, layers, scene, name):
     chosen = [LayerHead(layers[1].index, head) for head in range(2)]
-    ((value, count),) = knock_out(model, scene, layers, [chosen], intervention=name, t=500, seed=0)
+    (row,) = knock_out(
+        model, scene, layers, [HeadSet(BEST, tuple(chosen))], intervention=name, t=500, seed=0
+    ).itertuples()
     experiment = Experiment(interventions=(name,), timesteps=(500,))
     rows = measure_effects(model, scene, layers, experiment).rows
     rows = rows[(rows["layer"] == layers[1].index) & (rows["metric"] == f"effect_error@{name}")]
-    assert value == pytest.approx(rows["value"].sum(), rel=1e-5)
-    assert count == rows["count"].sum() == 2
+    assert row.value == pytest.approx(rows["value"].mean(), rel=1e-5)
+    assert row.count == rows["count"].sum() == 2
+    assert (row.heads, row.which, row.chosen, row.scene) == (
+        2,
+        BEST,
+        f"{layers[1].index}:0 {layers[1].index}:1",
+        "room",
+    )
 
 
 def test_the_sets_do_not_touch_each_other(model, layers, scene):
-    one, both = [LayerHead(layers[0].index, 1)], [LayerHead(layers[0].index, 1), LayerHead(layers[1].index, 0)]
+    first, second = LayerHead(layers[0].index, 1), LayerHead(layers[1].index, 0)
+    one, both = HeadSet(BEST, (first,)), HeadSet(BEST, (first, second))
     how = {"intervention": "within_view", "t": 500, "seed": 0}
-    together = knock_out(model, scene, layers, [one, both, one], **how)
-    assert together[0] == together[2] == knock_out(model, scene, layers, [one], **how)[0]
+    together = knock_out(model, scene, layers, [one, both, one], **how)["value"]
+    assert together[0] == together[2] == knock_out(model, scene, layers, [one], **how)["value"][0]
     assert together[1] != together[0]
+
+
+def test_random_sets_never_hold_the_best_heads_that_they_are_compared_with():
+    ranked = [LayerHead(0, n) for n in range(9)]
+    sets = sets_of_heads(ranked, [1, 4], 30, torch.Generator().manual_seed(0))
+    assert [one.heads for one in sets if one.which == BEST] == [tuple(ranked[:1]), tuple(ranked[:4])]
+    drawn = [one.heads for one in sets if one.which == RANDOM]
+    assert [len(heads) for heads in drawn] == [1] * 30 + [4] * 30
+    assert all(not set(heads) & set(ranked[: len(heads)]) for heads in drawn)
+    assert set().union(*drawn[30:]) == set(ranked[4:])
+    with pytest.raises(ValueError, match="9 heads were scored apart, of which half can be knocked out, not 5"):
+        sets_of_heads(ranked, [5], 1, torch.Generator())
 
 
 def rows_of(best: list[float], random: list[list[float]], heads: int = 2) -> pd.DataFrame:
