@@ -22,8 +22,8 @@ from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
-from probe.interventions.heads import knockout_table, knockout_words
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
+from probe.records.knockout import knockout_table, knockout_words
 from probe.records.names import KNOCKOUT, PLAIN, is_null
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"

@@ -9,7 +9,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.probing import tables
-from analysis.probing.causal import effects
+from analysis.probing.edits.causal import effects
 from analysis.probing.leads import leads
 from analysis.study.claims.units import unit_table
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from analysis.blocks import Table, csv_link
-from analysis.probing import causal, rotation, tables
+from analysis.probing import rotation, tables
+from analysis.probing.edits import causal
 from analysis.probing.leads import leads
 from analysis.probing.tables import ProbeRun
 from analysis.probing.words import standing

@@ -15,7 +15,8 @@ from analysis.explorer.part import Part, explorer_part
 from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
 from analysis.figures import Drawing
-from analysis.probing import causal, causal_figures, caveats, cells, hidden, rotation, tables
+from analysis.probing import caveats, cells, hidden, rotation, tables
+from analysis.probing.edits import causal, causal_figures, knockout, patching
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
@@ -43,6 +44,8 @@ FILES = {
     "timesteps": "layer_by_timestep.csv", "heads": "layer_by_head.csv",
 }  # fmt: skip
 """Under which the tables of figures are downloaded, where it is not the figure's own name."""
+MORE = {"hidden": hidden, "knockout": knockout, "patching": patching}
+"""What is measured only when it is asked for, by the name of its section."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,8 @@ class Page:
     edits: tuple[causal.Edits, ...]
     causal: tuple[str, ...]
     hidden: tuple[str, ...]
+    knockout: tuple[str, ...]
+    patching: tuple[str, ...]
     explorer: Part | None
     metric: str
     direction: str
@@ -160,6 +165,8 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = (), budget: int = BU
         edits=causal.pictures(run),
         causal=causal.words(run),
         hidden=hidden.words(run),
+        knockout=knockout.words(run),
+        patching=patching.words(run),
         explorer=explorer,
         metric=metric_words(run.metric),
         direction=direction_words(str(run.selection["direction"])),
@@ -195,8 +202,8 @@ def _example_title(example: Any) -> str:
 
 
 def _tables(run: ProbeRun) -> dict[str, Table]:
-    looks = hidden.text_table(run)
-    return cells.text_tables(run) | ({"hidden": looks} if looks.rows else {})
+    more = {name: part.text_table(run) for name, part in MORE.items()}
+    return cells.text_tables(run) | {name: table for name, table in more.items() if table.rows}
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -206,7 +213,8 @@ def _figures(run: ProbeRun) -> dict[str, Chart]:
     makers: dict[str, Callable[[ProbeRun], Chart | None]] = {
         "profile": _profile, "common": _common, "rotation": _rotation, "timesteps": _timesteps, "heads": _heads,
         "effects": _effects, "sampled": _sampled, "emergence": _emergence, "coverage": _coverage,
-        "attention": _attention, "hidden": hidden.figure,
+        "attention": _attention, "hidden": hidden.figure, "knockout": knockout.figure, "patching": patching.figure,
+        "patched-matches": patching.matches_figure,
     }  # fmt: skip
     drawings = {name: maker(run) for name, maker in makers.items()}
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}

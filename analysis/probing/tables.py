@@ -46,7 +46,9 @@ from probe.records import (
     summarise,
 )
 from probe.records.hidden import HIDDEN_COLUMNS
-from probe.records.names import HIDDEN_TABLE
+from probe.records.knockout import COLUMNS as KNOCKOUT_COLUMNS
+from probe.records.names import HIDDEN_TABLE, KNOCKOUT, PATCHING
+from probe.records.patching import COLUMNS as PATCHING_COLUMNS
 
 ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
@@ -84,6 +86,8 @@ class ProbeRun:
             nothing counted), count.
         hidden: Where attention looks from points that the key view does not show, if that was measured
             (:func:`probe.records.hidden.hidden_table`).
+        knockout: What knocking out heads together changed in each scene, if that was done (``probe.knockout``).
+        patching: What reading another run's attention changed in each scene, if that was done (``probe.patch``).
     """
 
     name: str
@@ -104,6 +108,8 @@ class ProbeRun:
     truth_check: pd.DataFrame | None = None
     missing: pd.DataFrame = field(default_factory=pd.DataFrame)
     hidden: pd.DataFrame | None = None
+    knockout: pd.DataFrame | None = None
+    patching: pd.DataFrame | None = None
 
     @property
     def layer(self) -> int:
@@ -216,7 +222,18 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         truth_check=_optional(folder / TRUTH_CHECK, pd.read_csv),
         missing=shown.missing,
         hidden=_read_hidden(folder / HIDDEN_TABLE),
+        knockout=_read_edits(folder / KNOCKOUT, KNOCKOUT_COLUMNS, ("heads", "count")),
+        patching=_read_edits(folder / PATCHING, PATCHING_COLUMNS, ("layer", "head", "timestep", "count")),
     )
+
+
+def _read_edits(path: Path, columns: Sequence[str], whole: Sequence[str]) -> pd.DataFrame | None:
+    """Read what a command that goes on from the run has measured, if it has."""
+    if not path.is_file():
+        return None
+    table = _read(path, pd.read_csv, columns)
+    check_numbers(table, path, ADVICE, numbers=("value",), whole=tuple(whole))
+    return table.astype(dict.fromkeys(("scene", "unit"), str))
 
 
 def _read_hidden(path: Path) -> pd.DataFrame | None:

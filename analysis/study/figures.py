@@ -28,7 +28,7 @@ from analysis.figures import (
     chart,
     top,
 )
-from analysis.probing.causal_figures import SIGNED
+from analysis.probing.edits.causal_figures import SIGNED
 from analysis.training.figures import STEP_STYLES, STEPS
 
 # Okabe and Ito's hues, darkened or lightened to the page's contrast; a marker tells lines apart without colour

@@ -323,8 +323,9 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "model.json",
 )
 
-KNOCKOUT = "knockout.csv"
-"""What knocking out heads together changes: a row per scene and set of heads."""
+KNOCKOUT, PATCHING = "knockout.csv", "patching.csv"
+"""What knocking out heads together changes, a row per scene and set of heads; what reading another run's attention
+does."""
 
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
 TRAINED = "trained.safetensors"

@@ -60,8 +60,8 @@ def toy_layers(model: MultiViewModel) -> list[Layer]:
     return select_layers(model_layers(model), "3d")
 
 
-def toy_scene(model: MultiViewModel) -> Scene:
-    g = torch.Generator().manual_seed(0)
+def toy_scene(model: MultiViewModel, seed: int = 0) -> Scene:
+    g = torch.Generator().manual_seed(seed)
     made = make_views(draw_shapes(1, generator=g), torch.tensor([[20.0, 50.0]]), size=32, n_ref=1, generator=g)
-    views = replace(made, names=("room",))
-    return make_scene(views, toy_layers(model), scene_noise(model, views, 0, 0))
+    views = replace(made, names=("room" if seed == 0 else f"room-{seed}",))
+    return make_scene(views, toy_layers(model), scene_noise(model, views, seed, 0))

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from analysis.blocks import Section
-from analysis.probing.causal import KINDS
+from analysis.probing.edits.causal import KINDS
 from analysis.study.claims import figures
 from analysis.study.claims.claim import AGAINST, NOT_SHOWN, SHOWN, Claim, judge, together
 from analysis.study.claims.figures import Panel

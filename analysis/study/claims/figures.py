@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import BLUE, GREEN, INK, MUTED, PERCENT, PURPLE, VERMILION, WIDTH, Drawing, chart, top
-from analysis.probing.causal_figures import SIGNED, SIGNED_PERCENT
+from analysis.probing.edits.causal_figures import SIGNED, SIGNED_PERCENT
 from analysis.study.figures import looks
 from analysis.training.figures import STEPS
 from analysis.words import METHOD_LABELS

@@ -14,8 +14,8 @@ import pandas as pd
 from analysis.evaluation.run import COLUMNS as EVALUATION_COLUMNS
 from analysis.evaluation.run import differences_by_rotation
 from analysis.probing import tables
-from analysis.probing.causal import COLUMNS as EFFECT_COLUMNS
-from analysis.probing.causal import effects
+from analysis.probing.edits.causal import COLUMNS as EFFECT_COLUMNS
+from analysis.probing.edits.causal import effects
 from analysis.reading import read_file, read_json
 from analysis.study.claims.units import SUM_COLUMNS, unit_table
 from probe.records import (

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from test_report import Reader
 
 from analysis import report
-from analysis.probing import causal
+from analysis.probing.edits import causal
 from analysis.probing.tables import read_run
 from probe.records import INTERVENTIONS, SCORE_COLUMNS
 

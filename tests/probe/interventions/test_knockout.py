@@ -9,19 +9,9 @@ import torch
 
 from probe.interventions.effects import measure_effects
 from probe.interventions.experiment import Experiment
-from probe.interventions.heads import (
-    BEST,
-    RANDOM,
-    HeadSet,
-    LayerHead,
-    draw_heads,
-    knock_out,
-    knockout_table,
-    knockout_words,
-    rank_heads,
-    sets_of_heads,
-)
+from probe.interventions.heads import HeadSet, LayerHead, draw_heads, knock_out, rank_heads, sets_of_heads
 from probe.knockout import Settings, main, read_counts
+from probe.records.knockout import BEST, RANDOM, knockout_table, knockout_words
 
 
 def scores(values: dict[tuple[int, int], list[float]]) -> pd.DataFrame:

@@ -79,6 +79,5 @@ def test_other_weights_and_other_scenes_are_refused(copy: Path, capfd: pytest.Ca
 
 
 def test_more_heads_than_there_are_others_are_refused(copy: Path, capfd: pytest.CaptureFixture[str]):
-    assert "--counts 8 heads were scored apart, of which half can be knocked out, not 5" in refusal(
-        [str(copy), "--counts", "5"], capfd
-    )
+    said = refusal([str(copy), "--counts", "5"], capfd)
+    assert "--counts 8 heads were scored apart, of which half can be knocked out, not 5" in said

@@ -1,0 +1,1 @@
+"""What editing and patching layers changes, on the page of a probe run."""

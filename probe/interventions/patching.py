@@ -1,0 +1,374 @@
+"""Activation patching: a layer reads part of another run's attention, and what that changes is measured. Pure.
+
+The run that is patched and the run that gives (the donor) are the two items of one batch, so that nothing is stored and
+no kernel is asked for more than its own output. Donors: the same scene at less noise (``clean``), which tells what
+better matching in that layer would be worth; and another scene (``another``), which tells what the layer's content is
+worth. Patching the keys and values of a few reference tokens tells whether the model reads true matches: predictions at
+queries whose true match was patched are set beside those whose token of equal distance was.
+
+Source:
+    Interchange interventions: arXiv 2106.12482; the restored run of causal tracing: arXiv 2202.05262, section 2.1.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from probe.attention.call import Call, Edit, Run
+from probe.capture import AttentionTap
+from probe.interventions.effects import prediction_effect
+from probe.layers import Layer, ViewLayout
+from probe.measure.model import in_own_precision
+from probe.measure.scene import Scene
+from probe.models.model import MultiViewModel, noised, predicted_clean
+from probe.records import ALL_HEADS
+from probe.records.patching import ANOTHER, ERROR, MOVED, TRUE_MATCH, WHOLE_LAYER, WRONG_MATCH, Donor, Part
+from probe.views import concatenate, resize
+
+SHARE = 0.1
+"""Of the reference views' tokens that are patched at once."""
+DRAWS = 4
+"""Sets of such tokens per scene."""
+APART = 2
+"""Tokens, along a side at least, between the true match and the token of equal distance."""
+EQUAL = 0.5
+"""Tokens by which the two distances from the query's place may differ."""
+
+
+# --- the edit --------------------------------------------------------------------------------------------------------
+
+
+def patch(part: Part, *, heads: Sequence[int] | None = None, where: Bool[Tensor, " tokens"] | None = None) -> Edit:
+    """Make an edit by which the first of two batch items reads a part of the second's attention.
+
+    Args:
+        part: What is read: a key of :data:`PARTS`.
+        heads: What these heads give out changes; None for all.
+        where: At these positions of the layer's sequence; None for all.
+
+    Returns:
+        The edit. The second item's output, and that of other heads, is left as it was.
+
+    Raises:
+        ValueError: When run: if the batch has not two items.
+    """
+
+    def edit(call: Call, run: Run) -> Tensor:
+        if len(call.q) != 2:
+            raise ValueError(
+                f"patch: {call.name} is called with a batch of {len(call.q)}, expected 2, the run and its donor: the "
+                "model changes its batch, so this layer cannot be patched"
+            )
+        usual = run(call.q, call.k, call.v)
+        patched = PARTS[part](call, run, usual, where)
+        if heads is not None:
+            inside = torch.zeros(usual.shape[1], dtype=torch.bool, device=usual.device)
+            inside[list(heads)] = True
+            patched = torch.where(rearrange(inside, "heads -> 1 heads 1 1"), patched, usual)
+        return torch.cat([patched[:1], usual[1:]])
+
+    return edit
+
+
+Reads = Callable[[Call, Run, Tensor, Tensor | None], Tensor]
+
+
+def _of(names: str) -> Reads:
+    """Let queries, keys or values be the donor's."""
+
+    def read(call: Call, run: Run, _usual: Tensor, where: Tensor | None) -> Tensor:
+        return run(
+            *(_from_donor(getattr(call, name), where) if name in names else getattr(call, name) for name in "qkv")
+        )
+
+    return read
+
+
+def _output(_call: Call, _run: Run, usual: Tensor, where: Tensor | None) -> Tensor:
+    """Let what attention gives out be the donor's."""
+    return _from_donor(usual, where)
+
+
+def _from_donor(x: Float[Tensor, "2 heads n d"], where: Bool[Tensor, " n"] | None) -> Float[Tensor, "2 heads n d"]:
+    """Give the first item the second's tokens."""
+    own, donor = x
+    mixed = donor if where is None else torch.where(where.to(x.device)[:, None], donor, own)
+    return torch.stack([mixed, donor])
+
+
+PARTS: dict[Part, Reads] = {
+    "queries": _of("q"),
+    "keys": _of("k"),
+    "values": _of("v"),
+    "matching": _of("qk"),
+    "content": _of("kv"),
+    "output": _output,
+}
+"""What is read of the donor; ``matching`` is queries and keys together, ``content`` keys and values."""
+
+
+# --- two runs in one batch -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoRuns:
+    """A run and its donor, as one batch.
+
+    Attributes:
+        predict: Return the predicted clean latents of the run's target views, [1 targets c h w].
+        clean: The true ones.
+    """
+
+    predict: Callable[[], Tensor]
+    clean: Float[Tensor, "1 targets c h w"]
+
+
+def two_runs(model: MultiViewModel, scene: Scene, donor: Scene, timesteps: tuple[int, int]) -> TwoRuns:
+    """Put a scene and its donor side by side.
+
+    Args:
+        model: The model.
+        scene: That is patched.
+        donor: That gives; the scene itself for a run at another timestep.
+        timesteps: Of the run, and of the donor.
+
+    Raises:
+        ValueError: If the scenes differ in number of views or references.
+    """
+    device = model.alpha_bar.device
+    small = concatenate([resize(one.views, model.size, model.size) for one in (scene, donor)]).to(device)
+    index = torch.tensor(timesteps, device=device)
+    noise = torch.cat([scene.noise, donor.noise]).to(device)
+    clean, inputs, level = model.encode_views(small), model.condition(small), model.alpha_bar[index]
+    latents, targets = noised(model, small, clean, noise, index), slice(small.n_ref, None)
+
+    def predict() -> Tensor:
+        with model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True):
+            predicted = model.denoise(latents, index, inputs).float()
+        return predicted_clean(model, latents, predicted, level)[:1, targets]
+
+    return TwoRuns(predict=predict, clean=clean[:1, targets])
+
+
+# --- whole layers ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patches:
+    """What is patched.
+
+    Attributes:
+        parts: Of a layer's attention.
+        timesteps: At which the run is.
+        clean_timestep: At which the donor of the same scene is: with little noise.
+        each_head: Whether every head is patched alone as well.
+        seed: Of the patched tokens.
+    """
+
+    parts: tuple[Part, ...]
+    timesteps: tuple[int, ...]
+    clean_timestep: int
+    each_head: bool = False
+    seed: int = 0
+
+    def trials(self, layers: Sequence[Layer]) -> Iterator[tuple[Layer, int, Part]]:
+        """List what is patched, one after the other: layer, head (-1 for all together), and part."""
+        for layer in layers:
+            for head in range(ALL_HEADS, layer.heads if self.each_head else 0):
+                yield from ((layer, head, part) for part in self.parts)
+
+
+@torch.no_grad()
+def patch_layers(
+    model: MultiViewModel, scene: Scene, donors: Mapping[Donor, Scene], layers: Sequence[Layer], patches: Patches
+) -> pd.DataFrame:
+    """Patch one layer after the other with the donors' attention, and measure what it does to the prediction.
+
+    Args:
+        model: The model.
+        scene: That is patched.
+        donors: Scenes that give, by name; ``clean`` is the scene itself.
+        layers: Those that join views.
+        patches: What is patched.
+
+    Returns:
+        Rows of the table of patches (:data:`probe.records.patching.COLUMNS`, without unit): measures ``error`` (growth
+        of the prediction's error: 0.1 is 10 % more, below 0 less) and ``moved`` (root mean square of the change, over
+        the prediction's own), the mean over target views, NaN with count 0 where it is in none.
+    """
+    rows = []
+    for name, t in ((name, t) for name in donors for t in patches.timesteps):
+        if name == ANOTHER or t > patches.clean_timestep:
+            runs = two_runs(model, scene, donors[name], (t, t if name == ANOTHER else patches.clean_timestep))
+            usual, where = runs.predict(), {"donor": name, "timestep": t, "tokens": WHOLE_LAYER}
+            for layer, head, part in patches.trials(layers):
+                edit = patch(part, heads=None if head == ALL_HEADS else (head,))
+                with AttentionTap(model.network, [layer], edit=edit):
+                    changes = prediction_effect(runs.predict(), usual, runs.clean)
+                rows += _rows(scene, {**where, "part": part, "layer": layer.index, "head": head}, changes)
+    return pd.DataFrame(rows)
+
+
+def _rows(scene: Scene, where: dict[str, object], changes: dict[str, tuple[Tensor, Tensor]]) -> list[dict[str, object]]:
+    """List what a patch changed: one row per measure."""
+    measures = {"effect_error": ERROR, "effect_x0": MOVED}
+    return [
+        {
+            **where,
+            "scene": scene.name,
+            "measure": measures[metric],
+            "value": float(value.nanmean()),
+            "count": int(n.sum()),
+        }
+        for metric, (value, n) in changes.items()
+    ]
+
+
+# --- true and wrong matches ------------------------------------------------------------------------------------------
+
+
+def equal_distance(
+    truth: Int[Tensor, "n fk"], grid: tuple[int, int], generator: torch.Generator
+) -> Int[Tensor, "n fk"]:
+    """Draw, for every query, a wrong token of the key view that lies as far from the query's place as its true match.
+
+    Args:
+        truth: Token of the key view that contains the query's point; -1 where it is not seen there.
+        grid: Token rows and columns of a view.
+        generator: Of the draw.
+
+    Returns:
+        A token whose distance from the query's own place differs by at most :data:`EQUAL` tokens and that lies at least
+        :data:`APART` tokens from the true match; -1 where there is none, or no true match.
+    """
+    place = torch.cartesian_prod(*(torch.arange(side) for side in grid)).float()
+    distance = torch.cdist(place, place)
+    steps = (place[:, None] - place[None]).abs().amax(-1)
+    known = truth.clamp(min=0)
+    far = distance.gather(1, known)  # of the true match, from the query's own place
+    wrong = torch.full_like(truth, -1)
+    for view in range(truth.shape[1]):
+        equal = (distance - far[:, view, None]).abs() <= EQUAL
+        equal &= (steps[known[:, view]] >= APART) & (truth[:, view, None] >= 0)
+        drawn = torch.rand(equal.shape, generator=generator).masked_fill(~equal, -1)
+        wrong[:, view] = torch.where(equal.any(1), drawn.argmax(1), -1)
+    return wrong
+
+
+def patched_tokens(
+    layout: ViewLayout, n_ref: int, generator: torch.Generator, share: float = SHARE
+) -> tuple[Bool[Tensor, " tokens"], Bool[Tensor, "n_ref n"]]:
+    """Draw tokens of the reference views.
+
+    Args:
+        layout: Where the views' tokens lie.
+        n_ref: Reference views.
+        generator: Of the draw.
+        share: Of these tokens that are drawn.
+
+    Returns:
+        Which positions of the layer's sequence were drawn, and which tokens of each reference view.
+    """
+    rows, columns = layout.grid
+    chosen = torch.rand(n_ref, rows * columns, generator=generator) < share
+    every = torch.zeros(layout.views, rows, columns, dtype=torch.bool)
+    every[:n_ref] = rearrange(chosen, "r (h w) -> r h w", h=rows)
+    positions = layout.split(torch.arange(layout.tokens)[:, None])[..., 0]
+    inside = torch.zeros(layout.tokens, dtype=torch.bool)
+    inside[positions[every]] = True
+    return inside, chosen
+
+
+def by_match(
+    truth: Int[Tensor, "targets n n_ref"], wrong: Int[Tensor, "targets n n_ref"], chosen: Bool[Tensor, "n_ref m"]
+) -> tuple[Bool[Tensor, "targets n"], Bool[Tensor, "targets n"]]:
+    """Part the queries into those whose true match was patched and those whose wrong one was, in any reference view.
+
+    Args:
+        truth: Token of the true match; -1 where it is not seen.
+        wrong: From :func:`equal_distance`; queries without one count in neither.
+        chosen: Tokens that were patched.
+
+    Returns:
+        Queries of the first kind, and of the second; those of both are in neither.
+    """
+    views = torch.arange(chosen.shape[0])
+    fair = (truth >= 0) & (wrong >= 0)
+    true, other = ((chosen[views, token.clamp(min=0)] & fair).any(-1) for token in (truth, wrong))
+    return true & ~other, other & ~true
+
+
+@torch.no_grad()
+def patch_matches(
+    model: MultiViewModel, scene: Scene, donor: Scene, layers: Sequence[Layer], patches: Patches
+) -> pd.DataFrame:
+    """Patch keys and values of a few reference tokens, and measure where the prediction moves.
+
+    Args:
+        model: The model.
+        scene: That is patched, with the truth on the layers' grids.
+        donor: Another scene.
+        layers: Those that join views.
+        patches: At which timesteps, and the seed.
+
+    Returns:
+        Rows of the table of patches, measure ``moved``: root mean square of the change at a query's place, over the
+        prediction's own, the mean over queries whose true match was patched, and over those whose token of equal
+        distance was; count: such queries over all draws. NaN with count 0 where there are none.
+    """
+    rows = []
+    for t in patches.timesteps:
+        runs = two_runs(model, scene, donor, (t, t))
+        usual = runs.predict()
+        for layer in layers:
+            sums = _moved_by_match(model, scene, layer, runs, usual, patches.seed)
+            where = {"donor": ANOTHER, "part": "content", "layer": layer.index, "head": ALL_HEADS, "timestep": t}
+            rows += [
+                {**where, "tokens": tokens, "scene": scene.name, "measure": MOVED, "value": value, "count": count}
+                for tokens, (value, count) in sums.items()
+            ]
+    return pd.DataFrame(rows)
+
+
+def _moved_by_match(
+    model: MultiViewModel, scene: Scene, layer: Layer, runs: TwoRuns, usual: Tensor, seed: int
+) -> dict[str, tuple[float, int]]:
+    """Return how far the prediction moved at both kinds of queries, and their numbers."""
+    layout, n_ref = layer.layout(scene.views.count), scene.views.n_ref
+    generator = torch.Generator().manual_seed(seed)
+    truth = scene.truths[layout.grid].token[0, n_ref:, :, :n_ref].cpu()
+    wrong = torch.stack([equal_distance(view, layout.grid, generator) for view in truth])
+    moved: dict[str, list[Tensor]] = {TRUE_MATCH: [], WRONG_MATCH: []}
+    for _ in range(DRAWS):
+        inside, chosen = patched_tokens(layout, n_ref, generator)
+        with AttentionTap(model.network, [layer], edit=patch("content", where=inside)):
+            change = movement(runs.predict(), usual, layout.grid).cpu()
+        for values, queries in zip(moved.values(), by_match(truth, wrong, chosen), strict=True):
+            values.append(change[queries])
+    joined = {tokens: torch.cat(values) for tokens, values in moved.items()}
+    return {tokens: (float(values.mean()), len(values)) for tokens, values in joined.items()}
+
+
+def movement(
+    edited: Float[Tensor, "1 targets c h w"], usual: Float[Tensor, "1 targets c h w"], grid: tuple[int, int]
+) -> Float[Tensor, "targets n"]:
+    """Return how far a prediction moved at the place of each token.
+
+    Args:
+        edited: Predicted clean latents under the edit.
+        usual: Without.
+        grid: Token rows and columns of a view.
+
+    Returns:
+        Root mean square of the change over the token's place, over that of all of the view's prediction.
+    """
+    square = reduce((edited - usual)[0].square(), "targets c h w -> targets 1 h w", "mean")
+    size = reduce(usual[0].square(), "targets c h w -> targets 1", "mean")
+    there = rearrange(F.adaptive_avg_pool2d(square, grid), "targets 1 rows columns -> targets (rows columns)")
+    return (there / size).sqrt()

@@ -1,0 +1,242 @@
+"""Activation patching: what an edit reads of a donor, tokens of equal distance, and where predictions move."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from edited_toys import toy_scene
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from probe.attention.call import Call
+from probe.capture import AttentionTap
+from probe.interventions.patching import (
+    APART,
+    EQUAL,
+    PARTS,
+    Patches,
+    by_match,
+    equal_distance,
+    movement,
+    patch,
+    patch_layers,
+    patch_matches,
+    patched_tokens,
+    two_runs,
+)
+from probe.layers import ViewLayout
+from probe.records.patching import (
+    ANOTHER,
+    CLEAN,
+    TRUE_MATCH,
+    WRONG_MATCH,
+    matches_table,
+    patching_table,
+    patching_words,
+)
+
+
+def run(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def call_of(batch: int = 2) -> Call:
+    q, k, v = torch.randn(3, batch, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+    return Call("layer", 0, 0, q, k, v, 0.5, None, False, False, torch.float32, "sdpa")
+
+
+def mixed(names: str, call: Call) -> torch.Tensor:
+    """What the first item gives out with the donor's queries, keys or values."""
+    return run(*(getattr(call, name)[1:] if name in names else getattr(call, name)[:1] for name in "qkv"))
+
+
+@pytest.mark.parametrize(
+    ("part", "names"), [("queries", "q"), ("keys", "k"), ("values", "v"), ("matching", "qk"), ("content", "kv")]
+)
+def test_the_run_reads_that_part_of_the_donor_and_the_donor_stays(part, names):
+    call = call_of()
+    out = patch(part)(call, run)
+    torch.testing.assert_close(out[:1], mixed(names, call))
+    assert torch.equal(out[1], run(call.q, call.k, call.v)[1])
+
+
+def test_the_output_is_the_donors_where_it_is_patched():
+    call, where = call_of(), torch.tensor([True, False, False, True, False, False])
+    usual, out = run(call.q, call.k, call.v), patch("output", where=where)(call, run)
+    assert torch.equal(out[0][:, where], usual[1][:, where])
+    assert torch.equal(out[0][:, ~where], usual[0][:, ~where])
+
+
+def test_only_the_chosen_head_changes():
+    call = call_of()
+    usual, out = run(call.q, call.k, call.v), patch("matching", heads=[1])(call, run)
+    assert torch.equal(out[:, 0], usual[:, 0])
+    assert torch.equal(out[:, 1], patch("matching")(call, run)[:, 1])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_patching_no_token_changes_nothing(part):
+    call = call_of()
+    out = patch(part, where=torch.zeros(6, dtype=torch.bool))(call, run)
+    torch.testing.assert_close(out, run(call.q, call.k, call.v), rtol=0, atol=0)
+
+
+def test_a_batch_that_is_no_pair_is_refused():
+    with pytest.raises(ValueError, match="called with a batch of 3, expected 2"):
+        patch("keys")(call_of(3), run)
+
+
+# --- in a model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_its_own_donor_stays(model, layers, scene):
+    runs = two_runs(model, scene, scene, (500, 500))
+    usual = runs.predict()
+    for part in PARTS:
+        with AttentionTap(model.network, layers, edit=patch(part)):
+            torch.testing.assert_close(runs.predict(), usual, rtol=1e-4, atol=1e-5)
+
+
+def test_the_prediction_is_that_of_the_scene_alone(model, scene):
+    other = toy_scene(model, 1)
+    alone, beside = (two_runs(model, scene, donor, (500, t)) for donor, t in ((scene, 500), (other, 100)))
+    torch.testing.assert_close(alone.predict(), beside.predict(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(alone.clean, beside.clean)
+
+
+def test_whole_layers_are_patched_by_both_donors(model, layers, scene):
+    patches = Patches(parts=("matching", "output"), timesteps=(50, 500), clean_timestep=50, each_head=True)
+    rows = patch_layers(model, scene, {CLEAN: scene, ANOTHER: toy_scene(model, 1)}, layers, patches)
+    assert (rows["timestep"][rows["donor"] == CLEAN] == 500).all()  # a run is no cleaner than itself
+    assert set(rows["timestep"][rows["donor"] == ANOTHER]) == {50, 500}
+    assert sorted(rows["head"].unique()) == [-1, 0, 1]
+    assert len(rows) == 3 * len(layers) * 3 * 2 * 2
+    assert (rows["value"][rows["measure"] == "moved"] > 0).all()
+    assert rows["count"].eq(2).all()
+
+
+def test_content_of_the_scene_itself_moves_nothing(model, layers, scene):
+    patches = Patches(parts=("content",), timesteps=(500,), clean_timestep=50)
+    rows = patch_matches(model, scene, scene, layers, patches)
+    assert rows["value"].dropna().abs().max() < 1e-4
+    rows = patch_matches(model, scene, toy_scene(model, 1), layers, patches)
+    assert rows["value"].dropna().min() > 1e-4
+    assert set(rows["tokens"]) == {TRUE_MATCH, WRONG_MATCH}
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(2, 7), st.integers(2, 7), st.integers(0, 2**20))
+def test_a_wrong_match_is_as_far_from_the_querys_place_and_elsewhere(rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randint(-1, rows * columns, (rows * columns, 2), generator=generator)
+    wrong = equal_distance(truth, (rows, columns), generator)
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    for query in range(rows * columns):
+        for view in range(2):
+            match, drawn = int(truth[query, view]), int(wrong[query, view])
+            far = (place - place[query]).norm(dim=1)
+            possible = (far - far[match]).abs() <= EQUAL
+            possible &= (place - place[match]).abs().amax(1) >= APART
+            assert drawn == -1 if match < 0 or not possible.any() else bool(possible[drawn])
+
+
+def test_a_match_at_the_querys_own_place_has_no_other_of_equal_distance():
+    truth = torch.arange(16)[:, None]
+    assert (equal_distance(truth, (4, 4), torch.Generator()) == -1).all()
+
+
+def test_all_tokens_of_equal_distance_are_drawn_alike():
+    truth, generator = torch.full((25, 600), -1), torch.Generator().manual_seed(0)
+    truth[12] = 14  # the middle, and the end of its row
+    drawn = equal_distance(truth, (5, 5), generator)[12].tolist()
+    counts = {token: drawn.count(token) for token in set(drawn)}
+    expected = {1, 2, 3, 5, 10, 15, 21, 22, 23}  # 2 or 2.24 away, and 2 from the end of the row
+    assert set(counts) == expected
+    assert max(counts.values()) < 2 * min(counts.values())
+
+
+def test_only_tokens_of_reference_views_are_patched():
+    layout = ViewLayout(views=3, grid=(4, 4), prefix=5, suffix=2, per_view_prefix=1)
+    inside, chosen = patched_tokens(layout, 2, torch.Generator().manual_seed(0), share=0.5)
+    split = layout.split(inside[:, None])[..., 0]
+    assert torch.equal(split[:2].flatten(1), chosen)
+    assert not split[2].any()
+    assert inside.sum() == chosen.sum() > 0
+    assert not patched_tokens(layout, 2, torch.Generator(), share=0.0)[0].any()
+
+
+def test_queries_of_both_or_neither_kind_are_left_out():
+    truth = torch.tensor([[[0], [1], [0], [-1], [0]]])
+    wrong = torch.tensor([[[1], [0], [0], [0], [-1]]])
+    chosen = torch.tensor([[True, False]])
+    true, other = by_match(truth, wrong, chosen)
+    assert true.tolist() == [[True, False, False, False, False]]
+    assert other.tolist() == [[False, True, False, False, False]]
+
+
+def test_a_prediction_moves_where_it_changed():
+    usual = torch.ones(1, 2, 3, 8, 8)
+    edited = usual.clone()
+    edited[0, 1, :, 2:4, 4:6] += 0.5
+    moved = movement(edited, usual, (4, 4))
+    assert moved[0].eq(0).all()
+    assert moved[1].reshape(4, 4)[1, 2] == pytest.approx(0.5)
+    assert moved[1].count_nonzero() == 1
+
+
+# --- tables and words ------------------------------------------------------------------------------------------------
+
+
+def table(values: dict[str, list[float]], **constants: object) -> pd.DataFrame:
+    usual = {
+        "donor": ANOTHER,
+        "part": "content",
+        "layer": 3,
+        "head": -1,
+        "timestep": 500,
+        "measure": "moved",
+        "count": 10,
+    }
+    return pd.DataFrame(
+        {**usual, **constants, "tokens": tokens, "scene": f"s{n}", "unit": f"s{n}", "value": value}
+        for tokens, own in values.items()
+        for n, value in enumerate(own)
+    )
+
+
+def test_true_matches_are_paired_with_tokens_of_equal_distance():
+    wrong = np.linspace(0.1, 0.3, 8)
+    rows = pd.concat([
+        table({TRUE_MATCH: list(wrong + 0.1), WRONG_MATCH: list(wrong)}),
+        table({TRUE_MATCH: list(wrong), WRONG_MATCH: list(wrong[::-1])}, layer=4),
+    ])  # fmt: skip
+    first, second = matches_table(rows).to_dict("records")
+    assert (first["layer"], first["true"], first["wrong"]) == (3, pytest.approx(0.3), pytest.approx(0.2))
+    assert first["ahead_low"] == pytest.approx(0.1)  # equal in every scene: no spread
+    assert first["times"] == pytest.approx(1.5)
+    assert second["ahead_low"] < 0 < second["ahead_high"]
+    (said,) = patching_words(rows, 3)
+    assert "true matches are read in layer 3:" in said
+    assert "1.5 times as far (30.0% against 20.0%)" in said
+
+
+def test_what_is_not_shown_is_said():
+    (said,) = patching_words(table({TRUE_MATCH: [0.1, 0.3] * 4, WRONG_MATCH: [0.3, 0.12] * 4}), 3)
+    assert "no layer is shown to read true matches" in said
+    (said,) = patching_words(table({TRUE_MATCH: [0.5, 0.6], WRONG_MATCH: [0.1, 0.1]}), 3)
+    assert "no layer is shown to read true matches" in said
+
+
+@pytest.mark.parametrize(
+    ("shift", "word"), [(-0.2, "better matching there would help"), (0.2, "would hurt"), (0.0, "no effect is shown")]
+)
+def test_the_cleaner_runs_matching_is_weighed_by_its_interval(shift, word):
+    values = np.array([-0.1, 0.1, -0.05, 0.05, -0.1, 0.1, -0.05, 0.05]) + shift
+    rows = table({"all": list(values)}, donor=CLEAN, part="matching", measure="error")
+    assert patching_table(rows)["value"].item() == pytest.approx(shift)
+    (said,) = patching_words(rows, 3)
+    assert word in said
+    assert patching_words(rows, 4) == ()

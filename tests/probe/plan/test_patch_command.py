@@ -1,0 +1,95 @@
+"""Patching the layers of a finished run by the command: what it writes, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from probe import patch, run
+from probe.patch import donor_of, read_parts
+
+RUN = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report",
+       "--timesteps", "500", "--layers", "6,8", "--baselines", "none", "--interventions", "none"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run.cli([*RUN, "--out", str(out)])
+    return out
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_layers_are_patched_by_both_donors_and_nothing_else_changes(copy: Path, capsys):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    patch.cli([str(copy), "--parts", "matching,output", "--scenes", "2", "--no-report"])
+    rows = pd.read_csv(copy / "patching.csv")
+    whole = rows[rows["tokens"] == "all"]
+    sizes = whole.groupby(["donor", "part", "layer", "measure"]).size()
+    assert sizes.to_dict() == {
+        (donor, part, layer, measure): 2
+        for donor in ("clean", "another")
+        for part in ("matching", "output")
+        for layer in (6, 8)
+        for measure in ("error", "moved")
+    }
+    assert set(rows["tokens"]) == {"all", "true match", "equal distance"}
+    assert (rows["unit"] == rows["scene"]).all()
+    assert {name: (copy / name).read_bytes() for name in before} == before
+    first = (copy / "patching.csv").read_bytes()
+    patch.cli([str(copy), "--parts", "matching,output", "--scenes", "2", "--no-report"])
+    assert (copy / "patching.csv").read_bytes() == first
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_the_page_shows_what_patching_found(copy: Path):
+    patch.cli([str(copy), "--parts", "matching", "--scenes", "1"])
+    page = (copy / "report.html").read_text()
+    assert 'id="patching"' in page
+    assert "true match" in page
+
+
+def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        patch.cli(words)
+    assert stop.value.code == 2
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--parts", "keys,keys"], "--parts 'keys,keys': expected some of queries,keys"),
+        (["--parts", ""], "--parts ''"),
+        (["--scenes", "0"], "--scenes 0: expected at least 1"),
+        (["--timesteps", "1000"], "--timesteps"),
+        (["--clean-timestep", "500"], "--clean-timestep 500: expected 0 to 499"),
+    ],
+)
+def test_flags_are_refused_in_one_line(copy: Path, capfd, words, said):
+    assert said in refusal([str(copy), *words], capfd)
+    assert not (copy / "patching.csv").exists()
+
+
+def test_other_weights_are_refused(copy: Path, capfd):
+    card = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps({**card, "steps": 7}))
+    assert "are not those that were scored" in refusal([str(copy)], capfd)
+
+
+def test_the_donor_is_the_next_scene_of_another_unit():
+    units = ["a", "a", "b", "c"]
+    assert [donor_of(units, n) for n in range(4)] == [2, 2, 3, 0]
+    with pytest.raises(ValueError, match="one independent unit"):
+        donor_of(["a", "a"], 0)
+
+
+def test_parts_are_read_in_their_own_order():
+    assert read_parts("output,keys") == ("keys", "output")
