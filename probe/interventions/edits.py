@@ -41,6 +41,10 @@ class Place:
     seed: int = 0
 
 
+class HiddenKeysError(ValueError):
+    """A layer hides keys by its mask, which an edit that asks other keys cannot heed."""
+
+
 Change = Callable[[Call, Run, Place], Tensor]
 
 
@@ -166,7 +170,8 @@ def edit_of(
         The edit. Outside ``heads`` and ``during`` the kernel's own output is left bit for bit.
 
     Raises:
-        ValueError: When run: if the layer hides keys by a mask (but for identity), a head is unknown, the sequence is
+        HiddenKeysError: When run: if the layer hides keys by a mask, but for identity.
+        ValueError: When run: if a head is unknown, the sequence is
             not that of the layout, or the model runs more often than there are timesteps.
     """
 
@@ -182,7 +187,7 @@ def edit_of(
 
 def _check(name: Intervention, call: Call, place: Place, heads: Sequence[int] | None) -> None:
     if name != "identity" and logit_bias(call) is not None:
-        raise ValueError(
+        raise HiddenKeysError(
             f"edit_of: layer {place.layer} ({call.name}) hides keys by its mask; of the edits only identity can be "
             f"made there, which asks no key, not {name}"
         )

@@ -23,7 +23,7 @@ from probe.attention.call import Edit
 from probe.capture import AttentionTap
 from probe.correspondence import project_tokens
 from probe.image_quality import Lpips, image_metrics, match_error
-from probe.interventions.edits import Intervention, Place, edit_of
+from probe.interventions.edits import HiddenKeysError, Intervention, Place, edit_of
 from probe.interventions.experiment import Experiment
 from probe.layers import Layer
 from probe.measure.model import in_own_precision, training_steps
@@ -88,8 +88,13 @@ def _prediction_rows(
         usual = denoised()
         for name, layer, head in experiment.trials(layers, heads=experiment.each_head):
             edit = edit_at(name, layer, head, scene, experiment, (t,))
-            with AttentionTap(model.network, [layer], edit=edit):
-                changes = prediction_effect(denoised(), usual, clean)
+            try:
+                with AttentionTap(model.network, [layer], edit=edit):
+                    changes = prediction_effect(denoised(), usual, clean)
+            except HiddenKeysError:
+                if not experiment.where_possible:
+                    raise
+                continue
             yield effect_rows(changes, name, scene.views, _constants(model, scene, layer, head, t))
 
 

@@ -9,6 +9,8 @@ from probe.layers import JOINING, Layer
 from probe.models.schedules import STEPS
 from probe.records import ALL_HEADS, LPIPS
 
+USUAL: tuple[Intervention, ...] = ("identity", "within_view")
+"""The paper's edit, which also takes a view's own tokens away, and the one that takes the other views away alone."""
 USUAL_STEPS = 10
 FEW_SCENES = 8  # of a run that was not asked for interventions
 
@@ -25,6 +27,7 @@ class Experiment:
         steps: Of DDIM, for sampled views; 0 for none.
         scenes: How many are edited, the first ones; None for all.
         seed: Of the shuffled keys.
+        where_possible: Whether an edit that a layer cannot have, since its mask hides keys, is left out.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -34,6 +37,7 @@ class Experiment:
     steps: int = 0
     scenes: int | None = None
     seed: int = 0
+    where_possible: bool = False
 
     def covers(self, index: int) -> bool:
         """Return whether a scene is edited."""
@@ -82,7 +86,7 @@ def plan_experiment(
     """Read what is to be edited.
 
     Args:
-        names: Of interventions, by commas; "none"; or None for the identity: where nothing else is asked for, on
+        names: Of interventions, by commas; "none"; or None for :data:`USUAL`: where nothing else is asked for, on
             predictions of the first scenes at the middle timestep only, which costs little.
         layers: That are scored.
         timesteps: At which they are scored.
@@ -101,7 +105,9 @@ def plan_experiment(
         if not editable(layers):
             return Experiment()
         few = FEW_SCENES if scenes is None else scenes
-        return Experiment(interventions=("identity",), timesteps=(middle,), during=(middle, middle), scenes=few)
+        return Experiment(
+            interventions=USUAL, timesteps=(middle,), during=(middle, middle), scenes=few, where_possible=True
+        )
     wanted = tuple(name for name in (names or "identity").split(",") if name not in ("", "none"))
     _check_names(wanted, layers, steps, each_head=each_head)
     first, last = (0, STEPS - 1) if during is None else timestep_range(during)

@@ -77,7 +77,7 @@ class Settings(Reading):
     visible ones: hidden.csv and a section of the page. For scenes with cameras and depth."""
     interventions: str | None = None
     """Edits whose effect each 3D layer is tested by, by commas, or none: {interventions}. Default identity (the
-    paper's), on predictions at the middle timestep."""
+    paper's) and within_view, on predictions at the middle timestep."""
     edit_timesteps: str | None = None
     """Range of timestep indexes at which edits act, such as 0-499; default all."""
     edit_scenes: int | None = None

@@ -79,8 +79,8 @@ def figure(run: ProbeRun) -> Chart | None:
     shown = {panel: text for panel, text in panels.items() if panel in set(rows["panel"])}
     caption = (
         "By how much the error of the denoised prediction grows when one layer reads a part of another run's "
-        "attention; below zero the other run's part helps. The same scene at little noise tells what better matching, or better "
-        "content, in that layer would be worth; another scene tells what the layer's own is worth. Bars: "
+        "attention; below zero the other run's part helps. The same scene at little noise tells what better matching, "
+        "or better content, in that layer would be worth; another scene tells what the layer's own is worth. Bars: "
         f"95{NBSP}% intervals over independent units. Layer {run.layer} ({standing(run)}) is shaded."
     )
     mine = table[table["layer"] == run.layer].to_dict("records")
@@ -147,8 +147,9 @@ def text_table(run: ProbeRun) -> Table:
     rows = [(layer, t, *_row(table, moved, layer, t, columns)) for layer, t in keys]
     return Table(
         caption=f"Growth of the prediction's error, with 95{NBSP}% intervals over independent units, and (last "
-        "columns) how far the prediction moves at queries whose true match was patched, minus at those whose token of equal "
-        "distance was, in points of the prediction's size: its interval holds for all layers of a timestep at once.",
+        "columns) how far the prediction moves at queries whose true match was patched, minus at those whose token of "
+        "equal distance was, in points of the prediction's size: its interval holds for all layers of a timestep at "
+        "once.",
         columns=("layer", "t", *(f"{part}, {donor}" for donor, part in columns), "true match", "minus equal distance"),
         rows=tuple((str(layer), str(t), *texts) for layer, t, *texts in rows),
         marked=tuple(n for n, (layer, *_) in enumerate(rows) if layer == run.layer),

@@ -1,5 +1,7 @@
 """Effects of edits: known numbers, a slow reference, and what must come out as no effect at all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,8 @@ from torch.nn import functional as F
 
 from probe.capture import AttentionTap
 from probe.image_quality import psnr
+from probe.interventions import effects
+from probe.interventions.edits import HiddenKeysError
 from probe.interventions.effects import Effects, measure_effects, prediction_effect, sample_effect
 from probe.interventions.experiment import Experiment
 from probe.layers import Layer
@@ -168,3 +172,23 @@ def test_the_same_noise_gives_the_same_rows_and_leaves_the_model_alone(model, sc
     assert (first["value"] != other["value"]).any()
     assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
     assert not model.network._forward_pre_hooks
+
+
+def test_an_edit_that_a_layer_cannot_have_is_left_out_where_nobody_asked_for_it(model, layers, scene, monkeypatch):
+    def masked(_call, _run):
+        raise HiddenKeysError("a mask")
+
+    def refuse(name, layer, *others):
+        hides = name == "within_view" and layer.index == layers[0].index
+        return masked if hides else edit_at(name, layer, *others)
+
+    edit_at = effects.edit_at
+    monkeypatch.setattr(effects, "edit_at", refuse)
+    usual = Experiment(interventions=("identity", "within_view"), timesteps=(500,), where_possible=True)
+    rows = effects.measure_effects(model, scene, layers, usual).rows
+    made = set(zip(rows["layer"], rows["metric"].str.partition("@")[2], strict=True))
+    assert (layers[0].index, "identity") in made
+    assert (layers[0].index, "within_view") not in made
+    assert (layers[1].index, "within_view") in made
+    with pytest.raises(HiddenKeysError):
+        effects.measure_effects(model, scene, layers, replace(usual, where_possible=False))

@@ -29,9 +29,10 @@ def plan(names: str | None, layers: list[Layer], **how) -> Experiment:
     return plan_experiment(names, layers, (100, 500, 900), **options)
 
 
-def test_left_out_it_is_the_identity_at_the_middle_timestep(layers: list[Layer]):
+def test_left_out_it_is_the_identity_and_the_own_view_at_the_middle_timestep(layers: list[Layer]):
     bare = plan(None, layers)
-    assert bare == Experiment(interventions=("identity",), timesteps=(500,), during=(500, 500), scenes=8)
+    both = ("identity", "within_view")
+    assert bare == Experiment(interventions=both, timesteps=(500,), during=(500, 500), scenes=8, where_possible=True)
     assert passes(bare, layers, 16) == 8 * 3  # unedited, and two layers
     assert passes(bare, layers, 5) == 5 * 3
     assert [bare.covers(index) for index in (0, 7, 8)] == [True, True, False]
