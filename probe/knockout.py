@@ -47,6 +47,8 @@ class Settings:
     """Of the random sets."""
     device: Device = "auto"
     """auto takes CUDA where there is one."""
+    report: bool = True
+    """Write the run's page anew at the end."""
 
 
 def main(settings: Settings) -> None:
@@ -68,6 +70,10 @@ def main(settings: Settings) -> None:
     _show(console, table, settings.intervention)
     console.print(knockout_words(table), soft_wrap=True)
     console.print(f"table: {settings.run / KNOCKOUT}", markup=False, soft_wrap=True)
+    if settings.report:
+        from analysis.report import refresh  # commands may call the report last; it draws every figure
+
+        console.print(f"page: {refresh(settings.run)}", markup=False, soft_wrap=True)
 
 
 def read_counts(text: str) -> list[int]:

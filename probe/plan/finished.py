@@ -63,13 +63,12 @@ def settings_again(run: Path, device: Device) -> ProbeSettings:
     return ProbeSettings(**{**kept, **own})
 
 
-def check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:
-    """Refuse to go on with other weights, or on other scenes, than those that were scored.
+def check_weights(run: Path, plan: Plan) -> None:
+    """Refuse to go on with other weights than those that were scored.
 
     Args:
         run: Folder of the probe run.
         plan: Of its settings.
-        scores: Its scores, or some of them.
 
     Raises:
         ValueError: If they differ.
@@ -81,5 +80,19 @@ def check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:
         raise ValueError(
             f"{run / MODEL_CARD}: the weights of {plan.model.name} are not those that were scored; probe again"
         )
+
+
+def check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:
+    """Refuse to go on with other weights, or on other scenes, than those that were scored.
+
+    Args:
+        run: Folder of the probe run.
+        plan: Of its settings.
+        scores: Its scores, or some of them.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    check_weights(run, plan)
     if set(scores["scene"].astype(str)) != set(plan.scenes.names):
         raise ValueError(f"{run / SCORES}: its scenes are not those that its settings give now; probe again")

@@ -323,9 +323,9 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "model.json",
 )
 
-KNOCKOUT, PATCHING = "knockout.csv", "patching.csv"
+KNOCKOUT, PATCHING, DECODED = "knockout.csv", "patching.csv", "decoded.csv"
 """What knocking out heads together changes, a row per scene and set of heads; what reading another run's attention
-does."""
+does; how well depth and epipolar lines are decoded from layers."""
 
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
 TRAINED = "trained.safetensors"

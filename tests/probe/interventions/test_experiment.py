@@ -33,7 +33,7 @@ def test_left_out_it_is_the_identity_and_the_own_view_at_the_middle_timestep(lay
     bare = plan(None, layers)
     both = ("identity", "within_view")
     assert bare == Experiment(interventions=both, timesteps=(500,), during=(500, 500), scenes=8, where_possible=True)
-    assert passes(bare, layers, 16) == 8 * 3  # unedited, and two layers
+    assert passes(bare, layers, 16) == 8 * 5  # unedited, and two layers
     assert passes(bare, layers, 5) == 5 * 3
     assert [bare.covers(index) for index in (0, 7, 8)] == [True, True, False]
     assert plan(None, layers, scenes=2).scenes == 2

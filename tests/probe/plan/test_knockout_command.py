@@ -28,7 +28,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def test_heads_are_ranked_on_one_half_of_the_rooms_and_knocked_out_on_the_other(copy: Path, capsys):
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    knockout.cli([str(copy), "--counts", "1,2", "--draws", "3"])
+    knockout.cli([str(copy), "--counts", "1,2", "--draws", "3", "--no-report"])
     rows = pd.read_csv(copy / "knockout.csv")
     rooms = pd.read_csv(copy / "pairs.csv")["scene"].unique()
     assert sorted(rows["scene"].unique()) == halves(rooms)[1]
@@ -47,9 +47,16 @@ def test_heads_are_ranked_on_one_half_of_the_rooms_and_knocked_out_on_the_other(
 def test_the_same_command_finds_the_same(copy: Path):
     tables = []
     for seed in ("0", "0", "1"):
-        knockout.cli([str(copy), "--counts", "1", "--draws", "2", "--seed", seed])
+        knockout.cli([str(copy), "--counts", "1", "--draws", "2", "--seed", seed, "--no-report"])
         tables.append((copy / "knockout.csv").read_bytes())
     assert tables[0] == tables[1] != tables[2]
+
+
+def test_the_page_shows_what_was_knocked_out(copy: Path):
+    knockout.cli([str(copy), "--counts", "1", "--draws", "1", "--scenes", "1"])
+    page = (copy / "report.html").read_text()
+    assert 'id="knockout"' in page
+    assert "for no number of heads do the best matter more" in page
 
 
 def changed(path: Path, **changes: object) -> None:

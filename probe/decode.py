@@ -1,0 +1,169 @@
+"""Decode depth and epipolar lines from a probe run's layers: ``python -m probe.decode``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from probe import cli as command
+from probe.plan.finished import check_finished, check_weights, settings_again
+from probe.plan.settings import Device
+from probe.records.names import DECODED, LAYERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probe.layers import Layer
+    from probe.plan.plan import Plan
+
+PROG = "python -m probe.decode"
+SEEDS = 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Decode depth and epipolar lines from each 3D layer by a small network: is the geometry there, and is it used?
+
+    Decoders learn from one half of the independent units (rooms, recordings) and are measured on the other. Beside the
+    model stand its layers with grey images (cameras only), and no model at all. Writes decoded.csv into the run's
+    folder.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a finished run of python -m probe.run."""
+    pairs: int = 256
+    """View pairs to decode, as for python -m probe.run; real scenes give as many as there are."""
+    timestep: int | None = None
+    """Timestep; default the run's middle one."""
+    seed: int = 0
+    """Of the decoders."""
+    device: Device = "auto"
+    """auto takes CUDA where there is one; decoders are trained on the CPU."""
+    report: bool = True
+    """Write the run's page anew at the end."""
+
+
+def main(settings: Settings) -> None:
+    """Decode, write, and show the table."""
+    if not 0 <= settings.seed < SEEDS:
+        raise ValueError(f"--seed {settings.seed}: expected 0 to {SEEDS - 1}")
+    check_finished(settings.run)
+    # after the flags are checked: PyTorch is slow to import
+    import pandas as pd
+    from rich.console import Console
+
+    from probe.plan.plan import make_plan
+    from probe.records import write
+    from probe.records.decoding import decoding_table, decoding_words
+
+    again = settings_again(settings.run, settings.device)
+    with command.flag("--pairs"):
+        plan = make_plan(replace(again, pairs=settings.pairs))
+    rows = _measure(settings, plan)
+    write(settings.run / DECODED, lambda part: rows.to_csv(part, index=False))
+    table, console = decoding_table(rows), Console(width=None if sys.stdout.isatty() else 120)
+    _show(console, table)
+    layers = pd.read_csv(settings.run / LAYERS)
+    for sentence in decoding_words(table, [int(layer) for layer in layers["layer"][layers["above_null"]]]):
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print(f"table: {settings.run / DECODED}", markup=False, soft_wrap=True)
+    if settings.report:
+        from analysis.report import refresh  # commands may call the report last; it draws every figure
+
+        console.print(f"page: {refresh(settings.run)}", markup=False, soft_wrap=True)
+
+
+def _measure(settings: Settings, plan: Plan) -> pd.DataFrame:
+    """Read every scene's tokens, train a decoder for each layer, and measure it on the other half."""
+    import pandas as pd
+    from tqdm import tqdm
+
+    from probe.interventions.experiment import editable
+    from probe.measure.decoding import ERRORS, Samples
+    from probe.measure.model import timesteps_of
+    from probe.records.decoding import NO_MODEL
+    from probe.seeds import derive
+    from probe.selection.heads import halves
+
+    check_weights(settings.run, plan)
+    layers, names = editable(plan.layers), list(plan.scenes.names)
+    if not layers:
+        raise ValueError(f"{settings.run}: none of the scored layers joins views; geometry is decoded from those")
+    with command.flag("--timestep"):
+        (t,) = timesteps_of(plan.model, None if settings.timestep is None else str(settings.timestep), str(plan.middle))
+    units = list(plan.scenes.units or names)
+    first = set(halves(units)[0])
+    learning = [unit in first for unit in units]
+    if all(learning):
+        raise ValueError(f"{settings.run}: one independent unit; no scene is left that decoders did not learn from")
+    read, truths = _read(settings, plan, layers, t)
+    rows = []
+    for (who, part, layer), tokens in tqdm(read.items(), unit="decoder", desc="decoding"):
+        seed = derive("decoding", settings.seed, layer)
+        samples = Samples(tokens=tokens, truths=truths[layer], learning=learning, seed=seed)
+        for what, errors in ERRORS.items():
+            where = {"who": who, "part": part, "layer": layer, "timestep": t, "what": what}
+            rows += [
+                {**where, "scene": names[n], "value": value, "count": count} for n, value, count in errors(samples)
+            ]
+    table = pd.DataFrame(rows)
+    once = table["who"] == NO_MODEL  # the same for every part
+    both = [table[~once], *(table[once].assign(part=part) for part in table["part"][~once].unique())]
+    return plan.scenes.with_units(pd.concat(both, ignore_index=True))
+
+
+def _read(settings: Settings, plan: Plan, layers: list[Layer], t: int) -> tuple[dict[Any, Any], dict[int, Any]]:
+    """Read the tokens of every scene: by who, part and layer; and what is decoded, by layer."""
+    import torch
+    from tqdm import tqdm
+
+    from probe.measure.decoding import layer_tokens, scene_truth, without_model
+    from probe.measure.model import cameras_only
+    from probe.records.decoding import GREY, NO_MODEL, THIS
+    from probe.seeds import derive
+
+    read: dict[Any, list[Any]] = {}
+    truths: dict[int, list[Any]] = {layer.index: [] for layer in layers if layer.index is not None}
+    for index in tqdm(range(len(plan.scenes.names)), unit="scene", desc="reading"):
+        scene = plan.scene(index, plan.scenes.load(index)[0].to(plan.model.alpha_bar.device))
+        generator = torch.Generator().manual_seed(derive("decoded", settings.seed, index))
+        grids = {grid: scene_truth(scene, grid, generator) for grid in sorted(scene.truths)}
+        for who, shown in ((THIS, scene), (GREY, cameras_only(plan.model, scene, GREY)[1])):
+            for (layer, part), tokens in layer_tokens(plan.model, shown, layers, t, grids).items():
+                read.setdefault((who, part, layer), []).append(tokens)
+        for layer in layers:
+            grid = layer.layout(scene.views.count).grid
+            assert layer.index is not None
+            truths[layer.index].append(grids[grid])
+            read.setdefault((NO_MODEL, "", layer.index), []).append(without_model(grids[grid], grid))
+    return read, truths
+
+
+def _show(console: Any, table: pd.DataFrame) -> None:
+    from rich.table import Table
+
+    for what, rows in table.groupby("what", sort=False):
+        shown = Table(
+            title=f"{what}: error decoded from each layer, and its lead over the better of the others (joint)"
+        )
+        for heading in ("layer", "from", "error", "cameras only", "no model", "lead"):
+            shown.add_column(heading, justify="right")
+        for row in rows.itertuples():
+            numbers = (f"{value:.3f}" for value in (row.error, row.grey, row.none))
+            shown.add_row(
+                str(row.layer), row.part, *numbers, f"{row.lead:+.3f} ({row.lead_low:+.3f} to {row.lead_high:+.3f})"
+            )
+        console.print(shown)
+
+
+def cli(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    command.run(main, command.parse(Settings, arguments, prog=PROG), prog=PROG)
+
+
+if __name__ == "__main__":
+    cli()
