@@ -45,9 +45,10 @@ from probe.records import (
     split_threshold,
     summarise,
 )
+from probe.records.decoding import COLUMNS as DECODED_COLUMNS
 from probe.records.hidden import HIDDEN_COLUMNS
 from probe.records.knockout import COLUMNS as KNOCKOUT_COLUMNS
-from probe.records.names import HIDDEN_TABLE, KNOCKOUT, PATCHING
+from probe.records.names import DECODED, HIDDEN_TABLE, KNOCKOUT, PATCHING
 from probe.records.patching import COLUMNS as PATCHING_COLUMNS
 
 ADVICE = "run the probe again"
@@ -88,6 +89,7 @@ class ProbeRun:
             (:func:`probe.records.hidden.hidden_table`).
         knockout: What knocking out heads together changed in each scene, if that was done (``probe.knockout``).
         patching: What reading another run's attention changed in each scene, if that was done (``probe.patch``).
+        decoded: How well geometry is decoded from the layers, if that was done (``probe.decode``).
     """
 
     name: str
@@ -110,6 +112,7 @@ class ProbeRun:
     hidden: pd.DataFrame | None = None
     knockout: pd.DataFrame | None = None
     patching: pd.DataFrame | None = None
+    decoded: pd.DataFrame | None = None
 
     @property
     def layer(self) -> int:
@@ -224,6 +227,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         hidden=_read_hidden(folder / HIDDEN_TABLE),
         knockout=_read_edits(folder / KNOCKOUT, KNOCKOUT_COLUMNS, ("heads", "count")),
         patching=_read_edits(folder / PATCHING, PATCHING_COLUMNS, ("layer", "head", "timestep", "count")),
+        decoded=_read_edits(folder / DECODED, DECODED_COLUMNS, ("layer", "timestep", "count")),
     )
 
 

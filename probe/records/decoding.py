@@ -15,6 +15,8 @@ DecodedPart = Literal["matching", "values"]
 PARTS: tuple[DecodedPart, ...] = get_args(DecodedPart)
 THIS, GREY, NO_MODEL = "model", "cameras only", "no model"
 COLUMNS = ("who", "part", "layer", "timestep", "what", "scene", "unit", "value", "count")
+FROM: dict[DecodedPart, str] = {"matching": "queries and keys", "values": "values"}
+"""What readers call the parts."""
 UNITS = {DEPTH: "error of log depth", EPIPOLAR: "distance from the epipolar line, in sides of the image"}
 
 
@@ -81,7 +83,7 @@ def _said(table: pd.DataFrame, what: str, above_null: list[int]) -> str:
     best = table.loc[table["error"].idxmin()]
     name = {DEPTH: "Depth", EPIPOLAR: "The fundamental matrix"}[what]
     first = (
-        f"{name} is decoded best from the {best['part']} of layer {int(best['layer'])}: {UNITS[what]} "
+        f"{name} is decoded best from the {FROM[best['part']]} of layer {int(best['layer'])}: {UNITS[what]} "
         f"{best['error']:.3f}, cameras only {best['grey']:.3f}, no model {best['none']:.3f} "
         f"({int(best['units'])} units, none of which decoders learned from)"
     )
@@ -89,10 +91,11 @@ def _said(table: pd.DataFrame, what: str, above_null: list[int]) -> str:
     if not shown:
         return f"{first}; no layer is shown to say more than both."
     unused = [layer for layer in shown if layer not in above_null]
-    there = f"{first}; layers {', '.join(map(str, shown))} are shown to say more than the better of both"
+    many = ("layers", "are") if len(shown) > 1 else ("layer", "is")
+    there = f"{first}; {many[0]} {', '.join(map(str, shown))} {many[1]} shown to say more than the better of both"
     if not unused:
-        return f"{there}, and all of them find correspondences above the strongest null."
+        return f"{there}, and find correspondences above the strongest null."
     return (
-        f"{there}; of these {', '.join(map(str, unused))} are not shown to find correspondences: what is known there "
-        "is not used to match."
+        f"{there}; not shown to find correspondences above the strongest null: {', '.join(map(str, unused))}. What is "
+        "known there is not used to match."
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.blocks import Chart, Table, chart
+from analysis.figures import PERCENT
 from analysis.probing import cells
 from analysis.probing.edits.causal_figures import SIGNED_PERCENT
 from analysis.probing.edits.layer_points import layer_points
@@ -122,7 +123,7 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         f"layer {row.layer}, t = {row.timestep}: {row.true:.1%} against {row.wrong:.1%}" for row in table.itertuples()
     )
     svg = layer_points(
-        rows, titles=titles, series=TOKENS, labels=layer_labels(run), selected=run.layer, percent=SIGNED_PERCENT,
+        rows, titles=titles, series=TOKENS, labels=layer_labels(run), selected=run.layer, percent=PERCENT,
         name="patched-matches", alt=alt,
     )  # fmt: skip
     return chart("patched-matches", svg, caption, source=cells.source(run), table=table, file="patched_matches.csv")
