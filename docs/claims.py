@@ -23,8 +23,10 @@ from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
+from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
 from probe.records.names import KNOCKOUT, PLAIN, is_null
+from probe.records.patching import patching_words
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 CARD = Path(__file__).parents[1] / "probe" / "models" / "weights" / "cat3d-tiny" / "card.json"
@@ -309,6 +311,27 @@ def heads_words() -> str:
     return " ".join(parts)
 
 
+def patches_words() -> str:
+    """Return what layers of the shipped weights do with another run's attention, and where true matches are read."""
+    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in PAIR)
+
+
+def _patched(name: str) -> tuple[str, ...]:
+    whole, matches = (pd.read_csv(REFERENCE / name / f"patched_{which}.csv") for which in ("layers", "matches"))
+    return patching_words(whole, matches, _probe(name)["selection"]["layer"])
+
+
+def decoded_words() -> str:
+    """Return which geometry is decoded from the layers of the shipped weights."""
+    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_decoded(f'probe-{name}'))}" for name in PAIR)
+
+
+def _decoded(name: str) -> tuple[str, ...]:
+    layers = _probe(name)["layers"]
+    above = [int(layer) for layer in layers["layer"][layers["above_null"]]]
+    return decoding_words(pd.read_csv(REFERENCE / name / "decoded_by_layer.csv"), above)
+
+
 def _found_by(name: str) -> str:
     kept = _probe(f"probe-{name}")
     layers, chosen = kept["layers"], kept["selection"]
@@ -454,6 +477,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}",
     "pair": pair_words,
     "heads": heads_words,
+    "patches": patches_words,
+    "decoded": decoded_words,
     "pair-short": pair_short,
     "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
     "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",

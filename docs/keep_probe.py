@@ -9,6 +9,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.probing import tables
+from analysis.probing.edits import decoding, patching
 from analysis.probing.edits.causal import effects
 from analysis.probing.leads import leads
 from analysis.study.claims.units import unit_table
@@ -42,6 +43,12 @@ def keep_tables(run: Path, folder: Path) -> None:
         "effects": effects(probed),
         "unit_sums": unit_table(probed),
     }
+    if probed.patching is not None:
+        kept |= {"patched_layers": patching.whole(probed), "patched_matches": patching.matches(probed)}
+    if probed.decoded is not None:
+        kept |= {"decoded_by_layer": decoding.table(probed)}
+    if probed.knockout is not None:
+        kept |= {"knockout": probed.knockout}
     for file, table in kept.items():
         table.to_csv(folder / f"{file}.csv", index=False)
 

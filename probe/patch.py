@@ -73,9 +73,10 @@ def main(settings: Settings) -> None:
     rows = _measure(settings, plan)
     write(settings.run / PATCHING, lambda part: rows.to_csv(part, index=False))
     console = Console(width=None if sys.stdout.isatty() else 120)
-    _show(console, patching_table(rows), matches_table(rows))
+    table, matches = patching_table(rows), matches_table(rows)
+    _show(console, table, matches)
     layer = int(parse_json((settings.run / SELECTION).read_text(encoding="utf-8"))["layer"])
-    for sentence in patching_words(rows, layer):
+    for sentence in patching_words(table, matches, layer):
         console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"table: {settings.run / PATCHING}", markup=False, soft_wrap=True)
     if settings.report:

@@ -70,8 +70,8 @@ def patch(part: Part, *, heads: Sequence[int] | None = None, where: Bool[Tensor,
         if heads is not None:
             inside = torch.zeros(usual.shape[1], dtype=torch.bool, device=usual.device)
             inside[list(heads)] = True
-            patched = torch.where(rearrange(inside, "heads -> 1 heads 1 1"), patched, usual)
-        return torch.cat([patched[:1], usual[1:]])
+            return torch.where(rearrange(inside, "heads -> 1 heads 1 1"), patched, usual)
+        return patched
 
     return edit
 

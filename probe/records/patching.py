@@ -88,14 +88,14 @@ def _ends(name: str, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> di
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def patching_words(rows: pd.DataFrame, layer: int) -> tuple[str, ...]:
+def patching_words(table: pd.DataFrame, matches: pd.DataFrame, layer: int) -> tuple[str, ...]:
     """Return what patching says of a layer, and in which layers true matches are read, as far as intervals tell.
 
     Args:
-        rows: Columns :data:`COLUMNS`.
+        table: From :func:`patching_table`.
+        matches: From :func:`matches_table`.
         layer: The selected one.
     """
-    table, matches = patching_table(rows), matches_table(rows)
     whole = table[(table["head"] == ALL_HEADS) & (table["measure"] == ERROR) & (table["layer"] == layer)]
     said = [_restored(row) for row in whole[whole["donor"] == CLEAN].to_dict("records") if row["part"] == "matching"]
     said += [_replaced(row) for row in whole[whole["donor"] == ANOTHER].to_dict("records") if row["part"] == "content"]

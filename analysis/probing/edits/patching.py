@@ -60,7 +60,7 @@ def words(run: ProbeRun) -> tuple[str, ...]:
     Args:
         run: The probe run.
     """
-    return () if run.patching is None else patching_words(run.patching, run.layer)
+    return () if run.patching is None else patching_words(patching_table(run.patching), matches(run), run.layer)
 
 
 def figure(run: ProbeRun) -> Chart | None:

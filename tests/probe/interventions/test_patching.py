@@ -207,6 +207,10 @@ def table(values: dict[str, list[float]], **constants: object) -> pd.DataFrame:
     )
 
 
+def words(rows: pd.DataFrame) -> tuple[str, ...]:
+    return patching_words(patching_table(rows), matches_table(rows), 3)
+
+
 def test_true_matches_are_paired_with_tokens_of_equal_distance():
     wrong = np.linspace(0.1, 0.3, 8)
     rows = pd.concat([
@@ -218,15 +222,15 @@ def test_true_matches_are_paired_with_tokens_of_equal_distance():
     assert first["ahead_low"] == pytest.approx(0.1)  # equal in every scene: no spread
     assert first["times"] == pytest.approx(1.5)
     assert second["ahead_low"] < 0 < second["ahead_high"]
-    (said,) = patching_words(rows, 3)
+    (said,) = words(rows)
     assert "true matches are read in layer 3:" in said
     assert "1.5 times as far (30.0% against 20.0%)" in said
 
 
 def test_what_is_not_shown_is_said():
-    (said,) = patching_words(table({TRUE_MATCH: [0.1, 0.3] * 4, WRONG_MATCH: [0.3, 0.12] * 4}), 3)
+    (said,) = words(table({TRUE_MATCH: [0.1, 0.3] * 4, WRONG_MATCH: [0.3, 0.12] * 4}))
     assert "no layer is shown to read true matches" in said
-    (said,) = patching_words(table({TRUE_MATCH: [0.5, 0.6], WRONG_MATCH: [0.1, 0.1]}), 3)
+    (said,) = words(table({TRUE_MATCH: [0.5, 0.6], WRONG_MATCH: [0.1, 0.1]}))
     assert "no layer is shown to read true matches" in said
 
 
@@ -237,6 +241,6 @@ def test_the_cleaner_runs_matching_is_weighed_by_its_interval(shift, word):
     values = np.array([-0.1, 0.1, -0.05, 0.05, -0.1, 0.1, -0.05, 0.05]) + shift
     rows = table({"all": list(values)}, donor=CLEAN, part="matching", measure="error")
     assert patching_table(rows)["value"].item() == pytest.approx(shift)
-    (said,) = patching_words(rows, 3)
+    (said,) = words(rows)
     assert word in said
-    assert patching_words(rows, 4) == ()
+    assert patching_words(patching_table(rows), matches_table(rows), 4) == ()
