@@ -30,7 +30,7 @@ from probe.views import resize
 HIDDEN, STEPS, RATE, DECAY, BATCH = 64, 300, 3e-3, 1e-2, 1024
 """Of the decoder: hidden units, AdamW's steps, learning rate and weight decay, samples per step."""
 LOOK, KEPT = 20, 4
-"""Steps between looks at the samples kept back: one in so many of the scenes that decoders learn from."""
+"""Steps between measurements on validation scenes, which are one in four of those that decoders learn from."""
 PLACES = 64
 """Tokens per target view that depth is decoded of, and matches per pair of views, at most."""
 POOLED = 2

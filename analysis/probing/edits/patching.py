@@ -81,7 +81,7 @@ def figure(run: ProbeRun) -> Chart | None:
     caption = (
         "By how much the error of the denoised prediction grows when one layer reads a part of another run's "
         "attention; below zero the other run's part helps. The same scene at little noise tells what better matching, "
-        "or better content, in that layer would be worth; another scene tells what the layer's own is worth. Bars: "
+        "or better content, in that layer would bring; another scene tells what the layer's own brings. Bars: "
         f"95{NBSP}% intervals over independent units. Layer {run.layer} ({standing(run)}) is shaded."
     )
     mine = table[table["layer"] == run.layer].to_dict("records")
