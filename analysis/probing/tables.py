@@ -46,16 +46,20 @@ from probe.records import (
     summarise,
 )
 from probe.records.decoding import COLUMNS as DECODED_COLUMNS
+from probe.records.decoding import NAMES as DECODED_NAMES
 from probe.records.hidden import HIDDEN_COLUMNS
 from probe.records.knockout import COLUMNS as KNOCKOUT_COLUMNS
+from probe.records.knockout import NAMES as KNOCKOUT_NAMES
 from probe.records.names import DECODED, HIDDEN_TABLE, KNOCKOUT, PATCHING
 from probe.records.patching import COLUMNS as PATCHING_COLUMNS
+from probe.records.patching import NAMES as PATCHING_NAMES
 
 ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
 LAYER_COLUMNS = ("layer", "name", "grid_h", "grid_w", "precision", "precision_low", "precision_high", "chance",
                  "same_position", "ceiling", "count", "scenes")  # fmt: skip
 WHOLE = ("layer", "grid_h", "grid_w")
+EDITED_NUMBERS = ("layer", "head", "timestep", "count")
 SELECTION_KEYS = ("layer", "name", "metric", "direction", "protocol")
 
 
@@ -225,18 +229,24 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         truth_check=_optional(folder / TRUTH_CHECK, pd.read_csv),
         missing=shown.missing,
         hidden=_read_hidden(folder / HIDDEN_TABLE),
-        knockout=_read_edits(folder / KNOCKOUT, KNOCKOUT_COLUMNS, ("heads", "count")),
-        patching=_read_edits(folder / PATCHING, PATCHING_COLUMNS, ("layer", "head", "timestep", "count")),
-        decoded=_read_edits(folder / DECODED, DECODED_COLUMNS, ("layer", "timestep", "count")),
+        knockout=_read_edits(folder / KNOCKOUT, KNOCKOUT_COLUMNS, ("heads", "count"), KNOCKOUT_NAMES),
+        patching=_read_edits(folder / PATCHING, PATCHING_COLUMNS, EDITED_NUMBERS, PATCHING_NAMES),
+        decoded=_read_edits(folder / DECODED, DECODED_COLUMNS, ("layer", "timestep", "count"), DECODED_NAMES),
     )
 
 
-def _read_edits(path: Path, columns: Sequence[str], whole: Sequence[str]) -> pd.DataFrame | None:
-    """Read what a command that goes on from the run has measured, if it has."""
+def _read_edits(
+    path: Path, columns: Sequence[str], whole: Sequence[str], names: Mapping[str, Sequence[str]]
+) -> pd.DataFrame | None:
+    """Read what a command that goes on from the run has measured, if it has; of which some columns hold known names."""
     if not path.is_file():
         return None
     table = _read(path, pd.read_csv, columns)
     check_numbers(table, path, ADVICE, numbers=("value",), whole=tuple(whole))
+    strange = [column for column, known in names.items() if not set(table[column]) <= set(known)]
+    if strange or np.isinf(table["value"].astype(float)).any():
+        what = f"{strange[0]} of another kind than this version writes" if strange else "an infinite value"
+        raise RunError(f"read_run: {path} has a {what}; measure it again".replace("a an", "an"))
     return table.astype(dict.fromkeys(("scene", "unit"), str))
 
 

@@ -15,6 +15,8 @@ DecodedPart = Literal["matching", "values"]
 PARTS: tuple[DecodedPart, ...] = get_args(DecodedPart)
 THIS, GREY, NO_MODEL = "model", "cameras only", "no model"
 COLUMNS = ("who", "part", "layer", "timestep", "what", "scene", "unit", "value", "count")
+NAMES = {"who": (THIS, GREY, NO_MODEL), "part": PARTS, "what": get_args(Decoded)}
+"""What columns of text hold."""
 FROM: dict[DecodedPart, str] = {"matching": "queries and keys", "values": "values"}
 """What readers call the parts."""
 UNITS = {DEPTH: "error of log depth", EPIPOLAR: "distance from the epipolar line, in sides of the image"}
@@ -32,7 +34,8 @@ def decoding_table(rows: pd.DataFrame) -> pd.DataFrame:
         more), lead_low, lead_high (for all layers and parts of what is decoded at once), units, count. NaN where it was
         not measured; ends are NaN below five units.
     """
-    return pd.concat([_of(part, str(what)) for what, part in rows.groupby("what", sort=False)], ignore_index=True)
+    parts = [_of(part, str(what)) for what, part in rows.groupby("what", sort=False)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["what", "layer", "part"])
 
 
 def _of(rows: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -40,7 +43,7 @@ def _of(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     units = sorted(named["unit"].unique())
     places = list(dict.fromkeys(named["place"][named["who"] == THIS]))
     own, grey, none = (_errors(named[named["who"] == who], places, units) for who in (THIS, GREY, NO_MODEL))
-    better = grey if np.nanmean(grey.value) <= np.nanmean(none.value) else none
+    better = grey if _mean(grey) <= _mean(none) else none
     lead = better - own
     low, high = lead.widened(joint_widening(lead))
     counted = named[named["who"] == THIS].groupby("place")["count"].sum()
@@ -59,6 +62,12 @@ def _of(rows: pd.DataFrame, what: str) -> pd.DataFrame:
             "count": counted.reindex(places).to_numpy(),
         }
     )
+
+
+def _mean(errors: Ratios) -> float:
+    """Return the mean over all places; infinite where there is none."""
+    known = errors.value[np.isfinite(errors.value)]
+    return float(known.mean()) if len(known) else np.inf
 
 
 def _errors(rows: pd.DataFrame, places: list[str], units: list[str]) -> Ratios:
@@ -80,8 +89,10 @@ def decoding_words(table: pd.DataFrame, above_null: list[int]) -> tuple[str, ...
 
 
 def _said(table: pd.DataFrame, what: str, above_null: list[int]) -> str:
-    best = table.loc[table["error"].idxmin()]
     name = {DEPTH: "Depth", EPIPOLAR: "The fundamental matrix"}[what]
+    if table["error"].isna().all():
+        return f"{name} could not be decoded: nothing true was known."
+    best = table.loc[table["error"].idxmin()]
     first = (
         f"{name} is decoded best from the {FROM[best['part']]} of layer {int(best['layer'])}: {UNITS[what]} "
         f"{best['error']:.3f}, cameras only {best['grey']:.3f}, no model {best['none']:.3f} "

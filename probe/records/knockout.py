@@ -11,6 +11,8 @@ from probe.records.table import unit_sums
 BEST, RANDOM = "best", "random"
 """Which heads a set holds."""
 COLUMNS = ("heads", "which", "chosen", "scene", "unit", "value", "count")
+NAMES = {"which": (BEST, RANDOM)}
+"""What columns of text hold."""
 
 
 def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -69,6 +71,8 @@ def knockout_words(table: pd.DataFrame) -> str:
     """Return for which numbers of heads the best ones matter more than every random set, in a sentence."""
     shown = table[(table["ahead_low"] > 0) & (table["sets_above"] == 0)]
     most = table.iloc[-1]
+    if not (np.isfinite(most["best"]) and np.isfinite(most["random"])):
+        return "What knocking out heads together changes could not be measured."
     first = (
         f"Knocking out the {int(most['heads'])} heads that find correspondences best raises the error of the denoised "
         f"prediction by {most['best']:.1%}, as many others at random by {most['random']:.1%} (mean of "

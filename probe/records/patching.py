@@ -19,6 +19,13 @@ ERROR, MOVED = get_args(Measure)
 WHOLE_LAYER, TRUE_MATCH, WRONG_MATCH = "all", "true match", "equal distance"
 """Which tokens are patched: all; or a few of the reference views, by what they are to the query that is looked at."""
 COLUMNS = ("donor", "part", "tokens", "layer", "head", "timestep", "scene", "unit", "measure", "value", "count")
+NAMES = {
+    "donor": get_args(Donor),
+    "part": get_args(Part),
+    "tokens": (WHOLE_LAYER, TRUE_MATCH, WRONG_MATCH),
+    "measure": get_args(Measure),
+}
+"""What columns of text hold."""
 PLACE = ["donor", "part", "layer", "head", "timestep", "measure"]
 
 

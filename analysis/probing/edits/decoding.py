@@ -9,7 +9,7 @@ from analysis.probing import cells
 from analysis.probing.edits.layer_points import layer_points
 from analysis.probing.tables import ProbeRun
 from analysis.probing.words import layer_labels, standing
-from analysis.words import NBSP, number
+from analysis.words import MISSING, NBSP, number
 from probe.records.decoding import DEPTH, EPIPOLAR, FROM, NO_MODEL, PARTS, decoding_table, decoding_words
 
 TITLES = {
@@ -67,7 +67,7 @@ def figure(run: ProbeRun) -> Chart | None:
         f"({standing(run)}) is shaded."
     )
     alt = "Error of what is decoded; " + "; ".join(
-        f"{row.what}, layer {row.layer}, {FROM[row.part]}: {row.error:.3f}" for row in known.itertuples()
+        f"{row.what}, layer {row.layer}, {FROM[row.part]}: {number(row.error, 3)}" for row in known.itertuples()
     )
     svg = layer_points(
         pd.concat([*own, *beside], ignore_index=True), titles=TITLES, series=series, labels=layer_labels(run),
@@ -104,11 +104,12 @@ def text_table(run: ProbeRun) -> Table:
 def _cells(row: dict[str, float]) -> tuple[str, ...]:
     low, high = row["lead_low"], row["lead_high"]
     lead = f"{row['lead']:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if np.isfinite(low) else "")
+    lead = lead if np.isfinite(row["lead"]) else MISSING
     return (
         str(row["what"]),
         f"{row['layer']:.0f}",
         FROM[row["part"]],
-        *(f"{row[name]:.3f}" for name in ("error", "grey", "none")),
+        *(number(row[name], 3) for name in ("error", "grey", "none")),
         lead.replace("-", "−"),
         f"{row['units']:.0f}",
         number(int(row["count"])),
