@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.evaluation.geometry import trust
-from analysis.evaluation.geometry_section import trust_words
+from analysis.evaluation.geometry_words import trust_words
 from analysis.trivial import MARK_WORDS, best_trivial, marked
 from probe.records import (
     ALL_ROTATIONS,

@@ -29,15 +29,9 @@ from probe.records.names import (
     TRUTH,
 )
 from probe.views import Views, resample
-from train.quality.geometry import (
-    Camera,
-    Keypoints,
-    find_keypoints,
-    match_keypoints,
-    pair_scores,
-    reprojection_error,
-)
+from train.quality.geometry import Camera, pair_scores, reprojection_error
 from train.quality.images import Quality, known_match_error
+from train.quality.keypoints import Keypoints, find_keypoints, match_keypoints
 
 BLUR = 0.02
 """Standard deviation of the gaussian blur, as a share of the shorter side."""
@@ -139,7 +133,7 @@ def _view_scores(
 ) -> list[Score]:
     """Score a view by its keypoints, against each reference and against all together."""
     matches = [match_keypoints(keypoints, reference) for reference in references]
-    pairs = [pair_scores(*pair) for pair in zip(matches, [camera] * len(matches), cameras, strict=False)]
+    pairs = [pair_scores(one, camera, reference) for one, reference in zip(matches, cameras, strict=False)]
     error, _ = reprojection_error(matches, camera, cameras[: len(matches)])
     each = [(reference, *named) for reference, scores in enumerate(pairs) for named in scores.items()]
     scored = [*each, (ALL_REFERENCES, REPROJECTION, error)]

@@ -2,7 +2,7 @@
 
 The cameras are known: a view that shows the scene from its camera has matches on their epipolar lines, its camera can
 be found from the matches, and each match is the image of one point. Pixels are those of an image whose shorter side has
-:data:`SIDE`. What matches cannot tell is NaN, never 0.
+:data:`~train.quality.keypoints.SIDE`. What matches cannot tell is NaN, never 0.
 """
 
 import math
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from einops import einsum, rearrange, reduce
-from jaxtyping import Float, Int
+from einops import einsum, reduce
+from jaxtyping import Float
 from torch import Tensor
 
-from probe.correspondence.tracks import Tracks, mutual_matches, nearest_points
+from probe.correspondence.tracks import Tracks, nearest_points
 from probe.geometry import fundamental_matrix, inverse, project, relative_camera, rotation_degrees, stand_apart
 from probe.records.names import (
     CAMERA_DEGREES,
@@ -31,30 +31,14 @@ from probe.records.names import (
     TSED_PIXELS,
     within,
 )
+from train.quality.keypoints import SIDE, Matches
 
-SIDE = 256
-"""Of the image that errors are expressed in; smaller images are enlarged to it before keypoints are looked for."""
 LEAST_MATCHES = 10
 """That a pair needs for an epipolar distance, and a view for a reprojection error."""
 LEAST_INLIERS = 15
 """That a camera needs to count as registered, COLMAP's ``min_num_inliers``."""
 RANSAC_PIXELS = 2.0
 """That a match may lie off its epipolar line to count as an inlier of a camera."""
-CONTRAST, EDGE = 0.02, 30.0
-"""Thresholds of SIFT: COLMAP's contrast (in OpenCV's units) and the edge of TSED's authors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keypoints:
-    """SIFT keypoints of an image.
-
-    Attributes:
-        xy: Positions in pixels of the image; the first pixel's centre is (0.5, 0.5).
-        descriptors: None where there is no keypoint.
-    """
-
-    xy: Float[Tensor, "n 2"]
-    descriptors: Float[np.ndarray, "n 128"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,52 +59,6 @@ class Camera:
     def scale(self) -> float:
         """Return how many pixels of :data:`SIDE` a pixel is."""
         return SIDE / min(self.size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matches:
-    """Matches of a view's keypoints with those of a reference.
-
-    Attributes:
-        xy: Positions in the view, in pixels.
-        other: Positions in the reference.
-        index: Number of the view's keypoint.
-    """
-
-    xy: Float[Tensor, "n 2"]
-    other: Float[Tensor, "n 2"]
-    index: Int[Tensor, " n"]
-
-
-# --- matches ---------------------------------------------------------------------------------------------------------
-
-
-def find_keypoints(image: Float[Tensor, "3 h w"]) -> Keypoints:
-    """Find SIFT keypoints, by OpenCV, in the image enlarged bicubically to a shorter side of at least :data:`SIDE`.
-
-    Args:
-        image: Colours in [0, 1]; turned to 8-bit grey.
-
-    Source:
-        Lowe 2004 (IJCV 60:2); thresholds: COLMAP, and github.com/YorkUCVIL/Photoconsistent-NVS, which runs it.
-    """
-    bytes_ = (image.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    grey = cv2.cvtColor(np.ascontiguousarray(rearrange(bytes_, "c h w -> h w c").numpy()), cv2.COLOR_RGB2GRAY)
-    factor = max(1.0, SIDE / min(grey.shape))
-    size = round(grey.shape[1] * factor), round(grey.shape[0] * factor)
-    enlarged = grey if factor == 1 else cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC)
-    sift = cv2.SIFT.create(contrastThreshold=CONTRAST, edgeThreshold=EDGE, enable_precise_upscale=True)
-    points, descriptors = sift.detectAndCompute(enlarged, None)
-    xy = torch.tensor([point.pt for point in points], dtype=torch.float64).reshape(-1, 2)
-    back = torch.tensor([grey.shape[1] / size[0], grey.shape[0] / size[1]], dtype=torch.float64)
-    return Keypoints(xy=(xy + 0.5) * back, descriptors=descriptors)  # OpenCV puts the first centre at (0, 0)
-
-
-def match_keypoints(view: Keypoints, reference: Keypoints) -> Matches:
-    """Match keypoints of a view with those of a reference: mutual nearest descriptors that pass Lowe's ratio test."""
-    pairs = [(one.queryIdx, one.trainIdx) for one in mutual_matches(view.descriptors, reference.descriptors)]
-    here, there = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
-    return Matches(xy=view.xy[here], other=reference.xy[there], index=here)
 
 
 # --- one reference ---------------------------------------------------------------------------------------------------

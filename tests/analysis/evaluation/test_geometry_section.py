@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from analysis.evaluation import geometry
 from analysis.evaluation.geometry import REWARDED, TOO_FEW, UNCLEAR, WORSE, scores, trust, trusted, verdict
-from analysis.evaluation.geometry_section import geometry_section, title, trust_words
+from analysis.evaluation.geometry_section import geometry_section
+from analysis.evaluation.geometry_words import title, trust_words
 from analysis.evaluation.run import Evaluation
 from probe.records import COPY, MATCH_ERROR, MODEL, TRUTH
 from probe.records.names import (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probe.geometry import fundamental_matrix, project
 from probe.records.names import (
+    CAMERA_DEGREES,
     CAMERA_ROTATION,
     CAMERA_TRANSLATION,
     CAMERA_WITHIN,
@@ -23,20 +24,17 @@ from probe.records.names import (
 from train.quality.geometry import (
     LEAST_INLIERS,
     LEAST_MATCHES,
-    SIDE,
     Camera,
-    Matches,
     camera_errors,
     epipolar_distance,
     find_camera,
-    find_keypoints,
-    match_keypoints,
     pair_scores,
     reprojection_error,
 )
+from train.quality.keypoints import SIDE, Matches, find_keypoints, match_keypoints
 
 SEEDS = st.integers(0, 2**31 - 1)
-laws = settings(max_examples=25, deadline=None)
+laws = settings(max_examples=12, deadline=None)
 PERFECT = {SED: 0.0, **dict.fromkeys(TSED_METRICS, 1.0), REGISTERED: 1.0, CAMERA_WITHIN: 1.0,
            CAMERA_ROTATION: 0.0, CAMERA_TRANSLATION: 0.0}  # fmt: skip
 
@@ -184,16 +182,15 @@ def test_scores_do_not_depend_on_the_size_of_the_image(seed: int, factor: float)
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
-@laws
-@given(seed=SEEDS, share=st.floats(0.5, 0.9))
-def test_a_camera_is_found_among_wrong_matches_and_always_the_same(seed: int, share: float):
+@pytest.mark.parametrize("seed", range(5))
+def test_a_camera_is_found_among_wrong_matches_and_always_the_same(seed: int):
     view, reference = cameras()
     matches = matched(points(100, seed), view, reference)
-    wrong = int((1 - share) * 100)
+    wrong = 25
     noise = SIDE * torch.rand(wrong, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     spoiled = Matches(xy=matches.xy, other=torch.cat([noise, matches.other[wrong:]]), index=matches.index)
     camera = find_camera(spoiled, view, reference)
-    assert max(camera_errors(camera, view, reference)) < 5
+    assert max(camera_errors(camera, view, reference)) < CAMERA_DEGREES
     again = find_camera(spoiled, view, reference)
     assert camera is not None
     assert again is not None
