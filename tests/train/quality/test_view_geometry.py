@@ -117,6 +117,18 @@ def test_the_error_of_a_camera_is_what_it_is_turned_and_moved_by():
         assert pair_scores(matches, asked, reference)[CAMERA_WITHIN] == 0
 
 
+def test_a_camera_that_is_turned_right_and_stands_wrong_is_not_within_the_limit():
+    """Beside its reference where it should stand below it."""
+    shown, reference = stereo()
+    below = torch.eye(4)
+    below[1, 3] = -1.0
+    asked = Camera(intrinsics=shown.intrinsics, world_to_cam=below, size=shown.size)
+    scores = pair_scores(matched(points(80), shown, reference), asked, reference)
+    assert (scores[REGISTERED], scores[CAMERA_WITHIN]) == (1, 0)
+    assert scores[CAMERA_ROTATION] == pytest.approx(0, abs=1)
+    assert scores[CAMERA_TRANSLATION] == pytest.approx(90, abs=2)
+
+
 def test_a_point_behind_a_camera_counts_as_the_whole_side():
     """Parallax of the wrong sign: the rays meet behind both cameras."""
     view, reference = stereo()
