@@ -39,7 +39,7 @@ THRESHOLDS = {
     "%scene": "a 3D error below {}\u00a0% of the scene's size",
 }
 """When a match counts as right, by the unit of the threshold."""
-NOT_FLAGS = {"resume", "no_report", "report", "scenes_read", "scenes_digest", "left_out"}
+NOT_FLAGS = {"resume", "no_report", "report", "scenes_read", "scenes_digest", "intrinsics_digest", "left_out"}
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

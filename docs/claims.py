@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ttest_rel
 
+from analysis.evaluation.geometry import WORSE
+from analysis.evaluation.geometry_words import title as geometry_title
 from analysis.study import tables
 from analysis.study.consistency_section import consistency_words
 from analysis.study.run import StudyRun, read_study
@@ -22,10 +24,10 @@ from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
-from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, UNIFORM, layer_column, null_label
+from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, TRUTH, UNIFORM, layer_column, null_label
 from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
-from probe.records.names import KNOCKOUT, PLAIN, is_null
+from probe.records.names import CORRUPTIONS, GEOMETRY_SCORES, KNOCKOUT, PLAIN, SIFT_MATCHES, is_null
 from probe.records.patching import patching_words
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
@@ -466,6 +468,50 @@ def graph_words() -> str:
     )
 
 
+# --- geometry of views -----------------------------------------------------------------------------------------------
+
+GEOMETRY_RUNS = {
+    "kitchen-256": "real frames (7-Scenes kitchen), 256 px",
+    "kitchen-supervised": "the same, 32 px",
+    "shapes-256": "rooms, 256 px",
+    "supervised": "rooms, 32 px",
+}
+"""Evaluations under reports/reference/geometry, and whose true views they have."""
+
+
+def geometry_words() -> str:
+    """Tell of each evaluation which scores can be trusted, or which corruptions are not shown to score worse."""
+    verdicts = [_verdicts(name) for name in GEOMETRY_RUNS]
+    rows = [("score", *GEOMETRY_RUNS.values()), ("---",) * (len(GEOMETRY_RUNS) + 1)]
+    rows += [("SIFT matches of a true pair", *map(_matches, GEOMETRY_RUNS))]
+    rows += [(geometry_title(name), *(each.get(name, MISSING) for each in verdicts)) for name in GEOMETRY_SCORES]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return (
+        f"{lines}\n\nAt one reference. Yes: can be trusted there, each corruption is shown to score worse than the "
+        f"truth. No: which is not shown to; {MISSING}: the true views have no value."
+    )
+
+
+def _fewest(name: str, kind: str) -> pd.DataFrame:
+    table = pd.read_csv(REFERENCE / "geometry" / f"{name}-{kind}.csv")
+    return table[table["n_ref"] == table["n_ref"].min()]
+
+
+def _matches(name: str) -> str:
+    row = _fewest(name, "scores").set_index(["metric", "method"]).loc[(SIFT_MATCHES, TRUTH)]
+    return f"{row['value']:.1f} ({row['rows']} pairs)"
+
+
+def _verdicts(name: str) -> dict[str, str]:
+    parts = _fewest(name, "trust").groupby("metric")
+    failing = {str(metric): list(part.loc[part["verdict"] != WORSE, "method"]) for metric, part in parts}
+    return {metric: _failing_text(which) for metric, which in failing.items()}
+
+
+def _failing_text(which: list[str]) -> str:
+    return f"no: {'all' if len(which) == len(CORRUPTIONS) else listing(which)}" if which else "yes"
+
+
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -488,5 +534,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kitchen": lambda: study_words("kitchen"),
     "causal": causal_words,
     "graph": graph_words,
+    "geometry": geometry_words,
 }
 """What stands between ``<!-- claims: NAME -->`` and ``<!-- end -->`` in README and docs."""

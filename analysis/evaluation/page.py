@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.blocks import Chart, Section, SectionPage, Table, chart, csv_link, picture_first, present
-from analysis.evaluation import figures, words
+from analysis.evaluation import figures, geometry, words
 from analysis.evaluation import run as evaluation
+from analysis.evaluation.geometry_section import geometry_section
 from analysis.evaluation.pictures import shown_cases
 from analysis.evaluation.run import Evaluation
 from analysis.evaluation.words import SHORT, reference_words, with_range
@@ -46,7 +47,7 @@ def make_evaluation_page(run: Evaluation) -> SectionPage:
     Args:
         run: The evaluation.
     """
-    makers = (_samples, _quality, _worst, _views, _references, _sets)
+    makers = (_samples, _quality, geometry_section, _worst, _views, _references, _sets)
     lead, sections = picture_first(present([maker(run) for maker in makers]))
     return SectionPage(
         kind="evaluation",
@@ -65,10 +66,17 @@ def make_evaluation_page(run: Evaluation) -> SectionPage:
             (name, csv_link(frame))
             for name, frame in {
                 "summary.csv": run.summary, "images.csv": run.images, "worst.csv": run.worst,
-                "differences.csv": evaluation.differences(run),
+                "differences.csv": evaluation.differences(run), **_geometry_tables(run),
             }.items()
         ),
     )  # fmt: skip
+
+
+def _geometry_tables(run: Evaluation) -> dict[str, pd.DataFrame]:
+    """Return the tables of the geometry to download; none where it was not measured."""
+    if run.geometry is None:
+        return {}
+    return {"geometry.csv": run.geometry, "geometry-trust.csv": geometry.trust(run.geometry)}
 
 
 def evaluation_entry(run: Evaluation, link: str) -> EvaluationEntry:

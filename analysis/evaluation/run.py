@@ -38,6 +38,7 @@ from probe.records import (
     trivial_column,
 )
 from probe.records.intervals import joint_widening, ratios, wide
+from probe.records.names import GEOMETRY, GEOMETRY_METHODS
 from probe.records.table import unit_sums
 
 ADVICE = "evaluate again"
@@ -48,11 +49,13 @@ COLUMNS = {
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric", "value", "low", "high", "scenes", "count", "note"),
     WORST: (*VIEW, *SAMPLE_METRICS, trivial_column(COPY, PSNR), "truth_match_error"),
 }
+GEOMETRY_COLUMNS = (*VIEW, "reference", "method", "metric", "value", "count")
 NAMES = ("scene", "rotation_bin", "method", "metric")
 KEYS = {
     IMAGES: ("scene", "view", "n_ref", "method", "metric"),
     SUMMARY: ("n_ref", "rotation_bin", "method", "metric"),
     WORST: ("scene", "view", "n_ref"),
+    GEOMETRY: ("scene", "view", "n_ref", "reference", "method", "metric"),
 }
 """Columns that tell the rows of a table apart."""
 
@@ -70,6 +73,7 @@ class Evaluation:
         worst: One row per generated view, the lowest PSNR first.
         samples: A picture of the worst and of median cases, as PNG, if there is one.
         note: What was left out of real scenes, and other notes on them.
+        geometry: One row per target view, reference, number of references, method and metric, if it was measured.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Evaluation:
     worst: pd.DataFrame
     samples: bytes | None = None
     note: str = ""
+    geometry: pd.DataFrame | None = None
 
     @property
     def predictions(self) -> str:
@@ -143,7 +148,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     config = read_config(folder, ADVICE)
     images, summary, worst = (_table(folder / name, columns) for name, columns in COLUMNS.items())
-    samples, note = folder / SAMPLES, folder / SCENES_NOTE
+    samples, note, geometry = (folder / name for name in (SAMPLES, SCENES_NOTE, GEOMETRY))
     return Evaluation(
         name=folder.resolve().name,
         settings=config.settings,
@@ -153,10 +158,11 @@ def read_evaluation(folder: Path) -> Evaluation:
         worst=worst,
         samples=samples.read_bytes() if samples.is_file() else None,
         note=str(read_file(note, read_json, ADVICE, ("note",))["note"]) if note.is_file() else "",
+        geometry=_table(geometry, GEOMETRY_COLUMNS, GEOMETRY_METHODS) if geometry.is_file() else None,
     )
 
 
-def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _table(path: Path, columns: Sequence[str], methods: Sequence[str] = (*METHODS, TRUTH)) -> pd.DataFrame:
     table: pd.DataFrame = read_file(path, pd.read_csv, ADVICE, columns)
     if table.empty:
         raise RunError(f"read_evaluation: {path} has no rows; {ADVICE}")
@@ -164,9 +170,9 @@ def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     unnamed = [name for name in names if not all(isinstance(cell, str) for cell in table[name])]
     if unnamed:
         raise RunError(f"read_evaluation: {path} has a row whose {unnamed[0]} is no name; {ADVICE}")
-    unknown = sorted(set(table.get("method", ())) - {*METHODS, TRUTH})
+    unknown = sorted(set(table.get("method", ())) - {*methods})
     if unknown:
-        raise RunError(f"read_evaluation: {path} has a method {unknown[0]!r}, expected {', '.join(METHODS)}; {ADVICE}")
+        raise RunError(f"read_evaluation: {path} has a method {unknown[0]!r}, expected {', '.join(methods)}; {ADVICE}")
     numbers = [name for name in numbers if name not in ("note", "view")]
     check_numbers(table, path, ADVICE, numbers=numbers, keys=KEYS[path.name])
     return table

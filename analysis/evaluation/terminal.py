@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.evaluation.geometry import trust
+from analysis.evaluation.geometry_words import trust_words
 from analysis.trivial import MARK_WORDS, best_trivial, marked
 from probe.records import (
     ALL_ROTATIONS,
@@ -59,6 +61,15 @@ def legend(noun: str = MODEL) -> tuple[str, ...]:
         MARK_WORDS,
         *(OF_A_MODEL if noun == MODEL else (SSIM_WORDS,)),
     )
+
+
+def trust_lines(geometry: pd.DataFrame) -> tuple[str, ...]:
+    """Return which scores of geometry can be trusted, and which cannot and why, in lines.
+
+    Args:
+        geometry: The content of geometry.csv.
+    """
+    return tuple(text for text in trust_words(trust(geometry)) if text)
 
 
 def show(console: Console, summary: pd.DataFrame, title: str, noun: str = MODEL) -> None:

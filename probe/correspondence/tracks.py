@@ -85,25 +85,44 @@ def _lead(
 
 
 @torch.no_grad()
-def triangulate(tracks: Tracks, views: Views) -> tuple[Float[Tensor, "b p 3"], Bool[Tensor, "b p"]]:
+def nearest_points(
+    tracks: Tracks, intrinsics: Float[Tensor, "b f 3 3"], world_to_cam: Float[Tensor, "b f 4 4"]
+) -> tuple[Float[Tensor, "b p 3"], Bool[Tensor, "b p"]]:
     """Find the point nearest to the rays of each track's positions, in the sum of squared distances.
+
+    Args:
+        tracks: Positions in pixels.
+        intrinsics: Of each view, in the same pixels.
+        world_to_cam: Of each view.
+
+    Returns:
+        World points; and which are determined: seen twice or more, by rays that differ by :data:`PARALLAX_DEGREES` or
+        more. The others are undefined.
+    """
+    direction = ray_directions(tracks.xy.double(), intrinsics.double(), world_to_cam.double())
+    direction = F.normalize(direction, dim=-1)
+    identity = torch.eye(3, dtype=direction.dtype, device=direction.device)
+    across = identity - einsum(direction, direction, "b f p i, b f p j -> b f p i j")
+    across = across * rearrange(tracks.seen, "b f p -> b f p 1 1")
+    centre = camera_centre(world_to_cam.double())
+    matrix = reduce(across, "b f p i j -> b p i j", "sum")
+    aim = einsum(across, centre, "b f p i j, b f j -> b p i")
+    spread = 1 - math.cos(math.radians(PARALLAX_DEGREES))  # the smallest eigenvalue of two rays that far apart
+    apart = torch.linalg.eigvalsh(matrix)[..., 0] >= spread  # 0 for a single ray
+    points = torch.linalg.solve(torch.where(apart[..., None, None], matrix, identity), aim).to(tracks.xy)
+    return points, apart
+
+
+@torch.no_grad()
+def triangulate(tracks: Tracks, views: Views) -> tuple[Float[Tensor, "b p 3"], Bool[Tensor, "b p"]]:
+    """Find the points of tracks (:func:`nearest_points`), and reject those that do not fit the cameras.
 
     Returns:
         World points, NaN where not good; and which are good: seen twice or more, by rays that differ by
         :data:`PARALLAX_DEGREES` or more, in front of those cameras, projected within :data:`REPROJECTION` pixels of
         every position.
     """
-    intrinsics, world_to_cam = views.intrinsics.double(), views.world_to_cam.double()
-    direction = F.normalize(ray_directions(tracks.xy.double(), intrinsics, world_to_cam), dim=-1)
-    identity = torch.eye(3, dtype=direction.dtype, device=direction.device)
-    across = identity - einsum(direction, direction, "b f p i, b f p j -> b f p i j")
-    across = across * rearrange(tracks.seen, "b f p -> b f p 1 1")
-    centre = camera_centre(world_to_cam)
-    matrix = reduce(across, "b f p i j -> b p i j", "sum")
-    aim = einsum(across, centre, "b f p i j, b f j -> b p i")
-    spread = 1 - math.cos(math.radians(PARALLAX_DEGREES))  # the smallest eigenvalue of two rays that far apart
-    apart = torch.linalg.eigvalsh(matrix)[..., 0] >= spread  # 0 for a single ray
-    points = torch.linalg.solve(torch.where(apart[..., None, None], matrix, identity), aim).to(tracks.xy)
+    points, apart = nearest_points(tracks, views.intrinsics, views.world_to_cam)
     in_all = repeat(points, "b p c -> b f p c", f=views.count)
     xy, _ = project(in_all, views.intrinsics, views.world_to_cam)
     near = (xy - tracks.xy).norm(dim=-1) <= REPROJECTION  # false for NaN, behind the camera
@@ -153,7 +172,7 @@ def _scene_tracks(
     sift = cv2.SIFT.create(enable_precise_upscale=True)  # without, positions are a quarter of a pixel off
     described = [sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image in images]
     pairs = combinations(range(len(images)), 2)
-    tracks = [(a, b, match) for a, b in pairs for match in _mutual(described[a][1], described[b][1])]
+    tracks = [(a, b, match) for a, b in pairs for match in mutual_matches(described[a][1], described[b][1])]
     xy = np.zeros((len(images), len(tracks), 2), dtype=np.float32)
     seen = np.zeros(xy.shape[:2], dtype=bool)
     for number, (a, b, match) in enumerate(tracks):
@@ -163,7 +182,19 @@ def _scene_tracks(
     return xy, seen
 
 
-def _mutual(first: np.ndarray | None, second: np.ndarray | None) -> list[cv2.DMatch]:
+def mutual_matches(first: np.ndarray | None, second: np.ndarray | None) -> list[cv2.DMatch]:
+    """Match SIFT descriptors that are each other's nearest and pass Lowe's ratio test.
+
+    Args:
+        first: [n, 128]; None where an image has no keypoint.
+        second: Of another image.
+
+    Returns:
+        At most one match for each of ``first``; none where an image has fewer than two keypoints.
+
+    Source:
+        Lowe 2004 (IJCV 60:2), section 7.1.
+    """
     if first is None or second is None or min(len(first), len(second)) < 2:
         return []
     matcher = cv2.BFMatcher()

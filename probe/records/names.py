@@ -30,6 +30,11 @@ TRUTH = "truth"
 PREFIXES = {MODEL: "", COPY: "copy_", MEAN_COLOUR: "mean_colour_"}
 """How the columns of each method begin in an evaluation."""
 TRIVIAL = (COPY, MEAN_COLOUR)
+NOISE, OTHER_SCENE, BLURRED = "noise", "another scene", "blurred truth"
+CORRUPTIONS = (NOISE, COPY, OTHER_SCENE, BLURRED)
+"""What stands in the place of a target view and must score worse than the truth, or the score cannot be trusted."""
+GEOMETRY_METHODS = (TRUTH, MODEL, *CORRUPTIONS)
+"""Whose geometry is measured."""
 
 
 def is_null(model: str) -> bool:
@@ -72,6 +77,30 @@ HIDDEN_METRICS = (
 KEPT = "kept"
 EFFECT, EFFECT_PREDICTION, EFFECT_SAMPLE = "effect_error", "effect_x0", "effect_sample"
 FID, KID = "fid", "kid"
+SIFT_MATCHES, SED, TSED, REGISTERED, REPROJECTION = "sift_matches", "sed", "tsed", "registered", "reprojection"
+CAMERA, CAMERA_ROTATION, CAMERA_TRANSLATION = "camera", "camera_rotation", "camera_translation"
+
+
+def within(metric: str, amount: int | float, unit: str) -> str:
+    """Return the name of a share that lies within a limit: "tsed@2px", "camera@15deg"."""
+    return f"{metric}@{amount:g}{unit}"
+
+
+def split_within(metric: str) -> tuple[float, str] | None:
+    """Return limit and unit of a share such as "tsed@2px"; None of any other metric."""
+    found = re.fullmatch(rf"(?:{TSED}|{CAMERA})@([\d.]+)(.*)", metric)
+    return (float(found[1]), found[2]) if found else None
+
+
+TSED_PIXELS, CAMERA_DEGREES = (1, 2, 4), 15
+"""Limits of the shares: of SED, in pixels of 256; of a camera's rotation and direction of translation."""
+TSED_METRICS = tuple(within(TSED, pixels, "px") for pixels in TSED_PIXELS)
+CAMERA_WITHIN = within(CAMERA, CAMERA_DEGREES, "deg")
+CAMERA_METRICS = (REGISTERED, CAMERA_ROTATION, CAMERA_TRANSLATION, CAMERA_WITHIN)
+PAIR_METRICS = (SIFT_MATCHES, SED, *TSED_METRICS, *CAMERA_METRICS)
+"""Geometry of a view against one reference."""
+GEOMETRY_SCORES = (SED, *TSED_METRICS, *CAMERA_METRICS, REPROJECTION, MATCH_ERROR)
+"""Scores of the geometry of views; each must tell corruptions from the truth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +167,14 @@ METRICS = {
     f"effect_{MATCH_ERROR}": Metric(title="colour error at true matches", better=-1),
     FID: Metric(title="FID", digits=4, better=-1),
     KID: Metric(title="KID", digits=4, better=-1),
+    SIFT_MATCHES: Metric(title="SIFT matches", digits=1, better=0),
+    SED: Metric(title="SED", unit="px of 256", digits=1, better=-1),
+    TSED: Metric(title="TSED", share=True),
+    REGISTERED: Metric(title="camera registered", share=True),
+    CAMERA_ROTATION: Metric(title="camera rotation error", unit="°", digits=1, better=-1),
+    CAMERA_TRANSLATION: Metric(title="camera direction error", unit="°", digits=1, better=-1),
+    CAMERA: Metric(title="camera within", share=True),
+    REPROJECTION: Metric(title="reprojection error", unit="px of 256", digits=1, better=-1),
 }
 """By family: see :func:`family`."""
 
@@ -323,6 +360,8 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
     "model.json",
 )
 
+GEOMETRY, ALL_REFERENCES = "geometry.csv", -1
+"""Geometry of views, if that was measured; the reference of a row that all references make together."""
 KNOCKOUT, PATCHING, DECODED = "knockout.csv", "patching.csv", "decoded.csv"
 """What knocking out heads together changes, a row per scene and set of heads; what reading another run's attention
 does; how well depth and epipolar lines are decoded from layers."""

@@ -58,6 +58,10 @@ class Settings(Reading):
             + "."
         ),
     ] = ",".join(EXTRACTORS)
+    geometry: bool = False
+    """Measure the geometry of the views by SIFT matches with their references: epipolar distance (SED, TSED), error of
+    the camera, reprojection error; and whether each score can be trusted: noise, repeated references, views of another
+    scene and blurred views must score worse than the truth. Needs cameras and intrinsics."""
     seed: int = 0
     """Random seed for scenes and noise."""
     device: Device = "auto"

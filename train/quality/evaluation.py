@@ -6,7 +6,7 @@ They are sampled from a model, or read from files that another program made (:mo
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -49,10 +49,12 @@ from probe.records import (
     write,
     write_json,
 )
+from probe.records.names import GEOMETRY
 from probe.scenes import Request, SceneList, open_scenes
 from probe.scenes.reading import Folder, record_reading
 from probe.seeds import derive
 from train.flags.evaluate import OF_A_MODEL, Settings, read_features, read_references
+from train.quality.corruptions import geometry_rows
 from train.quality.images import (
     Quality,
     evaluate_quality,
@@ -64,6 +66,8 @@ from train.quality.predictions import Predictions, open_predictions
 from train.settings import EXTRACTORS
 
 NOT_DECISIVE = ("resume", "report")
+GEOMETRY_PART = ".geometry"
+"""What the file of a scene's geometry ends in, while a run is under way."""
 
 
 def evaluate_model(settings: Settings) -> None:
@@ -134,6 +138,11 @@ class Sampled:
         """Return nothing: the settings say it all."""
         return {}
 
+    @property
+    def unposed(self) -> tuple[str, ...]:
+        """Return the names of the scenes that lack cameras: data sets have them for all scenes, or for none."""
+        return () if self.scenes.load(0)[0].has_cameras else self.scenes.names
+
     def measure(self, index: int, references: Sequence[int], lpips: Lpips | None) -> dict[int, Quality]:
         """Sample the targets of a scene from noise of its own, for each number of references, and measure them."""
         views, _ = self.scenes.load(index)
@@ -150,7 +159,8 @@ def _open_source(settings: Settings, references: tuple[int, ...], device: torch.
     if settings.predictions is None:
         return _open_model(settings, references, device)
     with flag("--predictions"):
-        return open_predictions(Folder(settings.predictions, settings.reading), references[0], device)
+        folder = Folder(settings.predictions, settings.reading)
+        return open_predictions(folder, references[0], device, geometry=settings.geometry)
 
 
 def _open_model(settings: Settings, references: tuple[int, ...], device: torch.device) -> Sampled:
@@ -201,12 +211,23 @@ def _untrained_guidance(source: Source) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that a run needs, resolved from the settings."""
+    """Everything that a run needs, resolved from the settings.
+
+    Attributes:
+        source: Whose images.
+        references: Numbers of references.
+        extractors: Of FID and KID.
+        lpips: None where its weights are absent.
+        noise_seed: Of the noise that geometry is compared with; None where geometry is not measured.
+        notes: What the terminal says of the run.
+        record: What decides the numbers.
+    """
 
     source: Source
     references: tuple[int, ...]
     extractors: tuple[str, ...]
     lpips: Lpips | None
+    noise_seed: int | None
     notes: tuple[str, ...]
     record: dict[str, object]
 
@@ -216,6 +237,8 @@ class Plan:
         references, extractors = read_references(settings), read_features(settings.features)
         device = _device(settings.device)
         source = _open_source(settings, references, device)
+        if settings.geometry:
+            _check_cameras(source)
         absent = [absence(LPIPS, LPIPS_WEIGHTS)]
         absent += [absence(f"FID/KID by {name}", EXTRACTORS[name].files) for name in extractors]
         notes = [source.scenes.note, *absent, _untrained_guidance(source)]
@@ -224,9 +247,21 @@ class Plan:
             references=references,
             extractors=extractors,
             lpips=load_lpips(device),
+            noise_seed=settings.seed if settings.geometry else None,
             notes=tuple(note for note in notes if note),
             record={**_record(settings, references, extractors), **source.facts},
         )
+
+
+def _check_cameras(source: Source) -> None:
+    """Refuse scenes whose geometry cannot be measured."""
+    names, count = source.unposed, len(source.scenes.names)
+    if names:
+        with flag("--geometry"):
+            raise ValueError(
+                f"{len(names)} of {count} scenes lack cameras or intrinsics (the first: {names[0]}), expected both for "
+                "every view: add them, or leave the geometry out"
+            )
 
 
 def _record(settings: Settings, references: tuple[int, ...], extractors: tuple[str, ...]) -> dict[str, object]:
@@ -236,6 +271,8 @@ def _record(settings: Settings, references: tuple[int, ...], extractors: tuple[s
     idle: Sequence[str] = ("predictions",)
     if settings.predictions is not None:
         resolved["predictions"], idle = str(settings.predictions.resolve()), OF_A_MODEL
+    if not settings.geometry:
+        idle = (*idle, "geometry")
     return {name: value for name, value in resolved.items() if name not in (*NOT_DECISIVE, *idle)}
 
 
@@ -253,7 +290,23 @@ def measure(plan: Plan, parts: Path) -> None:
     for index in tqdm(range(len(plan.source.scenes.names)), desc="scenes", unit="scene"):
         rows = parts / f"scene-{index:05d}.parquet"
         if not rows.exists():
-            _write_part(rows, plan.source.measure(index, plan.references, plan.lpips))
+            measured = plan.source.measure(index, plan.references, plan.lpips)
+            if plan.noise_seed is not None:
+                _write_geometry(rows.with_suffix(GEOMETRY_PART), plan, index, measured.values())
+            _write_part(rows, measured)
+
+
+def _write_geometry(path: Path, plan: Plan, index: int, measured: Iterable[Quality]) -> None:
+    generator = torch.Generator().manual_seed(derive("geometry", plan.noise_seed or 0, index))
+    other = _other_scene(plan.source.scenes, index)
+    rows = pd.concat([geometry_rows(quality, other, generator) for quality in measured], ignore_index=True)
+    write(path, lambda part: rows.to_parquet(part, index=False))
+
+
+def _other_scene(scenes: SceneList, index: int) -> Float[Tensor, "1 f 3 h w"] | None:
+    """Return the true views of the scene that lies half the list away; None where there is one scene alone."""
+    count = len(scenes.names)
+    return None if count < 2 else scenes.load((index + count // 2) % count)[0].image
 
 
 def _write_part(path: Path, measured: Mapping[int, Quality]) -> None:
@@ -270,8 +323,7 @@ def _write_part(path: Path, measured: Mapping[int, Quality]) -> None:
 
 def save(plan: Plan, out: Path, parts: Path) -> None:
     """Write the run folder's tables and picture, the summary last; then remove the parts."""
-    rows = pd.concat([pd.read_parquet(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
-    rows = plan.source.scenes.with_units(rows)
+    rows = _read_parts(plan, parts, ".parquet")
     images = [load_file(path) for path in sorted(parts.glob("*.safetensors"))]
     worst = worst_cases(rows)
     summary = pd.concat([quality_summary(rows), distance_table(plan, images)], ignore_index=True)
@@ -279,8 +331,15 @@ def save(plan: Plan, out: Path, parts: Path) -> None:
     _write_table(out / IMAGES, rows)
     _write_table(out / WORST, worst)
     write(out / SAMPLES, lambda part: picture.savefig(part, format="png", metadata={"Software": None}))
+    if plan.noise_seed is not None:
+        _write_table(out / GEOMETRY, _read_parts(plan, parts, GEOMETRY_PART))
     _write_table(out / SUMMARY, with_notes(summary, plan.source.unmatched))
     shutil.rmtree(parts)
+
+
+def _read_parts(plan: Plan, parts: Path, suffix: str) -> pd.DataFrame:
+    rows = pd.concat([pd.read_parquet(path) for path in sorted(parts.glob(f"*{suffix}"))], ignore_index=True)
+    return plan.source.scenes.with_units(rows)
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
@@ -335,5 +394,6 @@ def show(console: Console, plan: Plan, summary: pd.DataFrame, out: Path) -> None
     source = plan.source
     terminal.show(console, summary, f"{source.name}, {len(source.scenes.names)} scenes", source.noun)
     where = f"worst cases first: {out / WORST}; pictures: {out / SAMPLES}"
-    for text in (*plan.notes, *terminal.legend(source.noun), where):
+    found = terminal.trust_lines(pd.read_csv(out / GEOMETRY)) if plan.noise_seed is not None else ()
+    for text in (*plan.notes, *terminal.legend(source.noun), where, *found):
         console.print(text, markup=False, soft_wrap=True)

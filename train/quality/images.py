@@ -60,18 +60,34 @@ GROUP = ["n_ref", "rotation_bin", "method", "metric"]
 # --- one batch of scenes ---------------------------------------------------------------------------------------------
 
 
+class Seen(NamedTuple):
+    """Where true points of the targets lie in the references.
+
+    Attributes:
+        tokens: Their positions, and whether they are seen.
+        size: (height, width) in pixels that the positions are expressed in.
+    """
+
+    tokens: TokenProjections
+    size: tuple[int, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """The metrics of a batch of scenes, and the images.
+    """The metrics of a batch of scenes, and what was measured.
 
     Attributes:
         rows: scene, view, rotation_deg (of the target against view 0; NaN without cameras), n_ref, method, metric,
             value, count: how many matches a match_error is a mean of, else 1, or 0 if the value is NaN.
         targets: Target views, at the model's size, per method, and the true ones under "truth".
+        views: The true views, at that size.
+        seen: True matches; None where they are not known.
     """
 
     rows: pd.DataFrame
     targets: Mapping[str, Float[Tensor, "b targets 3 h w"]]
+    views: Views
+    seen: Seen | None
 
 
 @torch.no_grad()
@@ -107,18 +123,6 @@ def evaluate_quality(
     return measure_images(small, drawn, single=predicted, seen=Seen(seen, views.size), lpips=lpips)
 
 
-class Seen(NamedTuple):
-    """Where true points of the targets lie in the references.
-
-    Attributes:
-        tokens: Their positions, and whether they are seen.
-        size: (height, width) in pixels that the positions are expressed in.
-    """
-
-    tokens: TokenProjections
-    size: tuple[int, int]
-
-
 @torch.no_grad()
 def measure_images(
     views: Views,
@@ -143,12 +147,19 @@ def measure_images(
         metrics = {} if method == TRUTH else image_metrics(shown, views, lpips)
         if method != TRUTH and single is not None:
             metrics[PSNR_ONE_STEP] = image_metrics(single if method == MODEL else shown, views, None)[PSNR]
-        rows += _rows(views, method, {**metrics, MATCH_ERROR: _match_error(shown, seen, views.n_ref)})
+        rows += _rows(views, method, {**metrics, MATCH_ERROR: known_match_error(shown, seen, views.n_ref)})
     targets = {method: shown[:, views.n_ref :] for method, shown in images.items()}
-    return Quality(rows=pd.DataFrame(rows), targets=targets)
+    return Quality(rows=pd.DataFrame(rows), targets=targets, views=views, seen=seen)
 
 
-def _match_error(image: Float[Tensor, "b f 3 h w"], seen: Seen | None, n_ref: int) -> Measured:
+def known_match_error(image: Float[Tensor, "b f 3 h w"], seen: Seen | None, n_ref: int) -> Measured:
+    """Return the match error of target views (:func:`probe.image_quality.match_error`); NaN without true matches.
+
+    Args:
+        image: References first, then generated targets.
+        seen: True matches; None where they are not known.
+        n_ref: Number of references.
+    """
     if seen is None:
         shape = (image.shape[0], image.shape[1] - n_ref)
         return torch.full(shape, torch.nan), torch.zeros(shape, dtype=torch.long)

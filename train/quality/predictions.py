@@ -6,7 +6,7 @@ with ``SCENE/prediction/*.png`` of the same names.
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,10 +45,12 @@ class Predicted:
     Attributes:
         views: The true views, as a batch of one, without depth; of cameras that are unknown ``world_to_cam`` is NaN.
         image: The predictions, references first, of the same size.
+        has_intrinsics: Whether the views' intrinsics are known.
     """
 
     views: Views
     image: Float[Tensor, "1 f 3 h w"]
+    has_intrinsics: bool
 
 
 Read = Callable[[], Predicted]
@@ -221,7 +223,7 @@ def pair(
         n_ref=0,
         unit=IMAGE_PLANE if world_to_cam.isnan().any() else None,
     )
-    return Predicted(views=views, image=image[None])
+    return Predicted(views=views, image=image[None], has_intrinsics=INTRINSICS in matrices)
 
 
 def _world_to_cam(matrices: Float[Tensor, "..."] | None, count: int, origin: str) -> Float[Tensor, "f 4 4"]:
@@ -233,7 +235,7 @@ def _world_to_cam(matrices: Float[Tensor, "..."] | None, count: int, origin: str
 
 
 def _intrinsics(matrices: Float[Tensor, "..."] | None, count: int, origin: str) -> Float[Tensor, "f 3 3"]:
-    """Check intrinsics, which no measure uses; the identity where they are unknown."""
+    """Check intrinsics, which the geometry alone uses; the identity where they are unknown."""
     if matrices is None:
         return torch.eye(3).expand(count, 3, 3)
     _check_shape(matrices, (count, 3, 3), f"{INTRINSICS} of {origin}")
@@ -295,6 +297,8 @@ class Predictions:
         read: What reads each scene.
         digest: Of all pixels and cameras, as 12 hexadecimal digits.
         dropped: Scenes that were left out.
+        unposed: Names of the scenes that lack cameras or intrinsics.
+        intrinsics_digest: Of all intrinsics; None where they are not used.
         device: Of LPIPS.
     """
 
@@ -305,6 +309,8 @@ class Predictions:
     read: tuple[Read, ...]
     digest: str
     dropped: tuple[Dropped, ...]
+    unposed: tuple[str, ...]
+    intrinsics_digest: str | None
     device: torch.device
 
     def measure(self, index: int, references: Sequence[int], lpips: Lpips | None) -> dict[int, Quality]:
@@ -318,16 +324,18 @@ class Predictions:
     def facts(self) -> dict[str, object]:
         """Return what was read, as a run records it."""
         dropped = [printable(f"{one.name} ({one.reason})") for one in self.dropped]
-        return {"scenes_read": len(self.read), "scenes_digest": self.digest, "left_out": dropped}
+        used = {} if self.intrinsics_digest is None else {"intrinsics_digest": self.intrinsics_digest}
+        return {"scenes_read": len(self.read), "scenes_digest": self.digest, "left_out": dropped, **used}
 
 
-def open_predictions(root: Folder, n_ref: int, device: torch.device) -> Predictions:
+def open_predictions(root: Folder, n_ref: int, device: torch.device, *, geometry: bool = False) -> Predictions:
     """Find the scenes of a folder and check every file, before anything is measured.
 
     Args:
         root: The folder, and whether reading is strict.
         n_ref: Number of views, the first ones, that the predictions were made from.
         device: To compute LPIPS on.
+        geometry: Whether the intrinsics will be used.
 
     Raises:
         ValueError: If there is no scene, none can be read, or one cannot and reading is strict.
@@ -343,20 +351,28 @@ def open_predictions(root: Folder, n_ref: int, device: torch.device) -> Predicti
             note="; ".join(filter(None, (left_out(dropped, len(found), "scenes"), _unposed(checked)))),
         ),
         read=tuple(one.read for one in checked),
-        digest=hashlib.sha256("".join(one.name + one.digest for one in checked).encode()).hexdigest()[:12],
+        digest=_together(one.name + one.digest for one in checked),
         dropped=dropped,
+        unposed=tuple(one.name for one in checked if not (one.has_cameras and one.has_intrinsics)),
+        intrinsics_digest=_together(one.intrinsics for one in checked) if geometry else None,
         device=device,
     )
 
 
+def _together(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Checked:
-    """A scene that can be read."""
+    """A scene that can be read; ``digest`` is of its pixels and cameras, ``intrinsics`` of these."""
 
     name: str
     read: Read
     digest: str
+    intrinsics: str
     has_cameras: bool
+    has_intrinsics: bool
 
 
 def _check(name: str, read: Read, n_ref: int) -> _Checked:
@@ -365,10 +381,22 @@ def _check(name: str, read: Read, n_ref: int) -> _Checked:
         raise ValueError(
             f"{name} has {scene.views.count} views, of which {n_ref} are references: expected at least one target more"
         )
+    views = scene.views
+    return _Checked(
+        name=name,
+        read=read,
+        digest=_digest(views.image, scene.image, views.world_to_cam),
+        intrinsics=_digest(views.intrinsics),
+        has_cameras=views.has_cameras,
+        has_intrinsics=scene.has_intrinsics,
+    )
+
+
+def _digest(*parts: Float[Tensor, "..."]) -> str:
     digest = hashlib.sha256()
-    for part in (scene.views.image, scene.image, scene.views.world_to_cam):
+    for part in parts:
         digest.update(str(tuple(part.shape)).encode() + part.contiguous().numpy().tobytes())
-    return _Checked(name=name, read=read, digest=digest.hexdigest(), has_cameras=scene.views.has_cameras)
+    return digest.hexdigest()
 
 
 def _unposed(checked: Sequence[_Checked]) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from probe.correspondence.tracks import (
     Tracks,
-    _mutual,
     match_tracks,
+    mutual_matches,
     sift_tracks,
     track_geometry,
     track_points,
@@ -202,9 +202,9 @@ def test_a_match_needs_lowes_ratio_and_the_way_back(second_nearest: float, kept:
     """The first query's nearest lies 1 away; the last query's nearest is nearer to the one before it."""
     first = np.array([[0, 0], [50, 0], [50, 3]], dtype=np.float32)
     second = np.array([[0, 1], [0, second_nearest], [50, 1]], dtype=np.float32)
-    found = {(match.queryIdx, match.trainIdx) for match in _mutual(first, second)}
+    found = {(match.queryIdx, match.trainIdx) for match in mutual_matches(first, second)}
     assert found == ({(0, 0), (1, 2)} if kept else {(1, 2)})
-    assert _mutual(first[:1], second) == _mutual(first, second[:1]) == _mutual(None, second) == []
+    assert mutual_matches(first[:1], second) == mutual_matches(first, second[:1]) == mutual_matches(None, second) == []
 
 
 def test_triangulated_tracks_are_near_the_true_surface():
