@@ -65,6 +65,10 @@ LARGE = "paper-h100"
 """Folder of the same with larger batches and the negative control, on a GPU."""
 LONG = "paper-long"
 """Folder of one of its seeds anew, for longer, without the control."""
+ABLATIONS = "ablations"
+"""Folder of the study of heads, layers and an early stop, of few steps from the shipped base."""
+AGAINST = (("one-head", "mean"), ("early-stop", "cameo"), ("layer-12", "cameo"), ("layer-2", "cameo"))
+"""Variants whose difference that study was made for."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -420,6 +424,16 @@ def mixing_words(name: str) -> str:
     )
 
 
+def against_words(name: str) -> str:
+    """Return how variants stand to those that they change one thing of, paired by seed."""
+    run = _study(name)
+    pairs = [pair for pair in AGAINST if set(pair) <= set(run.seeds)]
+    metrics = (_precision_of(name), HIGH_NOISE, PSNR)
+    rows = {pair: [_paired_words(_paired(run, metric, *pair)) for metric in metrics] for pair in pairs}
+    parts = [f"`{first}` minus `{second}`: {'; '.join(words)}" for (first, second), words in rows.items()]
+    return f"Paired by seed, {'. '.join(parts)}. p is not corrected for {len(parts) * len(metrics)} tests."
+
+
 def _paired(run: StudyRun, metric: str, first: str, second: str) -> dict[str, Any]:
     last = run.study[(run.study["step"] == run.step) & (run.study["metric"] == metric)]
     wide = last.pivot_table(index="seed", columns="variant", values="value")[[first, second]].dropna()
@@ -521,6 +535,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
         f"{study_block(LARGE, SHORT)}{study_words(LARGE)} {control_words(LARGE)} {mixing_words(LARGE)}"
     ),
     "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}",
+    "ablations": lambda: (
+        f"{study_block(ABLATIONS, tuple(SUPERVISED))}{study_words(ABLATIONS)} {against_words(ABLATIONS)}"
+    ),
     "pair": pair_words,
     "heads": heads_words,
     "patches": patches_words,
