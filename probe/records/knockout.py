@@ -80,8 +80,14 @@ def knockout_words(table: pd.DataFrame) -> str:
     )
     if shown.empty:
         return f"{first}; for no number of heads do the best matter more than every random set."
-    numbers, sets = ", ".join(map(str, shown["heads"])), int(shown["sets"].min())
+    numbers, sets = ", ".join(map(str, shown["heads"])), _span(shown["sets"])
     return (
-        f"{first}; for {numbers} heads the best matter more than each of the {sets} random sets, and than their mean "
+        f"{first}; for {numbers} heads the best matter more than each of the {sets} different random sets, and than their mean "
         "by an interval over scenes."
     )
+
+
+def _span(numbers: pd.Series) -> str:
+    """Write a number, or the least and the most of several: "16 to 19"."""
+    least, most = int(numbers.min()), int(numbers.max())
+    return str(least) if least == most else f"{least} to {most}"

@@ -50,7 +50,7 @@ def figure(run: ProbeRun) -> Chart | None:
     caption = (
         f"By how much the error of the denoised prediction grows. Bars: 95{NBSP}% intervals over "
         f"{int(known['units'].min())} independent units, of which none ranked the heads; of random heads the interval "
-        f"is over units too, not over the {int(known['sets'].min())} sets."
+        f"is over units too, not over sets."
     )
     alt = "Growth of the error by number of heads; " + "; ".join(
         f"{row.heads}: best {_percent(row.best)}, random {_percent(row.random)}" for row in known.itertuples()

@@ -110,7 +110,7 @@ def test_the_table_pairs_the_best_with_the_mean_of_random_sets():
     assert row["ahead_low"] == pytest.approx(0.15)  # equal in every scene: no spread
     assert row["best_low"] < 0.4 < row["best_high"]
     assert (row["scenes"], row["units"], row["sets"], row["sets_above"]) == (8, 8, 2, 0)
-    assert "for 2 heads the best matter more than each of the 2 random sets" in knockout_words(table)
+    assert "for 2 heads the best matter more than each of the 2 different random sets" in knockout_words(table)
 
 
 def test_one_random_set_that_matters_as_much_is_enough_to_say_nothing():
