@@ -133,8 +133,8 @@ def _read(settings: Settings, plan: Plan, layers: list[Layer], t: int) -> tuple[
         generator = torch.Generator().manual_seed(derive("decoded", settings.seed, index))
         grids = {grid: scene_truth(scene, grid, generator) for grid in sorted(scene.truths)}
         for who, shown in ((THIS, scene), (GREY, cameras_only(plan.model, scene, GREY)[1])):
-            for (layer, part), tokens in layer_tokens(plan.model, shown, layers, t, grids).items():
-                read.setdefault((who, part, layer), []).append(tokens)
+            for (number, part), tokens in layer_tokens(plan.model, shown, layers, t, grids).items():
+                read.setdefault((who, part, number), []).append(tokens)
         for layer in layers:
             grid = layer.layout(scene.views.count).grid
             assert layer.index is not None

@@ -182,11 +182,11 @@ def decoder(inputs: int, outputs: int, generator: torch.Generator) -> nn.Sequent
         outputs: Numbers that are decoded.
         generator: Of the weights.
     """
-    layers = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, outputs))
-    for layer in (layers[0], layers[2]):
-        nn.init.normal_(layer.weight, std=max(1, layer.weight.shape[1]) ** -0.5, generator=generator)
+    first, last = nn.Linear(inputs, HIDDEN), nn.Linear(HIDDEN, outputs)
+    for layer in (first, last):
+        nn.init.normal_(layer.weight, std=max(1, layer.in_features) ** -0.5, generator=generator)
         nn.init.normal_(layer.bias, std=0.1, generator=generator)
-    return layers
+    return nn.Sequential(first, nn.GELU(), last)
 
 
 Loss = Callable[[Float[Tensor, "n out"], Int[Tensor, " n"]], Tensor]

@@ -82,8 +82,8 @@ def knockout_words(table: pd.DataFrame) -> str:
         return f"{first}; for no number of heads do the best matter more than every random set."
     numbers, sets = ", ".join(map(str, shown["heads"])), _span(shown["sets"])
     return (
-        f"{first}; for {numbers} heads the best matter more than each of the {sets} different random sets, and than their mean "
-        "by an interval over scenes."
+        f"{first}; for {numbers} heads the best matter more than each of the {sets} different random sets, and than "
+        "their mean by an interval over scenes."
     )
 
 

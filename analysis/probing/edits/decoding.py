@@ -1,5 +1,7 @@
 """A probe run -> what geometry is decoded from its layers: figures, table, sentences. Pure."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
@@ -53,8 +55,8 @@ def figure(run: ProbeRun) -> Chart | None:
         return None
     own = [_series(known, "error", part, part) for part in PARTS]
     beside = [_series(known, "grey", "grey", PARTS[0]), _series(known, "none", NO_MODEL, PARTS[0])]
-    series = {
-        **{part: f"from {text}" for part, text in FROM.items()},
+    series: dict[str, str] = {
+        **{str(part): f"from {text}" for part, text in FROM.items()},
         "grey": f"cameras only, from {FROM[PARTS[0]]}",
         NO_MODEL: "no model",
     }
@@ -101,7 +103,7 @@ def text_table(run: ProbeRun) -> Table:
     )
 
 
-def _cells(row: dict[str, float]) -> tuple[str, ...]:
+def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
     low, high = row["lead_low"], row["lead_high"]
     lead = f"{row['lead']:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if np.isfinite(low) else "")
     lead = lead if np.isfinite(row["lead"]) else MISSING
