@@ -1,29 +1,13 @@
 """Knocking out heads of a finished run by the command: what it writes, on which scenes, and what it refuses."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from probe import knockout, run
+from probe import knockout
 from probe.selection.heads import halves
-
-RUN = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report",
-       "--timesteps", "500", "--layers", "6,8", "--baselines", "none", "--interventions", "none"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    run.cli([*RUN, "--out", str(out)])
-    return out
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
 def test_heads_are_ranked_on_one_half_of_the_rooms_and_knocked_out_on_the_other(copy: Path, capsys):

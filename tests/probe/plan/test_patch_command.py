@@ -1,29 +1,13 @@
 """Patching the layers of a finished run by the command: what it writes, and what it refuses."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from probe import patch, run
+from probe import patch
 from probe.patch import donor_of, read_parts
-
-RUN = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report",
-       "--timesteps", "500", "--layers", "6,8", "--baselines", "none", "--interventions", "none"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    run.cli([*RUN, "--out", str(out)])
-    return out
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
 def test_layers_are_patched_by_both_donors_and_nothing_else_changes(copy: Path, capsys):
