@@ -39,6 +39,8 @@ class Settings:
     """View pairs to decode, as for python -m probe.run; real scenes give as many as there are."""
     timestep: int | None = None
     """Timestep; default the run's middle one."""
+    decoders: int = 5
+    """Decoders of each layer, whose errors are averaged; the same first weights for every layer of a width."""
     seed: int = 0
     """Of the decoders."""
     device: Device = "auto"
@@ -51,6 +53,8 @@ def main(settings: Settings) -> None:
     """Decode, write, and show the table."""
     if not 0 <= settings.seed < SEEDS:
         raise ValueError(f"--seed {settings.seed}: expected 0 to {SEEDS - 1}")
+    if settings.decoders < 1:
+        raise ValueError(f"--decoders {settings.decoders}: expected at least 1")
     check_finished(settings.run)
     # after the flags are checked: PyTorch is slow to import
     import pandas as pd
@@ -103,8 +107,8 @@ def _measure(settings: Settings, plan: Plan) -> pd.DataFrame:
     read, truths = _read(settings, plan, layers, t)
     rows = []
     for (who, part, layer), tokens in tqdm(read.items(), unit="decoder", desc="decoding"):
-        seed = derive("decoding", settings.seed, layer)
-        samples = Samples(tokens=tokens, truths=truths[layer], learning=learning, seed=seed)
+        seeds = tuple(derive("decoding", settings.seed, n) for n in range(settings.decoders))
+        samples = Samples(tokens=tokens, truths=truths[layer], learning=learning, seeds=seeds)
         for what, errors in ERRORS.items():
             where = {"who": who, "part": part, "layer": layer, "timestep": t, "what": what}
             rows += [

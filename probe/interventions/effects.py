@@ -94,7 +94,7 @@ def _prediction_rows(
             except HiddenKeysError:
                 if not experiment.where_possible:
                     raise
-                continue
+                changes = unmeasured(usual)
             yield effect_rows(changes, name, scene.views, _constants(model, scene, layer, head, t))
 
 
@@ -135,6 +135,12 @@ def prediction_effect(
         PREDICTION: _counted(_size(edited - usual) / _size(usual)),
         EFFECT: _counted(_size(edited - clean) / error - 1),
     }
+
+
+def unmeasured(usual: Float[Tensor, "1 targets c h w"]) -> Changes:
+    """Return what an edit that a layer cannot have changes: NaN, counted as nothing, of each target."""
+    unknown = torch.full((usual.shape[1],), torch.nan, device=usual.device)
+    return {PREDICTION: _counted(unknown), EFFECT: _counted(unknown)}
 
 
 def _size(x: Float[Tensor, "1 targets c h w"]) -> Float[Tensor, " targets"]:

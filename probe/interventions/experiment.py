@@ -27,7 +27,7 @@ class Experiment:
         steps: Of DDIM, for sampled views; 0 for none.
         scenes: How many are edited, the first ones; None for all.
         seed: Of the shuffled keys.
-        where_possible: Whether an edit that a layer cannot have, since its mask hides keys, is left out.
+        where_possible: Whether an edit that a layer cannot have, since its mask hides keys, is NaN with count 0.
     """
 
     interventions: tuple[Intervention, ...] = ()

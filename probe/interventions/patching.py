@@ -1,10 +1,11 @@
-"""Activation patching: a layer reads part of another run's attention, and what that changes is measured. Pure.
+"""Activation patching: target views read part of another run's attention in one layer, and what changes is measured.
 
 The run that is patched and the run that gives (the donor) are the two items of one batch, so that nothing is stored and
-no kernel is asked for more than its own output. Donors: the same scene at less noise (``clean``), which tells what
-better matching in that layer would be worth; and another scene (``another``), which tells what the layer's content is
-worth. Patching the keys and values of a few reference tokens tells whether the model reads true matches: predictions at
-queries whose true match was patched are set beside those whose token of equal distance was.
+no kernel is asked for more than its own output. Only what the target views' tokens receive changes. Donors: the same
+scene at less noise (``clean``), which tells what better matching in that layer would bring; and another scene
+(``another``), which tells whether the layer's content is read. Patching the keys and values of a few reference tokens
+tells whether true matches are read: predictions at queries whose true match was patched are set beside those whose
+token of equal distance was. Pure.
 
 Source:
     Interchange interventions: arXiv 2106.12482; the restored run of causal tracing: arXiv 2202.05262, section 2.1.
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe.attention.call import Call, Edit, Run
+from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
-from probe.interventions.effects import prediction_effect
+from probe.interventions.edits import HiddenKeysError
+from probe.interventions.effects import Changes, prediction_effect, unmeasured
 from probe.layers import Layer, ViewLayout
 from probe.measure.model import in_own_precision
 from probe.measure.scene import Scene
@@ -37,6 +40,8 @@ DRAWS = 4
 """Sets of such tokens per scene."""
 APART = 2
 """Tokens, along a side at least, between the true match and the token of equal distance."""
+LEAST_QUERIES = 5
+"""Of each kind in a scene, over all draws, for a mean."""
 EQUAL = 0.5
 """Tokens by which the two distances from the query's place may differ."""
 
@@ -44,18 +49,36 @@ EQUAL = 0.5
 # --- the edit --------------------------------------------------------------------------------------------------------
 
 
-def patch(part: Part, *, heads: Sequence[int] | None = None, where: Bool[Tensor, " tokens"] | None = None) -> Edit:
-    """Make an edit by which the first of two batch items reads a part of the second's attention.
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Who reads what of the donor.
+
+    Attributes:
+        part: What is read: a key of :data:`PARTS`.
+        layout: Where the views' tokens lie in the layer's sequence.
+        n_ref: Reference views; tokens of the other views read.
+        heads: What these heads give out changes; None for all.
+        where: The donor's tokens at these positions are read, else the run's own; None for all.
+    """
+
+    part: Part
+    layout: ViewLayout
+    n_ref: int
+    heads: tuple[int, ...] | None = None
+    where: Bool[Tensor, " tokens"] | None = None
+
+
+def patch(reader: Reader) -> Edit:
+    """Make an edit by which target views of the first of two batch items read a part of the second's attention.
 
     Args:
-        part: What is read: a key of :data:`PARTS`.
-        heads: What these heads give out changes; None for all.
-        where: At these positions of the layer's sequence; None for all.
+        reader: Who reads what.
 
     Returns:
-        The edit. The second item's output, and that of other heads, is left as it was.
+        The edit. What reference views, text, other heads and the second item receive is left as it was.
 
     Raises:
+        HiddenKeysError: When run: if the layer hides keys by a mask and logits of two runs are to be mixed.
         ValueError: When run: if the batch has not two items.
     """
 
@@ -66,33 +89,58 @@ def patch(part: Part, *, heads: Sequence[int] | None = None, where: Bool[Tensor,
                 "model changes its batch, so this layer cannot be patched"
             )
         usual = run(call.q, call.k, call.v)
-        patched = PARTS[part](call, run, usual, where)
-        if heads is not None:
-            inside = torch.zeros(usual.shape[1], dtype=torch.bool, device=usual.device)
-            inside[list(heads)] = True
-            return torch.where(rearrange(inside, "heads -> 1 heads 1 1"), patched, usual)
-        return patched
+        changes = _changes(reader, call).to(usual.device)
+        return torch.where(changes, PARTS[reader.part](call, run, usual, reader), usual)
 
     return edit
 
 
-Reads = Callable[[Call, Run, Tensor, Tensor | None], Tensor]
+def _changes(reader: Reader, call: Call) -> Bool[Tensor, "2 heads n 1"]:
+    """Return what changes: of the first item the chosen heads' output for tokens of target views."""
+    heads, tokens = call.q.shape[1:3]
+    chosen = torch.zeros(2, heads, tokens, 1, dtype=torch.bool)
+    inside = torch.ones(heads, dtype=torch.bool)
+    if reader.heads is not None:
+        inside = torch.isin(torch.arange(heads), torch.tensor(reader.heads))
+    chosen[0, ..., 0] = inside[:, None] & (reader.layout.owners() >= reader.n_ref)
+    return chosen
+
+
+Reads = Callable[[Call, Run, Tensor, Reader], Tensor]
 
 
 def _of(names: str) -> Reads:
     """Let queries, keys or values be the donor's."""
 
-    def read(call: Call, run: Run, _usual: Tensor, where: Tensor | None) -> Tensor:
-        return run(
-            *(_from_donor(getattr(call, name), where) if name in names else getattr(call, name) for name in "qkv")
-        )
+    def read(call: Call, run: Run, _usual: Tensor, reader: Reader) -> Tensor:
+        own = {name: getattr(call, name) for name in "qkv"}
+        return run(*(_from_donor(x, reader.where) if name in names else x for name, x in own.items()))
 
     return read
 
 
-def _output(_call: Call, _run: Run, usual: Tensor, where: Tensor | None) -> Tensor:
+def _output(_call: Call, _run: Run, usual: Tensor, reader: Reader) -> Tensor:
     """Let what attention gives out be the donor's."""
-    return _from_donor(usual, where)
+    return _from_donor(usual, reader.where)
+
+
+def _matching(call: Call, run: Run, usual: Tensor, reader: Reader) -> Tensor:
+    """Let the logits between a target view and all others be the donor's; those within it stay.
+
+    Queries and keys of both runs stand side by side, each key being zero where the other run's counts, so one product
+    has the logits of both.
+    """
+    if logit_bias(call) is not None:
+        raise HiddenKeysError(f"patch: {call.name} hides keys by its mask, so logits of two runs cannot be mixed")
+    owners, mixed = reader.layout.owners(), usual.clone()
+    q = torch.cat([call.q[:1], call.q[1:]], dim=-1)
+    for view in range(reader.n_ref, reader.layout.views):
+        own = (owners == view) | (owners == -1)
+        kept = torch.where(own.to(call.k.device)[:, None], call.k[:1], 0)
+        read = torch.where(own.to(call.k.device)[:, None], 0, call.k[1:])
+        asking = (owners == view).nonzero()[:, 0].to(call.q.device)
+        mixed[:1, :, asking] = run(q[:, :, asking], torch.cat([kept, read], dim=-1), call.v[:1])
+    return mixed
 
 
 def _from_donor(x: Float[Tensor, "2 heads n d"], where: Bool[Tensor, " n"] | None) -> Float[Tensor, "2 heads n d"]:
@@ -106,11 +154,11 @@ PARTS: dict[Part, Reads] = {
     "queries": _of("q"),
     "keys": _of("k"),
     "values": _of("v"),
-    "matching": _of("qk"),
+    "matching": _matching,
     "content": _of("kv"),
     "output": _output,
 }
-"""What is read of the donor; ``matching`` is queries and keys together, ``content`` keys and values."""
+"""What is read of the donor; ``matching`` are the logits between views, ``content`` keys and values together."""
 
 
 # --- two runs in one batch -------------------------------------------------------------------------------------------
@@ -208,14 +256,25 @@ def patch_layers(
             runs = two_runs(model, scene, donors[name], (t, t if name == ANOTHER else patches.clean_timestep))
             usual, where = runs.predict(), {"donor": name, "timestep": t, "tokens": WHOLE_LAYER}
             for layer, head, part in patches.trials(layers):
-                edit = patch(part, heads=None if head == ALL_HEADS else (head,))
-                with AttentionTap(model.network, [layer], edit=edit):
-                    changes = prediction_effect(runs.predict(), usual, runs.clean)
+                changes = _effect(model, layer, head, part, scene, runs, usual)
                 rows += _rows(scene, {**where, "part": part, "layer": layer.index, "head": head}, changes)
     return pd.DataFrame(rows)
 
 
-def _rows(scene: Scene, where: dict[str, object], changes: dict[str, tuple[Tensor, Tensor]]) -> list[dict[str, object]]:
+def _effect(
+    model: MultiViewModel, layer: Layer, head: int, part: Part, scene: Scene, runs: TwoRuns, usual: Tensor
+) -> Changes:
+    """Return what a patch changes; NaN with count 0 where the layer hides keys and so cannot be patched."""
+    heads, layout = None if head == ALL_HEADS else (head,), layer.layout(scene.views.count)
+    reader = Reader(part=part, layout=layout, n_ref=scene.views.n_ref, heads=heads)
+    try:
+        with AttentionTap(model.network, [layer], edit=patch(reader)):
+            return prediction_effect(runs.predict(), usual, runs.clean)
+    except HiddenKeysError:
+        return unmeasured(usual)
+
+
+def _rows(scene: Scene, where: dict[str, object], changes: Changes) -> list[dict[str, object]]:
     """List what a patch changed: one row per measure."""
     measures = {"effect_error": ERROR, "effect_x0": MOVED}
     return [
@@ -234,12 +293,13 @@ def _rows(scene: Scene, where: dict[str, object], changes: dict[str, tuple[Tenso
 
 
 def equal_distance(
-    truth: Int[Tensor, "n fk"], grid: tuple[int, int], generator: torch.Generator
+    truth: Int[Tensor, "n fk"], seen: Bool[Tensor, "n fk"], grid: tuple[int, int], generator: torch.Generator
 ) -> Int[Tensor, "n fk"]:
     """Draw, for every query, a wrong token of the key view that lies as far from the query's place as its true match.
 
     Args:
         truth: Token of the key view that contains the query's point; -1 where it is not seen there.
+        seen: Tokens of each key view that the query's view shows; only these are drawn.
         grid: Token rows and columns of a view.
         generator: Of the draw.
 
@@ -255,7 +315,7 @@ def equal_distance(
     wrong = torch.full_like(truth, -1)
     for view in range(truth.shape[1]):
         equal = (distance - far[:, view, None]).abs() <= EQUAL
-        equal &= (steps[known[:, view]] >= APART) & (truth[:, view, None] >= 0)
+        equal &= (steps[known[:, view]] >= APART) & (truth[:, view, None] >= 0) & seen[:, view]
         drawn = torch.rand(equal.shape, generator=generator).masked_fill(~equal, -1)
         wrong[:, view] = torch.where(equal.any(1), drawn.argmax(1), -1)
     return wrong
@@ -320,7 +380,7 @@ def patch_matches(
     Returns:
         Rows of the table of patches, measure ``moved``: root mean square of the change at a query's place, over the
         prediction's own, the mean over queries whose true match was patched, and over those whose token of equal
-        distance was; count: such queries over all draws. NaN with count 0 where there are none.
+        distance was; count: such queries over all draws. NaN with count 0 for fewer than :data:`LEAST_QUERIES`.
     """
     rows = []
     for t in patches.timesteps:
@@ -342,17 +402,22 @@ def _moved_by_match(
     """Return how far the prediction moved at both kinds of queries, and their numbers."""
     layout, n_ref = layer.layout(scene.views.count), scene.views.n_ref
     generator = torch.Generator().manual_seed(seed)
-    truth = scene.truths[layout.grid].token[0, n_ref:, :, :n_ref].cpu()
-    wrong = torch.stack([equal_distance(view, layout.grid, generator) for view in truth])
+    token = scene.truths[layout.grid].token[0].cpu()
+    truth, seen = token[n_ref:, :, :n_ref], rearrange(token[:n_ref, :, n_ref:] >= 0, "r n t -> t n r")
+    wrong = torch.stack([equal_distance(*view, layout.grid, generator) for view in zip(truth, seen, strict=True)])
     moved: dict[str, list[Tensor]] = {TRUE_MATCH: [], WRONG_MATCH: []}
     for _ in range(DRAWS):
         inside, chosen = patched_tokens(layout, n_ref, generator)
-        with AttentionTap(model.network, [layer], edit=patch("content", where=inside)):
+        reader = Reader(part="content", layout=layout, n_ref=n_ref, where=inside)
+        with AttentionTap(model.network, [layer], edit=patch(reader)):
             change = movement(runs.predict(), usual, layout.grid).cpu()
         for values, queries in zip(moved.values(), by_match(truth, wrong, chosen), strict=True):
             values.append(change[queries])
     joined = {tokens: torch.cat(values) for tokens, values in moved.items()}
-    return {tokens: (float(values.mean()), len(values)) for tokens, values in joined.items()}
+    return {
+        tokens: (float(values.mean()), len(values)) if len(values) >= LEAST_QUERIES else (float("nan"), 0)
+        for tokens, values in joined.items()
+    }
 
 
 def movement(

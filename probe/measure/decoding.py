@@ -9,7 +9,7 @@ Source:
     section 11.4.3.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -193,10 +193,12 @@ Loss = Callable[[Float[Tensor, "n out"], Int[Tensor, " n"]], Tensor]
 """Of predictions for samples, by their numbers."""
 
 
+Decoder = Callable[[Float[Tensor, "m c"]], Float[Tensor, "m out"]]
+"""From samples to what is decoded of them."""
+
+
 @torch.enable_grad()
-def fit(
-    x: Float[Tensor, "n c"], loss: Loss, outputs: int, kept: int, generator: torch.Generator
-) -> Callable[[Float[Tensor, "m c"]], Float[Tensor, "m out"]]:
+def fit(x: Float[Tensor, "n c"], loss: Loss, outputs: int, kept: int, generator: torch.Generator) -> Decoder:
     """Train a decoder; its weights are those of the step that is best on samples kept back.
 
     Args:
@@ -259,12 +261,13 @@ class Samples:
         tokens: Of each scene.
         truths: Of each scene.
         learning: Which scenes decoders learn from; they are measured on the others.
+        seeds: Of the decoders, whose errors are averaged.
     """
 
     tokens: Sequence[Tokens]
     truths: Sequence[SceneTruth]
     learning: Sequence[bool]
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
 
     def parts(self) -> tuple[list[int], list[int]]:
         """Return the numbers of the scenes to learn from, and of the others."""
@@ -276,7 +279,7 @@ class Samples:
         return sum(sizes[len(sizes) - len(sizes) // KEPT :])
 
 
-def depth_errors(samples: Samples) -> Iterator[tuple[int, float, int]]:
+def depth_errors(samples: Samples) -> list[tuple[int, float, int]]:
     """Decode depth.
 
     Args:
@@ -287,21 +290,25 @@ def depth_errors(samples: Samples) -> Iterator[tuple[int, float, int]]:
         is about 10 %; NaN for no place), and the number of places.
     """
     learning, others = samples.parts()
-    generator = torch.Generator().manual_seed(samples.seed)
     x = torch.cat([samples.tokens[n].places for n in learning])
     y = torch.cat([samples.truths[n].log_depth for n in learning])
-    middle, size = y.mean(), y.std().clamp(min=1e-6)
+    middle, size, kept = (
+        y.mean(),
+        y.std().clamp(min=1e-6),
+        samples.kept([len(samples.tokens[n].places) for n in learning]),
+    )
 
     def loss(predicted: Tensor, chosen: Tensor) -> Tensor:
         return F.smooth_l1_loss(predicted[:, 0], (y[chosen] - middle) / size)
 
-    answer = fit(x, loss, 1, samples.kept([len(samples.tokens[n].places) for n in learning]), generator)
-    for n in others:
-        off = (answer(samples.tokens[n].places)[:, 0] * size + middle - samples.truths[n].log_depth).abs()
-        yield n, float(off.mean()), len(off)
+    def off(answer: Decoder, n: int) -> Tensor:
+        return (answer(samples.tokens[n].places)[:, 0] * size + middle - samples.truths[n].log_depth).abs()
+
+    answers = [fit(x, loss, 1, kept, torch.Generator().manual_seed(seed)) for seed in samples.seeds]
+    return [_mean_error(n, [off(answer, n) for answer in answers]) for n in others]
 
 
-def epipolar_errors(samples: Samples) -> Iterator[tuple[int, float, int]]:
+def epipolar_errors(samples: Samples) -> list[tuple[int, float, int]]:
     """Decode the fundamental matrix of pairs of views.
 
     Args:
@@ -312,20 +319,27 @@ def epipolar_errors(samples: Samples) -> Iterator[tuple[int, float, int]]:
         sides of the image (NaN for no match), and the number of matches.
     """
     learning, others = samples.parts()
-    generator = torch.Generator().manual_seed(samples.seed)
     seen = [samples.truths[n].matches.isfinite().flatten(1).any(1) for n in learning]
     x = torch.cat([samples.tokens[n].pairs[some] for n, some in zip(learning, seen, strict=True)])
     matches = torch.cat([samples.truths[n].matches[some] for n, some in zip(learning, seen, strict=True)])
+    kept = samples.kept([int(some.sum()) for some in seen])
 
     def loss(predicted: Tensor, chosen: Tensor) -> Tensor:
         some = matches[chosen]
         known = some.isfinite().flatten(2).all(2)
         return sampson(_matrix(predicted), some.nan_to_num())[known].mean()
 
-    answer = fit(x, loss, 9, samples.kept([int(some.sum()) for some in seen]), generator)
-    for n in others:
-        off = sampson(_matrix(answer(samples.tokens[n].pairs)), samples.truths[n].matches)
-        yield n, float(off.nanmean()), int(off.isfinite().sum())
+    def off(answer: Decoder, n: int) -> Tensor:
+        return sampson(_matrix(answer(samples.tokens[n].pairs)), samples.truths[n].matches)
+
+    answers = [fit(x, loss, 9, kept, torch.Generator().manual_seed(seed)) for seed in samples.seeds]
+    return [_mean_error(n, [off(answer, n) for answer in answers]) for n in others]
+
+
+def _mean_error(scene: int, errors: Sequence[Tensor]) -> tuple[int, float, int]:
+    """Average a scene's errors over decoders, and count what they are of."""
+    every = torch.stack(list(errors))
+    return scene, float(every.nanmean()), int(every[0].isfinite().sum())
 
 
 ERRORS = {DEPTH: depth_errors, EPIPOLAR: epipolar_errors}

@@ -19,20 +19,23 @@ NAMES = {"who": (THIS, GREY, NO_MODEL), "part": PARTS, "what": get_args(Decoded)
 """What columns of text hold."""
 FROM: dict[DecodedPart, str] = {"matching": "queries and keys", "values": "values"}
 """What readers call the parts."""
-UNITS = {DEPTH: "error of log depth", EPIPOLAR: "distance from the epipolar line, in sides of the image"}
+UNITS = {DEPTH: "error of log depth", EPIPOLAR: "Sampson's distance of true matches, in sides of the image"}
 
 
 def decoding_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Compare each layer with the better of cameras only and no model, paired by independent unit.
+    """Compare each layer with what is decoded without it, paired by independent unit.
+
+    Depth is compared with cameras only and with no model. A fundamental matrix is a function of the cameras, which
+    grey images keep, so it is compared with no model alone.
 
     Args:
         rows: Columns :data:`COLUMNS`: the mean error of each scene that decoders did not learn from.
 
     Returns:
         A row per what, part and layer: what, part, layer, error, error_low, error_high, grey, grey_low, grey_high,
-        none, none_low, none_high, lead (the smaller of both others' errors minus the layer's: above 0 the layer says
-        more), lead_low, lead_high (for all layers and parts of what is decoded at once), units, count. NaN where it was
-        not measured; ends are NaN below five units.
+        none, none_low, none_high, lead (the other's error minus the layer's, of that other whose lead is the less sure:
+        above 0 the layer says more), lead_low, lead_high (95 % for all layers and parts of what is decoded at once),
+        units, count. NaN where it was not measured; ends are NaN below five units.
     """
     parts = [_of(part, str(what)) for what, part in rows.groupby("what", sort=False)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["what", "layer", "part"])
@@ -43,9 +46,6 @@ def _of(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     units = sorted(named["unit"].unique())
     places = list(dict.fromkeys(named["place"][named["who"] == THIS]))
     own, grey, none = (_errors(named[named["who"] == who], places, units) for who in (THIS, GREY, NO_MODEL))
-    better = grey if _mean(grey) <= _mean(none) else none
-    lead = better - own
-    low, high = lead.widened(joint_widening(lead))
     counted = named[named["who"] == THIS].groupby("place")["count"].sum()
     return pd.DataFrame(
         {
@@ -55,19 +55,20 @@ def _of(rows: pd.DataFrame, what: str) -> pd.DataFrame:
             **_ends("error", own),
             **_ends("grey", grey),
             **_ends("none", none),
-            "lead": lead.value,
-            "lead_low": low,
-            "lead_high": high,
+            **_least_sure([other - own for other in ([grey, none] if what == DEPTH else [none])]),
             "units": own.units,
             "count": counted.reindex(places).to_numpy(),
         }
     )
 
 
-def _mean(errors: Ratios) -> float:
-    """Return the mean over all places; infinite where there is none."""
-    known = errors.value[np.isfinite(errors.value)]
-    return float(known.mean()) if len(known) else np.inf
+def _least_sure(leads: list[Ratios]) -> dict[str, np.ndarray]:
+    """Return, place by place, the lead whose lower end is lowest, with ends that hold for all places at once."""
+    ends = [lead.widened(joint_widening(lead)) for lead in leads]
+    low = np.stack([low for low, _ in ends])
+    least = np.where(np.isfinite(low), low, np.stack([lead.value for lead in leads])).argmin(0)
+    every = {"lead": [lead.value for lead in leads], "lead_low": low, "lead_high": [high for _, high in ends]}
+    return {name: np.take_along_axis(np.stack(list(values)), least[None], 0)[0] for name, values in every.items()}
 
 
 def _errors(rows: pd.DataFrame, places: list[str], units: list[str]) -> Ratios:
@@ -92,21 +93,19 @@ def _said(table: pd.DataFrame, what: str, above_null: list[int]) -> str:
     name = {DEPTH: "Depth", EPIPOLAR: "The fundamental matrix"}[what]
     if table["error"].isna().all():
         return f"{name} could not be decoded: nothing true was known."
-    best = table.loc[table["error"].idxmin()]
+    row = table.loc[table["lead"].idxmax() if table["lead"].notna().any() else table["error"].idxmin()]
     first = (
-        f"{name} is decoded best from the {FROM[best['part']]} of layer {int(best['layer'])}: {UNITS[what]} "
-        f"{best['error']:.3f}, cameras only {best['grey']:.3f}, no model {best['none']:.3f} "
-        f"({int(best['units'])} units, none of which decoders learned from)"
+        f"{name}: from the {FROM[row['part']]} of layer {int(row['layer'])} {UNITS[what]} {row['error']:.3f}, cameras "
+        f"only {row['grey']:.3f}, no model {row['none']:.3f} ({int(row['units'])} units, none of which decoders learned "
+        "from)"
     )
-    shown = sorted(set(table["layer"][table["lead_low"] > 0]))
+    others = "than cameras only and than no model" if what == DEPTH else "than no model (cameras alone tell it too)"
+    if not np.isfinite(table["lead_low"]).any():
+        return f"{first}; too few independent units to tell whether a layer says more {others}."
+    shown = sorted({int(layer) for layer in table["layer"][table["lead_low"] > 0]})
     if not shown:
-        return f"{first}; no layer is shown to say more than both."
+        return f"{first}; no layer is shown to say more {others}."
     unused = [layer for layer in shown if layer not in above_null]
+    beside = f"; not among the layers shown to match: {', '.join(map(str, unused))}" if unused else ""
     many = ("layers", "are") if len(shown) > 1 else ("layer", "is")
-    there = f"{first}; {many[0]} {', '.join(map(str, shown))} {many[1]} shown to say more than the better of both"
-    if not unused:
-        return f"{there}, and find correspondences above the strongest null."
-    return (
-        f"{there}; not shown to find correspondences above the strongest null: {', '.join(map(str, unused))}. What is "
-        "known there is not used to match."
-    )
+    return f"{first}; {many[0]} {', '.join(map(str, shown))} {many[1]} shown to say more {others}{beside}."

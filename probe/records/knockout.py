@@ -26,7 +26,8 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per number of heads: heads, best, best_low, best_high, random, random_low, random_high, ahead (best minus
         random), ahead_low, ahead_high, sets (random ones), sets_above (of these, with a growth of the best's or
-        more), scenes, units. The ends of ``ahead`` hold for all numbers at once, the others for themselves; NaN below
+        more; NaN where the
+        best's is unknown), scenes, units. The ends of ``ahead`` hold for all numbers at once, the others for themselves; NaN below
         five units.
     """
     numbers = sorted(int(number) for number in rows["heads"].unique())
@@ -42,7 +43,7 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
             **_ends("ahead", ahead.value, low, high),
             "sets": [len(_set_means(rows, number)) for number in numbers],
             "sets_above": [
-                int((_set_means(rows, number) >= value).sum())
+                float((_set_means(rows, number) >= value).sum()) if np.isfinite(value) else np.nan
                 for number, value in zip(numbers, best.value, strict=True)
             ],
             "scenes": rows["scene"].nunique(),

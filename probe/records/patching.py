@@ -12,7 +12,7 @@ from probe.records.table import unit_sums
 Donor = Literal["clean", "another"]
 """Whose attention is read: the same scene's at little noise, or another scene's."""
 Part = Literal["queries", "keys", "values", "matching", "content", "output"]
-"""What is read of it; matching is queries and keys, content keys and values."""
+"""What is read of it; matching are the logits between views, content keys and values."""
 Measure = Literal["error", "moved"]
 CLEAN, ANOTHER = get_args(Donor)
 ERROR, MOVED = get_args(Measure)
@@ -26,6 +26,7 @@ NAMES = {
     "measure": get_args(Measure),
 }
 """What columns of text hold."""
+FEW = "too few independent units"
 PLACE = ["donor", "part", "layer", "head", "timestep", "measure"]
 
 
@@ -52,8 +53,8 @@ def matches_table(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per layer and timestep: layer, timestep, true, true_low, true_high, wrong, wrong_low, wrong_high
         (movement of the prediction at the query), ahead (true minus wrong), ahead_low, ahead_high (95 % for all layers
-        of the timestep at once), times (true over wrong; NaN where wrong is 0), units, count (queries whose true match
-        was patched). Ends are NaN below five units.
+        of the timestep at once), units, count (queries of
+        the rarer kind, over all draws). Ends are NaN below five units.
     """
     parts = [
         _of_timestep(part, int(t))
@@ -68,7 +69,7 @@ def _of_timestep(rows: pd.DataFrame, t: int) -> pd.DataFrame:
     true, wrong = (_moved(rows[rows["tokens"] == tokens], layers, units) for tokens in (TRUE_MATCH, WRONG_MATCH))
     ahead = true - wrong
     low, high = ahead.widened(joint_widening(ahead))
-    counted = rows[rows["tokens"] == TRUE_MATCH].groupby("layer")["count"].sum()
+    counted = rows.groupby(["layer", "tokens"])["count"].sum().groupby("layer").min()
     return pd.DataFrame(
         {
             "layer": layers,
@@ -76,7 +77,6 @@ def _of_timestep(rows: pd.DataFrame, t: int) -> pd.DataFrame:
             **_ends("true", true.value, true.low, true.high),
             **_ends("wrong", wrong.value, wrong.low, wrong.high),
             **_ends("ahead", ahead.value, low, high),
-            "times": np.divide(true.value, wrong.value, out=np.full(len(layers), np.nan), where=wrong.value > 0),
             "units": np.minimum(true.units, wrong.units),
             "count": counted.reindex(layers).fillna(0).astype(int).to_numpy(),
         }
@@ -104,40 +104,48 @@ def patching_words(table: pd.DataFrame, matches: pd.DataFrame, layer: int) -> tu
         layer: The selected one.
     """
     whole = table[(table["head"] == ALL_HEADS) & (table["measure"] == ERROR) & (table["layer"] == layer)]
-    said = [_restored(row) for row in whole[whole["donor"] == CLEAN].to_dict("records") if row["part"] == "matching"]
-    said += [_replaced(row) for row in whole[whole["donor"] == ANOTHER].to_dict("records") if row["part"] == "content"]
+    rows = whole.to_dict("records")
+    said = [_restored(row) for row in rows if (row["donor"], row["part"]) == (CLEAN, "matching")]
+    said += [_replaced(row) for row in rows if (row["donor"], row["part"]) == (ANOTHER, "content")]
     return (*said, *(_read(part, int(t)) for t, part in (matches.groupby("timestep") if len(matches) else ())))
 
 
 def _restored(row: dict[str, Any]) -> str:
-    verdict = {1: "better matching there would help", -1: "better matching there would hurt", 0: "no effect is shown"}
+    meaning = {1: "better matching there would help", -1: "it would hurt", 0: "no effect is shown"}
     return (
-        f"At t = {row['timestep']} layer {row['layer']} with the queries and keys of the same scene at little noise "
-        f"changes the prediction's error by {_percent(row)}: {verdict[-_sign(row['low'], row['high'])]}."
+        f"Where target views match other views in layer {row['layer']} as the same scene does at little noise, the "
+        f"prediction's error at t = {row['timestep']} changes by {_percent(row)}: {_meaning(row, meaning, -1)}."
     )
 
 
 def _replaced(row: dict[str, Any]) -> str:
-    verdict = {1: "the model reads this layer", -1: "its own content hurts", 0: "no effect is shown"}
+    meaning = {1: "the model reads that layer", -1: "its own content hurts", 0: "no effect is shown"}
     return (
-        f"With another scene's keys and values the error changes by {_percent(row)} (t = {row['timestep']}): "
-        f"{verdict[_sign(row['low'], row['high'])]}."
+        f"Where they read another scene's keys and values in layer {row['layer']}, the error at t = {row['timestep']} "
+        f"changes by {_percent(row)}: {_meaning(row, meaning, 1)}."
     )
 
 
+def _meaning(row: dict[str, Any], meaning: dict[int, str], way: int) -> str:
+    """Return what an interval says, or that there is none."""
+    return meaning[way * _sign(row["low"], row["high"])] if np.isfinite(row["low"]) else FEW
+
+
 def _read(rows: pd.DataFrame, t: int) -> str:
+    if not np.isfinite(rows["ahead_low"]).any():
+        return f"Whether true matches are read at t = {t} cannot be told: {FEW}."
     shown = rows[rows["ahead_low"] > 0]
     if shown.empty:
         return (
-            f"At t = {t} no layer is shown to read true matches: patching a query's true match moves its prediction no "
-            "more than patching a token of equal distance."
+            f"At t = {t} no layer is shown to read true matches: patching a query's true match is not shown to move "
+            "its prediction more than patching a token of equal distance."
         )
-    most = shown.loc[shown["times"].idxmax()]
+    row = shown.loc[shown["ahead"].idxmax()]
     return (
         f"At t = {t} true matches are read in layer{'s' if len(shown) > 1 else ''} "
         f"{', '.join(str(layer) for layer in shown['layer'])}: patching a query's true match moves its prediction more "
-        f"than patching a token of equal distance, most in layer {int(most['layer'])}, {most['times']:.1f} times as "
-        f"far ({most['true']:.1%} against {most['wrong']:.1%})."
+        f"than patching a token of equal distance, in layer {int(row['layer'])} by {row['true']:.1%} of its size "
+        f"against {row['wrong']:.1%}."
     )
 
 

@@ -16,7 +16,7 @@ from probe.records.decoding import DEPTH, EPIPOLAR, FROM, NO_MODEL, PARTS, decod
 
 TITLES = {
     DEPTH: "depth: mean absolute error of its logarithm (0.1 is about 10 %)",
-    EPIPOLAR: "true matches' distance from the decoded epipolar lines, in sides of the image",
+    EPIPOLAR: "epipolar geometry: Sampson's distance of true matches, in sides of the image",
 }
 PLAIN = FuncFormatter(lambda value, _: f"{value:.3g}")
 
@@ -64,7 +64,8 @@ def figure(run: ProbeRun) -> Chart | None:
         "A small network learned from one half of the independent units to decode depth from a layer's tokens, and the "
         "fundamental matrix of two views from their averages over quarters; the other half shows its error: lower is "
         "better. Cameras only: the same layers with grey images. No model: of depth the token's place, which every "
-        f"decoder of depth is told too; of two views one matrix for all. Bars: 95{NBSP}% intervals over "
+        f"decoder of depth is told too; of two views one matrix for all. Epipolar geometry "
+        f"is a function of the cameras, which grey images keep. Bars: 95{NBSP}% intervals over "
         f"{int(known['units'].min())} units. Layer {run.layer} "
         f"({standing(run)}) is shaded."
     )
@@ -92,9 +93,9 @@ def text_table(run: ProbeRun) -> Table:
     """
     rows = table(run).to_dict("records")
     return Table(
-        caption="Errors of what is decoded, of scenes that decoders did not learn from. Lead: the smaller of both "
-        f"others' errors minus the layer's, with the 95{NBSP}% interval for all layers and both parts at once; above 0 "
-        "the layer says more.",
+        caption="Errors of what is decoded, of scenes that decoders did not learn from. Lead: an other's "
+        f"error minus the layer's, of cameras only or no model (of epipolar geometry: no model) that whose lead is the "
+        f"less sure, with the 95{NBSP}% interval for all layers and both parts at once; above 0 the layer says more.",
         columns=("decoded", "layer", "from", "error", "cameras only", "no model", "lead", "units", "samples"),
         rows=tuple(_cells(row) for row in rows),
         marked=tuple(n for n, row in enumerate(rows) if row["layer"] == run.layer),

@@ -90,7 +90,7 @@ def _cells(row: dict[str, float]) -> tuple[str, ...]:
         f"{row['heads']:.0f}",
         *(_percent(row[which], row[f"{which}_low"], row[f"{which}_high"]) for which in (BEST, RANDOM)),
         difference,
-        f"{row['sets_above']:.0f} of {row['sets']:.0f}",
+        f"{row['sets_above']:.0f} of {row['sets']:.0f}" if np.isfinite(row["sets_above"]) else MISSING,
         f"{row['units']:.0f}",
     )
 

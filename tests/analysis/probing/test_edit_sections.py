@@ -108,9 +108,9 @@ def test_sentences_follow_the_tables(folder: Path):
     run = read_run(folder)
     first, second, third = patching.words(run)
     assert "better matching there would help" in first
-    assert "the model reads this layer" in second
+    assert "the model reads that layer" in second
     assert "true matches are read in layer 10:" in third
-    assert "layers 7, 10 are shown to say more" in decoding.words(run)[0]
+    assert "layers 7, 10 are shown to say more than cameras" in decoding.words(run)[0]
     assert "for 1, 2 heads the best matter more than each of the 2 different random sets" in knockout.words(run)[0]
 
 

@@ -1,5 +1,7 @@
 """Activation patching: what an edit reads of a donor, tokens of equal distance, and where predictions move."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,11 +13,14 @@ from torch.nn import functional as F
 
 from probe.attention.call import Call
 from probe.capture import AttentionTap
+from probe.interventions import patching
+from probe.interventions.edits import HiddenKeysError
 from probe.interventions.patching import (
     APART,
     EQUAL,
     PARTS,
     Patches,
+    Reader,
     by_match,
     equal_distance,
     movement,
@@ -36,9 +41,12 @@ from probe.records.patching import (
     patching_words,
 )
 
+LAYOUT = ViewLayout(views=3, grid=(1, 2))
+TARGETS = LAYOUT.owners() >= 1
+
 
 def run(q, k, v):
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, scale=0.5)
 
 
 def call_of(batch: int = 2) -> Call:
@@ -46,45 +54,69 @@ def call_of(batch: int = 2) -> Call:
     return Call("layer", 0, 0, q, k, v, 0.5, None, False, False, torch.float32, "sdpa")
 
 
+def reads(part: str, call: Call, **how) -> torch.Tensor:
+    return patch(Reader(part=part, layout=LAYOUT, n_ref=1, **how))(call, run)
+
+
 def mixed(names: str, call: Call) -> torch.Tensor:
     """What the first item gives out with the donor's queries, keys or values."""
-    return run(*(getattr(call, name)[1:] if name in names else getattr(call, name)[:1] for name in "qkv"))
+    return run(*(getattr(call, name)[1:] if name in names else getattr(call, name)[:1] for name in "qkv"))[0]
 
 
-@pytest.mark.parametrize(
-    ("part", "names"), [("queries", "q"), ("keys", "k"), ("values", "v"), ("matching", "qk"), ("content", "kv")]
-)
-def test_the_run_reads_that_part_of_the_donor_and_the_donor_stays(part, names):
+@pytest.mark.parametrize(("part", "names"), [("queries", "q"), ("keys", "k"), ("values", "v"), ("content", "kv")])
+def test_target_views_read_that_part_of_the_donor(part, names):
     call = call_of()
-    out = patch(part)(call, run)
-    torch.testing.assert_close(out[:1], mixed(names, call))
-    assert torch.equal(out[1], run(call.q, call.k, call.v)[1])
+    torch.testing.assert_close(reads(part, call)[0][:, TARGETS], mixed(names, call)[:, TARGETS])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_reference_views_and_the_donor_stay_as_they_were(part):
+    call = call_of()
+    usual, out = run(call.q, call.k, call.v), reads(part, call)
+    assert torch.equal(out[1], usual[1])
+    assert torch.equal(out[0][:, ~TARGETS], usual[0][:, ~TARGETS])
+    assert not torch.isclose(out[0][:, TARGETS], usual[0][:, TARGETS]).all()
+
+
+def test_matching_is_the_donors_logits_between_views_alone():
+    call, owners = call_of(), LAYOUT.owners()
+    own, donor = (torch.einsum("hnd,hmd->hnm", call.q[n], call.k[n]) for n in (0, 1))
+    logits = torch.where(owners[:, None] == owners[None], own, donor)
+    expected = (logits * call.scale).softmax(-1) @ call.v[0]
+    torch.testing.assert_close(reads("matching", call)[0][:, TARGETS], expected[:, TARGETS])
+
+
+def test_logits_of_two_runs_are_not_mixed_where_a_mask_hides_keys():
+    call = replace(call_of(), mask=torch.eye(6, dtype=torch.bool))
+    with pytest.raises(HiddenKeysError, match="hides keys by its mask"):
+        reads("matching", call)
+    reads("values", call)
 
 
 def test_the_output_is_the_donors_where_it_is_patched():
     call, where = call_of(), torch.tensor([True, False, False, True, False, False])
-    usual, out = run(call.q, call.k, call.v), patch("output", where=where)(call, run)
-    assert torch.equal(out[0][:, where], usual[1][:, where])
-    assert torch.equal(out[0][:, ~where], usual[0][:, ~where])
+    usual, out = run(call.q, call.k, call.v), reads("output", call, where=where)
+    assert torch.equal(out[0][:, 3], usual[1][:, 3])
+    assert torch.equal(out[0][:, [0, 1, 2, 4, 5]], usual[0][:, [0, 1, 2, 4, 5]])
 
 
 def test_only_the_chosen_head_changes():
     call = call_of()
-    usual, out = run(call.q, call.k, call.v), patch("matching", heads=[1])(call, run)
+    usual, out = run(call.q, call.k, call.v), reads("matching", call, heads=(1,))
     assert torch.equal(out[:, 0], usual[:, 0])
-    assert torch.equal(out[:, 1], patch("matching")(call, run)[:, 1])
+    assert torch.equal(out[:, 1], reads("matching", call)[:, 1])
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", sorted({*PARTS} - {"matching"}))
 def test_patching_no_token_changes_nothing(part):
     call = call_of()
-    out = patch(part, where=torch.zeros(6, dtype=torch.bool))(call, run)
+    out = reads(part, call, where=torch.zeros(6, dtype=torch.bool))
     torch.testing.assert_close(out, run(call.q, call.k, call.v), rtol=0, atol=0)
 
 
 def test_a_batch_that_is_no_pair_is_refused():
     with pytest.raises(ValueError, match="called with a batch of 3, expected 2"):
-        patch("keys")(call_of(3), run)
+        reads("keys", call_of(3))
 
 
 # --- in a model ------------------------------------------------------------------------------------------------------
@@ -94,7 +126,8 @@ def test_a_run_that_is_its_own_donor_stays(model, layers, scene):
     runs = two_runs(model, scene, scene, (500, 500))
     usual = runs.predict()
     for part in PARTS:
-        with AttentionTap(model.network, layers, edit=patch(part)):
+        reader = Reader(part=part, layout=layers[0].layout(scene.views.count), n_ref=scene.views.n_ref)
+        with AttentionTap(model.network, layers, edit=patch(reader)):
             torch.testing.assert_close(runs.predict(), usual, rtol=1e-4, atol=1e-5)
 
 
@@ -116,13 +149,31 @@ def test_whole_layers_are_patched_by_both_donors(model, layers, scene):
     assert rows["count"].eq(2).all()
 
 
-def test_content_of_the_scene_itself_moves_nothing(model, layers, scene):
+def test_content_of_the_scene_itself_moves_nothing(model, layers, scene, monkeypatch):
+    monkeypatch.setattr(patching, "LEAST_QUERIES", 1)
+    monkeypatch.setattr(patching, "DRAWS", 12)
     patches = Patches(parts=("content",), timesteps=(500,), clean_timestep=50)
     rows = patch_matches(model, scene, scene, layers, patches)
     assert rows["value"].dropna().abs().max() < 1e-4
     rows = patch_matches(model, scene, toy_scene(model, 1), layers, patches)
     assert rows["value"].dropna().min() > 1e-4
     assert set(rows["tokens"]) == {TRUE_MATCH, WRONG_MATCH}
+    monkeypatch.setattr(patching, "LEAST_QUERIES", 10**6)
+    rows = patch_matches(model, scene, scene, layers, patches)
+    assert rows["value"].isna().all()
+    assert (rows["count"] == 0).all()
+
+
+def test_a_layer_that_cannot_be_patched_is_unknown_with_count_0(model, layers, scene, monkeypatch):
+    def masked(_call, _run, _usual, _reader):
+        raise HiddenKeysError("a mask")
+
+    monkeypatch.setitem(PARTS, "matching", masked)
+    patches = Patches(parts=("matching", "values"), timesteps=(500,), clean_timestep=50)
+    rows = patch_layers(model, scene, {CLEAN: scene}, layers[:1], patches).set_index("part")
+    assert rows.loc["matching", "value"].isna().all()
+    assert (rows.loc["matching", "count"] == 0).all()
+    assert rows.loc["values", "value"].notna().all()
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
@@ -132,26 +183,27 @@ def test_content_of_the_scene_itself_moves_nothing(model, layers, scene):
 def test_a_wrong_match_is_as_far_from_the_querys_place_and_elsewhere(rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randint(-1, rows * columns, (rows * columns, 2), generator=generator)
-    wrong = equal_distance(truth, (rows, columns), generator)
+    seen = torch.rand(truth.shape, generator=generator) < 0.7
+    wrong = equal_distance(truth, seen, (rows, columns), generator)
     place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     for query in range(rows * columns):
         for view in range(2):
             match, drawn = int(truth[query, view]), int(wrong[query, view])
             far = (place - place[query]).norm(dim=1)
             possible = (far - far[match]).abs() <= EQUAL
-            possible &= (place - place[match]).abs().amax(1) >= APART
+            possible &= ((place - place[match]).abs().amax(1) >= APART) & seen[:, view]
             assert drawn == -1 if match < 0 or not possible.any() else bool(possible[drawn])
 
 
 def test_a_match_at_the_querys_own_place_has_no_other_of_equal_distance():
     truth = torch.arange(16)[:, None]
-    assert (equal_distance(truth, (4, 4), torch.Generator()) == -1).all()
+    assert (equal_distance(truth, truth >= 0, (4, 4), torch.Generator()) == -1).all()
 
 
 def test_all_tokens_of_equal_distance_are_drawn_alike():
     truth, generator = torch.full((25, 600), -1), torch.Generator().manual_seed(0)
     truth[12] = 14  # the middle, and the end of its row
-    drawn = equal_distance(truth, (5, 5), generator)[12].tolist()
+    drawn = equal_distance(truth, torch.ones_like(truth, dtype=torch.bool), (5, 5), generator)[12].tolist()
     counts = {token: drawn.count(token) for token in set(drawn)}
     expected = {1, 2, 3, 5, 10, 15, 21, 22, 23}  # 2 or 2.24 away, and 2 from the end of the row
     assert set(counts) == expected
@@ -220,22 +272,25 @@ def test_true_matches_are_paired_with_tokens_of_equal_distance():
     first, second = matches_table(rows).to_dict("records")
     assert (first["layer"], first["true"], first["wrong"]) == (3, pytest.approx(0.3), pytest.approx(0.2))
     assert first["ahead_low"] == pytest.approx(0.1)  # equal in every scene: no spread
-    assert first["times"] == pytest.approx(1.5)
     assert second["ahead_low"] < 0 < second["ahead_high"]
     (said,) = words(rows)
     assert "true matches are read in layer 3:" in said
-    assert "1.5 times as far (30.0% against 20.0%)" in said
+    assert "in layer 3 by 30.0% of its size against 20.0%" in said
 
 
 def test_what_is_not_shown_is_said():
     (said,) = words(table({TRUE_MATCH: [0.1, 0.3] * 4, WRONG_MATCH: [0.3, 0.12] * 4}))
     assert "no layer is shown to read true matches" in said
     (said,) = words(table({TRUE_MATCH: [0.5, 0.6], WRONG_MATCH: [0.1, 0.1]}))
-    assert "no layer is shown to read true matches" in said
+    assert "cannot be told: too few independent units" in said
+    (said,) = words(table({TRUE_MATCH: [0.5] * 8, WRONG_MATCH: [0.0] * 8}))
+    assert "50.0% of its size against 0.0%" in said
+    (few,) = words(table({"all": [0.5, 0.6]}, measure="error"))
+    assert few.endswith("too few independent units.")
 
 
 @pytest.mark.parametrize(
-    ("shift", "word"), [(-0.2, "better matching there would help"), (0.2, "would hurt"), (0.0, "no effect is shown")]
+    ("shift", "word"), [(-0.2, "better matching there would help"), (0.2, "it would hurt"), (0.0, "no effect is shown")]
 )
 def test_the_cleaner_runs_matching_is_weighed_by_its_interval(shift, word):
     values = np.array([-0.1, 0.1, -0.05, 0.05, -0.1, 0.1, -0.05, 0.05]) + shift

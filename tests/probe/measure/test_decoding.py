@@ -1,5 +1,7 @@
 """Decoding geometry from tokens: known distances, what can and cannot be decoded, and what the table says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,13 +202,39 @@ def test_a_layer_leads_the_better_of_both_others():
     assert first["lead_low"] == pytest.approx(0.1)
     assert second["lead_low"] < 0 < second["lead_high"]
     (unused,) = decoding_words(table, [7])
-    assert "layer 3 is shown to say more than the better of both; not shown to find correspondences" in unused
+    assert (
+        "layer 3 is shown to say more than cameras only and than no model; not among the layers shown to match: 3."
+        in unused
+    )
     (used,) = decoding_words(table, [3])
-    assert "of both, and find correspondences above" in used
+    assert used.endswith("than cameras only and than no model.")
 
 
 def test_what_no_layer_says_is_said():
     table = decoding_table(rows({(THIS, 3): [0.2] * 8, (GREY, 3): [0.1] * 8, (NO_MODEL, 3): [0.3] * 8}, EPIPOLAR))
     (said,) = decoding_words(table, [])
-    assert said.startswith("The fundamental matrix is decoded best from the queries and keys of layer 3")
-    assert said.endswith("no layer is shown to say more than both.")
+    assert said.startswith("The fundamental matrix: from the queries and keys of layer 3 Sampson's distance")
+    assert "layer 3 is shown to say more than no model" in said  # cameras only is no rival there
+    (said,) = decoding_words(decoding_table(rows({(who, 3): [0.2] * 8 for who in (THIS, GREY, NO_MODEL)})), [])
+    assert said.endswith("no layer is shown to say more than cameras only and than no model.")
+    (said,) = decoding_words(decoding_table(rows({(who, 3): [0.2] * 2 for who in (THIS, GREY, NO_MODEL)})), [])
+    assert "too few independent units" in said
+
+
+def test_each_layer_has_to_lead_both_others_itself():
+    """A rival that is better on the whole does not stand for one that is better in this layer."""
+    values = {(THIS, 3): 0.2, (GREY, 3): 0.15, (NO_MODEL, 3): 0.25, (THIS, 7): 0.2, (GREY, 7): 0.6, (NO_MODEL, 7): 0.25}
+    table = decoding_table(rows({key: [value + n / 1000 for n in range(8)] for key, value in values.items()}))
+    first, second = table.to_dict("records")
+    assert (first["lead"], second["lead"]) == pytest.approx((-0.05, 0.05))
+    assert first["lead_high"] < 0 < second["lead_low"]
+
+
+def test_errors_are_averaged_over_decoders():
+    one, two, both = (samples(True) for _ in range(3))
+    seeds = [(1,), (2,), (1, 2)]
+    values = [
+        [value for _, value, _ in depth_errors(replace(given, seeds=seed))]
+        for given, seed in zip((one, two, both), seeds, strict=True)
+    ]
+    np.testing.assert_allclose(values[2], np.mean(values[:2], axis=0), rtol=1e-5)
