@@ -26,7 +26,7 @@ SEEDS = 2**32
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Decode depth and epipolar lines from each 3D layer by a small network: is the geometry there, and is it used?
+    """Decode depth and epipolar lines from each 3D layer by a small network: is the geometry there?
 
     Decoders learn from one half of the independent units (rooms, recordings) and are measured on the other. Beside the
     model stand its layers with grey images (cameras only), and no model at all. Writes decoded.csv into the run's

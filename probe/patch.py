@@ -30,7 +30,7 @@ PROG = "python -m probe.patch"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Let each 3D layer read another run's attention, and measure what that does to the denoised prediction.
+    """Let target views read another run's attention in one 3D layer; measure what that does to the denoised prediction.
 
     The other run is the same scene's at little noise (what would better matching be worth?), or another scene's (what
     is the layer's content worth?). Keys and values of a few reference tokens are patched as well: does a prediction
@@ -41,7 +41,7 @@ class Settings:
     run: tyro.conf.Positional[Path]
     """Folder of a finished run of python -m probe.run."""
     parts: str = "matching,content,output"
-    """What is read of the other run, by commas: queries, keys, values, matching (queries and keys), content (keys and
+    """What is read of the other run, by commas: queries, keys, values, matching (logits between views), content (keys and
     values), output."""
     timesteps: str | None = None
     """Timesteps of the patched run, by commas; default the run's middle and noisiest ones."""

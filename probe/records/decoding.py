@@ -67,8 +67,9 @@ def _least_sure(leads: list[Ratios]) -> dict[str, np.ndarray]:
     ends = [lead.widened(joint_widening(lead)) for lead in leads]
     low = np.stack([low for low, _ in ends])
     least = np.where(np.isfinite(low), low, np.stack([lead.value for lead in leads])).argmin(0)
-    every = {"lead": [lead.value for lead in leads], "lead_low": low, "lead_high": [high for _, high in ends]}
-    return {name: np.take_along_axis(np.stack(list(values)), least[None], 0)[0] for name, values in every.items()}
+    value, high = np.stack([lead.value for lead in leads]), np.stack([high for _, high in ends])
+    every = {"lead": value, "lead_low": low, "lead_high": high}
+    return {name: np.take_along_axis(values, least[None], 0)[0] for name, values in every.items()}
 
 
 def _errors(rows: pd.DataFrame, places: list[str], units: list[str]) -> Ratios:
@@ -96,8 +97,8 @@ def _said(table: pd.DataFrame, what: str, above_null: list[int]) -> str:
     row = table.loc[table["lead"].idxmax() if table["lead"].notna().any() else table["error"].idxmin()]
     first = (
         f"{name}: from the {FROM[row['part']]} of layer {int(row['layer'])} {UNITS[what]} {row['error']:.3f}, cameras "
-        f"only {row['grey']:.3f}, no model {row['none']:.3f} ({int(row['units'])} units, none of which decoders learned "
-        "from)"
+        f"only {row['grey']:.3f}, no model {row['none']:.3f} ({int(row['units'])} units, none of which decoders "
+        "learned from)"
     )
     others = "than cameras only and than no model" if what == DEPTH else "than no model (cameras alone tell it too)"
     if not np.isfinite(table["lead_low"]).any():

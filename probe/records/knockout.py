@@ -26,9 +26,8 @@ def knockout_table(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per number of heads: heads, best, best_low, best_high, random, random_low, random_high, ahead (best minus
         random), ahead_low, ahead_high, sets (random ones), sets_above (of these, with a growth of the best's or
-        more; NaN where the
-        best's is unknown), scenes, units. The ends of ``ahead`` hold for all numbers at once, the others for themselves; NaN below
-        five units.
+        more; NaN where the best's is unknown), scenes, units. The ends of ``ahead`` hold for all numbers at once, the
+        others for themselves; NaN below five units.
     """
     numbers = sorted(int(number) for number in rows["heads"].unique())
     units = sorted(rows["unit"].astype(str).unique())

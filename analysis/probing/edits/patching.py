@@ -27,7 +27,7 @@ from probe.records.patching import (
 
 DONORS = {CLEAN: "from the same scene at little noise", ANOTHER: "from another scene"}
 PARTS = {
-    "queries": "queries", "keys": "keys", "values": "values", "matching": "matching (queries and keys)",
+    "queries": "queries", "keys": "keys", "values": "values", "matching": "matching (logits between views)",
     "content": "content (keys and values)", "output": "output",
 }  # fmt: skip
 TOKENS = {TRUE_MATCH: "at the query's true match", WRONG_MATCH: "at a token of equal distance"}
@@ -79,8 +79,8 @@ def figure(run: ProbeRun) -> Chart | None:
     panels = {f"{d}{t}": f"{text}, t = {t}" for d, text in DONORS.items() for t in sorted(table["timestep"].unique())}
     shown = {panel: text for panel, text in panels.items() if panel in set(rows["panel"])}
     caption = (
-        "By how much the error of the denoised prediction grows when one layer reads a part of another run's "
-        "attention; below zero the other run's part helps. The same scene at little noise tells what better matching, "
+        "By how much the error of the denoised prediction grows when target views read a part of another run's "
+        "attention in one layer; below zero the other run's part helps. The same scene at little noise tells what better matching, "
         "or better content, in that layer would bring; another scene tells what the layer's own brings. Bars: "
         f"95{NBSP}% intervals over independent units. Layer {run.layer} ({standing(run)}) is shaded."
     )
@@ -117,7 +117,7 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         "the prediction moves at queries whose true match was among them, over the prediction's own size; squares: at "
         "queries of which a wrong token was, as far from the query's own place as the true match and at least two "
         f"tokens beside it. Bars: 95{NBSP}% intervals over independent units. Queries per point: "
-        f"{number(int(table['count'].min()))} or more. Where circles stand above squares, the model reads true matches."
+        f"{number(int(table['count'].min()))} or more. Where circles stand above squares, target views read true matches there."
     )
     alt = "Movement of the prediction; " + "; ".join(
         f"layer {row.layer}, t = {row.timestep}: {row.true:.1%} against {row.wrong:.1%}" for row in table.itertuples()
