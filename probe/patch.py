@@ -41,8 +41,8 @@ class Settings:
     run: tyro.conf.Positional[Path]
     """Folder of a finished run of python -m probe.run."""
     parts: str = "matching,content,output"
-    """What is read of the other run, by commas: queries, keys, values, matching (logits between views), content (keys and
-    values), output."""
+    """What is read of the other run, by commas: queries, keys, values, matching (logits between views), content (keys
+    and values), output."""
     timesteps: str | None = None
     """Timesteps of the patched run, by commas; default the run's middle and noisiest ones."""
     clean_timestep: int = 50

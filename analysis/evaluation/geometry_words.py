@@ -56,14 +56,14 @@ def _good(found: pd.DataFrame) -> str:
     if units < LEAST_UNITS:
         return f"nothing can be said of scores of geometry: {units} units have values, {LEAST_UNITS} are needed"
     good = [title(name) for name, known in geometry.trusted(found).items() if known]
+    corruptions = listing(LABELS[name] for name in CORRUPTIONS)
     if not good:
-        return "no score of geometry can be trusted here: each fails to rank some corruption below the truth"
-    worse = f"{listing(LABELS[name] for name in CORRUPTIONS)} each score worse than the truth"
-    return f"{listing(good)} can be trusted here: {worse}"
+        return f"no score of geometry is shown to tell all of {corruptions} from the truth here"
+    return f"{listing(good)} can be trusted here, each by its own intervals: {corruptions} score worse than the truth"
 
 
 def _bad(found: pd.DataFrame) -> str:
-    """Return the scores that cannot be trusted, those of one reason together; nothing of too few units."""
+    """Return the scores that are not shown to be trustworthy, by reason; nothing of too few units."""
     known = geometry.trusted(found)
     reasons: dict[str, list[str]] = {}
     for name in GEOMETRY_SCORES:
@@ -71,7 +71,7 @@ def _bad(found: pd.DataFrame) -> str:
             reason = _reason(found[found["metric"] == name]) if name in known else "no value of the truth"
             reasons.setdefault(reason, []).append(title(name))
     failing = [f"{listing(names)} ({reason})" for reason, names in reasons.items()]
-    return f"not to be trusted: {'; '.join(failing)}" if failing else ""
+    return f"not shown to tell the corruptions from the truth: {'; '.join(failing)}" if failing else ""
 
 
 def _reason(found: pd.DataFrame) -> str:

@@ -304,9 +304,14 @@ def _write_geometry(path: Path, plan: Plan, index: int, measured: Iterable[Quali
 
 
 def _other_scene(scenes: SceneList, index: int) -> Float[Tensor, "1 f 3 h w"] | None:
-    """Return the true views of the scene that lies half the list away; None where there is one scene alone."""
-    count = len(scenes.names)
-    return None if count < 2 else scenes.load((index + count // 2) % count)[0].image
+    """Return the true views of a scene of another unit, about half the list away; None where there is one unit alone.
+
+    Of a lone recording units are blocks of time, which show the same place.
+    """
+    units, count = list(scenes.units or scenes.names), len(scenes.names)
+    order = [(index + count // 2 + n) % count for n in range(count)]
+    other = next((k for k in order if units[k] != units[index]), None)
+    return None if other is None else scenes.load(other)[0].image
 
 
 def _write_part(path: Path, measured: Mapping[int, Quality]) -> None:

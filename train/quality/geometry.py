@@ -37,6 +37,8 @@ LEAST_MATCHES = 10
 """That a pair needs for an epipolar distance, and a view for a reprojection error."""
 LEAST_INLIERS = 15
 """That a camera needs to count as registered, COLMAP's ``min_num_inliers``."""
+FARTHEST = 1e6
+"""Baselines that a point may be away to count as lying in front of the cameras."""
 RANSAC_PIXELS = 2.0
 """That a match may lie off its epipolar line to count as an inlier of a camera."""
 
@@ -110,7 +112,9 @@ def find_camera(matches: Matches, view: Camera, reference: Camera) -> Float[Tens
     essential, inliers = cv2.findEssentialMat(there, here, np.eye(3), cv2.USAC_ACCURATE, 0.9999, threshold)
     if essential is None or essential.shape != (3, 3):
         return None
-    agreeing, rotation, translation, _ = cv2.recoverPose(essential, there, here, np.eye(3), mask=inliers)
+    agreeing, rotation, translation, *_ = cv2.recoverPose(
+        essential, there, here, np.eye(3), distanceThresh=FARTHEST, mask=inliers
+    )
     if agreeing < LEAST_INLIERS:
         return None
     camera = torch.eye(4, dtype=torch.float64)

@@ -80,9 +80,9 @@ def figure(run: ProbeRun) -> Chart | None:
     shown = {panel: text for panel, text in panels.items() if panel in set(rows["panel"])}
     caption = (
         "By how much the error of the denoised prediction grows when target views read a part of another run's "
-        "attention in one layer; below zero the other run's part helps. The same scene at little noise tells what better matching, "
-        "or better content, in that layer would bring; another scene tells what the layer's own brings. Bars: "
-        f"95{NBSP}% intervals over independent units. Layer {run.layer} ({standing(run)}) is shaded."
+        "attention in one layer; below zero the other run's part helps. The same scene at little noise tells what "
+        "better matching, or better content, in that layer would bring; another scene tells what the layer's own "
+        f"brings. Bars: 95{NBSP}% intervals over independent units. Layer {run.layer} ({standing(run)}) is shaded."
     )
     mine = table[table["layer"] == run.layer].to_dict("records")
     alt = f"Growth of the error by patched layer; layer {run.layer}: " + "; ".join(
@@ -117,7 +117,8 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         "the prediction moves at queries whose true match was among them, over the prediction's own size; squares: at "
         "queries of which a wrong token was, as far from the query's own place as the true match and at least two "
         f"tokens beside it. Bars: 95{NBSP}% intervals over independent units. Queries per point: "
-        f"{number(int(table['count'].min()))} or more. Where circles stand above squares, target views read true matches there."
+        f"{number(int(table['count'].min()))} or more. Where circles stand above squares, target views read "
+        "true matches there."
     )
     alt = "Movement of the prediction; " + "; ".join(
         f"layer {row.layer}, t = {row.timestep}: {row.true:.1%} against {row.wrong:.1%}" for row in table.itertuples()
