@@ -141,8 +141,8 @@ def test_the_sentences_say_what_the_table_says():
     }
     good, bad = (text.replace("\u00a0", " ") for text in trust_words(trust(table(levels))))
     assert good == (
-        "With 1 reference camera registered can be trusted here, each by its own intervals: noise, repeated references, "
-        "views of another scene and blurred true views score worse than the truth."
+        "With 1 reference camera registered can be trusted here, each by its own intervals: noise, repeated "
+        "references, views of another scene and blurred true views score worse than the truth."
     )
     assert "SED (rewarded: blurred true views, too few values: noise)" in bad
     assert "camera within 15° (not separated from the truth: all four corruptions)" in bad
