@@ -97,6 +97,8 @@ def _measure(settings: Settings, plan: Plan) -> pd.DataFrame:
     layers, names = editable(plan.layers), list(plan.scenes.names)
     if not layers:
         raise ValueError(f"{settings.run}: none of the scored layers joins views; geometry is decoded from those")
+    if not plan.scenes.load(0)[0].has_cameras:
+        raise ValueError(f"{settings.run}: its scenes have no cameras, so depth and epipolar lines are not known")
     with command.flag("--timestep"):
         (t,) = timesteps_of(plan.model, None if settings.timestep is None else str(settings.timestep), str(plan.middle))
     units = list(plan.scenes.units or names)

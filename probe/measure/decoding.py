@@ -91,9 +91,10 @@ def _some(tokens: Int[Tensor, "n 1"], most: int, generator: torch.Generator, vie
 def _matches(
     scene: Scene, grid: tuple[int, int], query: int, key: int, generator: torch.Generator
 ) -> Float[Tensor, "m 2 2"]:
-    """Draw true matches of a pair of views; NaN where there are fewer."""
+    """Draw true matches of a pair of views, of points that have not moved between them; NaN where there are fewer."""
     truth = scene.truths[grid]
-    seen = truth.visible[0, query, :, key].cpu().nonzero()[:, 0]
+    still = truth.visible if truth.moves is None else truth.visible & ~truth.moves
+    seen = still[0, query, :, key].cpu().nonzero()[:, 0]
     drawn = seen[torch.randperm(len(seen), generator=generator)[:PLACES]]
     both = torch.stack([truth.centres.cpu()[drawn], truth.xy[0, query, :, key].cpu()[drawn]], dim=1).float()
     height, width = scene.views.size
