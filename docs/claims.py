@@ -319,7 +319,8 @@ def heads_words() -> str:
 
 def patches_words() -> str:
     """Return what layers of the shipped weights do with another run's attention, and where true matches are read."""
-    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in PAIR)
+    kept = [name for name in PAIR if (REFERENCE / f"probe-{name}" / "patched_layers.csv").is_file()]
+    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in kept)
 
 
 def _patched(name: str) -> tuple[str, ...]:
@@ -329,7 +330,8 @@ def _patched(name: str) -> tuple[str, ...]:
 
 def decoded_words() -> str:
     """Return which geometry is decoded from the layers of the shipped weights."""
-    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_decoded(f'probe-{name}'))}" for name in PAIR)
+    kept = [name for name in PAIR if (REFERENCE / f"probe-{name}" / "decoded_by_layer.csv").is_file()]
+    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_decoded(f'probe-{name}'))}" for name in kept)
 
 
 def _decoded(name: str) -> tuple[str, ...]:
