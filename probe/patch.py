@@ -185,7 +185,7 @@ def _show(console: Any, whole: pd.DataFrame, matches: pd.DataFrame) -> None:
             console,
             f"growth of the prediction's error at t = {t}, donor: {donor}",
             ("layer", *grid.columns),
-            [(str(layer), *(f"{value:+.1%}" for value in row)) for layer, *row in grid.itertuples()],
+            [(str(layer), *(_share(value, "+.1%") for value in row)) for layer, *row in grid.itertuples()],
         )
     for t, rows in matches.groupby("timestep"):
         _table(
@@ -195,8 +195,8 @@ def _show(console: Any, whole: pd.DataFrame, matches: pd.DataFrame) -> None:
             [
                 (
                     str(row.layer),
-                    f"{row.true:.2%}",
-                    f"{row.wrong:.2%}",
+                    _share(row.true),
+                    _share(row.wrong),
                     _points(row.ahead, row.ahead_low, row.ahead_high),
                 )
                 for row in rows.itertuples()
@@ -204,7 +204,14 @@ def _show(console: Any, whole: pd.DataFrame, matches: pd.DataFrame) -> None:
         )
 
 
+def _share(value: float, form: str = ".2%") -> str:
+    """Write a share; a dash where it is unknown."""
+    return format(value, form) if math.isfinite(value) else "–"
+
+
 def _points(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return "–"
     ends = f" ({100 * low:+.2f} to {100 * high:+.2f})" if math.isfinite(low) else " (too few for an interval)"
     return f"{100 * value:+.2f}{ends}"
 
