@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from probe import cli as command
+from probe.plan.finished import check_finished, check_same, settings_of
 from probe.plan.settings import Device
-from probe.plan.settings import Settings as ProbeSettings
-from probe.records.names import CONFIG, KNOCKOUT, MODEL_CARD, SCORES, SELECTION, Intervention
+from probe.records.names import KNOCKOUT, SCORES, SELECTION, Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,22 +49,12 @@ class Settings:
     """auto takes CUDA where there is one."""
 
 
-KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("model_size", "pairs", "views", "n_ref", "frames_per_view", "image_size", "seed"), int),
-    **dict.fromkeys(("offload", "strict", "follow_links", "resume", "report", "dry_run", "hidden"), bool),
-    "min_overlap": (int, float),
-}
-"""Of settings that are no text."""
-
-
 def main(settings: Settings) -> None:
     """Rank, knock out, write and show the table."""
     counts = read_counts(settings.counts)
     if settings.draws < 1 or settings.scenes < 1:
         raise ValueError(f"--draws {settings.draws} --scenes {settings.scenes}: expected at least 1")
-    for name in (CONFIG, SCORES, SELECTION, MODEL_CARD):
-        if not (settings.run / name).is_file():
-            raise FileNotFoundError(f"{settings.run / name}: missing; name the folder of a finished probe run")
+    check_finished(settings.run)
     # after the flags are checked: PyTorch is slow to import
     from rich.console import Console
 
@@ -72,7 +62,7 @@ def main(settings: Settings) -> None:
     from probe.plan.plan import make_plan
     from probe.records import write
 
-    rows = _measure(settings, counts, make_plan(_probe_settings(settings)))
+    rows = _measure(settings, counts, make_plan(settings_of(settings.run, settings.device)))
     write(settings.run / KNOCKOUT, lambda part: rows.to_csv(part, index=False))
     table, console = knockout_table(rows), Console(width=None if sys.stdout.isatty() else 120)
     _show(console, table, settings.intervention)
@@ -92,27 +82,6 @@ def read_counts(text: str) -> list[int]:
     return sorted(map(int, parts))
 
 
-def _probe_settings(settings: Settings) -> ProbeSettings:
-    """Return the settings of the probe run, without what is not measured again."""
-    from probe.records import parse_json
-
-    path = settings.run / CONFIG
-    names = {field.name for field in fields(ProbeSettings)}
-    try:
-        known = dict(parse_json(path.read_text(encoding="utf-8"))["settings"])
-        kept: dict[str, Any] = {name: value for name, value in known.items() if name in names and value is not None}
-        kept["timesteps"] = ",".join(map(str, kept.get("timesteps", ()))) or None
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not the settings of a probe run ({error!r}); probe again") from error
-    for name in ("interventions", "edit_timesteps", "edit_scenes", "edit_heads", "sampling_steps"):
-        kept.pop(name, None)
-    own = {"out": settings.run, "device": settings.device, "baselines": "none", "interventions": "none"}
-    wrong = [name for name, value in kept.items() if value is not None and not isinstance(value, KINDS.get(name, str))]
-    if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)} of another kind than a probe run writes; probe again")
-    return ProbeSettings(**{**kept, **own})
-
-
 def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
     """Rank on the units of one half, knock out in scenes of the other."""
     import pandas as pd
@@ -125,7 +94,7 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
     from probe.selection.reading import read_all_heads
 
     scores, names = read_all_heads(settings.run / SCORES, settings.run / SELECTION), list(plan.scenes.names)
-    _check_same(settings.run, plan, scores)
+    check_same(settings.run, plan, scores["scene"].astype(str).unique())
     units = dict(zip(names, plan.scenes.units or names, strict=True))
     ranking, held_out = halves(list(units.values()))
     if not held_out:
@@ -141,23 +110,6 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
         how, t = settings.intervention, plan.middle
         tables.append(knock_out(plan.model, scene, plan.layers, sets, intervention=how, t=t, seed=seed))
     return plan.scenes.with_units(pd.concat(tables, ignore_index=True))
-
-
-def _check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:
-    """Refuse to knock out heads of other weights, or on other scenes, than those that were scored.
-
-    Raises:
-        ValueError: If they differ.
-    """
-    from probe.records import parse_json
-
-    scored, card = parse_json((run / MODEL_CARD).read_text(encoding="utf-8")), plan.model.card or {}
-    if scored != {"name": plan.model.name, **card}:
-        raise ValueError(
-            f"{run / MODEL_CARD}: the weights of {plan.model.name} are not those that were scored; probe again"
-        )
-    if set(scores["scene"].astype(str)) != set(plan.scenes.names):
-        raise ValueError(f"{run / SCORES}: its scenes are not those that its settings give now; probe again")
 
 
 def _show(console: Any, table: pd.DataFrame, intervention: str) -> None:

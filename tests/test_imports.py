@@ -13,7 +13,7 @@ PACKAGES = ("probe", "train", "analysis")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 COMMANDS = (
     *("probe.run", "probe.emergence", "probe.truth_quality", "probe.preview", "probe.scenes.preview"),
-    *("probe.scenes.fetch", "probe.show", "probe.knockout"),
+    *("probe.scenes.fetch", "probe.show", "probe.knockout", "probe.plan.__main__"),
 )
 TRAINING = ("train.cameo", "train.evaluate", "train.study", "train.ship")
 BODIES = ("train.training", "train.quality.evaluation", "train.studying.running")

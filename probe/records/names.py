@@ -325,6 +325,10 @@ EXAMPLES, MATCHES, EDITED, EXPLORER, MODEL_CARD = (
 
 KNOCKOUT = "knockout.csv"
 """What knocking out heads together changes: a row per scene and set of heads."""
+PLAN, SPEED = "plan.json", "speed.csv"
+"""A plan for speed, and what it was measured to do: error, samples and time with it and without."""
+UNPLANNED, UNPLANNED_TAP, PLANNED = "none", "none, tapped", "planned"
+"""What was timed: nothing, a tap that changes nothing, and the plan."""
 
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
 TRAINED = "trained.safetensors"
