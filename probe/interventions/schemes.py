@@ -7,7 +7,8 @@ batch, so that pairs of query and key that a mode leaves out are not computed, a
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -18,6 +19,7 @@ from probe.attention.call import Call, Edit, Run
 from probe.attention.masks import logit_bias
 from probe.interventions.edits import own_keys
 from probe.layers import Layer, ViewLayout
+from probe.records.folder import parse_json
 
 Mode = Literal["joint", "references", "per_view"]
 Scheme = tuple[Mode, ...]
@@ -125,7 +127,34 @@ def total_multiply_adds(schemes: Schemes, layers: Sequence[Layer], views: int, n
 def scheme_of(schemes: Schemes, layer: Layer) -> Scheme:
     """Return a layer's scheme; all heads joint where it has none."""
     assert layer.index is not None
-    return schemes.get(layer.index, ("joint",) * layer.heads)
+    return schemes.get(layer.index, all_joint(layer))
+
+
+def all_joint(layer: Layer) -> Scheme:
+    """Return the scheme that leaves a layer as it is."""
+    modes: list[Mode] = ["joint"] * layer.heads
+    return tuple(modes)
+
+
+def read_schemes(path: Path) -> dict[int, Scheme]:
+    """Read the schemes of a plan for speed.
+
+    Args:
+        path: A plan.json of ``python -m probe.plan``.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        layers = parse_json(path.read_text(encoding="utf-8"))["layers"]
+        return {int(layer["layer"]): _scheme_in(layer) for layer in layers}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a plan of python -m probe.plan ({error!r}); plan again") from error
+
+
+def _scheme_in(layer: Mapping[str, Any]) -> Scheme:
+    modes = {int(head): mode for mode in MODES for head in layer[mode]}
+    return tuple(modes[head] for head in range(sum(len(layer[mode]) for mode in MODES)))
 
 
 # --- attention -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,21 +13,24 @@ from hypothesis import strategies as st
 
 from probe.interventions.effects import measure_effects
 from probe.interventions.experiment import Experiment
-from probe.interventions.schemes import Scheme, Schemes, edits_of, scheme_of, total_multiply_adds
+from probe.interventions.moves import Move, after, parts_of, plan_steps, whole_moves
+from probe.interventions.schemes import (
+    Scheme,
+    Schemes,
+    edits_of,
+    read_schemes,
+    scheme_of,
+    total_multiply_adds,
+)
 from probe.interventions.speed import (
-    Move,
     SpeedPlan,
-    after,
     cells_of,
     growth_rows,
     make_speed_plan,
     mean_growth,
     measure_plan,
     on_paper,
-    parts_of,
-    plan_steps,
     scaled,
-    whole_moves,
 )
 from probe.interventions.speed_table import (
     BROKEN,
@@ -41,6 +45,7 @@ from probe.interventions.speed_table import (
 )
 from probe.layers import Layer
 from probe.models.model import MultiViewModel
+from probe.records import write_json
 
 LAYERS = [Layer(index, f"l{index}", (side, side), 3, "3d", channels=4) for index, side in ((2, 4), (5, 2), (6, 2))]
 PER_VIEW: Scheme = ("per_view",) * 3
@@ -169,6 +174,21 @@ def test_the_plan_says_what_was_measured_of_it(model, layers, scene, toy_plan: S
     assert all(set(step) == {"layer", "heads", "mode", "alone", "growth", "cost", "taken"} for step in record["steps"])
     headings, cells = plan_cells(record)
     assert all(len(row) == len(headings) for row in cells)
+
+
+def test_a_written_plan_is_read_back(toy_plan: SpeedPlan, layers: list[Layer], tmp_path: Path):
+    schemes: Schemes = {layers[0].index: ("references", "joint"), layers[1].index: ("per_view", "joint")}
+    write_json(tmp_path / "plan.json", replace(toy_plan, schemes=schemes).record())
+    assert read_schemes(tmp_path / "plan.json") == schemes
+    for wrong in (
+        "[]",
+        '{"layers": 3}',
+        '{"layers": [{"layer": 1, "joint": [1], "references": [], "per_view": []}]}',
+        "x",
+    ):
+        (tmp_path / "plan.json").write_text(wrong)
+        with pytest.raises(ValueError, match=r"not a plan of python -m probe.plan.*plan again"):
+            read_schemes(tmp_path / "plan.json")
 
 
 def test_layers_that_join_nothing_leave_nothing_to_plan(model, layers, scene):
