@@ -5,7 +5,6 @@ alone; then they are added, the one with the most saved per added error first, a
 together each time: effects do not add up.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ class Step(NamedTuple):
     Attributes:
         move: That was tried.
         alone: Growth of the prediction's error under this move alone.
-        growth: Likewise under all moves of the plan and this one.
+        growth: Likewise under the plan before it and this move; of this move alone, where that is too much already.
         cost: Multiply-adds likewise.
         taken: Whether it stays in the plan.
     """
@@ -86,8 +85,8 @@ def plan_steps(
 ) -> tuple[Schemes, list[Step]]:
     """Add moves to a plan as long as the error grows by no more than the budget.
 
-    The move that saves most per error that it adds alone is tried first, together with the whole plan before it. Where
-    that goes too far, its parts may follow in its place.
+    The move that saves most per error that it adds alone is tried first, together with the whole plan before it. The
+    parts of a move that goes too far, alone or with the plan, take its place.
 
     Args:
         moves: To begin with.
@@ -97,28 +96,35 @@ def plan_steps(
         budget: The most that the error may grow by.
 
     Returns:
-        The plan, whose measured growth is at most the budget, and the moves that were tried, in order. One that alone
-        goes too far is not tried together with others, and one that saves less than :data:`LEAST` is not tried at all.
+        The plan, whose measured growth is at most the budget, and the moves that were tried: first those that alone go
+        too far, then, in order, those that were tried with the plan. One that saves less than :data:`LEAST` is not
+        tried.
     """
     start, plan, steps = cost({}), dict[int, Scheme](), list[Step]()
     queue: dict[Move, tuple[float, float]] = {}
 
     def consider(new: Sequence[Move]) -> None:
         for move in new:
-            alone = follow({}, move)
-            if (saved := start - cost(alone)) >= LEAST * start:
-                value = growth(alone)
-                queue[move] = (max(value, 0.0) / saved, value)
+            saved = start - cost(follow({}, move))
+            if saved < LEAST * start:
+                continue
+            alone = growth(follow({}, move))
+            if alone <= budget:
+                queue[move] = max(alone, 0.0) / saved, alone
+            else:
+                steps.append(Step(move, alone, alone, start - saved, taken=False))
+                consider(parts_of(move))
 
     consider(moves)
     while queue:
-        move = min(queue, key=lambda move: (math.isnan(queue[move][0]), queue[move][0]))
+        move = min(queue, key=lambda move: queue[move][0])
         alone, tried = queue.pop(move)[1], follow(plan, move)
         if cost(tried) >= cost(plan):
             continue
-        together = growth(tried) if alone <= budget else alone
-        taken = alone <= budget and together <= budget
-        steps.append(Step(move, alone, together, cost(tried), taken))
-        plan = dict(tried) if taken else plan
-        consider([] if taken else parts_of(move))
+        together = growth(tried)
+        steps.append(Step(move, alone, together, cost(tried), taken=together <= budget))
+        if together <= budget:
+            plan = dict(tried)
+        else:
+            consider(parts_of(move))
     return plan, steps

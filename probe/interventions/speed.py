@@ -6,6 +6,7 @@ The scenes that plan are not those on which the plan is measured.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -31,7 +32,7 @@ from probe.layers import Layer
 from probe.measure.scene import Scene
 from probe.models.model import MultiViewModel
 from probe.records import EFFECT
-from probe.records.names import PLANNED
+from probe.records.names import PLANNED, stage_name
 from probe.views import concatenate
 
 PIXELS = 2**18
@@ -173,9 +174,11 @@ class SpeedPlan:
         """Return the share of the multiply-adds of 3D attention that the plan computes."""
         return self.after / self.before
 
-    def edits(self, device: torch.device | str = "cpu") -> dict[Layer, Edit]:
-        """Return what applies the plan: ``AttentionTap(network, list(edits), edit=edits)``."""
-        return edits_of(self.schemes, self.layers, self.views, self.n_ref, device)
+    @property
+    def stages(self) -> list[Schemes]:
+        """Return what the plan was after each move that was taken, from the first to the whole plan."""
+        taken = [step.move for step in self.steps if step.taken]
+        return list(accumulate(taken, partial(after, layers=self.layers), initial={}))[1:]
 
     def record(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
@@ -272,16 +275,18 @@ def measure_plan(model: MultiViewModel, scene: Scene, plan: SpeedPlan, *, steps:
         repeats: Of each way to sample.
 
     Returns:
-        Rows of :func:`growth_rows` and :func:`sampled_rows`: measure, plan, scene, timestep (-1: of none), repeat,
-        value and count.
+        Rows of :func:`growth_rows`, under the plan and under what it was after each move ("move 1", ...), and of
+        :func:`sampled_rows`: measure, plan, scene, timestep (-1: of none), repeat, value and count.
     """
-    cells = cells_of(model, [scene], plan.timesteps)
-    growth = growth_rows(model, cells, plan.edits(model.alpha_bar.device))
+    cells, device = cells_of(model, [scene], plan.timesteps), model.alpha_bar.device
+    stages = {stage_name(k): schemes for k, schemes in enumerate(plan.stages, start=1)} | {PLANNED: plan.schemes}
+    growths = [
+        growth_rows(model, cells, edits_of(schemes, plan.layers, plan.views, plan.n_ref, device)).assign(plan=name)
+        for name, schemes in stages.items()
+    ]
     sampled = sampled_rows(model, scene, plan.layers, plan.schemes, steps=steps, repeats=repeats)
-    rows = pd.concat(
-        [growth.assign(measure=EFFECT, plan=PLANNED, repeat=0), sampled.assign(timestep=WHOLE_SAMPLE)],
-        ignore_index=True,
-    )
+    growth = pd.concat(growths).assign(measure=EFFECT, repeat=0)
+    rows = pd.concat([growth, sampled.assign(timestep=WHOLE_SAMPLE)], ignore_index=True)
     return rows[["measure", "plan", "scene", "timestep", "repeat", "value", "count"]]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from probe.records import EFFECT, PSNR, grid_name
-from probe.records.intervals import Ratios, ratios, wide
-from probe.records.names import PLANNED, UNPLANNED, UNPLANNED_TAP
+from probe.records.intervals import Ratios, joint_widening, ratios, wide
+from probe.records.names import PLANNED, UNPLANNED, UNPLANNED_TAP, stage_name
 from probe.records.table import unit_sums
 
 ALL = -1
@@ -34,7 +34,10 @@ def speed_table(rows: pd.DataFrame) -> pd.DataFrame:
         is (its seconds, the median over repeats in each scene, summed over scenes); its 95 % interval is over units,
         NaN below five.
     """
-    growth, timesteps = rows[rows["measure"] == EFFECT], sorted(int(t) for t in rows["timestep"].unique() if t != ALL)
+    growth, timesteps = (
+        rows[(rows["measure"] == EFFECT) & (rows["plan"] == PLANNED)],
+        sorted(int(t) for t in rows["timestep"].unique() if t != ALL),
+    )
     parts = [_growth(growth if t == ALL else growth[growth["timestep"] == t], t) for t in (ALL, *timesteps)]
     return pd.DataFrame([*parts, _psnr(rows), *(_faster(rows, measure) for measure in TIMES)])
 
@@ -82,6 +85,32 @@ def _row(measure: str, rows: pd.DataFrame, found: Ratios, t: int = ALL) -> dict[
     return {"measure": measure, "timestep": t, **beside, **ends, **counted}
 
 
+def curve_table(rows: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the growth of the error after each move of a plan, in scenes that did not plan.
+
+    Args:
+        rows: As for :func:`speed_table`.
+        plan: What plan.json holds.
+
+    Returns:
+        A row per move that was taken, in order: moves (how many), layer, heads, mode, share (of the multiply-adds of 3D
+        attention that are computed after it), growth, low and high: a 95 % interval that holds for all rows at once;
+        NaN below five units.
+    """
+    taken = [step for step in plan["steps"] if step["taken"]]
+    names = [stage_name(k) for k in range(1, len(taken) + 1)]
+    own, units = _of(rows, EFFECT)
+    found = ratios(*_columns(own, units, names), shares=False)
+    low, high = found.widened(joint_widening(found))
+    moves = [
+        {"moves": k, **{name: step[name] for name in ("layer", "heads", "mode")}} for k, step in enumerate(taken, 1)
+    ]
+    shares = [step["cost"] / plan["before"] for step in taken]
+    return pd.DataFrame(moves, columns=["moves", "layer", "heads", "mode"]).assign(
+        share=shares, growth=found.value, low=low, high=high
+    )
+
+
 def verdict(growth: Mapping[str, Any], budget: float) -> str:
     """Return whether a budget is kept, by the interval of the growth: held, broken, or not shown."""
     if growth["high"] <= budget:
@@ -110,6 +139,24 @@ def speed_words(table: pd.DataFrame, *, budget: float, share: float) -> str:
         f"the error of the denoised prediction by {_percent(growth)} in {growth['scenes']} scenes, none of which "
         f"planned: {kept}. PSNR of samples changes by {psnr['change']:+.2f} dB{_between(psnr, '{:+.2f}')}. "
         f"Times faster, measured: {times}."
+    )
+
+
+def curve_words(curve: pd.DataFrame, budget: float) -> str:
+    """Return how much of a plan is shown to keep a budget, in a sentence.
+
+    Args:
+        curve: Of :func:`curve_table`.
+        budget: The most that the error may grow by.
+    """
+    kept = curve[curve["high"] <= budget]
+    if kept.empty:
+        return f"No part of the plan is shown to keep a budget of {budget:.1%}."
+    last = kept.iloc[-1]
+    return (
+        f"Of its {len(curve)} moves in their order, the first {int(last['moves'])} are shown to keep the budget of "
+        f"{budget:.1%}, by intervals that hold for all at once: {last['share']:.1%} of the multiply-adds "
+        f"({1 / last['share']:.2f} times fewer) at {last['growth']:+.2%} ({last['low']:+.2%} to {last['high']:+.2%})."
     )
 
 
@@ -161,6 +208,29 @@ def table_cells(table: pd.DataFrame) -> tuple[Sequence[str], list[list[str]]]:
         table: Of :func:`speed_table`.
     """
     return TABLE_HEADINGS, [_cells(row) for row in table.to_dict("records")]
+
+
+CURVE_HEADINGS = ("moves", "layer", "heads", "attend to", "multiply-adds kept", "growth (joint interval)")
+WORDS = {"references": "own view and references", "per_view": "own view"}
+
+
+def curve_cells(curve: pd.DataFrame) -> tuple[Sequence[str], list[list[str]]]:
+    """Write what each move changes as a table, headings and rows.
+
+    Args:
+        curve: Of :func:`curve_table`.
+    """
+    rows = [
+        [
+            *(str(row[name]) for name in ("moves", "layer")),
+            ",".join(map(str, row["heads"])),
+            WORDS[row["mode"]],
+            f"{row['share']:.1%}",
+            _percent({**row, "change": row["growth"]}),
+        ]
+        for row in curve.to_dict("records")
+    ]
+    return CURVE_HEADINGS, rows
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +52,6 @@ def main(settings: Settings) -> None:
     _check(settings)
     check_finished(settings.run)
     # after the flags are checked: PyTorch is slow to import
-    from rich.console import Console
-
-    from probe.interventions.speed_table import paper_words, plan_cells, speed_table, speed_words, table_cells
     from probe.plan.plan import make_plan
     from probe.records import write, write_json
 
@@ -64,12 +61,7 @@ def main(settings: Settings) -> None:
     write_json(settings.run / PLAN, plan.record())
     rows = _measured(settings, probed, plan, held_out)
     write(settings.run / SPEED, lambda part: rows.to_csv(part, index=False))
-    table, console = speed_table(rows), Console(width=None if sys.stdout.isatty() else 120)
-    _show(console, f"plan for {plan.model}: heads by what they attend to", *plan_cells(plan.record()))
-    _show(console, "measured in scenes that did not plan; 95 % intervals over independent units", *table_cells(table))
-    console.print(speed_words(table, budget=plan.budget, share=plan.share), soft_wrap=True)
-    console.print(paper_words(plan.record()), soft_wrap=True)
-    console.print(f"plan: {settings.run / PLAN}; table: {settings.run / SPEED}", markup=False, soft_wrap=True)
+    _report(settings.run, plan.record(), rows)
 
 
 def _check(settings: Settings) -> None:
@@ -136,6 +128,25 @@ def _measured(settings: Settings, probed: Plan, plan: SpeedPlan, held_out: list[
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+def _report(run: Path, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
+    from rich.console import Console
+
+    from probe.interventions import speed_table as tables
+
+    table, curve = tables.speed_table(rows), tables.curve_table(rows, plan)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    _show(console, f"plan for {plan['model']}: heads by what they attend to", *tables.plan_cells(plan))
+    _show(console, "the plan, move by move, in scenes that did not plan", *tables.curve_cells(curve))
+    _show(console, "measured in scenes that did not plan; 95 % intervals over units", *tables.table_cells(table))
+    for words in (
+        tables.speed_words(table, budget=plan["budget"], share=plan["share"]),
+        tables.curve_words(curve, plan["budget"]),
+        tables.paper_words(plan),
+        f"plan: {run / PLAN}; table: {run / SPEED}",
+    ):
+        console.print(words, markup=False, soft_wrap=True)
 
 
 def _show(console: Any, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -330,6 +330,12 @@ PLAN, SPEED = "plan.json", "speed.csv"
 UNPLANNED, UNPLANNED_TAP, PLANNED = "none", "none, tapped", "planned"
 """What was timed: nothing, a tap that changes nothing, and the plan."""
 
+
+def stage_name(moves: int) -> str:
+    """Return the name of a plan after a number of its moves: "move 3"."""
+    return f"move {moves}"
+
+
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
 TRAINED = "trained.safetensors"
 """Of a checkpoint of a network that trains in part: the weights that train."""

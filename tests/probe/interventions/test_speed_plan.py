@@ -36,6 +36,9 @@ from probe.interventions.speed_table import (
     BROKEN,
     HELD,
     NOT_SHOWN,
+    curve_cells,
+    curve_table,
+    curve_words,
     paper_words,
     plan_cells,
     speed_table,
@@ -78,7 +81,8 @@ def additive(price: dict[tuple[int, int], float]) -> Callable[[Schemes], float]:
 def test_what_costs_nothing_is_planned_whole_and_one_head_that_matters_stays():
     plan, steps = planned(additive({(2, 1): 1.0}), 0.01)
     assert plan == {2: ("per_view", "joint", "per_view"), 5: PER_VIEW, 6: PER_VIEW}
-    assert [step.move.layer for step in steps if step.taken] == [5, 6, 2, 2]
+    moves = [(2, (0,)), (2, (2,)), (5, (0, 1, 2)), (6, (0, 1, 2))]
+    assert [step.move for step in steps if step.taken] == [Move(*move, "per_view") for move in moves]
     assert Move(2, (0, 1, 2), "per_view") in [step.move for step in steps if not step.taken]
 
 
@@ -160,7 +164,8 @@ def test_scenes_together_are_as_each_alone(model, layers, scene):
 
 
 def test_the_plan_says_what_was_measured_of_it(model, layers, scene, toy_plan: SpeedPlan):
-    rows = growth_rows(model, cells_of(model, [scene], (300, 700)), toy_plan.edits())
+    edits = edits_of(toy_plan.schemes, layers, scene.views.count, 1)
+    rows = growth_rows(model, cells_of(model, [scene], (300, 700)), edits)
     assert toy_plan.growth == pytest.approx(mean_growth(rows), abs=1e-6)
     assert toy_plan.growth <= 0.01
     assert toy_plan.before == total_multiply_adds({}, layers, 3, 1)
@@ -172,6 +177,9 @@ def test_the_plan_says_what_was_measured_of_it(model, layers, scene, toy_plan: S
         [0, 1]
     ] * 2
     assert all(set(step) == {"layer", "heads", "mode", "alone", "growth", "cost", "taken"} for step in record["steps"])
+    assert toy_plan.stages[-1] == toy_plan.schemes
+    costs = [total_multiply_adds(stage, layers, 3, 1) for stage in toy_plan.stages]
+    assert costs == [step["cost"] for step in record["steps"] if step["taken"]]
     headings, cells = plan_cells(record)
     assert all(len(row) == len(headings) for row in cells)
 
@@ -202,7 +210,7 @@ def test_samples_with_and_without_the_plan_are_timed_in_turn(model, scene, toy_p
         ("attention", "none, tapped"): 2, ("attention", "planned"): 2,
         ("attention_kernels", "none, tapped"): 2, ("attention_kernels", "planned"): 2,
         ("sampling", "none"): 2, ("sampling", "none, tapped"): 2, ("sampling", "planned"): 2,
-        ("effect_error", "planned"): 2,
+        **{("effect_error", f"move {k + 1}"): 2 for k in range(len(toy_plan.stages))}, ("effect_error", "planned"): 2,
         ("psnr", "none"): 1, ("psnr", "none, tapped"): 1, ("psnr", "planned"): 1,
     }  # fmt: skip
     psnr = rows[rows["measure"] == "psnr"].set_index("plan")["value"]
@@ -213,8 +221,7 @@ def test_samples_with_and_without_the_plan_are_timed_in_turn(model, scene, toy_p
 
 
 def test_a_plan_that_changes_nothing_samples_the_same_bits(model, layers, scene, toy_plan: SpeedPlan):
-    nothing = replace(toy_plan, schemes={layers[0].index: ("joint", "joint")})
-    assert nothing.edits() == {}
+    nothing = replace(toy_plan, schemes={layers[0].index: ("joint", "joint")}, steps=())
     rows = measure_plan(model, scene, nothing, steps=2, repeats=1)
     assert (rows.loc[rows["measure"] == "effect_error", "value"] == 0).all()
     assert len(set(rows.loc[rows["measure"] == "psnr", "value"])) == 1
@@ -298,3 +305,36 @@ def test_a_sentence_says_no_more_than_the_interval(growth: list[float], budget: 
     ] in words
     assert "40.0% of the multiply-adds of 3D attention (2.50 times fewer)" in words
     assert "nan" not in words
+
+
+def curve_rows(growths: list[list[float]]) -> tuple[pd.DataFrame, dict[str, object]]:
+    """Growth in scenes after each move, and the plan that took them; a move between them was not taken."""
+    rows = [
+        {"measure": "effect_error", "plan": f"move {k}", "scene": f"s{n}", "unit": f"s{n}", "value": value, "count": 2}
+        for k, own in enumerate(growths, 1)
+        for n, value in enumerate(own)
+    ]
+    step = {"layer": 2, "heads": [0], "mode": "per_view", "taken": True}
+    taken = [{**step, "cost": 100 - 10 * k} for k in range(1, len(growths) + 1)]
+    return pd.DataFrame(rows), {"before": 100, "steps": [*taken[:1], {**step, "cost": 0, "taken": False}, *taken[1:]]}
+
+
+def test_as_much_of_a_plan_is_claimed_as_all_its_intervals_together_show():
+    rows, plan = curve_rows([[0.001, 0.003] * 4, [0.004, 0.006] * 4, [0.0, 0.019] * 4])
+    curve = curve_table(rows, plan)
+    assert curve["share"].tolist() == [0.9, 0.8, 0.7]
+    assert curve["growth"].tolist() == pytest.approx([0.002, 0.005, 0.0095])
+    alone = curve_table(*curve_rows([[0.004, 0.006] * 4]))
+    assert (curve["high"] - curve["growth"])[1] > (alone["high"] - alone["growth"])[0]  # jointly: wider
+    assert "the first 2 are shown to keep the budget of 1.0%" in curve_words(curve, 0.01)
+    assert "80.0% of the multiply-adds (1.25 times fewer)" in curve_words(curve, 0.01)
+    assert "No part of the plan is shown" in curve_words(curve, 0.001)
+    headings, cells = curve_cells(curve)
+    assert all(len(row) == len(headings) for row in cells)
+
+
+def test_a_plan_without_a_move_has_an_empty_curve():
+    rows, plan = curve_rows([[0.1] * 6])
+    curve = curve_table(rows, {**plan, "steps": []})
+    assert curve.empty
+    assert "No part of the plan is shown" in curve_words(curve, 0.01)
