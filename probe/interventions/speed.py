@@ -175,10 +175,11 @@ class SpeedPlan:
         return self.after / self.before
 
     @property
-    def stages(self) -> list[Schemes]:
+    def stages(self) -> Sequence[Schemes]:
         """Return what the plan was after each move that was taken, from the first to the whole plan."""
         taken = [step.move for step in self.steps if step.taken]
-        return list(accumulate(taken, partial(after, layers=self.layers), initial={}))[1:]
+        empty = dict[int, Scheme]()
+        return list(accumulate(taken, partial(after, layers=self.layers), initial=empty))[1:]
 
     def record(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
