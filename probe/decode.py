@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from probe import cli as command
-from probe.plan.finished import check_finished, check_weights, settings_again
+from probe.plan.finished import check_finished, check_weights, settings_of
 from probe.plan.settings import Device
 from probe.records.names import DECODED, LAYERS
 
@@ -64,7 +64,7 @@ def main(settings: Settings) -> None:
     from probe.records import write
     from probe.records.decoding import decoding_table, decoding_words
 
-    again = settings_again(settings.run, settings.device)
+    again = settings_of(settings.run, settings.device)
     with command.flag("--pairs"):
         plan = make_plan(replace(again, pairs=settings.pairs))
     rows = _measure(settings, plan)

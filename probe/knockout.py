@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from probe import cli as command
-from probe.plan.finished import check_finished, check_same, settings_again
+from probe.plan.finished import check_finished, check_same, settings_of
 from probe.plan.settings import Device
 from probe.records.names import KNOCKOUT, SCORES, SELECTION, Intervention
 
@@ -64,7 +64,7 @@ def main(settings: Settings) -> None:
     from probe.records import write
     from probe.records.knockout import knockout_table, knockout_words
 
-    rows = _measure(settings, counts, make_plan(settings_again(settings.run, settings.device)))
+    rows = _measure(settings, counts, make_plan(settings_of(settings.run, settings.device)))
     write(settings.run / KNOCKOUT, lambda part: rows.to_csv(part, index=False))
     table, console = knockout_table(rows), Console(width=None if sys.stdout.isatty() else 120)
     _show(console, table, settings.intervention)
@@ -100,7 +100,7 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
     from probe.selection.reading import read_all_heads
 
     scores, names = read_all_heads(settings.run / SCORES, settings.run / SELECTION), list(plan.scenes.names)
-    check_same(settings.run, plan, scores)
+    check_same(settings.run, plan, scores["scene"].astype(str).unique())
     units = dict(zip(names, plan.scenes.units or names, strict=True))
     ranking, held_out = halves(list(units.values()))
     if not held_out:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import tyro
 
 from probe import cli as command
-from probe.plan.finished import check_finished, check_same, settings_again
+from probe.plan.finished import check_finished, check_same, settings_of
 from probe.plan.settings import Device
 from probe.records.names import PATCHING, SCORES, SELECTION
 
@@ -69,7 +69,7 @@ def main(settings: Settings) -> None:
     from probe.records import parse_json, write
     from probe.records.patching import matches_table, patching_table, patching_words
 
-    plan = make_plan(settings_again(settings.run, settings.device))
+    plan = make_plan(settings_of(settings.run, settings.device))
     rows = _measure(settings, plan)
     write(settings.run / PATCHING, lambda part: rows.to_csv(part, index=False))
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -156,7 +156,8 @@ def _measure(settings: Settings, plan: Plan) -> pd.DataFrame:
     from probe.selection.reading import read_all_heads
 
     check_predicts(plan.model, "patching needs")
-    check_same(settings.run, plan, read_all_heads(settings.run / SCORES, settings.run / SELECTION))
+    scores = read_all_heads(settings.run / SCORES, settings.run / SELECTION)
+    check_same(settings.run, plan, scores["scene"].astype(str).unique())
     names, patches, tables = list(plan.scenes.names), _patches(settings, plan), []
     units, layers = list(plan.scenes.units or names), editable(plan.layers)
     if not layers:

@@ -18,7 +18,7 @@ from einops import rearrange
 
 from analysis import report
 from analysis.exporting.style import FigureStyle
-from probe import emergence, preview, run, show, truth_quality
+from probe import emergence, knockout, preview, run, show, truth_quality
 from probe.baselines import BASELINES, NULLS
 from probe.correspondence.sources import SOURCES
 from probe.geometry import invert_rigid, point_map_to_depth
@@ -27,6 +27,7 @@ from probe.metrics import thresholds
 from probe.models import MODELS, load_model
 from probe.models.model import MultiViewModel
 from probe.models.schedules import cameo_scheduler
+from probe.plan import __main__ as speed
 from probe.scenes import DATA_SETS, SCENES, VIDEOS
 from probe.scenes.recordings import load_views
 from probe.scenes.shapes import CLIPS, OBJECTS, draw_shapes, make_views
@@ -51,6 +52,8 @@ SETTINGS = (
     truth_quality.Settings,
     preview.Settings,
     show.Settings,
+    knockout.Settings,
+    speed.Settings,
     cameo.Command,
     evaluate.Settings,
     study.Study,

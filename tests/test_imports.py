@@ -13,14 +13,13 @@ PACKAGES = ("probe", "train", "analysis")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 COMMANDS = (
     *("probe.run", "probe.emergence", "probe.truth_quality", "probe.preview", "probe.scenes.preview"),
-    *("probe.scenes.fetch", "probe.show", "probe.knockout", "probe.patch", "probe.decode"),
+    *("probe.scenes.fetch", "probe.show", "probe.knockout", "probe.patch", "probe.decode", "probe.plan.__main__"),
 )
 TRAINING = ("train.cameo", "train.evaluate", "train.study", "train.ship")
 BODIES = ("train.training", "train.quality.evaluation", "train.studying.running")
 """What the trainer's commands do: they may call analysis last, for pictures, tables and pages."""
 OPTIONAL = (
     "probe.compat",
-    "probe.plan.finished",
     "probe.image_quality",
     "probe.baselines.dino",
     "train.loop.trackers",

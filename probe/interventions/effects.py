@@ -84,7 +84,7 @@ def _prediction_rows(
     model: MultiViewModel, scene: Scene, layers: Sequence[Layer], experiment: Experiment
 ) -> Iterator[Rows]:
     for t in experiment.timesteps:
-        denoised, clean = denoiser(model, scene, t)
+        denoised, clean = denoiser(model, scene.views, scene.noise, t)
         usual = denoised()
         for name, layer, head in experiment.trials(layers, heads=experiment.each_head):
             edit = edit_at(name, layer, head, scene, experiment, (t,))
@@ -99,18 +99,19 @@ def _prediction_rows(
 
 
 def denoiser(
-    model: MultiViewModel, scene: Scene, t: int
-) -> tuple[Callable[[], Float[Tensor, "1 targets c h w"]], Float[Tensor, "1 targets c h w"]]:
+    model: MultiViewModel, views: Views, noise: Float[Tensor, "b f c h w"], t: int
+) -> tuple[Callable[[], Float[Tensor, "b targets c h w"]], Float[Tensor, "b targets c h w"]]:
     """Return a function that predicts the clean latents of the target views at a timestep, and the true ones.
 
     Args:
         model: The model.
-        scene: On the model's device.
+        views: On the model's device.
+        noise: Likewise.
         t: Timestep index.
     """
-    small, index = resize(scene.views, model.size, model.size), torch.tensor([t], device=scene.noise.device)
+    small, index = resize(views, model.size, model.size), torch.full((len(noise),), t, device=noise.device)
     clean, inputs, level = model.encode_views(small), model.condition(small), model.alpha_bar[index]
-    latents, targets = noised(model, small, clean, scene.noise, index), slice(small.n_ref, None)
+    latents, targets = noised(model, small, clean, noise, index), slice(small.n_ref, None)
 
     def denoised() -> Tensor:
         with model.network.register_forward_pre_hook(in_own_precision, with_kwargs=True):

@@ -149,7 +149,7 @@ def knock_out(
     """
     device = model.alpha_bar.device
     scene = replace(scene, views=scene.views.to(device), noise=scene.noise.to(device))
-    denoised, clean = denoiser(model, scene, t)
+    denoised, clean = denoiser(model, scene.views, scene.noise, t)
     usual, by_index = denoised(), {layer.index: layer for layer in layers if layer.index is not None}
     rows = []
     for chosen in sets:

@@ -1,18 +1,20 @@
-"""A finished probe run, to go on from: its settings again, and whether it is of the same weights and scenes."""
+"""A finished probe run, measured again: its settings, and whether weights and scenes are still those that were scored.
+
+Needs neither torch nor pandas.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.plan.settings import Device
-from probe.plan.settings import Settings as ProbeSettings
+from probe.plan.settings import Device, Settings
+from probe.records.folder import parse_json
 from probe.records.names import CONFIG, MODEL_CARD, SCORES, SELECTION
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from probe.plan.plan import Plan
 
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -24,30 +26,28 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def check_finished(run: Path) -> None:
-    """Check that a folder is that of a finished probe run.
+    """Refuse a folder that holds no finished probe run.
 
     Raises:
-        FileNotFoundError: If a file is missing.
+        FileNotFoundError: If one of its files is missing.
     """
     for name in (CONFIG, SCORES, SELECTION, MODEL_CARD):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run / name}: missing; name the folder of a finished probe run")
 
 
-def settings_again(run: Path, device: Device) -> ProbeSettings:
-    """Return the settings of a finished probe run, without what is not measured again.
+def settings_of(run: Path, device: Device) -> Settings:
+    """Return the settings of a probe run, without what is not measured again.
 
     Args:
         run: Its folder.
-        device: Where to go on.
+        device: To compute on now.
 
     Raises:
-        ValueError: If they are none.
+        ValueError: If its config.json is not that of a probe run.
     """
-    from probe.records import parse_json
-
     path = run / CONFIG
-    names = {field.name for field in fields(ProbeSettings)}
+    names = {field.name for field in fields(Settings)}
     try:
         known = dict(parse_json(path.read_text(encoding="utf-8"))["settings"])
         kept: dict[str, Any] = {name: value for name, value in known.items() if name in names and value is not None}
@@ -60,39 +60,37 @@ def settings_again(run: Path, device: Device) -> ProbeSettings:
     wrong = [name for name, value in kept.items() if value is not None and not isinstance(value, KINDS.get(name, str))]
     if wrong:
         raise ValueError(f"{path}: {', '.join(wrong)} of another kind than a probe run writes; probe again")
-    return ProbeSettings(**{**kept, **own})
+    return Settings(**{**kept, **own})
 
 
 def check_weights(run: Path, plan: Plan) -> None:
-    """Refuse to go on with other weights than those that were scored.
+    """Refuse to measure other weights than those that were scored.
 
     Args:
         run: Folder of the probe run.
-        plan: Of its settings.
+        plan: What its settings give now.
 
     Raises:
         ValueError: If they differ.
     """
-    from probe.records import parse_json
-
-    scored, card = parse_json((run / MODEL_CARD).read_text(encoding="utf-8")), plan.model.card or {}
-    if scored != {"name": plan.model.name, **card}:
+    card = parse_json((run / MODEL_CARD).read_text(encoding="utf-8"))
+    if card != {"name": plan.model.name, **(plan.model.card or {})}:
         raise ValueError(
             f"{run / MODEL_CARD}: the weights of {plan.model.name} are not those that were scored; probe again"
         )
 
 
-def check_same(run: Path, plan: Plan, scores: pd.DataFrame) -> None:
-    """Refuse to go on with other weights, or on other scenes, than those that were scored.
+def check_same(run: Path, plan: Plan, scored: Collection[str]) -> None:
+    """Refuse to measure other weights, or other scenes, than those that were scored.
 
     Args:
         run: Folder of the probe run.
-        plan: Of its settings.
-        scores: Its scores, or some of them.
+        plan: What its settings give now.
+        scored: Names of the scenes in its table.
 
     Raises:
         ValueError: If they differ.
     """
     check_weights(run, plan)
-    if set(scores["scene"].astype(str)) != set(plan.scenes.names):
+    if set(scored) != set(plan.scenes.names):
         raise ValueError(f"{run / SCORES}: its scenes are not those that its settings give now; probe again")

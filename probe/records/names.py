@@ -365,6 +365,16 @@ GEOMETRY, ALL_REFERENCES = "geometry.csv", -1
 KNOCKOUT, PATCHING, DECODED = "knockout.csv", "patching.csv", "decoded.csv"
 """What knocking out heads together changes, a row per scene and set of heads; what reading another run's attention
 does; how well depth and epipolar lines are decoded from layers."""
+PLAN, SPEED = "plan.json", "speed.csv"
+"""A plan for speed, and what it was measured to do: error, samples and time with it and without."""
+UNPLANNED, UNPLANNED_TAP, PLANNED = "none", "none, tapped", "planned"
+"""What was timed: nothing, a tap that changes nothing, and the plan."""
+
+
+def stage_name(moves: int) -> str:
+    """Return the name of a plan after a number of its moves: "move 3"."""
+    return f"move {moves}"
+
 
 STEP_LOG, EVALUATION_LOG = "metrics.jsonl", "evaluation.jsonl"
 TRAINED = "trained.safetensors"

@@ -34,7 +34,7 @@ def test_left_out_it_is_the_identity_and_the_own_view_at_the_middle_timestep(lay
     both = ("identity", "within_view")
     assert bare == Experiment(interventions=both, timesteps=(500,), during=(500, 500), scenes=8, where_possible=True)
     assert passes(bare, layers, 16) == 8 * 5  # unedited, and two layers
-    assert passes(bare, layers, 5) == 5 * 3
+    assert passes(bare, layers, 5) == 5 * 5
     assert [bare.covers(index) for index in (0, 7, 8)] == [True, True, False]
     assert plan(None, layers, scenes=2).scenes == 2
     again = bare.record()
