@@ -24,6 +24,7 @@ from analysis.study.soon import how_soon, in_half
 from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
+from probe.interventions.speed_table import curve_table, curve_words, paper_words, speed_table, speed_words
 from probe.records import EFFECT, HIGH_NOISE, PRECISION, PSNR, SAME_POSITION, TRUTH, UNIFORM, layer_column, null_label
 from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
@@ -340,6 +341,18 @@ def _decoded(name: str) -> tuple[str, ...]:
     return decoding_words(pd.read_csv(REFERENCE / name / "decoded_by_layer.csv"), above)
 
 
+def speed_block() -> str:
+    """Return what plans for speed of the shipped weights do."""
+    return " ".join(f"`cat3d-tiny:{name}`: {_speed(name)}" for name in PAIR)
+
+
+def _speed(name: str) -> str:
+    plan = json.loads((REFERENCE / "speed" / f"{name}-0.01-plan.json").read_text(encoding="utf-8"))
+    rows = pd.read_csv(REFERENCE / "speed" / f"{name}-0.01-speed.csv")
+    words = speed_words(speed_table(rows), budget=plan["budget"], share=plan["share"])
+    return f"{words} {curve_words(curve_table(rows, plan), plan['budget'])} {paper_words(plan)}"
+
+
 def _found_by(name: str) -> str:
     kept = _probe(f"probe-{name}")
     layers, chosen = kept["layers"], kept["selection"]
@@ -554,5 +567,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "causal": causal_words,
     "graph": graph_words,
     "geometry": geometry_words,
+    "speed": speed_block,
 }
 """What stands between ``<!-- claims: NAME -->`` and ``<!-- end -->`` in README and docs."""
