@@ -18,7 +18,7 @@ from einops import rearrange
 
 from analysis import report
 from analysis.exporting.style import FigureStyle
-from probe import emergence, knockout, preview, run, show, truth_quality
+from probe import decode, emergence, knockout, patch, preview, run, show, truth_quality
 from probe.baselines import BASELINES, NULLS
 from probe.correspondence.sources import SOURCES
 from probe.geometry import invert_rigid, point_map_to_depth
@@ -53,6 +53,8 @@ SETTINGS = (
     preview.Settings,
     show.Settings,
     knockout.Settings,
+    patch.Settings,
+    decode.Settings,
     speed.Settings,
     cameo.Command,
     evaluate.Settings,
