@@ -190,8 +190,6 @@ def edited(edit: Edit, call: Call, reading: Reading) -> Any:
         asked = {**values, "query": q, "key": k, "value": v}
         if k.shape != values["key"].shape and _hides_nothing(values.get("attn_mask")):
             asked["attn_mask"] = None  # it is of the size of the call's own keys
-        if q.shape[-1] != values["query"].shape[-1]:
-            asked["scale"] = call.scale  # else the kernel takes that of the longer queries
         output = reading.run(**asked)
         return output[:, None] if flat else output
 

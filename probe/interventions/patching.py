@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.attention.call import Call, Edit, Run
+from probe.attention.call import FUSED, Call, Edit, Run
 from probe.attention.masks import logit_bias
 from probe.capture import AttentionTap
 from probe.interventions.edits import HiddenKeysError
@@ -124,22 +124,22 @@ def _output(_call: Call, _run: Run, usual: Tensor, reader: Reader) -> Tensor:
     return _from_donor(usual, reader.where)
 
 
-def _matching(call: Call, run: Run, usual: Tensor, reader: Reader) -> Tensor:
+def _matching(call: Call, _run: Run, usual: Tensor, reader: Reader) -> Tensor:
     """Let the logits between a target view and all others be the donor's; those within it stay.
 
     Queries and keys of both runs stand side by side, each key being zero where the other run's counts, so one product
-    has the logits of both.
+    has the logits of both. PyTorch's kernel is asked, as others may take no scale but that of the queries' length.
     """
     if logit_bias(call) is not None:
         raise HiddenKeysError(f"patch: {call.name} hides keys by its mask, so logits of two runs cannot be mixed")
-    owners, mixed = reader.layout.owners(), usual.clone()
-    q = torch.cat([call.q[:1], call.q[1:]], dim=-1)
+    owners, mixed = reader.layout.owners().to(usual.device), usual.clone()
+    q, k, v = (x.to(call.compute_dtype) for x in (call.q, call.k_per_head, call.v_per_head))
+    asked = rearrange(q, "both heads n d -> 1 heads n (both d)")
     for view in range(reader.n_ref, reader.layout.views):
-        own = (owners == view) | (owners == -1)
-        kept = torch.where(own.to(call.k.device)[:, None], call.k[:1], 0)
-        read = torch.where(own.to(call.k.device)[:, None], 0, call.k[1:])
-        asking = (owners == view).nonzero()[:, 0].to(call.q.device)
-        mixed[:1, :, asking] = run(q[:, :, asking], torch.cat([kept, read], dim=-1), call.v[:1])
+        own = rearrange((owners == view) | (owners == -1), "n -> n 1")
+        keys = torch.cat([torch.where(own, k[:1], 0), torch.where(own, 0, k[1:])], dim=-1)
+        asking = owners == view
+        mixed[:1, :, asking] = FUSED(asked[:, :, asking], keys, v[:1], scale=call.scale)
     return mixed
 
 

@@ -86,6 +86,18 @@ def test_matching_is_the_donors_logits_between_views_alone():
     torch.testing.assert_close(reads("matching", call)[0][:, TARGETS], expected[:, TARGETS])
 
 
+def test_matching_of_shared_keys_is_that_of_keys_of_each_head():
+    call = call_of()
+    shared = replace(call, k=call.k[:, :1], v=call.v[:, :1], gqa=True)
+    apart = replace(call, k=shared.k_per_head, v=shared.v_per_head)
+    reader = Reader(part="matching", layout=LAYOUT, n_ref=1)
+
+    def run_shared(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, scale=0.5, enable_gqa=True)
+
+    torch.testing.assert_close(patch(reader)(shared, run_shared), patch(reader)(apart, run))
+
+
 def test_logits_of_two_runs_are_not_mixed_where_a_mask_hides_keys():
     call = replace(call_of(), mask=torch.eye(6, dtype=torch.bool))
     with pytest.raises(HiddenKeysError, match="hides keys by its mask"):
