@@ -123,6 +123,7 @@ def plan_experiment(
         each_head=each_head,
         steps=drawn,
         scenes=scenes if wanted else None,
+        where_possible=known == USUAL,
     )
 
 

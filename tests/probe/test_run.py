@@ -130,7 +130,7 @@ def test_config_holds_every_resolved_setting(whole: Path):
         "model": "cat3d-tiny:random", "scenes": "shapes", "out": str(whole), "protocol": "attention-v1",
         "layers": "6,8", "timesteps": [100, 500], "pairs": 1, "views": 2, "n_ref": 1, "min_overlap": 0.2,
         "image_size": 32, "select_by": "precision@5%", "baselines": "pixels,dsift,random,null",
-        "interventions": "identity", "edit_timesteps": "500-500", "edit_heads": False, "edit_scenes": 8,
+        "interventions": "identity,within_view", "edit_timesteps": "500-500", "edit_heads": False, "edit_scenes": 8,
         "sampling_steps": 0, "frames_per_view": 1,
         "device": "auto",
         "dtype": "float32", "seed": 0, "base": None, "model_size": None, "view_list": None,
@@ -204,12 +204,13 @@ def test_examples_are_kept_for_the_pictures(whole: Path):
     assert (whole / "examples.safetensors").stat().st_mode == (whole / "layers.csv").stat().st_mode
 
 
-def test_bare_the_identity_is_tested_on_predictions(whole: Path):
+def test_bare_the_identity_and_the_own_view_are_tested_on_predictions(whole: Path):
     scores, layers = pd.read_parquet(whole / "scores.parquet"), pd.read_csv(whole / "layers.csv")
     edited = scores[scores["protocol"] == INTERVENTIONS]
-    assert set(edited["metric"]) == {"effect_x0@identity", "effect_error@identity"}
+    made = {f"{measure}@{name}" for measure in ("effect_x0", "effect_error") for name in ("identity", "within_view")}
+    assert set(edited["metric"]) == made
     assert (set(edited["timestep"]), set(edited["model"])) == ({500}, {"cat3d-tiny:random"})
-    assert len(edited) == 4 * 2 * 2  # scenes, layers, metrics
+    assert len(edited) == 4 * 2 * 4  # scenes, layers, metrics
     assert layers["causal_count"].tolist() == [4, 4]
     assert layers["cost"].tolist() == [4 * (2 * 16) ** 2, 4 * (2 * 64) ** 2]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from probe.records import COPY, MODEL, PSNR, TRUTH
+from probe.views import Views
 from train.quality import Quality
 from train.studying import pictures
 from train.studying.pictures import RANKS, ROOMS, SHOWN, samples_at_steps
@@ -21,7 +22,11 @@ def quality(psnr: list[float]) -> Quality:
         for scene, value in enumerate(psnr) for view in (-1, 1)
     ]  # fmt: skip
     grey = (torch.arange(len(psnr)) / len(psnr))[:, None, None, None, None].expand(-1, 2, 3, 4, 4)
-    return Quality(rows=pd.DataFrame(rows), targets={MODEL: grey, COPY: grey, TRUTH: grey})
+    still = torch.eye(4).expand(len(psnr), 2, 4, 4)
+    views = Views(
+        image=grey, intrinsics=still[..., :3, :3], world_to_cam=still, point_map=grey, valid=grey[:, :, 0] >= 0, n_ref=1
+    )
+    return Quality(rows=pd.DataFrame(rows), targets={MODEL: grey, COPY: grey, TRUTH: grey}, views=views, seen=None)
 
 
 @pytest.fixture
