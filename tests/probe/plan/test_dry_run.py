@@ -24,7 +24,7 @@ def test_an_estimate_counts_passes_and_says_what_they_take():
     assert set(found.scoring) == {key_of(layer) for layer in plan.layers}
     assert found.weights == sum(weight.numel() for weight in load_model("cat3d-tiny").network.parameters()) * FLOATS
     assert found.libraries > 100 * MIB
-    assert found.edited == 4 * (1 + 2)  # unedited and two layers, at the middle timestep
+    assert found.edited == 4 * (1 + 2 * 2)  # unedited and two layers, at the middle timestep
     assert found.total == pytest.approx(found.passes * found.probed + found.edited * found.forward + found.other)
     assert found.probed > found.forward > 0
     text = "\n".join(lines(found, 4, 2))
