@@ -5,13 +5,15 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import docstring_parser
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from probe.scenes.names import GENERATED
 from probe.scenes.reading import split_detail
@@ -148,3 +150,20 @@ def run(main: Callable[[Config], None], config: Config, *, prog: str) -> None:
     except KeyboardInterrupt:
         print(f"\n{prog}: stopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def show_table(console: Console, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of numbers.
+
+    Args:
+        console: To print on.
+        title: Above it.
+        headings: Of its columns.
+        rows: Cells as text.
+    """
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table)

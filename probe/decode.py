@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,20 +151,18 @@ def _read(settings: Settings, plan: Plan, layers: list[Layer], t: int) -> tuple[
 
 
 def _show(console: Any, table: pd.DataFrame) -> None:
-    from rich.table import Table
-
+    headings = ("layer", "from", "error", "cameras only", "no model", "lead")
     for what, rows in table.groupby("what", sort=False):
-        shown = Table(
-            title=f"{what}: error decoded from each layer, and its lead over the better of the others (joint)"
-        )
-        for heading in ("layer", "from", "error", "cameras only", "no model", "lead"):
-            shown.add_column(heading, justify="right")
-        for row in rows.itertuples():
-            numbers = (f"{value:.3f}" for value in (row.error, row.grey, row.none))
-            shown.add_row(
-                str(row.layer), row.part, *numbers, f"{row.lead:+.3f} ({row.lead_low:+.3f} to {row.lead_high:+.3f})"
-            )
-        console.print(shown)
+        title = f"{what}: error decoded from each layer, and its lead over what is decoded without it (joint interval)"
+        command.show_table(console, title, headings, [_cells(row) for row in rows.to_dict("records")])
+
+
+def _cells(row: dict[Any, Any]) -> list[str]:
+    """Write a row; a dash where nothing was measured."""
+    errors = [f"{row[name]:.3f}" if math.isfinite(row[name]) else "–" for name in ("error", "grey", "none")]
+    low, high = row["lead_low"], row["lead_high"]
+    ends = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else " (too few for an interval)"
+    return [str(row["layer"]), row["part"], *errors, f"{row['lead']:+.3f}{ends}" if math.isfinite(row["lead"]) else "–"]
 
 
 def cli(arguments: list[str] | None = None) -> None:

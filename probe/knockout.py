@@ -119,15 +119,15 @@ def _measure(settings: Settings, counts: list[int], plan: Plan) -> pd.DataFrame:
 
 
 def _show(console: Any, table: pd.DataFrame, intervention: str) -> None:
-    from rich.table import Table
-
-    shown = Table(title=f"growth of the prediction's error under {intervention}; 95 % intervals")
-    for heading in ("heads", "the best", "at random", "best minus random (joint interval)"):
-        shown.add_column(heading, justify="right")
-    for row in table.itertuples():
-        cells = [_percent(*(getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))) for name in COMPARED]
-        shown.add_row(str(row.heads), *cells)
-    console.print(shown)
+    cells = [
+        [
+            str(row.heads),
+            *(_percent(*(getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))) for name in COMPARED),
+        ]
+        for row in table.itertuples()
+    ]
+    title = f"growth of the prediction's error under {intervention}; 95 % intervals"
+    command.show_table(console, title, ("heads", "the best", "at random", "best minus random (joint interval)"), cells)
 
 
 def _percent(value: float, low: float, high: float) -> str:

@@ -182,14 +182,14 @@ def _show(console: Any, whole: pd.DataFrame, matches: pd.DataFrame) -> None:
     shown = whole[(whole["head"] == ALL_HEADS) & (whole["measure"] == ERROR)]
     for (donor, t), rows in shown.groupby(["donor", "timestep"]):
         grid = rows.pivot_table(index="layer", columns="part", values="value", sort=False)
-        _table(
+        command.show_table(
             console,
             f"growth of the prediction's error at t = {t}, donor: {donor}",
             ("layer", *grid.columns),
             [(str(layer), *(_share(value, "+.1%") for value in row)) for layer, *row in grid.itertuples()],
         )
     for t, rows in matches.groupby("timestep"):
-        _table(
+        command.show_table(
             console,
             f"movement of the prediction at t = {t}, where keys and values were patched at the query's",
             ("layer", "true match", "token of equal distance", "difference (joint interval)"),
@@ -215,17 +215,6 @@ def _points(value: float, low: float, high: float) -> str:
         return "–"
     ends = f" ({100 * low:+.2f} to {100 * high:+.2f})" if math.isfinite(low) else " (too few for an interval)"
     return f"{100 * value:+.2f}{ends}"
-
-
-def _table(console: Any, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title)
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -144,7 +144,7 @@ def _matching(call: Call, _run: Run, usual: Tensor, reader: Reader) -> Tensor:
 
 
 def _from_donor(x: Float[Tensor, "2 heads n d"], where: Bool[Tensor, " n"] | None) -> Float[Tensor, "2 heads n d"]:
-    """Give the first item the second's tokens."""
+    """Return a batch whose first item has the second's tokens."""
     own, donor = x
     mixed = donor if where is None else torch.where(where.to(x.device)[:, None], donor, own)
     return torch.stack([mixed, donor])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,9 +137,11 @@ def _report(run: Path, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
 
     table, curve = tables.speed_table(rows), tables.curve_table(rows, plan)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    _show(console, f"plan for {plan['model']}: heads by what they attend to", *tables.plan_cells(plan))
-    _show(console, "the plan, move by move, in scenes that did not plan", *tables.curve_cells(curve))
-    _show(console, "measured in scenes that did not plan; 95 % intervals over units", *tables.table_cells(table))
+    command.show_table(console, f"plan for {plan['model']}: heads by what they attend to", *tables.plan_cells(plan))
+    command.show_table(console, "the plan, move by move, in scenes that did not plan", *tables.curve_cells(curve))
+    command.show_table(
+        console, "measured in scenes that did not plan; 95 % intervals over units", *tables.table_cells(table)
+    )
     for words in (
         tables.speed_words(table, budget=plan["budget"], share=plan["share"]),
         tables.curve_words(curve, plan["budget"]),
@@ -147,17 +149,6 @@ def _report(run: Path, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
         f"plan: {run / PLAN}; table: {run / SPEED}",
     ):
         console.print(words, markup=False, soft_wrap=True)
-
-
-def _show(console: Any, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-
-    shown = Table(title=title)
-    for heading in headings:
-        shown.add_column(heading, justify="right")
-    for cells in rows:
-        shown.add_row(*cells)
-    console.print(shown)
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """``python -m train.evaluate --geometry`` as a user meets it: its table, its page, going on, refusals in one line."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from probe.models.model import MultiViewModel
 from probe.models.parts.files import Loading
 from probe.models.schedules import pixel_scheduler
 from probe.records.names import CORRUPTIONS, GEOMETRY_METHODS, GEOMETRY_SCORES, SED, SIFT_MATCHES
+from probe.scenes import SceneList
 from train import evaluate
 from train.quality import evaluation
 
@@ -165,3 +167,18 @@ def test_one_scene_alone_has_no_view_of_another(tmp_path: Path):
     save(tmp_path / "of" / "a.npz", 0, size=32)
     evaluate.cli(command(tmp_path / "of", tmp_path / "run"))
     assert "another scene" not in set(pd.read_csv(tmp_path / "run" / "geometry.csv")["method"])
+
+
+def test_another_scene_is_of_another_unit():
+    views = corner_views(0, 16, degrees=(0.0, 8.0))
+
+    def load(index: int):
+        return replace(views, image=torch.full_like(views.image, index / 10)), ()
+
+    cases = {("a", "a", "b", "b"): [2, 3, 0, 1], ("a", "a", "a", "b"): [3, 3, 3, 1], (): [2, 3, 0, 1]}
+    for units, expected in cases.items():
+        scenes = SceneList(names=("s0", "s1", "s2", "s3"), load=load, units=units)
+        others = [evaluation._other_scene(scenes, index) for index in range(4)]
+        assert [round(float(image.mean()) * 10) for image in others] == expected
+    alone = SceneList(names=("s0", "s1"), load=load, units=("a", "a"))
+    assert evaluation._other_scene(alone, 0) is None
