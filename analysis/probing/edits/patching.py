@@ -117,8 +117,8 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         "the prediction moves at queries whose true match was among them, over the prediction's own size; squares: at "
         "queries of which a wrong token was, as far from the query's own place as the true match and at least two "
         f"tokens beside it. Bars: 95{NBSP}% intervals over independent units. Queries per point: "
-        f"{number(int(table['count'].min()))} or more. Where circles stand above squares, target views read "
-        "true matches there."
+        f"{number(int(table['count'].min()))} or more. Whether circles stand above squares is said above, by the "
+        "intervals of the differences."
     )
     alt = "Movement of the prediction; " + "; ".join(
         f"layer {row.layer}, t = {row.timestep}: {row.true:.1%} against {row.wrong:.1%}" for row in table.itertuples()
