@@ -45,10 +45,19 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "one-head": ("--layer", "{layer}", "--mixing", "mean", "--heads", "{layer}:0"),
     "weight-0.1": ("--layer", "{layer}", "--weight", "0.1"),
     "weight-0.004": ("--layer", "{layer}", "--weight", "0.004"),
-    "early-stop": ("--layer", "{layer}", "--weight-schedule", "off", "--weight-until", "{half}"),
+    **{
+        name: ("--layer", "{layer}", "--weight-schedule", "off", "--weight-until", f"{{{part}}}")
+        for name, part in (
+            ("early-stop", "half"),
+            ("early-stop-quarter", "quarter"),
+            ("early-stop-three-quarters", "three_quarters"),
+        )
+    },
+    "shuffled-mean": ("--layer", "{layer}", "--mixing", "mean", "--control", "shuffled"),
 }
 """Other layers, heads, weights and lengths of supervision: first, middle (the coarsest grid), decoder at half and full
-resolution; the first head alone; five times and a fifth of the paper's weight; none in the second half of the steps."""
+resolution; the first head alone; five times and a fifth of the paper's weight; none after a half, a quarter, three
+quarters of the steps; and the negative control of ours."""
 RIVALS: dict[str, tuple[str, ...]] = {
     name: ("--layer", "{layer}", "--objective", name, "--weight", "0.5") for name in ("trd-dsift", "irepa-dsift")
 }
@@ -59,8 +68,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     **ABLATIONS,
     **{name: ("--layer", "{layer}", "--truth-noise", level) for name, level in NOISE.items()},
 }
-"""Flags of each variant for python -m train.cameo; {layer} and {other_layer} are the study's flags, {half} half its
-steps.
+"""Flags of each variant for python -m train.cameo; {layer} and {other_layer} are the study's flags, {half}, {quarter}
+and {three_quarters} parts of its steps.
 
 Competing objectives have the weight of REPA (Yu et al. 2024, section 4: lambda = .5)."""
 OTHER_LAYER = "other-layer"
@@ -92,7 +101,8 @@ class Study:
             "cameo: the paper's; each other one changes one thing of cameo (noise-depth-N: relative error of depth in "
             "percent; noise-rotation-N: error of the cameras in degrees; noise-holes-N: percent of points missing; "
             "one-head: only the layer's first head, as mean; early-stop: no supervision in the second half of the "
-            "steps)."
+            "steps, early-stop-quarter, early-stop-three-quarters: after so many of them; shuffled, shuffled-mean: "
+            "another scene's matches for cameo and mean)."
         ),
     ] = ",".join(COMMON)
     paper: bool = False
@@ -237,7 +247,8 @@ def arguments(study: Study, run: Run) -> list[str]:
 
 
 def _variant_flags(study: Study, variant: str) -> list[str]:
-    places = {"layer": study.layer, "other_layer": study.other_layer, "half": study.steps // 2}
+    places = {"layer": study.layer, "other_layer": study.other_layer}
+    places |= {"quarter": study.steps // 4, "half": study.steps // 2, "three_quarters": study.steps * 3 // 4}
     own = [flag.format(**places) for flag in VARIANTS[variant]]
     return own if "--mixing" in own else [*own, *PAPERS_MIXING]
 

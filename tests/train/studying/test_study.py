@@ -221,6 +221,7 @@ def test_the_other_layers_precision_is_shown_where_it_is_supervised(small, capsy
 
 def test_every_variant_is_a_command_of_the_trainer(small):
     found = {}
+    ends = {"early-stop-quarter": 7, "early-stop": 15, "early-stop-three-quarters": 22}
     for variant in VARIANTS:
         words = arguments(small(layer=11, other_layer=8), Run(variant=variant, seed=4))
         asked = parse(Command, words, prog="test")
@@ -233,11 +234,11 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         weights = {**dict.fromkeys(("repa-dsift", "geometry", *RIVALS), 0.5), "weight-0.1": 0.1, "weight-0.004": 0.004}
         assert asked.weight == weights.get(variant, 0.02)
         assert (asked.weight_schedule, asked.weight_until) == (
-            ("off", 15) if variant == "early-stop" else ("constant", 0)
+            ("off", ends[variant]) if variant in ends else ("constant", 0)
         )
     assert found == {
         **{name: ("11", "mlp", "cycle", "none", name) for name in RIVALS},
-        **dict.fromkeys(("weight-0.1", "weight-0.004", "early-stop"), ("11", "mlp", "cycle", "none", "cameo")),
+        **dict.fromkeys(("weight-0.1", "weight-0.004", *ends), ("11", "mlp", "cycle", "none", "cameo")),
         **{f"layer-{n}": (str(n), "mlp", "cycle", "none", "cameo") for n in (2, 6, 8, 12)},
         "layers-10-12": ("10,12", "mlp", "cycle", "none", "cameo"),
         "random-layer": ("random", "mlp", "cycle", "none", "cameo"),
@@ -251,6 +252,7 @@ def test_every_variant_is_a_command_of_the_trainer(small):
         "visible": ("11", "mlp", "visible", "none", "cameo"),
         "gated": ("11", "mlp", "gated", "none", "cameo"),
         "shuffled": ("11", "mlp", "cycle", "shuffled", "cameo"),
+        "shuffled-mean": ("11", "mean", "cycle", "shuffled", "cameo"),
         "repa-dsift": ("11", "mlp", "cycle", "none", "repa-dsift"),
         "geometry": ("11", "mlp", "cycle", "none", "geometry"),
     }
