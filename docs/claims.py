@@ -21,7 +21,17 @@ from analysis.study.consistency_section import consistency_words
 from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import half_interval
 from analysis.study.soon import how_soon, in_half
-from analysis.study.words import answer, held_out, pace_words, ratio_text, seeds_vary, title, value_text
+from analysis.study.words import (
+    answer,
+    difference_text,
+    held_out,
+    is_share,
+    pace_words,
+    ratio_text,
+    seeds_vary,
+    title,
+    value_text,
+)
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
 from probe.interventions.speed_table import curve_table, curve_words, paper_words, speed_table, speed_words
@@ -43,7 +53,9 @@ SUPERVISED = {
     "one-head": "the first head alone, `mean`",
     "weight-0.1": "five times the paper's weight",
     "weight-0.004": "a fifth of the paper's weight",
-    "early-stop": "no supervision in the second half",
+    "early-stop-quarter": "no supervision after a quarter of the steps",
+    "early-stop": "no supervision after half of the steps",
+    "early-stop-three-quarters": "no supervision after three quarters of the steps",
     "layer-2": "layer 2 instead",
     "layer-6": "layer 6 instead (the coarsest grid)",
     "layer-8": "layer 8 instead",
@@ -56,6 +68,7 @@ SUPERVISED = {
     "irepa-dsift": "DSIFT features by iREPA",
     "geometry": "an encoding of the true points",
     "shuffled": "negative control: another scene's matches",
+    "shuffled-mean": "negative control of `mean`: another scene's matches",
 }
 PAIR = ("plain", "supervised")
 MIXED = {"mlp": SUPERVISED["cameo"]}
@@ -66,10 +79,25 @@ LARGE = "paper-h100"
 """Folder of the same with larger batches and the negative control, on a GPU."""
 LONG = "paper-long"
 """Folder of one of its seeds anew, for longer, without the control."""
-ABLATIONS = "ablations"
-"""Folder of the study of heads, layers and an early stop, of few steps from the shipped base."""
-AGAINST = (("one-head", "mean"), ("early-stop", "cameo"), ("layer-12", "cameo"), ("layer-2", "cameo"))
-"""Variants whose difference that study was made for."""
+ABLATIONS = "ablations-h100"
+"""Folder of the study of layers, heads, early stops, rivals and controls, on a GPU."""
+AGAINST = {
+    "mean": "cameo",
+    "one-head": "mean",
+    "layer-2": "cameo",
+    "layer-6": "cameo",
+    "layer-12": "cameo",
+    "layers-10-12": "cameo",
+    "early-stop-quarter": "cameo",
+    "early-stop": "cameo",
+    "early-stop-three-quarters": "cameo",
+    "shuffled": "cameo",
+    "shuffled-mean": "mean",
+    "repa-dsift": "cameo",
+    "trd-dsift": "cameo",
+    "geometry": "cameo",
+}
+"""Variants of that study, and what each of them changes one thing of."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -439,14 +467,34 @@ def mixing_words(name: str) -> str:
     )
 
 
-def against_words(name: str) -> str:
-    """Return how variants stand to those that they change one thing of, paired by seed."""
+def against_table(name: str) -> str:
+    """Return how variants stand to those that they change one thing of, paired by seed, and how many tests that is."""
     run = _study(name)
-    pairs = [pair for pair in AGAINST if set(pair) <= set(run.seeds)]
-    metrics = (_precision_of(name), HIGH_NOISE, PSNR)
-    rows = {pair: [_paired_words(_paired(run, metric, *pair)) for metric in metrics] for pair in pairs}
-    parts = [f"`{first}` minus `{second}`: {'; '.join(words)}" for (first, second), words in rows.items()]
-    return f"Paired by seed, {'. '.join(parts)}. p is not corrected for {len(parts) * len(metrics)} tests."
+    metrics = (PSNR, HIGH_NOISE, _precision_of(name))
+    pairs = [(first, second) for first, second in AGAINST.items() if {first, second} <= set(run.seeds)]
+    rows = {pair: [_paired(run, metric, *pair) for metric in metrics] for pair in pairs}
+    tests = len(pairs) * len(metrics)
+    lines = [("variant", "minus", *map(title, metrics)), ("---",) * (2 + len(metrics))]
+    lines += [
+        (f"`{first}`", f"`{second}`", *(_paired_text(row, tests) for row in of)) for (first, second), of in rows.items()
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    alone, together = (sum(_separable(row, number) for of in rows.values() for row in of) for number in (1, tests))
+    return (
+        f"{table}\n\nDifferences paired by seed ± half of the 95 % interval, each by its own; ∗: the interval excludes "
+        f"0 ({alone} of {tests}; about {tests * 0.05:.0f} would by chance alone); ∗∗: also where all {tests} hold "
+        f"together (Bonferroni; {together})."
+    )
+
+
+def _separable(row: dict[str, Any], tests: int) -> bool:
+    return bool(row["p"] * tests < 0.05)
+
+
+def _paired_text(row: dict[str, Any], tests: int) -> str:
+    value, half = (difference_text(row["metric"], row[name]) for name in ("value", "half"))
+    unit = " points" if is_share(row["metric"]) else ""
+    return f"{value} ± {half.lstrip('+')}{unit}{' ∗' * _separable(row, 1)}{'∗' * _separable(row, tests)}"
 
 
 def _paired(run: StudyRun, metric: str, first: str, second: str) -> dict[str, Any]:
@@ -551,7 +599,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     ),
     "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}",
     "ablations": lambda: (
-        f"{study_block(ABLATIONS, tuple(SUPERVISED))}{study_words(ABLATIONS)} {against_words(ABLATIONS)}"
+        f"{study_block(ABLATIONS, tuple(SUPERVISED))}{study_words(ABLATIONS)}\n\n{against_table(ABLATIONS)}"
     ),
     "pair": pair_words,
     "heads": heads_words,
