@@ -101,8 +101,8 @@ class Study:
             "cameo: the paper's; each other one changes one thing of cameo (noise-depth-N: relative error of depth in "
             "percent; noise-rotation-N: error of the cameras in degrees; noise-holes-N: percent of points missing; "
             "one-head: only the layer's first head, as mean; early-stop: no supervision in the second half of the "
-            "steps, early-stop-quarter, early-stop-three-quarters: after so many of them; shuffled, shuffled-mean: "
-            "another scene's matches for cameo and mean)."
+            "steps, early-stop-quarter, early-stop-three-quarters: none after that part of them; shuffled, "
+            "shuffled-mean: another scene's matches for cameo and mean)."
         ),
     ] = ",".join(COMMON)
     paper: bool = False
