@@ -236,6 +236,16 @@ def test_the_index_lists_studies_and_what_cannot_be_read(folder: Path, tmp_path:
     assert "<strong>broken</strong>: read_file:" in text
 
 
+def test_the_command_trains_what_is_there_where_some_variants_have_fewer_seeds(tmp_path: Path):
+    folder = make_study(tmp_path / "study")
+    assert "--few-seeds" not in make_study_page(read_study(folder)).command
+    table = pd.read_csv(folder / "study.csv")
+    table[(table["variant"] != "shuffled") | (table["seed"] < 2)].to_csv(folder / "study.csv", index=False)
+    assert "--seeds 0,1,2 \\\n  --few-seeds 2 " in make_study_page(read_study(folder)).command
+    table[(table["variant"] != "shuffled") | (table["seed"] > 0)].to_csv(folder / "study.csv", index=False)
+    assert "--few-seeds" not in make_study_page(read_study(folder)).command
+
+
 # --- the paper -------------------------------------------------------------------------------------------------------
 
 
