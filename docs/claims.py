@@ -502,8 +502,8 @@ def ablation_words(name: str) -> str:
     return (
         f"{MARK_WORDS}, by means. Shown above it by an interval: {_above(run, PSNR)}; by SSIM {_above(run, SSIM)}. "
         f"Better and worse: by an interval of its own, paired by seed; about {tests * 0.05:.0f} of these {tests} "
-        "would be so by chance. How soon plain's last value is reached tells nothing here: by error at t = 900 the negative "
-        f"control has a ratio of {_control_ratio(run)}. {vary[0].upper()}{vary[1:]}; {held_out(run)}."
+        "would be so by chance. How soon plain's last value is reached tells nothing here: by error at t = 900 the "
+        f"negative control has a ratio of {_control_ratio(run)}. {vary[0].upper()}{vary[1:]}; {held_out(run)}."
     )
 
 
