@@ -32,7 +32,10 @@ from probe.interventions.speed import (
     on_paper,
     scaled,
 )
-from probe.interventions.speed_table import (
+from probe.layers import Layer
+from probe.models.model import MultiViewModel
+from probe.records import write_json
+from probe.records.speed import (
     BROKEN,
     HELD,
     NOT_SHOWN,
@@ -46,9 +49,6 @@ from probe.interventions.speed_table import (
     table_cells,
     verdict,
 )
-from probe.layers import Layer
-from probe.models.model import MultiViewModel
-from probe.records import write_json
 
 LAYERS = [Layer(index, f"l{index}", (side, side), 3, "3d", channels=4) for index, side in ((2, 4), (5, 2), (6, 2))]
 PER_VIEW: Scheme = ("per_view",) * 3
