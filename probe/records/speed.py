@@ -172,8 +172,9 @@ def speed_words(table: pd.DataFrame, *, budget: float, share: float) -> str:
         return "What the plan changes could not be measured."
     return (
         f"The plan computes {share:.1%} of the multiply-adds of 3D attention ({1 / share:.2f} times fewer) and changes "
-        f"the error of the denoised prediction by {_percent(by[EFFECT])} in {by[EFFECT]['scenes']} scenes, none of "
-        f"which planned: {_kept(by[EFFECT], budget)}. {_psnr_words(by[PSNR])} {_times_words(by)}"
+        f"the error of the denoised prediction by {_percent(by[EFFECT])} in "
+        f"{by[EFFECT]['scenes']} scene{'s' if by[EFFECT]['scenes'] > 1 else ''}, none of which planned: "
+        f"{_kept(by[EFFECT], budget)}. {_psnr_words(by[PSNR])} {_times_words(by)}"
     )
 
 
@@ -197,9 +198,13 @@ def _times_words(by: Mapping[str, Mapping[str, Any]]) -> str:
     rows = {name: by[measure] for measure, name in SPOKEN.items() if math.isfinite(by[measure]["change"])}
     if not rows:
         return "Times could not be measured."
-    times = ", ".join(f"{name} {row['change']:.2f}{between(row, '{:.2f}')}" for name, row in rows.items())
-    doubtful = " and ".join(name for name, row in rows.items() if not row["low"] > 1)
-    return f"Times faster, measured: {times}." + (f" Not shown to be faster: {doubtful}." if doubtful else "")
+    few = all(not math.isfinite(row["low"]) for row in rows.values())
+    times = ", ".join(
+        f"{name} {row['change']:.2f}{'' if few else between(row, '{:.2f}')}" for name, row in rows.items()
+    )
+    doubtful = ", ".join(name for name, row in rows.items() if not row["low"] > 1)
+    why = between({"low": math.nan}, "") if few else ""
+    return f"Times faster, measured: {times}." + (f" Not shown to be faster: {doubtful}{why}." if doubtful else "")
 
 
 def curve_words(curve: pd.DataFrame, budget: float) -> str:

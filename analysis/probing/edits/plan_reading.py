@@ -56,7 +56,7 @@ def _is_step(step: object) -> bool:
         and _is_whole(step.get("layer"))
         and isinstance(step.get("heads"), list)
         and all(map(_is_whole, step["heads"]))
-        and step.get("mode") in MODE_WORDS
+        and step.get("mode") in tuple(MODE_WORDS)
         and _is_number(step.get("cost"))
         and isinstance(step.get("taken"), bool)
     )

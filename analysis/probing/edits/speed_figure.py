@@ -50,5 +50,11 @@ def _number(axes: Axes, curve: pd.DataFrame) -> None:
     """Write how many moves the last point stands for on its left, where no other point is."""
     for row in curve.tail(1).dropna(subset=["growth"]).itertuples():
         words = f"{row.moves} move{'s' if row.moves > 1 else ''}"
-        style = {"textcoords": "offset points", "ha": "right", "va": "center", "color": INK, "fontsize": 12}
+        style: dict[str, Any] = {
+            "textcoords": "offset points",
+            "ha": "right",
+            "va": "center",
+            "color": INK,
+            "fontsize": 12,
+        }
         axes.annotate(words, (row.share, row.growth), (-9, 0), **style)
