@@ -199,11 +199,10 @@ def _times_words(by: Mapping[str, Mapping[str, Any]]) -> str:
     if not rows:
         return "Times could not be measured."
     few = all(not math.isfinite(row["low"]) for row in rows.values())
-    times = ", ".join(
-        f"{name} {row['change']:.2f}{'' if few else between(row, '{:.2f}')}" for name, row in rows.items()
-    )
+    ends = {name: "" if few else between(row, "{:.2f}") for name, row in rows.items()}
+    times = ", ".join(f"{name} {row['change']:.2f}{ends[name]}" for name, row in rows.items())
     doubtful = ", ".join(name for name, row in rows.items() if not row["low"] > 1)
-    why = between({"low": math.nan}, "") if few else ""
+    why = TOO_FEW if few else ""
     return f"Times faster, measured: {times}." + (f" Not shown to be faster: {doubtful}{why}." if doubtful else "")
 
 
@@ -232,6 +231,9 @@ SPOKEN = {
 }
 
 
+TOO_FEW = " (too few units for an interval)"
+
+
 def _percent(row: Mapping[str, Any]) -> str:
     return f"{row['change']:+.2%}{between(row, '{:+.2%}')}"
 
@@ -244,7 +246,7 @@ def between(row: Mapping[str, Any], form: str) -> str:
         form: Writes each of them.
     """
     if not math.isfinite(row["low"]):
-        return " (too few units for an interval)"
+        return TOO_FEW
     return f" ({form.format(row['low'])} to {form.format(row['high'])})"
 
 

@@ -26,11 +26,11 @@ from probe.records.speed import (
 )
 
 TITLES = {
-    "attention_kernels": "3D attention of one sample, the kernels alone",
-    "attention": "3D attention of one sample, with the copies of tokens around them",
-    "sampling": "one whole sample, with all that applies the plan",
+    "attention_kernels": "3D attention, the kernels alone",
+    "attention": "3D attention, with the copies of tokens",
+    "sampling": "a whole sample, with all that applies the plan",
 }
-"""What was timed."""
+"""What was timed, of one sample."""
 
 
 def words(run: ProbeRun) -> tuple[str, ...]:
@@ -132,6 +132,7 @@ def text_table(run: ProbeRun) -> Table:
         columns=("move", "layer", "heads", "attend to", "what remains", "growth of the error"),
         rows=tuple(_move_cells(row, places) for row in curve.to_dict("records")),
         marked=(kept - 1,) if kept else (),
+        texts=4,
         wide=True,
     )
 
@@ -158,7 +159,7 @@ def measured_table(run: ProbeRun) -> Table:
     return Table(
         caption="Means per scene, in scenes that did not plan. Changes: growth of the error, difference of PSNR in dB, "
         f"and how many times faster, each with its own 95{NBSP}% interval over independent units. Samples with the "
-        "plan and without were drawn in turn; seconds are medians over repeats.",
+        "plan and without were drawn in turn; seconds are of one sample, medians over repeats.",
         columns=("measure", "without the plan", "with it", "change", "units"),
         rows=tuple(_measured_cells(row) for row in rows),
         wide=True,
@@ -178,7 +179,7 @@ def _measured_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def _with_ends(value: float, row: Mapping[Any, Any], write: Any) -> str:
-    ends = f" ({write(row['low'])} to {write(row['high'])})" if math.isfinite(row["low"]) else ""
+    ends = f" ({write(row['low'])} to {write(row['high'])})".replace("× ", "") if math.isfinite(row["low"]) else ""
     return f"{write(value)}{ends}"
 
 

@@ -28,12 +28,12 @@ def error_against_cost(curve: pd.DataFrame, *, budget: float, kept: int, alt: st
         axes.plot([1, *curve["share"]], [0, *curve["growth"]], color=BLUE, linewidth=1, alpha=0.5)
         axes.vlines(curve["share"], curve["low"], curve["high"], color=BLUE, linewidth=1.8)
         _points(axes, curve[curve["moves"] != kept], "the plan after each of its moves", PAPER)
-        _points(axes, curve[curve["moves"] == kept], f"after {kept}: the most that is shown to keep it", BLUE)
+        _points(axes, curve[curve["moves"] == kept], f"after {kept} of them: the most that is shown to keep it", BLUE)
         _number(axes, curve)
         axes.set(xlabel="share of the multiply-adds of 3D attention that remains", ylabel="growth of the error")
         axes.xaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_major_formatter(SIGNED_PERCENT)
-        axes.margins(x=0.09, y=0.12)
+        axes.margins(x=0.12, y=0.12)
         legend(figure, axes)
 
     return chart("speed", alt, (WIDTH, 400), draw)
@@ -50,11 +50,5 @@ def _number(axes: Axes, curve: pd.DataFrame) -> None:
     """Write how many moves the last point stands for on its left, where no other point is."""
     for row in curve.tail(1).dropna(subset=["growth"]).itertuples():
         words = f"{row.moves} move{'s' if row.moves > 1 else ''}"
-        style: dict[str, Any] = {
-            "textcoords": "offset points",
-            "ha": "right",
-            "va": "center",
-            "color": INK,
-            "fontsize": 12,
-        }
-        axes.annotate(words, (row.share, row.growth), (-9, 0), **style)
+        where: dict[str, Any] = {"xytext": (-9, 0), "textcoords": "offset points"}
+        axes.annotate(words, (row.share, row.growth), ha="right", va="center", color=INK, fontsize=12, **where)

@@ -92,7 +92,7 @@ def test_known_values_are_written(copy: Path):
     by = {row[0]: plain(row) for row in speed.measured_table(run).rows}
     assert by["error of the prediction, t = 100"][1:3] == ["–", "–"]
     assert by["PSNR of samples"][1:4] == ["19.50 dB", "19.40 dB", "−0.10 (−0.10 to −0.10)"]
-    assert by[speed.TITLES["attention"]][1:] == ["1.000 s", "0.500 s", "× 2.00 (× 2.00 to × 2.00)", "8"]
+    assert by[speed.TITLES["attention"]][1:] == ["1.000 s", "0.500 s", "× 2.00 (2.00 to 2.00)", "8"]
 
 
 @pytest.mark.parametrize(
