@@ -34,7 +34,6 @@ from analysis.study.words import (
 )
 from analysis.trivial import MARK, MARK_WORDS, best_text, marked
 from analysis.words import MISSING, listing, percent, plural, points
-from probe.interventions.speed_table import curve_table, curve_words, paper_words, speed_table, speed_words
 from probe.records import (
     EFFECT,
     HIGH_NOISE,
@@ -51,6 +50,7 @@ from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
 from probe.records.names import CORRUPTIONS, GEOMETRY_SCORES, KNOCKOUT, PLAIN, SIFT_MATCHES, is_null
 from probe.records.patching import patching_words
+from probe.records.speed import curve_table, curve_words, paper_words, speed_table, speed_words
 
 REFERENCE = Path(__file__).parents[1] / "reports" / "reference"
 CARD = Path(__file__).parents[1] / "probe" / "models" / "weights" / "cat3d-tiny" / "card.json"

@@ -16,7 +16,7 @@ from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
 from analysis.figures import Drawing
 from analysis.probing import caveats, cells, hidden, rotation, tables
-from analysis.probing.edits import causal, causal_figures, decoding, knockout, patching
+from analysis.probing.edits import causal, causal_figures, decoding, knockout, patching, speed
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
@@ -44,7 +44,7 @@ FILES = {
     "timesteps": "layer_by_timestep.csv", "heads": "layer_by_head.csv",
 }  # fmt: skip
 """Under which the tables of figures are downloaded, where it is not the figure's own name."""
-MORE = {"hidden": hidden, "knockout": knockout, "patching": patching, "decoded": decoding}
+MORE = {"hidden": hidden, "knockout": knockout, "patching": patching, "decoded": decoding, "speed": speed}
 """What is measured only when it is asked for, by the name of its section."""
 
 
@@ -83,6 +83,7 @@ class Page:
     knockout: tuple[str, ...]
     patching: tuple[str, ...]
     decoded: tuple[str, ...]
+    speed: tuple[str, ...]
     explorer: Part | None
     metric: str
     direction: str
@@ -169,6 +170,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = (), budget: int = BU
         knockout=knockout.words(run),
         patching=patching.words(run),
         decoded=decoding.words(run),
+        speed=speed.words(run),
         explorer=explorer,
         metric=metric_words(run.metric),
         direction=direction_words(str(run.selection["direction"])),
@@ -204,7 +206,7 @@ def _example_title(example: Any) -> str:
 
 
 def _tables(run: ProbeRun) -> dict[str, Table]:
-    more = {name: part.text_table(run) for name, part in MORE.items()}
+    more = {name: part.text_table(run) for name, part in MORE.items()} | {"speed-measured": speed.measured_table(run)}
     return cells.text_tables(run) | {name: table for name, table in more.items() if table.rows}
 
 
@@ -217,6 +219,7 @@ def _figures(run: ProbeRun) -> dict[str, Chart]:
         "effects": _effects, "sampled": _sampled, "emergence": _emergence, "coverage": _coverage,
         "attention": _attention, "hidden": hidden.figure, "knockout": knockout.figure, "patching": patching.figure,
         "patched-matches": patching.matches_figure, "decoded": decoding.figure,
+        "speed": speed.figure,
     }  # fmt: skip
     drawings = {name: maker(run) for name, maker in makers.items()}
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
+from analysis.probing.edits.plan_reading import read_plan
 from analysis.probing.scores import UNIT, no_rows, read_shown
 from analysis.reading import check_numbers, read_config, read_file, read_json, read_precision
 from probe.records import (
@@ -50,9 +51,11 @@ from probe.records.decoding import NAMES as DECODED_NAMES
 from probe.records.hidden import HIDDEN_COLUMNS
 from probe.records.knockout import COLUMNS as KNOCKOUT_COLUMNS
 from probe.records.knockout import NAMES as KNOCKOUT_NAMES
-from probe.records.names import DECODED, HIDDEN_TABLE, KNOCKOUT, PATCHING
+from probe.records.names import DECODED, HIDDEN_TABLE, KNOCKOUT, PATCHING, PLAN, SPEED
 from probe.records.patching import COLUMNS as PATCHING_COLUMNS
 from probe.records.patching import NAMES as PATCHING_NAMES
+from probe.records.speed import COLUMNS as SPEED_COLUMNS
+from probe.records.speed import names_in
 
 ADVICE = "run the probe again"
 NUMBERS = ["value", "low", "high", "scenes", "units", "count"]
@@ -94,6 +97,8 @@ class ProbeRun:
         knockout: What knocking out heads together changed in each scene, if that was done (``probe.knockout``).
         patching: What reading another run's attention changed in each scene, if that was done (``probe.patch``).
         decoded: How well geometry is decoded from the layers, if that was done (``probe.decode``).
+        plan: The newest plan for speed, as in plan.json, if there is one (``probe.plan``).
+        speed: What it was measured to do, in each scene that did not plan.
     """
 
     name: str
@@ -117,6 +122,8 @@ class ProbeRun:
     knockout: pd.DataFrame | None = None
     patching: pd.DataFrame | None = None
     decoded: pd.DataFrame | None = None
+    plan: dict[str, Any] | None = None
+    speed: pd.DataFrame | None = None
 
     @property
     def layer(self) -> int:
@@ -232,6 +239,7 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         knockout=_read_edits(folder / KNOCKOUT, KNOCKOUT_COLUMNS, ("heads", "count"), KNOCKOUT_NAMES),
         patching=_read_edits(folder / PATCHING, PATCHING_COLUMNS, EDITED_NUMBERS, PATCHING_NAMES),
         decoded=_read_edits(folder / DECODED, DECODED_COLUMNS, ("layer", "timestep", "count"), DECODED_NAMES),
+        **_read_speed(folder),
     )
 
 
@@ -248,6 +256,15 @@ def _read_edits(
         what = f"{strange[0]} of another kind than this version writes" if strange else "an infinite value"
         raise RunError(f"read_run: {path} has a {what}; measure it again".replace("a an", "an"))
     return table.astype(dict.fromkeys(("scene", "unit"), str))
+
+
+def _read_speed(folder: Path) -> dict[str, Any]:
+    """Read a plan for speed and what it was measured to do; neither where one is absent: it is still being measured."""
+    plan = read_plan(folder / PLAN) if (folder / SPEED).is_file() else None
+    if plan is None:
+        return {}
+    rows = _read_edits(folder / SPEED, SPEED_COLUMNS, ("timestep", "repeat", "count"), names_in(plan))
+    return {"plan": plan, "speed": rows}
 
 
 def _read_hidden(path: Path) -> pd.DataFrame | None:

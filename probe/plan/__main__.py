@@ -30,7 +30,7 @@ class Settings:
     """Plan which heads of which 3D layers need not attend to all views, and measure time and error under the plan.
 
     One half of a finished probe run's independent units (rooms, recordings) plans, the other is measured. Writes
-    plan.json and speed.csv into the run's folder.
+    plan.json and speed.csv into the run's folder, in place of those of an earlier plan, and a section of its page.
     """
 
     run: tyro.conf.Positional[Path]
@@ -45,6 +45,8 @@ class Settings:
     """Samples of each scene that are timed, each way, in turn."""
     device: Device = "auto"
     """auto takes CUDA where there is one."""
+    report: bool = True
+    """Write the run's page anew at the end."""
 
 
 def main(settings: Settings) -> None:
@@ -58,10 +60,15 @@ def main(settings: Settings) -> None:
     probed = make_plan(settings_of(settings.run, settings.device))
     planning, held_out = _halves(settings, probed)
     plan = _plan(settings, probed, planning)
-    write_json(settings.run / PLAN, plan.record())
+    (settings.run / SPEED).unlink(missing_ok=True)  # what was measured of another plan must not stand beside this one
+    write_json(settings.run / PLAN, {**plan.record(), "settings": {name: getattr(settings, name) for name in KEPT}})
     rows = _measured(settings, probed, plan, held_out)
     write(settings.run / SPEED, lambda part: rows.to_csv(part, index=False))
-    _report(settings.run, plan.record(), rows)
+    _report(settings, plan.record(), rows)
+
+
+KEPT = ("budget", "scenes", "steps", "repeats")
+"""Settings that plan.json keeps, so that the page can name the command that measures again."""
 
 
 def _check(settings: Settings) -> None:
@@ -130,18 +137,20 @@ def _measured(settings: Settings, probed: Plan, plan: SpeedPlan, held_out: list[
 # --- the terminal ----------------------------------------------------------------------------------------------------
 
 
-def _report(run: Path, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
+def _report(settings: Settings, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
     from rich.console import Console
 
-    from probe.interventions import speed_table as tables
+    from probe.plan import terminal
+    from probe.records import speed as tables
 
-    table, curve = tables.speed_table(rows), tables.curve_table(rows, plan)
+    run, table, curve = settings.run, tables.speed_table(rows), tables.curve_table(rows, plan)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    command.show_table(console, f"plan for {plan['model']}: heads by what they attend to", *tables.plan_cells(plan))
-    command.show_table(console, "the plan, move by move, in scenes that did not plan", *tables.curve_cells(curve))
-    command.show_table(
-        console, "measured in scenes that did not plan; 95 % intervals over units", *tables.table_cells(table)
-    )
+    for title, cells in (
+        (f"plan for {plan['model']}: heads by what they attend to", terminal.plan_cells(plan)),
+        ("the plan, move by move, in scenes that did not plan", terminal.curve_cells(curve)),
+        ("measured in scenes that did not plan; 95 % intervals over units", terminal.table_cells(table)),
+    ):
+        command.show_table(console, title, *cells)
     for words in (
         tables.speed_words(table, budget=plan["budget"], share=plan["share"]),
         tables.curve_words(curve, plan["budget"]),
@@ -149,6 +158,10 @@ def _report(run: Path, plan: Mapping[str, Any], rows: pd.DataFrame) -> None:
         f"plan: {run / PLAN}; table: {run / SPEED}",
     ):
         console.print(words, markup=False, soft_wrap=True)
+    if settings.report:
+        from analysis.report import refresh  # commands may call the report last; it draws every figure
+
+        console.print(f"page: {refresh(run)}", markup=False, soft_wrap=True)
 
 
 def cli(arguments: list[str] | None = None) -> None:

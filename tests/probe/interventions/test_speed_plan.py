@@ -32,23 +32,22 @@ from probe.interventions.speed import (
     on_paper,
     scaled,
 )
-from probe.interventions.speed_table import (
+from probe.layers import Layer
+from probe.models.model import MultiViewModel
+from probe.plan.terminal import curve_cells, plan_cells, table_cells
+from probe.records import write_json
+from probe.records.speed import (
     BROKEN,
     HELD,
     NOT_SHOWN,
-    curve_cells,
     curve_table,
     curve_words,
+    kept_moves,
     paper_words,
-    plan_cells,
     speed_table,
     speed_words,
-    table_cells,
     verdict,
 )
-from probe.layers import Layer
-from probe.models.model import MultiViewModel
-from probe.records import write_json
 
 LAYERS = [Layer(index, f"l{index}", (side, side), 3, "3d", channels=4) for index, side in ((2, 4), (5, 2), (6, 2))]
 PER_VIEW: Scheme = ("per_view",) * 3
@@ -305,6 +304,26 @@ def test_a_sentence_says_no_more_than_the_interval(growth: list[float], budget: 
     ] in words
     assert "40.0% of the multiply-adds of 3D attention (2.50 times fewer)" in words
     assert "nan" not in words
+    assert ("Not shown to be faster" in words) == (len(growth) < 5)  # too few units for intervals
+
+
+def test_what_is_not_faster_by_an_interval_is_said_not_to_be():
+    words = speed_words(speed_table(rows_of([0.004, 0.006] * 4, faster=1.0)), budget=0.01, share=0.4)
+    assert "the attention kernels 1.00 (1.00 to 1.00)" in words
+    assert words.endswith(
+        "Not shown to be faster: the attention kernels, attention with the copies of tokens around it."
+    )
+    few = speed_words(speed_table(rows_of([0.004])), budget=0.01, share=0.4)
+    assert "in 1 scene, none of which planned" in few
+    assert "a whole sample with all that applies the plan 2.40. Not shown to be faster: the attention kernels," in few
+    assert few.endswith("(too few units for an interval).")
+
+
+def test_the_most_moves_that_keep_a_budget_are_counted():
+    curve = curve_table(*curve_rows([[0.001, 0.003] * 4, [0.004, 0.006] * 4, [0.0, 0.019] * 4]))
+    assert [kept_moves(curve, budget) for budget in (0.0, 0.004, 0.01, 1.0)] == [0, 1, 2, 3]
+    assert kept_moves(curve_table(*curve_rows([[0.1] * 4])), 1.0) == 0  # four units: no interval
+    assert kept_moves(curve[:0], 1.0) == 0
 
 
 def curve_rows(growths: list[list[float]]) -> tuple[pd.DataFrame, dict[str, object]]:

@@ -13,7 +13,7 @@ from probe.selection.heads import halves
 
 RUN = ["--model", "cat3d-tiny:random", "--pairs", "1", "--views", "2", "--image-size", "32", "--no-report",
        "--timesteps", "300,700", "--layers", "5,6", "--baselines", "none", "--interventions", "none"]  # fmt: skip
-FEW = ["--steps", "1", "--repeats", "1", "--budget", "0.05"]
+FEW = ["--steps", "1", "--repeats", "1", "--budget", "0.05", "--no-report"]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,28 @@ def test_the_same_command_plans_the_same(copy: Path):
         made.append((copy / "plan.json").read_bytes())
     assert made[0] == made[1]
     assert len(json.loads(made[0])["scenes"]) == 1
+    assert json.loads(made[0])["settings"] == {"budget": 0.05, "scenes": 1, "steps": 1, "repeats": 1}
+
+
+def test_the_page_shows_the_plan(copy: Path):
+    plan.cli([str(copy), *FEW[:-1], "--scenes", "1"])
+    page = (copy / "report.html").read_text()
+    assert 'id="speed"' in page
+    assert "No part of the plan is shown to keep a budget of 5.0%." in page  # of one unit there is no interval
+    assert "--budget 0.05 --scenes 1 --steps 1 --repeats 1" in page
+
+
+def test_an_older_plan_s_measurements_do_not_stand_beside_a_new_plan(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    (copy / "speed.csv").write_text("of an older plan")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "_measured", stop)
+    with pytest.raises(KeyboardInterrupt):
+        plan.main(plan.Settings(run=copy, steps=1, repeats=1, budget=0.05, scenes=1, report=False))
+    assert (copy / "plan.json").is_file()
+    assert not (copy / "speed.csv").exists()
 
 
 def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:

@@ -1,15 +1,14 @@
-"""What a plan for speed was measured to do, as a table and in a sentence. Pure."""
+"""The tables of a plan for speed: what it was measured to do, with intervals, and in words. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probe.records import EFFECT, PSNR, grid_name
-from probe.records.intervals import Ratios, joint_widening, ratios, wide
-from probe.records.names import PLANNED, UNPLANNED, UNPLANNED_TAP, stage_name
+from probe.records.intervals import Ratios, divide, joint_widening, ratios, wide
+from probe.records.names import EFFECT, PLANNED, PSNR, UNPLANNED, UNPLANNED_TAP, stage_name
 from probe.records.table import unit_sums
 
 ALL = -1
@@ -18,6 +17,30 @@ TIMES = {"attention_kernels": UNPLANNED_TAP, "attention": UNPLANNED_TAP, "sampli
 """What is timed, and what the plan's time is compared with: attention is timed under a tap, but without a plan nothing
 need be tapped."""
 HELD, BROKEN, NOT_SHOWN = "held", "broken", "not shown"
+MODE_WORDS = {"references": "own view and references", "per_view": "own view"}
+"""What the heads of a move attend to."""
+COLUMNS = ("measure", "plan", "scene", "unit", "timestep", "repeat", "value", "count")
+PLAN_KEYS = ("model", "budget", "before", "share", "scenes", "timesteps", "steps")
+"""Of plan.json, those that the tables are made from."""
+
+
+def names_in(plan: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return what the columns of text in speed.csv hold beside a plan.
+
+    Args:
+        plan: What plan.json holds.
+    """
+    stages = tuple(stage_name(k) for k in range(1, len(moves_of(plan)) + 1))
+    return {"measure": (EFFECT, PSNR, *TIMES), "plan": (UNPLANNED, UNPLANNED_TAP, PLANNED, *stages)}
+
+
+def moves_of(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the moves of a plan that were taken, in their order; none where every head attends to all views.
+
+    Args:
+        plan: What plan.json holds.
+    """
+    return [step for step in plan["steps"] if step["taken"]]
 
 
 def speed_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -58,13 +81,18 @@ def _psnr(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _faster(rows: pd.DataFrame, measure: str) -> dict[str, Any]:
     own, units = _of(rows, measure)
-    keys = ["unit", "scene", "plan"]
-    median = own.assign(unit=own["unit"].astype(str)).groupby(keys, observed=True)["value"].median().reset_index()
-    seconds = median.groupby(["unit", "plan"], observed=True)["value"].sum().unstack("plan").reindex(units)  # noqa: PD010
-    usual, planned = (seconds[[way]].to_numpy() for way in (TIMES[measure], PLANNED))
-    scenes = own["scene"].nunique()
-    means = {"unplanned": usual.sum() / scenes, "planned": planned.sum() / scenes}
-    return _row(measure, own, ratios(usual, planned, shares=False)) | means
+    both = _seconds(own, [TIMES[measure], PLANNED])
+    usual, planned = (both[[way]].groupby("unit").sum().reindex(units, fill_value=0.0).to_numpy() for way in both)
+    unplanned, under = divide(both.sum().to_numpy(), np.array(len(both)))
+    found = ratios(usual, planned, shares=False)
+    return _row(measure, own, found) | {"unplanned": float(unplanned), "planned": float(under)}
+
+
+def _seconds(rows: pd.DataFrame, ways: list[str]) -> pd.DataFrame:
+    """Return the median over repeats of each scene and way, by unit and scene; scenes without one are absent."""
+    known = rows[rows["value"].notna() & (rows["count"] > 0)].assign(unit=rows["unit"].astype(str))
+    median = known.groupby(["unit", "scene", "plan"], observed=True)["value"].median()
+    return median.unstack("plan").reindex(columns=ways).dropna()  # noqa: PD010
 
 
 def _of(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, list[str]]:
@@ -97,18 +125,31 @@ def curve_table(rows: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
         attention that are computed after it), growth, low and high: a 95 % interval that holds for all rows at once;
         NaN below five units.
     """
-    taken = [step for step in plan["steps"] if step["taken"]]
-    names = [stage_name(k) for k in range(1, len(taken) + 1)]
+    steps = moves_of(plan)
+    names = [stage_name(k) for k in range(1, len(steps) + 1)]
     own, units = _of(rows, EFFECT)
     found = ratios(*_columns(own, units, names), shares=False)
     low, high = found.widened(joint_widening(found))
     moves = [
-        {"moves": k, **{name: step[name] for name in ("layer", "heads", "mode")}} for k, step in enumerate(taken, 1)
+        {"moves": k, **{name: step[name] for name in ("layer", "heads", "mode")}} for k, step in enumerate(steps, 1)
     ]
-    shares = [step["cost"] / plan["before"] for step in taken]
+    shares = [step["cost"] / plan["before"] for step in steps]
     return pd.DataFrame(moves, columns=["moves", "layer", "heads", "mode"]).assign(
         share=shares, growth=found.value, low=low, high=high
     )
+
+
+def kept_moves(curve: pd.DataFrame, budget: float) -> int:
+    """Return after how many moves at most a plan is shown to keep a budget, by intervals that hold for all at once.
+
+    Args:
+        curve: Of :func:`curve_table`.
+        budget: The most that the error may grow by.
+
+    Returns:
+        0 where that is shown of none, as where there are too few units for intervals.
+    """
+    return int(curve.loc[curve["high"] <= budget, "moves"].max()) if (curve["high"] <= budget).any() else 0
 
 
 def verdict(growth: Mapping[str, Any], budget: float) -> str:
@@ -127,19 +168,42 @@ def speed_words(table: pd.DataFrame, *, budget: float, share: float) -> str:
         share: Of the multiply-adds of 3D attention that the plan computes.
     """
     by = {row["measure"]: row for row in table[table["timestep"] == ALL].to_dict("records")}
-    growth, psnr = by[EFFECT], by[PSNR]
-    kept = {
+    if not math.isfinite(by[EFFECT]["change"]):
+        return "What the plan changes could not be measured."
+    return (
+        f"The plan computes {share:.1%} of the multiply-adds of 3D attention ({1 / share:.2f} times fewer) and changes "
+        f"the error of the denoised prediction by {_percent(by[EFFECT])} in "
+        f"{by[EFFECT]['scenes']} scene{'s' if by[EFFECT]['scenes'] > 1 else ''}, none of which planned: "
+        f"{_kept(by[EFFECT], budget)}. {_psnr_words(by[PSNR])} {_times_words(by)}"
+    )
+
+
+def _kept(growth: Mapping[str, Any], budget: float) -> str:
+    words = {
         HELD: f"within the budget of {budget:.1%}",
         BROKEN: f"more than the budget of {budget:.1%}",
         NOT_SHOWN: f"a budget of {budget:.1%} is not shown to be kept",
-    }[verdict(growth, budget)]
-    times = ", ".join(f"{name} {by[measure]['change']:.2f}" for measure, name in SPOKEN.items())
-    return (
-        f"The plan computes {share:.1%} of the multiply-adds of 3D attention ({1 / share:.2f} times fewer) and changes "
-        f"the error of the denoised prediction by {_percent(growth)} in {growth['scenes']} scenes, none of which "
-        f"planned: {kept}. PSNR of samples changes by {psnr['change']:+.2f} dB{_between(psnr, '{:+.2f}')}. "
-        f"Times faster, measured: {times}."
-    )
+    }
+    return words[verdict(growth, budget)]
+
+
+def _psnr_words(row: Mapping[str, Any]) -> str:
+    if not math.isfinite(row["change"]):
+        return "PSNR of samples could not be measured."
+    return f"PSNR of samples changes by {row['change']:+.2f} dB{between(row, '{:+.2f}')}."
+
+
+def _times_words(by: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how many times faster each part is, and of which parts that is not shown by an interval."""
+    rows = {name: by[measure] for measure, name in SPOKEN.items() if math.isfinite(by[measure]["change"])}
+    if not rows:
+        return "Times could not be measured."
+    few = all(not math.isfinite(row["low"]) for row in rows.values())
+    ends = {name: "" if few else between(row, "{:.2f}") for name, row in rows.items()}
+    times = ", ".join(f"{name} {row['change']:.2f}{ends[name]}" for name, row in rows.items())
+    doubtful = ", ".join(name for name, row in rows.items() if not row["low"] > 1)
+    why = TOO_FEW if few else ""
+    return f"Times faster, measured: {times}." + (f" Not shown to be faster: {doubtful}{why}." if doubtful else "")
 
 
 def curve_words(curve: pd.DataFrame, budget: float) -> str:
@@ -149,106 +213,41 @@ def curve_words(curve: pd.DataFrame, budget: float) -> str:
         curve: Of :func:`curve_table`.
         budget: The most that the error may grow by.
     """
-    kept = curve[curve["high"] <= budget]
-    if kept.empty:
+    kept = kept_moves(curve, budget)
+    if not kept:
         return f"No part of the plan is shown to keep a budget of {budget:.1%}."
-    last = kept.iloc[-1]
+    last = curve[curve["moves"] == kept].iloc[0]
     return (
-        f"Of its {len(curve)} moves in their order, the first {int(last['moves'])} are shown to keep the budget of "
-        f"{budget:.1%}, by intervals that hold for all at once: {last['share']:.1%} of the multiply-adds "
-        f"({1 / last['share']:.2f} times fewer) at {last['growth']:+.2%} ({last['low']:+.2%} to {last['high']:+.2%})."
+        f"Of its {len(curve)} moves in their order, the first {kept} are shown to keep the budget of {budget:.1%}, by "
+        f"intervals that hold for all at once: {last['share']:.1%} of the multiply-adds ({1 / last['share']:.2f} times "
+        f"fewer) at {last['growth']:+.2%} ({last['low']:+.2%} to {last['high']:+.2%})."
     )
 
 
 SPOKEN = {
     "attention_kernels": "the attention kernels",
-    "attention": "with the tokens' moves around them",
-    "sampling": "a whole sample, under the tap that applies the plan,",
+    "attention": "attention with the copies of tokens around it",
+    "sampling": "a whole sample with all that applies the plan",
 }
+
+
+TOO_FEW = " (too few units for an interval)"
 
 
 def _percent(row: Mapping[str, Any]) -> str:
-    return f"{row['change']:+.2%}{_between(row, '{:+.2%}')}"
+    return f"{row['change']:+.2%}{between(row, '{:+.2%}')}"
 
 
-def _between(row: Mapping[str, Any], form: str) -> str:
+def between(row: Mapping[str, Any], form: str) -> str:
+    """Return the interval of a row in brackets, or that there are too few units for one.
+
+    Args:
+        row: With the ends low and high.
+        form: Writes each of them.
+    """
     if not math.isfinite(row["low"]):
-        return " (too few units for an interval)"
+        return TOO_FEW
     return f" ({form.format(row['low'])} to {form.format(row['high'])})"
-
-
-# --- for the terminal ------------------------------------------------------------------------------------------------
-
-PLAN_HEADINGS = ("layer", "grid", "heads: all views", "own view and references", "own view", "multiply-adds kept")
-TABLE_HEADINGS = ("measure", "without the plan", "with it", "change")
-
-
-def plan_cells(plan: Mapping[str, Any]) -> tuple[Sequence[str], list[list[str]]]:
-    """Write a plan as a table, headings and rows.
-
-    Args:
-        plan: What plan.json holds.
-    """
-    rows = [
-        [
-            f"{layer['layer']} {layer['name'].removesuffix('.transformer_blocks.0.attn1')}",
-            grid_name(layer["grid"]),
-            *(",".join(map(str, layer[mode])) or "-" for mode in ("joint", "references", "per_view")),
-            f"{layer['after'] / layer['before']:.1%}",
-        ]
-        for layer in plan["layers"]
-    ]
-    return PLAN_HEADINGS, rows
-
-
-def table_cells(table: pd.DataFrame) -> tuple[Sequence[str], list[list[str]]]:
-    """Write what was measured as a table, headings and rows.
-
-    Args:
-        table: Of :func:`speed_table`.
-    """
-    return TABLE_HEADINGS, [_cells(row) for row in table.to_dict("records")]
-
-
-CURVE_HEADINGS = ("moves", "layer", "heads", "attend to", "multiply-adds kept", "growth (joint interval)")
-WORDS = {"references": "own view and references", "per_view": "own view"}
-
-
-def curve_cells(curve: pd.DataFrame) -> tuple[Sequence[str], list[list[str]]]:
-    """Write what each move changes as a table, headings and rows.
-
-    Args:
-        curve: Of :func:`curve_table`.
-    """
-    rows = [
-        [
-            *(str(row[name]) for name in ("moves", "layer")),
-            ",".join(map(str, row["heads"])),
-            WORDS[row["mode"]],
-            f"{row['share']:.1%}",
-            _percent({**row, "change": row["growth"]}),
-        ]
-        for row in curve.to_dict("records")
-    ]
-    return CURVE_HEADINGS, rows
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    if row["measure"] == EFFECT:
-        at = "" if row["timestep"] == ALL else f" at t = {row['timestep']}"
-        return [f"growth of the prediction's error{at}", "", "", _percent(row)]
-    if row["measure"] == PSNR:
-        both = [f"{row[name]:.2f} dB" for name in ("unplanned", "planned")]
-        return ["PSNR of samples", *both, f"{row['change']:+.2f}{_between(row, '{:+.2f}')}"]
-    seconds = [f"{row[name]:.3f} s" for name in ("unplanned", "planned")]
-    return [TITLES[row["measure"]], *seconds, f"{row['change']:.2f} times faster{_between(row, '{:.2f}')}"]
-
-
-TITLES = {
-    "attention_kernels": "3D attention of a sample, kernels alone",
-    "attention": "3D attention of a sample",
-    "sampling": "a whole sample",
-}
 
 
 def paper_words(plan: Mapping[str, Any]) -> str:
