@@ -149,7 +149,8 @@ def _measure(settings: Settings, plan: Plan) -> pd.DataFrame:
     from tqdm import tqdm
 
     from probe.interventions.experiment import editable
-    from probe.interventions.patching import patch_layers, patch_matches
+    from probe.interventions.patched_matches import patch_matches
+    from probe.interventions.patching import patch_layers
     from probe.models.model import check_predicts
     from probe.records.patching import ANOTHER, CLEAN
     from probe.seeds import derive
