@@ -117,7 +117,9 @@ def _measured(name: str, rows: pd.DataFrame) -> str:
     lower, higher = rows["high"] < 0, rows["low"] > 0
     shown = [_way(name, rows[which], way) for which, way in ((lower, "lower"), (higher, "higher")) if which.any()]
     rest = rows[~(lower | higher)]
-    unshown = f"no change of {title if not shown else 'it'} is shown in {_layers(rest)}" if len(rest) else ""
+    if not shown and len(rest) > 1:
+        return f"no change of {title} is shown in any of the {len(rest)} layers"
+    unshown = f"no change of {'it' if shown else title} is shown in {_layers(rest)}" if len(rest) else ""
     return " and ".join(filter(None, [*shown, unshown]))
 
 
