@@ -46,7 +46,7 @@ def keep_tables(run: Path, folder: Path) -> None:
     if probed.patching is not None:
         kept |= {"patched_layers": patching.whole(probed), "patched_matches": patching.matches(probed)}
     if probed.patched_samples is not None:
-        kept |= {"patched_samples": patched_samples.changes(probed)}
+        kept |= {"patched_samples_by_layer": patched_samples.changes(probed)}
     if probed.decoded is not None:
         kept |= {"decoded_by_layer": decoding.table(probed)}
     if probed.knockout is not None:

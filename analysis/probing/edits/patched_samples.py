@@ -10,8 +10,8 @@ from analysis.probing.edits.layer_points import layer_points
 from analysis.probing.edits.patching import PARTS
 from analysis.probing.tables import ProbeRun
 from analysis.probing.words import layer_labels, standing
-from analysis.words import MISSING, NBSP, amount, plural
-from probe.records import METRICS, PSNR
+from analysis.words import MISSING, NBSP, amount, listing, plural
+from probe.records import METRICS
 from probe.records.patched_samples import DONORS, MEASURES, change_text, samples_table, samples_words
 
 
@@ -34,7 +34,7 @@ def words(run: ProbeRun) -> tuple[str, ...]:
 
 
 def figure(run: ProbeRun) -> Chart | None:
-    """Draw by how much each patched part of a layer changes the PSNR of samples.
+    """Draw by how much each patched part of a layer changes the PSNR and the match error of samples.
 
     Args:
         run: The probe run.
@@ -43,37 +43,46 @@ def figure(run: ProbeRun) -> Chart | None:
         None where no samples were patched.
     """
     table = changes(run)
-    rows = table[table["measure"] == PSNR] if len(table) else table
-    if rows.empty:
+    if table.empty:
         return None
-    titles = {
-        donor: f"change of PSNR, dB, from {text}" for donor, text in DONORS.items() if donor in set(rows["donor"])
+    panels = {
+        f"{name} {donor}": f"{_heading(name)}, from {text}" for donor, text in DONORS.items() for name in MEASURES
     }
-    series = {part: text for part, text in PARTS.items() if part in set(rows["part"])}
+    rows = table.assign(panel=table["measure"] + " " + table["donor"], series=table["part"])
+    titles = {panel: text for panel, text in panels.items() if panel in set(rows["panel"])}
+    series = {part: text for part, text in PARTS.items() if part in set(rows["series"])}
     svg = layer_points(
-        rows.assign(panel=rows["donor"], series=rows["part"]), titles=titles, series=series, labels=layer_labels(run),
-        selected=run.layer, percent=SIGNED, name="patched-samples", alt=_alt(run, rows),
+        rows, titles=titles, series=series, labels=layer_labels(run), selected=run.layer, percent=SIGNED,
+        name="patched-samples", alt=_alt(run, table),
     )  # fmt: skip
-    return chart(
-        "patched-samples", svg, _caption(run, rows), source=cells.source(run), table=table, file="patched_samples.csv"
-    )
+    file = "patched_samples_by_layer.csv"
+    return chart("patched-samples", svg, _caption(run, table), source=cells.source(run), table=table, file=file)
 
 
-def _caption(run: ProbeRun, rows: pd.DataFrame) -> str:
-    steps, usual = int(rows["steps"].iloc[0]), amount(PSNR, float(rows["unpatched"].mean()))
+def _heading(name: str) -> str:
+    unit = METRICS[name].unit
+    return f"change of {METRICS[name].title}{f', {unit}' if unit else ''}"
+
+
+def _caption(run: ProbeRun, table: pd.DataFrame) -> str:
+    steps, scenes = int(table["steps"].iloc[0]), int(table["scenes"].max())
+    means = table.groupby("measure")["unpatched"].mean()
+    usual = (f"{METRICS[name].title} {amount(name, means[name])}" for name in MEASURES if name in means)
     return (
-        f"PSNR of target views sampled in {plural(steps, 'step')} while they read a part of another run's attention in "
-        "one layer at every step, minus that of the unpatched sample of the same noise; below zero the sample is "
-        f"worse. Unpatched samples have {usual} on average, over {plural(int(rows['scenes'].max()), 'scene')}. Bars: "
-        f"95{NBSP}% intervals over independent units, for all layers of a part at once. Layer {run.layer} "
-        f"({standing(run)}) is shaded."
+        f"Change of samples in {plural(steps, 'step')} whose target views read a part of another run's attention in "
+        "one layer at every step, against the unpatched samples of the same noise. Samples are worse where PSNR lies "
+        "below zero, or the match error (difference of colours at true matches, 0 to 1) above. Unpatched samples of "
+        f"{plural(scenes, 'scene')} have on average {listing(usual)}. Bars: 95{NBSP}% intervals over independent "
+        f"units, for all layers of a part and measure at once. Layer {run.layer} ({standing(run)}) is shaded."
     )
 
 
-def _alt(run: ProbeRun, rows: pd.DataFrame) -> str:
-    mine = rows[rows["layer"] == run.layer].itertuples()
-    return f"Change of PSNR of samples by patched layer; layer {run.layer}: " + "; ".join(
-        f"{row.part}, from {DONORS[row.donor]}: {change_text(PSNR, row.value, row.low, row.high)}" for row in mine
+def _alt(run: ProbeRun, table: pd.DataFrame) -> str:
+    mine = table[table["layer"] == run.layer].itertuples()
+    return f"Change of samples by patched layer; layer {run.layer}: " + "; ".join(
+        f"{METRICS[row.measure].title}, {row.part}, from {DONORS[row.donor]}: "
+        f"{change_text(row.measure, row.value, row.low, row.high)}"
+        for row in mine
     )
 
 
