@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from edited_toys import toy_model
+import torch
+from edited_toys import toy_model, toy_scene
 
 from probe import patch
 from probe.patch import donor_of, read_parts
@@ -113,6 +114,14 @@ def test_the_donor_is_the_next_scene_of_another_unit():
     assert [donor_of(units, n) for n in range(4)] == [2, 2, 3, 0]
     with pytest.raises(ValueError, match="one independent unit"):
         donor_of(["a", "a"], 0)
+
+
+def test_other_noise_is_always_the_same_and_not_the_scenes_own():
+    scene = toy_scene(toy_model())
+    noises = [patch._anew(scene, seed, index).noise for seed, index in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert torch.equal(noises[0], noises[1])
+    for one, other in ((scene.noise, noises[0]), (noises[0], noises[2]), (noises[0], noises[3])):
+        assert not torch.isclose(one, other).any()
 
 
 def test_parts_are_read_in_their_own_order():
