@@ -1,5 +1,7 @@
 """A probe run -> how good samples are that read another run's attention: figure, table, sentences. Pure."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -111,7 +113,7 @@ def text_table(run: ProbeRun) -> Table:
     )
 
 
-def _change(row: dict[str, float] | None, name: str) -> str:
+def _change(row: dict[Any, Any] | None, name: str) -> str:
     """Write a change with its interval, where it is known."""
     if row is None:
         return MISSING

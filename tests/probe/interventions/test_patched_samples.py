@@ -219,6 +219,6 @@ def test_no_table_says_nothing():
 
 
 def test_changes_are_written_with_their_unit():
-    assert change_text("psnr", -1.234, -2, -0.5) == "-1.23 dB, -2.00 to -0.50"
+    assert change_text("psnr", -1.234, -2.0, -0.5) == "-1.23 dB, -2.00 to -0.50"
     assert change_text("match_error", 0.0123, np.nan, np.nan) == "+0.012"
     assert change_text("psnr", np.nan, np.nan, np.nan) == "–"
