@@ -9,7 +9,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from analysis.probing import tables
-from analysis.probing.edits import decoding, patching
+from analysis.probing.edits import decoding, patched_samples, patching
 from analysis.probing.edits.causal import effects
 from analysis.probing.leads import leads
 from analysis.study.claims.units import unit_table
@@ -45,6 +45,8 @@ def keep_tables(run: Path, folder: Path) -> None:
     }
     if probed.patching is not None:
         kept |= {"patched_layers": patching.whole(probed), "patched_matches": patching.matches(probed)}
+    if probed.patched_samples is not None:
+        kept |= {"patched_samples_by_layer": patched_samples.changes(probed)}
     if probed.decoded is not None:
         kept |= {"decoded_by_layer": decoding.table(probed)}
     if probed.knockout is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +12,18 @@ import tyro
 from probe import cli as command
 from probe.plan.finished import check_finished, check_same, settings_of
 from probe.plan.settings import Device
-from probe.records.names import PATCHING, SCORES, SELECTION
+from probe.records.names import PATCHED_SAMPLES, PATCHING, SCORES, SELECTION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
     from probe.interventions.patching import Patches
+    from probe.layers import Layer
     from probe.measure.scene import Scene
     from probe.plan.plan import Plan
+    from probe.records.patched_samples import SampleDonor
     from probe.records.patching import Part
 
 PROG = "python -m probe.patch"
@@ -35,7 +36,8 @@ class Settings:
     The other run is the same scene's at little noise (what would better matching be worth?), or another scene's (what
     is the layer's content worth?). Keys and values of a few reference tokens are patched as well: does a prediction
     move more where its true match was patched than where a token of equal distance was? Writes patching.csv into the
-    run's folder.
+    run's folder; with --sampling-steps, what whole samples lose that read another scene's attention at every step, into
+    patched_samples.csv.
     """
 
     run: tyro.conf.Positional[Path]
@@ -50,9 +52,18 @@ class Settings:
     scenes: int = 16
     """Scenes to patch, at most; the first ones."""
     heads: bool = False
-    """Patch each head alone as well."""
+    """Patch each head alone as well; predictions only."""
+    sampling_steps: int = 0
+    """Steps of whole samples that read another scene's attention at each; 0 for predictions only. Takes a sample per
+    scene, layer and part."""
+    sampling_parts: str = "matching,content"
+    """What samples read of the other scene, by commas: some of --parts' names."""
+    other_noise: bool = False
+    """Let samples read the same scene's attention as well, sampled from other noise: what any other sample's does."""
+    predictions: bool = True
+    """Measure predictions; --no-predictions measures samples alone and leaves patching.csv as it is."""
     seed: int = 0
-    """Of the patched tokens."""
+    """Of the patched tokens and of the other noise."""
     device: Device = "auto"
     """auto takes CUDA where there is one."""
     report: bool = True
@@ -66,34 +77,73 @@ def main(settings: Settings) -> None:
     from rich.console import Console
 
     from probe.plan.plan import make_plan
-    from probe.records import parse_json, write
-    from probe.records.patching import matches_table, patching_table, patching_words
 
-    plan = make_plan(settings_of(settings.run, settings.device))
-    rows = _measure(settings, plan)
-    write(settings.run / PATCHING, lambda part: rows.to_csv(part, index=False))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table, matches = patching_table(rows), matches_table(rows)
-    _show(console, table, matches)
-    layer = int(parse_json((settings.run / SELECTION).read_text(encoding="utf-8"))["layer"])
-    for sentence in patching_words(table, matches, layer):
-        console.print(sentence, soft_wrap=True, markup=False)
-    console.print(f"table: {settings.run / PATCHING}", markup=False, soft_wrap=True)
+    plan, console = make_plan(settings_of(settings.run, settings.device)), Console(**_width())
+    layers = _layers(settings, plan)
+    if settings.predictions:
+        _predictions(settings, plan, layers, console)
+    if settings.sampling_steps:
+        _samples(settings, plan, layers, console)
     if settings.report:
         from analysis.report import refresh  # commands may call the report last; it draws every figure
 
         console.print(f"page: {refresh(settings.run)}", markup=False, soft_wrap=True)
 
 
+def _width() -> dict[str, Any]:
+    return {"width": None if sys.stdout.isatty() else 120}
+
+
+def _predictions(settings: Settings, plan: Plan, layers: Sequence[Layer], console: Any) -> None:
+    """Patch predictions, write and show."""
+    from probe.interventions.patch_tables import show_patches
+    from probe.records import parse_json, write
+    from probe.records.patching import matches_table, patching_table, patching_words
+
+    rows = _measure(settings, plan, layers)
+    write(settings.run / PATCHING, lambda part: rows.to_csv(part, index=False))
+    table, matches = patching_table(rows), matches_table(rows)
+    show_patches(console, table, matches)
+    layer = int(parse_json((settings.run / SELECTION).read_text(encoding="utf-8"))["layer"])
+    _say(console, patching_words(table, matches, layer), settings.run / PATCHING)
+
+
+def _samples(settings: Settings, plan: Plan, layers: Sequence[Layer], console: Any) -> None:
+    """Patch samples, write and show."""
+    from probe.interventions.patch_tables import show_samples
+    from probe.records import write
+    from probe.records.patched_samples import samples_table, samples_words
+
+    rows = _measure_samples(settings, plan, layers)
+    write(settings.run / PATCHED_SAMPLES, lambda part: rows.to_csv(part, index=False))
+    table = samples_table(rows)
+    show_samples(console, table)
+    _say(console, samples_words(table), settings.run / PATCHED_SAMPLES)
+
+
+def _say(console: Any, sentences: Sequence[str], path: Path) -> None:
+    for sentence in (*sentences, f"table: {path}"):
+        console.print(sentence, soft_wrap=True, markup=False)
+
+
 def _check(settings: Settings) -> None:
     if settings.scenes < 1:
         raise ValueError(f"--scenes {settings.scenes}: expected at least 1")
+    if settings.sampling_steps < 0:
+        raise ValueError(f"--sampling-steps {settings.sampling_steps}: expected at least 1, or 0 for predictions only")
+    if not (settings.predictions or settings.sampling_steps):
+        raise ValueError("--no-predictions leaves nothing to measure; add --sampling-steps, such as 10")
     read_parts(settings.parts)
+    read_parts(settings.sampling_parts, "--sampling-parts")
     check_finished(settings.run)
 
 
-def read_parts(text: str) -> tuple[Part, ...]:
+def read_parts(text: str, flag: str = "--parts") -> tuple[Part, ...]:
     """Read what is patched.
+
+    Args:
+        text: Names by commas.
+        flag: That they were given by.
 
     Raises:
         ValueError: If a name is unknown, stands twice, or there is none.
@@ -102,7 +152,7 @@ def read_parts(text: str) -> tuple[Part, ...]:
 
     known, names = get_args(Part), text.split(",")
     if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise ValueError(f"--parts {text!r}: expected some of {','.join(known)}, each once")
+        raise ValueError(f"{flag} {text!r}: expected some of {','.join(known)}, each once")
     return tuple(name for name in known if name in names)
 
 
@@ -143,78 +193,96 @@ def donor_of(units: Sequence[str], index: int) -> int:
     return other
 
 
-def _measure(settings: Settings, plan: Plan) -> pd.DataFrame:
-    """Patch the first scenes, each by itself at little noise and by the next scene of another unit."""
-    import pandas as pd
-    from tqdm import tqdm
-
+def _layers(settings: Settings, plan: Plan) -> list[Layer]:
+    """Return the layers that join views, where weights and scenes are those of the run and samples can be drawn."""
     from probe.interventions.experiment import editable
-    from probe.interventions.patching import patch_layers, patch_matches
     from probe.models.model import check_predicts
-    from probe.records.patching import ANOTHER, CLEAN
-    from probe.seeds import derive
     from probe.selection.reading import read_all_heads
 
     check_predicts(plan.model, "patching needs")
     scores = read_all_heads(settings.run / SCORES, settings.run / SELECTION)
     check_same(settings.run, plan, scores["scene"].astype(str).unique())
-    names, patches, tables = list(plan.scenes.names), _patches(settings, plan), []
-    units, layers = list(plan.scenes.units or names), editable(plan.layers)
+    _check_sampling(settings, plan)
+    layers = editable(plan.layers)
     if not layers:
         raise ValueError(f"{settings.run}: none of the scored layers joins views; nothing of another view is read")
-    for index in tqdm(range(min(settings.scenes, len(names))), unit="scene", desc="patching"):
-        scene, other = (_scene(plan, k) for k in (index, donor_of(units, index)))
+    return layers
+
+
+def _check_sampling(settings: Settings, plan: Plan) -> None:
+    """Refuse, before anything is measured, samples that cannot be drawn."""
+    from probe.models.sampling import sampler
+
+    if not settings.sampling_steps:
+        return
+    with command.flag("--sampling-steps"):
+        sampler(plan.model, settings.sampling_steps)
+        if plan.settings.frames_per_view > 1:
+            raise ValueError(
+                f"{settings.sampling_steps}: views of {plan.settings.frames_per_view} frames are not sampled; leave "
+                "the flag out, or probe with --frames-per-view 1"
+            )
+
+
+def _measure(settings: Settings, plan: Plan, layers: Sequence[Layer]) -> pd.DataFrame:
+    """Patch the first scenes, each by itself at little noise and by the next scene of another unit."""
+    from probe.interventions.patched_matches import patch_matches
+    from probe.interventions.patching import patch_layers
+    from probe.records.patching import ANOTHER, CLEAN
+    from probe.seeds import derive
+
+    patches, tables = _patches(settings, plan), []
+    for index, scene, other in _pairs(settings, plan, "patching"):
         seeded = replace(patches, seed=derive("patching", settings.seed, index))
         tables.append(patch_layers(plan.model, scene, {CLEAN: scene, ANOTHER: other}, layers, seeded))
         tables.append(patch_matches(plan.model, scene, other, layers, seeded))
+    return _joined(plan, tables)
+
+
+def _measure_samples(settings: Settings, plan: Plan, layers: Sequence[Layer]) -> pd.DataFrame:
+    """Sample the first scenes, each patched by the next scene of another unit, and by itself from other noise."""
+    from probe.interventions.patched_samples import SamplePatches, patch_samples
+    from probe.records.patched_samples import NOISE
+    from probe.records.patching import ANOTHER
+
+    parts = read_parts(settings.sampling_parts, "--sampling-parts")
+    patches, tables = SamplePatches(parts=parts, steps=settings.sampling_steps), []
+    for index, scene, other in _pairs(settings, plan, "sampling"):
+        donors: dict[SampleDonor, Scene] = {ANOTHER: other}
+        if settings.other_noise:
+            donors[NOISE] = _anew(scene, settings.seed, index)
+        tables.append(patch_samples(plan.model, scene, donors, layers, patches))
+    return _joined(plan, tables)
+
+
+def _anew(scene: Scene, seed: int, index: int) -> Scene:
+    """Return a scene with noise of its own once more."""
+    import torch
+
+    from probe.seeds import derive
+
+    generator = torch.Generator().manual_seed(derive("other noise", seed, index))
+    return replace(scene, noise=torch.randn(scene.noise.shape, generator=generator))
+
+
+def _pairs(settings: Settings, plan: Plan, what: str) -> Iterator[tuple[int, Scene, Scene]]:
+    """Go through the first scenes, each with its index and the scene that gives."""
+    from tqdm import tqdm
+
+    names = list(plan.scenes.names)
+    units = list(plan.scenes.units or names)
+    for index in tqdm(range(min(settings.scenes, len(names))), unit="scene", desc=what):
+        yield index, _scene(plan, index), _scene(plan, donor_of(units, index))
+
+
+def _joined(plan: Plan, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
     return plan.scenes.with_units(pd.concat(tables, ignore_index=True))
 
 
 def _scene(plan: Plan, index: int) -> Scene:
     return plan.scene(index, plan.scenes.load(index)[0].to(plan.model.alpha_bar.device))
-
-
-def _show(console: Any, whole: pd.DataFrame, matches: pd.DataFrame) -> None:
-    """Show the growth of the error by layer and part, and what is read of true matches."""
-    from probe.records import ALL_HEADS
-    from probe.records.patching import ERROR
-
-    shown = whole[(whole["head"] == ALL_HEADS) & (whole["measure"] == ERROR)]
-    for (donor, t), rows in shown.groupby(["donor", "timestep"]):
-        grid = rows.pivot_table(index="layer", columns="part", values="value", sort=False)
-        command.show_table(
-            console,
-            f"growth of the prediction's error at t = {t}, donor: {donor}",
-            ("layer", *grid.columns),
-            [(str(layer), *(_share(value, "+.1%") for value in row)) for layer, *row in grid.itertuples()],
-        )
-    for t, rows in matches.groupby("timestep"):
-        command.show_table(
-            console,
-            f"movement of the prediction at t = {t}, where keys and values were patched at the query's",
-            ("layer", "true match", "token of equal distance", "difference (joint interval)"),
-            [
-                (
-                    str(row.layer),
-                    _share(row.true),
-                    _share(row.wrong),
-                    _points(row.ahead, row.ahead_low, row.ahead_high),
-                )
-                for row in rows.itertuples()
-            ],
-        )
-
-
-def _share(value: float, form: str = ".2%") -> str:
-    """Write a share; a dash where it is unknown."""
-    return format(value, form) if math.isfinite(value) else "–"
-
-
-def _points(value: float, low: float, high: float) -> str:
-    if not math.isfinite(value):
-        return "–"
-    ends = f" ({100 * low:+.2f} to {100 * high:+.2f})" if math.isfinite(low) else " (too few for an interval)"
-    return f"{100 * value:+.2f}{ends}"
 
 
 def cli(arguments: list[str] | None = None) -> None:

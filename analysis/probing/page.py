@@ -16,7 +16,7 @@ from analysis.explorer.payload import BUDGET
 from analysis.explorer.reading import Explored
 from analysis.figures import Drawing
 from analysis.probing import caveats, cells, hidden, rotation, tables
-from analysis.probing.edits import causal, causal_figures, decoding, knockout, patching, speed
+from analysis.probing.edits import causal, causal_figures, decoding, knockout, patched_samples, patching, speed
 from analysis.probing.paper import beside_paper
 from analysis.probing.pictures import Panel, choose_examples, embedded_images, panels
 from analysis.probing.tables import ProbeRun
@@ -44,7 +44,10 @@ FILES = {
     "timesteps": "layer_by_timestep.csv", "heads": "layer_by_head.csv",
 }  # fmt: skip
 """Under which the tables of figures are downloaded, where it is not the figure's own name."""
-MORE = {"hidden": hidden, "knockout": knockout, "patching": patching, "decoded": decoding, "speed": speed}
+MORE = {
+    "hidden": hidden, "knockout": knockout, "patching": patching, "patched-samples": patched_samples,
+    "decoded": decoding, "speed": speed,
+}  # fmt: skip
 """What is measured only when it is asked for, by the name of its section."""
 
 
@@ -82,6 +85,7 @@ class Page:
     hidden: tuple[str, ...]
     knockout: tuple[str, ...]
     patching: tuple[str, ...]
+    patched_samples: tuple[str, ...]
     decoded: tuple[str, ...]
     speed: tuple[str, ...]
     explorer: Part | None
@@ -169,6 +173,7 @@ def make_page(run: ProbeRun, explored: Sequence[Explored] = (), budget: int = BU
         hidden=hidden.words(run),
         knockout=knockout.words(run),
         patching=patching.words(run),
+        patched_samples=patched_samples.words(run),
         decoded=decoding.words(run),
         speed=speed.words(run),
         explorer=explorer,
@@ -218,8 +223,8 @@ def _figures(run: ProbeRun) -> dict[str, Chart]:
         "profile": _profile, "common": _common, "rotation": _rotation, "timesteps": _timesteps, "heads": _heads,
         "effects": _effects, "sampled": _sampled, "emergence": _emergence, "coverage": _coverage,
         "attention": _attention, "hidden": hidden.figure, "knockout": knockout.figure, "patching": patching.figure,
-        "patched-matches": patching.matches_figure, "decoded": decoding.figure,
-        "speed": speed.figure,
+        "patched-matches": patching.matches_figure, "patched-samples": patched_samples.figure,
+        "decoded": decoding.figure, "speed": speed.figure,
     }  # fmt: skip
     drawings = {name: maker(run) for name, maker in makers.items()}
     return {name: drawing for name, drawing in drawings.items() if drawing is not None}

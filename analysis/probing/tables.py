@@ -51,7 +51,9 @@ from probe.records.decoding import NAMES as DECODED_NAMES
 from probe.records.hidden import HIDDEN_COLUMNS
 from probe.records.knockout import COLUMNS as KNOCKOUT_COLUMNS
 from probe.records.knockout import NAMES as KNOCKOUT_NAMES
-from probe.records.names import DECODED, HIDDEN_TABLE, KNOCKOUT, PATCHING, PLAN, SPEED
+from probe.records.names import DECODED, HIDDEN_TABLE, KNOCKOUT, PATCHED_SAMPLES, PATCHING, PLAN, SPEED
+from probe.records.patched_samples import COLUMNS as SAMPLE_COLUMNS
+from probe.records.patched_samples import NAMES as SAMPLE_NAMES
 from probe.records.patching import COLUMNS as PATCHING_COLUMNS
 from probe.records.patching import NAMES as PATCHING_NAMES
 from probe.records.speed import COLUMNS as SPEED_COLUMNS
@@ -96,6 +98,7 @@ class ProbeRun:
             (:func:`probe.records.hidden.hidden_table`).
         knockout: What knocking out heads together changed in each scene, if that was done (``probe.knockout``).
         patching: What reading another run's attention changed in each scene, if that was done (``probe.patch``).
+        patched_samples: How good samples are that read it at every step, if that was done (likewise).
         decoded: How well geometry is decoded from the layers, if that was done (``probe.decode``).
         plan: The newest plan for speed, as in plan.json, if there is one (``probe.plan``).
         speed: What it was measured to do, in each scene that did not plan.
@@ -121,6 +124,7 @@ class ProbeRun:
     hidden: pd.DataFrame | None = None
     knockout: pd.DataFrame | None = None
     patching: pd.DataFrame | None = None
+    patched_samples: pd.DataFrame | None = None
     decoded: pd.DataFrame | None = None
     plan: dict[str, Any] | None = None
     speed: pd.DataFrame | None = None
@@ -238,6 +242,9 @@ def read_run(folder: Path, *, scores: bool = True) -> ProbeRun:
         hidden=_read_hidden(folder / HIDDEN_TABLE),
         knockout=_read_edits(folder / KNOCKOUT, KNOCKOUT_COLUMNS, ("heads", "count"), KNOCKOUT_NAMES),
         patching=_read_edits(folder / PATCHING, PATCHING_COLUMNS, EDITED_NUMBERS, PATCHING_NAMES),
+        patched_samples=_read_edits(
+            folder / PATCHED_SAMPLES, SAMPLE_COLUMNS, ("layer", "steps", "count"), SAMPLE_NAMES
+        ),
         decoded=_read_edits(folder / DECODED, DECODED_COLUMNS, ("layer", "timestep", "count"), DECODED_NAMES),
         **_read_speed(folder),
     )

@@ -365,6 +365,8 @@ GEOMETRY, ALL_REFERENCES = "geometry.csv", -1
 KNOCKOUT, PATCHING, DECODED = "knockout.csv", "patching.csv", "decoded.csv"
 """What knocking out heads together changes, a row per scene and set of heads; what reading another run's attention
 does; how well depth and epipolar lines are decoded from layers."""
+PATCHED_SAMPLES = "patched_samples.csv"
+"""How good samples are that read another run's attention at every step."""
 PLAN, SPEED = "plan.json", "speed.csv"
 """A plan for speed, and what it was measured to do: error, samples and time with it and without."""
 UNPLANNED, UNPLANNED_TAP, PLANNED = "none", "none, tapped", "planned"

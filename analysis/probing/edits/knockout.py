@@ -1,5 +1,7 @@
 """A probe run -> what knocking out its best heads together changes, beside as many at random. Pure."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -83,7 +85,7 @@ def text_table(run: ProbeRun) -> Table:
     )
 
 
-def _cells(row: dict[str, float]) -> tuple[str, ...]:
+def _cells(row: dict[Any, Any]) -> tuple[str, ...]:
     low, high = row["ahead_low"], row["ahead_high"]
     difference = points(row["ahead"]) + (f" ({points(low)} to {points(high)})" if np.isfinite(low) else "")
     return (

@@ -9,7 +9,7 @@ import pytest
 from test_report import Reader
 
 from analysis import report
-from analysis.probing.edits import decoding, knockout, patching
+from analysis.probing.edits import decoding, knockout, patched_samples, patching
 from analysis.probing.tables import RunError, read_run
 from probe.records.decoding import GREY, NO_MODEL, THIS
 from probe.records.patching import ANOTHER, CLEAN, TRUE_MATCH, WHOLE_LAYER, WRONG_MATCH
@@ -51,6 +51,19 @@ def patched() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def sampled() -> pd.DataFrame:
+    """Another scene's content hurts samples in layer 10 alone; its matching nowhere."""
+    usual = {"psnr": 14.0, "match_error": 0.2}
+    change = {"psnr": -1.0, "match_error": 0.05}
+    where = [("none", -1), *((part, layer) for part in ("matching", "content") for layer in LAYERS)]
+    return pd.DataFrame(
+        {"donor": ANOTHER, "part": part, "layer": layer, "steps": 5, "scene": unit, "unit": unit, "measure": measure,
+         "value": usual[measure] + change[measure] * ((part, layer) == ("content", 10)) + (-1) ** n * layer / 1000,
+         "count": 2}
+        for part, layer in where for measure in usual for n, unit in enumerate(UNITS)
+    )  # fmt: skip
+
+
 def decoded() -> pd.DataFrame:
     """Layers 7 and 10 say more than both others."""
     errors = {THIS: {2: 0.3, 7: 0.1, 10: 0.1}, GREY: dict.fromkeys(LAYERS, 0.3), NO_MODEL: dict.fromkeys(LAYERS, 0.2)}
@@ -62,7 +75,9 @@ def decoded() -> pd.DataFrame:
     )  # fmt: skip
 
 
-TABLES = {"knockout.csv": knocked_out, "patching.csv": patched, "decoded.csv": decoded}
+TABLES = {"knockout.csv": knocked_out, "patching.csv": patched, "patched_samples.csv": sampled, "decoded.csv": decoded}
+SECTIONS = {"knockout": knockout, "patching": patching, "patched-samples": patched_samples, "decoded": decoding}
+INSIDE = {"patched-samples": "patching"}
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +91,15 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_without_the_tables_has_no_sections(run_folder: Path):
     bare = read_run(run_folder)
-    for section in (knockout, patching, decoding):
+    for section in SECTIONS.values():
         assert (section.words(bare), section.figure(bare), section.text_table(bare).rows) == ((), None, ())
     assert patching.matches_figure(bare) is None
 
 
 def test_the_page_has_sections_with_figures_tables_and_sentences(folder: Path):
     page, run = Reader(report.refresh(folder).read_text("utf-8")), read_run(folder)
-    for name, section in (("knockout", knockout), ("patching", patching), ("decoded", decoding)):
-        assert ("section", {"id": name}) in page.tags
+    for name, section in SECTIONS.items():
+        assert ("section", {"id": INSIDE.get(name, name)}) in page.tags
         for sentence in section.words(run):
             assert " ".join(sentence.split()) in page.text
         assert len(page.tables[f"table-{name}"]) == 1 + len(section.text_table(run).rows)
@@ -101,6 +116,10 @@ def test_tables_write_what_was_measured(folder: Path):
     assert row["layer"] == "10"
     assert row["matching, clean"].startswith("−9.7")
     assert row["minus equal distance"] == "+2.0 (+2.0 to +2.0)"
+    row = dict(zip((table := patched_samples.text_table(run)).columns, table.rows[2], strict=True))
+    assert row["layer"] == "10"
+    assert row["PSNR, content, another"].startswith("−1.00 (−1.0")
+    assert row["match error, content, another"].startswith("+0.050 (")
     assert decoding.text_table(run).rows[1][:5] == ("depth", "7", "queries and keys", "0.103", "0.303")
 
 
@@ -110,6 +129,10 @@ def test_sentences_follow_the_tables(folder: Path):
     assert "better matching there would help" in first
     assert "the model reads that layer" in second
     assert "true matches are read in layer 10:" in third
+    nothing, hurt = patched_samples.words(run)
+    assert all(f"no change of {name} is shown in any of the 3 layers" in nothing for name in ("PSNR", "match error"))
+    assert "PSNR is lower in layer 10 (-1.00 dB" in hurt
+    assert "match error is higher in layer 10 (+0.050" in hurt
     assert "layers 7, 10 are shown to say more than cameras" in decoding.words(run)[0]
     assert "for 1, 2 heads the best matter more than each of the 2 different random sets" in knockout.words(run)[0]
 
@@ -122,6 +145,8 @@ def test_sentences_follow_the_tables(folder: Path):
         ("patching.csv", "part", np.nan, "part of another kind"),
         ("patching.csv", "value", np.inf, "an infinite value"),
         ("patching.csv", "layer", "x", "a layer that is no whole number"),
+        ("patched_samples.csv", "donor", "clean", "donor of another kind"),
+        ("patched_samples.csv", "steps", 2.5, "a steps that is no whole number"),
         ("decoded.csv", "what", "x", "what of another kind"),
     ],
 )
@@ -130,6 +155,15 @@ def test_damaged_tables_are_refused(folder: Path, tmp_path: Path, name, column, 
     TABLES[name]().assign(**{column: value}).to_csv(copy / name, index=False)
     with pytest.raises(RunError, match=said):
         read_run(copy)
+
+
+def test_samples_alone_have_the_section(folder: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+    (copy / "patching.csv").unlink()
+    page = Reader(report.refresh(copy).read_text("utf-8"))
+    assert ("section", {"id": "patching"}) in page.tags
+    assert "table-patched-samples" in page.tables
+    assert "table-patching" not in page.tables
 
 
 @pytest.mark.parametrize("change", ["empty", "nothing counted", "unknown"])
@@ -143,7 +177,7 @@ def test_what_could_not_be_measured_breaks_no_page(folder: Path, tmp_path: Path,
     }
     changed[change].to_csv(copy / name, index=False)
     run = read_run(copy)
-    for section in (knockout, patching, decoding):
+    for section in SECTIONS.values():
         for text in (*section.words(run), *(cell for row in section.text_table(run).rows for cell in row)):
             assert "nan" not in text.replace("distance", "")
         section.figure(run)

@@ -13,23 +13,18 @@ from torch.nn import functional as F
 
 from probe.attention.call import Call
 from probe.capture import AttentionTap
-from probe.interventions import patching
+from probe.interventions import patched_matches
 from probe.interventions.edits import HiddenKeysError
-from probe.interventions.patching import (
+from probe.interventions.patched_matches import (
     APART,
     EQUAL,
-    PARTS,
-    Patches,
-    Reader,
     by_match,
     equal_distance,
     movement,
-    patch,
-    patch_layers,
     patch_matches,
     patched_tokens,
-    two_runs,
 )
+from probe.interventions.patching import PARTS, Patches, Reader, patch, patch_layers, two_runs
 from probe.layers import ViewLayout
 from probe.records.patching import (
     ANOTHER,
@@ -162,15 +157,15 @@ def test_whole_layers_are_patched_by_both_donors(model, layers, scene):
 
 
 def test_content_of_the_scene_itself_moves_nothing(model, layers, scene, monkeypatch):
-    monkeypatch.setattr(patching, "LEAST_QUERIES", 1)
-    monkeypatch.setattr(patching, "DRAWS", 12)
+    monkeypatch.setattr(patched_matches, "LEAST_QUERIES", 1)
+    monkeypatch.setattr(patched_matches, "DRAWS", 12)
     patches = Patches(parts=("content",), timesteps=(500,), clean_timestep=50)
     rows = patch_matches(model, scene, scene, layers, patches)
     assert rows["value"].dropna().abs().max() < 1e-4
     rows = patch_matches(model, scene, toy_scene(model, 1), layers, patches)
     assert rows["value"].dropna().min() > 1e-4
     assert set(rows["tokens"]) == {TRUE_MATCH, WRONG_MATCH}
-    monkeypatch.setattr(patching, "LEAST_QUERIES", 10**6)
+    monkeypatch.setattr(patched_matches, "LEAST_QUERIES", 10**6)
     rows = patch_matches(model, scene, scene, layers, patches)
     assert rows["value"].isna().all()
     assert (rows["count"] == 0).all()

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
+from edited_toys import toy_model, toy_scene
 
 from probe import patch
 from probe.patch import donor_of, read_parts
@@ -39,6 +42,33 @@ def test_the_page_shows_what_patching_found(copy: Path):
     assert "true match" in page
 
 
+def test_samples_alone_leave_the_table_of_predictions(copy: Path, capsys):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    words = [str(copy), "--no-predictions", "--sampling-steps", "2", "--scenes", "2", "--other-noise"]
+    patch.cli([*words, "--no-report"])
+    rows = pd.read_csv(copy / "patched_samples.csv")
+    assert rows.groupby(["donor", "measure", "part", "layer"]).size().to_dict() == {
+        (donor, measure, part, layer): 2
+        for donor in ("another", "noise")
+        for measure in ("psnr", "match_error")
+        for part, layer in (("none", -1), *((part, layer) for part in ("matching", "content") for layer in (6, 8)))
+    }
+    assert (rows["unit"] == rows["scene"]).all()
+    assert rows["steps"].eq(2).all()
+    assert rows["value"].notna().all()
+    assert {name: (copy / name).read_bytes() for name in before} == before
+    assert not (copy / "patching.csv").exists()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Where target views read content (keys and values) of another scene in one layer" in said
+    assert "too few independent units" in said
+    first = (copy / "patched_samples.csv").read_bytes()
+    patch.cli(words)
+    assert (copy / "patched_samples.csv").read_bytes() == first
+    page = (copy / "report.html").read_text()
+    assert 'id="patching"' in page
+    assert 'id="figure-patched-samples"' in page
+
+
 def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -55,11 +85,22 @@ def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["--scenes", "0"], "--scenes 0: expected at least 1"),
         (["--timesteps", "1000"], "--timesteps"),
         (["--clean-timestep", "500"], "--clean-timestep 500: expected 0 to 499"),
+        (["--sampling-steps", "-1"], "--sampling-steps -1: expected at least 1, or 0 for predictions only"),
+        (["--sampling-steps", "1001"], "--sampling-steps ddim_scheduler: 1001 steps of 1000 timesteps, expected 1 to"),
+        (["--sampling-parts", "all"], "--sampling-parts 'all': expected some of queries,keys"),
+        (["--no-predictions"], "--no-predictions leaves nothing to measure; add --sampling-steps"),
     ],
 )
 def test_flags_are_refused_in_one_line(copy: Path, capfd, words, said):
     assert said in refusal([str(copy), *words], capfd)
     assert not (copy / "patching.csv").exists()
+    assert not (copy / "patched_samples.csv").exists()
+
+
+def test_views_of_several_frames_are_not_sampled():
+    plan = SimpleNamespace(settings=SimpleNamespace(frames_per_view=4), model=toy_model())
+    with pytest.raises(ValueError, match="--sampling-steps 2: views of 4 frames are not sampled; leave the flag out"):
+        patch._check_sampling(patch.Settings(run=Path(), sampling_steps=2), plan)
 
 
 def test_other_weights_are_refused(copy: Path, capfd):
@@ -73,6 +114,14 @@ def test_the_donor_is_the_next_scene_of_another_unit():
     assert [donor_of(units, n) for n in range(4)] == [2, 2, 3, 0]
     with pytest.raises(ValueError, match="one independent unit"):
         donor_of(["a", "a"], 0)
+
+
+def test_other_noise_is_always_the_same_and_not_the_scenes_own():
+    scene = toy_scene(toy_model())
+    noises = [patch._anew(scene, seed, index).noise for seed, index in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert torch.equal(noises[0], noises[1])
+    for one, other in ((scene.noise, noises[0]), (noises[0], noises[2]), (noises[0], noises[3])):
+        assert not torch.isclose(one, other).any()
 
 
 def test_parts_are_read_in_their_own_order():
