@@ -49,6 +49,7 @@ from probe.records import (
 from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
 from probe.records.names import CORRUPTIONS, GEOMETRY_SCORES, KNOCKOUT, PLAIN, SIFT_MATCHES, is_null
+from probe.records.patched_samples import samples_words
 from probe.records.patching import patching_words
 from probe.records.speed import curve_table, curve_words, paper_words, speed_table, speed_words
 
@@ -365,7 +366,9 @@ def patches_words() -> str:
 
 def _patched(name: str) -> tuple[str, ...]:
     whole, matches = (pd.read_csv(REFERENCE / name / f"patched_{which}.csv") for which in ("layers", "matches"))
-    return patching_words(whole, matches, _probe(name)["selection"]["layer"])
+    samples = REFERENCE / name / "patched_samples_by_layer.csv"
+    more = samples_words(pd.read_csv(samples)) if samples.is_file() else ()
+    return *patching_words(whole, matches, _probe(name)["selection"]["layer"]), *more
 
 
 def decoded_words() -> str:
