@@ -17,6 +17,7 @@ from scipy.stats import ttest_rel
 from analysis.evaluation.geometry import WORSE
 from analysis.evaluation.geometry_words import title as geometry_title
 from analysis.study import tables
+from analysis.study.claims.page import claim_sections
 from analysis.study.consistency_section import consistency_words
 from analysis.study.run import StudyRun, read_study
 from analysis.study.seeds import half_interval
@@ -48,7 +49,7 @@ from probe.records import (
 )
 from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
-from probe.records.names import CORRUPTIONS, GEOMETRY_SCORES, KNOCKOUT, PLAIN, SIFT_MATCHES, is_null
+from probe.records.names import CORRUPTIONS, GEOMETRY_SCORES, KNOCKOUT, PLAIN, PROBES, SIFT_MATCHES, is_null
 from probe.records.patched_samples import samples_words
 from probe.records.patching import patching_words
 from probe.records.speed import curve_table, curve_words, paper_words, speed_table, speed_words
@@ -316,6 +317,19 @@ def long_words(name: str) -> str:
         f"{seeds[0].upper()}{seeds[1:]}, {run.step} steps: PSNR {psnr}; `mlp` reaches plain's final PSNR after {share} "
         f"of plain's steps (all measures {least} to {most}); {listing(sorted(set(own['verdict'])))} to show half the "
         "steps."
+    )
+
+
+def rooms_words(name: str) -> str:
+    """Return what probes of a study's last weights show: layers, rotations, harder rooms; and ours beside pixels."""
+    sections = {section.name: section for section in claim_sections(_study(name))}
+    found = [part for key in ("profile", "fragility") for part in (sections[key].claim, sections[key].text)]
+    kept = _probe(f"{name}/{PROBES}/mean")
+    chosen = kept["selection"]
+    row = kept["layers"].set_index("layer").loc[chosen["layer"]]
+    return (
+        f"{' '.join(found)} On these {chosen['scenes']} rooms layer {chosen['layer']} of `mean` finds "
+        f"{_precision(row)}. {_leads(kept['leads'])}{_noisy(kept['leads_noisy'])}"
     )
 
 
@@ -666,7 +680,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper-large": lambda: (
         f"{study_block(LARGE, SHORT)}{study_words(LARGE)} {control_words(LARGE)} {mixing_words(LARGE)}"
     ),
-    "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}",
+    "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}\n\n{rooms_words(LONG)}",
     "ablations": lambda: f"{ablation_table(ABLATIONS)}\n\n{ablation_words(ABLATIONS)}\n\n{against_table(ABLATIONS)}",
     "pair": pair_words,
     "heads": heads_words,

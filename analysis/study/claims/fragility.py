@@ -22,7 +22,7 @@ from analysis.study.claims.layers import (
 from analysis.study.claims.parts import Parts, Probed
 from analysis.study.claims.units import NULLS, bins_of, in_bins, jointly, lead_in_bins, units_of
 from analysis.study.run import StudyRun
-from analysis.words import MISSING, NBSP, bin_words, listing, percent, points
+from analysis.words import MISSING, NBSP, bin_words, listing, percent, plural, points
 from probe.records import MODEL
 from probe.records.intervals import join_columns, ratios
 from probe.records.names import BASE, PLAIN
@@ -182,9 +182,11 @@ def _fall_words(row: dict[str, Any] | None) -> str:
 
 
 def _hard_words(table: pd.DataFrame) -> str:
-    """Write on which rooms each layer is above every null."""
+    """Write on which of the rooms that it was probed on each layer is above every null."""
     texts = []
     for who, part in table.groupby("who", sort=False):
         rooms = [str(name) for name in part.loc[part["clear"].astype(bool), "x"]]
-        texts.append(f"{who} on {listing(rooms)}" if rooms else f"{who} on none")
+        lacking = table["x"].nunique() - len(part)
+        lack = f" (not probed on {plural(lacking, 'other')})" if lacking else ""
+        texts.append(f"{who} on {listing(rooms)}{lack}" if rooms else f"{who} on none{lack}")
     return f"Above every null by kind of room: {'; '.join(texts)}." if texts else ""
