@@ -23,6 +23,7 @@ from analysis.study import tables
 from analysis.study.claims import figures as claim_figures
 from analysis.study.claims.claim import ABSENT, AGAINST, NOT_SHOWN, PART, SHOWN, judge, together
 from analysis.study.claims.emergence import _correlation
+from analysis.study.claims.fragility import _hard_words
 from analysis.study.claims.page import CLAIMS, claim_sections
 from analysis.study.claims.units import in_bins, lead_in_bins, unit_table, units_of
 from analysis.study.run import read_study
@@ -227,6 +228,12 @@ def test_a_model_that_lost_its_matches_is_said_to_be_below(tmp_path: Path, make_
     assert "mean, layer 10 is below plain, layer 12 (−" in sentence(found, "fragility")
     assert overview(found)["causes"][0] == AGAINST
     assert "lowers it" in sentence(found, "causes")
+
+
+def test_a_model_that_was_not_probed_on_harder_rooms_is_not_said_to_fail_there():
+    rows = [("as trained", "plain", True), ("as trained", "mean", True), ("fine", "mean", False), ("bare", "mean", True)]
+    words = _hard_words(pd.DataFrame(rows, columns=["x", "who", "clear"]))
+    assert words.endswith("plain on as trained (not probed on 2 others); mean on as trained and bare.")
 
 
 def test_sums_by_unit_give_what_the_probes_page_shows(folder: Path):
