@@ -6,6 +6,7 @@ table say, so that no claim outlives its numbers.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,14 @@ AGAINST = {
     "geometry": "cameo",
 }
 """Variants of that study, and what each of them changes one thing of."""
+QUESTIONS = {
+    "The truth, against another scene's:": ("shuffled-mean", "shuffled"),
+    "How heads are combined:": ("mean", "one-head"),
+    "Which layer:": ("layer-2", "layer-6", "layer-12", "layers-10-12"),
+    "Stopping early:": ("early-stop-quarter", "early-stop", "early-stop-three-quarters"),
+    "Rivals:": ("repa-dsift", "trd-dsift", "geometry"),
+}
+"""What it asks, and the variants that answer."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -356,7 +365,7 @@ def _gain_words(row: dict[str, Any]) -> str:
 
 def pair_words() -> str:
     """Return what the shipped plain and supervised weights find."""
-    return " ".join(map(_found_by, PAIR))
+    return "\n\n".join(map(_found_by, PAIR))
 
 
 def heads_words() -> str:
@@ -369,13 +378,13 @@ def heads_words() -> str:
         parts.append(
             f"`cat3d-tiny:{name}`: {evidence} {knockout_words(table)} By number of heads, best and random: {few}."
         )
-    return " ".join(parts)
+    return "\n\n".join(parts)
 
 
 def patches_words() -> str:
     """Return what layers of the shipped weights do with another run's attention, and where true matches are read."""
     kept = [name for name in PAIR if (REFERENCE / f"probe-{name}" / "patched_layers.csv").is_file()]
-    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in kept)
+    return "\n\n".join(f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in kept)
 
 
 def _patched(name: str) -> tuple[str, ...]:
@@ -388,7 +397,7 @@ def _patched(name: str) -> tuple[str, ...]:
 def decoded_words() -> str:
     """Return which geometry is decoded from the layers of the shipped weights."""
     kept = [name for name in PAIR if (REFERENCE / f"probe-{name}" / "decoded_by_layer.csv").is_file()]
-    return " ".join(f"`cat3d-tiny:{name}`: {' '.join(_decoded(f'probe-{name}'))}" for name in kept)
+    return "\n\n".join(f"`cat3d-tiny:{name}`: {' '.join(_decoded(f'probe-{name}'))}" for name in kept)
 
 
 def _decoded(name: str) -> tuple[str, ...]:
@@ -399,7 +408,7 @@ def _decoded(name: str) -> tuple[str, ...]:
 
 def speed_block() -> str:
     """Return what plans for speed of the shipped weights do."""
-    return " ".join(f"`cat3d-tiny:{name}`: {_speed(name)}" for name in PAIR)
+    return "\n\n".join(f"`cat3d-tiny:{name}`: {_speed(name)}" for name in PAIR)
 
 
 def _speed(name: str) -> str:
@@ -428,12 +437,12 @@ def pair_short() -> str:
         f"{_shown(real['layers'])} in the first, {_shown(real_plain['layers'])} in the second"
     )  # fmt: skip
     rooms = plain["selection"]["scenes"]
-    above = "; ".join(_shown(kept["layers"]).removesuffix(" are") for kept in (supervised, plain))
+    above = " and ".join(_shown(kept["layers"]).removesuffix(" are") for kept in (supervised, plain))
     return (
         f"*One base, {steps} steps more: of the points of {rooms} procedural rooms {_chosen(supervised)} of "
         f"`cat3d-tiny:supervised` finds {_found(supervised)}, {_rivals(supervised, full=True)}; {_chosen(plain)} of "
-        f"`cat3d-tiny:plain` {_found(plain)}, {_rivals(plain)}. Above every null: {above}. On real frames (7-Scenes) "
-        f"{shown}: {_found(real)} and {_found(real_plain)}, {_others(real)}.*"
+        f"`cat3d-tiny:plain` {_found(plain)}, {_rivals(plain)}. Above every null, in turn: {above}. On real frames "
+        f"(7-Scenes) {shown}: {_found(real)} and {_found(real_plain)}, {_others(real)}.*"
     )
 
 
@@ -498,24 +507,26 @@ def mixing_words(name: str) -> str:
 def ablation_table(name: str) -> str:
     """Return a Markdown table of variants that need not have the same seeds, with what can be compared between all."""
     run, precision = _study(name), _precision_of(name)
-    best, gains, shared = tables.best_of(run, PSNR), tables.differences(run), _on_shared_seeds(run)
-    every = gains["metric"].nunique()
-    rows = [("supervised", "seeds", title(HIGH_NOISE), title(precision), f"PSNR (best trivial baseline "
-             f"{best_text(PSNR, best)})", "PSNR, seeds of all", f"better, worse than plain of {every}")]  # fmt: skip
+    shared = _shared_seeds(run)
+    best, gains, means = tables.best_of(run, PSNR), tables.differences(shared), _last_means(shared)
+    every, seeds = gains["metric"].nunique(), _seed_range(shared)
+    measured = (title(HIGH_NOISE), title(precision), f"PSNR (best trivial baseline {best_text(PSNR, best)})")
+    rows = [("supervised", "seeds", *measured, f"PSNR, {seeds}", f"better, worse than plain of {every}, {seeds}")]
     rows += [("---",) * len(rows[0])]
     for variant in (name for name in SUPERVISED if name in run.seeds):
         high, matched, psnr = (_last(run, metric).loc[variant] for metric in (HIGH_NOISE, precision, PSNR))
         counts = "" if variant == PLAIN else ", ".join(str(_count(gains, variant, one)) for one in ("better", "worse"))
         cells = (with_half(HIGH_NOISE, high), with_half(precision, matched))
         image = marked(with_half(PSNR, psnr), PSNR, psnr["mean"], best)
-        rows.append((SUPERVISED[variant], str(run.seeds[variant]), *cells, image, f"{shared[variant]:.2f}", counts))
+        label = f"{SUPERVISED[variant]} (`{variant}`)"
+        rows.append((label, str(run.seeds[variant]), *cells, image, f"{means[variant]:.2f}", counts))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def ablation_words(name: str) -> str:
     """Return what the variants' values at the last step show, and what they cannot show."""
     run = _study(name)
-    tests, vary = len(tables.differences(run)), seeds_vary(run)
+    tests, vary = len(tables.differences(_shared_seeds(run))), seeds_vary(run)
     return (
         f"{MARK_WORDS}, by means. Shown above it by an interval: {_above(run, PSNR)}; by SSIM {_above(run, SSIM)}. "
         f"Better and worse: by an interval of its own, paired by seed; about {tests * 0.05:.0f} of these {tests} "
@@ -537,10 +548,20 @@ def _last(run: StudyRun, metric: str) -> pd.DataFrame:
     return run.summary[(run.summary["step"] == run.step) & (run.summary["metric"] == metric)].set_index("variant")
 
 
-def _on_shared_seeds(run: StudyRun) -> pd.Series:
-    """Return each variant's mean PSNR over the seeds that all variants have."""
+def _shared_seeds(run: StudyRun) -> StudyRun:
+    """Return the study of the seeds that all variants have."""
+    present = run.study.groupby("variant")["seed"].agg(set)
+    return replace(run, study=run.study[run.study["seed"].isin(set.intersection(*present))])
+
+
+def _seed_range(run: StudyRun) -> str:
+    return f"seeds {run.study['seed'].min()} to {run.study['seed'].max()}"
+
+
+def _last_means(run: StudyRun) -> pd.Series:
+    """Return each variant's mean PSNR at the last step."""
     last = run.study[(run.study["step"] == run.step) & (run.study["metric"] == PSNR)]
-    return last.pivot_table(index="seed", columns="variant", values="value").dropna().mean()
+    return last.groupby("variant")["value"].mean()
 
 
 def _control_ratio(run: StudyRun) -> str:
@@ -568,6 +589,27 @@ def against_table(name: str) -> str:
         f"{tests} hold together (Bonferroni; {together}). Rows share runs, so they are not independent evidence; an "
         "interval from three nearly equal differences understates what is not known."
     )
+
+
+def against_words(name: str) -> str:
+    """Return what the differences of PSNR answer, question by question."""
+    run = _study(name)
+    answers = " ".join(f"*{question}* {_answered(run, variants)}" for question, variants in QUESTIONS.items())
+    return f"Differences of PSNR, paired by seed. {answers}"
+
+
+def _answered(run: StudyRun, variants: Sequence[str]) -> str:
+    rows = {name: _paired(run, PSNR, name, AGAINST[name]) for name in variants if name in run.seeds}
+    said = {True: [], False: []}
+    for name, row in rows.items():
+        said[_separable(row, 1)].append(f"`{name}` minus `{AGAINST[name]}` {_change_words(row)}")
+    texts = {True: "by its own interval ", False: "not shown: "}
+    return "; ".join(f"{texts[shown]}{listing(items)}" for shown, items in said.items() if items) + "."
+
+
+def _change_words(row: dict[str, Any]) -> str:
+    value, half = (difference_text(PSNR, row[name]) for name in ("value", "half"))
+    return f"{value} ± {half.lstrip('+')} dB"
 
 
 def _separable(row: dict[str, Any], tests: int) -> bool:
@@ -681,7 +723,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
         f"{study_block(LARGE, SHORT)}{study_words(LARGE)} {control_words(LARGE)} {mixing_words(LARGE)}"
     ),
     "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}\n\n{rooms_words(LONG)}",
-    "ablations": lambda: f"{ablation_table(ABLATIONS)}\n\n{ablation_words(ABLATIONS)}\n\n{against_table(ABLATIONS)}",
+    "ablations": lambda: (
+        f"{against_words(ABLATIONS)}\n\n{ablation_table(ABLATIONS)}\n\n{ablation_words(ABLATIONS)}\n\n{against_table(ABLATIONS)}"
+    ),
     "pair": pair_words,
     "heads": heads_words,
     "patches": patches_words,

@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 RUNS = {"probe.html": EXAMPLES / "supervised", "study.html": ROOT / "reports" / "reference" / "paper"}
 """Pages of one run: the run folder that each is built from."""
 COMPARED = EXAMPLES / "plain", EXAMPLES / "supervised"
-BUDGET = 950_000
+BUDGET = 880_000
 """Characters of the explorer's data, so that a page has at most 2 MB."""
 
 

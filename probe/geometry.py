@@ -95,7 +95,7 @@ def inverse(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     Raises:
         RuntimeError: If one is singular; not while a CUDA graph is recorded, which cannot wait for the answer.
     """
-    recorded = matrix.is_cuda and torch.backends.cuda.is_built() and torch.cuda.is_current_stream_capturing()
+    recorded = matrix.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
     return torch.linalg.inv_ex(matrix, check_errors=not recorded).inverse
 
 

@@ -52,6 +52,19 @@ NULL_WORDS = {
     NULL_LABELS[CAMERAS_ONLY]: "the cameras alone",
 }
 
+
+def bars_words(units: int, which: str = "") -> str:
+    """Return what the bars of a figure are, or that there are none.
+
+    Args:
+        units: Independent ones that were measured.
+        which: What else is to be said of the intervals.
+    """
+    if units < LEAST_UNITS:
+        return f"No intervals: {plural(units, 'independent unit')}, and {LEAST_UNITS} are the fewest that give one."
+    return f"Bars: 95{NBSP}% intervals over {units} independent units{which}."
+
+
 # --- the answer ------------------------------------------------------------------------------------------------------
 
 
@@ -61,8 +74,10 @@ def best_row(run: ProbeRun) -> pd.Series:
 
 
 def standing(run: ProbeRun) -> str:
-    """Return what the chosen layer is called: selected, or where it is not shown to beat its nulls, only highest."""
-    return "selected" if best_row(run)["above_null"] else "highest; not shown"
+    """Return what the chosen layer is called: selected, or highest, or chosen, where it is not shown to beat nulls."""
+    if best_row(run)["above_null"]:
+        return "selected"
+    return "highest; not shown" if _leads(run) else "chosen; not shown"
 
 
 def answer(run: ProbeRun) -> list[str]:
@@ -102,10 +117,14 @@ def _points(run: ProbeRun) -> str:
     return "all points, kept or not," if run.choosing and (guesses["layer"] == NO_LAYER).any() else "the same points"
 
 
+def _leads(run: ProbeRun) -> bool:
+    """Return whether no layer has a higher share of its ceiling."""
+    return bool(run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax())
+
+
 def _place(run: ProbeRun) -> str:
     """Return how the layer was selected: the best by correspondence, or chosen among ties."""
-    leads = run.layer == run.layers.set_index("layer")["share_of_ceiling"].idxmax()
-    if not (leads or not run.selection.get("rule")):
+    if not (_leads(run) or not run.selection.get("rule")):
         return "was chosen"
     if len(run.layers) == 1:
         return "was the only layer measured"

@@ -246,6 +246,6 @@ def _is_readable(value: Any) -> TypeGuard[Tensor]:
     """
     if type(value) not in (Tensor, nn.Parameter) or value.is_meta or value.is_complex():
         return False
-    if value.is_cuda and torch.backends.cuda.is_built() and torch.cuda.is_current_stream_capturing():
+    if value.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         return False
     return value.ndim <= 2 and value.numel() > 0 and not torch._C._functorch.is_functorch_wrapped_tensor(value)

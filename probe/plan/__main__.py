@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,9 +59,9 @@ def main(settings: Settings) -> None:
     probed = make_plan(settings_of(settings.run, settings.device))
     planning, held_out = _halves(settings, probed)
     plan = _plan(settings, probed, planning)
+    rows = _measured(settings, probed, plan, held_out)
     (settings.run / SPEED).unlink(missing_ok=True)  # what was measured of another plan must not stand beside this one
     write_json(settings.run / PLAN, {**plan.record(), "settings": {name: getattr(settings, name) for name in KEPT}})
-    rows = _measured(settings, probed, plan, held_out)
     write(settings.run / SPEED, lambda part: rows.to_csv(part, index=False))
     _report(settings, plan.record(), rows)
 
@@ -72,8 +71,8 @@ KEPT = ("budget", "scenes", "steps", "repeats")
 
 
 def _check(settings: Settings) -> None:
-    if not settings.budget >= 0 or math.isinf(settings.budget):
-        raise ValueError(f"--budget {settings.budget}: expected a number of at least 0, such as 0.01 for 1 %")
+    if not 0 <= settings.budget < 1:
+        raise ValueError(f"--budget {settings.budget}: expected a share from 0 to below 1, such as 0.01 for 1 %")
     for name in ("scenes", "steps", "repeats"):
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name} {getattr(settings, name)}: expected at least 1")

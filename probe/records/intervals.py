@@ -37,6 +37,8 @@ LEVEL = 0.95
 UPPER = (1 + LEVEL) / 2
 LEAST_UNITS = 5
 """Units that an interval needs at least."""
+FEW = "too few independent units"
+"""Why there is no interval, in words."""
 SKEW = 1.0
 INTRACLASS = 0.05
 OWN_VARIANCE = 0.75

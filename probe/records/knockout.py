@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from probe.records.intervals import Ratios, joint_widening, ratios, wide
+from probe.records.intervals import FEW, Ratios, joint_widening, ratios, wide
 from probe.records.table import unit_sums
 
 BEST, RANDOM = "best", "random"
@@ -78,8 +78,10 @@ def knockout_words(table: pd.DataFrame) -> str:
         f"prediction by {most['best']:.1%}, as many others at random by {most['random']:.1%} (mean of "
         f"{int(most['sets'])} sets; {int(most['scenes'])} scenes, of which none ranked the heads)"
     )
+    if not np.isfinite(table["ahead_low"]).any():
+        return f"{first}; whether the best matter more cannot be told: {FEW} ({int(most['units'])})."
     if shown.empty:
-        return f"{first}; for no number of heads do the best matter more than every random set."
+        return f"{first}; for no number of heads are the best shown to matter more than every random set."
     numbers, sets = ", ".join(map(str, shown["heads"])), _span(shown["sets"])
     return (
         f"{first}; for {numbers} heads the best matter more than each of the {sets} different random sets, and than "

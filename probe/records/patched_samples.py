@@ -6,9 +6,9 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from probe.records.intervals import joint_widening, ratios, wide
+from probe.records.intervals import FEW, joint_widening, ratios, wide
 from probe.records.names import MATCH_ERROR, METRICS, PSNR
-from probe.records.patching import ANOTHER, FEW, Part
+from probe.records.patching import ANOTHER, Part
 from probe.records.table import unit_sums
 
 SampleDonor = Literal["another", "noise"]

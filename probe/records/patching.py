@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from probe.records.intervals import Ratios, joint_widening, ratios, summarise, wide
+from probe.records.intervals import FEW, Ratios, joint_widening, ratios, summarise, wide
 from probe.records.names import ALL_HEADS
 from probe.records.table import unit_sums
 
@@ -26,7 +26,6 @@ NAMES = {
     "measure": get_args(Measure),
 }
 """What columns of text hold."""
-FEW = "too few independent units"
 PLACE = ["donor", "part", "layer", "head", "timestep", "measure"]
 
 
@@ -107,6 +106,7 @@ def patching_words(table: pd.DataFrame, matches: pd.DataFrame, layer: int) -> tu
     rows = whole.to_dict("records")
     said = [_restored(row) for row in rows if (row["donor"], row["part"]) == (CLEAN, "matching")]
     said += [_replaced(row) for row in rows if (row["donor"], row["part"]) == (ANOTHER, "content")]
+    said += _strongest(table, layer)
     return (*said, *(_read(part, int(t)) for t, part in (matches.groupby("timestep") if len(matches) else ())))
 
 
@@ -124,6 +124,19 @@ def _replaced(row: dict[str, Any]) -> str:
         f"Where they read another scene's keys and values in layer {row['layer']}, the error at t = {row['timestep']} "
         f"changes by {_percent(row)}: {_meaning(row, meaning, 1)}."
     )
+
+
+def _strongest(table: pd.DataFrame, layer: int) -> list[str]:
+    """Return by how much another scene's content raises the error where it does most, if that is another layer."""
+    content = (table["donor"] == ANOTHER) & (table["part"] == "content")
+    whole = table[content & (table["head"] == ALL_HEADS) & (table["measure"] == ERROR) & table["value"].notna()]
+    most = [rows.loc[rows["value"].idxmax()] for _, rows in whole.groupby("timestep")]
+    return [
+        f"At t = {row['timestep']} another scene's keys and values raise the error most in layer {row['layer']}: "
+        f"{_percent(row)}."
+        for row in (dict(each) for each in most)
+        if row["layer"] != layer
+    ]
 
 
 def _meaning(row: dict[str, Any], meaning: dict[int, str], way: int) -> str:

@@ -202,8 +202,9 @@ def _times_words(by: Mapping[str, Mapping[str, Any]]) -> str:
     ends = {name: "" if few else between(row, "{:.2f}") for name, row in rows.items()}
     times = ", ".join(f"{name} {row['change']:.2f}{ends[name]}" for name, row in rows.items())
     doubtful = ", ".join(name for name, row in rows.items() if not row["low"] > 1)
-    why = TOO_FEW if few else ""
-    return f"Times faster, measured: {times}." + (f" Not shown to be faster: {doubtful}{why}." if doubtful else "")
+    if few:
+        return f"Times faster, measured: {times}; whether any is faster cannot be told{TOO_FEW}."
+    return f"Times faster, measured: {times}." + (f" Not shown to be faster: {doubtful}." if doubtful else "")
 
 
 def curve_words(curve: pd.DataFrame, budget: float) -> str:

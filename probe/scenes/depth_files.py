@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from probe.scenes.files import read_sixteen
+from probe.scenes.files import DAMAGE, read_sixteen
 from probe.scenes.grouping import compare_views
 from probe.scenes.reading import Folder, flag_of, inside
 from probe.scenes.recordings import COARSE, Recording, read_depth
@@ -52,7 +52,7 @@ def read_depth_map(path: Path, root: Folder) -> Float[Tensor, "height width"]:
 def _read_npy(path: Path, root: Folder) -> np.ndarray:
     try:
         depth = np.load(inside(path, root), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path} is not a whole .npy of numbers: {' '.join(str(error).split())}") from None
     return _as_map(depth, path)
 

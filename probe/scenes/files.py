@@ -7,6 +7,7 @@ import io
 import pickle
 import re
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -47,7 +48,7 @@ COLOURS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YC
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError, MemoryError),
     *(RuntimeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
-    *(zipfile.BadZipFile, pickle.UnpicklingError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError, tokenize.TokenError),
 )
 """What Pillow, NumPy and PyTorch raise on damaged files."""
 

@@ -15,9 +15,9 @@ from probe.records.table import unit_sums
 DESTRUCTIVE = tuple(name for name in INTERVENTIONS if name != "true_match")  # that one repairs
 RULE = (
     "Correspondence comes first: the share of the grid's ceiling, of layers above the strongest null (uniform chance, "
-    "same position, and cameras only where that was measured). Of layers that it cannot separate from the first and "
-    "that lie within its interval, those remain whose causal effect is not shown to be smaller than the greatest; of "
-    "these the cheapest to supervise (tokens squared times heads) is taken."
+    "same position, and cameras only where that was measured; without any, of those above uniform chance). Of layers "
+    "that it cannot separate from the first and that lie within its interval, those remain whose causal effect is not "
+    "shown to be smaller than the greatest; of these the cheapest to supervise (tokens squared times heads) is taken."
 )
 
 

@@ -59,7 +59,9 @@ def _trainer(device: str) -> Trainer:
 
 def test_training_step_has_the_same_losses_there() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier test may have chosen the CPU for all
-    with pretend_cuda():
-        there = take_step(_trainer("cuda"), 0)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with pretend_cuda():
+            there = take_step(_trainer("cuda"), 0)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     assert there == pytest.approx(take_step(_trainer("cpu"), 0), rel=1e-4)

@@ -10,7 +10,8 @@ from analysis.probing import cells
 from analysis.probing.edits.causal_figures import SIGNED_PERCENT
 from analysis.probing.edits.layer_points import layer_points
 from analysis.probing.tables import ProbeRun
-from analysis.words import MISSING, NBSP, points
+from analysis.probing.words import bars_words
+from analysis.words import MISSING, NBSP, plural, points
 from probe.records.knockout import BEST, RANDOM, knockout_table, knockout_words
 
 SERIES = {BEST: "the heads that find correspondences best", RANDOM: "as many of the others at random, mean of the sets"}
@@ -50,9 +51,8 @@ def figure(run: ProbeRun) -> Chart | None:
     numbers = [int(number) for number in known["heads"]]
     rows = pd.concat([_series(known, which) for which in SERIES], ignore_index=True)
     caption = (
-        f"By how much the error of the denoised prediction grows. Bars: 95{NBSP}% intervals over "
-        f"{int(known['units'].min())} independent units, of which none ranked the heads; of random heads the interval "
-        f"is over units too, not over sets."
+        f"By how much the error of the denoised prediction grows, in {plural(int(known['scenes'].min()), 'scene')}, of "
+        f"which none ranked the heads. {bars_words(int(known['units'].min()))} Random heads: means over their sets."
     )
     alt = "Growth of the error by number of heads; " + "; ".join(
         f"{row.heads}: best {_percent(row.best)}, random {_percent(row.random)}" for row in known.itertuples()

@@ -11,7 +11,7 @@ from analysis.probing.edits.causal_figures import SIGNED
 from analysis.probing.edits.layer_points import layer_points
 from analysis.probing.edits.patching import PARTS
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import layer_labels, standing
+from analysis.probing.words import bars_words, layer_labels, standing
 from analysis.words import MISSING, NBSP, amount, listing, plural
 from probe.records import METRICS
 from probe.records.patched_samples import DONORS, MEASURES, change_text, samples_table, samples_words
@@ -74,8 +74,9 @@ def _caption(run: ProbeRun, table: pd.DataFrame) -> str:
         f"Change of samples in {plural(steps, 'step')} whose target views read a part of another run's attention in "
         "one layer at every step, against the unpatched samples of the same noise. Samples are worse where PSNR lies "
         "below zero, or the match error (difference of colours at true matches, 0 to 1) above. Unpatched samples of "
-        f"{plural(scenes, 'scene')} have on average {listing(usual)}. Bars: 95{NBSP}% intervals over independent "
-        f"units, for all layers of a part and measure at once. Layer {run.layer} ({standing(run)}) is shaded."
+        f"{plural(scenes, 'scene')} have on average {listing(usual)}. "
+        f"{bars_words(int(table['units'].max()), ', for all layers of a part and measure at once')} Layer {run.layer} "
+        f"({standing(run)}) is shaded."
     )
 
 

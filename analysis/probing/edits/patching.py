@@ -11,8 +11,8 @@ from analysis.probing import cells
 from analysis.probing.edits.causal_figures import SIGNED_PERCENT
 from analysis.probing.edits.layer_points import layer_points
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import layer_labels, standing
-from analysis.words import MISSING, NBSP, number, points
+from analysis.probing.words import bars_words, layer_labels, standing
+from analysis.words import MISSING, NBSP, number, plural, points
 from probe.records import ALL_HEADS
 from probe.records.patching import (
     ANOTHER,
@@ -82,7 +82,7 @@ def figure(run: ProbeRun) -> Chart | None:
         "By how much the error of the denoised prediction grows when target views read a part of another run's "
         "attention in one layer; below zero the other run's part helps. The same scene at little noise tells what "
         "better matching, or better content, in that layer would bring; another scene tells what the layer's own "
-        f"brings. Bars: 95{NBSP}% intervals over independent units. Layer {run.layer} ({standing(run)}) is shaded."
+        f"brings. {_measured(table)} Layer {run.layer} ({standing(run)}) is shaded."
     )
     mine = table[table["layer"] == run.layer].to_dict("records")
     alt = f"Growth of the error by patched layer; layer {run.layer}: " + "; ".join(
@@ -94,6 +94,11 @@ def figure(run: ProbeRun) -> Chart | None:
         name="patching", alt=alt,
     )  # fmt: skip
     return chart("patching", svg, caption, source=cells.source(run), table=table, file="patched_layers.csv")
+
+
+def _measured(table: pd.DataFrame) -> str:
+    """Return on how many scenes and independent units the bars rest."""
+    return f"Measured in {plural(int(table['scenes'].max()), 'scene')}. {bars_words(int(table['units'].max()))}"
 
 
 def matches_figure(run: ProbeRun) -> Chart | None:
@@ -116,9 +121,9 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         "A few tokens of the reference views get another scene's keys and values in one layer. Filled circles: how far "
         "the prediction moves at queries whose true match was among them, over the prediction's own size; squares: at "
         "queries of which a wrong token was, as far from the query's own place as the true match and at least two "
-        f"tokens beside it. Bars: 95{NBSP}% intervals over independent units. Queries per point: "
-        f"{number(int(table['count'].min()))} or more. Whether circles stand above squares is said above, by the "
-        "intervals of the differences."
+        f"tokens beside it. {bars_words(int(table['units'].max()))} Fewest queries of a point: "
+        f"{number(int(table['count'].min()))}. Whether circles stand above squares is said above, by the intervals of "
+        "the differences."
     )
     alt = "Movement of the prediction; " + "; ".join(
         f"layer {row.layer}, t = {row.timestep}: {row.true:.1%} against {row.wrong:.1%}" for row in table.itertuples()

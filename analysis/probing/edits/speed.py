@@ -11,10 +11,9 @@ from analysis.blocks import Chart, Table, chart
 from analysis.probing import cells
 from analysis.probing.edits.speed_figure import error_against_cost
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import layer_places
+from analysis.probing.words import bars_words, layer_places
 from analysis.words import MISSING, NBSP, listing, percent, plural
 from probe.records import EFFECT, PSNR
-from probe.records.intervals import LEAST_UNITS
 from probe.records.speed import (
     ALL,
     MODE_WORDS,
@@ -90,12 +89,10 @@ def _error_words(run: ProbeRun) -> str:
     assert run.speed is not None
     rows = run.speed[run.speed["measure"] == EFFECT]
     scenes, units = rows["scene"].nunique(), rows["unit"].nunique()
-    bars = f"Bars: 95{NBSP}% intervals over {units} independent units that hold for all points at once."
-    few = f"No intervals: {plural(units, 'independent unit')}, and {LEAST_UNITS} are the fewest that give one."
     return (
         f"Up: by how many percent the error of the denoised prediction grows, mean over the target views of "
         f"{plural(scenes, 'scene')}, none of which planned, at t = {listing(run.plan['timesteps'])}. "
-        f"{bars if units >= LEAST_UNITS else few}"
+        f"{bars_words(units, ' that hold for all points at once')}"
     )
 
 

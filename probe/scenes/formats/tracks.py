@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from probe.scenes.files import DAMAGE
 from probe.scenes.reading import printable
 from probe.seeds import derive
 from probe.views import IMAGE_PLANE, Views, resample
@@ -110,7 +110,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in KEYS}
-    except (ValueError, KeyError, OSError, EOFError, AttributeError, TypeError, BadZipFile) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"tracks: {path} is not a .npz of plain arrays {', '.join(KEYS)}: {reason}") from error
 

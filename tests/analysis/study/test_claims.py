@@ -231,9 +231,9 @@ def test_a_model_that_lost_its_matches_is_said_to_be_below(tmp_path: Path, make_
 
 
 def test_a_model_that_was_not_probed_on_harder_rooms_is_not_said_to_fail_there():
-    rows = [("as trained", "plain", True), ("as trained", "mean", True), ("fine", "mean", False), ("bare", "mean", True)]
+    rows = [("usual", "plain", True), ("usual", "mean", True), ("fine", "mean", False), ("bare", "mean", True)]
     words = _hard_words(pd.DataFrame(rows, columns=["x", "who", "clear"]))
-    assert words.endswith("plain on as trained (not probed on 2 others); mean on as trained and bare.")
+    assert words.endswith("plain on usual (not probed on 2 others); mean on usual and bare.")
 
 
 def test_sums_by_unit_give_what_the_probes_page_shows(folder: Path):

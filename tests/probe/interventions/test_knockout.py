@@ -129,7 +129,7 @@ def test_what_is_not_separated_is_said():
 def test_few_units_have_no_interval():
     table = knockout_table(rows_of([0.5, 0.6], [[0.1, 0.1]]))
     assert np.isnan(table["ahead_low"]).all()
-    assert "for no number of heads" in knockout_words(table)
+    assert "whether the best matter more cannot be told: too few independent units (2)" in knockout_words(table)
 
 
 def test_counts_are_sorted_and_what_is_none_is_refused():

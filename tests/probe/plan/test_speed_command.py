@@ -66,8 +66,9 @@ def test_the_page_shows_the_plan(copy: Path):
     assert "--budget 0.05 --scenes 1 --steps 1 --repeats 1" in page
 
 
-def test_an_older_plan_s_measurements_do_not_stand_beside_a_new_plan(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    (copy / "speed.csv").write_text("of an older plan")
+def test_a_plan_that_is_stopped_before_it_is_measured_leaves_the_older_one(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("plan.json", "speed.csv"):
+        (copy / name).write_text("of an older plan")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -75,8 +76,7 @@ def test_an_older_plan_s_measurements_do_not_stand_beside_a_new_plan(copy: Path,
     monkeypatch.setattr(plan, "_measured", stop)
     with pytest.raises(KeyboardInterrupt):
         plan.main(plan.Settings(run=copy, steps=1, repeats=1, budget=0.05, scenes=1, report=False))
-    assert (copy / "plan.json").is_file()
-    assert not (copy / "speed.csv").exists()
+    assert {(copy / name).read_text() for name in ("plan.json", "speed.csv")} == {"of an older plan"}
 
 
 def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -94,7 +94,15 @@ def test_other_weights_are_refused(copy: Path, capfd: pytest.CaptureFixture[str]
     assert not (copy / "plan.json").exists()
 
 
-WRONG = [("budget", "-0.1"), ("budget", "nan"), ("budget", "inf"), ("scenes", "0"), ("steps", "0"), ("repeats", "0")]
+WRONG = [
+    ("budget", "-0.1"),
+    ("budget", "5"),
+    ("budget", "nan"),
+    ("budget", "inf"),
+    ("scenes", "0"),
+    ("steps", "0"),
+    ("repeats", "0"),
+]
 
 
 @pytest.mark.parametrize(("flag", "value"), WRONG)
