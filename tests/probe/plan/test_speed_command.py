@@ -96,7 +96,7 @@ def test_other_weights_are_refused(copy: Path, capfd: pytest.CaptureFixture[str]
 
 WRONG = [
     ("budget", "-0.1"),
-    ("budget", "5"),
+    ("budget", "5.0"),
     ("budget", "nan"),
     ("budget", "inf"),
     ("scenes", "0"),
