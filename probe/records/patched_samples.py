@@ -47,10 +47,10 @@ def samples_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Put what was measured of each patched sample beside the same measure of the unpatched one."""
+    """Put what was measured of each patched sample beside the same measure of the unpatched one, of as many views."""
     known = rows[rows["value"].notna() & (rows["count"] > 0)].astype({"unit": str, "scene": str})
     usual = known[known["part"] == UNPATCHED].rename(columns={"value": "unpatched"})
-    keys = ["donor", "steps", "scene", "measure"]
+    keys = ["donor", "steps", "scene", "measure", "count"]
     return known[known["part"] != UNPATCHED].merge(usual[[*keys, "unpatched"]], on=keys)
 
 
@@ -118,9 +118,16 @@ def _measured(name: str, rows: pd.DataFrame) -> str:
     shown = [_way(name, rows[which], way) for which, way in ((lower, "lower"), (higher, "higher")) if which.any()]
     rest = rows[~(lower | higher)]
     if not shown and len(rest) > 1:
-        return f"no change of {title} is shown in any of the {len(rest)} layers"
+        return f"no change of {title} is shown in any of the {len(rest)} layers{_largest(name, rest)}"
     unshown = f"no change of {'it' if shown else title} is shown in {_layers(rest)}" if len(rest) else ""
-    return " and ".join(filter(None, [*shown, unshown]))
+    return " and ".join(filter(None, [*shown, unshown])) + (_largest(name, rest) if len(rest) else "")
+
+
+def _largest(name: str, rows: pd.DataFrame) -> str:
+    """Return the largest change that is not shown: an interval that holds zero is no evidence of none."""
+    row = rows.loc[rows["value"].abs().idxmax()]
+    most = f"most in layer {int(row['layer'])}: " if len(rows) > 1 else ""
+    return f" ({most}{change_text(name, *row[['value', 'low', 'high']])})"
 
 
 def _way(name: str, rows: pd.DataFrame, way: str) -> str:

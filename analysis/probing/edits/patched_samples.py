@@ -70,13 +70,13 @@ def _caption(run: ProbeRun, table: pd.DataFrame) -> str:
     steps, scenes = int(table["steps"].iloc[0]), int(table["scenes"].max())
     means = table.groupby("measure")["unpatched"].mean()
     usual = (f"{METRICS[name].title} {amount(name, means[name])}" for name in MEASURES if name in means)
+    bars = bars_words(int(table["units"].max()), ", for all layers of a donor, part and measure at once")
     return (
         f"Change of samples in {plural(steps, 'step')} whose target views read a part of another run's attention in "
         "one layer at every step, against the unpatched samples of the same noise. Samples are worse where PSNR lies "
-        "below zero, or the match error (difference of colours at true matches, 0 to 1) above. Unpatched samples of "
-        f"{plural(scenes, 'scene')} have on average {listing(usual)}. "
-        f"{bars_words(int(table['units'].max()), ', for all layers of a part and measure at once')} Layer {run.layer} "
-        f"({standing(run)}) is shaded."
+        "below zero, or the match error (difference of colours at true matches, 0 to 1) above; scales "
+        f"differ. Unpatched samples of {plural(scenes, 'scene')} have on average {listing(usual)}. "
+        f"{bars} Layer {run.layer} ({standing(run)}) is shaded."
     )
 
 

@@ -190,17 +190,24 @@ def test_a_scene_without_an_unpatched_sample_is_left_out():
     assert samples_table(rows.assign(value=np.nan, count=0)).empty
 
 
+def test_a_sample_of_fewer_views_than_the_unpatched_one_is_left_out():
+    rows = table({3: WORSE})
+    fewer = (rows["part"] != UNPATCHED) & (rows["scene"] == "room-0")
+    assert samples_table(rows.assign(count=rows["count"].mask(fewer, 1)))["units"].tolist() == [5]
+
+
 def test_words_name_the_layers_that_are_hurt_and_those_where_nothing_is_shown():
     (said,) = samples_words(samples_table(table({3: WORSE, 4: NEITHER, 5: [2 * x for x in WORSE]})))
     assert said.startswith("Where target views read matching (logits between views) of another scene in one layer at")
     assert "at each of 5 sampling steps, PSNR is lower in layers 3, 5 (most in layer 5: -2.00 dB, " in said
-    assert said.endswith(" and no change of it is shown in layer 4.")
+    assert " and no change of it is shown in layer 4 (+0.00 dB, " in said
 
 
 def test_words_say_that_nothing_is_shown():
     rows = pd.concat([table({3: NEITHER, 4: NEITHER}), table({3: NEITHER}, measure="match_error")])
     (said,) = samples_words(samples_table(rows))
-    assert "no change of PSNR is shown in any of the 2 layers; no change of match error is shown in layer 3." in said
+    assert "no change of PSNR is shown in any of the 2 layers (most in layer 3: +0.00 dB, " in said
+    assert "; no change of match error is shown in layer 3 (+0.000, " in said
 
 
 def test_words_tell_higher_from_lower():
