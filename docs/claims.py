@@ -507,7 +507,7 @@ def mixing_words(name: str) -> str:
 def ablation_table(name: str) -> str:
     """Return a Markdown table of variants that need not have the same seeds, with what can be compared between all."""
     run, precision = _study(name), _precision_of(name)
-    shared = _shared_seeds(run)
+    shared = _of_shared_seeds(run)
     best, gains, means = tables.best_of(run, PSNR), tables.differences(shared), _last_means(shared)
     every, seeds = gains["metric"].nunique(), _seed_range(shared)
     measured = (title(HIGH_NOISE), title(precision), f"PSNR (best trivial baseline {best_text(PSNR, best)})")
@@ -526,7 +526,7 @@ def ablation_table(name: str) -> str:
 def ablation_words(name: str) -> str:
     """Return what the variants' values at the last step show, and what they cannot show."""
     run = _study(name)
-    tests, vary = len(tables.differences(_shared_seeds(run))), seeds_vary(run)
+    tests, vary = len(tables.differences(_of_shared_seeds(run))), seeds_vary(run)
     return (
         f"{MARK_WORDS}, by means. Shown above it by an interval: {_above(run, PSNR)}; by SSIM {_above(run, SSIM)}. "
         f"Better and worse: by an interval of its own, paired by seed; about {tests * 0.05:.0f} of these {tests} "
@@ -548,10 +548,9 @@ def _last(run: StudyRun, metric: str) -> pd.DataFrame:
     return run.summary[(run.summary["step"] == run.step) & (run.summary["metric"] == metric)].set_index("variant")
 
 
-def _shared_seeds(run: StudyRun) -> StudyRun:
+def _of_shared_seeds(run: StudyRun) -> StudyRun:
     """Return the study of the seeds that all variants have."""
-    present = run.study.groupby("variant")["seed"].agg(set)
-    return replace(run, study=run.study[run.study["seed"].isin(set.intersection(*present))])
+    return replace(run, study=run.study[run.study["seed"].isin(run.shared_seeds)])
 
 
 def _seed_range(run: StudyRun) -> str:

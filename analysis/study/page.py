@@ -101,16 +101,10 @@ def study_entry(run: StudyRun, link: str) -> StudyEntry:
 def _flags(run: StudyRun) -> dict[str, object]:
     seeds = sorted({int(seed) for seed in run.study["seed"]})
     least = min(run.seeds.values())
-    few = least if least < len(seeds) and seeds[:least] == _shared_seeds(run) else None
+    few = least if least < len(seeds) and seeds[:least] == run.shared_seeds else None
     paper = {"paper": run.parts is not None}
     seeded = {"variants": run.names, "seeds": seeds, "few_seeds": few}
     return {**paper, **seeded, **run.settings, "out": f"runs/{run.name}"}
-
-
-def _shared_seeds(run: StudyRun) -> list[int]:
-    """Return the seeds that every variant was trained with."""
-    present = run.study.groupby("variant")["seed"].agg(set)
-    return sorted(map(int, set.intersection(*present)))
 
 
 def _texts(facts: dict[str, object]) -> tuple[tuple[str, str], ...]:

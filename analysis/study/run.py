@@ -76,6 +76,11 @@ class StudyRun:
         return {str(name): int(n) for name, n in self.study.groupby("variant")["seed"].nunique().items()}
 
     @cached_property
+    def shared_seeds(self) -> list[int]:
+        """Return the seeds that every variant was trained with."""
+        return sorted(map(int, set.intersection(*self.study.groupby("variant")["seed"].agg(set))))
+
+    @cached_property
     def metrics(self) -> list[str]:
         """Return the metrics by which variants can be compared: losses, image quality, precision of the study's layers.
 

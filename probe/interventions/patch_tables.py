@@ -58,7 +58,7 @@ def show_samples(console: Console, table: pd.DataFrame) -> None:
         unknown = (math.nan,) * 3
         show_table(
             console,
-            f"change of samples, steps: {steps}, read: {part} of {DONORS[donor]}",
+            f"change of samples, steps: {steps}, read: {part} of {DONORS[donor].rstrip(',')}",
             ("layer", *titles),
             [
                 (str(layer), *(change_text(name, *own.get((name, layer), unknown)) for name in MEASURES))

@@ -24,7 +24,13 @@ TABLE = (
     "donor", "part", "steps", "measure", "layer", "unpatched", "patched", "value", "low", "high", "scenes", "units",
     "count",
 )  # fmt: skip
-DONORS = {ANOTHER: "another scene", NOISE: "the same scene sampled from other noise"}
+CONTRAST = "another minus noise"
+"""In place of a donor: what differs between samples that read the one and those that read the other."""
+DONORS = {
+    ANOTHER: "another scene",
+    NOISE: "the same scene sampled from other noise",
+    CONTRAST: "another scene, compared with the same scene sampled from other noise,",
+}
 PARTS = {"content": "content (keys and values)", "matching": "matching (logits between views)"}
 
 
@@ -37,10 +43,12 @@ def samples_table(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per donor, part, steps, measure and layer: unpatched, patched (means over target views), value (patched
         minus unpatched: dB of PSNR, or colour difference), low, high (95 % for all layers of the donor, part and
-        measure at once, over independent units; NaN below five), scenes, units, count. What could not be measured is
-        absent.
+        measure at once, over independent units; NaN below five), scenes, units, count. Where both donors were read,
+        also rows of :data:`CONTRAST`, whose "unpatched" is the sample that reads other noise. What could not be
+        measured is absent.
     """
     pairs = _pairs(rows)
+    pairs = pd.concat([pairs, _contrast(pairs)], ignore_index=True)
     groups = pairs.groupby(["donor", "part", "steps", "measure"])
     parts = [_changes(part).assign(**dict(zip(groups.keys, key, strict=True))) for key, part in groups]
     return pd.concat(parts, ignore_index=True)[list(TABLE)] if parts else pd.DataFrame(columns=list(TABLE))
@@ -52,6 +60,14 @@ def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
     usual = known[known["part"] == UNPATCHED].rename(columns={"value": "unpatched"})
     keys = ["donor", "steps", "scene", "measure", "count"]
     return known[known["part"] != UNPATCHED].merge(usual[[*keys, "unpatched"]], on=keys)
+
+
+def _contrast(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Put samples that read another scene beside those of the same noise that read the same scene's other noise."""
+    keys = ["part", "layer", "steps", "scene", "measure", "count"]
+    other = pairs[pairs["donor"] == NOISE].rename(columns={"value": "other"})[[*keys, "other"]]
+    both = pairs[pairs["donor"] == ANOTHER].merge(other, on=keys)
+    return both.assign(unpatched=both["other"], donor=CONTRAST)[list(pairs.columns)]
 
 
 def _changes(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from analysis.probing.tables import ProbeRun
 from analysis.probing.words import bars_words, layer_labels, standing
 from analysis.words import MISSING, NBSP, amount, listing, plural
 from probe.records import METRICS
-from probe.records.patched_samples import DONORS, MEASURES, change_text, samples_table, samples_words
+from probe.records.patched_samples import CONTRAST, DONORS, MEASURES, change_text, samples_table, samples_words
 
 
 def changes(run: ProbeRun) -> pd.DataFrame:
@@ -48,7 +48,9 @@ def figure(run: ProbeRun) -> Chart | None:
     if table.empty:
         return None
     panels = {
-        f"{name} {donor}": f"{_heading(name)}, from {text}" for donor, text in DONORS.items() for name in MEASURES
+        f"{name} {donor}": f"{_heading(name)}, from {text.rstrip(',')}"
+        for donor, text in DONORS.items()
+        for name in MEASURES
     }
     rows = table.assign(panel=table["measure"] + " " + table["donor"], series=table["part"])
     titles = {panel: text for panel, text in panels.items() if panel in set(rows["panel"])}
@@ -68,7 +70,7 @@ def _heading(name: str) -> str:
 
 def _caption(run: ProbeRun, table: pd.DataFrame) -> str:
     steps, scenes = int(table["steps"].iloc[0]), int(table["scenes"].max())
-    means = table.groupby("measure")["unpatched"].mean()
+    means = table[table["donor"] != CONTRAST].groupby("measure")["unpatched"].mean()
     usual = (f"{METRICS[name].title} {amount(name, means[name])}" for name in MEASURES if name in means)
     bars = bars_words(int(table["units"].max()), ", for all layers of a donor, part and measure at once")
     return (
@@ -83,7 +85,7 @@ def _caption(run: ProbeRun, table: pd.DataFrame) -> str:
 def _alt(run: ProbeRun, table: pd.DataFrame) -> str:
     mine = table[table["layer"] == run.layer].itertuples()
     return f"Change of samples by patched layer; layer {run.layer}: " + "; ".join(
-        f"{METRICS[row.measure].title}, {row.part}, from {DONORS[row.donor]}: "
+        f"{METRICS[row.measure].title}, {row.part}, from {DONORS[row.donor].rstrip(',')}: "
         f"{change_text(row.measure, row.value, row.low, row.high)}"
         for row in mine
     )

@@ -190,6 +190,16 @@ def test_a_scene_without_an_unpatched_sample_is_left_out():
     assert samples_table(rows.assign(value=np.nan, count=0)).empty
 
 
+def test_donors_are_compared_where_both_were_read():
+    other, same = table({3: WORSE, 4: NEITHER}), table({3: [x + 0.5 for x in WORSE], 5: NEITHER}, donor=NOISE)
+    assert set(samples_table(other)["donor"]) == {ANOTHER}
+    found = samples_table(pd.concat([other, same])).set_index(["donor", "layer"]).loc["another minus noise"]
+    assert found.index.tolist() == [3]
+    assert found.loc[3, ["value", "unpatched", "patched"]].tolist() == pytest.approx([-0.5, 12.0, 11.5])
+    assert found.loc[3, "high"] < 0  # pairs of one noise, so the same 0.5 in every scene
+    assert found.loc[3, ["units", "count"]].tolist() == [6, 12]
+
+
 def test_a_sample_of_fewer_views_than_the_unpatched_one_is_left_out():
     rows = table({3: WORSE})
     fewer = (rows["part"] != UNPATCHED) & (rows["scene"] == "room-0")
