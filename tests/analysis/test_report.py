@@ -350,6 +350,8 @@ def test_caveats_come_from_the_tables(run_folder: Path):
     assert "So no layer was shown to find correspondence" in " ".join(answer(run))
     assert standing(run) == "highest; not shown"
     assert cells.text_tables(run)["layers"].rows[-1][0] == "10 highest; not shown"
+    higher = run.layers["share_of_ceiling"].where(run.layers["layer"] != 7, run.layers["share_of_ceiling"].max() + 0.1)
+    assert standing(replace(run, layers=run.layers.assign(share_of_ceiling=higher))) == "chosen; not shown"
 
 
 def test_the_answer_claims_no_more_than_its_intervals(run_folder: Path):
