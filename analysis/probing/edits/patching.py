@@ -122,7 +122,7 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         "the prediction moves at queries whose true match was among them, over the prediction's own size; squares: at "
         "queries of which a wrong token was, as far from the query's own place as the true match and at least two "
         f"tokens beside it. {bars_words(int(table['units'].max()))} Fewest queries of a point: "
-        f"{number(int(table['count'].min()))}. Whether circles stand above squares is said above, by the intervals of "
+        f"{number(int(table['count'].min()))}. Whether circles stand above squares is said below, by the intervals of "
         "the differences."
     )
     alt = "Movement of the prediction; " + "; ".join(
