@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 def test_the_first_two_commands_install_probe_and_test():
     install, test = blocks("bash")[:2]
     assert "-c constraints.txt" in install
-    assert install.rstrip().endswith("-m probe.run")
+    assert install.rstrip().endswith("-m probe.run --model cat3d-tiny:supervised")
     assert test.strip() == ".venv/bin/python -m pytest"
 
 
