@@ -18,6 +18,7 @@ from scipy.stats import ttest_rel
 from analysis.evaluation.geometry import WORSE
 from analysis.evaluation.geometry_words import title as geometry_title
 from analysis.study import tables
+from analysis.study.claims.lasting import lasting_words
 from analysis.study.claims.page import claim_sections
 from analysis.study.consistency_section import consistency_words
 from analysis.study.run import StudyRun, read_study
@@ -50,7 +51,19 @@ from probe.records import (
 )
 from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
-from probe.records.names import CORRUPTIONS, GEOMETRY_SCORES, KNOCKOUT, PLAIN, PROBES, SIFT_MATCHES, is_null
+from probe.records.names import (
+    CORRUPTIONS,
+    GEOMETRY_SCORES,
+    KNOCKOUT,
+    PLAIN,
+    PROBES,
+    REGISTERED,
+    SIFT_MATCHES,
+    TSED,
+    TSED_PIXELS,
+    is_null,
+    within,
+)
 from probe.records.patched_samples import samples_words
 from probe.records.patching import patching_words
 from probe.records.speed import curve_table, curve_words, paper_words, speed_table, speed_words
@@ -693,6 +706,18 @@ def geometry_words() -> str:
     )
 
 
+def untold_words() -> str:
+    """Return why TSED and the camera's error cannot be put beside precision: what the true views themselves have."""
+    table = _fewest("supervised", "scores")
+    rows = table[table["method"] == TRUTH].set_index("metric")
+    tsed, registered = within(TSED, max(TSED_PIXELS), "px"), rows.loc[REGISTERED]
+    return (
+        f"TSED and the camera's error cannot be put beside precision in this world: of {registered['rows']} true pairs "
+        f"of rooms at the model's size {percent(rows.loc[tsed, 'value'])} fulfil TSED at {max(TSED_PIXELS)} px and "
+        f"{percent(registered['value'])} have a camera that their matches find, so no training can be told from another."
+    )
+
+
 def _fewest(name: str, kind: str) -> pd.DataFrame:
     table = pd.read_csv(REFERENCE / "geometry" / f"{name}-{kind}.csv")
     return table[table["n_ref"] == table["n_ref"].min()]
@@ -732,7 +757,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "pair-short": pair_short,
     "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
     "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",
-    "consistency": lambda: consistency_words(_study(PAPER)),
+    "consistency": lambda: f"{consistency_words(_study(PAPER))} {untold_words()}",
+    "lasting": lambda: f"{lasting_words(_study(PAPER))} Of the longer pair: {lasting_words(_study(LONG))}",
     "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from analysis.blocks import Section, Table
-from analysis.study.claims import training
+from analysis.study.claims import lasting, training
 from analysis.study.claims.causes import causes_claim
 from analysis.study.claims.claim import ABSENT, AGAINST, NOT_SHOWN, PART, SHOWN, Claim
 from analysis.study.claims.emergence import emergence_claim
@@ -54,6 +54,8 @@ CLAIMS = (
               needs="cameo and a rival"),
     Published(says="What helps is the truth: false truth falls behind it",
               find=training.controls_claim, needs="a control"),
+    Published(says=f"In a run {lasting.TIMES} times as long supervision begins to hurt: its lead shrinks",
+              find=lasting.lasting_claim, needs="plain, a supervised variant, and an evaluation in the first third"),
     Published(says="Supervised views are better at every rotation", find=quality_claim, needs="evaluations"),
     Published(says="Nothing ends worse with supervision", find=training.worst_claim, needs="plain and cameo"),
     Published(says="Supervision makes a step no longer", find=training.cost_claim, needs="metrics.jsonl of the runs"),

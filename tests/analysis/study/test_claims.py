@@ -34,7 +34,7 @@ from probe.records.intervals import ratios
 HOSTILE = "<img src=x onerror=alert(1)>"
 EQUAL = dict.fromkeys(GAINS, 0.0)
 NAMES = ["samples", "emergence", "profile", "fragility", "causes", "reach", "which-layer", "choices", "rivals",
-         "controls", "quality", "worst", "cost"]  # fmt: skip
+         "controls", "lasting", "quality", "worst", "cost"]  # fmt: skip
 Probe = Callable[..., Path]
 
 
@@ -81,7 +81,7 @@ def test_claims_come_first_each_with_a_figure_below_its_sentence(page: str):
     names = [name for name, _ in sections]
     usual = ["convergence", "variants", "layers", "consistency", "paper", "method"]
     assert names == ["samples", "answer", "claims", *NAMES[1:], *usual]
-    for name, body in (sections[0], *sections[3:15]):
+    for name, body in (sections[0], *sections[3:16]):
         assert re.search(r"<p><strong>[^<]+</strong></p>", body), name
         drawn = body.count("<figure") + body.count('<img class="samples"')
         assert drawn == (0 if name == "worst" else 1), name
