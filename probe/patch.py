@@ -45,6 +45,9 @@ class Settings:
     parts: str = "matching,content,output"
     """What is read of the other run, by commas: queries, keys, values, matching (logits between views), content (keys
     and values), output."""
+    layers: str | None = None
+    """Layers to patch, indexes or names by commas; default all scored ones that join views. Intervals over layers then
+    hold for these alone."""
     timesteps: str | None = None
     """Timesteps of the patched run, by commas; default the run's middle and noisiest ones."""
     clean_timestep: int = 50
@@ -196,6 +199,7 @@ def donor_of(units: Sequence[str], index: int) -> int:
 def _layers(settings: Settings, plan: Plan) -> list[Layer]:
     """Return the layers that join views, where weights and scenes are those of the run and samples can be drawn."""
     from probe.interventions.experiment import editable
+    from probe.layers import select_layers
     from probe.models.model import check_predicts
     from probe.selection.reading import read_all_heads
 
@@ -206,7 +210,8 @@ def _layers(settings: Settings, plan: Plan) -> list[Layer]:
     layers = editable(plan.layers)
     if not layers:
         raise ValueError(f"{settings.run}: none of the scored layers joins views; nothing of another view is read")
-    return layers
+    with command.flag("--layers"):
+        return select_layers(layers, settings.layers) if settings.layers else layers
 
 
 def _check_sampling(settings: Settings, plan: Plan) -> None:

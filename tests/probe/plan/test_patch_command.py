@@ -69,6 +69,14 @@ def test_samples_alone_leave_the_table_of_predictions(copy: Path, capsys):
     assert 'id="figure-patched-samples"' in page
 
 
+def test_only_the_layers_that_are_named_are_patched(copy: Path, capsys):
+    words = [str(copy), "--parts", "matching", "--sampling-steps", "1", "--sampling-parts", "content", "--scenes", "1"]
+    patch.cli([*words, "--layers", "8", "--no-report"])
+    assert set(pd.read_csv(copy / "patching.csv")["layer"]) == {8}
+    assert set(pd.read_csv(copy / "patched_samples.csv")["layer"]) == {-1, 8}
+    assert "layer 6" not in capsys.readouterr().out
+
+
 def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -82,6 +90,7 @@ def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     [
         (["--parts", "keys,keys"], "--parts 'keys,keys': expected some of queries,keys"),
         (["--parts", ""], "--parts ''"),
+        (["--layers", "99"], "--layers layer '99' is unknown; nearest: "),
         (["--scenes", "0"], "--scenes 0: expected at least 1"),
         (["--timesteps", "1000"], "--timesteps"),
         (["--clean-timestep", "500"], "--clean-timestep 500: expected 0 to 499"),
