@@ -108,6 +108,8 @@ LONG = "paper-long"
 """Folder of one of its seeds anew, for longer, without the control."""
 ABLATIONS = "ablations-h100"
 """Folder of the study of layers, heads, early stops, rivals and controls, on a GPU."""
+SMALL_ABLATIONS = "ablations"
+"""Folder of that of mixings, truths and more, smaller, on a processor."""
 AGAINST = {
     "mean": "cameo",
     "one-head": "mean",
@@ -115,6 +117,13 @@ AGAINST = {
     "layer-6": "cameo",
     "layer-12": "cameo",
     "layers-10-12": "cameo",
+    "layer-8": "cameo",
+    "random-layer": "cameo",
+    "positive": "cameo",
+    "visible": "cameo",
+    "gated": "cameo",
+    "weight-0.1": "cameo",
+    "weight-0.004": "cameo",
     "early-stop-quarter": "cameo",
     "early-stop": "cameo",
     "early-stop-three-quarters": "cameo",
@@ -122,17 +131,20 @@ AGAINST = {
     "shuffled-mean": "mean",
     "repa-dsift": "cameo",
     "trd-dsift": "cameo",
+    "irepa-dsift": "cameo",
     "geometry": "cameo",
 }
-"""Variants of that study, and what each of them changes one thing of."""
+"""Variants of the ablations, and what each of them changes one thing of."""
 QUESTIONS = {
     "The truth, against another scene's:": ("shuffled-mean", "shuffled"),
-    "How heads are combined:": ("mean", "one-head"),
-    "Which layer:": ("layer-2", "layer-6", "layer-12", "layers-10-12"),
+    "How heads are combined:": ("mean", "positive", "one-head"),
+    "Which matches are true:": ("visible", "gated"),
+    "How strongly:": ("weight-0.1", "weight-0.004"),
+    "Which layer:": ("layer-2", "layer-6", "layer-8", "layer-12", "layers-10-12", "random-layer"),
     "Stopping early:": ("early-stop-quarter", "early-stop", "early-stop-three-quarters"),
-    "Rivals:": ("repa-dsift", "trd-dsift", "geometry"),
+    "Rivals:": ("repa-dsift", "trd-dsift", "irepa-dsift", "geometry"),
 }
-"""What it asks, and the variants that answer."""
+"""What they ask, and the variants that answer."""
 NOISE = {
     "noise-depth-20": "depth off by 20 %",
     "noise-rotation-3": "cameras turned by 3 degrees",
@@ -543,8 +555,7 @@ def ablation_words(name: str) -> str:
     return (
         f"{MARK_WORDS}, by means. Shown above it by an interval: {_above(run, PSNR)}; by SSIM {_above(run, SSIM)}. "
         f"Better and worse: by an interval of its own, paired by seed; about {tests * 0.05:.0f} of these {tests} "
-        "would be so by chance. How soon plain's last value is reached tells nothing here: by error at t = 900 the "
-        f"negative control has a ratio of {_control_ratio(run)}. {vary[0].upper()}{vary[1:]}; {held_out(run)}."
+        f"would be so by chance.{_control_words(run)} {vary[0].upper()}{vary[1:]}; {held_out(run)}."
     )
 
 
@@ -576,9 +587,15 @@ def _last_means(run: StudyRun) -> pd.Series:
     return last.groupby("variant")["value"].mean()
 
 
-def _control_ratio(run: StudyRun) -> str:
+def _control_words(run: StudyRun) -> str:
+    """Return what the negative control says of how soon plain's last value is reached; nothing without one."""
+    if "shuffled" not in run.seeds:
+        return ""
     soon = how_soon(run).set_index(["variant", "metric"])
-    return str(ratio_text(soon.loc[("shuffled", HIGH_NOISE)]))
+    return (
+        " How soon plain's last value is reached tells nothing here: by error at t = 900 the negative control has a "
+        f"ratio of {ratio_text(soon.loc[('shuffled', HIGH_NOISE)])}."
+    )
 
 
 def against_table(name: str) -> str:
@@ -606,12 +623,13 @@ def against_table(name: str) -> str:
 def against_words(name: str) -> str:
     """Return what the differences of PSNR answer, question by question."""
     run = _study(name)
-    answers = " ".join(f"*{question}* {_answered(run, variants)}" for question, variants in QUESTIONS.items())
+    asked = {question: [name for name in names if name in run.seeds] for question, names in QUESTIONS.items()}
+    answers = " ".join(f"*{question}* {_answered(run, names)}" for question, names in asked.items() if names)
     return f"Differences of PSNR, paired by seed. {answers}"
 
 
 def _answered(run: StudyRun, variants: Sequence[str]) -> str:
-    rows = {name: _paired(run, PSNR, name, AGAINST[name]) for name in variants if name in run.seeds}
+    rows = {name: _paired(run, PSNR, name, AGAINST[name]) for name in variants}
     said = {True: [], False: []}
     for name, row in rows.items():
         said[_separable(row, 1)].append(f"`{name}` minus `{AGAINST[name]}` {_change_words(row)}")
@@ -714,7 +732,7 @@ def untold_words() -> str:
     return (
         f"TSED and the camera's error cannot be put beside precision in this world: of {registered['rows']} true pairs "
         f"of rooms at the model's size {percent(rows.loc[tsed, 'value'])} fulfil TSED at {max(TSED_PIXELS)} px and "
-        f"{percent(registered['value'])} have a camera that their matches find, so no training can be told from another."
+        f"{percent(registered['value'])} a camera that their matches find, so no training can be told from another."
     )
 
 
@@ -749,6 +767,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}\n\n{rooms_words(LONG)}",
     "ablations": lambda: (
         f"{against_words(ABLATIONS)}\n\n{ablation_table(ABLATIONS)}\n\n{ablation_words(ABLATIONS)}\n\n{against_table(ABLATIONS)}"
+    ),
+    "ablations-small": lambda: (
+        f"{against_words(SMALL_ABLATIONS)}\n\n{ablation_table(SMALL_ABLATIONS)}\n\n{ablation_words(SMALL_ABLATIONS)}\n\n"
+        f"{against_table(SMALL_ABLATIONS)}"
     ),
     "pair": pair_words,
     "heads": heads_words,
