@@ -18,8 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (
-    "--steps 6 --batch-size 2 --views 2 --rotation-ramp 4 --warmup 2 --checkpoint-every 3 --evaluate-every 6 --evaluate-scenes 2 "
-    "--sampling-steps 2 --probe-every 0 --device cpu --no-report"
+    "--steps 6 --batch-size 2 --views 2 --rotation-ramp 4 --warmup 2 --checkpoint-every 3 --evaluate-every 6 "
+    "--evaluate-scenes 2 --sampling-steps 2 --probe-every 0 --device cpu --no-report"
 )
 PROBE = "--timesteps 300,700 --pairs 4 --device cpu --no-report"
 # what a run is called -> its command line; the runs that others read come first

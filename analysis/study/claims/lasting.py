@@ -138,7 +138,8 @@ def _all(found: pd.DataFrame) -> str:
     shrinking = f" ({listing(names)})" if names else ""
     return (
         f"Of {plural(len(tested), 'lead')} (variants and measures), each by an interval of its own, "
-        f"{(tested['verdict'] == GROWS).sum()} grow and {len(names)} shrink{shrinking}."
+        f"{(tested['verdict'] == GROWS).sum()} grow and {len(names)} shrink{shrinking}; about "
+        f"{max(1, round(len(tested) / 20))} would do so by chance alone."
     )
 
 

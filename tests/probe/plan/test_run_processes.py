@@ -67,13 +67,13 @@ def launch(count: int, out: Path, *more: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.slow
 def test_two_processes_write_the_run_of_one_after_a_stop_and_so_does_one(tmp_path: Path) -> None:
-    run.cli([*FLAGS, "--out", str(tmp_path / "run")])
+    run.cli([*FLAGS, "--out", str(tmp_path / "run"), "--no-report"])
     kill_after_a_scene(tmp_path / "two/run")
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     done = launch(2, tmp_path / "two/run", "--resume")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("page: ") == 1
-    run.cli([*FLAGS, "--out", str(tmp_path / "one/run"), "--resume"])
+    run.cli([*FLAGS, "--out", str(tmp_path / "one/run"), "--resume", "--no-report"])
     for table, folder in product(TABLES, ("one", "two")):
         assert (tmp_path / folder / "run" / table).read_bytes() == (tmp_path / "run" / table).read_bytes(), table
 
