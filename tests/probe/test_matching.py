@@ -318,7 +318,7 @@ def test_chunks_of_the_common_grid_cannot_matter(monkeypatch: pytest.MonkeyPatch
     layout = ViewLayout(2, (3, 4))
     q, k, _ = some_heads(7, layout)
     whole = common_grid_matches(q, k, 1.0, layout, (6, 8))
-    monkeypatch.setattr("probe.matching.WEIGHTS_AT_ONCE", 100)
+    monkeypatch.setattr("probe.matching.attention.WEIGHTS_AT_ONCE", 100)
     torch.testing.assert_close(common_grid_matches(q, k, 1.0, layout, (6, 8)), whole, **EXACT)
 
 
