@@ -1,4 +1,7 @@
-"""Does supervision begin to hurt in a long run: its lead over plain after a third of the steps, and after all."""
+"""Does supervision's lead over plain last in a long run: after a third of the steps or less, and after all of them.
+
+A lead that shrinks is no harm yet: plain may catch up. Harm is an end below plain (analysis.study.claims.training).
+"""
 
 from typing import Any
 
@@ -26,7 +29,8 @@ DRAWN = 2
 """Variants in the figure."""
 GROWS, SHRINKS, OPEN, FEW = "grows", "shrinks", "not separated", "too few seeds"
 VERDICTS = {SHRINKS: SHOWN, GROWS: AGAINST}
-"""What a change of the lead says of the claim that supervision begins to hurt."""
+"""What a change of the lead says of the claim that it shrinks."""
+HARM = f"A lead also shrinks where {PLAIN} catches up; harm would be an end below it (What got worse)."
 PHRASES = {GROWS: "it grows", SHRINKS: "it shrinks", OPEN: "no change is shown", FEW: "too few seeds to tell"}
 KEYS = ["variant", "metric"]
 COLUMNS = [*KEYS, "early", "end", "first", "last", "value", "low", "high", "seeds", "verdict"]
@@ -73,13 +77,18 @@ def _change(part: pd.DataFrame, end: int) -> tuple[Any, ...] | None:
     """Return what the columns after variant and metric hold; None without an early evaluation and a last one."""
     wide = part.pivot_table(index="seed", columns="step", values="lead")
     early = [step for step in wide if TIMES * step <= end]
-    if not early or end not in wide:
+    return _from(wide, max(early), end) if early and end in wide else None
+
+
+def _from(wide: pd.DataFrame, step: int, end: int) -> tuple[Any, ...] | None:
+    """Compare the leads after a step with the last ones; None where no seed has both."""
+    both = wide[[step, end]].dropna()
+    change, n = both[end] - both[step], len(both)
+    if not n:
         return None
-    both = wide[[max(early), end]].dropna()
-    change, n = both[end] - both[max(early)], len(both)
     mean, half = float(change.mean()), float(half_interval(change.std(), n))
     verdict = FEW if np.isnan(half) else GROWS if mean > half else SHRINKS if mean < -half else OPEN
-    return max(early), end, *both.mean(), mean, mean - half, mean + half, n, verdict
+    return step, end, *both.mean(), mean, mean - half, mean + half, n, verdict
 
 
 def _supervised(run: StudyRun) -> list[str]:
@@ -105,7 +114,7 @@ def lasting_claim(run: StudyRun, _: Parts) -> Claim | None:
             name="lasting",
             title="Does the lead last",
             claim=_sentence(row),
-            text=f"{_all(found)} {rests(run, rows['seeds'])}",
+            text=f"{_highest(run, row)} {_all(found)} {HARM} {rests(run, rows['seeds'])}",
             charts=(study_chart(run, "claim-lasting", svg, caption, table),),
             tables={"lasting": _table(found)},
         ),
@@ -116,7 +125,10 @@ def lasting_words(run: StudyRun) -> str:
     """Return what the claim says, for a text; empty where nothing was evaluated early enough."""
     found = lasting(run)
     rows = found[found["metric"] == panels(run)[0]]
-    return f"{_sentence(next(rows.itertuples()))} {_all(found)}".strip() if len(rows) else ""
+    if rows.empty:
+        return ""
+    row = next(rows.itertuples())
+    return " ".join(text for text in (_sentence(row), _highest(run, row), _all(found)) if text)
 
 
 def _sentence(row: Any) -> str:
@@ -126,6 +138,21 @@ def _sentence(row: Any) -> str:
         f"{row.variant}'s lead over {PLAIN} by {title(row.metric)}: {first} after {plural(row.early, 'step')}, {last} "
         f"after {number(row.end)}, {row.end / row.early:.2g} times as many (change {interval_words(row)}): "
         f"{PHRASES[row.verdict]}."
+    )
+
+
+def _highest(run: StudyRun, row: Any) -> str:
+    """Write after how many steps the lead is highest, and its change from there."""
+    own = leads(run).query("variant == @row.variant and metric == @row.metric")
+    wide = own.pivot_table(index="seed", columns="step", values="lead").dropna(axis="columns")
+    top = int(wide.mean().idxmax()) if len(wide.columns) else row.end
+    change = _from(wide, top, row.end) if row.end in wide and top != row.end else None
+    if change is None:
+        return ""
+    fall = row._replace(**dict(zip(COLUMNS[2:], change, strict=True)))
+    return (
+        f"It is highest after {number(top)} steps, {signed_words(fall._replace(value=fall.first))}, and changes from "
+        f"there by {interval_words(fall)}: a step that is chosen by its height exaggerates a fall."
     )
 
 

@@ -54,7 +54,7 @@ CLAIMS = (
               needs="cameo and a rival"),
     Published(says="What helps is the truth: false truth falls behind it",
               find=training.controls_claim, needs="a control"),
-    Published(says=f"In a run {lasting.TIMES} times as long supervision begins to hurt: its lead shrinks",
+    Published(says=f"In a run {lasting.TIMES} times as long supervision's lead over plain shrinks",
               find=lasting.lasting_claim, needs="plain, a supervised variant, and an evaluation in the first third"),
     Published(says="Supervised views are better at every rotation", find=quality_claim, needs="evaluations"),
     Published(says="Nothing ends worse with supervision", find=training.worst_claim, needs="plain and cameo"),
