@@ -29,10 +29,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.scenes.cameras.lenses import Lens, straighten
 from probe.scenes.choosing import Recordings
 from probe.scenes.files import image_size, natural, read_rgb
 from probe.scenes.formats.colmap_model import Camera, Photo, has_model, read_model
-from probe.scenes.lenses import Lens, straighten
 from probe.scenes.reading import DEFAULT, Dropped, Folder, Reading, endings, find_file, flag_of, inside, read_all
 from probe.scenes.reading import IMAGES as SUFFIXES
 from probe.scenes.recordings import Recording

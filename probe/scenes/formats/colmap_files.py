@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from probe.scenes.camera_models import MODELS, PANORAMA, PANORAMA_NUMBER, model_named
+from probe.scenes.cameras.models import MODELS, PANORAMA, PANORAMA_NUMBER, model_named
 from probe.scenes.files import read_text
 from probe.scenes.reading import Folder, inside
 

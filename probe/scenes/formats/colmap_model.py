@@ -24,8 +24,9 @@ from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from probe.scenes.camera_models import model_named
 from probe.scenes.cameras import from_world_to_cam, pinhole
+from probe.scenes.cameras.lenses import Lens, make_lens, resized, straight
+from probe.scenes.cameras.models import model_named
 from probe.scenes.formats.colmap_files import (
     ListedCamera,
     ListedPhoto,
@@ -36,7 +37,6 @@ from probe.scenes.formats.colmap_files import (
     text_images,
     text_points,
 )
-from probe.scenes.lenses import Lens, make_lens, resized, straight
 from probe.scenes.reading import Dropped, Folder, read_all
 
 PARTS = ("cameras", "images", "points3D")
@@ -177,7 +177,7 @@ def make_camera(camera: ListedCamera) -> Camera:
     """Turn a model's parameters into intrinsics and a lens.
 
     Raises:
-        ValueError: If the model is none of :data:`probe.scenes.camera_models.MODELS`, or a parameter makes no sense.
+        ValueError: If the model is none of :data:`probe.scenes.cameras.models.MODELS`, or a parameter makes no sense.
     """
     kind, parameters = model_named(camera.model, camera.origin), camera.parameters
     if len(parameters) != kind.parameters or not np.isfinite(parameters).all():

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from probe.scenes.camera_models import MODELS, PANORAMA, model_named
 from probe.scenes.cameras import from_opengl, pinhole, without_scale
+from probe.scenes.cameras.lenses import Lens, make_lens, straight, straighten
+from probe.scenes.cameras.models import MODELS, PANORAMA, model_named
 from probe.scenes.depth_files import read_depth_map
 from probe.scenes.files import image_size, numbers, read_mask, read_rgb, take
 from probe.scenes.formats.captures import Record
-from probe.scenes.lenses import Lens, make_lens, straight, straighten
 from probe.scenes.reading import IMAGES, Folder, endings, find_below, find_file, flag_of, inside
 
 SMALLER = ("", "_2", "_4", "_8")  # images, images_2, ...: the same images, smaller

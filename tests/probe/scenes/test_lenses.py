@@ -7,8 +7,8 @@ import pycolmap
 import pytest
 import torch
 
-from probe.scenes.camera_models import MODELS
-from probe.scenes.lenses import FIELD, Lens, make_lens, resized, straight, straighten
+from probe.scenes.cameras.lenses import FIELD, Lens, make_lens, resized, straight, straighten
+from probe.scenes.cameras.models import MODELS
 
 COEFFICIENTS: dict[str, tuple[float, ...]] = {
     "SIMPLE_RADIAL": (-0.1,),

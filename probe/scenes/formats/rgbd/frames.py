@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from probe.geometry import pixel_centres
+from probe.scenes.cameras.lenses import Lens, straight, straighten
 from probe.scenes.files import open_image, read_rgb
-from probe.scenes.lenses import Lens, straight, straighten
 from probe.scenes.reading import Dropped, Folder
 from probe.scenes.recordings import Recording
 

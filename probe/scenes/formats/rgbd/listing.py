@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.scenes.cameras.lenses import Lens, make_lens
 from probe.scenes.files import image_size, open_image
 from probe.scenes.formats.rgbd.frames import Frames, by, colour_box
 from probe.scenes.formats.rgbd.written import Written, colour_camera
-from probe.scenes.lenses import Lens, make_lens
 from probe.scenes.reading import Dropped, Folder, read_all
 
 SIXTEEN = ("I;16", "I;16B", "I")

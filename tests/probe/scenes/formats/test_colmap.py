@@ -20,7 +20,7 @@ from torch import Tensor
 from probe.correspondence import project_tokens
 from probe.geometry import depth_to_point_map, point_map_to_depth, project
 from probe.scenes import Request, open_scenes
-from probe.scenes.camera_models import MODELS
+from probe.scenes.cameras.models import MODELS
 from probe.scenes.formats.colmap import find_recordings, shared_tracks
 from probe.scenes.formats.colmap_model import read_model
 from probe.scenes.reading import Folder, Reading

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.scenes.camera_models import MODELS, model_named
+from probe.scenes.cameras.models import MODELS, model_named
 
 FIELD = 100.0
 """The widest field of view of a straightened image, in degrees across its width and across its height."""
@@ -38,7 +38,7 @@ class Lens:
     Attributes:
         focal: Focal lengths (x, y) in pixels of ``size``.
         centre: Principal point (x, y) in pixels; the first pixel's centre is (0.5, 0.5).
-        model: A key of :data:`probe.scenes.camera_models.MODELS` that distorts.
+        model: A key of :data:`probe.scenes.cameras.models.MODELS` that distorts.
         coefficients: In the model's order.
         size: (height, width) of the image.
     """
