@@ -83,6 +83,10 @@ def main(settings: Settings) -> None:
 
     plan, console = make_plan(settings_of(settings.run, settings.device)), Console(**_width())
     layers = _layers(settings, plan)
+    _keep_others(settings, layers)
+    if settings.layers is not None:
+        names = ", ".join(str(layer.index) for layer in layers)
+        console.print(f"patched: layer {names} alone; what is said, and joint intervals, hold for these", markup=False)
     if settings.predictions:
         _predictions(settings, plan, layers, console)
     if settings.sampling_steps:
@@ -210,8 +214,35 @@ def _layers(settings: Settings, plan: Plan) -> list[Layer]:
     layers = editable(plan.layers)
     if not layers:
         raise ValueError(f"{settings.run}: none of the scored layers joins views; nothing of another view is read")
+    if settings.layers is None:
+        return layers
     with command.flag("--layers"):
-        return select_layers(layers, settings.layers) if settings.layers else layers
+        chosen = select_layers(plan.layers, settings.layers)
+        views = [str(layer.index) for layer in chosen if layer not in layers]
+        if views:
+            raise ValueError(f"{settings.layers}: layer {', '.join(views)} joins no views; nothing of another is read")
+    return chosen
+
+
+def _keep_others(settings: Settings, layers: Sequence[Layer]) -> None:
+    """Refuse to write a table of fewer layers than the one that is there: a table is of one call.
+
+    Raises:
+        ValueError: If a layer would be lost; names the table.
+    """
+    import pandas as pd
+
+    from probe.records import NO_LAYER
+
+    written = {PATCHING: settings.predictions, PATCHED_SAMPLES: settings.sampling_steps > 0}
+    for path in (settings.run / name for name, now in written.items() if now and settings.layers is not None):
+        old = {int(layer) for layer in pd.read_csv(path)["layer"]} if path.is_file() else set()
+        lost = sorted(old - {NO_LAYER} - {int(layer.index) for layer in layers if layer.index is not None})
+        if lost:
+            raise ValueError(
+                f"--layers {settings.layers}: {path} has layer {', '.join(map(str, lost))} as well, which would be "
+                "lost; name them too, or move that file away"
+            )
 
 
 def _check_sampling(settings: Settings, plan: Plan) -> None:

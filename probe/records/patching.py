@@ -127,15 +127,15 @@ def _replaced(row: dict[str, Any]) -> str:
 
 
 def _strongest(table: pd.DataFrame, layer: int) -> list[str]:
-    """Return by how much another scene's content raises the error where it does most, if that is another layer."""
+    """Return by how much another scene's content raises the error where it is shown to do most, if in another layer."""
     content = (table["donor"] == ANOTHER) & (table["part"] == "content")
     whole = table[content & (table["head"] == ALL_HEADS) & (table["measure"] == ERROR) & table["value"].notna()]
-    most = [rows.loc[rows["value"].idxmax()] for _, rows in whole.groupby("timestep")]
+    most = [rows.loc[rows["value"].idxmax()] for _, rows in whole.groupby("timestep") if len(rows) > 1]
     return [
         f"At t = {row['timestep']} another scene's keys and values raise the error most in layer {row['layer']}: "
         f"{_percent(row)}."
         for row in (dict(each) for each in most)
-        if row["layer"] != layer
+        if row["layer"] != layer and row["low"] > 0
     ]
 
 
@@ -149,8 +149,9 @@ def _read(rows: pd.DataFrame, t: int) -> str:
         return f"Whether true matches are read at t = {t} cannot be told: {FEW}."
     shown = rows[rows["ahead_low"] > 0]
     if shown.empty:
+        which = f"none of {len(rows)} layers is" if len(rows) > 1 else f"layer {rows['layer'].iloc[0]} is not"
         return (
-            f"At t = {t} no layer is shown to read true matches: patching a query's true match is not shown to move "
+            f"At t = {t} {which} shown to read true matches: patching a query's true match is not shown to move "
             "its prediction more than patching a token of equal distance."
         )
     row = shown.loc[shown["ahead"].idxmax()]

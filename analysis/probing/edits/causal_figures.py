@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from analysis.figures import BLUE, INK, MUTED, WIDTH, Drawing, chart
 
-SIGNED_PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 1):+g} %".replace("-", "−") if value else "0")
+SIGNED_PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 2):+g} %".replace("-", "−") if value else "0")
 SIGNED = FuncFormatter(lambda value, _: f"{round(value, 3):+g}".replace("-", "−") if value else "0")
 
 

@@ -9,9 +9,10 @@ from analysis.blocks import Chart, Table, chart
 from analysis.probing import cells
 from analysis.probing.edits.causal_figures import SIGNED
 from analysis.probing.edits.layer_points import layer_points
+from analysis.probing.edits.patched_layers import alt_of, labels_of, partial_words, shade_words
 from analysis.probing.edits.patching import PARTS
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import bars_words, layer_labels, standing
+from analysis.probing.words import bars_words
 from analysis.words import MISSING, NBSP, amount, listing, plural
 from probe.records import METRICS
 from probe.records.patched_samples import CONTRAST, DONORS, MEASURES, change_text, samples_table, samples_words
@@ -32,7 +33,10 @@ def words(run: ProbeRun) -> tuple[str, ...]:
     Args:
         run: The probe run.
     """
-    return () if run.patched_samples is None else samples_words(changes(run))
+    if run.patched_samples is None:
+        return ()
+    table = changes(run)
+    return (*partial_words(run, table), *samples_words(table))
 
 
 def figure(run: ProbeRun) -> Chart | None:
@@ -56,7 +60,7 @@ def figure(run: ProbeRun) -> Chart | None:
     titles = {panel: text for panel, text in panels.items() if panel in set(rows["panel"])}
     series = {part: text for part, text in PARTS.items() if part in set(rows["series"])}
     svg = layer_points(
-        rows, titles=titles, series=series, labels=layer_labels(run), selected=run.layer, percent=SIGNED,
+        rows, titles=titles, series=series, labels=labels_of(run, table), selected=run.layer, percent=SIGNED,
         name="patched-samples", alt=_alt(run, table),
     )  # fmt: skip
     file = "patched_samples_by_layer.csv"
@@ -72,23 +76,23 @@ def _caption(run: ProbeRun, table: pd.DataFrame) -> str:
     steps, scenes = int(table["steps"].iloc[0]), int(table["scenes"].max())
     means = table[table["donor"] != CONTRAST].groupby("measure")["unpatched"].mean()
     usual = (f"{METRICS[name].title} {amount(name, means[name])}" for name in MEASURES if name in means)
-    bars = bars_words(int(table["units"].max()), ", for all layers of a donor, part and measure at once")
+    bars = bars_words(int(table["units"].max()), ", for all patched layers of a donor, part and measure at once")
     return (
         f"Change of samples in {plural(steps, 'step')} whose target views read a part of another run's attention in "
         "one layer at every step, against the unpatched samples of the same noise. Samples are worse where PSNR lies "
         "below zero, or the match error (difference of colours at true matches, 0 to 1) above; scales "
         f"differ. Unpatched samples of {plural(scenes, 'scene')} have on average {listing(usual)}. "
-        f"{bars} Layer {run.layer} ({standing(run)}) is shaded."
+        f"{bars} {shade_words(run, table)}"
     )
 
 
 def _alt(run: ProbeRun, table: pd.DataFrame) -> str:
-    mine = table[table["layer"] == run.layer].itertuples()
-    return f"Change of samples by patched layer; layer {run.layer}: " + "; ".join(
+    said = [
         f"{METRICS[row.measure].title}, {row.part}, from {DONORS[row.donor].rstrip(',')}: "
         f"{change_text(row.measure, row.value, row.low, row.high)}"
-        for row in mine
-    )
+        for row in table[table["layer"] == run.layer].itertuples()
+    ]
+    return f"Change of samples by patched layer; {alt_of(run, said)}"
 
 
 def text_table(run: ProbeRun) -> Table:

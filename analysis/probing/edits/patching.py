@@ -10,8 +10,9 @@ from analysis.figures import PERCENT
 from analysis.probing import cells
 from analysis.probing.edits.causal_figures import SIGNED_PERCENT
 from analysis.probing.edits.layer_points import layer_points
+from analysis.probing.edits.patched_layers import alt_of, labels_of, partial_words, shade_words
 from analysis.probing.tables import ProbeRun
-from analysis.probing.words import bars_words, layer_labels, standing
+from analysis.probing.words import bars_words
 from analysis.words import MISSING, NBSP, number, plural, points
 from probe.records import ALL_HEADS
 from probe.records.patching import (
@@ -60,7 +61,10 @@ def words(run: ProbeRun) -> tuple[str, ...]:
     Args:
         run: The probe run.
     """
-    return () if run.patching is None else patching_words(patching_table(run.patching), matches(run), run.layer)
+    if run.patching is None:
+        return ()
+    table = patching_table(run.patching)
+    return (*partial_words(run, table), *patching_words(table, matches(run), run.layer))
 
 
 def figure(run: ProbeRun) -> Chart | None:
@@ -82,15 +86,14 @@ def figure(run: ProbeRun) -> Chart | None:
         "By how much the error of the denoised prediction grows when target views read a part of another run's "
         "attention in one layer; below zero the other run's part helps. The same scene at little noise tells what "
         "better matching, or better content, in that layer would bring; another scene tells what the layer's own "
-        f"brings. {_measured(table)} Layer {run.layer} ({standing(run)}) is shaded."
+        f"brings. {_measured(table)} {shade_words(run, table)}"
     )
     mine = table[table["layer"] == run.layer].to_dict("records")
-    alt = f"Growth of the error by patched layer; layer {run.layer}: " + "; ".join(
-        f"{row['part']} {DONORS[row['donor']]}, t = {row['timestep']}: {_growth(row)}" for row in mine
-    )
+    said = [f"{row['part']} {DONORS[row['donor']]}, t = {row['timestep']}: {_growth(row)}" for row in mine]
+    alt = f"Growth of the error by patched layer; {alt_of(run, said)}"
     series = {part: text for part, text in PARTS.items() if part in set(rows["series"])}
     svg = layer_points(
-        rows, titles=shown, series=series, labels=layer_labels(run), selected=run.layer, percent=SIGNED_PERCENT,
+        rows, titles=shown, series=series, labels=labels_of(run, table), selected=run.layer, percent=SIGNED_PERCENT,
         name="patching", alt=alt,
     )  # fmt: skip
     return chart("patching", svg, caption, source=cells.source(run), table=table, file="patched_layers.csv")
@@ -129,7 +132,7 @@ def matches_figure(run: ProbeRun) -> Chart | None:
         f"layer {row.layer}, t = {row.timestep}: {row.true:.1%} against {row.wrong:.1%}" for row in table.itertuples()
     )
     svg = layer_points(
-        rows, titles=titles, series=TOKENS, labels=layer_labels(run), selected=run.layer, percent=PERCENT,
+        rows, titles=titles, series=TOKENS, labels=labels_of(run, table), selected=run.layer, percent=PERCENT,
         name="patched-matches", alt=alt,
     )  # fmt: skip
     return chart("patched-matches", svg, caption, source=cells.source(run), table=table, file="patched_matches.csv")

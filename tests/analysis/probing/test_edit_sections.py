@@ -1,6 +1,7 @@
 """Knock-out, patches and decoded geometry on the page: only where they were measured; damaged tables are refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,21 @@ def test_sentences_follow_the_tables(folder: Path):
     assert "match error is higher in layer 10 (+0.050" in hurt
     assert "layers 7, 10 are shown to say more than cameras" in decoding.words(run)[0]
     assert "for 1, 2 heads the best matter more than each of the 2 different random sets" in knockout.words(run)[0]
+
+
+def test_a_selected_layer_that_was_not_patched_is_said_to_be_so(folder: Path):
+    run = read_run(folder)
+    assert run.patching is not None
+    assert run.patched_samples is not None
+    run = replace(
+        run, patching=run.patching.query("layer == 7"), patched_samples=run.patched_samples.query("layer != 10")
+    )
+    for figure in (patching.figure(run), patched_samples.figure(run)):
+        assert figure is not None
+        assert "Layer 10 (selected) was not patched." in figure.caption
+        assert "layer 10 was not patched" in figure.svg
+    assert patching.words(run)[0].startswith("Patched: 7 of 3 scored layers; what is said holds for these alone")
+    assert "layer 7 is not shown to read true matches" in patching.words(run)[-1]
 
 
 @pytest.mark.parametrize(

@@ -287,13 +287,25 @@ def test_true_matches_are_paired_with_tokens_of_equal_distance():
 
 def test_what_is_not_shown_is_said():
     (said,) = words(table({TRUE_MATCH: [0.1, 0.3] * 4, WRONG_MATCH: [0.3, 0.12] * 4}))
-    assert "no layer is shown to read true matches" in said
+    assert "layer 3 is not shown to read true matches" in said
+    equal = {TRUE_MATCH: [0.1, 0.3] * 4, WRONG_MATCH: [0.3, 0.12] * 4}
+    (said,) = words(pd.concat([table(equal), table(equal, layer=4)]))
+    assert "none of 2 layers is shown to read true matches" in said
     (said,) = words(table({TRUE_MATCH: [0.5, 0.6], WRONG_MATCH: [0.1, 0.1]}))
     assert "cannot be told: too few independent units" in said
     (said,) = words(table({TRUE_MATCH: [0.5] * 8, WRONG_MATCH: [0.0] * 8}))
     assert "50.0% of its size against 0.0%" in said
     (few,) = words(table({"all": [0.5, 0.6]}, measure="error"))
     assert few.endswith("too few independent units.")
+
+
+@pytest.mark.parametrize(("layers", "share", "said"), [((4, 5), 0.2, True), ((4,), 0.2, False), ((4, 5), 0.0, False)])
+def test_a_layer_stands_out_only_of_several_and_where_its_interval_says_so(layers, share, said):
+    values = np.array([-0.1, 0.1] * 4)
+    rows = [table({"all": list(values + share * (layer == 4))}, measure="error", layer=layer) for layer in layers]
+    words = patching_words(patching_table(pd.concat(rows)), pd.DataFrame(), 3)
+    assert words == (("At t = 500 another scene's keys and values raise the error most in layer 4: +20.0% (+11.1% to "
+                      "+28.9%).",) if said else ())  # fmt: skip
 
 
 @pytest.mark.parametrize(

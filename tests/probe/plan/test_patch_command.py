@@ -74,7 +74,17 @@ def test_only_the_layers_that_are_named_are_patched(copy: Path, capsys):
     patch.cli([*words, "--layers", "8", "--no-report"])
     assert set(pd.read_csv(copy / "patching.csv")["layer"]) == {8}
     assert set(pd.read_csv(copy / "patched_samples.csv")["layer"]) == {-1, 8}
-    assert "layer 6" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "patched: layer 8 alone" in said
+    assert "layer 6" not in said
+
+
+def test_a_table_of_more_layers_is_not_replaced_by_one_of_fewer(copy: Path, capfd):
+    kept = "layer,value\n6,1\n8,2\n"
+    (copy / "patching.csv").write_text(kept)
+    said = refusal([str(copy), "--layers", "8"], capfd)
+    assert "patching.csv has layer 6 as well, which would be lost; name them too, or move that file away" in said
+    assert (copy / "patching.csv").read_text() == kept
 
 
 def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -91,6 +101,7 @@ def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["--parts", "keys,keys"], "--parts 'keys,keys': expected some of queries,keys"),
         (["--parts", ""], "--parts ''"),
         (["--layers", "99"], "--layers layer '99' is unknown; nearest: "),
+        (["--layers", ""], "--layers layer '' is unknown; nearest: "),
         (["--scenes", "0"], "--scenes 0: expected at least 1"),
         (["--timesteps", "1000"], "--timesteps"),
         (["--clean-timestep", "500"], "--clean-timestep 500: expected 0 to 499"),
