@@ -91,6 +91,16 @@ def with_interval(value: Any, low: Any, high: Any) -> str:
     return percent(value) if interval(low, high) == MISSING else f"{percent(value)} ({interval(low, high)})"
 
 
+def by_chance(tests: int) -> str:
+    """Write how many of some intervals of 95 % exclude a true value by chance: "about 2", "fewer than 1".
+
+    Args:
+        tests: Number of intervals.
+    """
+    expected = 0.05 * tests
+    return f"about {expected:.0f}" if expected >= 1 else "fewer than 1"
+
+
 def points(value: float) -> str:
     """Write a difference of fractions in percentage points, with its sign.
 

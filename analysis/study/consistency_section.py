@@ -13,7 +13,7 @@ from analysis.study.consistency import SCOPES, correlations, points
 from analysis.study.details import counts, study_chart
 from analysis.study.run import StudyRun
 from analysis.study.words import panel_title, title
-from analysis.words import MISSING, NBSP, listing, number, percent, plural
+from analysis.words import MISSING, NBSP, by_chance, listing, number, percent, plural
 from probe.records import better
 from probe.records.intervals import LEAST_UNITS
 
@@ -96,9 +96,9 @@ def _sentences(found: pd.DataFrame) -> list[str]:
     tested = _tested(found)
     return [*each,
         f"Of {number(tested)} correlations {verdicts.count(SHOWN)} are shown on the side of better samples and "
-        f"{verdicts.count(AGAINST)} on the other, each by an interval of its own; about "
-        f"{max(1, round(tested / 20))} would be by chance alone. Over all checkpoints training time alone could "
-        "make one, and none says what causes what."]  # fmt: skip
+        f"{verdicts.count(AGAINST)} on the other, each by an interval of its own; {by_chance(tested)} would be by "
+        "chance alone. Over all checkpoints training time alone could make one, and none says what causes what.",
+    ]  # fmt: skip
 
 
 def _layer_words(found: pd.DataFrame, *, numbers: bool) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from analysis.study.claims.lasting import lasting_words
 from analysis.study.consistency_section import consistency_words
 from analysis.trivial import MARK_WORDS
-from claims.ablations import ABLATIONS, SMALL_ABLATIONS, ablation_block
+from claims.ablations import ABLATIONS, SMALL_ABLATIONS, ablation_block, stopping_words
 from claims.geometry import geometry_words, untold_words
 from claims.probes import causal_words, probe_words
 from claims.studies import (
@@ -36,7 +36,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper-large": lambda: (
         f"{study_block(LARGE, SHORT)}{study_words(LARGE)} {control_words(LARGE)} {mixing_words(LARGE)}"
     ),
-    "paper-long": lambda: f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}\n\n{rooms_words(LONG)}",
+    "paper-long": lambda: (
+        f"{study_block(LONG, SHORT)}{study_words(LONG)} {long_words(LONG)}\n\n"
+        f"{lasting_words(read_kept_study(LONG))}\n\n{rooms_words(LONG)}"
+    ),
     "ablations": lambda: ablation_block(ABLATIONS),
     "ablations-small": lambda: ablation_block(SMALL_ABLATIONS),
     "pair": pair_words,
@@ -47,9 +50,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper": lambda: study_block(PAPER, tuple(SUPERVISED)).strip(),
     "paper-words": lambda: f"{study_words(PAPER)} {mixing_words(PAPER)}",
     "consistency": lambda: f"{consistency_words(read_kept_study(PAPER))} {untold_words()}",
-    "lasting": lambda: (
-        f"{lasting_words(read_kept_study(PAPER))} Of the longer pair: {lasting_words(read_kept_study(LONG))}"
-    ),
+    "lasting": lambda: f"{stopping_words()}\n\n{lasting_words(read_kept_study(PAPER))}",
     "noise": lambda: f"{study_table('noise', (PLAIN, 'cameo', *NOISE, 'shuffled'))}\n\n{MARK_WORDS}. {noise_words()}",
     "noise-words": noise_words,
     "kitchen": lambda: study_words("kitchen"),

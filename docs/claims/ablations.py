@@ -11,7 +11,7 @@ from analysis.study.run import StudyRun
 from analysis.study.soon import how_soon
 from analysis.study.words import difference_text, held_out, is_share, ratio_text, seeds_vary, title
 from analysis.trivial import MARK_WORDS, best_text, marked
-from analysis.words import listing
+from analysis.words import by_chance, listing
 from claims.studies import count_verdicts
 from claims.tables import SUPERVISED, paired, precision_of, read_kept_study, with_half
 from probe.records import HIGH_NOISE, PSNR, SSIM
@@ -81,7 +81,7 @@ def ablation_table(name: str) -> str:
         )
         cells = (with_half(HIGH_NOISE, high), with_half(precision, matched))
         image = marked(with_half(PSNR, psnr), PSNR, psnr["mean"], best)
-        label = f"{SUPERVISED[variant]} (`{variant}`)"
+        label = f"`{variant}`: {SUPERVISED[variant]}"
         rows.append((label, str(run.seeds[variant]), *cells, image, f"{means[variant]:.2f}", counts))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -92,7 +92,7 @@ def ablation_words(name: str) -> str:
     tests, vary = len(tables.differences(_of_shared_seeds(run))), seeds_vary(run)
     return (
         f"{MARK_WORDS}, by means. Shown above it by an interval: {_above(run, PSNR)}; by SSIM {_above(run, SSIM)}. "
-        f"Better and worse: by an interval of its own, paired by seed; about {tests * 0.05:.0f} of these {tests} "
+        f"Better and worse: by an interval of its own, paired by seed; {by_chance(tests)} of these {tests} "
         f"would be so by chance.{_control_words(run)} {vary[0].upper()}{vary[1:]}; {held_out(run)}."
     )
 
@@ -136,6 +136,17 @@ def _control_words(run: StudyRun) -> str:
     )
 
 
+def stopping_words() -> str:
+    """Return what stopping supervision early does, in both studies that have it."""
+    where = {ABLATIONS: "8 rooms a step, on a GPU", SMALL_ABLATIONS: "3 rooms a step, on a processor"}
+    parts = [f"{words}: {_answered(read_kept_study(name), _stopping(name))}" for name, words in where.items()]
+    return f"PSNR of runs that stop minus those that go on, paired by seed. With {' With '.join(parts)}"
+
+
+def _stopping(name: str) -> list[str]:
+    return [variant for variant in QUESTIONS["Stopping early:"] if variant in read_kept_study(name).seeds]
+
+
 def against_table(name: str) -> str:
     """Return how variants stand to those that they change one thing of, paired by seed, and how many tests that is."""
     run = read_kept_study(name)
@@ -152,7 +163,7 @@ def against_table(name: str) -> str:
     clear = sum(any(_separable(row, 1) for row in of) for of in rows.values())
     return (
         f"{table}\n\nDifferences paired by seed ± half of the 95 % interval, each by its own; ∗: the interval excludes "
-        f"0 ({alone} of {tests}, in {clear} rows; about {tests * 0.05:.0f} would by chance alone); ∗∗: also where all "
+        f"0 ({alone} of {tests}, in {clear} rows; {by_chance(tests)} would by chance alone); ∗∗: also where all "
         f"{tests} hold together (Bonferroni; {together}). Rows share runs, so they are not independent evidence; an "
         "interval from three nearly equal differences understates what is not known."
     )

@@ -1,6 +1,6 @@
-"""Does supervision's lead over plain last in a long run: after a third of the steps or less, and after all of them.
+"""Does supervision's lead over plain last in a long run: from a third of the steps on, and from half of them.
 
-A lead that shrinks is no harm yet: plain may catch up. Harm is an end below plain (analysis.study.claims.training).
+A lead that falls is no harm yet: plain may catch up. That going on supervising hurts is told by variants that stop.
 """
 
 from typing import Any
@@ -18,103 +18,106 @@ from analysis.study.claims.parts import Parts
 from analysis.study.details import counts, study_chart
 from analysis.study.run import StudyRun
 from analysis.study.seeds import half_interval
-from analysis.study.words import difference_text, is_share, panel_title, signed_words, title
-from analysis.words import MISSING, NBSP, listing, number, plural
+from analysis.study.words import difference_text, is_share, signed_words, title
+from analysis.words import MISSING, NBSP, by_chance, listing, number, plural
 from probe.records import better
 from probe.records.names import PAPERS, PLAIN
 
-TIMES = 3
-"""How many times as long the whole run is at least as the part of it that it is compared with."""
+TIMES = {3: "a third", 2: "half"}
+"""How many times as long the whole run is at least as the part of it that it is compared with, and that part."""
 DRAWN = 2
 """Variants in the figure."""
-GROWS, SHRINKS, OPEN, FEW = "grows", "shrinks", "not separated", "too few seeds"
-VERDICTS = {SHRINKS: SHOWN, GROWS: AGAINST}
-"""What a change of the lead says of the claim that it shrinks."""
-HARM = f"A lead also shrinks where {PLAIN} catches up; harm would be an end below it (What got worse)."
-PHRASES = {GROWS: "it grows", SHRINKS: "it shrinks", OPEN: "no change is shown", FEW: "too few seeds to tell"}
+RISES, FALLS, OPEN, FEW = "rises", "falls", "not separated", "too few seeds"
+PHRASES = {RISES: "it rises", FALLS: "it falls", OPEN: "no change is shown", FEW: "too few seeds to tell"}
+CAUTION = f"A lead falls where {PLAIN} catches up, too; whether going on hurts is told by variants that stop early."
+STOPPED = "off"
+"""The weight schedule of variants whose supervision ends before the run does."""
 KEYS = ["variant", "metric"]
-COLUMNS = [*KEYS, "early", "end", "first", "last", "value", "low", "high", "seeds", "verdict"]
+COLUMNS = ["times", *KEYS, "early", "end", "first", "last", "value", "low", "high", "seeds", "verdict"]
 
 
 def leads(run: StudyRun) -> pd.DataFrame:
     """Return each supervised run's lead over the plain run of its seed, at every step at which both have a value.
 
     Args:
-        run: The study.
+        run: The study; variants that stop supervising are left out.
 
     Returns:
-        Columns variant, metric, seed, step, lead (the difference, signed so that more is better).
+        Columns variant (the paper's first), metric, seed, step, lead (the difference, signed so that more is better).
     """
-    rows = run.study[run.study["metric"].isin(run.metrics)].dropna(subset=["value"])
+    rows = run.study[run.study["metric"].isin(run.metrics) & np.isfinite(run.study["value"].astype(float))]
     plain = rows[rows["variant"] == PLAIN].set_index(["metric", "seed", "step"])["value"].rename("plain")
-    own = rows[rows["variant"].isin(_supervised(run))].join(plain, on=["metric", "seed", "step"]).dropna()
+    names = _supervised(run)
+    own = rows[rows["variant"].isin(names)].join(plain, on=["metric", "seed", "step"]).dropna(subset=["plain"])
     lead = (own["value"] - own["plain"]) * own["metric"].map(better).astype(float)
-    return own.assign(lead=lead)[[*KEYS, "seed", "step", "lead"]]
+    table = own.assign(lead=lead)[[*KEYS, "seed", "step", "lead"]]
+    return table.sort_values("variant", key=lambda part: part.map(names.index), kind="stable")
+
+
+def _supervised(run: StudyRun) -> list[str]:
+    role = tables.roles(run)
+    rows = run.variants.to_dict("records")
+    stopped = {str(row["variant"]) for row in rows if row.get("weight_schedule") == STOPPED}
+    names = [name for name in run.names if role[name] == "supervised" and name not in stopped]
+    return sorted(names, key=lambda name: name != PAPERS)
 
 
 def lasting(run: StudyRun) -> pd.DataFrame:
-    r"""Compare the leads after a third of the steps or less, the last such evaluation, with those after all of them.
+    r"""Compare the leads after a part of the steps with those after all of them: a third, and half.
 
     .. math:: \bar c \pm t_{0.975,\, n - 1} \, s_c / \sqrt n, \qquad
-        c = \mathrm{lead}(T) - \mathrm{lead}(t), \quad t \le T / 3
+        c = \mathrm{lead}(T) - \mathrm{lead}(t), \quad r \le t \le T / k
+
+    with r the end of the ramp, until which cameras turn less, and t the last such evaluation of the most seeds.
 
     Args:
         run: The study.
 
     Returns:
-        Columns variant, metric, early (the step t), end (the last step T), first and last (means of the lead at both),
-        value (mean change, above 0 where the lead grows), low, high (95 %, Student's t over seeds, NaN below three),
-        seeds, verdict ("grows", "shrinks", "not separated", "too few seeds"). Without an early evaluation there is no
-        row.
+        Columns times (k), variant, metric, early (t), end (the last step T), first and last (means of the lead at
+        both), value (mean change, above 0 where the lead rises), low, high (95 %, Student's t over seeds, NaN below
+        three), seeds, verdict ("rises", "falls", "not separated", "too few seeds"). Without such an evaluation there
+        is no row.
     """
-    rows = [
-        (*keys, *change) for keys, part in leads(run).groupby(KEYS, sort=False) if (change := _change(part, run.step))
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    ramp = float(run.settings.get("rotation_ramp") or 0)
+    parts = [(times, keys, part) for times in TIMES for keys, part in leads(run).groupby(KEYS, sort=False)]
+    changes = ((times, keys, _change(part, max(ramp, 1), run.step, times)) for times, keys, part in parts)
+    return pd.DataFrame([(times, *keys, *change) for times, keys, change in changes if change], columns=COLUMNS)
 
 
-def _change(part: pd.DataFrame, end: int) -> tuple[Any, ...] | None:
+def _change(part: pd.DataFrame, ramp: float, end: int, times: int) -> tuple[Any, ...] | None:
     """Return what the columns after variant and metric hold; None without an early evaluation and a last one."""
     wide = part.pivot_table(index="seed", columns="step", values="lead")
-    early = [step for step in wide if TIMES * step <= end]
-    return _from(wide, max(early), end) if early and end in wide else None
-
-
-def _from(wide: pd.DataFrame, step: int, end: int) -> tuple[Any, ...] | None:
-    """Compare the leads after a step with the last ones; None where no seed has both."""
-    both = wide[[step, end]].dropna()
-    change, n = both[end] - both[step], len(both)
-    if not n:
+    both = {step: wide[[step, end]].dropna() for step in wide if end in wide and ramp <= step <= end / times}
+    known = {step: pairs for step, pairs in both.items() if len(pairs)}
+    if not known:
         return None
+    early = max(known, key=lambda step: (len(known[step]), step))
+    change, n = known[early][end] - known[early][early], len(known[early])
     mean, half = float(change.mean()), float(half_interval(change.std(), n))
-    verdict = FEW if np.isnan(half) else GROWS if mean > half else SHRINKS if mean < -half else OPEN
-    return step, end, *both.mean(), mean, mean - half, mean + half, n, verdict
-
-
-def _supervised(run: StudyRun) -> list[str]:
-    role = tables.roles(run)
-    return sorted((name for name in run.names if role[name] == "supervised"), key=lambda name: name != PAPERS)
+    verdict = FEW if np.isnan(half) else RISES if mean > half else FALLS if mean < -half else OPEN
+    return early, end, *known[early].mean(), mean, mean - half, mean + half, n, verdict
 
 
 # --- the claim -------------------------------------------------------------------------------------------------------
 
 
 def lasting_claim(run: StudyRun, _: Parts) -> Claim | None:
-    """Return whether the lead of supervised runs over plain shrinks when they go on three times as long."""
-    found, metric = lasting(run), panels(run)[0]
-    rows = found[found["metric"] == metric]
+    """Return whether the lead of supervised runs over plain falls when they go on two or three times as long."""
+    found = lasting(run)
+    rows = _deciding(run, found)
     if rows.empty:
         return None
-    row = next(rows.itertuples())
-    svg, caption, table = _drawn(run, list(rows["variant"])[:DRAWN])
+    svg, caption, table = _drawn(run, list(dict.fromkeys(found["variant"]))[:DRAWN])
+    decides = [f"from {TIMES[row.times]} on {interval_words(row)}" for row in rows.itertuples()]
     return Claim(
-        verdict=VERDICTS.get(row.verdict, NOT_SHOWN),
-        number=f"{row.variant}, {title(metric)}: the lead changes by {interval_words(row)}",
+        verdict=_verdict(rows),
+        number=f"{rows['variant'].iloc[0]}, {title(rows['metric'].iloc[0])}, change of the lead: {'; '.join(decides)}",
         section=Section(
             name="lasting",
             title="Does the lead last",
-            claim=_sentence(row),
-            text=f"{_highest(run, row)} {_all(found)} {HARM} {rests(run, rows['seeds'])}",
+            claim=_sentence(rows),
+            text=" ".join(text for text in (_all(found), CAUTION, _ramp(run), rests(run, rows["seeds"])) if text),
             charts=(study_chart(run, "claim-lasting", svg, caption, table),),
             tables={"lasting": _table(found)},
         ),
@@ -124,50 +127,63 @@ def lasting_claim(run: StudyRun, _: Parts) -> Claim | None:
 def lasting_words(run: StudyRun) -> str:
     """Return what the claim says, for a text; empty where nothing was evaluated early enough."""
     found = lasting(run)
+    rows = _deciding(run, found)
+    return " ".join(text for text in (_sentence(rows), _all(found)) if text) if len(rows) else ""
+
+
+def _deciding(run: StudyRun, found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the first variant by the metric that decides."""
     rows = found[found["metric"] == panels(run)[0]]
-    if rows.empty:
-        return ""
+    return rows[rows["variant"] == rows["variant"].iloc[0]] if len(rows) else rows
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    fell = (rows["verdict"] == FALLS) & (rows["first"] > 0)
+    return SHOWN if fell.any() else AGAINST if (rows["verdict"] == RISES).all() else NOT_SHOWN
+
+
+def _sentence(rows: pd.DataFrame) -> str:
+    """Write the lead at the early steps and at the end, and its changes."""
     row = next(rows.itertuples())
-    return " ".join(text for text in (_sentence(row), _highest(run, row), _all(found)) if text)
-
-
-def _sentence(row: Any) -> str:
-    """Write the lead at both steps, and its change: "cameo's lead over plain by PSNR: +0.61 dB after 300 steps"."""
-    first, last = (signed_words(row._replace(value=value)) for value in (row.first, row.last))
-    return (
-        f"{row.variant}'s lead over {PLAIN} by {title(row.metric)}: {first} after {plural(row.early, 'step')}, {last} "
-        f"after {number(row.end)}, {row.end / row.early:.2g} times as many (change {interval_words(row)}): "
-        f"{PHRASES[row.verdict]}."
+    last = signed_words(row._replace(value=row.last))
+    return f"{row.variant} minus {PLAIN} by {title(row.metric)}: {last} after {number(row.end)} steps; " + (
+        f"{'; '.join(map(_early_words, rows.itertuples()))}."
     )
 
 
-def _highest(run: StudyRun, row: Any) -> str:
-    """Write after how many steps the lead is highest, and its change from there."""
-    own = leads(run).query("variant == @row.variant and metric == @row.metric")
-    wide = own.pivot_table(index="seed", columns="step", values="lead").dropna(axis="columns")
-    top = int(wide.mean().idxmax()) if len(wide.columns) else row.end
-    change = _from(wide, top, row.end) if row.end in wide and top != row.end else None
-    if change is None:
-        return ""
-    fall = row._replace(**dict(zip(COLUMNS[2:], change, strict=True)))
+def _early_words(row: Any) -> str:
+    times = f"{row.end / row.early:.1f}".removesuffix(".0")
+    first = signed_words(row._replace(value=row.first))
     return (
-        f"It is highest after {number(top)} steps, {signed_words(fall._replace(value=fall.first))}, and changes from "
-        f"there by {interval_words(fall)}: a step that is chosen by its height exaggerates a fall."
+        f"{first} after {number(row.early)}, and {times} times as long changes it by {interval_words(row)}: "
+        f"{PHRASES[row.verdict]}"
     )
 
 
 def _all(found: pd.DataFrame) -> str:
-    """Count the leads that grow and those that shrink, and name the latter."""
+    """Count the leads that rise and those that fall, and name the latter."""
     tested = found[found["verdict"] != FEW]
     if tested.empty:
         return ""
-    names = [f"{row.variant} by {title(row.metric)}" for row in tested.itertuples() if row.verdict == SHRINKS]
-    shrinking = f" ({listing(names)})" if names else ""
+    counted = [_counted(words, tested[tested["times"] == times]) for times, words in TIMES.items()]
     return (
-        f"Of {plural(len(tested), 'lead')} (variants and measures), each by an interval of its own, "
-        f"{(tested['verdict'] == GROWS).sum()} grow and {len(names)} shrink{shrinking}; about "
-        f"{max(1, round(len(tested) / 20))} would do so by chance alone."
+        f"Of all variants and measures, {' and '.join(filter(None, counted))}; each by an interval of its own, "
+        f"{by_chance(len(tested))} would be by chance."
     )
+
+
+def _counted(words: str, rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return ""
+    names = [f"{row.variant} by {title(row.metric)}" for row in rows.itertuples() if row.verdict == FALLS]
+    falling = f" ({listing(names)})" if names else ""
+    rising = int((rows["verdict"] == RISES).sum())
+    return f"from {words} of the steps on {rising} of {plural(len(rows), 'lead')} rise and {len(names)} fall{falling}"
+
+
+def _ramp(run: StudyRun) -> str:
+    ramp = run.settings.get("rotation_ramp") or 0
+    return f"Nothing before step {number(ramp)} is compared: until then cameras turn less (a ramp)." if ramp else ""
 
 
 def _drawn(run: StudyRun, variants: list[str]) -> tuple[Drawing, str, pd.DataFrame]:
@@ -181,8 +197,8 @@ def _drawn(run: StudyRun, variants: list[str]) -> tuple[Drawing, str, pd.DataFra
     table["clear"] = (table["low"] > 0) | (table["high"] < 0)
     table = table.sort_values(["step", "who"], key=lambda part: part.map(order) if part.name == "who" else part)
     svg = figures.grouped(
-        [Panel(title=panel_title(metric), xlabel="step", table=table[table["metric"] == metric],
-               percent=is_share(metric), signed=True, ylabel=f"better than {PLAIN} by") for metric in shown],
+        [Panel(title=f"{title(metric)}: better than {PLAIN} by", xlabel="step", table=table[table["metric"] == metric],
+               percent=is_share(metric), signed=True) for metric in shown],
         styles={name: figures.style_of(name) for name in variants}, name="claim-lasting", columns=1,
         alt=f"Lead over {PLAIN} by step. " + "; ".join(
             f"{row.who}, {title(row.metric)}, step {row.x}: {difference_text(row.metric, row.value)}"
@@ -203,13 +219,12 @@ def _table(found: pd.DataFrame) -> Table:
         for row in found.itertuples()
     ]  # fmt: skip
     return Table(
-        caption="Leads over the plain run of the same seed, above 0 where better, at the end and at an evaluation "
-        f"than which the whole run is at least {TIMES} times as long; means over seeds. Change: 95{NBSP}% interval "
-        "over seeds.",
-        columns=("variant", "measure", "the lead", "early step", "lead there", "lead at the end", "change",
+        caption="Leads over the plain run of the same seed, above 0 where better, after a part of the steps and at the "
+        f"end; means over seeds. Change: with its 95{NBSP}% interval over seeds, and its verdict.",
+        columns=("variant", "measure", "verdict", "early step", "lead there", "lead at the end", "change",
                  f"95{NBSP}% interval", "seeds"),
         rows=tuple(rows),
-        marked=tuple(n for n, row in enumerate(found.itertuples()) if row.verdict == SHRINKS),
+        marked=tuple(n for n, row in enumerate(found.itertuples()) if row.verdict == FALLS),
         texts=3,
         wide=True,
     )  # fmt: skip
