@@ -82,6 +82,7 @@ def main(settings: Settings) -> None:
     from probe.plan.plan import make_plan
 
     plan, console = make_plan(settings_of(settings.run, settings.device)), Console(**_width())
+    _announce(settings, plan, console)
     layers = _layers(settings, plan)
     _keep_others(settings, layers)
     if settings.layers is not None:
@@ -95,6 +96,19 @@ def main(settings: Settings) -> None:
         from analysis.report import refresh  # commands may call the report last; it draws every figure
 
         console.print(f"page: {refresh(settings.run)}", markup=False, soft_wrap=True)
+
+
+def _announce(settings: Settings, plan: Plan, console: Any) -> None:
+    """Tell before anything is measured that there will be no intervals."""
+    from probe.records.intervals import LEAST_UNITS
+
+    names = list(plan.scenes.names)[: settings.scenes]
+    units = len(set(list(plan.scenes.units or plan.scenes.names)[: settings.scenes]))
+    if units < LEAST_UNITS:
+        console.print(
+            f"{len(names)} scenes of {units} independent units: intervals, and what they would show, need "
+            f"{LEAST_UNITS}", markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _width() -> dict[str, Any]:

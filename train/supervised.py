@@ -82,6 +82,15 @@ def selected_layer(probe: Path, layers: Sequence[Layer]) -> Layer:
     )
 
 
+def is_shown(probe: Path) -> bool:
+    """Return whether the layer that a probe run selected is shown to be above its strongest null.
+
+    Args:
+        probe: Folder of the probe run, with a selection that :func:`selected_layer` reads.
+    """
+    return bool(parse_json((probe / "selection.json").read_text(encoding="utf-8")).get("above_null", True))
+
+
 def choose_heads(choice: str, layers: Sequence[Layer], *, probe: Path) -> dict[int, tuple[int, ...]] | None:
     """Return the heads to supervise by the index of their layer; None for all of every layer.
 

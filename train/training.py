@@ -1,7 +1,7 @@
 """One training run, from its command line to its folder: model, scenes, objective, loop, final weights, page."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from train.objectives import Objective
 from train.objectives.truth import check_noise, make_truth_transform
 from train.processes import make_accelerator
 from train.settings import ALL, AUTO
-from train.supervised import build_trainer, choose_heads, choose_layers, make_objective, read_shares
+from train.supervised import build_trainer, choose_heads, choose_layers, is_shown, make_objective, read_shares
 from train.trainable import count_weights, merge_adapters
 
 RELOADED = ("cat3d-tiny", "cat3d", "mvgenmaster", "hunyuan-dit")
@@ -77,8 +77,7 @@ def train_model(command: Command) -> None:
         transform_truth=transform_truth,
     )
     if accelerator.is_main_process:
-        trained, total = count_weights(model.network)
-        print(f"trained weights: {trained:,} of {total:,} ({command.trainable})")
+        _announce(command, layers, model.network)
     held_out = hold_out(model, held_out_draw, command.evaluate_scenes, command.sampling_steps)
     record = {name: value for name, value in record_reading(asdict(command)).items() if name not in NOT_DECISIVE}
     for name in ("trainable", "heads"):
@@ -95,6 +94,14 @@ def train_model(command: Command) -> None:
     accelerator.wait_for_everyone()
     with alone(command.out) if accelerator.is_main_process else nullcontext(), naming_last_checkpoint(command.out):
         _run(command, trainer, held_out, record)
+
+
+def _announce(command: Command, layers: Sequence[Layer], network: torch.nn.Module) -> None:
+    """Print what is trained, and that a chosen layer is not shown to find correspondence."""
+    if command.layer == AUTO and not is_shown(command.probe):
+        print(f"layer {layers[0].index} was chosen, but is not shown to find correspondence: probe more pairs")
+    trained, total = count_weights(network)
+    print(f"trained weights: {trained:,} of {total:,} ({command.trainable})")
 
 
 def _make_model(command: Command, device: torch.device) -> MultiViewModel:

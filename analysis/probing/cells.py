@@ -79,8 +79,9 @@ def _layers(run: ProbeRun) -> Table:
     rows = [_layer_row(run, row, more) for row in run.layers.to_dict("records")]
     return Table(
         caption=f"All {len(rows)} 3D layers, in the order in which the model runs them; a dash marks what was not "
-        f"measured. Lead: precision minus that of the strongest null (uniform chance, same position, and cameras "
-        f"only where that was measured), with an interval that covers all layers at once.",
+        f"measured. Lead: precision minus that of the strongest null (of uniform chance, same position, and cameras "
+        f"only where that was measured, the one over which the interval of the lead ends lowest), with an interval "
+        f"that covers all layers at once.",
         columns=columns,
         rows=tuple(rows),
         marked=tuple(n for n, layer in enumerate(run.layers["layer"]) if layer == run.layer),

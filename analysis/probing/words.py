@@ -170,8 +170,16 @@ def doubt(run: ProbeRun, row: pd.Series) -> str:
         f"{NULL_WORDS.get(row['null'], row['null'])} would find: "
         f"the lead is {points(row['lead'])} points, "
         f"{points(row['lead_low'])} to {points(row['lead_high'])} with 95{NBSP}% for all layers at once. So no layer "
-        "was shown to find correspondence."
+        f"was shown to find correspondence{_highest(run)}. More pairs (--pairs) narrow the intervals."
     )
+
+
+def _highest(run: ProbeRun) -> str:
+    """Return the layer of the highest precision, where another one was chosen; it is not shown to match either."""
+    if _leads(run):
+        return ""
+    row = run.layers.loc[run.layers["share_of_ceiling"].idxmax()]
+    return f", nor was the one of the highest share of its ceiling, layer {row['layer']} ({percent(row['precision'])})"
 
 
 def _ties(run: ProbeRun) -> str:

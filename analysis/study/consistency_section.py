@@ -166,7 +166,7 @@ def _others(found: pd.DataFrame, first: str) -> list[str]:
     texts = [f"The verdicts by {listing(same)} are the same."] if same else []
     for name in (name for name in others if differing[name]):
         scopes = listing(f"{_scope(scope)} ({verdict[(name, scope)]})" for scope in differing[name])
-        texts.append(f"By {title(name)} it is different {scopes}.")
+        texts.append(f"By {title(name)} the verdict is another one {scopes}.")
     return texts
 
 

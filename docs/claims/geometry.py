@@ -42,8 +42,8 @@ def untold_words() -> str:
         f"the model's size a pair of true views has {rows.loc[(SIFT_MATCHES, TRUTH), 'value']:.1f}. In an evaluation "
         f"of its own ({true['units']} rooms, one reference) {percent(true['value'])} of {true['rows']} true pairs pass "
         f"TSED at {max(TSED_PIXELS)} px ({percent(true['low'])} to {percent(true['high'])}), "
-        f"{percent(model['value'])} of the supervised model's, and {percent(registered['value'])} of the true ones "
-        "have a camera."
+        f"{percent(model['value'])} of the supervised model's, and the camera of {percent(registered['value'])} of the "
+        "true ones can be found from its matches."
     )
 
 

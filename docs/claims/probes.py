@@ -80,7 +80,7 @@ def causal_words() -> str:
     row, others = rows.loc[chosen], rows.drop(index=chosen)
     most = others.loc[others["value"].idxmax()]
     return (
-        f"On the small model ({plural(int(row['scenes']), 'room')}) the identity in layer {chosen} raises the error by "
+        f"On `cat3d-tiny` ({plural(int(row['scenes']), 'room')}) the identity in layer {chosen} raises the error by "
         f"{with_ends(row['value'], row['low'], row['high'])}, in any other layer by at most {percent(most['value'])} "
         f"(layer {int(most.name)})."
     )

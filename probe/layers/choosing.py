@@ -46,6 +46,8 @@ def _named(numbered: Sequence[Layer], word: str) -> Layer:
         fits = [layer for layer in numbered if f"{layer.name}.".startswith(f"{word}.")]
     if len(fits) == 1:
         return fits[0]
+    if not fits and word.lstrip("-").isdigit():
+        raise ValueError(f"layer {word!r} is unknown; allowed: 3d, all, or indexes {_summary(numbered)}")
     names = [layer.name for layer in fits or numbered]
     what = f"{word!r} means {len(fits)} layers" if fits else f"layer {word!r} is unknown"
     raise ValueError(
@@ -56,4 +58,8 @@ def _named(numbered: Sequence[Layer], word: str) -> Layer:
 def _summary(layers: Sequence[Layer]) -> str:
     indexes = [layer.index for layer in layers if layer.index is not None]
     joining = [layer.index for layer in layers if layer.kind in JOINING]
-    return f"0 to {max(indexes)}, of which 3D: {joining}" if indexes else f"{len(layers)}, none of them self-attention"
+    return (
+        f"{min(indexes)} to {max(indexes)}, of which 3D: {joining}"
+        if indexes
+        else f"{len(layers)}, none of them self-attention"
+    )

@@ -35,7 +35,7 @@ ABOUT: dict[str, About] = {
     "cat3d-tiny": About(
         licence="Apache-2.0, as this suite",
         hub="shipped: probe/models/weights/cat3d-tiny",
-        size="32 px, pixels without an autoencoder; trained on 2 views",
+        size="32 px, pixels without an autoencoder; trained on 2 views (plain and supervised: 4; base: 1)",
         ignored="nothing: the suite's own model",
     ),
     "cat3d": About(

@@ -337,7 +337,7 @@ WRONG = {
     "model": (["--model", "sd9"], "--model 'sd9' is unknown; choose one of cat3d-tiny"),
     "checkpoint": (["--model", "cat3d-tiny:/no/where"], "--model cat3d-tiny:/no/where: there is no /no/where"),
     "empty checkpoint": (["--model", f"cat3d-tiny:{HERE.parent}"], f"{HERE.parent} holds no checkpoint"),
-    "layer": (["--layers", "99"], "layer '99' is unknown; nearest"),
+    "layer": (["--layers", "99"], "layer '99' is unknown; allowed: 3d, all, or indexes 0 to"),
     "layer name": (["--layers", "6,up_blocks.2"], "'up_blocks.2' means 3 layers"),
     "scenes": (["--scenes", "moon"], "--scenes 'moon' is unknown; choose one of shapes, shapes-v1, rgbd"),
     "difficulty": (["--scenes", "shapes:hard"], "choose shapes:plain|cluttered|repetitive|textureless|fine"),

@@ -17,8 +17,9 @@ from probe.measure.scene import make_scene
 from probe.models import load_model
 from probe.models.cat3d import load_unet
 from probe.protocols import PROTOCOLS
-from train import monitor
+from train import monitor, training
 from train.cameo import cli
+from train.flags import Command
 from train.supervised import choose_layers, make_objective, read_shares, selected_layer
 
 QUICK = ("--steps", "4", "--evaluate-every", "2", "--probe-every", "2", "--checkpoint-every", "2", "--no-report")
@@ -98,6 +99,15 @@ def test_auto_reads_the_selection_and_random_draws_a_3d_layer(tmp_path: Path):
     drawn = {choose_layers("random", layers, probe=tmp_path, seed=seed)[0].index for seed in range(30)}
     assert drawn <= set(range(2, 13))
     assert len(drawn) > 5
+
+
+@pytest.mark.parametrize(("shown", "said"), [(False, True), (True, False)])
+def test_a_layer_that_is_not_shown_to_match_is_announced(tmp_path: Path, capsys, shown: bool, said: bool):
+    layer = next(layer for layer in find_layers(small_model().network) if layer.index == 12)
+    selection = {"layer": 12, "name": layer.name, "model": "small", "above_null": shown}
+    (tmp_path / "selection.json").write_text(json.dumps(selection))
+    training._announce(Command(layer="auto", probe=tmp_path), [layer], small_model().network)
+    assert ("layer 12 was chosen, but is not shown to find correspondence" in capsys.readouterr().out) == said
 
 
 @pytest.mark.parametrize("text", [None, "not json", "{}", '{"layer": null, "name": null}', '{"layer": 12}'])

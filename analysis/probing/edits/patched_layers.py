@@ -4,7 +4,7 @@ import pandas as pd
 
 from analysis.probing.tables import ProbeRun
 from analysis.probing.words import layer_labels, standing
-from analysis.words import plural
+from analysis.words import listing, plural
 
 
 def labels_of(run: ProbeRun, table: pd.DataFrame) -> dict[int, str]:
@@ -43,7 +43,8 @@ def partial_words(run: ProbeRun, table: pd.DataFrame) -> tuple[str, ...]:
     patched, every = sorted({int(layer) for layer in table["layer"]}), len(run.layers)
     if not patched or len(patched) >= every:
         return ()
+    which = f"layer {patched[0]} was" if len(patched) == 1 else f"layers {listing(patched)} were"
     return (
-        f"Patched: {', '.join(map(str, patched))} of {plural(every, 'scored layer')}; what is said holds for these "
-        "alone, and so do joint intervals, which are narrower than those of all layers.",
+        f"Of {plural(every, 'scored layer')} only {which} patched: what is said, and intervals for all layers at once, "
+        "hold for no others.",
     )

@@ -155,7 +155,7 @@ def _early_words(row: Any) -> str:
     times = f"{row.end / row.early:.1f}".removesuffix(".0")
     first = signed_words(row._replace(value=row.first))
     return (
-        f"{first} after {number(row.early)}, and {times} times as long changes it by {interval_words(row)}: "
+        f"{first} after {number(row.early)} (the run is {times} times as long; change {interval_words(row)}): "
         f"{PHRASES[row.verdict]}"
     )
 

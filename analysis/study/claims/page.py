@@ -36,7 +36,8 @@ class Published:
 CLAIMS = (
     Published(says="At equal steps, supervised training draws views closer to the truth", find=samples_claim,
               needs="samples.json"),
-    Published(says="Correspondence emerges while training on images alone, and quality with it", find=emergence_claim,
+    Published(says="Correspondence above a uniform guess emerges while training on images alone, and quality "
+              "with it", find=emergence_claim,
               needs="plain runs that probe (--probe-every)"),
     Published(says="Some layers find correspondence, more so with supervision", find=profile_claim,
               needs="probes/plain"),
@@ -54,7 +55,8 @@ CLAIMS = (
               needs="cameo and a rival"),
     Published(says="What helps is the truth: false truth falls behind it",
               find=training.controls_claim, needs="a control"),
-    Published(says="In a long run supervision's lead over plain falls", find=lasting.lasting_claim,
+    Published(says="From a third or half of the steps on, supervision's lead over plain falls",
+              find=lasting.lasting_claim,
               needs="plain, a supervised variant, and an evaluation after the ramp in the first half"),
     Published(says="Supervised views are better at every rotation", find=quality_claim, needs="evaluations"),
     Published(says="Nothing ends worse with supervision", find=training.worst_claim, needs="plain and cameo"),

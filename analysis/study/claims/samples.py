@@ -40,7 +40,7 @@ def samples_claim(run: StudyRun, parts: Parts) -> Claim | None:
         )
     return Claim(
         verdict=judge(told.low, told.high) if told is not None else NOT_SHOWN,
-        number=MISSING if told is None else f"PSNR {interval_words(told)}",
+        number=MISSING if told is None else f"{first}, PSNR: {interval_words(told)}",
         section=Section(
             name="samples",
             title="Samples at equal steps",

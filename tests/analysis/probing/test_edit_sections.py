@@ -149,7 +149,7 @@ def test_a_selected_layer_that_was_not_patched_is_said_to_be_so(folder: Path):
         assert figure is not None
         assert "Layer 10 (selected) was not patched." in figure.caption
         assert "layer 10 was not patched" in figure.svg
-    assert patching.words(run)[0].startswith("Patched: 7 of 3 scored layers; what is said holds for these alone")
+    assert patching.words(run)[0].startswith("Of 3 scored layers only layer 7 was patched: what is said")
     assert "layer 7 is not shown to read true matches" in patching.words(run)[-1]
 
 

@@ -73,12 +73,12 @@ def test_sentences_follow_the_intervals():
     run = make_run(lambda seed, step: 2 - step / 600 + 0.02 * seed * (step == 600), ramp=50)
     assert (
         lasting_words(run).replace("\u00a0", " ")
-        == "cameo minus plain by PSNR: +1.03 dB after 600 steps; +1.67 dB after 200, and 3 times as long changes it by "
-        "−0.64 dB, 95 % interval −0.68 to −0.60: it falls; +1.50 dB after 300, and 2 times as long changes it by "
-        "−0.47 dB, 95 % interval −0.51 to −0.43: it falls. Of all variants and measures, from a third of the steps on "
-        "0 of 2 leads rise and 2 fall (cameo by PSNR and cameo by match error) and from half of the steps on 0 of 2 "
-        "leads rise and 2 fall (cameo by PSNR and cameo by match error); each by an interval of its own, fewer than 1 "
-        "would be by chance."
+        == "cameo minus plain by PSNR: +1.03 dB after 600 steps; +1.67 dB after 200 (the run is 3 times as long; "
+        "change −0.64 dB, 95 % interval −0.68 to −0.60): it falls; +1.50 dB after 300 (the run is 2 times as long; "
+        "change −0.47 dB, 95 % interval −0.51 to −0.43): it falls. Of all variants and measures, from a third of the "
+        "steps on 0 of 2 leads rise and 2 fall (cameo by PSNR and cameo by match error) and from half of the steps on "
+        "0 of 2 leads rise and 2 fall (cameo by PSNR and cameo by match error); each by an interval of its own, fewer "
+        "than 1 would be by chance."
     )
 
 

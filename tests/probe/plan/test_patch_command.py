@@ -100,7 +100,10 @@ def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     [
         (["--parts", "keys,keys"], "--parts 'keys,keys': expected some of queries,keys"),
         (["--parts", ""], "--parts ''"),
-        (["--layers", "99"], "--layers layer '99' is unknown; nearest: "),
+        (
+            ["--layers", "99"],
+            "--layers layer '99' is unknown; allowed: 3d, all, or indexes 6 to 8, of which 3D: [6, 8]",
+        ),
         (["--layers", ""], "--layers layer '' is unknown; nearest: "),
         (["--scenes", "0"], "--scenes 0: expected at least 1"),
         (["--timesteps", "1000"], "--timesteps"),
