@@ -5,16 +5,20 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.study.words import difference_text
 from analysis.words import percent, points
 from claims.probes import lead_words, noisy_words
 from claims.tables import PAIR, REFERENCE, layer_numbers, precision_words, read_kept_probe, steps_of
-from probe.records import null_label
+from probe.records import METRICS, null_label
 from probe.records.decoding import decoding_words
 from probe.records.knockout import knockout_table, knockout_words
 from probe.records.names import KNOCKOUT, is_null
-from probe.records.patched_samples import samples_words
+from probe.records.patched_samples import CONTRAST, MEASURES
 from probe.records.patching import patching_words
 from probe.records.speed import curve_table, curve_words, paper_words, speed_table, speed_words
+
+DONORS = {"another": "another scene", "noise": "other noise"}
+"""Whose attention samples read, in few words."""
 
 
 def pair_words() -> str:
@@ -38,14 +42,40 @@ def heads_words() -> str:
 def patches_words() -> str:
     """Return what layers of the shipped weights do with another run's attention, and where true matches are read."""
     kept = [name for name in PAIR if (REFERENCE / f"probe-{name}" / "patched_layers.csv").is_file()]
-    return "\n\n".join(f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in kept)
+    words = [f"`cat3d-tiny:{name}`: {' '.join(_patched(f'probe-{name}'))}" for name in kept]
+    return "\n\n".join([*words, *filter(None, map(_samples, kept))])
 
 
 def _patched(name: str) -> tuple[str, ...]:
     whole, matches = (pd.read_csv(REFERENCE / name / f"patched_{which}.csv") for which in ("layers", "matches"))
-    samples = REFERENCE / name / "patched_samples_by_layer.csv"
-    more = samples_words(pd.read_csv(samples)) if samples.is_file() else ()
-    return *patching_words(whole, matches, read_kept_probe(name)["selection"]["layer"]), *more
+    return patching_words(whole, matches, read_kept_probe(name)["selection"]["layer"])
+
+
+def _samples(name: str) -> str:
+    """Return a Markdown table of how samples change that read another run's attention; empty where none were made."""
+    path = REFERENCE / f"probe-{name}" / "patched_samples_by_layer.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path)
+    keys = [(donor, part, measure) for donor in DONORS for part in ("matching", "content")
+            for measure in MEASURES]  # fmt: skip
+    cells = {key: part.set_index("layer") for key, part in table.groupby(["donor", "part", "measure"])}
+    heads = [f"{METRICS[measure].title}, {part}, {DONORS[donor]}" for donor, part, measure in keys]
+    rows = [("layer", *heads), ("---",) * (1 + len(keys))]
+    rows += [
+        (str(layer), *(_sample_cell(cells[key].loc[layer], key[2]) for key in keys))
+        for layer in sorted(table["layer"].unique())
+    ]
+    own = table[table["donor"] != CONTRAST]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
+        f"\n\nSamples of `cat3d-tiny:{name}` in {own['steps'].iloc[0]} steps, minus the unpatched ones of "
+        f"{own['scenes'].max()} rooms (PSNR in dB). ∗: the interval excludes 0, for all layers of a column at once."
+    )
+
+
+def _sample_cell(row: pd.Series, measure: str) -> str:
+    shown = bool(row["low"] > 0 or row["high"] < 0)
+    return f"{difference_text(measure, row['value'])}{' ∗' * shown}"
 
 
 def decoded_words() -> str:
