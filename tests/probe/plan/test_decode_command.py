@@ -9,7 +9,8 @@ import pytest
 from probe import decode
 
 
-def test_the_table_has_every_layer_beside_the_nulls_and_the_page_shows_it(copy: Path, capsys):
+def test_the_table_has_every_layer_beside_the_nulls_and_the_page_shows_it(copy: Path, capsys, monkeypatch):
+    monkeypatch.setattr("probe.measure.decoding.STEPS", 30)
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     decode.cli([str(copy), "--pairs", "5", "--decoders", "1"])
     rows = pd.read_csv(copy / "decoded.csv")

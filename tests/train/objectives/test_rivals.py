@@ -27,7 +27,7 @@ from train.objectives import (
 LAYER = Layer(index=10, name="attn1", grid=(2, 3), heads=2, kind="3d", channels=2)
 FLAGS = ("--evaluate-scenes", "2", "--probe-every", "0", "--sampling-steps", "2", "--batch-size", "2", "--no-report")
 RUNS = ("resumed", "whole")
-EVERY = ("--evaluate-every", "4", "--checkpoint-every", "2", "--device", "cpu", "--weight", "0.5")
+EVERY = ("--evaluate-every", "2", "--checkpoint-every", "1", "--device", "cpu", "--weight", "0.5")
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:
@@ -199,9 +199,9 @@ def test_irepa_convolves_each_layers_output_and_normalises_its_features():
 def test_a_resumed_run_of_two_layers_is_the_uninterrupted_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     make_commands_small(monkeypatch)
     common = ("--objective", "trd-dsift", "--layer", "10,12", "--layer-weights", "2,1", *FLAGS, *EVERY)
-    for steps, run, more in (("2", "resumed", []), ("4", "resumed", ["--resume"]), ("4", "whole", [])):
+    for steps, run, more in (("1", "resumed", []), ("2", "resumed", ["--resume"]), ("2", "whole", [])):
         cli([*common, "--steps", steps, "--out", str(tmp_path / run), *more])
     for name in ("diffusion_pytorch_model", "objective"):
-        weights = [load_file(tmp_path / run / f"checkpoints/step-000004/{name}.safetensors") for run in RUNS]
+        weights = [load_file(tmp_path / run / f"checkpoints/step-000002/{name}.safetensors") for run in RUNS]
         assert weights[0].keys() == weights[1].keys()
         assert all(torch.equal(weight, weights[1][key]) for key, weight in weights[0].items())
