@@ -11,7 +11,7 @@ from analysis.study.run import StudyRun
 from analysis.study.soon import how_soon
 from analysis.study.words import difference_text, held_out, is_share, ratio_text, seeds_vary, title
 from analysis.trivial import MARK_WORDS, best_text, marked
-from analysis.words import by_chance, listing
+from analysis.words import by_chance, listing, plural
 from claims.studies import count_verdicts
 from claims.tables import SUPERVISED, paired, precision_of, read_kept_study, with_half
 from probe.records import HIGH_NOISE, PSNR, SSIM
@@ -169,7 +169,7 @@ def against_table(name: str) -> str:
     clear = sum(any(_separable(row, 1) for row in of) for of in rows.values())
     return (
         f"{table}\n\nDifferences paired by seed ± half of the 95 % interval, each by its own; ∗: the interval excludes "
-        f"0 ({alone} of {tests}, in {clear} rows; {by_chance(tests)} would by chance alone); ∗∗: also where all "
+        f"0 ({alone} of {tests}, in {plural(clear, 'row')}; {by_chance(tests)} would by chance alone); ∗∗: also where all "
         f"{tests} hold together (Bonferroni; {together}). Rows share runs, so they are not independent evidence; an "
         "interval from three nearly equal differences understates what is not known."
     )
