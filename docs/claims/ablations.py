@@ -170,8 +170,8 @@ def against_table(name: str) -> str:
     return (
         f"{table}\n\nDifferences paired by seed ± half of the 95 % interval, each by its own; ∗: the interval excludes "
         f"0 ({alone} of {tests}, in {plural(clear, 'row')}; {by_chance(tests)} would by chance alone); ∗∗: also where "
-        f"all {tests} hold together (Bonferroni; {together}). Rows share runs, so they are not independent evidence; an "
-        "interval from three nearly equal differences understates what is not known."
+        f"all {tests} hold together (Bonferroni; {together}). Rows share runs, so they are not independent evidence; "
+        "an interval from three nearly equal differences understates what is not known."
     )
 
 
