@@ -99,7 +99,7 @@ def main(settings: Settings) -> None:
 
 
 def _announce(settings: Settings, plan: Plan, console: Any) -> None:
-    """Tell before anything is measured that there will be no intervals."""
+    """Print before anything is measured that there will be no intervals."""
     from probe.records.intervals import LEAST_UNITS
 
     names = list(plan.scenes.names)[: settings.scenes]

@@ -97,7 +97,7 @@ def geometry_rows(
 
 
 def _places(views: Views) -> list[Mapping[str, object]]:
-    """Tell the target views of a scene apart."""
+    """Return scene, view, rotation and number of references of each target view."""
     rotation = rotation_degrees(views.world_to_cam[0], views.world_to_cam[0, :1].expand(views.count, 4, 4)).tolist()
     scene = views.names[0] if views.names else "scene-0"
     return [
